@@ -1,0 +1,77 @@
+"""The small value types of the configuration: names, addresses, ports, durations."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
+
+from gateway.config.section import refuse
+
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
+_HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
+
+
+def _name(value: str) -> str:
+    if len(value) > 63 or not _NAME.fullmatch(value):
+        raise refuse("a name of at most 63 lower-case letters, digits, '-', '_' and '.'")
+    return value
+
+
+def _ip_address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError as error:
+        hint = "use 127.0.0.1" if value == "localhost" else None
+        raise refuse(
+            "an IP address such as 127.0.0.1, or 0.0.0.0 for every interface", hint=hint
+        ) from error
+
+
+def split_endpoint(value: str) -> tuple[str, int]:
+    """Host (no brackets) and port of ``host:port`` or ``[ipv6]:port``; else ValueError."""
+    host, colon, port = value.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise ValueError(f"no port from 1 to 65535 in {value!r}")
+    if host.startswith("[") and host.endswith("]"):
+        return str(ipaddress.IPv6Address(host[1:-1])), int(port)
+    if not _HOST.fullmatch(host):
+        raise ValueError(f"no host in {value!r}")
+    return host, int(port)
+
+
+def join_endpoint(host: str, port: int) -> str:
+    """``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _endpoint(value: str) -> str:
+    try:
+        return join_endpoint(*split_endpoint(value))
+    except ValueError as error:
+        hint = "give it without http://; TLS has its own key, `tls`" if "://" in value else None
+        raise refuse("host:port or ip:port, port 1 to 65535", hint=hint) from error
+
+
+def _model_name(value: str) -> str:
+    if not value or value != value.strip() or "\n" in value:
+        raise refuse("a model name without white space around it")
+    return value
+
+
+def _http_path(value: str) -> str:
+    if not value.startswith("/") or any(c.isspace() for c in value):
+        raise refuse("an HTTP path that starts with /")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+ModelName = Annotated[str, AfterValidator(_model_name)]
+IpAddress = Annotated[str, AfterValidator(_ip_address)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
+HttpPath = Annotated[str, AfterValidator(_http_path)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]

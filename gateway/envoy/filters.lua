@@ -1,0 +1,113 @@
+-- What Envoy does to requests and responses besides proxying. Rendered with the list of headers
+-- that clients may not set. One pass over each body chunk, no JSON parsing.
+
+local DENIED = { --[[DENIED]] }
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  for _, name in ipairs(DENIED) do
+    headers:remove(name)
+  end
+  -- Usage is read from the response's text, so it must not come compressed.
+  headers:remove("accept-encoding")
+end
+
+local function plain(text)
+  return (text:gsub("%p", "%%%0"))
+end
+
+-- Replaces the name of the model that served by the name the client asked for, in `text`.
+local function renamer(from, to)
+  local pattern = '("model"%s*:%s*)"' .. plain(from) .. '"'
+  local replacement = '%1"' .. to:gsub("%%", "%%%%") .. '"'
+  return function(text)
+    return (text:gsub(pattern, replacement))
+  end
+end
+
+-- A usage chunk that only our own stream_options asked for.
+local function is_usage_only(event)
+  return event:find('"choices"%s*:%s*%[%s*%]') and event:find('"usage"', 1, true)
+end
+
+local function is_content(event)
+  local data = event:match("data:%s?(.?.?.?.?.?.?)")
+  return data ~= nil and data ~= "[DONE]"
+end
+
+-- Objects of the handle do not outlive a wait for the next chunk: fetch them anew each time.
+local function note(handle, key, value)
+  handle:streamInfo():dynamicMetadata():set("penstock.lua", key, value)
+end
+
+function envoy_on_response(handle)
+  local decision = handle:streamInfo():dynamicMetadata():get("penstock")
+  if decision == nil or decision["id"] == nil then
+    return
+  end
+  local headers = handle:headers()
+  headers:remove("x-penstock-pool")
+  local kind = headers:get("content-type") or ""
+  local streaming = kind:find("text/event-stream", 1, true) ~= nil
+  local rename = nil
+  if decision["served_model"] ~= nil then
+    rename = renamer(decision["served_model"], decision["asked_model"])
+  end
+
+  if not streaming then
+    if rename ~= nil and kind:find("json", 1, true) then
+      local body = handle:body()
+      if body ~= nil and body:length() > 0 then
+        local size = body:setBytes(rename(body:getBytes(0, body:length())))
+        handle:headers():replace("content-length", size)
+      end
+    end
+    return
+  end
+
+  local strip = decision["strip_usage"] == true
+  local edit = strip or rename ~= nil
+  local events, held, started = 0, "", false
+  for chunk in handle:bodyChunks() do
+    local size = chunk:length()
+    if size > 0 and not started then
+      started = true
+      note(handle, "first_byte_us",
+        handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
+    end
+    if size == 0 then
+      -- Only the end of the stream is empty: an unfinished event goes out as it is.
+      if edit and held ~= "" then
+        chunk:setBytes(held)
+        held = ""
+      end
+    else
+      local text = held .. chunk:getBytes(0, size)
+      local out, from, kept = {}, 1, true
+      while true do
+        local _, stop = text:find("\r?\n\r?\n", from)
+        if stop == nil then
+          break
+        end
+        local event = text:sub(from, stop)
+        from = stop + 1
+        if strip and is_usage_only(event) then
+          kept = false
+        else
+          if is_content(event) then
+            events = events + 1
+          end
+          if rename ~= nil and event:find('"model"', 1, true) then
+            event = rename(event)
+          end
+          out[#out + 1] = event
+        end
+      end
+      held = text:sub(from)
+      if edit then
+        chunk:setBytes(table.concat(out))
+      end
+      note(handle, "events", events)
+    end
+  end
+end

@@ -1,0 +1,193 @@
+"""Envoy's HTTP filters, in order: Lua, ext_proc, json_to_metadata, sse_to_metadata, router.
+
+Everything that reads token usage from a response is in this module and ``filters.lua``.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Final, TypeAlias
+
+from picker import names
+
+Json: TypeAlias = dict[str, object]
+
+_TYPE: Final = "type.googleapis.com/"
+_MAX_EVENT_BYTES: Final = 10_485_760
+
+_USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
+    # metadata key: where engines put it, in OpenAI's, the Responses API's and Anthropic's shapes
+    "input": (
+        ("usage", "prompt_tokens"),
+        ("usage", "input_tokens"),
+    ),
+    "output": (
+        ("usage", "completion_tokens"),
+        ("usage", "output_tokens"),
+    ),
+    "cached": (
+        ("usage", "prompt_tokens_details", "cached_tokens"),
+        ("usage", "input_tokens_details", "cached_tokens"),
+        ("usage", "cache_read_input_tokens"),
+    ),
+}
+_EVENT_PARENTS: Final[tuple[tuple[str, ...], ...]] = ((), ("response",), ("message",))
+"""In streams usage is at the top, in ``response.completed`` or in ``message_start``."""
+
+
+def chain(decision_timeout_s: float, *, fail_open: bool) -> list[Json]:
+    """The HTTP filters of the client-facing listener."""
+    return [
+        _filter(
+            "lua",
+            "lua.v3.Lua",
+            default_source_code={"inline_string": lua_source()},
+        ),
+        _ext_proc(decision_timeout_s, fail_open=fail_open),
+        _filter(
+            "json_to_metadata",
+            "json_to_metadata.v3.JsonToMetadata",
+            response_rules={"rules": [_rule(key, path) for key, path in _usage_paths(((),))]},
+        ),
+        _filter(
+            "sse_to_metadata",
+            "sse_to_metadata.v3.SseToMetadata",
+            response_rules={
+                "max_event_size": _MAX_EVENT_BYTES,
+                "content_parser": {
+                    "name": "envoy.content_parsers.json",
+                    "typed_config": {
+                        "@type": _TYPE + "envoy.extensions.content_parsers.json.v3"
+                        ".JsonContentParser",
+                        "rules": [
+                            {"rule": _rule(key, path)}
+                            for key, path in _usage_paths(_EVENT_PARENTS)
+                        ],
+                    },
+                },
+            },
+        ),
+        _filter("router", "router.v3.Router"),
+    ]
+
+
+def lua_source() -> str:
+    """The Lua filter with the list of denied headers filled in."""
+    source = files("gateway.envoy").joinpath("filters.lua").read_text("utf-8")
+    denied = ", ".join(f'"{name}"' for name in names.CLIENT_MAY_NOT_SET)
+    return source.replace("--[[DENIED]]", denied)
+
+
+def local_replies() -> Json:
+    """Envoy's own errors in OpenAI's shape; answers of the picker pass unchanged."""
+    return {
+        "mappers": [
+            _reply("response.code_details.startsWith('ext_proc_error')", 503, "picker_unavailable"),
+            _reply("response.code == 413", 413, "request_too_large"),
+            _reply("response.code_details == 'direct_response'", 503, "picker_unavailable"),
+            _reply(_UPSTREAM_UNREACHABLE, 503, "no_endpoints"),
+            _reply("response.code == 503", 503, "gateway_error"),
+            _reply("response.code == 504", 504, "upstream_timeout"),
+            _reply("response.code == 408", 408, "request_timeout"),
+            _reply("response.code >= 500", 502, "upstream_error"),
+            _reply("response.code >= 400", 400, "bad_request"),
+        ]
+    }
+
+
+_UPSTREAM_UNREACHABLE: Final = (
+    "response.code == 503 && (response.code_details.startsWith('upstream')"
+    " || response.code_details in ['no_healthy_upstream', 'cluster_not_found'])"
+)
+_MESSAGES: Final = {
+    "picker_unavailable": "The endpoint picker does not answer; try again shortly.",
+    "request_too_large": "The request body is larger than this gateway accepts.",
+    "no_endpoints": "No replica could be reached for this request.",
+    "gateway_error": "The gateway could not process this request.",
+    "upstream_timeout": "The replica did not answer in time.",
+    "request_timeout": "The request did not arrive in time.",
+    "upstream_error": "The replica failed while answering.",
+    "bad_request": "The request could not be understood.",
+}
+PICKER_DETAILS: Final = "penstock"
+"""Response code details of answers that the picker gave itself."""
+
+
+def _reply(condition: str, status: int, code: str) -> Json:
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    expression = f"!response.code_details.contains('{PICKER_DETAILS}') && {condition}"
+    error = {"message": _MESSAGES[code], "type": kind, "param": None, "code": code}
+    mapper: Json = {
+        "filter": {
+            "extension_filter": {
+                "name": "envoy.access_loggers.extension_filters.cel",
+                "typed_config": {
+                    "@type": _TYPE + "envoy.extensions.access_loggers.filters.cel.v3"
+                    ".ExpressionFilter",
+                    "expression": expression,
+                },
+            }
+        },
+        "body_format_override": {"json_format": {"error": error}},
+    }
+    if status != 400:
+        mapper["status_code"] = status
+    return mapper
+
+
+def _filter(name: str, message: str, **fields: object) -> Json:
+    return {
+        "name": f"envoy.filters.http.{name}",
+        "typed_config": {"@type": f"{_TYPE}envoy.extensions.filters.http.{message}", **fields},
+    }
+
+
+def _ext_proc(decision_timeout_s: float, *, fail_open: bool) -> Json:
+    return _filter(
+        "ext_proc",
+        "ext_proc.v3.ExternalProcessor",
+        grpc_service={
+            "envoy_grpc": {"cluster_name": "penstock_picker"},
+            "timeout": "0s",
+        },
+        failure_mode_allow=fail_open,
+        status_on_error={"code": "ServiceUnavailable"},
+        message_timeout=f"{decision_timeout_s}s",
+        processing_mode={
+            "request_header_mode": "SEND",
+            "request_body_mode": "BUFFERED",
+            "request_trailer_mode": "SKIP",
+            "response_header_mode": "SKIP",
+            "response_body_mode": "NONE",
+            "response_trailer_mode": "SKIP",
+        },
+        mutation_rules={"allow_envoy": True},
+        metadata_options={
+            "forwarding_namespaces": {
+                "untyped": [names.LB_NAMESPACE, names.SUBSET_NAMESPACE],
+            },
+            "receiving_namespaces": {
+                "untyped": [names.LB_NAMESPACE, names.PENSTOCK_NAMESPACE],
+            },
+        },
+    )
+
+
+def _usage_paths(parents: tuple[tuple[str, ...], ...]) -> list[tuple[str, tuple[str, ...]]]:
+    return [
+        (key, parent + path)
+        for key, paths in _USAGE_PATHS.items()
+        for parent in parents
+        for path in paths
+    ]
+
+
+def _rule(key: str, path: tuple[str, ...]) -> Json:
+    return {
+        "selectors": [{"key": part} for part in path],
+        "on_present": {
+            "metadata_namespace": names.USAGE_NAMESPACE,
+            "key": key,
+            "type": "NUMBER",
+        },
+    }

@@ -1,0 +1,370 @@
+"""Envoy's configuration as plain data: bootstrap, listener, clusters, endpoints.
+
+Field names and meanings are those of Envoy's v3 API (1.40).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from gateway.envoy import filters
+from picker import names
+
+PICKER_CLUSTER: Final = "penstock_picker"
+_TYPE: Final = "type.googleapis.com/"
+_MANY: Final = 1_000_000
+_UPSTREAM_IDLE_S: Final = 4
+"""Below the 5 s after which vLLM's HTTP server closes an idle connection, so that no request is
+sent into a closing one."""
+
+Json: TypeAlias = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamTls:
+    """TLS towards a pool's replicas."""
+
+    ca_file: str | None
+    server_name: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCluster:
+    """One pool as Envoy sees it: a cluster whose endpoints the picker chooses from."""
+
+    pool: str
+    connect_timeout_s: float = 1.0
+    tls: UpstreamTls | None = None
+    http2: bool = False
+
+    @property
+    def name(self) -> str:
+        return names.cluster_name(self.pool)
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerTls:
+    """Certificate and key of the client-facing listener, as files."""
+
+    certificate_file: str
+    key_file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything Envoy's configuration depends on."""
+
+    run_dir: Path
+    address: str
+    port: int
+    max_body_bytes: int
+    stream_idle_timeout_s: float
+    decision_timeout_s: float
+    fail_open: bool
+    fallbacks: int
+    picker_sockets: tuple[Path, ...]
+    pools: tuple[PoolCluster, ...]
+    default_pool: str | None
+    tls: ListenerTls | None = None
+
+    @property
+    def admin_socket(self) -> Path:
+        return self.run_dir / "envoy-admin.sock"
+
+    @property
+    def listeners_file(self) -> Path:
+        return self.run_dir / "lds.json"
+
+    @property
+    def clusters_file(self) -> Path:
+        return self.run_dir / "cds.json"
+
+    def endpoints_file(self, pool: str) -> Path:
+        return self.run_dir / f"eds-{pool}.json"
+
+
+def bootstrap(plan: Plan) -> Json:
+    """The static part, given to Envoy at its start."""
+    return {
+        "node": {"id": "penstock", "cluster": "penstock"},
+        "admin": {"address": {"pipe": {"path": str(plan.admin_socket), "mode": 0o600}}},
+        "dynamic_resources": {
+            "lds_config": _watched(plan.listeners_file),
+            "cds_config": _watched(plan.clusters_file),
+        },
+        "static_resources": {"clusters": [_picker_cluster(plan.picker_sockets)]},
+        "stats_flush_interval": "5s",
+    }
+
+
+def listeners(plan: Plan) -> Json:
+    """The discovery answer with the one client-facing listener."""
+    return _discovery("envoy.config.listener.v3.Listener", [_listener(plan)])
+
+
+def clusters(plan: Plan) -> Json:
+    """The discovery answer with one cluster a pool."""
+    return _discovery(
+        "envoy.config.cluster.v3.Cluster", [_pool_cluster(plan, pool) for pool in plan.pools]
+    )
+
+
+def endpoints(pool: str, addresses: Iterable[str]) -> Json:
+    """The discovery answer with a pool's replicas, each ``ip:port``."""
+    members = [
+        {"endpoint": {"address": _socket_address(address)}} for address in sorted(addresses)
+    ]
+    assignment = {
+        "@type": f"{_TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "cluster_name": names.cluster_name(pool),
+        "endpoints": [{"lb_endpoints": members}],
+    }
+    return {"resources": [assignment]}
+
+
+def static(plan: Plan, members: dict[str, Sequence[str]]) -> Json:
+    """One self-contained configuration, for reading and for ``envoy --mode validate``."""
+    whole = bootstrap(plan)
+    del whole["dynamic_resources"]
+    pools: list[Json] = []
+    for pool in plan.pools:
+        cluster = _pool_cluster(plan, pool)
+        del cluster["eds_cluster_config"]
+        cluster["type"] = "STATIC"
+        resource = endpoints(pool.pool, members.get(pool.pool, ()))["resources"]
+        assert isinstance(resource, list)
+        assignment = dict(resource[0])
+        del assignment["@type"]
+        cluster["load_assignment"] = assignment
+        pools.append(cluster)
+    whole["static_resources"] = {
+        "listeners": [_listener(plan)],
+        "clusters": [_picker_cluster(plan.picker_sockets), *pools],
+    }
+    return whole
+
+
+def _watched(path: Path) -> Json:
+    return {
+        "path_config_source": {
+            "path": str(path),
+            "watched_directory": {"path": str(path.parent)},
+        },
+        "resource_api_version": "V3",
+    }
+
+
+def _discovery(message: str, resources: Sequence[Json]) -> Json:
+    return {"resources": [{"@type": _TYPE + message, **resource} for resource in resources]}
+
+
+def _typed(name: str, message: str, **fields: object) -> Json:
+    return {"name": name, "typed_config": {"@type": _TYPE + message, **fields}}
+
+
+def _socket_address(address: str) -> Json:
+    host, _, port = address.rpartition(":")
+    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+
+
+def _http2() -> Json:
+    return {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": f"{_TYPE}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}},
+        }
+    }
+
+
+def _unlimited() -> Json:
+    # Envoy's defaults (1,024 connections and requests) are far below a fleet of long streams.
+    return {
+        "thresholds": [
+            {
+                "max_connections": _MANY,
+                "max_pending_requests": _MANY,
+                "max_requests": _MANY,
+                "max_retries": _MANY,
+            }
+        ]
+    }
+
+
+def _picker_cluster(sockets: Sequence[Path]) -> Json:
+    members = [{"endpoint": {"address": {"pipe": {"path": str(path)}}}} for path in sockets]
+    return {
+        "name": PICKER_CLUSTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "lb_policy": "LEAST_REQUEST",
+        "typed_extension_protocol_options": _http2(),
+        "circuit_breakers": _unlimited(),
+        # A worker that has died is left out after its first refused connection.
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 1,
+            "base_ejection_time": "0.5s",
+            "max_ejection_time": "1s",
+            "max_ejection_percent": 100,
+            "interval": "0.1s",
+        },
+        "common_lb_config": {"healthy_panic_threshold": {"value": 100}},
+        "load_assignment": {
+            "cluster_name": PICKER_CLUSTER,
+            "endpoints": [{"lb_endpoints": members}],
+        },
+    }
+
+
+def _pool_cluster(plan: Plan, pool: PoolCluster) -> Json:
+    http: Json = {"http2_protocol_options": {}} if pool.http2 else {"http_protocol_options": {}}
+    cluster: Json = {
+        "name": pool.name,
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": _watched(plan.endpoints_file(pool.pool))},
+        "connect_timeout": f"{pool.connect_timeout_s}s",
+        "per_connection_buffer_limit_bytes": plan.max_body_bytes,
+        "circuit_breakers": _unlimited(),
+        "ignore_health_on_host_removal": True,
+        "load_balancing_policy": _override_host(),
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 3,
+            "consecutive_5xx": _MANY,
+            "base_ejection_time": "5s",
+            "max_ejection_percent": 50,
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_TYPE}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "common_http_protocol_options": {"idle_timeout": f"{_UPSTREAM_IDLE_S}s"},
+                "explicit_http_config": http,
+            }
+        },
+    }
+    if pool.tls is not None:
+        cluster["transport_socket"] = _upstream_tls(pool.tls)
+    return cluster
+
+
+def _upstream_tls(tls: UpstreamTls) -> Json:
+    common: Json = {}
+    if tls.ca_file is not None:
+        common["validation_context"] = {"trusted_ca": {"filename": tls.ca_file}}
+    fields: Json = {"common_tls_context": common}
+    if tls.server_name is not None:
+        fields["sni"] = tls.server_name
+    return _typed(
+        "envoy.transport_sockets.tls",
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        **fields,
+    )
+
+
+def _override_host() -> Json:
+    """The picker's list in order, one entry an attempt; without one, the least-loaded replica."""
+    fallback = _typed(
+        "envoy.load_balancing_policies.least_request",
+        "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
+    )
+    source = {"key": names.LB_NAMESPACE, "path": [{"key": names.DESTINATION}]}
+    override = _typed(
+        "envoy.load_balancing_policies.override_host",
+        "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
+        override_host_sources=[{"metadata": source}],
+        fallback_policy={"policies": [{"typed_extension_config": fallback}]},
+    )
+    return {"policies": [{"typed_extension_config": override}]}
+
+
+def _listener(plan: Plan) -> Json:
+    chain: Json = {"filters": [_connection_manager(plan)]}
+    if plan.tls is not None:
+        certificate = {
+            "certificate_chain": {"filename": plan.tls.certificate_file},
+            "private_key": {"filename": plan.tls.key_file},
+        }
+        chain["transport_socket"] = _typed(
+            "envoy.transport_sockets.tls",
+            "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            common_tls_context={
+                "tls_certificates": [certificate],
+                "alpn_protocols": ["h2", "http/1.1"],
+            },
+        )
+    return {
+        "name": "clients",
+        "address": {"socket_address": {"address": plan.address, "port_value": plan.port}},
+        "per_connection_buffer_limit_bytes": plan.max_body_bytes,
+        "filter_chains": [chain],
+    }
+
+
+def _connection_manager(plan: Plan) -> Json:
+    return _typed(
+        "envoy.filters.network.http_connection_manager",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="clients",
+        use_remote_address=True,
+        normalize_path=True,
+        merge_slashes=True,
+        generate_request_id=True,
+        preserve_external_request_id=True,
+        always_set_request_id_in_response=True,
+        server_header_transformation="PASS_THROUGH",
+        stream_idle_timeout=f"{plan.stream_idle_timeout_s}s",
+        request_headers_timeout="30s",
+        common_http_protocol_options={"idle_timeout": "3600s"},
+        route_config=_routes(plan),
+        http_filters=filters.chain(plan.decision_timeout_s, fail_open=plan.fail_open),
+        local_reply_config=filters.local_replies(),
+        access_log=[_access_log()],
+    )
+
+
+def _routes(plan: Plan) -> Json:
+    action: Json = {
+        "timeout": "0s",
+        "idle_timeout": f"{plan.stream_idle_timeout_s}s",
+        "retry_policy": {
+            "retry_on": "connect-failure,refused-stream,reset,retriable-status-codes",
+            "retriable_status_codes": [503],
+            "num_retries": plan.fallbacks,
+            "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.010s"},
+        },
+    }
+    decided: Json = {
+        "match": {
+            "prefix": "/",
+            "headers": [{"name": names.POOL_HEADER, "present_match": True}],
+        },
+        "route": {"cluster_header": names.POOL_HEADER, **action},
+        "request_headers_to_remove": [names.POOL_HEADER, names.DESTINATION],
+    }
+    # Before the decision every request matches the last route; only a request that passed
+    # without one (no picker, fail open) also leaves by it.
+    if plan.fail_open and plan.default_pool is not None:
+        undecided: Json = {"cluster": names.cluster_name(plan.default_pool), **action}
+        last: Json = {"match": {"prefix": "/"}, "route": undecided}
+    else:
+        last = {"match": {"prefix": "/"}, "direct_response": {"status": 503}}
+    host = {"name": "all", "domains": ["*"], "routes": [decided, last]}
+    return {"name": "pools", "virtual_hosts": [host]}
+
+
+def _access_log() -> Json:
+    return _typed(
+        "envoy.access_loggers.http_grpc",
+        "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
+        common_config={
+            "log_name": "penstock",
+            "transport_api_version": "V3",
+            "grpc_service": {"envoy_grpc": {"cluster_name": PICKER_CLUSTER}},
+            "buffer_flush_interval": "0.05s",
+            "buffer_size_bytes": 65536,
+        },
+        additional_request_headers_to_log=[names.REQUEST_ID],
+    )

@@ -1,0 +1,48 @@
+"""`python -m loadtests.sim`: serve simulated replicas until SIGTERM or SIGINT."""
+
+import asyncio
+import logging
+import signal
+import sys
+
+import uvloop
+
+from loadtests.sim.options import Options, parse
+from loadtests.sim.replica import Replica
+from loadtests.sim.server import ReplicaServer
+
+
+async def serve(options: Options) -> int:
+    """Serve until told to stop; the exit status."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    if options.startup_delay_s:
+        await asyncio.wait([loop.create_task(stop.wait())], timeout=options.startup_delay_s)
+    servers = [
+        ReplicaServer(Replica(options.replica), host=options.host, port=port)
+        for port in options.ports
+    ]
+    for server in servers:
+        try:
+            await server.start()
+        except OSError as error:
+            print(f"cannot listen on {server.address}: {error.strerror}", file=sys.stderr)
+            return 1
+    ports = ",".join(str(server.port) for server in servers)
+    print(f"ready model={servers[0].replica.base_model} host={options.host} ports={ports}")
+    sys.stdout.flush()
+    await stop.wait()
+    await asyncio.gather(*(server.stop(options.drain_s) for server in servers))
+    return 0
+
+
+def main() -> None:
+    """Entry point."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    sys.exit(uvloop.run(serve(parse())))
+
+
+if __name__ == "__main__":
+    main()

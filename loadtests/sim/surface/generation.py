@@ -1,0 +1,218 @@
+"""From a request to sequences in the engine, and from their progress to a response."""
+
+import time
+import uuid
+from collections.abc import Sequence as Ordered
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiohttp import web
+
+from loadtests.sim import tokens
+from loadtests.sim.answers import Answer, OutputLimits, write_answer
+from loadtests.sim.replica import Replica, UnknownModelError
+from loadtests.sim.scheduler import Sequence
+from loadtests.sim.surface.body import ApiError, Body, not_found
+from loadtests.sim.tokens import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What a request says about its output, before the prompt is known."""
+
+    max_tokens: int | None
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    choices: int = 1
+
+    @classmethod
+    def read(
+        cls, body: Body, max_tokens: int | None, *, stop: str = "stop", choices: int = 1
+    ) -> "Sampling":
+        """The fields that all generating endpoints of vLLM share. Raises ApiError."""
+        body.number("temperature", 1.0, least=0.0)
+        return cls(
+            max_tokens=max_tokens,
+            min_tokens=body.integer("min_tokens", least=0) or 0,
+            ignore_eos=body.flag("ignore_eos"),
+            stop=tuple(text for text in body.strings(stop) if text),
+            seed=body.integer("seed", least=-(2**63)) or 0,
+            choices=choices,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One answer in the making."""
+
+    index: int
+    sequence: Sequence
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of a whole request; a prompt with several choices counts once."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+    def openai(self) -> dict[str, object]:
+        """As chat completions and completions report it."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "completion_tokens": self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+        }
+
+
+class StreamFormat(Protocol):
+    """How an endpoint writes a stream; each method returns whole server-sent events."""
+
+    def head(self) -> bytes:
+        """Before the first token, at its time."""
+        ...
+
+    def tokens(self, choice: Choice, first: int, last: int) -> bytes:
+        """Tokens first (inclusive) to last (exclusive) of a choice, and its end if it ends."""
+        ...
+
+    def tail(self) -> bytes:
+        """After the last choice's end."""
+        ...
+
+
+class Generation:
+    """A request under way."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        body: Body,
+        prompts: Ordered[Tokens],
+        sampling: Sampling,
+        request_id: str,
+    ) -> None:
+        """Checks the request; nothing runs yet. Raises ApiError."""
+        self.request_id = request_id
+        self.created_s = int(time.time())
+        adapter, self.model = find_model(replica, body)
+        salt = replica.salt(adapter, body.text("cache_salt"))
+        self.choices: list[Choice] = []
+        self._prompts = len(prompts)
+        self._replica = replica
+        for prompt in prompts:
+            limits = _limits(sampling, tokens.count(prompt), replica.max_model_tokens)
+            for choice in range(sampling.choices):
+                answer = write_answer(
+                    prompt,
+                    limits,
+                    replica.settings.lengths,
+                    seed=replica.settings.seed,
+                    choice=choice,
+                )
+                sequence = Sequence(prompt, answer.tokens, answer.finish_reason, adapter, salt)
+                self.choices.append(Choice(len(self.choices), sequence, answer))
+
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        per_prompt = self.choices[:: len(self.choices) // self._prompts]
+        return Usage(
+            sum(choice.sequence.prompt_tokens for choice in per_prompt),
+            sum(choice.sequence.generated_tokens for choice in self.choices),
+            sum(choice.sequence.cached_tokens or 0 for choice in per_prompt),
+        )
+
+    async def run(self) -> None:
+        """Until all choices are finished; leaves nothing behind in the engine when cancelled."""
+        submission = self._replica.engine.submit([choice.sequence for choice in self.choices])
+        try:
+            await submission.finished()
+        finally:
+            submission.abort()
+
+    async def stream(
+        self, request: web.BaseRequest, stream_format: StreamFormat
+    ) -> web.StreamResponse:
+        """Send headers at once and tokens as they come; a client that leaves ends the work."""
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream; charset=utf-8"} | echo_request_id(request)
+        )
+        submission = self._replica.engine.submit([choice.sequence for choice in self.choices])
+        try:
+            await response.prepare(request)
+            sent = [0] * len(self.choices)
+            started = False
+            while not submission.done:
+                await submission.progress()
+                events = b"" if started else stream_format.head()
+                started = True
+                for index, choice in enumerate(self.choices):
+                    generated = choice.sequence.generated_tokens
+                    if generated > sent[index]:
+                        events += stream_format.tokens(choice, sent[index], generated)
+                        sent[index] = generated
+                if submission.done:
+                    events += stream_format.tail()
+                await response.write(events)
+            await response.write_eof()
+        finally:
+            submission.abort()
+        return response
+
+
+def find_model(replica: Replica, body: Body) -> tuple[str | None, str]:
+    """The adapter asked for, if any, and the model name to answer with. Raises ApiError."""
+    model = body.text("model") or replica.base_model
+    try:
+        return replica.adapter_of(model), model
+    except UnknownModelError as error:
+        raise not_found(f"The model `{model}` does not exist.", "model") from error
+
+
+def make_request_id(prefix: str, request: web.BaseRequest) -> str:
+    """Prefix and the client's X-Request-Id, or a fresh one."""
+    return f"{prefix}-{request.headers.get('X-Request-Id') or uuid.uuid4().hex}"
+
+
+def echo_request_id(request: web.BaseRequest) -> dict[str, str]:
+    """The client's X-Request-Id as a response header, if it sent one."""
+    request_id = request.headers.get("X-Request-Id")
+    return {"X-Request-Id": request_id} if request_id else {}
+
+
+def check_prompt(prompt_tokens: int, max_model_tokens: int) -> None:
+    """Raises ApiError for a prompt that leaves no room for a token of output."""
+    if prompt_tokens >= max_model_tokens:
+        raise ApiError(
+            f"This model's maximum context length is {max_model_tokens} tokens. However, your "
+            f"request has {prompt_tokens} input tokens. Please reduce the length of the input "
+            "messages.",
+            param="input_tokens",
+        )
+
+
+def _limits(sampling: Sampling, prompt_tokens: int, max_model_tokens: int) -> OutputLimits:
+    check_prompt(prompt_tokens, max_model_tokens)
+    room = max_model_tokens - prompt_tokens
+    max_tokens = room if sampling.max_tokens is None else sampling.max_tokens
+    if max_tokens > room:
+        raise ApiError(
+            f"'max_tokens' or 'max_completion_tokens' is too large: {max_tokens}. This model's "
+            f"maximum context length is {max_model_tokens} tokens and your request has "
+            f"{prompt_tokens} input tokens ({max_tokens} > {max_model_tokens} - {prompt_tokens}).",
+            param="max_tokens",
+        )
+    if sampling.min_tokens > max_tokens:
+        raise ApiError(
+            f"min_tokens must be less than or equal to max_tokens={max_tokens}, "
+            f"got {sampling.min_tokens}.",
+            param="min_tokens",
+        )
+    return OutputLimits(
+        max_tokens, sampling.min_tokens, sampling.ignore_eos, sampling.stop, sampling.seed
+    )

@@ -1,0 +1,122 @@
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages as vLLM serves them."""
+
+from collections.abc import Mapping
+
+import orjson
+from aiohttp import web
+
+from loadtests.sim import tokens
+from loadtests.sim.replica import Replica
+from loadtests.sim.surface.body import ApiError, Body
+from loadtests.sim.surface.generation import (
+    Choice,
+    Generation,
+    Sampling,
+    find_model,
+    make_request_id,
+)
+from loadtests.sim.surface.reply import json_reply
+from loadtests.sim.tokens import Tokens
+
+
+async def messages(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+    """Answer a conversation, streamed or whole."""
+    body = Body.parse(await request.read())
+    max_tokens = body.integer("max_tokens", least=1)
+    if max_tokens is None:
+        raise ApiError("max_tokens: Field required", param="max_tokens")
+    sampling = Sampling.read(body, max_tokens, stop="stop_sequences")
+    generation = Generation(
+        replica, body, [_prompt(body)], sampling, make_request_id("chatcmpl", request)
+    )
+    if body.flag("stream"):
+        return await generation.stream(request, _MessageStream(generation))
+    await generation.run()
+    answer = generation.choices[0].answer
+    usage = generation.usage()
+    return json_reply(
+        _message(generation)
+        | {
+            "content": [{"type": "text", "text": answer.text}],
+            "stop_reason": _stop_reason(generation.choices[0]),
+            "stop_sequence": answer.stop_reason,
+            "usage": _usage(usage.prompt_tokens, usage.completion_tokens),
+        },
+        request,
+    )
+
+
+async def count_tokens(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+    """Length of a conversation in tokens."""
+    body = Body.parse(await request.read())
+    find_model(replica, body)
+    return json_reply({"input_tokens": tokens.count(_prompt(body))}, request)
+
+
+def _prompt(body: Body) -> Tokens:
+    turns: list[Mapping[str, object]] = list(body.objects("messages"))
+    system = body.get("system")
+    if system:
+        turns.insert(0, {"role": "system", "content": system})
+    return tokens.render_chat(turns, body.get("tools"))
+
+
+class _MessageStream:
+    def __init__(self, generation: Generation) -> None:
+        self._generation = generation
+
+    def head(self) -> bytes:
+        usage = self._generation.usage()
+        message = _message(self._generation) | {
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": _usage(usage.prompt_tokens, 0),
+        }
+        block = {"index": 0, "content_block": {"type": "text", "text": ""}}
+        return _event("message_start", {"message": message}) + _event("content_block_start", block)
+
+    def tokens(self, choice: Choice, first: int, last: int) -> bytes:
+        pieces = (choice.answer.piece(index, index + 1) for index in range(first, last))
+        return "".join(
+            'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+            f'"delta":{{"type":"text_delta","text":"{piece}"}}}}\n\n'
+            for piece in pieces
+            if piece
+        ).encode()
+
+    def tail(self) -> bytes:
+        choice, usage = self._generation.choices[0], self._generation.usage()
+        delta = {"stop_reason": _stop_reason(choice), "stop_sequence": choice.answer.stop_reason}
+        return (
+            _event("content_block_stop", {"index": 0})
+            + _event(
+                "message_delta",
+                {"delta": delta, "usage": _usage(usage.prompt_tokens, usage.completion_tokens)},
+            )
+            + _event("message_stop", {})
+        )
+
+
+def _event(kind: str, fields: Mapping[str, object]) -> bytes:
+    return b"event: %s\ndata: %s\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
+
+
+def _usage(input_tokens: int, output_tokens: int) -> dict[str, object]:
+    # vLLM's input_tokens has the cached ones in it (Anthropic's own has not).
+    return {"input_tokens": input_tokens, "output_tokens": output_tokens}
+
+
+def _message(generation: Generation) -> dict[str, object]:
+    return {
+        "id": generation.request_id,
+        "type": "message",
+        "role": "assistant",
+        "model": generation.model,
+    }
+
+
+def _stop_reason(choice: Choice) -> str:
+    if choice.answer.stop_reason is not None:
+        return "stop_sequence"
+    return "max_tokens" if choice.answer.finish_reason == "length" else "end_turn"

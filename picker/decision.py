@@ -1,0 +1,57 @@
+"""A request as it arrives, and what can come of it: a decision, or the picker's own answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A request without its body."""
+
+    method: str
+    path: str
+    """Without the query string."""
+    headers: Mapping[str, str]
+    """By lower-case name."""
+    subset: frozenset[str] | None
+    """Endpoints the gateway allows (``ip:port`` or ``ip``); None: no restriction."""
+    received_s: float
+    """Picker's clock, seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a request goes, and how it is changed on the way."""
+
+    id: str
+    """Of the in-flight entry, unique over all pickers."""
+    pool: str
+    addresses: tuple[str, ...]
+    """``ip:port``, best first; at least one."""
+    set_headers: tuple[tuple[str, str], ...]
+    remove_headers: tuple[str, ...]
+    body: bytes | None
+    """The changed body; None: as it came."""
+    rename: tuple[str, str] | None
+    """(model name the replica answers with, name the client asked for), when they differ."""
+    strip_usage: bool
+    """The usage chunk of the stream was asked for by us and is not for the client."""
+    metadata: Mapping[str, object]
+    """For our own Lua filter and access log."""
+    scores: Mapping[str, float] | None
+
+    @property
+    def destination(self) -> str:
+        """Value of the destination header."""
+        return ",".join(self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the picker tells the client itself."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes

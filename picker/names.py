@@ -1,0 +1,59 @@
+"""Header, metadata and filter names of the Endpoint Picker protocol (GIE proposal 004) and ours."""
+
+from __future__ import annotations
+
+from typing import Final
+
+LB_NAMESPACE: Final = "envoy.lb"
+SUBSET_NAMESPACE: Final = "envoy.lb.subset_hint"
+SUBSET_KEY: Final = "x-gateway-destination-endpoint-subset"
+DESTINATION: Final = "x-gateway-destination-endpoint"
+"""Request header and ``envoy.lb`` metadata key: ``ip:port[,ip:port...]``, best first."""
+SERVED: Final = "x-gateway-destination-endpoint-served"
+SCORES: Final = "x-gateway-destination-endpoint-scores"
+
+# The newer name wins when a request carries both.
+OBJECTIVE: Final = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
+FAIRNESS_ID: Final = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+MODEL_REWRITE: Final = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
+
+DROPPED_REASON: Final = "x-llm-d-request-dropped-reason"
+CONDITIONAL_DECODE: Final = "prefer"
+SESSION_ID: Final = "x-session-id"
+SESSION_TOKEN: Final = "x-session-token"  # noqa: S105 - a header's name
+REQUEST_ID: Final = "x-request-id"
+ORIGINAL_PATHS: Final = ("x-original-path", "x-forwarded-path")
+
+PENSTOCK_NAMESPACE: Final = "penstock"
+"""Dynamic metadata of our own: what the decision tells the Lua filter and the access log."""
+LUA_NAMESPACE: Final = "penstock.lua"
+"""Dynamic metadata that the Lua filter leaves for the access log."""
+USAGE_NAMESPACE: Final = "penstock.usage"
+"""Dynamic metadata with the token usage read from the response."""
+POOL_HEADER: Final = "x-penstock-pool"
+"""Chooses the Envoy cluster; set by the decision, removed before the replica sees it."""
+MAX_RETRIES: Final = "x-envoy-max-retries"
+
+CLIENT_MAY_NOT_SET: Final = (
+    DESTINATION,
+    SUBSET_KEY,
+    POOL_HEADER,
+    "x-prefiller-host-port",
+    "x-encoder-hosts-ports",
+    "x-data-parallel-host-port",
+    MAX_RETRIES,
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-retriable-status-codes",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-original-path",
+)
+"""Request headers removed at the edge: a client could steer routing or retries with them."""
+
+
+def cluster_name(pool: str) -> str:
+    """The Envoy cluster of a pool: the value of the pool header."""
+    return f"pool_{pool}"

@@ -1,0 +1,49 @@
+"""Step: how many tokens the request will cost, and the hashes of its prompt."""
+
+from __future__ import annotations
+
+from picker.catalog import Catalog
+from picker.pipeline.context import RequestContext
+from picker.pipeline.rejection import Reason, Rejection
+from picker.prompt.blocks import hash_blocks
+from policies.tokens import TokenRatio
+
+MEDIA_ITEM_TOKENS = 512
+"""Assumed for an image or audio clip, whose bytes do not tell."""
+
+
+class Estimate:
+    """Bytes by the model's calibrated ratio; token ids exactly."""
+
+    def __init__(self, catalog: Catalog, ratio: TokenRatio, default_output_tokens: float) -> None:
+        self._catalog = catalog
+        self._ratio = ratio
+        self._default_output_tokens = default_output_tokens
+
+    def __call__(self, context: RequestContext) -> None:
+        prompt, fields = context.prompt, context.fields
+        if prompt is None or fields is None:
+            return
+        context.prompt_tokens = (
+            self._ratio.tokens(context.served_model, prompt.text_bytes)
+            + prompt.token_ids
+            + prompt.media_items * MEDIA_ITEM_TOKENS
+        )
+        if fields.max_output_tokens is not None:
+            context.output_tokens = float(fields.max_output_tokens * fields.choices)
+        else:
+            context.output_tokens = self._default_output_tokens * fields.choices
+        limit = self._catalog.max_model_tokens(context.served_model)
+        if limit is not None and prompt.token_ids > limit * len(prompt.sequences):
+            raise Rejection(
+                Reason.CONTEXT_LENGTH,
+                f"The prompt has {prompt.token_ids} tokens; the context of"
+                f" {context.served_model!r} is {limit} tokens.",
+                param="prompt",
+            )
+        context.blocks = hash_blocks(
+            prompt,
+            model=context.served_model,
+            adapter=context.adapter,
+            cache_salt=fields.cache_salt or "",
+        )

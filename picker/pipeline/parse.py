@@ -1,0 +1,43 @@
+"""Step: body bytes to fields and prompt."""
+
+from __future__ import annotations
+
+import orjson
+
+from picker.pipeline.context import RequestContext
+from picker.pipeline.rejection import Reason, Rejection
+from picker.prompt.fields import read_fields
+from picker.prompt.forms import read_prompt, require_object
+from picker.prompt.messages import InvalidPrompt
+
+
+def parse(context: RequestContext) -> None:
+    """Read the JSON body of a known API; other bodies are looked at only for a model name."""
+    if context.form is None:
+        _peek(context)
+        return
+    if context.head.method != "POST":
+        return  # GET /v1/responses/{id} and the like: nothing to read
+    try:
+        document = require_object(orjson.loads(context.body))
+        context.document = document
+        context.fields = read_fields(context.form, document)
+        context.prompt = read_prompt(context.form, document)
+    except orjson.JSONDecodeError as error:
+        raise Rejection(
+            Reason.INVALID_JSON, f"The request body is not valid JSON: {error.msg}"
+        ) from error
+    except InvalidPrompt as error:
+        raise Rejection(Reason.INVALID_REQUEST, str(error), param=error.param) from error
+
+
+def _peek(context: RequestContext) -> None:
+    if not context.body or "json" not in context.head.headers.get("content-type", ""):
+        return
+    try:
+        document = orjson.loads(context.body)
+        if isinstance(document, dict):
+            context.fields = read_fields(None, document)
+            context.document = document
+    except (orjson.JSONDecodeError, InvalidPrompt):
+        return  # passed through as it is: the replica judges it

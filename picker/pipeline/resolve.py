@@ -1,0 +1,71 @@
+"""Step: the model asked for to the model served, its adapter and its pool."""
+
+from __future__ import annotations
+
+from picker import names
+from picker.catalog import Catalog
+from picker.decision import Answer
+from picker.pipeline.context import RequestContext
+from picker.pipeline.rejection import Reason, Rejection
+from picker.settings import RewriteTarget
+
+
+class Resolve:
+    """Header rewrite first, then rules by the incoming name, exact before generic."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    def __call__(self, context: RequestContext) -> None:
+        if context.head.method == "GET" and context.head.path.startswith("/v1/models"):
+            context.answer = self._models(context.head.path)
+            return
+        asked = context.fields.model if context.fields is not None else None
+        context.asked_model = asked or ""
+        target = self._rewrite(context, asked)
+        if target is None:
+            if context.form is not None and context.head.method == "POST":
+                raise Rejection(
+                    Reason.MISSING_MODEL, "The request names no model.", param="model"
+                )
+            self._default_pool(context)
+            return
+        place = self._catalog.place(target.model, pool=target.pool)
+        if place is None:
+            if context.form is None:
+                self._default_pool(context)
+                return
+            if not self._catalog.complete:
+                raise Rejection(
+                    Reason.NO_ENDPOINTS,
+                    f"The model {target.model!r} is not known yet: no replica has been reached.",
+                )
+            raise Rejection(
+                Reason.MODEL_NOT_FOUND,
+                f"The model {context.asked_model or target.model!r} does not exist here.",
+                param="model",
+            )
+        context.pool = place.pool
+        context.served_model = target.model
+        context.adapter = target.model if place.is_adapter else ""
+
+    def _rewrite(self, context: RequestContext, asked: str | None) -> RewriteTarget | None:
+        for name in names.MODEL_REWRITE:
+            given = context.head.headers.get(name)
+            if given:
+                return RewriteTarget(given)
+        return self._catalog.rewrite(asked)
+
+    def _default_pool(self, context: RequestContext) -> None:
+        context.pool = self._catalog.default_pool
+        if context.pool is None:
+            raise Rejection(Reason.NO_ENDPOINTS, "No pool is configured.")
+
+    def _models(self, path: str) -> Answer:
+        wanted = path.removeprefix("/v1/models").strip("/")
+        body = self._catalog.model(wanted) if wanted else self._catalog.listing()
+        if body is None:
+            raise Rejection(
+                Reason.MODEL_NOT_FOUND, f"The model {wanted!r} does not exist here.", param="model"
+            )
+        return Answer(200, (("content-type", "application/json"),), body)

@@ -1,0 +1,115 @@
+"""Step: the replicas to try, best first."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import random
+
+import numpy as np
+
+from picker import names
+from picker.pipeline.context import RequestContext
+from picker.pipeline.rejection import Reason, Rejection
+from picker.pool import PoolRuntime
+from policies.routing.types import RoutingRequest, Slots
+from policies.tokens import TokenRatio
+
+
+class Schedule:
+    """Candidates (healthy, in the subset, serving the model), ranked by the pool's policy."""
+
+    def __init__(self, ratio: TokenRatio, rng: random.Random) -> None:
+        self._ratio = ratio
+        self._rng = rng
+
+    def __call__(self, context: RequestContext, now_s: float) -> None:
+        pool = context.pool
+        assert pool is not None
+        candidates = self._candidates(context, pool, now_s)
+        request = RoutingRequest(
+            prompt_tokens=context.prompt_tokens,
+            max_output_tokens=context.output_tokens,
+            matched_tokens=self._matched(context, pool),
+            adapter=pool.state.models.adapter(context.adapter) if context.adapter else None,
+            session_slot=_session_slot(context, pool, now_s),
+        )
+        if _only_if_cached(context) and not request.matched_tokens[candidates].any():
+            raise Rejection(Reason.NOT_CACHED, "No replica has any of this prompt cached.")
+        ranking = pool.settings.policy.rank(
+            request, pool.state.view, candidates, pool.settings.fallbacks + 1, now_s, self._rng
+        )
+        if ranking.slots.size == 0:
+            raise Rejection(
+                Reason.NO_ENDPOINTS, f"No replica of pool {pool.name!r} fits this request."
+            )
+        context.ranking = ranking
+        context.addresses = tuple(pool.state.address_of(int(slot)) for slot in ranking.slots)
+        context.matched_tokens = min(
+            float(request.matched_tokens[ranking.slots[0]]), context.prompt_tokens
+        )
+
+    def _candidates(self, context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:
+        state = pool.state
+        candidates = state.candidates(now_s)
+        if candidates.size == 0:
+            raise Rejection(Reason.NO_ENDPOINTS, f"Pool {pool.name!r} has no replica to serve.")
+        subset = context.head.subset
+        if subset is not None:
+            allowed = [
+                in_subset(state.address_of(int(slot)), subset) for slot in candidates
+            ]
+            candidates = candidates[np.array(allowed, np.bool_)]
+            if candidates.size == 0:
+                raise Rejection(
+                    Reason.NO_ENDPOINTS, "No replica of the subset that was asked for can serve."
+                )
+        if context.served_model:
+            candidates = candidates[state.models.serving(context.served_model)[candidates]]
+            if candidates.size == 0:
+                raise Rejection(
+                    Reason.NO_ENDPOINTS,
+                    f"No replica that can serve has {context.served_model!r} now.",
+                )
+        return candidates
+
+    def _matched(self, context: RequestContext, pool: PoolRuntime) -> np.ndarray[
+        tuple[int], np.dtype[np.float64]
+    ]:
+        blocks, slots = context.blocks, pool.state.slots
+        if blocks is None or blocks.total_bytes == 0:
+            return np.zeros(slots)
+        matched_bytes = pool.prefix.match(blocks.chains, slots)
+        return matched_bytes * (context.prompt_tokens / blocks.total_bytes)
+
+
+def in_subset(address: str, subset: frozenset[str]) -> bool:
+    """The endpoint is named with its port, or its ip without one."""
+    return address in subset or address.rpartition(":")[0].strip("[]") in subset
+
+
+def _only_if_cached(context: RequestContext) -> bool:
+    return context.head.headers.get(names.CONDITIONAL_DECODE) == "if-available"
+
+
+def _session_slot(context: RequestContext, pool: PoolRuntime, now_s: float) -> int | None:
+    headers = context.head.headers
+    token = headers.get(names.SESSION_TOKEN)
+    address: str | None = None
+    if token:
+        try:
+            address = base64.b64decode(token, validate=True).decode("ascii")
+        except (binascii.Error, UnicodeDecodeError):
+            address = None  # not one of ours: routed as if it had none
+    session = session_id(context)
+    if address not in pool.state.slot_of and session:
+        address = pool.sessions.address_of(session, now_s)
+    return pool.state.slot_of.get(address) if address else None
+
+
+def session_id(context: RequestContext) -> str:
+    """What binds the request to others of its session, "" when nothing does."""
+    given = context.head.headers.get(names.SESSION_ID)
+    if not given and context.fields is not None:
+        given = context.fields.session_id
+    return given or ""

@@ -1,0 +1,4 @@
+"""What a request asks the model to read: prompt forms and their block hashes; pure functions.
+
+May import nothing of ours.
+"""

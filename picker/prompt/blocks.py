@@ -1,0 +1,85 @@
+"""Chained block hashes: equal prefixes of prompts give equal prefixes of hash chains.
+
+Blocks grow with their position, at fixed boundaries: fine where prompts differ (system prompts,
+first turns), coarse where only few and long ones get to, so that a 400 kB prompt has 219 blocks
+and not 1,600.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from picker.prompt.forms import Prompt
+
+_ZONES = ((256, 4 * 1024), (512, 16 * 1024), (1024, 128 * 1024))
+"""(block bytes, zone ends at byte); beyond the last zone blocks have ``_LAST_BLOCK_BYTES``."""
+_LAST_BLOCK_BYTES = 4096
+
+Floats = NDArray[np.float64]
+
+HASH_MASK = (1 << 60) - 1
+"""60 bits: two digits of a Python int, 16 bytes less in the index for each block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Block hashes of a prompt, one chain per sequence; a last partial block is not hashed."""
+
+    chains: tuple[list[int], ...]
+    total_bytes: int
+    """Of all sequences, with their partial last blocks."""
+
+    def matched_tokens(self, matched_bytes: Floats, prompt_tokens: float) -> Floats:
+        """Cached bytes, as the prefix index tells them, in tokens of this prompt."""
+        if self.total_bytes == 0:
+            return np.zeros_like(matched_bytes)
+        return matched_bytes * (prompt_tokens / self.total_bytes)
+
+
+_ends: list[int] = [0]
+"""_ends[i] = bytes covered by the first i blocks; grows with the longest prompt seen."""
+
+
+def block_ends(count: int) -> Sequence[int]:
+    """``ends[i]`` = bytes that the first i blocks of any sequence cover, for i <= ``count``."""
+    while len(_ends) <= count:
+        _ends.append(_ends[-1] + _block_bytes_at(_ends[-1]))
+    return _ends
+
+
+def hash_blocks(prompt: Prompt, *, model: str, adapter: str = "", cache_salt: str = "") -> Blocks:
+    """Chains of 60-bit xxh3 hashes, each seeded with the one before; the first with the salts."""
+    unit = "ids" if prompt.token_ids else "text"
+    salt = f"{unit}\0{model}\0{adapter}\0{cache_salt}"
+    seed = xxhash.xxh3_64_intdigest(salt.encode("utf-8", "surrogatepass")) & HASH_MASK
+    chains = tuple(_chain(sequence, seed) for sequence in prompt.sequences)
+    return Blocks(chains, sum(map(len, prompt.sequences)))
+
+
+def _chain(sequence: bytes, seed: int) -> list[int]:
+    length = len(sequence)
+    while _ends[-1] < length:
+        _ends.append(_ends[-1] + _block_bytes_at(_ends[-1]))
+    digest = xxhash.xxh3_64_intdigest
+    chain: list[int] = []
+    start = 0
+    for end in islice(_ends, 1, None):
+        if end > length:
+            break
+        seed = digest(sequence[start:end], seed) & HASH_MASK
+        chain.append(seed)
+        start = end
+    return chain
+
+
+def _block_bytes_at(offset: int) -> int:
+    for block_bytes, zone_end in _ZONES:
+        if offset < zone_end:
+            return block_bytes
+    return _LAST_BLOCK_BYTES

@@ -1,0 +1,272 @@
+"""Prompt forms: from a parsed request body to the bytes that stand for its prompt.
+
+The bytes are not what the engine's chat template renders, but they change where it changes: in
+the same order, with nothing after the last message, so that the next turn of a conversation
+extends the bytes of the turn before.
+"""
+
+from __future__ import annotations
+
+import array
+import enum
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from picker.prompt.messages import (
+    InvalidPrompt,
+    Rendering,
+    as_bytes,
+    render_items,
+    render_messages,
+    render_preamble,
+)
+
+Body = Mapping[str, object]
+"""A JSON object as orjson returns it."""
+
+TOKEN_ID_BYTES = 4
+"""Width of one token id in ``Prompt.sequences``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One or several sequences that the engine prefills independently of each other."""
+
+    sequences: tuple[bytes, ...]
+    """UTF-8 text, or token ids as little-endian uint32 when ``token_ids`` is not 0."""
+    text_bytes: int
+    """Bytes of text over all sequences, 0 for token ids."""
+    token_ids: int
+    """Token ids over all sequences, 0 for text."""
+    media_items: int = 0
+    """Images, audio clips and the like, whose tokens the text does not tell."""
+
+
+class Form(enum.Enum):
+    """Shape of a request body."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    ANTHROPIC = "anthropic"
+    RERANK = "rerank"
+    SCORE = "score"
+    TOKENIZE = "tokenize"
+    GENERATE = "generate"
+
+
+_FORM_BY_SUFFIX = {
+    "/chat/completions": Form.CHAT,
+    "/chat/completions/render": Form.CHAT,
+    "/completions": Form.COMPLETIONS,
+    "/completions/render": Form.COMPLETIONS,
+    "/embeddings": Form.EMBEDDINGS,
+    "/pooling": Form.EMBEDDINGS,
+    "/classify": Form.EMBEDDINGS,
+    "/responses": Form.RESPONSES,
+    "/messages": Form.ANTHROPIC,
+    "/messages/count_tokens": Form.ANTHROPIC,
+    "/rerank": Form.RERANK,
+    "/score": Form.SCORE,
+    "/tokenize": Form.TOKENIZE,
+    "/inference/v1/generate": Form.GENERATE,
+}
+_SUFFIXES = tuple(sorted(_FORM_BY_SUFFIX, key=len, reverse=True))
+
+
+def form_of(path: str) -> Form | None:
+    """Form of the body sent to ``path``, by longest suffix and without its query; None = opaque."""
+    path = path.partition("?")[0]
+    if path.endswith(_SUFFIXES):
+        for suffix in _SUFFIXES:
+            if path.endswith(suffix):
+                return _FORM_BY_SUFFIX[suffix]
+    return None
+
+
+def require_object(body: object) -> dict[str, object]:
+    """The body as a JSON object. Raises InvalidPrompt for any other JSON value."""
+    if not isinstance(body, dict):
+        raise InvalidPrompt("the request body must be a JSON object", None)
+    return body
+
+
+def read_prompt(form: Form, body: Body) -> Prompt:
+    """The prompt of a body. Raises InvalidPrompt naming the parameter that is wrong or empty."""
+    return _READERS[form](body)
+
+
+def _chat(body: Body) -> Prompt:
+    out = Rendering()
+    render_preamble(body, out)
+    render_messages(body.get("messages"), out)
+    return _text(out)
+
+
+def _anthropic(body: Body) -> Prompt:
+    out = Rendering()
+    render_preamble(body, out)
+    system = body.get("system")
+    if system is not None:
+        out.turn("system", None)
+        out.content(system, "system")
+    render_messages(body.get("messages"), out)
+    return _text(out)
+
+
+def _responses(body: Body) -> Prompt:
+    out = Rendering()
+    render_preamble(body, out)
+    instructions = body.get("instructions")
+    if instructions is not None:
+        out.turn("system", None)
+        out.content(instructions, "instructions")
+    given = body.get("input")
+    if isinstance(given, str) and given:
+        out.turn("user", None)
+        out.content(given, "input")
+    elif isinstance(given, list) and given:
+        render_items(given, out)
+    else:
+        raise InvalidPrompt("input must be a string or a list of items, not empty", "input")
+    return _text(out)
+
+
+def _completions(body: Body) -> Prompt:
+    if body.get("prompt") is None and body.get("prompt_embeds") is not None:
+        embeds = body["prompt_embeds"]
+        out = Rendering()
+        for one in embeds if isinstance(embeds, list) else [embeds]:
+            if not isinstance(one, str):
+                raise InvalidPrompt("prompt_embeds must be base64 strings", "prompt_embeds")
+            out.media(one)
+        return _text(out)
+    return _sequences(body.get("prompt"), "prompt")
+
+
+def _embeddings(body: Body) -> Prompt:
+    if body.get("input") is None and "messages" in body:
+        return _chat(body)
+    return _sequences(body.get("input"), "input")
+
+
+def _tokenize(body: Body) -> Prompt:
+    if "messages" in body:
+        return _chat(body)
+    return _sequences(body.get("prompt"), "prompt")
+
+
+def _generate(body: Body) -> Prompt:
+    return _sequences(body.get("token_ids"), "token_ids")
+
+
+def _rerank(body: Body) -> Prompt:
+    query, documents = body.get("query"), body.get("documents")
+    if not isinstance(documents, list) or not documents:
+        raise InvalidPrompt("documents must be a list, not empty", "documents")
+    return _pairs([query], "query", documents, "documents")
+
+
+def _score(body: Body) -> Prompt:
+    for left, right in (("text_1", "text_2"), ("queries", "documents"), ("data_1", "data_2")):
+        if left in body or right in body:
+            break
+    else:
+        left, right = "text_1", "text_2"
+    firsts, seconds = _one_or_many(body, left), _one_or_many(body, right)
+    if len(firsts) not in (1, len(seconds)):
+        raise InvalidPrompt(
+            f"{left} must have one entry or as many as {right}, got {len(firsts)} and"
+            f" {len(seconds)}",
+            left,
+        )
+    return _pairs(firsts, left, seconds, right)
+
+
+def _one_or_many(body: Body, param: str) -> list[object]:
+    value = body.get(param)
+    if isinstance(value, list) and value:
+        return value
+    if isinstance(value, str | dict) and value:
+        return [value]
+    raise InvalidPrompt(f"{param} must be a string or a list, not empty", param)
+
+
+def _pairs(
+    firsts: Sequence[object], first_param: str, seconds: Sequence[object], second_param: str
+) -> Prompt:
+    lefts = [as_bytes(first, first_param) for first in firsts] * (
+        len(seconds) if len(firsts) == 1 else 1
+    )
+    rights = [as_bytes(second, second_param) for second in seconds]
+    sequences = tuple(left + b"\x1e" + right for left, right in zip(lefts, rights, strict=True))
+    return Prompt(sequences, sum(map(len, sequences)), 0)
+
+
+def _sequences(value: object, param: str) -> Prompt:
+    """The four forms of a prompt: text, texts, token ids, lists of token ids."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list) and value:
+        first = value[0]
+        if isinstance(first, str):
+            return _texts(value, param)
+        if isinstance(first, list):
+            return _token_ids(value, param)
+        if isinstance(first, int):
+            return _token_ids([value], param)
+    raise InvalidPrompt(
+        f"{param} must be a string, a list of strings, a list of token ids or a list of such"
+        " lists, not empty",
+        param,
+    )
+
+
+def _texts(values: list[object], param: str) -> Prompt:
+    sequences: list[bytes] = []
+    for value in values:
+        if not isinstance(value, str):
+            raise InvalidPrompt(f"{param} must not mix strings with other types", param)
+        if not value:
+            raise InvalidPrompt(f"{param} must not be empty", param)
+        sequences.append(value.encode("utf-8", "surrogatepass"))
+    return Prompt(tuple(sequences), sum(map(len, sequences)), 0)
+
+
+def _token_ids(lists: list[object], param: str) -> Prompt:
+    sequences: list[bytes] = []
+    for ids in lists:
+        if not isinstance(ids, list):
+            raise InvalidPrompt(f"{param} must not mix token ids with other types", param)
+        if not ids:
+            raise InvalidPrompt(f"{param} must not be empty", param)
+        try:
+            packed = array.array("I", ids)
+        except (TypeError, OverflowError):
+            raise InvalidPrompt(
+                f"{param}: token ids must be whole numbers from 0 to {2**32 - 1}", param
+            ) from None
+        if sys.byteorder == "big":
+            packed.byteswap()
+        sequences.append(packed.tobytes())
+    return Prompt(tuple(sequences), 0, sum(map(len, sequences)) // TOKEN_ID_BYTES)
+
+
+def _text(out: Rendering) -> Prompt:
+    rendered = b"".join(out.chunks)
+    return Prompt((rendered,), len(rendered), 0, out.media_items)
+
+
+_READERS: dict[Form, Callable[[Body], Prompt]] = {
+    Form.CHAT: _chat,
+    Form.COMPLETIONS: _completions,
+    Form.EMBEDDINGS: _embeddings,
+    Form.RESPONSES: _responses,
+    Form.ANTHROPIC: _anthropic,
+    Form.RERANK: _rerank,
+    Form.SCORE: _score,
+    Form.TOKENIZE: _tokenize,
+    Form.GENERATE: _generate,
+}

@@ -1,0 +1,181 @@
+"""Rendering of messages: roles, content parts, tools and media as bytes, in template order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import orjson
+import xxhash
+
+_TURN = b"\x1e"
+_FIELD = b"\x1f"
+
+_PREAMBLE = (
+    "previous_response_id",
+    "chat_template",
+    "chat_template_kwargs",
+    "reasoning_effort",
+    "documents",
+    "tools",
+    "functions",
+)
+"""Parameters that chat templates render ahead of the conversation."""
+
+_TEXT_KEYS = ("text", "refusal", "thinking")
+
+
+class InvalidPrompt(ValueError):  # noqa: N818 - named by what the client sent
+    """The body's prompt has a wrong type or is empty: 400, with the parameter that is wrong."""
+
+    def __init__(self, message: str, param: str | None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class Rendering:
+    """Collects the chunks of one sequence."""
+
+    __slots__ = ("chunks", "media_items")
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes] = []
+        self.media_items = 0
+
+    def turn(self, role: str, name: object) -> None:
+        """Begin a message."""
+        self.chunks.append(_TURN + role.encode("utf-8", "surrogatepass") + _FIELD)
+        if isinstance(name, str) and name:
+            self.chunks.append(name.encode("utf-8", "surrogatepass") + _FIELD)
+
+    def content(self, content: object, where: str, *, in_tool_result: bool = False) -> None:
+        """A message's content: null, a string, or a list of parts. Raises InvalidPrompt."""
+        if isinstance(content, str):
+            self.chunks.append(content.encode("utf-8", "surrogatepass"))
+        elif isinstance(content, list):
+            for part in content:
+                self._part(part, where, in_tool_result=in_tool_result)
+        elif content is not None:
+            raise InvalidPrompt(f"{where} must be a string, a list of parts or null", where)
+
+    def media(self, data: str) -> None:
+        """An image, audio clip or the like: its digest, whatever its size."""
+        self.media_items += 1
+        digest = xxhash.xxh3_64_digest(data.encode("utf-8", "surrogatepass"))
+        self.chunks.append(_FIELD + digest)
+
+    def json(self, value: object) -> None:
+        """Any other value that the template renders, tool calls for instance."""
+        try:
+            self.chunks.append(_FIELD + orjson.dumps(value))
+        except orjson.JSONEncodeError:  # it was JSON, so only its depth can be wrong
+            raise InvalidPrompt("the request is nested too deeply", None) from None
+
+    def _part(self, part: object, where: str, *, in_tool_result: bool) -> None:
+        if isinstance(part, str):
+            self.chunks.append(part.encode("utf-8", "surrogatepass"))
+            return
+        if not isinstance(part, dict):
+            raise InvalidPrompt(f"{where}: each part must be an object with a type", where)
+        for key in _TEXT_KEYS:
+            text = part.get(key)
+            if isinstance(text, str):
+                self.chunks.append(text.encode("utf-8", "surrogatepass"))
+                return
+        kind = part.get("type")
+        if kind is not None and not isinstance(kind, str):
+            raise InvalidPrompt(f"{where}: the type of a part must be a string", where)
+        if kind in ("text", "input_text", "output_text"):
+            raise InvalidPrompt(f"{where}: a part of type {kind} needs its text as a string", where)
+        if kind == "tool_result" and not in_tool_result:
+            self.json(part.get("tool_use_id"))
+            self.content(part.get("content"), where, in_tool_result=True)
+        elif kind == "tool_use":
+            self.json([part.get("name"), part.get("input")])
+        else:
+            data = _media_data(part)
+            if data is None:
+                self.json({key: value for key, value in part.items() if key != "cache_control"})
+            else:
+                self.media(data)
+
+
+def render_preamble(body: Mapping[str, object], out: Rendering) -> None:
+    """Tool definitions and whatever else stands before the first message."""
+    for key in _PREAMBLE:
+        value = body.get(key)
+        if value:
+            out.json(value)
+
+
+def render_messages(messages: object, out: Rendering) -> None:
+    """OpenAI's or Anthropic's ``messages``. Raises InvalidPrompt when empty or of a wrong type."""
+    if not isinstance(messages, list) or not messages:
+        raise InvalidPrompt("messages must be a list of messages, not empty", "messages")
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise InvalidPrompt(f"messages[{index}] must be an object", "messages")
+        _render_message(message, f"messages[{index}]", out)
+
+
+def render_items(items: list[object], out: Rendering) -> None:
+    """The ``input`` items of the Responses API. Raises InvalidPrompt for a wrong type."""
+    for index, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise InvalidPrompt(f"input[{index}] must be an object", "input")
+        if "role" in item:
+            _render_message(item, f"input[{index}]", out)
+        elif item.get("type") == "function_call_output":
+            out.turn("tool", item.get("call_id"))
+            output = item.get("output")
+            if isinstance(output, str | list):
+                out.content(output, f"input[{index}].output")
+            else:
+                out.json(output)
+        else:
+            out.turn(str(item.get("type", "")), item.get("name"))
+            out.json({k: v for k, v in item.items() if k not in ("id", "status")})
+
+
+def as_bytes(value: object, param: str) -> bytes:
+    """A text or a text-like object of rerank and score. Raises InvalidPrompt."""
+    if isinstance(value, str) and value:
+        return value.encode("utf-8", "surrogatepass")
+    if isinstance(value, dict):
+        out = Rendering()
+        content = value.get("content")
+        out.content(content if isinstance(content, list) else [value], param)
+        return b"".join(out.chunks)
+    raise InvalidPrompt(f"{param} must be text, not empty", param)
+
+
+def _render_message(message: Mapping[str, object], where: str, out: Rendering) -> None:
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        raise InvalidPrompt(f"{where}.role must be a string, not empty", f"{where}.role")
+    out.turn(role, message.get("name"))
+    out.content(message.get("content"), f"{where}.content")
+    for key in ("tool_calls", "function_call", "tool_call_id"):
+        value = message.get(key)
+        if value:
+            out.json(value)
+
+
+def _media_data(part: Mapping[str, object]) -> str | None:
+    """What identifies a media part: its url, data or file id; None when it is no media part.
+
+    OpenAI: ``image_url``, ``input_audio``, ``file`` and vLLM's ``video_url``, ``audio_url``;
+    Responses: ``input_image``, ``input_file``; Anthropic: ``image`` and ``document`` sources.
+    """
+    kind = part.get("type")
+    inner = part.get("source") or (part.get(kind) if isinstance(kind, str) else None) or part
+    if isinstance(inner, str):
+        return inner
+    if isinstance(inner, dict):
+        for key in ("url", "data", "image_url", "file_data", "file_id", "file_url", "content"):
+            value = inner.get(key)
+            if isinstance(value, dict):
+                value = value.get("url")
+            if isinstance(value, str):
+                return value
+    return None

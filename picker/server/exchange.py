@@ -1,0 +1,157 @@
+"""One request over the standard transport: FULL_DUPLEX_STREAMED both ways."""
+
+from __future__ import annotations
+
+from typing import Final, TYPE_CHECKING
+
+import grpc
+from envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, ProcessingRequest
+
+from picker import names
+from picker.completion import Report
+from picker.core import Picker
+from picker.decision import Answer, Decision
+from picker.server import wire
+from picker.server.usage import ResponseReader
+
+if TYPE_CHECKING:
+    from picker.server.ext_proc import Context
+
+_CLIENT_LEFT: Final = 0
+
+
+class StandardExchange:
+    """Decides at the end of the request's body, then follows the response to its end."""
+
+    def __init__(self, picker: Picker, context: Context, first: ProcessingRequest) -> None:
+        self._picker = picker
+        self._context = context
+        self._first = first
+        self._decision: Decision | None = None
+        self._reader: ResponseReader | None = None
+        self._status = _CLIENT_LEFT
+        self._served: str | None = None
+        self._ended = False
+        self._first_body_s: float | None = None
+        self._dispatched_s = 0.0
+
+    async def run(self) -> None:
+        """Serve the stream; whatever ends it, the in-flight entry is closed."""
+        try:
+            if await self._request():
+                await self._response()
+        finally:
+            self._close()
+
+    async def _request(self) -> bool:
+        head = wire.request_head(self._first, self._picker.now())
+        parts: list[bytes] = []
+        size = 0
+        ended = self._first.request_headers.end_of_stream
+        trailers = False
+        while not ended:
+            message = await self._context.read()
+            if not isinstance(message, ProcessingRequest):
+                return False
+            if message.HasField("request_body"):
+                size += len(message.request_body.body)
+                if size <= self._picker.max_body_bytes:
+                    parts.append(message.request_body.body)
+                elif parts:
+                    parts.clear()
+                ended = message.request_body.end_of_stream
+            elif message.HasField("request_trailers"):
+                ended = trailers = True
+        too_large = size > self._picker.max_body_bytes
+        body = b"".join(parts)
+        outcome = self._picker.refuse_size(head) if too_large else await self._picker.decide(
+            head, body
+        )
+        if isinstance(outcome, Answer):
+            await self._context.write(wire.immediate(outcome))
+            return False
+        self._decision = outcome
+        self._dispatched_s = self._picker.now()
+        sent = body if outcome.body is None else outcome.body
+        headers = [*outcome.set_headers, (names.DESTINATION, outcome.destination)]
+        without_body = self._first.request_headers.end_of_stream
+        if outcome.body is not None:
+            headers.append(("content-length", str(len(sent))))
+        metadata = wire.decision_metadata(outcome, self._first.metadata_context, ours=False)
+        await self._context.write(wire.on_headers(outcome, headers, metadata))
+        if not without_body:
+            for chunk in wire.streamed_chunks(sent, end_of_stream=not trailers):
+                await self._context.write(wire.request_chunk(chunk))
+        if trailers:
+            await self._context.write(wire.CONTINUE_REQUEST_TRAILERS)
+        return True
+
+    async def _response(self) -> None:
+        while True:
+            message = await self._context.read()
+            if not isinstance(message, ProcessingRequest):
+                return
+            if message.HasField("response_headers"):
+                await self._response_headers(message)
+            elif message.HasField("response_body"):
+                await self._response_body(message.response_body)
+            elif message.HasField("response_trailers"):
+                self._ended = True
+                await self._context.write(wire.CONTINUE_RESPONSE_TRAILERS)
+
+    async def _response_headers(self, message: ProcessingRequest) -> None:
+        assert self._decision is not None
+        headers = wire.response_head(message.response_headers)
+        status = headers.get(":status", "")
+        self._status = int(status) if status.isdigit() else 500
+        balancing = message.metadata_context.filter_metadata.get(names.LB_NAMESPACE)
+        if balancing is not None and names.SERVED in balancing.fields:
+            self._served = balancing.fields[names.SERVED].string_value or None
+        self._reader = ResponseReader(
+            headers.get("content-type", ""),
+            rename=self._decision.rename,
+            strip_usage=self._decision.strip_usage,
+        )
+        remove = ("content-length",) if self._reader.changes_length else ()
+        self._ended = message.response_headers.end_of_stream
+        await self._context.write(wire.on_response_headers((), remove))
+
+    async def _response_body(self, body: HttpBody) -> None:
+        if self._first_body_s is None and body.body:
+            self._first_body_s = self._picker.now()
+        data = body.body
+        if self._reader is not None:
+            data = self._reader.feed(body.body, end=body.end_of_stream)
+        self._ended = self._ended or body.end_of_stream
+        for chunk in wire.streamed_chunks(data, end_of_stream=body.end_of_stream):
+            await self._context.write(wire.response_chunk(chunk))
+
+    def _close(self) -> None:
+        decision = self._decision
+        if decision is None:
+            return
+        reader = self._reader
+        if reader is not None:
+            reader.finish()
+        ttft_s = None
+        if self._first_body_s is not None:
+            ttft_s = self._first_body_s - self._dispatched_s
+        if self._status == _CLIENT_LEFT or not self._ended:
+            reason = "client_aborted"
+        else:
+            reason = "ok" if self._status < 400 else "http_error"
+        self._picker.complete(
+            Report(
+                id=decision.id,
+                owner=self._picker.id,
+                address=self._served or decision.addresses[0],
+                status=self._status,
+                reason=reason,
+                input_tokens=None if reader is None else reader.input_tokens,
+                output_tokens=None if reader is None else reader.output_tokens,
+                cached_tokens=None if reader is None else reader.cached_tokens,
+                streamed_events=0 if reader is None else reader.events,
+                ttft_s=ttft_s,
+                duration_s=self._picker.now() - self._dispatched_s,
+            )
+        )

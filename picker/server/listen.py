@@ -1,0 +1,112 @@
+"""The picker's gRPC servers: a unix socket for our own Envoy, TCP for somebody else's gateway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+
+from picker.core import Picker
+from picker.server.access_log import AccessLogs
+from picker.server.ext_proc import ExternalProcessor
+from picker.server.health import Health
+
+_MESSAGE_OVERHEAD_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """PEM certificate chain and private key."""
+
+    chain: bytes
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a TCP server listens; several processes may share the port (SO_REUSEPORT)."""
+
+    host: str
+    port: int
+    certificate: Certificate | None = None
+
+    @property
+    def target(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """All the sockets of one picker process."""
+
+    socket: Path | None
+    """Unix socket for our own Envoy: fast path and access logs."""
+    ext_proc: Address | None
+    """The Endpoint Picker protocol, port 9002 by convention."""
+    health: Address | None
+    """gRPC health alone, port 9003 by convention."""
+
+
+class Servers:
+    """Starts and stops them together."""
+
+    def __init__(self, picker: Picker, health: Health, listeners: Listeners) -> None:
+        self._picker = picker
+        self._health = health
+        self._listeners = listeners
+        self._running: list[grpc.aio.Server] = []
+
+    async def start(self) -> None:
+        """Listen. Raises RuntimeError when an address is taken."""
+        listeners = self._listeners
+        if listeners.socket is not None:
+            server = self._server(duplex=False)
+            server.add_generic_rpc_handlers((AccessLogs(self._picker).handler(),))
+            listeners.socket.unlink(missing_ok=True)
+            server.add_insecure_port(f"unix:{listeners.socket}")
+            await self._run(server)
+        if listeners.ext_proc is not None:
+            server = self._server(duplex=True)
+            _bind(server, listeners.ext_proc)
+            await self._run(server)
+        if listeners.health is not None:
+            server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
+            self._health.add_to(server)
+            _bind(server, listeners.health)
+            await self._run(server)
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new streams; end the running ones after ``grace_s``."""
+        for server in self._running:
+            await server.stop(grace_s)
+        self._running.clear()
+
+    def _server(self, *, duplex: bool) -> grpc.aio.Server:
+        limit = self._picker.max_body_bytes + _MESSAGE_OVERHEAD_BYTES
+        server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_receive_message_length", limit),
+                ("grpc.max_send_message_length", limit),
+                ("grpc.http2.max_ping_strikes", 0),
+            ]
+        )
+        processor = ExternalProcessor(self._picker, duplex_by_default=duplex)
+        server.add_generic_rpc_handlers((processor.handler(),))
+        self._health.add_to(server)
+        return server
+
+    async def _run(self, server: grpc.aio.Server) -> None:
+        await server.start()
+        self._running.append(server)
+
+
+def _bind(server: grpc.aio.Server, address: Address) -> None:
+    if address.certificate is None:
+        server.add_insecure_port(address.target)
+        return
+    pair = (address.certificate.key, address.certificate.chain)
+    server.add_secure_port(address.target, grpc.ssl_server_credentials([pair]))

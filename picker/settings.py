@@ -1,0 +1,67 @@
+"""What the picker is told by its composition root: plain values, checked before they come here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from policies.routing.types import RoutingPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """One pool of replicas that serve the same base models."""
+
+    name: str
+    policy: RoutingPolicy
+    models: tuple[str, ...] = ()
+    """Base models declared by the operator; more are learned from the replicas."""
+    default: bool = False
+    """Takes requests that name no model."""
+    fallbacks: int = 2
+    """Further choices after the first, for retries."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteTarget:
+    """One share of a model rewrite."""
+
+    model: str
+    weight: float = 1.0
+    pool: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteRule:
+    """Sends an incoming model name elsewhere; ``"*"`` is generic and yields to exact names."""
+
+    model: str
+    targets: tuple[RewriteTarget, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PickerSettings:
+    """Everything the picker's decisions depend on besides live state."""
+
+    pools: tuple[PoolSettings, ...]
+    rewrites: tuple[RewriteRule, ...] = ()
+    max_body_bytes: int = 64 * 1024 * 1024
+    lease_s: float = 3600.0
+    stale_after_s: float = 5.0
+    report_scores: bool = False
+    default_output_tokens: float = 256.0
+    """Expected output of a request that states no bound, for load accounting."""
+    rules: dict[str, RewriteRule] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        rules: dict[str, RewriteRule] = {}
+        for rule in self.rewrites:
+            rules.setdefault(rule.model, rule)  # older before newer
+        object.__setattr__(self, "rules", rules)
+
+    @property
+    def default_pool(self) -> str | None:
+        """The pool for requests that name no model: the one marked so, else the first."""
+        for pool in self.pools:
+            if pool.default:
+                return pool.name
+        return self.pools[0].name if self.pools else None

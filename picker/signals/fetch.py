@@ -1,0 +1,107 @@
+"""HTTP GET of a replica's small pages: bounded in time and size, one session for all."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from enum import StrEnum
+
+import aiohttp
+from yarl import URL
+
+
+class Failure(StrEnum):
+    """Why a page could not be read."""
+
+    REFUSED = "refused"
+    """Nobody listens, or no route."""
+    TIMEOUT = "timeout"
+    DISCONNECTED = "disconnected"
+    STATUS = "status"
+    """An HTTP status other than 200."""
+    TOO_LARGE = "too_large"
+    BAD_BODY = "bad_body"
+    """Read, but not what it should be."""
+
+
+class FetchError(Exception):
+    """A page could not be read; the text says why, for people."""
+
+    def __init__(self, kind: Failure, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """How the replicas of a pool are reached."""
+
+    tls: ssl.SSLContext | None = None
+    """None: plain HTTP."""
+    server_name: str | None = None
+    """Name for SNI and the certificate check; None: the address."""
+
+
+class Fetcher:
+    """GETs over kept connections. Use as an async context manager."""
+
+    def __init__(self, *, timeout_s: float, max_body_bytes: int, keep_alive_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._max_body_bytes = max_body_bytes
+        self._keep_alive_s = keep_alive_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Must run in the loop that fetches."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keep_alive_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_s),
+            headers={"User-Agent": "penstock", "Accept-Encoding": "identity"},
+            auto_decompress=False,
+        )
+
+    async def close(self) -> None:
+        """Closes all connections; fetches under way fail."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def get(self, url: URL, upstream: Upstream) -> bytes:
+        """The body of a 200; raises FetchError. Redirects are not followed."""
+        if self._session is None:
+            raise RuntimeError("the fetcher is not open")
+        try:
+            async with self._session.get(
+                url,
+                ssl=upstream.tls if upstream.tls is not None else True,
+                server_hostname=upstream.server_name,
+                allow_redirects=False,
+            ) as response:
+                if response.status != 200:
+                    raise FetchError(Failure.STATUS, f"GET {url.path}: status {response.status}")
+                return await self._body(url, response)
+        except TimeoutError as error:
+            raise FetchError(
+                Failure.TIMEOUT, f"GET {url.path}: no answer within {self._timeout_s:g} s"
+            ) from error
+        except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+            raise FetchError(Failure.DISCONNECTED, f"GET {url.path}: TLS: {error}") from error
+        except aiohttp.ClientConnectorError as error:
+            raise FetchError(Failure.REFUSED, f"cannot connect: {error.strerror}") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            told = str(error) or type(error).__name__
+            raise FetchError(Failure.DISCONNECTED, f"GET {url.path}: {told[:200]}") from error
+
+    async def _body(self, url: URL, response: aiohttp.ClientResponse) -> bytes:
+        chunks, size_bytes = [], 0
+        async for chunk in response.content.iter_any():
+            chunks.append(chunk)
+            size_bytes += len(chunk)
+            if size_bytes > self._max_body_bytes:
+                response.close()
+                raise FetchError(
+                    Failure.TOO_LARGE,
+                    f"GET {url.path}: more than {self._max_body_bytes} bytes",
+                )
+        return b"".join(chunks)

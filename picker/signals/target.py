@@ -1,0 +1,141 @@
+"""One endpoint as the scraper sees it: what to ask for, and how it has answered so far."""
+
+from __future__ import annotations
+
+from yarl import URL
+
+from picker.signals.engines import ENGINES, Engine, SignalError, detect, extract
+from picker.signals.fetch import Failure, Fetcher, FetchError, Upstream
+from picker.signals.models import ModelsError, parse_models
+from picker.state.endpoints import Signals
+from picker.state.lora import ServedModel
+
+_FAILURES_ALLOWED = 1
+"""So many reads in a row may fail before the endpoint counts as failed; refusals none."""
+_MODELS_RETRY_S = 1.0
+
+
+class Target:
+    """An endpoint and the history of reading it. ``engine`` None: told from the first answer."""
+
+    __slots__ = (
+        "_adapters_seen",
+        "_base",
+        "_given_engine",
+        "_models_known",
+        "_models_url",
+        "_next_models_s",
+        "_path",
+        "_paths",
+        "_signals",
+        "_upstream",
+        "address",
+        "engine",
+        "failed_reason",
+        "failures",
+        "models_failed",
+        "started_s",
+    )
+
+    def __init__(self, address: str, engine: Engine | None, upstream: Upstream) -> None:
+        self.address = address
+        self.engine = engine
+        self.failures = 0
+        """Failed reads in a row."""
+        self.failed_reason = ""
+        """Not empty: reported as failed."""
+        self.models_failed = False
+        self.started_s = 0.0
+        """Start of the last read, on the scraper's clock."""
+        self._given_engine = engine
+        self._upstream = upstream
+        self._base = URL(f"{'https' if upstream.tls is not None else 'http'}://{address}")
+        self._models_url = self._base.with_path("/v1/models")
+        known = [ENGINES[engine]] if engine else ENGINES.values()
+        self._paths = [
+            self._base.with_path(path)
+            for path in dict.fromkeys(path for metrics in known for path in metrics.paths)
+        ]
+        self._path = 0
+        self._signals: Signals | None = None
+        self._models_known: frozenset[str] | None = None
+        self._adapters_seen: frozenset[str] = frozenset()
+        self._next_models_s = 0.0
+
+    @property
+    def has_requests(self) -> bool:
+        """The engine had requests when last read."""
+        signals = self._signals
+        return signals is not None and bool(signals.waiting_requests or signals.running_requests)
+
+    @property
+    def doubtful(self) -> bool:
+        """The last read failed, but not often enough to call it failed."""
+        return bool(self.failures) and not self.failed_reason
+
+    async def read_signals(self, fetcher: Fetcher) -> Signals:
+        """GET the metrics; raises FetchError. A page that is not there, or is another one than
+        expected, makes the next of the engine's known paths be tried at once."""
+        for attempt in range(len(self._paths)):
+            try:
+                return await self._read_page(fetcher)
+            except FetchError as error:
+                other_page = error.kind in (Failure.STATUS, Failure.BAD_BODY)
+                if not other_page or self._signals is not None:
+                    raise
+                self._path = (self._path + 1) % len(self._paths)
+                if attempt == len(self._paths) - 1:
+                    raise
+        raise AssertionError("an engine has at least one path")
+
+    async def _read_page(self, fetcher: Fetcher) -> Signals:
+        url = self._paths[self._path]
+        body = await fetcher.get(url, self._upstream)
+        try:
+            if self.engine is None:
+                self.engine = detect(body)
+            return extract(body, self.engine)
+        except SignalError as error:
+            raise FetchError(Failure.BAD_BODY, f"GET {url.path}: {error}") from error
+
+    async def read_models(self, fetcher: Fetcher, now_s: float) -> list[ServedModel]:
+        """GET /v1/models; raises FetchError."""
+        self._next_models_s = now_s + _MODELS_RETRY_S
+        body = await fetcher.get(self._models_url, self._upstream)
+        try:
+            models = parse_models(body)
+        except ModelsError as error:
+            raise FetchError(Failure.BAD_BODY, str(error)) from error
+        self._models_known = frozenset(model.id for model in models)
+        return models
+
+    def models_due(self, signals: Signals, now_s: float, interval_s: float) -> bool:
+        """Whether to read the model list: on (re)appearing, every ``interval_s``, and when an
+        adapter shows up that the list does not have."""
+        adapters = signals.running_adapters | signals.waiting_adapters
+        new = adapters - self._adapters_seen
+        self._adapters_seen = adapters
+        if self._models_known is None or self._signals is None:
+            return now_s >= self._next_models_s or self._signals is None
+        if new and not new <= self._models_known:
+            return True
+        if self.models_failed:
+            return now_s >= self._next_models_s
+        return now_s >= self._next_models_s - _MODELS_RETRY_S + interval_s
+
+    def succeeded(self, signals: Signals) -> bool:
+        """Note a good read; true when it is the first one or the first after a failure."""
+        appeared = self._signals is None
+        self._signals = signals
+        self.failures = 0
+        self.failed_reason = ""
+        return appeared
+
+    def failed_with(self, error: FetchError) -> bool:
+        """Note a failed read; true when the endpoint is to count as failed."""
+        self.failures += 1
+        if error.kind is not Failure.REFUSED and self.failures <= _FAILURES_ALLOWED:
+            return False
+        self._signals = None  # another process may come back under this address
+        self.engine = self._given_engine
+        return True

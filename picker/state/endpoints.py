@@ -1,0 +1,209 @@
+"""Endpoints of a pool: slots, signals, health and freshness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from picker.state.lora import ServedModel, ServedModels
+from policies.routing.types import Floats, PoolView, Slots
+
+__all__ = ["Changes", "EndpointSpec", "PoolState", "ServedModel", "Signals"]
+
+_FIRST_SLOTS = 8
+_NEVER_S = -np.inf
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """An endpoint that the pool should have."""
+
+    address: str
+    """``ip:port``."""
+    draining: bool = False
+    """Finishes what it has, gets nothing new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What one scrape of an engine says."""
+
+    waiting_requests: float
+    running_requests: float
+    kv_usage: float
+    """0 to 1."""
+    kv_capacity_tokens: float | None
+    kv_block_tokens: int | None
+    max_loras: int
+    running_adapters: frozenset[str]
+    waiting_adapters: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a sync changed, as addresses."""
+
+    added: list[str]
+    removed: list[str]
+
+
+class PoolState:
+    """What is known about the endpoints of one pool.
+
+    An endpoint keeps its slot while it lives; the slot of a removed one is used again, under a
+    new generation. ``view`` is one object for the life of the pool; its columns are replaced
+    when slots run out.
+    """
+
+    def __init__(self, name: str, *, stale_after_s: float) -> None:
+        self.name = name
+        self.stale_after_s = stale_after_s
+        self.view = PoolView.zeros(_FIRST_SLOTS)
+        self.slot_of: dict[str, int] = {}
+        self.models = ServedModels()
+        self.models.grow(_FIRST_SLOTS)
+        self.kv_block_tokens: list[int] = [0] * _FIRST_SLOTS
+        """By slot: tokens of a KV block, 0 = unknown."""
+        self._addresses: list[str] = [""] * _FIRST_SLOTS
+        self._generations: list[int] = [0] * _FIRST_SLOTS
+        self._free = list(range(_FIRST_SLOTS - 1, -1, -1))
+        self._draining: set[int] = set()
+        self._failures: dict[int, str] = {}
+        self._signals_s: list[float] = [_NEVER_S] * _FIRST_SLOTS
+        self._eligible_s: Floats = np.full(_FIRST_SLOTS, _NEVER_S)
+        """By slot: when its signals came, or never when it may get no requests."""
+
+    @property
+    def slots(self) -> int:
+        """Allocated slots: the length of all columns."""
+        return len(self._addresses)
+
+    def address_of(self, slot: int) -> str:
+        """Address of the endpoint in ``slot``; raises KeyError when the slot is free."""
+        address = self._addresses[slot]
+        if not address:
+            raise KeyError(f"pool {self.name}: no endpoint in slot {slot}")
+        return address
+
+    def generation_of(self, slot: int) -> int:
+        """Changes whenever the slot goes to another endpoint."""
+        return self._generations[slot]
+
+    def sync(self, specs: Iterable[EndpointSpec]) -> Changes:
+        """Make the endpoints be these; later entries of the same address win."""
+        wanted = {spec.address: spec for spec in specs}
+        removed = [address for address in self.slot_of if address not in wanted]
+        for address in removed:
+            self._release(address)
+        added = [address for address in wanted if address not in self.slot_of]
+        for address in added:
+            self._allot(address)
+        self._draining = {self.slot_of[a] for a, spec in wanted.items() if spec.draining}
+        for slot in self.slot_of.values():
+            self._refresh(slot)
+        return Changes(added, removed)
+
+    def apply_signals(self, address: str, signals: Signals, now_s: float) -> None:
+        """Signals of a scrape that ended at ``now_s``; an unknown address is ignored (it may have
+        been removed while the scrape was under way)."""
+        slot = self.slot_of.get(address)
+        if slot is None:
+            return
+        view = self.view
+        view.waiting_requests[slot] = signals.waiting_requests
+        view.running_requests[slot] = signals.running_requests
+        view.kv_usage[slot] = signals.kv_usage
+        if signals.kv_capacity_tokens is not None:
+            view.kv_capacity_tokens[slot] = signals.kv_capacity_tokens
+        if signals.kv_block_tokens is not None:
+            self.kv_block_tokens[slot] = signals.kv_block_tokens
+        view.lora_slots[slot] = signals.max_loras
+        view.lora_active[slot] = len(signals.running_adapters | signals.waiting_adapters)
+        self.models.set_resident(slot, signals.running_adapters, signals.waiting_adapters)
+        self._signals_s[slot] = now_s
+        self._failures.pop(slot, None)
+        self._refresh(slot)
+
+    def apply_models(self, address: str, models: Sequence[ServedModel]) -> None:
+        """What the endpoint lists under /v1/models; an unknown address is ignored."""
+        slot = self.slot_of.get(address)
+        if slot is not None:
+            self.models.set_served(slot, models)
+
+    def expect_adapter(self, address: str, adapter: str) -> None:
+        """A request for ``adapter`` was sent to the endpoint: count it as resident at once."""
+        slot = self.slot_of.get(address)
+        if slot is None:
+            return
+        view = self.view
+        room = bool(view.lora_active[slot] < view.lora_slots[slot])
+        if self.models.expect_resident(slot, adapter, room=room):
+            view.lora_active[slot] += 1
+
+    def mark_failed(self, address: str, now_s: float, reason: str) -> None:
+        """The scrape failed or the data plane could not reach it: no candidate until signals
+        arrive again."""
+        slot = self.slot_of.get(address)
+        if slot is not None:
+            self._failures[slot] = reason
+            self._signals_s[slot] = _NEVER_S
+            self._refresh(slot)
+
+    def candidates(self, now_s: float) -> Slots:
+        """Slots that may get requests: known, not draining, healthy, signals fresh."""
+        return (self._eligible_s >= now_s - self.stale_after_s).nonzero()[0]
+
+    def why_not(self, address: str, now_s: float) -> str | None:
+        """Why the endpoint is no candidate, for people; None when it is one."""
+        slot = self.slot_of.get(address)
+        if slot is None:
+            return "unknown"
+        if slot in self._draining:
+            return "draining"
+        if slot in self._failures:
+            return self._failures[slot]
+        age_s = now_s - self._signals_s[slot]
+        if age_s <= self.stale_after_s:
+            return None
+        return "no signals yet" if age_s == np.inf else f"signals are {age_s:.1f} s old"
+
+    def _allot(self, address: str) -> None:
+        if not self._free:
+            self._grow(self.slots * 2)
+        slot = self._free.pop()
+        self._addresses[slot] = address
+        self.slot_of[address] = slot
+
+    def _release(self, address: str) -> None:
+        slot = self.slot_of.pop(address)
+        for column in fields(self.view):
+            getattr(self.view, column.name)[slot] = 0.0
+        self.models.clear(slot)
+        self.kv_block_tokens[slot] = 0
+        self._addresses[slot] = ""
+        self._generations[slot] += 1
+        self._signals_s[slot] = _NEVER_S
+        self._eligible_s[slot] = _NEVER_S
+        self._failures.pop(slot, None)
+        self._free.append(slot)
+
+    def _refresh(self, slot: int) -> None:
+        barred = slot in self._draining or slot in self._failures
+        self._eligible_s[slot] = _NEVER_S if barred else self._signals_s[slot]
+
+    def _grow(self, slots: int) -> None:
+        before = self.slots
+        for column in fields(self.view):
+            grown = np.zeros(slots)
+            grown[:before] = getattr(self.view, column.name)
+            setattr(self.view, column.name, grown)
+        more = slots - before
+        self._eligible_s = np.concatenate([self._eligible_s, np.full(more, _NEVER_S)])
+        self._signals_s += [_NEVER_S] * more
+        self._addresses += [""] * more
+        self._generations += [0] * more
+        self.kv_block_tokens += [0] * more
+        self._free += range(slots - 1, before - 1, -1)
+        self.models.grow(slots)

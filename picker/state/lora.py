@@ -1,0 +1,125 @@
+"""Served models and LoRA adapters of a pool, by endpoint slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from policies.routing.types import AdapterView, Bools
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One entry of a replica's /v1/models."""
+
+    id: str
+    parent: str | None
+    """Base model, when this is an adapter."""
+    max_model_tokens: int | None
+    """Longest context, prompt and answer, in tokens; None = not told."""
+
+
+class ServedModels:
+    """Which slot serves which model and adapter, and which adapters are resident in the engine.
+
+    Models stay known after the last replica that served them is gone, so that "nobody can serve
+    it now" (503) and "there is no such model" (404) can be told apart. Views that are handed out
+    are live: they change in place with the next scrape.
+    """
+
+    def __init__(self) -> None:
+        self._slots = 0
+        self._known: dict[str, ServedModel] = {}
+        self._views: dict[str, AdapterView] = {}
+        self._served_by: dict[int, frozenset[str]] = {}
+        self._resident_by: dict[int, frozenset[str]] = {}
+
+    def grow(self, slots: int) -> None:
+        """Make room for ``slots`` slots; views handed out before are no longer live."""
+        for name, view in self._views.items():
+            self._views[name] = AdapterView(
+                *(_grown(flags, slots) for flags in (view.served, view.running, view.waiting))
+            )
+        self._slots = slots
+
+    def set_served(self, slot: int, models: Sequence[ServedModel]) -> None:
+        """Replace the list of models that ``slot`` serves."""
+        for model in models:
+            before = self._known.get(model.id)
+            if before is not None and model.max_model_tokens is None:
+                model = replace(model, max_model_tokens=before.max_model_tokens)
+            self._known[model.id] = model
+        served = frozenset(model.id for model in models)
+        before_ids = self._served_by.get(slot, frozenset())
+        self._served_by[slot] = served
+        for name in before_ids - served:
+            self._views[name].served[slot] = False
+        for name in served - before_ids:
+            self._view(name).served[slot] = True
+
+    def set_resident(self, slot: int, running: frozenset[str], waiting: frozenset[str]) -> None:
+        """Replace what the engine of ``slot`` says about adapters running and waiting."""
+        now = running | waiting
+        for name in self._resident_by.get(slot, frozenset()) - now:
+            view = self._views[name]
+            view.running[slot] = view.waiting[slot] = False
+        for name in now:
+            view = self._view(name)
+            view.running[slot] = name in running
+            view.waiting[slot] = name in waiting
+        self._resident_by[slot] = now
+
+    def expect_resident(self, slot: int, adapter: str, *, room: bool) -> bool:
+        """A request for ``adapter`` was sent to ``slot``; True when it was not resident before.
+
+        Until the next scrape the adapter counts as running there (as waiting, without ``room``),
+        so that a burst for one adapter does not load it everywhere.
+        """
+        resident = self._resident_by.get(slot, frozenset())
+        if adapter in resident:
+            return False
+        view = self._view(adapter)
+        (view.running if room else view.waiting)[slot] = True
+        self._resident_by[slot] = resident | {adapter}
+        return True
+
+    def clear(self, slot: int) -> None:
+        """The endpoint of ``slot`` is gone."""
+        self.set_served(slot, ())
+        self.set_resident(slot, frozenset(), frozenset())
+
+    def adapter(self, model: str) -> AdapterView | None:
+        """Live view of an adapter; None when ``model`` is no adapter that we know."""
+        known = self._known.get(model)
+        if known is None or known.parent is None:
+            return None
+        return self._view(model)
+
+    def serving(self, model: str) -> Bools:
+        """Live flags by slot: the slot lists ``model``."""
+        view = self._views.get(model)
+        return np.zeros(self._slots, np.bool_) if view is None else view.served
+
+    def known(self) -> dict[str, ServedModel]:
+        """Every model that any replica ever listed, by id; do not change it."""
+        return self._known
+
+    def served_now(self) -> list[ServedModel]:
+        """Models that some endpoint lists now, in the order they were first seen."""
+        current: set[str] = set().union(*self._served_by.values())
+        return [model for name, model in self._known.items() if name in current]
+
+    def _view(self, name: str) -> AdapterView:
+        view = self._views.get(name)
+        if view is None:
+            view = AdapterView(*(np.zeros(self._slots, np.bool_) for _ in range(3)))
+            self._views[name] = view
+        return view
+
+
+def _grown(flags: Bools, slots: int) -> Bools:
+    grown = np.zeros(slots, np.bool_)
+    grown[: flags.size] = flags
+    return grown

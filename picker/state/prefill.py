@@ -1,0 +1,57 @@
+"""How fast the endpoints of a pool prefill, learned from times to first token."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from policies.routing.types import Floats
+
+DECAY = 0.98
+"""Weight that remains of everything seen before, at each observation: about the last 50 count."""
+
+MIN_TOKENS_PER_S = 20.0
+MAX_TOKENS_PER_S = 2_000_000.0
+
+_PRIOR_TOKENS_PER_S = 8_000.0
+"""An 8B model on one recent accelerator."""
+_PRIOR_OVERHEAD_S = 0.03
+_PRIOR_TOKENS = 2_000.0
+"""The prior is two observations, at 0 and at this many tokens, each of weight 1/2, that do not
+fade: they decide when the traffic's prompts are too alike to tell speed from overhead."""
+
+
+class PrefillSpeed:
+    """Least squares of TTFT = overhead + work / speed, exponentially weighted.
+
+    Work is the prefill backlog of the endpoint at dispatch and the request's own uncached tokens.
+    Without the overhead (network, one decode step) short prompts would make the pool look slow.
+    """
+
+    def __init__(self) -> None:
+        prior_s = _PRIOR_OVERHEAD_S + _PRIOR_TOKENS / _PRIOR_TOKENS_PER_S
+        self._prior = (_moments(0.0, _PRIOR_OVERHEAD_S) + _moments(_PRIOR_TOKENS, prior_s)) / 2
+        self._seen = np.zeros(5)
+        self.overhead_s = _PRIOR_OVERHEAD_S
+        self.tokens_per_s = _PRIOR_TOKENS_PER_S
+
+    def observe(self, work_tokens: float, ttft_s: float) -> None:
+        """Learn from one first token; times that cannot be true are ignored."""
+        if ttft_s <= 0 or work_tokens < 0:
+            return
+        self._seen *= DECAY
+        self._seen += _moments(work_tokens, ttft_s)
+        n, x, y, xx, xy = (self._seen + self._prior).tolist()
+        slope = (xy - x * y / n) / (xx - x * x / n)
+        if slope <= 0:  # overhead and noise outweigh the work: charge all time to the work
+            slope = y / x
+        slope = min(1 / MIN_TOKENS_PER_S, max(1 / MAX_TOKENS_PER_S, slope))
+        self.tokens_per_s = 1 / slope
+        self.overhead_s = max(0.0, (y - slope * x) / n)
+
+    def prefill_s(self, work_tokens: float) -> float:
+        """Time that this much work takes, without the overhead."""
+        return work_tokens / self.tokens_per_s
+
+
+def _moments(work_tokens: float, ttft_s: float) -> Floats:
+    return np.array([1.0, work_tokens, ttft_s, work_tokens * work_tokens, work_tokens * ttft_s])

@@ -1,0 +1,1 @@
+"""Messages of ``proto/``, generated when the project is installed. Imports nothing of ours."""
