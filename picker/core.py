@@ -45,6 +45,26 @@ class Peers(Protocol):
     def finished(self, report: Report) -> None: ...
 
 
+class Watch(Protocol):
+    """Whoever reads the endpoints' signals."""
+
+    def touch(self, pool: str, address: str) -> None:
+        """A request was sent there: read it more often."""
+
+    def poke(self, pool: str, address: str) -> None:
+        """Something is wrong there: read it now."""
+
+
+class Unwatched:
+    """Nobody reads signals."""
+
+    def touch(self, pool: str, address: str) -> None:
+        return
+
+    def poke(self, pool: str, address: str) -> None:
+        return
+
+
 @dataclass(frozen=True, slots=True)
 class PeerDispatch:
     """A request that another picker sent."""
@@ -96,7 +116,7 @@ class Picker:
         self.catalog = Catalog(self.pools, rng)
         self.peers: Peers = Alone()
         self.draining = False
-        self.on_upstream_failure: Callable[[str, str], None] = lambda pool, address: None
+        self.watch: Watch = Unwatched()
         self._observer = observer
         self._rng = rng
         self._settings = PickerSettings(())
@@ -266,6 +286,7 @@ class Picker:
             pool.sessions.bind(session, address, now_s)
         self._dispatches[context.id] = _Dispatch(context, now_s - context.head.received_s)
         self.peers.dispatched(entry, chains)
+        self.watch.touch(pool.name, address)
         return self._decision(context, pool)
 
     def _decision(self, context: RequestContext, pool: PoolRuntime) -> Decision:
@@ -400,7 +421,7 @@ class Picker:
             self._moved(context, pool, used, now_s)
         if report.upstream_failed and used:
             pool.state.mark_failed(used, now_s, "the data plane could not reach it")
-            self.on_upstream_failure(pool.name, used)
+            self.watch.poke(pool.name, used)
         prompt = context.prompt
         if ok and report.input_tokens and prompt is not None:
             if prompt.token_ids == 0 and prompt.media_items == 0:

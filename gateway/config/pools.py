@@ -126,16 +126,18 @@ class SimulatedPool(_AnyPool):
     """Name of the base model that they serve."""
     adapters: tuple[ModelName, ...] = ()
     """LoRA adapters that every replica serves."""
-    max_loras: Count = 4
-    """Adapters that one replica can run at the same time."""
-    num_blocks: Count = 4096
+    max_loras: Annotated[int, Field(ge=0)] | None = None
+    """Adapters that one replica can run at the same time. Null: 1 with adapters, else 0."""
+    num_blocks: Count = 16384
     """KV blocks of one replica."""
     block_size: Count = 16
     """Tokens in one KV block."""
-    max_num_seqs: Count = 64
+    max_num_seqs: Count = 256
     """Requests that one replica runs at the same time; more wait in its queue."""
-    max_model_len: Count = 32768
-    """Longest context, tokens (prompt and output)."""
+    max_model_len: Count | None = None
+    """Longest context, tokens (prompt and output). Null: what the KV blocks hold."""
+    time_scale: Annotated[float, Field(ge=0)] = 1.0
+    """Real seconds for each simulated one. 0: answers come without waiting."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the made-up text and times. Replica i uses seed + i."""
 

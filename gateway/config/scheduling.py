@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from gateway.config.section import Section, refuse
 from gateway.config.terms import Name
+from policies.routing.weighted import DEFAULT_PROFILE
 
 BUILT_IN_PROFILE: Final = "default"
 
@@ -54,18 +55,8 @@ class Profile(Section):
         return self
 
 
-BALANCED: Final = Profile(
-    scorers=(
-        WeightedScorer(name="prefix", weight=3.0),
-        WeightedScorer(name="queue", weight=2.0),
-        WeightedScorer(name="kv", weight=2.0),
-        WeightedScorer(name="in_flight_tokens", weight=2.0),
-        WeightedScorer(name="lora", weight=1.0),
-        WeightedScorer(name="session", weight=1.0),
-    ),
-    picker=Policy(name="max"),
-)
-"""The built-in profile `default`: cached prefix first, balanced against load."""
+BALANCED: Final = Profile.model_validate(DEFAULT_PROFILE, strict=False)
+"""The built-in profile `default`."""
 
 
 class Scheduling(Section):

@@ -43,8 +43,7 @@ class Secret(Section):
             )
         named = {key: value for key, value in given.items() if value is not None}
         if len(named) != 1 or not named.keys() <= {"env", "file"}:
-            keys = ", ".join(sorted(str(key) for key in given)) or "none"
-            raise refuse(f"exactly one key: {_EXPECTED}", got=f"the keys: {keys}")
+            raise refuse(f"exactly one key: {_EXPECTED}", got="another key, several, or none")
         (kind, value), *_ = named.items()
         if not isinstance(value, str | Path) or not str(value):
             raise refuse(_EXPECTED, got=_HIDDEN)

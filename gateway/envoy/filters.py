@@ -28,8 +28,10 @@ _USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "cached": (
         ("usage", "prompt_tokens_details", "cached_tokens"),
         ("usage", "input_tokens_details", "cached_tokens"),
-        ("usage", "cache_read_input_tokens"),
     ),
+    # Anthropic's input_tokens leaves these two out
+    "cache_read": (("usage", "cache_read_input_tokens"),),
+    "cache_creation": (("usage", "cache_creation_input_tokens"),),
 }
 _EVENT_PARENTS: Final[tuple[tuple[str, ...], ...]] = ((), ("response",), ("message",))
 """In streams usage is at the top, in ``response.completed`` or in ``message_start``."""

@@ -6,7 +6,7 @@ Field names and meanings are those of Envoy's v3 API (1.40).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -16,6 +16,7 @@ from picker import names
 PICKER_CLUSTER: Final = "penstock_picker"
 _TYPE: Final = "type.googleapis.com/"
 _MANY: Final = 1_000_000
+_SYSTEM_CERTIFICATES: Final = "/etc/ssl/certs/ca-certificates.crt"
 _UPSTREAM_IDLE_S: Final = 4
 """Below the 5 s after which vLLM's HTTP server closes an idle connection, so that no request is
 sent into a closing one."""
@@ -27,8 +28,10 @@ Json: TypeAlias = dict[str, object]
 class UpstreamTls:
     """TLS towards a pool's replicas."""
 
-    ca_file: str | None
+    ca: str | None
+    """PEM certificates that replicas must be signed by; None: the system's."""
     server_name: str | None
+    verify: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,10 @@ class PoolCluster:
 
 @dataclass(frozen=True, slots=True)
 class ListenerTls:
-    """Certificate and key of the client-facing listener, as files."""
+    """Certificate chain and key of the client-facing listener, PEM."""
 
-    certificate_file: str
-    key_file: str
+    certificate: str
+    key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,12 @@ class Plan:
     def clusters_file(self) -> Path:
         return self.run_dir / "cds.json"
 
+    @property
+    def pickers_file(self) -> Path:
+        return self.run_dir / "eds.pickers.json"
+
     def endpoints_file(self, pool: str) -> Path:
-        return self.run_dir / f"eds-{pool}.json"
+        return self.run_dir / f"eds.pool.{pool}.json"
 
 
 def bootstrap(plan: Plan) -> Json:
@@ -95,7 +102,7 @@ def bootstrap(plan: Plan) -> Json:
             "lds_config": _watched(plan.listeners_file),
             "cds_config": _watched(plan.clusters_file),
         },
-        "static_resources": {"clusters": [_picker_cluster(plan.picker_sockets)]},
+        "static_resources": {"clusters": [_picker_cluster(plan)]},
         "stats_flush_interval": "5s",
     }
 
@@ -114,37 +121,39 @@ def clusters(plan: Plan) -> Json:
 
 def endpoints(pool: str, addresses: Iterable[str]) -> Json:
     """The discovery answer with a pool's replicas, each ``ip:port``."""
+    return {"resources": [_members(pool, addresses)]}
+
+
+def _members(pool: str, addresses: Iterable[str]) -> Json:
     members = [
         {"endpoint": {"address": _socket_address(address)}} for address in sorted(addresses)
     ]
-    assignment = {
+    return {
         "@type": f"{_TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": names.cluster_name(pool),
         "endpoints": [{"lb_endpoints": members}],
     }
-    return {"resources": [assignment]}
 
 
 def static(plan: Plan, members: dict[str, Sequence[str]]) -> Json:
     """One self-contained configuration, for reading and for ``envoy --mode validate``."""
     whole = bootstrap(plan)
     del whole["dynamic_resources"]
-    pools: list[Json] = []
-    for pool in plan.pools:
-        cluster = _pool_cluster(plan, pool)
-        del cluster["eds_cluster_config"]
-        cluster["type"] = "STATIC"
-        resource = endpoints(pool.pool, members.get(pool.pool, ()))["resources"]
-        assert isinstance(resource, list)
-        assignment = dict(resource[0])
-        del assignment["@type"]
-        cluster["load_assignment"] = assignment
-        pools.append(cluster)
+    pools = [
+        _with_members(_pool_cluster(plan, pool), _members(pool.pool, members.get(pool.pool, ())))
+        for pool in plan.pools
+    ]
     whole["static_resources"] = {
         "listeners": [_listener(plan)],
-        "clusters": [_picker_cluster(plan.picker_sockets), *pools],
+        "clusters": [_with_members(_picker_cluster(plan), _picker_sockets(plan)), *pools],
     }
     return whole
+
+
+def _with_members(cluster: Json, assignment: Json) -> Json:
+    rest = {key: value for key, value in cluster.items() if key != "eds_cluster_config"}
+    fixed = {key: value for key, value in assignment.items() if key != "@type"}
+    return {**rest, "type": "STATIC", "load_assignment": fixed}
 
 
 def _watched(path: Path) -> Json:
@@ -193,11 +202,27 @@ def _unlimited() -> Json:
     }
 
 
-def _picker_cluster(sockets: Sequence[Path]) -> Json:
-    members = [{"endpoint": {"address": {"pipe": {"path": str(path)}}}} for path in sockets]
+def pickers(plan: Plan) -> Json:
+    """The discovery answer with the sockets of the picker workers."""
+    return {"resources": [_picker_sockets(plan)]}
+
+
+def _picker_sockets(plan: Plan) -> Json:
+    members = [
+        {"endpoint": {"address": {"pipe": {"path": str(path)}}}} for path in plan.picker_sockets
+    ]
+    return {
+        "@type": f"{_TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "cluster_name": PICKER_CLUSTER,
+        "endpoints": [{"lb_endpoints": members}],
+    }
+
+
+def _picker_cluster(plan: Plan) -> Json:
     return {
         "name": PICKER_CLUSTER,
-        "type": "STATIC",
+        "type": "EDS",
+        "eds_cluster_config": {"eds_config": _watched(plan.pickers_file)},
         "connect_timeout": "1s",
         "lb_policy": "LEAST_REQUEST",
         "typed_extension_protocol_options": _http2(),
@@ -211,11 +236,7 @@ def _picker_cluster(sockets: Sequence[Path]) -> Json:
             "max_ejection_percent": 100,
             "interval": "0.1s",
         },
-        "common_lb_config": {"healthy_panic_threshold": {"value": 100}},
-        "load_assignment": {
-            "cluster_name": PICKER_CLUSTER,
-            "endpoints": [{"lb_endpoints": members}],
-        },
+        "ignore_health_on_host_removal": True,
     }
 
 
@@ -252,8 +273,9 @@ def _pool_cluster(plan: Plan, pool: PoolCluster) -> Json:
 
 def _upstream_tls(tls: UpstreamTls) -> Json:
     common: Json = {}
-    if tls.ca_file is not None:
-        common["validation_context"] = {"trusted_ca": {"filename": tls.ca_file}}
+    if tls.verify:
+        trusted = {"inline_string": tls.ca} if tls.ca else {"filename": _SYSTEM_CERTIFICATES}
+        common["validation_context"] = {"trusted_ca": trusted}
     fields: Json = {"common_tls_context": common}
     if tls.server_name is not None:
         fields["sni"] = tls.server_name
@@ -284,8 +306,8 @@ def _listener(plan: Plan) -> Json:
     chain: Json = {"filters": [_connection_manager(plan)]}
     if plan.tls is not None:
         certificate = {
-            "certificate_chain": {"filename": plan.tls.certificate_file},
-            "private_key": {"filename": plan.tls.key_file},
+            "certificate_chain": {"inline_string": plan.tls.certificate},
+            "private_key": {"inline_string": plan.tls.key},
         }
         chain["transport_socket"] = _typed(
             "envoy.transport_sockets.tls",

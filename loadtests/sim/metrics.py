@@ -3,7 +3,7 @@
 from loadtests.sim.replica import Replica
 from loadtests.sim.stats import Histogram
 
-_FINISH_REASONS = ("stop", "length", "abort", "error")
+_FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 
 
 def render(replica: Replica) -> bytes:
@@ -13,11 +13,15 @@ def render(replica: Replica) -> bytes:
     page = _Page(labels)
     page.gauge("num_requests_running", "Requests in the batch.", engine.running_requests)
     page.gauge("num_requests_waiting", "Requests in the queue.", engine.waiting_requests)
+    page.family("num_requests_waiting_by_reason", "Requests in the queue by reason.", "gauge")
+    for cause, queued in (("capacity", engine.waiting_requests), ("deferred", 0)):
+        page.sample("num_requests_waiting_by_reason", f'{labels},reason="{cause}"', queued)
     page.gauge("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent.", engine.kv_usage)
     page.counter("prefix_cache_queries", "Tokens looked up.", stats.prefix_queries)
     page.counter("prefix_cache_hits", "Tokens found cached.", stats.prefix_hits)
     page.counter("num_preemptions", "Preempted requests.", stats.preemptions)
     page.counter("prompt_tokens", "Prefill tokens processed.", stats.prompt_tokens)
+    page.counter("prompt_tokens_cached", "Prompt tokens found cached.", stats.prefix_hits)
     page.counter("generation_tokens", "Tokens generated.", stats.generation_tokens)
     page.family("request_success_total", "Finished requests.", "counter")
     for reason in _FINISH_REASONS:
@@ -35,7 +39,9 @@ def render(replica: Replica) -> bytes:
     page.sample(
         "cache_config_info",
         f'block_size="{settings.block_size_tokens}",cache_dtype="auto",enable_prefix_caching="True"'
-        f',engine="0",num_cpu_blocks="None",num_gpu_blocks="{settings.num_blocks}"'
+        f',engine="0",kv_cache_size_tokens="{settings.num_blocks * settings.block_size_tokens}"'
+        f',num_cpu_blocks="None",num_gpu_blocks="{settings.num_blocks}"'
+        ',num_gpu_blocks_override="None"'
         ',prefix_caching_hash_algo="xxhash"',
         1.0,
     )

@@ -144,7 +144,6 @@ class Scheduler:
             self.waiting.remove(sequence)
         self._free(sequence)
         sequence.state = State.ABORTED
-        self.stats.finished["abort"] += 1
 
     def adapters(self) -> tuple[set[str], set[str]]:
         """Adapters of running and of waiting sequences."""

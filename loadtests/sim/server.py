@@ -28,6 +28,7 @@ Endpoint = Callable[[Replica, web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _MAX_BODY_BYTES = 256 * 1024 * 1024
 _KEEPALIVE_S = 75.0
+_CUT_OFF_S = 0.01  # aiohttp takes 0 for no limit
 
 _ROUTES: Mapping[str, tuple[str, Endpoint]] = {
     "/health": ("GET", models.health),
@@ -99,7 +100,7 @@ class ReplicaServer:
             except TimeoutError:
                 logger.info("%s: %d requests cut off", self.address, self._requests)
         if self._web is not None:
-            await self._web.shutdown(timeout=0.0)
+            await self._web.shutdown(_CUT_OFF_S)
             self._web = None
         await self.replica.engine.close()
 
@@ -109,8 +110,12 @@ class ReplicaServer:
         try:
             return await self._dispatch(request)
         except ApiError as error:
-            anthropic = request.path.startswith("/v1/messages")
-            body = error.anthropic() if anthropic else error.openai()
+            if error.kind == error.status.phrase and error.status is not HTTPStatus.BAD_REQUEST:
+                body = error.plain()
+            elif request.path.startswith("/v1/messages"):
+                body = error.anthropic()
+            else:
+                body = error.openai()
             return json_bytes(body, request, error.status)
         finally:
             self._requests -= 1

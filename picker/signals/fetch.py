@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,11 +18,21 @@ class Failure(StrEnum):
     """Nobody listens, or no route."""
     TIMEOUT = "timeout"
     DISCONNECTED = "disconnected"
+    NOT_THERE = "not_there"
+    """A status that says that the page is elsewhere or nowhere: redirect, 404, 405."""
     STATUS = "status"
-    """An HTTP status other than 200."""
+    """Another HTTP status than 200."""
     TOO_LARGE = "too_large"
     BAD_BODY = "bad_body"
     """Read, but not what it should be."""
+    LOCAL = "local"
+    """This machine's own limit (open files, ports, memory): says nothing about the replica."""
+
+
+_LOCAL_ERRORS = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+)
+_NOT_THERE = frozenset({301, 302, 303, 307, 308, 404, 405})
 
 
 class FetchError(Exception):
@@ -79,7 +90,9 @@ class Fetcher:
                 allow_redirects=False,
             ) as response:
                 if response.status != 200:
-                    raise FetchError(Failure.STATUS, f"GET {url.path}: status {response.status}")
+                    status = response.status
+                    kind = Failure.NOT_THERE if status in _NOT_THERE else Failure.STATUS
+                    raise FetchError(kind, f"GET {url.path}: status {status}")
                 return await self._body(url, response)
         except TimeoutError as error:
             raise FetchError(
@@ -88,7 +101,9 @@ class Fetcher:
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise FetchError(Failure.DISCONNECTED, f"GET {url.path}: TLS: {error}") from error
         except aiohttp.ClientConnectorError as error:
-            raise FetchError(Failure.REFUSED, f"cannot connect: {error.strerror}") from error
+            local = error.os_error.errno in _LOCAL_ERRORS
+            kind = Failure.LOCAL if local else Failure.REFUSED
+            raise FetchError(kind, f"cannot connect: {error.os_error}"[:200]) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             told = str(error) or type(error).__name__
             raise FetchError(Failure.DISCONNECTED, f"GET {url.path}: {told[:200]}") from error

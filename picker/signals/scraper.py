@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from picker.signals.engines import Engine
-from picker.signals.fetch import Fetcher, FetchError, Upstream
+from picker.signals.fetch import Failure, Fetcher, FetchError, Upstream
 from picker.signals.target import Target
 from picker.state.endpoints import Signals
 from picker.state.lora import ServedModel
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 _FIRST_SPREAD_S = 0.001
 """New endpoints are first read this long after each other."""
 _JITTER = 0.1
+_SHORTEST_S = 0.05
+"""However often it is poked, an endpoint is not read more often than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class ScrapedPool:
     name: str
     engine: Engine | None = None
     """None: told from the metrics."""
-    upstream: Upstream = Upstream()
+    upstream: Upstream = field(default_factory=Upstream)
 
 
 @dataclass(slots=True)
@@ -144,7 +146,10 @@ class Scraper:
         await self._fetcher.close()
 
     def sync(self, pool: ScrapedPool, addresses: Iterable[str]) -> None:
-        """Make the endpoints of a pool be these; new ones are read at once, nearly."""
+        """Make the endpoints of a pool be these; new ones are read at once, nearly. Raises
+        RuntimeError outside the context manager."""
+        if not self._open:
+            raise RuntimeError("the scraper is not running")
         wanted = dict.fromkeys(addresses)
         changed = self._pools.get(pool.name) not in (None, pool)
         self._pools[pool.name] = pool
@@ -182,7 +187,10 @@ class Scraper:
         if watched.task is not None:
             watched.again = True
         else:
-            self._wake_in(watched, 0.0)
+            self._wake_in(watched, self._soonest_s(watched))
+
+    def _soonest_s(self, watched: _Watched) -> float:
+        return max(0.0, watched.target.started_s + _SHORTEST_S - self._clock())
 
     def _wake_in(self, watched: _Watched, wait_s: float) -> None:
         if watched.timer is not None:
@@ -208,7 +216,7 @@ class Scraper:
         if self._watched.get((watched.pool.name, watched.target.address)) is not watched:
             return
         again, watched.again = watched.again, False
-        self._wake_in(watched, 0.0 if again else self._wait_s(watched))
+        self._wake_in(watched, self._soonest_s(watched) if again else self._wait_s(watched))
 
     def _wait_s(self, watched: _Watched) -> float:
         now_s, settings = self._clock(), self._settings
@@ -235,32 +243,37 @@ class Scraper:
             except FetchError as error:
                 self._failed(watched, error)
                 return
-            if target.models_due(signals, started_s, self._settings.models_interval_s):
+            if target.appearing:  # no candidate before its models are known
                 await self._read_models(watched)
-        recovered = target.succeeded(signals)
-        self._sink.apply_signals(pool.name, target.address, signals, started_s)
-        if recovered:
-            logger.info("pool %s: %s answers (%s)", pool.name, target.address, target.engine)
+                logger.info("pool %s: %s answers (%s)", pool.name, target.address, target.engine)
+            models_due = target.succeeded(signals, started_s)
+            self._sink.apply_signals(pool.name, target.address, signals, started_s)
+            if models_due:
+                await self._read_models(watched)
 
     async def _read_models(self, watched: _Watched) -> None:
         target, pool = watched.target, watched.pool
         started_s = self._clock()
         self.stats.model_reads += 1
         try:
-            models = await target.read_models(self._fetcher, started_s)
+            models = await target.read_models(
+                self._fetcher, started_s, self._settings.models_interval_s
+            )
         except FetchError as error:
             self.stats.failures[error.kind] += 1
-            if not target.models_failed:
+            if str(error) != target.models_problem:
                 logger.warning("pool %s: %s: %s", pool.name, target.address, error)
-            target.models_failed = True
+            target.models_problem = str(error)
             return
-        target.models_failed = False
+        target.models_problem = ""
         self._sink.apply_models(pool.name, target.address, models, started_s)
 
     def _failed(self, watched: _Watched, error: FetchError) -> None:
         target, pool = watched.target, watched.pool
         self.stats.failures[error.kind] += 1
         if not target.failed_with(error):
+            if error.kind is Failure.LOCAL and self.stats.failures[error.kind] % 1000 == 1:
+                logger.error("cannot read replicas, a limit of this machine is hit: %s", error)
             return
         reason = str(error)
         if reason != target.failed_reason:

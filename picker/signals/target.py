@@ -12,7 +12,8 @@ from picker.state.lora import ServedModel
 
 _FAILURES_ALLOWED = 1
 """So many reads in a row may fail before the endpoint counts as failed; refusals none."""
-_MODELS_RETRY_S = 1.0
+_MODELS_RETRY_S = 2.0
+_OTHER_PAGE = frozenset({Failure.NOT_THERE, Failure.BAD_BODY})
 
 
 class Target:
@@ -33,7 +34,7 @@ class Target:
         "engine",
         "failed_reason",
         "failures",
-        "models_failed",
+        "models_problem",
         "started_s",
     )
 
@@ -44,7 +45,8 @@ class Target:
         """Failed reads in a row."""
         self.failed_reason = ""
         """Not empty: reported as failed."""
-        self.models_failed = False
+        self.models_problem = ""
+        """Not empty: why the model list could not be read."""
         self.started_s = 0.0
         """Start of the last read, on the scraper's clock."""
         self._given_engine = engine
@@ -58,7 +60,7 @@ class Target:
         ]
         self._path = 0
         self._signals: Signals | None = None
-        self._models_known: frozenset[str] | None = None
+        self._models_known: frozenset[str] = frozenset()
         self._adapters_seen: frozenset[str] = frozenset()
         self._next_models_s = 0.0
 
@@ -69,24 +71,36 @@ class Target:
         return signals is not None and bool(signals.waiting_requests or signals.running_requests)
 
     @property
+    def appearing(self) -> bool:
+        """Not read yet, or failed since: whatever is there now may be another process."""
+        return self._signals is None
+
+    @property
     def doubtful(self) -> bool:
         """The last read failed, but not often enough to call it failed."""
         return bool(self.failures) and not self.failed_reason
 
     async def read_signals(self, fetcher: Fetcher) -> Signals:
-        """GET the metrics; raises FetchError. A page that is not there, or is another one than
-        expected, makes the next of the engine's known paths be tried at once."""
-        for attempt in range(len(self._paths)):
+        """GET the metrics; raises FetchError. While the endpoint is appearing, a page that is not
+        there, or is another one than expected, makes the other known paths be tried."""
+        try:
+            return await self._read_page(fetcher)
+        except FetchError as error:
+            if not self.appearing or error.kind not in _OTHER_PAGE:
+                raise
+            problem = error
+        first = self._path
+        for step in range(1, len(self._paths)):
+            self._path = (first + step) % len(self._paths)
             try:
                 return await self._read_page(fetcher)
             except FetchError as error:
-                other_page = error.kind in (Failure.STATUS, Failure.BAD_BODY)
-                if not other_page or self._signals is not None:
-                    raise
-                self._path = (self._path + 1) % len(self._paths)
-                if attempt == len(self._paths) - 1:
-                    raise
-        raise AssertionError("an engine has at least one path")
+                if problem.kind is Failure.NOT_THERE:
+                    problem = error
+                if error.kind not in _OTHER_PAGE:
+                    break
+        self._path = first
+        raise problem
 
     async def _read_page(self, fetcher: Fetcher) -> Signals:
         url = self._paths[self._path]
@@ -98,8 +112,10 @@ class Target:
         except SignalError as error:
             raise FetchError(Failure.BAD_BODY, f"GET {url.path}: {error}") from error
 
-    async def read_models(self, fetcher: Fetcher, now_s: float) -> list[ServedModel]:
-        """GET /v1/models; raises FetchError."""
+    async def read_models(
+        self, fetcher: Fetcher, now_s: float, interval_s: float
+    ) -> list[ServedModel]:
+        """GET /v1/models; raises FetchError. Due again after ``interval_s``, sooner on failure."""
         self._next_models_s = now_s + _MODELS_RETRY_S
         body = await fetcher.get(self._models_url, self._upstream)
         try:
@@ -107,32 +123,24 @@ class Target:
         except ModelsError as error:
             raise FetchError(Failure.BAD_BODY, str(error)) from error
         self._models_known = frozenset(model.id for model in models)
+        self._next_models_s = now_s + interval_s
         return models
 
-    def models_due(self, signals: Signals, now_s: float, interval_s: float) -> bool:
-        """Whether to read the model list: on (re)appearing, every ``interval_s``, and when an
-        adapter shows up that the list does not have."""
+    def succeeded(self, signals: Signals, now_s: float) -> bool:
+        """Note a good read; true when the model list is to be read: its time has come, or an
+        adapter has shown up that it does not have."""
         adapters = signals.running_adapters | signals.waiting_adapters
         new = adapters - self._adapters_seen
         self._adapters_seen = adapters
-        if self._models_known is None or self._signals is None:
-            return now_s >= self._next_models_s or self._signals is None
-        if new and not new <= self._models_known:
-            return True
-        if self.models_failed:
-            return now_s >= self._next_models_s
-        return now_s >= self._next_models_s - _MODELS_RETRY_S + interval_s
-
-    def succeeded(self, signals: Signals) -> bool:
-        """Note a good read; true when it is the first one or the first after a failure."""
-        appeared = self._signals is None
         self._signals = signals
         self.failures = 0
         self.failed_reason = ""
-        return appeared
+        return now_s >= self._next_models_s or not new <= self._models_known
 
     def failed_with(self, error: FetchError) -> bool:
         """Note a failed read; true when the endpoint is to count as failed."""
+        if error.kind is Failure.LOCAL:
+            return False
         self.failures += 1
         if error.kind is not Failure.REFUSED and self.failures <= _FAILURES_ALLOWED:
             return False

@@ -11,8 +11,9 @@ import numpy as np
 from picker.prompt.blocks import block_ends
 from policies.routing.types import Floats
 
-_SHARDS = 64
-"""The block table is many small dicts: growing one is 20 us of work, growing one big one 30 ms."""
+_SHARDS = 256
+"""The block table is many small dicts: growing one never takes long, growing one big one
+takes tens of milliseconds."""
 
 _TRIM = 32
 """An endpoint over its capacity is trimmed by 1/32 more than needed, so that trimming is rare."""

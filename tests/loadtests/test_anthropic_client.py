@@ -37,10 +37,31 @@ async def test_message_and_stream_agree(client: AsyncAnthropic) -> None:
     assert block.type == "text"
     assert text == block.text
     assert (last.stop_reason, last.usage.output_tokens) == ("max_tokens", 8)
-    assert last.usage.input_tokens == whole.usage.input_tokens
 
 
-async def test_counting_agrees_with_usage(client: AsyncAnthropic) -> None:
+async def test_input_tokens_leave_out_what_the_cache_wrote_or_read(
+    client: AsyncAnthropic,
+) -> None:
+    said = "word " * 60
+    usages = [
+        (
+            await client.messages.create(
+                model="sim-model", messages=[{"role": "user", "content": said}], max_tokens=4
+            )
+        ).usage
+        for _ in range(2)
+    ]
+    counted = await client.messages.count_tokens(
+        model="sim-model", messages=[{"role": "user", "content": said}]
+    )
+    for usage in usages:
+        cache = (usage.cache_creation_input_tokens or 0) + (usage.cache_read_input_tokens or 0)
+        assert usage.input_tokens + cache == counted.input_tokens
+    assert (usages[0].cache_creation_input_tokens, usages[0].cache_read_input_tokens) == (80, 0)
+    assert (usages[1].cache_creation_input_tokens, usages[1].cache_read_input_tokens) == (0, 80)
+
+
+async def test_a_short_prompt_is_counted_alike_everywhere(client: AsyncAnthropic) -> None:
     counted = await client.messages.count_tokens(
         model="sim-model", messages=[{"role": "user", "content": "hello"}]
     )
@@ -58,5 +79,8 @@ async def test_errors_have_anthropics_shape(client: AsyncAnthropic) -> None:
         )
     assert raised.value.body == {
         "type": "error",
-        "error": {"type": "NotFoundError", "message": "The model `other` does not exist."},
+        "error": {
+            "type": "NotFoundError",
+            "message": "The model `other` does not exist. Valid aliases: sim-model, sim-alias.",
+        },
     }

@@ -78,10 +78,11 @@ async def test_a_taken_port_is_named(start: Start) -> None:
 
 
 def test_options_become_settings() -> None:
-    options = parse(
-        ["--model", "a,b", "--lora", "x", "--lora", "y", "--port", "9000", "--replicas", "3"]
-        + ["--prefill-us-per-token", "100", "--num-blocks", "100", "--block-size", "8"]
+    arguments = (
+        "--model a,b --lora x --lora y --port 9000 --replicas 3 "
+        "--prefill-us-per-token 100 --num-blocks 100 --block-size 8"
     )
+    options = parse(arguments.split())
     assert options.ports == (9000, 9001, 9002)
     assert options.replica.models == ("a", "b")
     assert options.replica.adapters == ("x", "y")

@@ -12,6 +12,12 @@ def sequence(answer: str = "well then it is") -> Sequence:
     return Sequence(encode("what is it"), encode(answer))
 
 
+async def turns(count: int) -> None:
+    """Let the event loop go round."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 async def test_progress_ends_with_the_answer_and_nothing_keeps_running() -> None:
     engine = Engine(FAST)
     before = asyncio.all_tasks()
@@ -32,8 +38,8 @@ async def test_an_idle_engine_starts_again() -> None:
 async def test_progress_before_anybody_waits_is_not_lost() -> None:
     engine = Engine(FAST)
     submission = engine.submit([sequence()])
-    while engine.stats.finished["stop"] == 0:
-        await asyncio.sleep(0)
+    await turns(8)
+    assert engine.stats.finished["stop"] == 1
     await submission.progress()
     assert submission.done
 
@@ -41,8 +47,8 @@ async def test_progress_before_anybody_waits_is_not_lost() -> None:
 async def test_an_abort_gives_everything_back() -> None:
     engine = Engine(replace(FAST, step_fixed_s=3600.0, time_scale=1.0))
     submission = engine.submit([sequence(), sequence()])
-    while not engine.running_requests:
-        await asyncio.sleep(0)
+    await turns(8)
+    assert engine.running_requests == 2
     assert engine.kv_usage > 0
     submission.abort()
     assert (engine.running_requests, engine.waiting_requests, engine.kv_usage) == (0, 0, 0.0)

@@ -25,8 +25,9 @@ async def metric(http: aiohttp.ClientSession, server: ReplicaServer, name: str) 
 async def until(
     http: aiohttp.ClientSession, server: ReplicaServer, name: str, value: float
 ) -> None:
+    """Ask again and again; the test's own time limit ends it."""
     while await metric(http, server, name) != value:
-        await asyncio.sleep(0.005)
+        pass
 
 
 @pytest.mark.parametrize("include_usage", [False, True])
@@ -34,7 +35,7 @@ async def test_chat_stream_is_role_then_tokens_then_usage_then_done(
     serve: Serve, http: aiohttp.ClientSession, include_usage: bool
 ) -> None:
     server = await serve()
-    body = CHAT | {"stream": True, "max_tokens": 3}
+    body: dict[str, object] = CHAT | {"stream": True, "max_tokens": 3}
     if include_usage:
         body["stream_options"] = {"include_usage": True}
     async with http.post(url(server, "/v1/chat/completions"), json=body) as response:
@@ -90,14 +91,13 @@ async def test_a_client_that_leaves_frees_what_it_held(
         request.cancel()
     await until(http, server, "vllm:num_requests_running", 0)
     assert await metric(http, server, "vllm:kv_cache_usage_perc") == 0
-    success = "vllm:request_success_total"
-    assert await metric(http, server, f'{success}{{engine="0",model_name="sim-model"') == 1
+    assert await metric(http, server, "vllm:request_success_total") == 0
 
 
 @pytest.mark.parametrize(
     ("path", "body", "status", "kind", "message"),
     [
-        ("/v1/chat/completions", "no healthy upstream", 400, "BadRequestError", "JSON decode"),
+        ("/v1/chat/completions", "no healthy upstream", 400, "Bad Request", "JSON decode"),
         ("/v1/chat/completions", "[]", 400, "BadRequestError", "valid dictionary"),
         ("/v1/chat/completions", {}, 400, "BadRequestError", "messages: Field required"),
         ("/v1/chat/completions", {"messages": []}, 400, "BadRequestError", "at least 1 item"),
@@ -121,9 +121,6 @@ async def test_a_client_that_leaves_frees_what_it_held(
         ("/v1/completions", {"prompt": ["a", 3]}, 400, "BadRequestError", "token ids"),
         ("/v1/embeddings", {"input": 3}, 400, "BadRequestError", "input: "),
         ("/v1/responses", {"model": "sim-model"}, 400, "BadRequestError", "input: Field"),
-        ("/v1/audio/transcriptions", {}, 404, "Not Found", "Not Found"),
-        ("/v1/models", {}, 405, "Method Not Allowed", "Method Not Allowed"),
-        ("/v1/load_lora_adapter", {"lora_name": "x"}, 404, "Not Found", "Not Found"),
     ],
 )
 async def test_errors(
@@ -141,6 +138,22 @@ async def test_errors(
         error = (await response.json())["error"]
         assert (response.status, error["type"], error["code"]) == (status, kind, status)
     assert message in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "detail"),
+    [
+        ("/v1/audio/transcriptions", 404, "Not Found"),
+        ("/v1/models", 405, "Method Not Allowed"),
+        ("/v1/load_lora_adapter", 404, "Not Found"),
+    ],
+)
+async def test_paths_that_are_not_served(
+    serve: Serve, http: aiohttp.ClientSession, path: str, status: int, detail: str
+) -> None:
+    server = await serve()
+    async with http.post(url(server, path), json={}) as response:
+        assert (response.status, await response.json()) == (status, {"detail": detail})
 
 
 async def test_counters_agree_with_usage(serve: Serve, http: aiohttp.ClientSession) -> None:

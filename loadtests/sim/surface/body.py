@@ -37,6 +37,10 @@ class ApiError(Exception):
             }
         )
 
+    def plain(self) -> bytes:
+        """Body where no endpoint is reached."""
+        return orjson.dumps({"detail": self.message})
+
     def anthropic(self) -> bytes:
         """Body as /v1/messages sends it."""
         return orjson.dumps(
@@ -61,7 +65,9 @@ class Body:
         try:
             values = orjson.loads(data)
         except orjson.JSONDecodeError as error:
-            raise ApiError(f"JSON decode error: {error}") from error
+            raise ApiError(
+                f"JSON decode error: {error}", kind="Bad Request", param="body.0"
+            ) from error
         if not isinstance(values, dict):
             raise ApiError("Input should be a valid dictionary")
         return cls(values)

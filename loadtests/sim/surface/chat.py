@@ -102,7 +102,7 @@ class _ChatStream:
     def _usage_so_far(self) -> str:
         if not self._options.continuous_usage:
             return ""
-        return f',"usage":{orjson.dumps(self._generation.usage().openai()).decode()}'
+        return f',"usage":{orjson.dumps(self._generation.usage().so_far()).decode()}'
 
 
 def _whole(generation: Generation) -> dict[str, object]:

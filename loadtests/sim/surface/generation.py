@@ -59,15 +59,23 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    created_cache_tokens: int
 
-    def openai(self) -> dict[str, object]:
-        """As chat completions and completions report it."""
+    def so_far(self) -> dict[str, object]:
+        """As chunks of a stream report it in the middle."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
             "completion_tokens": self.completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         }
+
+    def openai(self) -> dict[str, object]:
+        """As chat completions and completions report it at the end."""
+        details = {
+            "cached_tokens": self.cached_tokens,
+            "created_cache_tokens": self.created_cache_tokens,
+        }
+        return self.so_far() | {"prompt_tokens_details": details}
 
 
 class StreamFormat(Protocol):
@@ -120,11 +128,17 @@ class Generation:
 
     def usage(self) -> Usage:
         """Tokens so far."""
-        per_prompt = self.choices[:: len(self.choices) // self._prompts]
+        block_tokens = self._replica.settings.engine.block_size_tokens
+        firsts = [choice.sequence for choice in self.choices[:: len(self.choices) // self._prompts]]
+        cached_tokens = sum(sequence.cached_tokens or 0 for sequence in firsts)
+        full_tokens = sum(
+            sequence.prompt_tokens // block_tokens * block_tokens for sequence in firsts
+        )
         return Usage(
-            sum(choice.sequence.prompt_tokens for choice in per_prompt),
-            sum(choice.sequence.generated_tokens for choice in self.choices),
-            sum(choice.sequence.cached_tokens or 0 for choice in per_prompt),
+            prompt_tokens=sum(sequence.prompt_tokens for sequence in firsts),
+            completion_tokens=sum(choice.sequence.generated_tokens for choice in self.choices),
+            cached_tokens=cached_tokens,
+            created_cache_tokens=full_tokens - cached_tokens,
         )
 
     async def run(self) -> None:
@@ -171,7 +185,10 @@ def find_model(replica: Replica, body: Body) -> tuple[str | None, str]:
     try:
         return replica.adapter_of(model), model
     except UnknownModelError as error:
-        raise not_found(f"The model `{model}` does not exist.", "model") from error
+        aliases = ", ".join(replica.settings.models)
+        raise not_found(
+            f"The model `{model}` does not exist. Valid aliases: {aliases}.", "model"
+        ) from error
 
 
 def make_request_id(prefix: str, request: web.BaseRequest) -> str:

@@ -33,14 +33,13 @@ async def messages(replica: Replica, request: web.BaseRequest) -> web.StreamResp
         return await generation.stream(request, _MessageStream(generation))
     await generation.run()
     answer = generation.choices[0].answer
-    usage = generation.usage()
     return json_reply(
         _message(generation)
         | {
             "content": [{"type": "text", "text": answer.text}],
             "stop_reason": _stop_reason(generation.choices[0]),
             "stop_sequence": answer.stop_reason,
-            "usage": _usage(usage.prompt_tokens, usage.completion_tokens),
+            "usage": _final_usage(generation),
         },
         request,
     )
@@ -50,7 +49,14 @@ async def count_tokens(replica: Replica, request: web.BaseRequest) -> web.Stream
     """Length of a conversation in tokens."""
     body = Body.parse(await request.read())
     find_model(replica, body)
-    return json_reply({"input_tokens": tokens.count(_prompt(body))}, request)
+    counted = tokens.count(_prompt(body))
+    return json_reply(
+        {
+            "input_tokens": counted,
+            "context_management": {"original_input_tokens": counted},
+        },
+        request,
+    )
 
 
 def _prompt(body: Body) -> Tokens:
@@ -71,7 +77,7 @@ class _MessageStream:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
-            "usage": _usage(usage.prompt_tokens, 0),
+            "usage": {"input_tokens": usage.prompt_tokens, "output_tokens": 0},
         }
         block = {"index": 0, "content_block": {"type": "text", "text": ""}}
         return _event("message_start", {"message": message}) + _event("content_block_start", block)
@@ -86,13 +92,13 @@ class _MessageStream:
         ).encode()
 
     def tail(self) -> bytes:
-        choice, usage = self._generation.choices[0], self._generation.usage()
+        choice = self._generation.choices[0]
         delta = {"stop_reason": _stop_reason(choice), "stop_sequence": choice.answer.stop_reason}
         return (
             _event("content_block_stop", {"index": 0})
             + _event(
                 "message_delta",
-                {"delta": delta, "usage": _usage(usage.prompt_tokens, usage.completion_tokens)},
+                {"delta": delta, "usage": _final_usage(self._generation)},
             )
             + _event("message_stop", {})
         )
@@ -102,9 +108,16 @@ def _event(kind: str, fields: Mapping[str, object]) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (kind.encode(), orjson.dumps({"type": kind, **fields}))
 
 
-def _usage(input_tokens: int, output_tokens: int) -> dict[str, object]:
-    # vLLM's input_tokens has the cached ones in it (Anthropic's own has not).
-    return {"input_tokens": input_tokens, "output_tokens": output_tokens}
+def _final_usage(generation: Generation) -> dict[str, object]:
+    # At the end, and only there, input_tokens leaves out what the cache has read or written.
+    usage = generation.usage()
+    cache_tokens = usage.cached_tokens + usage.created_cache_tokens
+    return {
+        "input_tokens": usage.prompt_tokens - cache_tokens,
+        "output_tokens": usage.completion_tokens,
+        "cache_creation_input_tokens": usage.created_cache_tokens,
+        "cache_read_input_tokens": usage.cached_tokens,
+    }
 
 
 def _message(generation: Generation) -> dict[str, object]:

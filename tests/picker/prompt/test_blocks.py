@@ -15,7 +15,7 @@ from picker.prompt.forms import Form, Prompt, read_prompt
 
 def chain(text: bytes, **salts: str) -> list[int]:
     salts.setdefault("model", "m")
-    return hash_blocks(Prompt((text,), len(text), 0), **salts).chains[0]  # type: ignore[arg-type]
+    return hash_blocks(Prompt((text,), len(text), 0), **salts).chains[0]
 
 
 def noise(size: int, seed: int = 1) -> bytes:
@@ -79,7 +79,7 @@ def test_case_19_forms_of_one_prompt_hash_alike_and_several_sequences_have_sever
     ids = list(range(700))
     for one, same in (({"prompt": text}, {"prompt": [text]}), ({"prompt": ids}, {"prompt": [ids]})):
         hashes = [
-            hash_blocks(read_prompt(Form.COMPLETIONS, body), model="m").chains  # type: ignore[arg-type]
+            hash_blocks(read_prompt(Form.COMPLETIONS, body), model="m").chains
             for body in (one, same)
         ]
         assert hashes[0] == hashes[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import orjson
 import pytest
 from hypothesis import given
@@ -183,7 +185,7 @@ def test_each_turn_extends_the_one_before(extra: dict[str, object]) -> None:
         read_prompt(Form.CHAT, {"messages": CONVERSATION[:n], **extra}).sequences[0]
         for n in range(1, len(CONVERSATION) + 1)
     ]
-    for before, after in zip(turns, turns[1:], strict=False):
+    for before, after in itertools.pairwise(turns):
         assert after.startswith(before)
         assert len(after) > len(before)
 
@@ -224,7 +226,7 @@ def test_turns_extend_in_responses_and_anthropic_too() -> None:
         rendered = [
             read_prompt(form, {key: turns[:n]}).sequences[0] for n in range(1, len(turns) + 1)
         ]
-        assert all(b.startswith(a) for a, b in zip(rendered, rendered[1:], strict=False))
+        assert all(b.startswith(a) for a, b in itertools.pairwise(rendered))
 
 
 @pytest.mark.parametrize(

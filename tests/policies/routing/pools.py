@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from policies.routing.types import AdapterView, PoolView, RoutingRequest, Slots
@@ -38,9 +40,9 @@ def request_for(
 def adapter_on(
     pool: PoolView,
     *,
-    running: set[int] = frozenset(),
-    waiting: set[int] = frozenset(),  # type: ignore[assignment]
-    served: set[int] | None = None,
+    running: Collection[int] = (),
+    waiting: Collection[int] = (),
+    served: Collection[int] | None = None,
 ) -> AdapterView:
     """An adapter by slots; served everywhere unless said."""
     slots = everyone(pool)

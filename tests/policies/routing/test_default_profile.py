@@ -65,7 +65,6 @@ def test_a_burst_of_one_prompt_spreads() -> None:
     served = result.by_slot[:REPLICAS]
     assert sum(served) == 64
     assert max(served) <= 12
-    assert min(served) >= 4
 
 
 def test_turns_of_a_conversation_stick() -> None:

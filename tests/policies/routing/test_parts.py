@@ -20,16 +20,21 @@ from policies.routing.scorers import (
     Running,
     Session,
 )
-from policies.routing.types import Scorer
+from policies.routing.types import Picker, PoolView, RoutingRequest, Scorer
 from tests.policies.routing.pools import adapter_on, everyone, pool_of, request_for
 
 
-def scores_of(scorer: Scorer, pool, request=None, candidates=None) -> list[float]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-    candidates = everyone(pool) if candidates is None else np.array(candidates)
+def scores_of(
+    scorer: Scorer,
+    pool: PoolView,
+    request: RoutingRequest | None = None,
+    among: list[int] | None = None,
+) -> list[float]:
+    candidates = everyone(pool) if among is None else np.array(among)
     scores = scorer.score(request or request_for(pool), pool, candidates)
     assert scores.shape == candidates.shape
     assert ((scores >= 0) & (scores <= 1)).all()
-    return scores.round(6).tolist()
+    return [round(float(score), 6) for score in scores]
 
 
 def test_queue_is_scaled_between_shortest_and_longest() -> None:
@@ -39,8 +44,8 @@ def test_queue_is_scaled_between_shortest_and_longest() -> None:
 
 def test_scores_are_of_the_candidates_only() -> None:
     pool = pool_of((3, 0.5), (0, 0.9), (12, 0.1))
-    assert scores_of(Queue(), pool, candidates=[2, 0]) == [0.0, 1.0]
-    assert scores_of(KvUsage(), pool, candidates=[1]) == [0.1]
+    assert scores_of(Queue(), pool, among=[2, 0]) == [0.0, 1.0]
+    assert scores_of(KvUsage(), pool, among=[1]) == [0.1]
 
 
 def test_running_sees_our_own_requests_before_the_scrape_does() -> None:
@@ -161,7 +166,8 @@ class TestPickers:
     @pytest.mark.parametrize("name", ["max", "weighted-random"])
     def test_no_more_than_there_are(self, name: str) -> None:
         picker = build("picker", name)
-        ranking = picker.pick(np.array([3]), np.array([0.0]), 3, random.Random(1))  # type: ignore[attr-defined]
+        assert isinstance(picker, Picker)
+        ranking = picker.pick(np.array([3]), np.array([0.0]), 3, random.Random(1))
         assert ranking.slots.tolist() == [3]
 
     def test_weighted_random_follows_the_scores(self) -> None:

@@ -1,0 +1,4 @@
+"""The line between the supervisor and its picker workers (proto/control.proto).
+
+May import picker.wire.
+"""

@@ -1,0 +1,137 @@
+"""From the configuration to what each part is told: picker, scraper, Envoy."""
+
+from __future__ import annotations
+
+import ssl
+from functools import cache
+from pathlib import Path
+
+from gateway.config.scheduling import Policy, Profile
+from gateway.config.schema import Config, Pool, StaticPool, UpstreamTls
+from gateway.envoy import render
+from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
+from picker.signals.engines import Engine
+from picker.signals.fetch import Upstream
+from picker.signals.scraper import ScrapedPool, ScrapeSettings
+from policies import registry
+from policies.routing.types import RoutingPolicy
+
+
+
+def picker_settings(config: Config) -> PickerSettings:
+    """What the picker decides by. Raises PolicyError for a policy that cannot be built."""
+    pools = tuple(
+        PoolSettings(
+            name=pool.name,
+            policy=routing_policy(config.profile_of(pool)),
+            models=pool.models,
+            default=pool.default,
+            fallbacks=config.scheduling.fallbacks,
+        )
+        for pool in config.pools
+    )
+    rewrites = tuple(
+        RewriteRule(
+            rule.name,
+            tuple(RewriteTarget(t.model, float(t.weight), t.pool) for t in rule.targets),
+        )
+        for rule in config.models
+    )
+    return PickerSettings(
+        pools=pools,
+        rewrites=rewrites,
+        max_body_bytes=config.listen.max_body_bytes,
+        lease_s=config.picker.lease_s,
+        stale_after_s=config.picker.scrape.stale_after_s,
+    )
+
+
+def routing_policy(profile: Profile) -> RoutingPolicy:
+    """Build a profile's policy from the registry; raises PolicyError."""
+    if profile.policy is not None:
+        built = registry.build("policy", profile.policy.name, profile.policy.params)
+    else:
+        params: dict[str, object] = {
+            "filters": [_part(policy) for policy in profile.filters],
+            "scorers": [
+                {**_part(scorer), "weight": scorer.weight} for scorer in profile.scorers
+            ],
+        }
+        if profile.picker is not None:
+            params["picker"] = _part(profile.picker)
+        built = registry.build("policy", "weighted", params)
+    if not isinstance(built, RoutingPolicy):
+        name = profile.policy.name if profile.policy is not None else "weighted"
+        raise registry.PolicyError(f"policy {name!r} has no rank() and observe() methods")
+    return built
+
+
+def scrape_settings(config: Config) -> ScrapeSettings:
+    """How replicas are read."""
+    scrape = config.picker.scrape
+    return ScrapeSettings(
+        interval_s=scrape.interval_s,
+        idle_interval_s=scrape.idle_interval_s,
+        timeout_s=scrape.timeout_s,
+    )
+
+
+def scraped_pool(pool: Pool) -> ScrapedPool:
+    """How a pool's replicas are read; raises ValueError for certificates that cannot be used."""
+    engine = None if pool.engine == "auto" else Engine(pool.engine)
+    if not isinstance(pool, StaticPool) or pool.tls is None:
+        return ScrapedPool(pool.name, engine)
+    return ScrapedPool(pool.name, engine, _upstream(pool.tls))
+
+
+@cache
+def _upstream(tls: UpstreamTls) -> Upstream:
+    """Cached, so that the same settings give the same context and nothing is read anew."""
+    context = ssl.create_default_context(cadata=tls.ca.reveal() if tls.ca is not None else None)
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return Upstream(context, tls.server_name)
+
+
+def _part(policy: Policy) -> dict[str, object]:
+    return {"name": policy.name, "params": dict(policy.params)}
+
+
+def envoy_plan(config: Config, run_dir: Path, picker_sockets: tuple[Path, ...]) -> render.Plan:
+    """Everything Envoy's configuration depends on; writes secrets' files nowhere."""
+    default = next((pool.name for pool in config.pools if pool.default), None)
+    if default is None and config.pools:
+        default = config.pools[0].name
+    return render.Plan(
+        run_dir=run_dir,
+        address=config.listen.address,
+        port=config.listen.port,
+        max_body_bytes=config.listen.max_body_bytes,
+        stream_idle_timeout_s=config.listen.stream_idle_timeout_s,
+        decision_timeout_s=config.picker.decision_timeout_s,
+        fail_open=config.picker.failure_mode == "open",
+        fallbacks=config.scheduling.fallbacks,
+        picker_sockets=picker_sockets,
+        pools=tuple(_cluster(pool) for pool in config.pools),
+        default_pool=default,
+        tls=_listener_tls(config),
+    )
+
+
+def _listener_tls(config: Config) -> render.ListenerTls | None:
+    tls = config.listen.tls
+    if tls is None:
+        return None
+    return render.ListenerTls(certificate=tls.certificate.reveal(), key=tls.key.reveal())
+
+
+def _cluster(pool: Pool) -> render.PoolCluster:
+    if not isinstance(pool, StaticPool) or pool.tls is None:
+        return render.PoolCluster(pool.name)
+    tls = render.UpstreamTls(
+        ca=pool.tls.ca.reveal() if pool.tls.ca is not None else None,
+        server_name=pool.tls.server_name,
+        verify=pool.tls.verify,
+    )
+    return render.PoolCluster(pool.name, tls=tls)

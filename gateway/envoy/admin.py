@@ -1,0 +1,77 @@
+"""Envoy's admin interface, over its unix socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import aiohttp
+import orjson
+
+_TIMEOUT_S: Final = 2.0
+
+
+class EnvoyAdmin:
+    """The few questions we ask Envoy. Use as an async context manager."""
+
+    def __init__(self, socket: Path) -> None:
+        self._session = aiohttp.ClientSession(
+            base_url="http://envoy",
+            connector=aiohttp.UnixConnector(path=str(socket)),
+            timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
+            raise_for_status=True,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def serving(self) -> bool:
+        """It is live and listens for clients. Raises OSError when it cannot be asked."""
+        try:
+            await self._text("GET", "/ready")
+            return "clients::" in await self._text("GET", "/listeners")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise OSError(f"Envoy's admin interface: {error}") from error
+
+    async def refused(self) -> list[str]:
+        """What Envoy says of parts of its configuration that it has refused."""
+        try:
+            dump = orjson.loads(await self._text("GET", "/config_dump"))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise OSError(f"Envoy's admin interface: {error}") from error
+        found = []
+        for part in dump.get("configs", []):
+            for key in ("dynamic_listeners", "dynamic_active_clusters", "dynamic_warming_clusters"):
+                for resource in part.get(key, []):
+                    state = resource.get("error_state")
+                    if state:
+                        found.append(str(state.get("details", state)))
+        return found
+
+    async def active_requests(self) -> int:
+        """Requests of clients under way."""
+        name = "http.clients.downstream_rq_active"
+        text = await self._text("GET", f"/stats?filter=^{name}$")
+        _, _, value = text.strip().partition(": ")
+        return int(value) if value.isdigit() else 0
+
+    async def drain(self) -> None:
+        """Close the listeners; running requests go on."""
+        await self._text("POST", "/drain_listeners?graceful&skip_exit")
+
+    async def _text(self, method: str, path: str) -> str:
+        async with self._session.request(method, path) as response:
+            return await response.text()

@@ -1,0 +1,45 @@
+"""Envoy's discovery files: each is replaced in one step, and only when it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from gateway.envoy import render
+
+_MODE: Final = 0o600
+"""Listener and cluster files may hold keys."""
+
+
+class DiscoveryFiles:
+    """Writes what Envoy watches; Envoy applies a change without dropping a connection."""
+
+    def __init__(self) -> None:
+        self._written: dict[Path, bytes] = {}
+
+    def write(self, plan: render.Plan, endpoints: Mapping[str, Iterable[str]]) -> bool:
+        """Bring all files up to date, and tell whether one changed: endpoints before the clusters
+        that need them, clusters before the listener that needs them."""
+        changed = False
+        for pool in plan.pools:
+            members = endpoints.get(pool.pool, ())
+            file = plan.endpoints_file(pool.pool)
+            changed |= self._replace(file, render.endpoints(pool.pool, members))
+        changed |= self._replace(plan.pickers_file, render.pickers(plan))
+        changed |= self._replace(plan.clusters_file, render.clusters(plan))
+        changed |= self._replace(plan.listeners_file, render.listeners(plan))
+        return changed
+
+    def _replace(self, path: Path, document: render.Json) -> bool:
+        content = orjson.dumps(document)
+        if self._written.get(path) == content:
+            return False
+        partial = path.with_suffix(".new")
+        partial.touch(_MODE)
+        partial.write_bytes(content)
+        partial.replace(path)
+        self._written[path] = content
+        return True

@@ -1,0 +1,234 @@
+"""The supervisor: runs Envoy, the picker workers and the pools, and keeps them in step."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from gateway import derive
+from gateway.certificates import write_self_signed
+from gateway.child import Backoff, Child, ChildSpec, ChildState, Launch
+from gateway.config.problems import ConfigError
+from gateway.config.schema import Config
+from gateway.config.watch import watch
+from gateway.config.wire import to_json
+from gateway.control.server import ControlServer
+from gateway.envoy.proxy import Envoy
+from gateway.pools.fleet import Fleet
+from gateway.rundir import RunDir
+from picker.state.endpoints import EndpointSpec
+
+log = logging.getLogger(__name__)
+
+_DRAIN_S: Final = 30.0
+_PICKER_GRACE_S: Final = 8.0
+_NEEDS_RESTART: Final = ("admin", "run_dir", "envoy")
+"""Sections that a running Penstock cannot change."""
+
+
+class StartError(RuntimeError):
+    """Penstock cannot start; the message says what to do."""
+
+
+class Supervisor:
+    """One running Penstock."""
+
+    def __init__(self, path: Path, config: Config, run: RunDir) -> None:
+        self.config = config
+        self.run_dir = run
+        self.started_s = time.time()
+        self.accepted_s = time.time()
+        self.refused: ConfigError | None = None
+        """The last change of the file, when it was not accepted."""
+        self._path = path
+        self.fleet = Fleet(run.logs, self._pools_changed)
+        self.control = ControlServer(run.control_socket, self._reported)
+        self.pickers: list[Child] = []
+        self.envoy: Envoy | None = None
+        self._changed = asyncio.Event()
+
+    # -- life
+
+    async def start(self) -> None:
+        """Start everything; returns when requests are served. Raises StartError."""
+        config = self.config
+        if config.envoy.enabled:
+            _require_free(config.listen.address, config.listen.port, "listen")
+        if config.picker.ext_proc.port is not None:
+            write_self_signed(self.run_dir.certificate)
+        await self.control.start()
+        self.control.assign(configuration=to_json(config), pools={})
+        self.fleet.start(config.pools)
+        self._run_pickers(config.picker.workers)
+        await self._first_of_each_picker()
+        if config.envoy.enabled:
+            self.envoy = Envoy(
+                config.envoy, self.run_dir.path, self.run_dir.logs / "envoy.log", self._notify
+            )
+            self.envoy.start(self._plan(), self._addresses())
+
+    async def serve(self) -> None:
+        """Follow the configuration until SIGTERM or SIGINT."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        following = asyncio.create_task(self._follow())
+        stopped = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        following.cancel()
+        if following in done:
+            following.result()
+
+    async def stop(self) -> None:
+        """Drain, then end everything, in the order in which requests leave."""
+        if self.envoy is not None:
+            await self.envoy.drain(_DRAIN_S)
+            await self.envoy.stop()
+        await asyncio.gather(*(child.stop() for child in self.pickers))
+        await self.fleet.stop()
+        await self.control.stop()
+
+    # -- configuration
+
+    async def _follow(self) -> None:
+        async for result in watch(self._path, self.config):
+            if isinstance(result, ConfigError):
+                self.refused = result
+                log.error("the changed configuration is refused, the old one stays:\n%s", result)
+            else:
+                await self.apply(result)
+
+    async def apply(self, config: Config) -> None:
+        """Bring an accepted configuration into force without a restart."""
+        before = self.config
+        for section in _NEEDS_RESTART:
+            if getattr(before, section) != getattr(config, section):
+                log.warning("%s has changed: that takes a restart of Penstock", section)
+        if before.picker.ext_proc != config.picker.ext_proc or (
+            before.picker.health != config.picker.health
+        ):
+            log.warning("a picker port has changed: that takes a restart of Penstock")
+        self.config, self.accepted_s, self.refused = config, time.time(), None
+        # Pools first: a new pool must be known before a model leads to it.
+        self.control.assign(configuration=to_json(config), pools=self._members())
+        await self.fleet.reconfigure(config.pools)
+        if before.picker.workers != config.picker.workers:
+            await self._restart_pickers()
+        self._pools_changed()
+        log.info("the changed configuration is in force")
+
+    # -- parts in step
+
+    def _members(self) -> dict[str, list[EndpointSpec]]:
+        return self.fleet.endpoints()
+
+    def _addresses(self) -> dict[str, list[str]]:
+        """Envoy keeps draining endpoints: requests still run on them."""
+        return {
+            pool: [spec.address for spec in specs] for pool, specs in self._members().items()
+        }
+
+    def _plan(self) -> derive.render.Plan:
+        sockets = tuple(self.run_dir.picker_socket(i) for i in range(len(self.pickers)))
+        return derive.envoy_plan(self.config, self.run_dir.path, sockets)
+
+    def _pools_changed(self) -> None:
+        if self.envoy is not None:  # Envoy must know an endpoint before the pickers choose it
+            self.envoy.update(self._plan(), self._addresses())
+        self.control.assign(pools=self._members())
+        self._notify()
+
+    def _reported(self) -> None:
+        busy: dict[tuple[str, str], int] = {}
+        for report in self.control.reports.values():
+            for status in report.endpoints:
+                key = (status.pool, status.address)
+                busy[key] = busy.get(key, 0) + status.in_flight_requests
+        applied = [report.applied_version for report in self.control.reports.values()]
+        settled = bool(applied) and min(applied) == self.control.version
+        self.fleet.observe_load(busy, settled=settled)
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+
+    async def changed(self, timeout_s: float) -> None:
+        """Return when something has changed, or after the time."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        self._changed.clear()
+
+    # -- pickers
+
+    def _run_pickers(self, workers: int) -> None:
+        self.pickers = [self._picker(index, workers) for index in range(workers)]
+        for child in self.pickers:
+            child.start()
+
+    async def _restart_pickers(self) -> None:
+        """Another number of workers: each must know how many there are."""
+        old = self.pickers
+        workers = self.config.picker.workers
+        for index, child in enumerate(old):
+            await child.stop()
+            if index < workers:
+                self.pickers[index] = self._picker(index, workers)
+                self.pickers[index].start()
+                await self.pickers[index].wait_ready()
+        self.pickers = self.pickers[:workers]
+        for index in range(len(self.pickers), workers):
+            self.pickers.append(self._picker(index, workers))
+            self.pickers[index].start()
+            await self.pickers[index].wait_ready()
+
+    def _picker(self, index: int, workers: int) -> Child:
+        name = f"picker-{index}"
+        command = (
+            *(sys.executable, "-m", "gateway.worker", "--run-dir", str(self.run_dir.path)),
+            *("--index", str(index), "--workers", str(workers)),
+        )
+
+        async def ready() -> bool:
+            report = self.control.reports.get(name)
+            return report is not None and report.pid == child.pid and report.ready
+
+        child = Child(
+            ChildSpec(
+                name=name,
+                launch=lambda: Launch(command, env=self.run_dir.worker_environment()),
+                ready=ready,
+                ready_timeout_s=30.0,
+                grace_s=_PICKER_GRACE_S,
+                backoff=Backoff(initial_s=0.05, max_s=5.0, stable_after_s=5.0),
+                log_file=self.run_dir.logs / f"{name}.log",
+            ),
+            on_state=lambda _: self._notify(),
+        )
+        return child
+
+    async def _first_of_each_picker(self) -> None:
+        await asyncio.gather(*(child.wait_ready() for child in self.pickers))
+
+
+def _require_free(address: str, port: int, key: str) -> None:
+    """Find out before Envoy does: its own message names neither key nor remedy."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {address}:{port} ({error.strerror}): end what listens there,"
+                f" or set {key}.port to a free one"
+            ) from error

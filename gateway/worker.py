@@ -1,0 +1,239 @@
+"""A picker worker process: builds the picker, hands it its parts, serves until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import secrets
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+import policies.routing  # noqa: F401 - registers the built-in policies
+from gateway import derive
+from gateway.certificates import ext_proc_certificate
+from gateway.config.schema import Config
+from gateway.config.wire import from_json
+from gateway.control.client import ControlClient
+from gateway.rundir import RunDir
+from gateway.telemetry.logs import configure_logging
+from gateway.telemetry.observer import TelemetryObserver
+from picker.core import Picker
+from picker.replication.local import LocalPeers
+from picker.server.health import Health
+from picker.server.listen import Address, Listeners, Servers
+from picker.signals.scraper import ScrapedPool, Scraper
+from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from picker.wire import control_pb2
+from policies import registry
+
+log = logging.getLogger(__name__)
+
+_TICK_S: Final = 0.25
+_DRAIN_GRACE_S: Final = 5.0
+
+
+class Worker:
+    """One picker process."""
+
+    def __init__(self, run: RunDir, *, index: int, workers: int) -> None:
+        self._run = run
+        self._index = index
+        self._name = f"picker-{index}"
+        self._observer = TelemetryObserver()
+        self._picker = Picker(
+            f"{index}.{secrets.token_hex(4)}",
+            observer=self._observer,
+            now=time.monotonic,
+            rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
+        )
+        self._observer.is_known_model = self._picker.catalog.is_known
+        self._health = Health(self._picker)
+        self._peers = LocalPeers(
+            self._picker,
+            own=run.peer_socket(index),
+            others=[run.peer_socket(i) for i in range(workers) if i != index],
+        )
+        self._alone = workers == 1
+        self._scraper: Scraper | None = None
+        self._servers: Servers | None = None
+        self._config: Config | None = None
+        self._applied_version = 0
+        self._latest: control_pb2.Assignment | None = None
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or a drain order, then finish what runs."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        client = ControlClient(self._run.control_socket, apply=self._apply, report=self._report)
+        attached = asyncio.create_task(client.run())
+        ticking = asyncio.create_task(self._tick())
+        applying = asyncio.create_task(self._applier())
+        if not self._alone:
+            self._peers.start()
+        try:
+            stopped = asyncio.create_task(self._stop.wait())
+            done, _ = await asyncio.wait(
+                {stopped, attached, ticking, applying}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done - {stopped}:
+                task.result()  # raises what ended it
+        finally:
+            await self._drain()
+            for task in (attached, ticking, applying):
+                task.cancel()
+            await asyncio.gather(attached, ticking, applying, return_exceptions=True)
+
+    async def _drain(self) -> None:
+        self._picker.draining = True
+        await self._health.refresh()
+        if self._servers is not None:
+            await self._servers.stop(_DRAIN_GRACE_S)
+        if self._scraper is not None:
+            await self._scraper.close()
+        if not self._alone:
+            self._peers.stop()
+        self._observer.close()
+
+    # -- what the supervisor says
+
+    def _apply(self, assignment: control_pb2.Assignment) -> None:
+        self._latest = assignment
+        self._wake.set()
+
+    async def _applier(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            assignment = self._latest
+            assert assignment is not None
+            if assignment.drain:
+                self._stop.set()
+                return
+            if assignment.configuration:
+                await self._configure(from_json(assignment.configuration))
+            self._sync_endpoints(assignment)
+            self._applied_version = assignment.version
+
+    async def _configure(self, config: Config) -> None:
+        self._picker.configure(derive.picker_settings(config))
+        configure_logging(config.telemetry.log_level, config.telemetry.log_format)
+        self._observer.configure(config.telemetry)
+        before, self._config = self._config, config
+        if self._scraper is None or before is None or (
+            derive.scrape_settings(before) != derive.scrape_settings(config)
+        ):
+            if self._scraper is not None:
+                await self._scraper.close()
+            self._scraper = Scraper(self, derive.scrape_settings(config), clock=self._picker.now)
+            await self._scraper.__aenter__()
+            self._picker.watch = self._scraper
+        if self._servers is None:
+            self._servers = Servers(self._picker, self._health, self._listeners(config))
+            await self._servers.start()
+
+    def _listeners(self, config: Config) -> Listeners:
+        settings, health = config.picker.ext_proc, config.picker.health
+        ext_proc = None
+        if settings.port is not None:
+            certificate = ext_proc_certificate(settings, self._run.certificate)
+            ext_proc = Address(settings.address, settings.port, certificate)
+        return Listeners(
+            socket=self._run.picker_socket(self._index) if config.envoy.enabled else None,
+            ext_proc=ext_proc,
+            health=Address(health.address, health.port) if health.port is not None else None,
+        )
+
+    def _sync_endpoints(self, assignment: control_pb2.Assignment) -> None:
+        assert self._config is not None
+        assert self._scraper is not None
+        members = {pool.pool: pool.endpoints for pool in assignment.pools}
+        for pool in self._config.pools:
+            specs = [EndpointSpec(e.address, e.draining) for e in members.get(pool.name, ())]
+            self._picker.sync_endpoints(pool.name, specs)
+            scraped = derive.scraped_pool(pool)
+            self._scraper.sync(scraped, [spec.address for spec in specs])
+        names = {pool.name for pool in self._config.pools}
+        for gone in set(self._scraped) - names:
+            self._scraper.drop(gone)
+        self._scraped = names
+
+    _scraped: set[str] = set()
+
+    # -- what the scraper says
+
+    def apply_signals(self, pool: str, address: str, signals: Signals, started_s: float) -> None:
+        self._picker.apply_signals(
+            pool, address, signals, began_s=started_s, now_s=self._picker.now()
+        )
+
+    def apply_models(
+        self, pool: str, address: str, models: Sequence[ServedModel], started_s: float
+    ) -> None:
+        self._picker.apply_models(pool, address, models)
+
+    def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
+        self._picker.mark_failed(pool, address, now_s=self._picker.now(), reason=reason)
+
+    # -- what the supervisor hears
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self._picker.tick()
+            await self._health.refresh()
+            self._observer.endpoints(self._picker)
+
+    def _report(self) -> control_pb2.Report:
+        report = control_pb2.Report(
+            worker=self._name,
+            pid=os.getpid(),
+            applied_version=self._applied_version,
+            ready=self._applied_version > 0 and not self._picker.draining,
+        )
+        now_s = self._picker.now()
+        for name, runtime in self._picker.pools.items():
+            view = runtime.state.view
+            for address, slot in runtime.state.slot_of.items():
+                problem = runtime.state.why_not(address, now_s)
+                report.endpoints.append(
+                    control_pb2.EndpointStatus(
+                        pool=name,
+                        address=address,
+                        healthy=problem is None,
+                        problem=problem or "",
+                        in_flight_requests=self._picker.ledger.in_flight(name, address),
+                        waiting_requests=float(view.waiting_requests[slot]),
+                        running_requests=float(view.running_requests[slot]),
+                        kv_usage=float(view.kv_usage[slot]),
+                    )
+                )
+        return report
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """``python -m gateway.worker``: started by the supervisor, never by hand."""
+    parser = argparse.ArgumentParser(description="One picker process of Penstock.")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--index", type=int, required=True)
+    parser.add_argument("--workers", type=int, required=True)
+    given = parser.parse_args(arguments)
+    registry.load_plugins()
+    worker = Worker(
+        RunDir(given.run_dir, temporary=False), index=given.index, workers=given.workers
+    )
+    uvloop.run(worker.run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Benchmarks of the picker's own cost. May import picker and policies."""

@@ -1,0 +1,146 @@
+"""Pool state: slots, freshness, health, growth."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from picker.state.endpoints import EndpointSpec, PoolState, Signals
+from picker.state.lora import ServedModel
+
+SIGNALS = Signals(
+    waiting_requests=2,
+    running_requests=5,
+    kv_usage=0.25,
+    kv_capacity_tokens=100_000,
+    kv_block_tokens=16,
+    max_loras=4,
+    running_adapters=frozenset({"a"}),
+    waiting_adapters=frozenset({"a", "b"}),
+)
+A, B, C = "10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"
+
+
+def pool_with(*addresses: str, now_s: float = 100.0) -> PoolState:
+    pool = PoolState("chat", stale_after_s=5.0)
+    pool.sync([EndpointSpec(address) for address in addresses])
+    for address in addresses:
+        pool.apply_signals(address, SIGNALS, now_s)
+    return pool
+
+
+def candidates(pool: PoolState, now_s: float = 100.0) -> list[str]:
+    return sorted(pool.address_of(int(slot)) for slot in pool.candidates(now_s))
+
+
+def test_an_endpoint_is_a_candidate_while_its_signals_are_fresh() -> None:
+    pool = PoolState("chat", stale_after_s=5.0)
+    pool.sync([EndpointSpec(A)])
+    assert candidates(pool) == []
+    assert pool.why_not(A, 100.0) == "no signals yet"
+    pool.apply_signals(A, SIGNALS, 100.0)
+    assert candidates(pool, 105.0) == [A]
+    assert candidates(pool, 105.1) == []
+    assert pool.why_not(A, 107.0) == "signals are 7.0 s old"
+    pool.apply_signals(A, SIGNALS, 107.0)
+    assert candidates(pool, 107.0) == [A]
+    assert pool.why_not(A, 107.0) is None
+
+
+def test_signals_fill_the_columns() -> None:
+    pool = pool_with(A)
+    slot, view = pool.slot_of[A], pool.view
+    assert view.waiting_requests[slot] == 2
+    assert view.running_requests[slot] == 5
+    assert view.kv_usage[slot] == 0.25
+    assert view.kv_capacity_tokens[slot] == 100_000
+    assert (view.lora_slots[slot], view.lora_active[slot]) == (4, 2)
+    assert pool.kv_block_tokens[slot] == 16
+    pool.apply_signals(A, replace(SIGNALS, kv_capacity_tokens=None, kv_block_tokens=None), 101.0)
+    assert view.kv_capacity_tokens[slot] == 100_000, "what a scrape leaves out is still true"
+    assert pool.kv_block_tokens[slot] == 16
+
+
+def test_a_failed_endpoint_is_none_until_signals_arrive_again() -> None:
+    pool = pool_with(A, B)
+    pool.mark_failed(A, 100.5, "connection refused")
+    assert candidates(pool) == [B]
+    assert pool.why_not(A, 100.5) == "connection refused"
+    pool.apply_signals(A, SIGNALS, 101.0)
+    assert candidates(pool, 101.0) == [A, B]
+
+
+def test_a_draining_endpoint_gets_nothing_new_even_with_fresh_signals() -> None:
+    pool = pool_with(A, B)
+    changes = pool.sync([EndpointSpec(A, draining=True), EndpointSpec(B)])
+    assert (changes.added, changes.removed) == ([], [])
+    pool.apply_signals(A, SIGNALS, 100.0)
+    assert candidates(pool) == [B]
+    assert pool.why_not(A, 100.0) == "draining"
+    pool.sync([EndpointSpec(A), EndpointSpec(B)])
+    assert candidates(pool) == [A, B]
+
+
+def test_slots_are_stable_and_used_again_clean() -> None:
+    pool = pool_with(A, B)
+    slot_a, slot_b = pool.slot_of[A], pool.slot_of[B]
+    generation = pool.generation_of(slot_a)
+    pool.apply_models(A, [ServedModel("m", None, 4096)])
+    changes = pool.sync([EndpointSpec(B), EndpointSpec(C)])
+    assert (changes.added, changes.removed) == ([C], [A])
+    assert pool.slot_of == {B: slot_b, C: slot_a}
+    assert pool.generation_of(slot_a) != generation
+    for column in fields(pool.view):
+        assert getattr(pool.view, column.name)[slot_a] == 0
+    assert not pool.models.serving("m")[slot_a]
+    assert candidates(pool) == [B]
+    with pytest.raises(KeyError):
+        pool.address_of(7)
+
+
+def test_late_news_of_a_removed_endpoint_is_ignored() -> None:
+    pool = pool_with(A)
+    pool.sync([])
+    pool.apply_signals(A, SIGNALS, 100.0)
+    pool.apply_models(A, [ServedModel("m", None, None)])
+    pool.mark_failed(A, 100.0, "gone")
+    pool.expect_adapter(A, "a")
+    assert candidates(pool) == []
+    assert pool.why_not(A, 100.0) == "unknown"
+
+
+def test_a_thousand_endpoints_grow_the_columns_and_keep_what_they_hold() -> None:
+    pool = pool_with(A)
+    view = pool.view
+    view.in_flight_requests[pool.slot_of[A]] = 3
+    many = [f"10.1.{n // 250}.{n % 250}:8000" for n in range(1_000)]
+    pool.sync([EndpointSpec(address) for address in (A, *many)])
+    assert pool.view is view
+    assert view.in_flight_requests[pool.slot_of[A]] == 3
+    assert view.kv_usage.shape == (pool.slots,)
+    assert len(set(pool.slot_of.values())) == 1_001
+    for address in many:
+        pool.apply_signals(address, SIGNALS, 100.0)
+    assert len(candidates(pool)) == 1_001
+    adapter = pool.models.serving("m")
+    assert adapter.shape == (pool.slots,)
+    assert int(np.count_nonzero(view.waiting_requests)) == 1_001
+
+
+def test_a_burst_for_one_adapter_finds_it_expected_before_the_next_scrape() -> None:
+    pool = pool_with(A, B)
+    for address in (A, B):
+        pool.apply_models(address, [ServedModel("m", None, None), ServedModel("x", "m", None)])
+    pool.expect_adapter(A, "x")
+    pool.expect_adapter(A, "x")
+    adapter = pool.models.adapter("x")
+    assert adapter is not None
+    slot = pool.slot_of[A]
+    assert adapter.running[slot]
+    assert not adapter.running[pool.slot_of[B]]
+    assert pool.view.lora_active[slot] == 3
+    pool.apply_signals(A, SIGNALS, 101.0)
+    assert not adapter.running[slot]
+    assert pool.view.lora_active[slot] == 2
