@@ -48,6 +48,8 @@ class ChildState(enum.Enum):
     STARTING = "starting"
     """Running, not ready yet."""
     READY = "ready"
+    ENDED = "ended"
+    """Ended by itself; what it left behind is being cleared away."""
     BACKOFF = "backoff"
     """Ended; will be started again after a wait."""
     STOPPING = "stopping"
@@ -60,7 +62,7 @@ class Launch:
     """What one start executes."""
 
     command: tuple[str, ...]
-    env: Mapping[str, str] | None = None
+    env: Mapping[str, str] | None = field(default=None, repr=False)
     """The whole environment; None: this process's."""
     cwd: Path | None = None
 
@@ -190,12 +192,18 @@ class Child:
             self._set(ChildState.STOPPED)
             return
         try:
-            await asyncio.shield(self._task)
+            await asyncio.wait({self._task})
         except asyncio.CancelledError:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            self.kill()
+            await asyncio.wait({self._task})
             raise
+
+    def kill(self) -> None:
+        """SIGKILL the whole process group and end the supervision; `stop` waits for it."""
+        self._stop.set()
+        self._changed.set()
+        if self._task is not None:
+            self._task.cancel()
 
     def _set(self, state: ChildState) -> None:
         if state is self.state:
@@ -261,6 +269,8 @@ class Child:
             asked = self._stop.is_set()
             if asked:
                 self._set(ChildState.STOPPING)
+            elif exited.done():
+                self._set(ChildState.ENDED)
             if not exited.done():
                 await self._terminate(process, exited)
             reason = reason or _reason(process.returncode)

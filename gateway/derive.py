@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,6 @@ from picker.signals.fetch import Upstream
 from picker.signals.scraper import ScrapedPool, ScrapeSettings
 from policies import registry
 from policies.routing.types import RoutingPolicy
-
 
 
 def picker_settings(config: Config) -> PickerSettings:
@@ -53,9 +53,7 @@ def routing_policy(profile: Profile) -> RoutingPolicy:
     else:
         params: dict[str, object] = {
             "filters": [_part(policy) for policy in profile.filters],
-            "scorers": [
-                {**_part(scorer), "weight": scorer.weight} for scorer in profile.scorers
-            ],
+            "scorers": [{**_part(scorer), "weight": scorer.weight} for scorer in profile.scorers],
         }
         if profile.picker is not None:
             params["picker"] = _part(profile.picker)
@@ -92,6 +90,27 @@ def _upstream(tls: UpstreamTls) -> Upstream:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return Upstream(context, tls.server_name)
+
+
+def known_endpoints(config: Config) -> dict[str, list[str]]:
+    """Addresses by pool that stand in the configuration itself."""
+    return {
+        pool.name: [
+            endpoint
+            for endpoint in pool.endpoints
+            if _is_ip(endpoint.rpartition(":")[0].strip("[]"))
+        ]
+        for pool in config.pools
+        if isinstance(pool, StaticPool)
+    }
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _part(policy: Policy) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -54,6 +55,10 @@ class RunDir:
     @property
     def control_socket(self) -> Path:
         return self.path / "control.sock"
+
+    def worker_environment(self) -> dict[str, str]:
+        """Environment of a picker worker: its counters are shared through files here."""
+        return {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self.metrics)}
 
     def picker_socket(self, worker: int) -> Path:
         return self.path / f"picker-{worker}.sock"

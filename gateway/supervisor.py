@@ -9,20 +9,22 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Final
 
 from gateway import derive
 from gateway.certificates import write_self_signed
-from gateway.child import Backoff, Child, ChildSpec, ChildState, Launch
+from gateway.child import Backoff, Child, ChildSpec, Launch
 from gateway.config.problems import ConfigError
-from gateway.config.schema import Config
+from gateway.config.schema import Config, SimulatedPool
 from gateway.config.watch import watch
 from gateway.config.wire import to_json
 from gateway.control.server import ControlServer
 from gateway.envoy.proxy import Envoy
-from gateway.pools.fleet import Fleet
+from gateway.envoy.render import Plan
+from gateway.fleet import Fleet
+from gateway.pools.types import ReplicaState
 from gateway.rundir import RunDir
 from picker.state.endpoints import EndpointSpec
 
@@ -54,19 +56,28 @@ class Supervisor:
         self.pickers: list[Child] = []
         self.envoy: Envoy | None = None
         self._changed = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._following: asyncio.Task[None] | None = None
 
     # -- life
 
     async def start(self) -> None:
-        """Start everything; returns when requests are served. Raises StartError."""
+        """Start everything; returns when requests are served, as far as replicas are up.
+
+        Raises StartError and ChildError.
+        """
         config = self.config
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.on_signal)
         if config.envoy.enabled:
             _require_free(config.listen.address, config.listen.port, "listen")
         if config.picker.ext_proc.port is not None:
             write_self_signed(self.run_dir.certificate)
         await self.control.start()
         self.control.assign(configuration=to_json(config), pools={})
-        self.fleet.start(config.pools)
+        await self.fleet.reconfigure(config.pools)
         self._run_pickers(config.picker.workers)
         await self._first_of_each_picker()
         if config.envoy.enabled:
@@ -74,28 +85,54 @@ class Supervisor:
                 config.envoy, self.run_dir.path, self.run_dir.logs / "envoy.log", self._notify
             )
             self.envoy.start(self._plan(), self._addresses())
+            await self.envoy.child.wait_ready()
+        self._following = asyncio.create_task(self._follow())
+
+    async def settle(self) -> None:
+        """Return when every replica is up or has failed once, or a signal to stop has come."""
+        while not self.stopping:
+            replicas = [one for pool in self.fleet.status().values() for one in pool]
+            if all(one.state is not ReplicaState.STARTING for one in replicas):
+                return
+            await self.changed(0.2)
 
     async def serve(self) -> None:
-        """Follow the configuration until SIGTERM or SIGINT."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        following = asyncio.create_task(self._follow())
-        stopped = asyncio.create_task(stop.wait())
-        done, _ = await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        following.cancel()
-        if following in done:
-            following.result()
+        """Return at SIGTERM or SIGINT; raises what ended a part that must not end."""
+        assert self._following is not None
+        stopped = asyncio.create_task(self._stop.wait())
+        parts = {self._following, stopped}
+        done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if self._following in done:
+            self._following.result()
+
+    def on_signal(self) -> None:
+        """SIGTERM or SIGINT: stop, gracefully; at the second one, at once."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    @property
+    def stopping(self) -> bool:
+        """A signal to stop has come."""
+        return self._stop.is_set()
 
     async def stop(self) -> None:
         """Drain, then end everything, in the order in which requests leave."""
+        if self._following is not None:
+            self._following.cancel()
         if self.envoy is not None:
-            await self.envoy.drain(_DRAIN_S)
+            await self._unless_hurried(self.envoy.drain(_DRAIN_S))
             await self.envoy.stop()
         await asyncio.gather(*(child.stop() for child in self.pickers))
         await self.fleet.stop()
         await self.control.stop()
+
+    async def _unless_hurried(self, draining: Coroutine[None, None, None]) -> None:
+        tasks = [asyncio.create_task(draining), asyncio.create_task(self._hurry.wait())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()
 
     # -- configuration
 
@@ -133,11 +170,9 @@ class Supervisor:
 
     def _addresses(self) -> dict[str, list[str]]:
         """Envoy keeps draining endpoints: requests still run on them."""
-        return {
-            pool: [spec.address for spec in specs] for pool, specs in self._members().items()
-        }
+        return {pool: [spec.address for spec in specs] for pool, specs in self._members().items()}
 
-    def _plan(self) -> derive.render.Plan:
+    def _plan(self) -> Plan:
         sockets = tuple(self.run_dir.picker_socket(i) for i in range(len(self.pickers)))
         return derive.envoy_plan(self.config, self.run_dir.path, sockets)
 
@@ -155,8 +190,18 @@ class Supervisor:
                 busy[key] = busy.get(key, 0) + status.in_flight_requests
         applied = [report.applied_version for report in self.control.reports.values()]
         settled = bool(applied) and min(applied) == self.control.version
-        self.fleet.observe_load(busy, settled=settled)
+        if settled:
+            self.fleet.observe_load(busy)
         self._notify()
+
+    def some_model(self) -> str | None:
+        """A base model to try, if one is configured."""
+        for pool in self.config.pools:
+            if isinstance(pool, SimulatedPool):
+                return pool.model
+            if pool.models:
+                return pool.models[0]
+        return None
 
     def _notify(self) -> None:
         self._changed.set()

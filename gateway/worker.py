@@ -23,8 +23,14 @@ from gateway.config.schema import Config
 from gateway.config.wire import from_json
 from gateway.control.client import ControlClient
 from gateway.rundir import RunDir
-from gateway.telemetry.logs import configure_logging
-from gateway.telemetry.observer import TelemetryObserver
+class TelemetryObserver:
+    is_known_model=None
+    def rejected(self,e): print(e,flush=True)
+    def completed(self,e): print(e,flush=True)
+    def configure(self,*a):...
+    def endpoints(self,*a):...
+    def close(self):...
+def configure_logging(*a): logging.basicConfig(level="INFO")
 from picker.core import Picker
 from picker.replication.local import LocalPeers
 from picker.server.health import Health
@@ -127,11 +133,13 @@ class Worker:
 
     async def _configure(self, config: Config) -> None:
         self._picker.configure(derive.picker_settings(config))
-        configure_logging(config.telemetry.log_level, config.telemetry.log_format)
+        configure_logging(config.telemetry.log_level)
         self._observer.configure(config.telemetry)
         before, self._config = self._config, config
-        if self._scraper is None or before is None or (
-            derive.scrape_settings(before) != derive.scrape_settings(config)
+        if (
+            self._scraper is None
+            or before is None
+            or (derive.scrape_settings(before) != derive.scrape_settings(config))
         ):
             if self._scraper is not None:
                 await self._scraper.close()

@@ -5,22 +5,24 @@ from __future__ import annotations
 import base64
 import logging
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Final
 
 from picker import names
 from picker.catalog import Catalog
 from picker.completion import Report
 from picker.decision import Answer, Decision, RequestHead
-from picker.events import Completed, Observer, Rejected, RequestLabels
+from picker.dispatch import Dispatch
+from picker.events import Observer, Rejected
+from picker.peers import Alone, PeerDispatch, Peers
 from picker.pipeline.context import RequestContext
 from picker.pipeline.estimate import Estimate
 from picker.pipeline.mutate import mutate
 from picker.pipeline.parse import parse
 from picker.pipeline.rejection import Reason, Rejection
 from picker.pipeline.resolve import Resolve
-from picker.pipeline.schedule import Schedule, session_id
+from picker.pipeline.schedule import Schedule
 from picker.pool import PoolRuntime
 from picker.prompt.forms import form_of
 from picker.settings import PickerSettings
@@ -28,72 +30,15 @@ from picker.state.endpoints import EndpointSpec, PoolState, ServedModel, Signals
 from picker.state.ledger import InFlight, Ledger
 from picker.state.prefix import PrefixIndex
 from picker.state.sessions import Sessions
+from picker.watch import Unwatched, Watch
 from policies.routing.types import Observation
 from policies.tokens import TokenRatio
 
 log = logging.getLogger(__name__)
 
-_MAX_SESSIONS = 100_000
-_SESSION_TTL_S = 3600.0
-
-
-class Peers(Protocol):
-    """Tells other pickers what this one did, so that all know the same."""
-
-    def dispatched(self, entry: InFlight, chains: Iterable[list[int]]) -> None: ...
-
-    def finished(self, report: Report) -> None: ...
-
-
-class Watch(Protocol):
-    """Whoever reads the endpoints' signals."""
-
-    def touch(self, pool: str, address: str) -> None:
-        """A request was sent there: read it more often."""
-
-    def poke(self, pool: str, address: str) -> None:
-        """Something is wrong there: read it now."""
-
-
-class Unwatched:
-    """Nobody reads signals."""
-
-    def touch(self, pool: str, address: str) -> None:
-        return
-
-    def poke(self, pool: str, address: str) -> None:
-        return
-
-
-@dataclass(frozen=True, slots=True)
-class PeerDispatch:
-    """A request that another picker sent."""
-
-    id: str
-    pool: str
-    address: str
-    prompt_tokens: float
-    uncached_tokens: float
-    output_tokens: float
-    chains: tuple[list[int], ...]
-
-
-class Alone:
-    """No other pickers."""
-
-    def dispatched(self, entry: InFlight, chains: Iterable[list[int]]) -> None:
-        return
-
-    def finished(self, report: Report) -> None:
-        return
-
-
-@dataclass(slots=True)
-class _Dispatch:
-    """What this picker keeps of a request it sent, until it ends."""
-
-    context: RequestContext
-    decision_s: float
+_MAX_SESSIONS: Final = 100_000
+_SESSION_TTL_S: Final = 3600.0
+_MAX_EARLY_ENDS: Final = 10_000
 
 
 class Picker:
@@ -120,7 +65,9 @@ class Picker:
         self._observer = observer
         self._rng = rng
         self._settings = PickerSettings(())
-        self._dispatches: dict[str, _Dispatch] = {}
+        self._dispatches: dict[str, Dispatch] = {}
+        self._early_ends: OrderedDict[str, None] = OrderedDict()
+        """Requests of others whose end was told here before their dispatch was."""
         self._count = 0
         self._resolve = Resolve(self.catalog)
         self._estimate = Estimate(self.catalog, self.ratio, 0.0)
@@ -155,8 +102,7 @@ class Picker:
         addresses = {spec.address for spec in wanted}
         for address, slot in list(runtime.state.slot_of.items()):
             if address not in addresses:
-                for entry in self.ledger.close_endpoint(pool, address):
-                    self._forget(entry, "upstream_error")
+                # What it still serves stays in flight until the data plane reports its end.
                 runtime.prefix.clear_slot(slot)
         runtime.state.sync(wanted)
 
@@ -174,7 +120,7 @@ class Picker:
         runtime.prefix.set_capacity(slot, capacity_tokens * self.ratio.bytes_per_token(model))
         if signals.running_requests == 0 and signals.waiting_requests == 0:
             for entry in self.ledger.reconcile(pool, address, idle_since_s=began_s):
-                self._forget(entry, "lease_expired")
+                self._forget(entry)
 
     def apply_models(self, pool: str, address: str, models: list[ServedModel]) -> None:
         """What an endpoint lists under /v1/models."""
@@ -197,7 +143,13 @@ class Picker:
 
     @property
     def max_body_bytes(self) -> int:
+        """Longest request body taken."""
         return self._settings.max_body_bytes
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that this picker has sent and not seen the end of."""
+        return len(self._dispatches)
 
     # -- deciding
 
@@ -213,6 +165,8 @@ class Picker:
             return self._reject(context, rejection)
         except Exception:
             log.exception("request %s: the picker failed", context.request_id)
+            self._dispatches.pop(context.id, None)
+            self.ledger.close(context.id)
             failure = Rejection(Reason.INTERNAL, "The endpoint picker failed on this request.")
             return self._reject(context, failure)
 
@@ -275,26 +229,49 @@ class Picker:
             now_s=now_s,
             lease_s=self._settings.lease_s,
         )
-        chains: Iterable[list[int]] = ()
-        if context.blocks is not None:
-            chains = context.blocks.chains
-            pool.prefix.insert(entry.slot, chains)
-        if context.adapter:
-            pool.state.expect_adapter(address, context.adapter)
-        session = session_id(context)
-        if session:
-            pool.sessions.bind(session, address, now_s)
-        self._dispatches[context.id] = _Dispatch(context, now_s - context.head.received_s)
-        self.peers.dispatched(entry, chains)
+        chains = context.blocks.chains if context.blocks is not None else ()
+        self._note(pool, entry, chains, context.adapter, context.session, now_s)
+        self._dispatches[context.id] = Dispatch.of(
+            context, pool, now_s - context.head.received_s
+        )
+        self.peers.dispatched(
+            PeerDispatch(
+                id=entry.id,
+                pool=entry.pool,
+                address=address,
+                prompt_tokens=entry.prompt_tokens,
+                uncached_tokens=entry.uncached_tokens,
+                output_tokens=entry.output_tokens,
+                chains=chains,
+                adapter=context.adapter,
+                session=context.session,
+            )
+        )
         self.watch.touch(pool.name, address)
         return self._decision(context, pool)
+
+    def _note(
+        self,
+        pool: PoolRuntime,
+        entry: InFlight,
+        chains: Iterable[list[int]],
+        adapter: str,
+        session: str,
+        now_s: float,
+    ) -> None:
+        """What a request does to the endpoint it is sent to."""
+        pool.prefix.insert(entry.slot, chains)
+        if adapter:
+            pool.state.expect_adapter(entry.address, adapter)
+        if session:
+            pool.sessions.bind(session, entry.address, now_s)
 
     def _decision(self, context: RequestContext, pool: PoolRuntime) -> Decision:
         metadata: dict[str, object] = {"id": context.id, "picker": self.id}
         rename = None
         if context.strip_usage:
             metadata["strip_usage"] = True
-        if context.served_model and context.asked_model not in ("", context.served_model):
+        if context.model_changed and context.asked_model:
             rename = (context.served_model, context.asked_model)
             metadata["served_model"], metadata["asked_model"] = rename
         headers = context.head.headers
@@ -311,7 +288,7 @@ class Picker:
             addresses=context.addresses,
             set_headers=tuple(context.set_headers),
             remove_headers=tuple(
-                name for name in names.CLIENT_MAY_NOT_SET if name in context.head.headers
+                name for name in names.CLIENT_MAY_NOT_SET if name in headers
             ),
             body=context.changed_body,
             rename=rename,
@@ -323,7 +300,7 @@ class Picker:
     def _reject(self, context: RequestContext, rejection: Rejection) -> Answer:
         self._observer.rejected(
             Rejected(
-                labels=self._labels(context),
+                labels=context.labels(),
                 status=rejection.verdict.status,
                 reason=rejection.verdict.code,
                 decision_s=self.now() - context.head.received_s,
@@ -335,15 +312,6 @@ class Picker:
             rejection.body(anthropic=context.anthropic),
         )
 
-    def _labels(self, context: RequestContext) -> RequestLabels:
-        return RequestLabels(
-            request_id=context.request_id,
-            tenant=context.tenant,
-            model=context.asked_model,
-            pool=context.pool.name if context.pool is not None else "",
-            path=context.head.path,
-        )
-
     # -- ends of requests
 
     def complete(self, report: Report) -> None:
@@ -352,24 +320,28 @@ class Picker:
         if self._end(report) or report.owner != self.id:
             self.peers.finished(report)
 
-    def peer_dispatched(self, entry: PeerDispatch) -> None:
+    def peer_dispatched(self, sent: PeerDispatch) -> None:
         """Another picker sent a request somewhere."""
-        runtime = self.pools.get(entry.pool)
-        if runtime is None or entry.address not in runtime.state.slot_of:
+        runtime = self.pools.get(sent.pool)
+        if runtime is None or sent.address not in runtime.state.slot_of:
             return  # our endpoints are not up to date yet, or theirs are not
-        if entry.id in self.ledger:
+        if sent.id in self.ledger:
             return
-        opened = self.ledger.open(
-            entry.id,
-            pool=entry.pool,
-            address=entry.address,
-            prompt_tokens=entry.prompt_tokens,
-            uncached_tokens=entry.uncached_tokens,
-            output_tokens=entry.output_tokens,
-            now_s=self.now(),
+        now_s = self.now()
+        entry = self.ledger.open(
+            sent.id,
+            pool=sent.pool,
+            address=sent.address,
+            prompt_tokens=sent.prompt_tokens,
+            uncached_tokens=sent.uncached_tokens,
+            output_tokens=sent.output_tokens,
+            now_s=now_s,
             lease_s=self._settings.lease_s,
         )
-        runtime.prefix.insert(opened.slot, entry.chains)
+        self._note(runtime, entry, sent.chains, sent.adapter, sent.session, now_s)
+        if sent.id in self._early_ends:
+            del self._early_ends[sent.id]
+            self.ledger.close(sent.id, now_s=now_s)
 
     def peer_finished(self, report: Report) -> None:
         """Another picker learned that a request has ended, perhaps one of ours."""
@@ -377,30 +349,36 @@ class Picker:
 
     def _end(self, report: Report) -> bool:
         now_s = self.now()
-        dispatch = self._dispatches.pop(report.id, None)
-        if dispatch is not None:
-            self._finish(dispatch, report, now_s)
+        sent = self._dispatches.pop(report.id, None)
+        if sent is not None:
+            self._finish(sent, report, now_s)
             return True
-        return self.ledger.close(report.id, now_s=now_s) is not None
+        if self.ledger.close(report.id, now_s=now_s) is not None:
+            return True
+        if report.owner != self.id:
+            self._early_ends[report.id] = None
+            if len(self._early_ends) > _MAX_EARLY_ENDS:
+                self._early_ends.popitem(last=False)
+        return False
 
     def tick(self) -> None:
         """Close what the data plane never reported; call about once a second."""
         now_s = self.now()
         self.ledger.settle_prefills(now_s)
         for entry in self.ledger.expire(now_s):
-            self._forget(entry, "lease_expired")
+            self._forget(entry)
 
-    def _forget(self, entry: InFlight, reason: str) -> None:
+    def _forget(self, entry: InFlight) -> None:
         """The ledger has closed an entry without a report."""
-        dispatch = self._dispatches.pop(entry.id, None)
-        if dispatch is None:
+        sent = self._dispatches.pop(entry.id, None)
+        if sent is None:
             return
         report = Report(
             id=entry.id,
             owner=self.id,
             address=entry.address,
             status=0,
-            reason=reason,
+            reason="lease_expired",
             input_tokens=None,
             output_tokens=None,
             cached_tokens=None,
@@ -408,33 +386,30 @@ class Picker:
             ttft_s=None,
             duration_s=self.now() - entry.started_s,
         )
-        self._observer.completed(self._completed(dispatch, report))
+        self._observer.completed(sent.completed(report))
 
-    def _finish(self, dispatch: _Dispatch, report: Report, now_s: float) -> None:
-        context = dispatch.context
-        pool = context.pool
-        assert pool is not None
+    def _finish(self, sent: Dispatch, report: Report, now_s: float) -> None:
+        pool, used = sent.pool, report.address
         ok = report.status == 200
         entry = self.ledger.close(report.id, ttft_s=report.ttft_s if ok else None, now_s=now_s)
-        used = report.address
-        if used and used != context.addresses[0]:
-            self._moved(context, pool, used, now_s)
+        if used and used != sent.address:
+            self._moved(sent, used, now_s)
         if report.upstream_failed and used:
             pool.state.mark_failed(used, now_s, "the data plane could not reach it")
             self.watch.poke(pool.name, used)
-        prompt = context.prompt
-        if ok and report.input_tokens and prompt is not None:
-            if prompt.token_ids == 0 and prompt.media_items == 0:
-                self.ratio.observe(context.served_model, prompt.text_bytes, report.input_tokens)
-        completed = self._completed(dispatch, report)
+        if ok and report.input_tokens and sent.text_bytes:
+            self.ratio.observe(sent.served_model, sent.text_bytes, report.input_tokens)
+        completed = sent.completed(report)
         slot = pool.state.slot_of.get(used)
         if entry is not None and slot is not None:
-            cached = completed.cached_tokens if completed.usage_reported else entry.prompt_tokens
+            uncached_tokens = entry.uncached_tokens  # as believed, where the engine does not tell
+            if report.cached_tokens is not None:
+                uncached_tokens = max(0.0, completed.input_tokens - report.cached_tokens)
             pool.settings.policy.observe(
                 Observation(
                     slot=slot,
                     prompt_tokens=completed.input_tokens,
-                    uncached_tokens=max(0.0, completed.input_tokens - cached),
+                    uncached_tokens=uncached_tokens,
                     output_tokens=completed.output_tokens,
                     backlog_tokens=entry.backlog_tokens,
                     ttft_s=report.ttft_s,
@@ -445,40 +420,15 @@ class Picker:
             )
         self._observer.completed(completed)
 
-    def _moved(self, context: RequestContext, pool: PoolRuntime, used: str, now_s: float) -> None:
+    def _moved(self, sent: Dispatch, used: str, now_s: float) -> None:
         """A fallback served: what we believed of the first choice is true of another."""
+        pool = sent.pool
+        self.watch.poke(pool.name, sent.address)
         slot = pool.state.slot_of.get(used)
-        if slot is not None and context.blocks is not None:
-            pool.prefix.insert(slot, context.blocks.chains)
-        session = session_id(context)
-        if session:
-            pool.sessions.bind(session, used, now_s)
-
-    def _completed(self, dispatch: _Dispatch, report: Report) -> Completed:
-        context = dispatch.context
-        reported = report.output_tokens is not None or report.input_tokens is not None
-        # Without usage: a failed request cost nothing we know of, an aborted stream what it sent.
-        streamed = report.streamed_events
-        input_tokens = report.input_tokens
-        if input_tokens is None:
-            input_tokens = round(context.prompt_tokens) if streamed else 0
-        return Completed(
-            labels=self._labels(context),
-            endpoint=report.address,
-            status=report.status,
-            reason=report.reason,
-            streaming=context.fields is not None and context.fields.stream,
-            input_tokens=input_tokens,
-            output_tokens=streamed if report.output_tokens is None else report.output_tokens,
-            cached_tokens=report.cached_tokens or 0,
-            usage_reported=reported,
-            estimated_input_tokens=context.prompt_tokens,
-            matched_tokens=context.matched_tokens,
-            ttft_s=report.ttft_s,
-            duration_s=report.duration_s,
-            queue_s=0.0,
-            decision_s=dispatch.decision_s,
-        )
+        if slot is not None:
+            pool.prefix.insert(slot, [list(chain) for chain in sent.chains])
+        if sent.session:
+            pool.sessions.bind(sent.session, used, now_s)
 
     def snapshot(self) -> Mapping[str, Mapping[str, str | None]]:
         """By pool and address: why an endpoint takes no requests, None when it does."""

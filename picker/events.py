@@ -17,6 +17,9 @@ class RequestLabels:
     pool: str
     """Pool chosen, or "" when the request ended before one was."""
     path: str
+    objective: str = ""
+    """Inference objective named by the request, "" for none."""
+    fairness_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

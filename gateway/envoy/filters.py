@@ -62,8 +62,7 @@ def chain(decision_timeout_s: float, *, fail_open: bool) -> list[Json]:
                         "@type": _TYPE + "envoy.extensions.content_parsers.json.v3"
                         ".JsonContentParser",
                         "rules": [
-                            {"rule": _rule(key, path)}
-                            for key, path in _usage_paths(_EVENT_PARENTS)
+                            {"rule": _rule(key, path)} for key, path in _usage_paths(_EVENT_PARENTS)
                         ],
                     },
                 },

@@ -139,7 +139,9 @@ class Envoy:
             return
         for reason in refused:
             if reason not in self.refused:
-                log.error("Envoy refuses a part of its configuration, the old one stays: %s", reason)
+                log.error(
+                    "Envoy refuses a part of its configuration, the old one stays: %s", reason
+                )
         if refused != self.refused:
             self.refused = refused
             self._on_state()

@@ -5,7 +5,7 @@ Field names and meanings are those of Envoy's v3 API (1.40).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -125,9 +125,7 @@ def endpoints(pool: str, addresses: Iterable[str]) -> Json:
 
 
 def _members(pool: str, addresses: Iterable[str]) -> Json:
-    members = [
-        {"endpoint": {"address": _socket_address(address)}} for address in sorted(addresses)
-    ]
+    members = [{"endpoint": {"address": _socket_address(address)}} for address in sorted(addresses)]
     return {
         "@type": f"{_TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": names.cluster_name(pool),
@@ -135,7 +133,7 @@ def _members(pool: str, addresses: Iterable[str]) -> Json:
     }
 
 
-def static(plan: Plan, members: dict[str, Sequence[str]]) -> Json:
+def static(plan: Plan, members: Mapping[str, Sequence[str]]) -> Json:
     """One self-contained configuration, for reading and for ``envoy --mode validate``."""
     whole = bootstrap(plan)
     del whole["dynamic_resources"]

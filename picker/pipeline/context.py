@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from picker import names
 from picker.decision import Answer, RequestHead
+from picker.events import RequestLabels
 from picker.pool import PoolRuntime
 from picker.prompt.blocks import Blocks
 from picker.prompt.fields import RequestFields
@@ -45,21 +47,51 @@ class RequestContext:
     """Expected or declared output, tokens."""
     blocks: Blocks | None = None
     # schedule
+    session: str = ""
+    """Key of the session the request belongs to, "" without one."""
     ranking: Ranking | None = None
     addresses: tuple[str, ...] = ()
     matched_tokens: float = 0.0
     """Of the first choice."""
     # mutate
     changed_body: bytes | None = None
+    model_changed: bool = False
+    """The body names the served model where the client named another."""
     strip_usage: bool = False
     set_headers: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def request_id(self) -> str:
         """The client's or Envoy's request id, else ours."""
-        return self.head.headers.get("x-request-id") or self.id
+        return self.head.headers.get(names.REQUEST_ID) or self.id
+
+    @property
+    def objective(self) -> str:
+        """Name of the objective that the request is served under, "" for none."""
+        return self._first_of(names.OBJECTIVE)
+
+    @property
+    def fairness_id(self) -> str:
+        """Whose share of a contended pool the request counts against, "" for the tenant's."""
+        return self._first_of(names.FAIRNESS_ID)
 
     @property
     def anthropic(self) -> bool:
         """Errors are told in Anthropic's shape."""
         return self.form is Form.ANTHROPIC
+
+    def labels(self) -> RequestLabels:
+        """Who asked for what, as far as it is known."""
+        return RequestLabels(
+            request_id=self.request_id,
+            tenant=self.tenant,
+            model=self.asked_model,
+            pool=self.pool.name if self.pool is not None else "",
+            path=self.head.path,
+            objective=self.objective,
+            fairness_id=self.fairness_id,
+        )
+
+    def _first_of(self, headers: tuple[str, ...]) -> str:
+        given = self.head.headers
+        return next((given[name] for name in headers if given.get(name)), "")

@@ -10,6 +10,8 @@ from policies.tokens import TokenRatio
 
 MEDIA_ITEM_TOKENS = 512
 """Assumed for an image or audio clip, whose bytes do not tell."""
+MAX_OUTPUT_TOKENS = 1_000_000.0
+"""A larger bound counts as this much: load is summed in floats, which must come back to 0."""
 
 
 class Estimate:
@@ -29,11 +31,13 @@ class Estimate:
             + prompt.token_ids
             + prompt.media_items * MEDIA_ITEM_TOKENS
         )
-        if fields.max_output_tokens is not None:
-            context.output_tokens = float(fields.max_output_tokens * fields.choices)
-        else:
-            context.output_tokens = self._default_output_tokens * fields.choices
         limit = self._catalog.max_model_tokens(context.served_model)
+        bound: float = self._default_output_tokens
+        if fields.max_output_tokens is not None:
+            bound = fields.max_output_tokens if limit is None else min(
+                fields.max_output_tokens, limit
+            )
+        context.output_tokens = min(float(bound * fields.choices), MAX_OUTPUT_TOKENS)
         if limit is not None and prompt.token_ids > limit * len(prompt.sequences):
             raise Rejection(
                 Reason.CONTEXT_LENGTH,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+from urllib.parse import unquote
+
 from picker import names
 from picker.catalog import Catalog
 from picker.decision import Answer
 from picker.pipeline.context import RequestContext
 from picker.pipeline.rejection import Reason, Rejection
 from picker.settings import RewriteTarget
+
+_MODELS: Final = "/v1/models"
+_MAX_NAME_CHARS: Final = 1024
 
 
 class Resolve:
@@ -17,10 +23,17 @@ class Resolve:
         self._catalog = catalog
 
     def __call__(self, context: RequestContext) -> None:
-        if context.head.method == "GET" and context.head.path.startswith("/v1/models"):
-            context.answer = self._models(context.head.path)
+        path = context.head.path
+        if context.head.method == "GET" and (path == _MODELS or path.startswith(_MODELS + "/")):
+            context.answer = self._models(path)
             return
         asked = context.fields.model if context.fields is not None else None
+        if asked is not None and len(asked) > _MAX_NAME_CHARS:
+            raise Rejection(
+                Reason.INVALID_REQUEST,
+                f"model is longer than {_MAX_NAME_CHARS} characters.",
+                param="model",
+            )
         context.asked_model = asked or ""
         target = self._rewrite(context, asked)
         if target is None:
@@ -62,7 +75,7 @@ class Resolve:
             raise Rejection(Reason.NO_ENDPOINTS, "No pool is configured.")
 
     def _models(self, path: str) -> Answer:
-        wanted = path.removeprefix("/v1/models").strip("/")
+        wanted = unquote(path.removeprefix(_MODELS).strip("/"))
         body = self._catalog.model(wanted) if wanted else self._catalog.listing()
         if body is None:
             raise Rejection(

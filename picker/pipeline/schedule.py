@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import binascii
 import random
+from typing import Final
 
 import numpy as np
+import xxhash
 
 from picker import names
 from picker.pipeline.context import RequestContext
 from picker.pipeline.rejection import Reason, Rejection
 from picker.pool import PoolRuntime
-from policies.routing.types import RoutingRequest, Slots
+from policies.routing.types import Floats, RoutingRequest, Slots
 from policies.tokens import TokenRatio
+
+_MAX_SESSION_CHARS: Final = 64
 
 
 class Schedule:
@@ -26,6 +30,7 @@ class Schedule:
     def __call__(self, context: RequestContext, now_s: float) -> None:
         pool = context.pool
         assert pool is not None
+        context.session = session_key(context)
         candidates = self._candidates(context, pool, now_s)
         request = RoutingRequest(
             prompt_tokens=context.prompt_tokens,
@@ -56,9 +61,7 @@ class Schedule:
             raise Rejection(Reason.NO_ENDPOINTS, f"Pool {pool.name!r} has no replica to serve.")
         subset = context.head.subset
         if subset is not None:
-            allowed = [
-                in_subset(state.address_of(int(slot)), subset) for slot in candidates
-            ]
+            allowed = [in_subset(state.address_of(int(slot)), subset) for slot in candidates]
             candidates = candidates[np.array(allowed, np.bool_)]
             if candidates.size == 0:
                 raise Rejection(
@@ -73,23 +76,23 @@ class Schedule:
                 )
         return candidates
 
-    def _matched(self, context: RequestContext, pool: PoolRuntime) -> np.ndarray[
-        tuple[int], np.dtype[np.float64]
-    ]:
+    def _matched(self, context: RequestContext, pool: PoolRuntime) -> Floats:
         blocks, slots = context.blocks, pool.state.slots
-        if blocks is None or blocks.total_bytes == 0:
+        if blocks is None:
             return np.zeros(slots)
         matched_bytes = pool.prefix.match(blocks.chains, slots)
-        return matched_bytes * (context.prompt_tokens / blocks.total_bytes)
+        return blocks.matched_tokens(matched_bytes, context.prompt_tokens)
 
 
 def in_subset(address: str, subset: frozenset[str]) -> bool:
     """The endpoint is named with its port, or its ip without one."""
-    return address in subset or address.rpartition(":")[0].strip("[]") in subset
+    host = address.rpartition(":")[0]
+    return address in subset or host in subset or host.strip("[]") in subset
 
 
 def _only_if_cached(context: RequestContext) -> bool:
-    return context.head.headers.get(names.CONDITIONAL_DECODE) == "if-available"
+    preferences = context.head.headers.get(names.CONDITIONAL_DECODE, "")
+    return any(one.strip().lower() == "if-available" for one in preferences.split(","))
 
 
 def _session_slot(context: RequestContext, pool: PoolRuntime, now_s: float) -> int | None:
@@ -101,15 +104,17 @@ def _session_slot(context: RequestContext, pool: PoolRuntime, now_s: float) -> i
             address = base64.b64decode(token, validate=True).decode("ascii")
         except (binascii.Error, UnicodeDecodeError):
             address = None  # not one of ours: routed as if it had none
-    session = session_id(context)
-    if address not in pool.state.slot_of and session:
-        address = pool.sessions.address_of(session, now_s)
+    if address not in pool.state.slot_of and context.session:
+        address = pool.sessions.address_of(context.session, now_s)
     return pool.state.slot_of.get(address) if address else None
 
 
-def session_id(context: RequestContext) -> str:
-    """What binds the request to others of its session, "" when nothing does."""
+def session_key(context: RequestContext) -> str:
+    """What binds the request to others of its session, "" when nothing does. Clients choose ids
+    as long as they like: a long one is kept as its digest."""
     given = context.head.headers.get(names.SESSION_ID)
     if not given and context.fields is not None:
         given = context.fields.session_id
-    return given or ""
+    if not given or len(given) <= _MAX_SESSION_CHARS:
+        return given or ""
+    return xxhash.xxh3_128_hexdigest(given.encode())

@@ -82,6 +82,8 @@ def _subset(metadata: Metadata) -> frozenset[str] | None:
     if namespace is None or names.SUBSET_KEY not in namespace.fields:
         return None
     value = namespace.fields[names.SUBSET_KEY]
+    if value.HasField("null_value"):
+        return None
     if value.HasField("list_value"):
         entries: Iterable[str] = (item.string_value for item in value.list_value.values)
     else:
@@ -146,9 +148,10 @@ def immediate(answer: Answer) -> bytes:
 
 def common(decision: Decision, set_headers: Sequence[tuple[str, str]]) -> CommonResponse:
     """The part of an answer that carries the decision's headers."""
-    return CommonResponse(
-        header_mutation=mutation(set_headers, decision.remove_headers), clear_route_cache=True
-    )
+    setting = {name for name, _ in set_headers}
+    # Not every gateway removes before it sets.
+    remove = [name for name in decision.remove_headers if name not in setting]
+    return CommonResponse(header_mutation=mutation(set_headers, remove), clear_route_cache=True)
 
 
 def on_headers(decision: Decision, set_headers: Sequence[tuple[str, str]], meta: Struct) -> bytes:

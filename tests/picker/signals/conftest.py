@@ -43,12 +43,14 @@ class Replica:
     requests: list[str] = field(default_factory=list)
     port: int = 0
     _runner: web.AppRunner | None = None
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
     async def start(self) -> None:
+        self._stopping.clear()
         app = web.Application()
         app.router.add_get("/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
@@ -58,6 +60,7 @@ class Replica:
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
+        self._stopping.set()
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -65,7 +68,7 @@ class Replica:
     async def _answer(self, request: web.Request) -> web.Response:
         self.requests.append(request.path)
         if self.hangs:
-            await asyncio.sleep(3600)
+            await self._stopping.wait()
         if request.path == "/v1/models":
             return web.Response(text=json.dumps({"object": "list", "data": self.models}))
         if request.path == self.metrics_path:

@@ -1,0 +1,105 @@
+"""The command ``penstock``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import orjson
+import typer
+import uvloop
+
+from gateway import derive
+from gateway.config.accept import accept
+from gateway.config.problems import ConfigError
+from gateway.config.schema import Config, schema_json
+from gateway.envoy import render
+from gateway.rundir import RunDirError
+from gateway.supervisor import StartError
+from gateway.up import up as run_up
+from policies import registry
+
+app = typer.Typer(
+    help="Penstock: an LLM-aware inference gateway.", no_args_is_help=True, add_completion=False
+)
+config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
+envoy_app = typer.Typer(help="The Envoy that Penstock runs.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(envoy_app, name="envoy")
+
+ConfigFile = Annotated[
+    Path, typer.Option("--config", "-c", help="Configuration file (YAML).", show_default=False)
+]
+
+
+@app.command()
+def up(config: ConfigFile) -> None:
+    """Run Envoy, the picker and the pools of the configuration, until Ctrl-C or SIGTERM."""
+    accepted = _accept(config)
+    try:
+        uvloop.run(run_up(config, accepted))
+    except (StartError, RunDirError) as error:
+        _fail(str(error))
+
+
+@config_app.command("check")
+def config_check(file: Annotated[Path, typer.Argument(help="Configuration file (YAML).")]) -> None:
+    """Check a file: every problem with its line, key, what it is and what would be right."""
+    accepted = _accept(file)
+    pools = len(accepted.pools)
+    print(f"{file}: good, {pools} pool{'' if pools == 1 else 's'}")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of the configuration file, for editors."""
+    print(schema_json())
+
+
+@envoy_app.command("config")
+def envoy_config(config: ConfigFile) -> None:
+    """Print the Envoy configuration that a file leads to, whole and self-contained (JSON).
+
+    Envoy itself accepts it: penstock envoy config -c FILE > e.json; envoy --mode validate -c e.json
+    """
+    accepted = _accept(config)
+    run_dir = accepted.run_dir or Path("/run/penstock")
+    sockets = tuple(run_dir / f"picker-{index}.sock" for index in range(accepted.picker.workers))
+    plan = derive.envoy_plan(accepted, run_dir, sockets)
+    whole = render.static(plan, derive.known_endpoints(accepted))
+    print(orjson.dumps(whole, option=orjson.OPT_INDENT_2).decode())
+
+
+@app.command("version")
+def show_version() -> None:
+    """Print the version."""
+    print(f"penstock {version('penstock')}")
+
+
+def _accept(path: Path) -> Config:
+    try:
+        registry.load_plugins()
+        return accept(path)
+    except ConfigError as error:
+        _fail(str(error))
+    except registry.PolicyError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of the command."""
+    # We only ever fork to exec; gRPC's own fork handlers would log at each child.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    app()
+
+
+if __name__ == "__main__":
+    main()

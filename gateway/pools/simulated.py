@@ -1,0 +1,39 @@
+"""Simulated pools: replicas that are processes of the vLLM simulator."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from gateway.config.pools import Ready, Restart, SimulatedPool, Stop
+from gateway.pools.replica import LaunchPlan, ReplicaPlan
+from gateway.pools.types import PoolConfig
+
+_READY: Final = Ready(timeout_s=60.0, interval_s=0.1)
+_STOP: Final = Stop(grace_s=5.0)
+_RESTART: Final = Restart(initial_backoff_s=0.5, max_backoff_s=10.0, stable_after_s=30.0)
+
+
+def simulated_plan(config: PoolConfig) -> ReplicaPlan:
+    """The plan of a `simulated` pool; TypeError for another type of pool."""
+    if not isinstance(config, SimulatedPool):
+        raise TypeError(f"pool {config.name} is simulated and cannot become {config.type}")
+    options: dict[str, object] = {
+        "host": "{host}",
+        "port": "{port}",
+        "model": config.model,
+        "num-blocks": config.num_blocks,
+        "block-size": config.block_size,
+        "max-num-seqs": config.max_num_seqs,
+        "time-scale": config.time_scale,
+        "seed": "{seed}",
+    }
+    if config.max_loras is not None:
+        options["max-loras"] = config.max_loras
+    if config.max_model_len is not None:
+        options["max-model-len"] = config.max_model_len
+    arguments = [f"--{key}={value}" for key, value in options.items()]
+    arguments += [f"--lora={adapter}" for adapter in config.adapters]
+    command = (sys.executable, "-m", "loadtests.sim", *arguments)
+    launch = LaunchPlan(command, first_seed=config.seed)
+    return ReplicaPlan(launch, _READY, _STOP, _RESTART)

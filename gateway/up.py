@@ -1,0 +1,126 @@
+"""``penstock up``: starts everything with a progress display, then says what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from gateway.child import Child, ChildError, ChildState
+from gateway.config.schema import Config
+from gateway.pools.types import ReplicaState, ReplicaStatus
+from gateway.rundir import RunDir
+from gateway.supervisor import StartError, Supervisor
+
+_POLL_S: Final = 0.15
+_MARKS: Final = {True: "[green]●[/]", False: "[yellow]○[/]"}
+
+
+async def up(path: Path, config: Config) -> None:
+    """Run until SIGTERM or SIGINT. Raises StartError and RunDirError when it cannot start."""
+    console = Console()
+    run = RunDir.create(config.run_dir)
+    supervisor = Supervisor(path, config, run)
+    started_s = time.monotonic()
+    try:
+        async with _progress(console, supervisor):
+            await supervisor.start()
+            await supervisor.settle()
+        if not supervisor.stopping:
+            console.print(_parts(supervisor))
+            console.print(_first_steps(supervisor, time.monotonic() - started_s), soft_wrap=True)
+            await supervisor.serve()
+        console.print("Stopping; running requests finish first.")
+    except ChildError as error:
+        raise StartError(str(error)) from error
+    finally:
+        await supervisor.stop()
+        run.remove()
+
+
+@contextlib.asynccontextmanager
+async def _progress(console: Console, supervisor: Supervisor) -> AsyncIterator[None]:
+    """Show the parts as they come up; on a pipe, say so once."""
+    if not console.is_terminal:
+        console.print("penstock: starting")
+        yield
+        return
+    with Live(_parts(supervisor), console=console, transient=True, auto_refresh=False) as live:
+
+        async def follow() -> None:
+            while True:
+                live.update(_parts(supervisor), refresh=True)
+                await asyncio.sleep(_POLL_S)
+
+        following = asyncio.create_task(follow())
+        try:
+            yield
+        finally:
+            following.cancel()
+
+
+def _parts(supervisor: Supervisor) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("", "part", "state", "address", "pid"):
+        table.add_column(column)
+    config = supervisor.config
+    if config.envoy.enabled:
+        where = f"{config.listen.address}:{config.listen.port}"
+        _child_row(table, "envoy", supervisor.envoy.child if supervisor.envoy else None, where)
+    for child in supervisor.pickers:
+        _child_row(table, child.spec.name, child, "")
+    for pool, replicas in supervisor.fleet.status().items():
+        for replica in replicas:
+            _replica_row(table, pool, replica)
+    admin = f"{config.admin.address}:{config.admin.port}"
+    table.add_row(_MARKS[True], "admin", "ready", admin, "")
+    return table
+
+
+def _child_row(table: Table, name: str, child: Child | None, address: str) -> None:
+    state = child.state if child is not None else ChildState.IDLE
+    waiting = "waiting" if state is ChildState.IDLE else state.value
+    pid = str(child.pid) if child is not None and child.pid is not None else ""
+    table.add_row(_MARKS[state is ChildState.READY], name, waiting, address, pid)
+
+
+def _replica_row(table: Table, pool: str, replica: ReplicaStatus) -> None:
+    up = replica.state in (ReplicaState.READY, ReplicaState.ACTIVE)
+    table.add_row(
+        _MARKS[up],
+        f"pool {pool}: {replica.name}",
+        replica.state.value,
+        replica.address or "",
+        str(replica.pid or ""),
+    )
+
+
+def _first_steps(supervisor: Supervisor, took_s: float) -> str:
+    config = supervisor.config
+    lines = [
+        f"\nReady in {took_s:.1f} s. Status and metrics: "
+        f"http://{config.admin.address}:{config.admin.port}/"
+    ]
+    if config.envoy.enabled:
+        scheme = "https" if config.listen.tls is not None else "http"
+        host = "127.0.0.1" if config.listen.address == "0.0.0.0" else config.listen.address
+        base = f"{scheme}://{host}:{config.listen.port}"
+        model = supervisor.some_model() or "MODEL"
+        body = (
+            f'{{"model": "{model}", "max_tokens": 16,'
+            ' "messages": [{"role": "user", "content": "Hello"}]}'
+        )
+        lines += [
+            "Try:",
+            f"  curl {base}/v1/chat/completions \\",
+            "    -H 'content-type: application/json' \\",
+            f"    -d '{body}'",
+        ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,78 @@
+"""What the picker keeps of a request it has sent, until it ends: never its body."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+
+from picker.completion import Report
+from picker.events import Completed, RequestLabels
+from picker.pipeline.context import RequestContext
+from picker.pool import PoolRuntime
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A request under way. Small, because tens of thousands may be: a long prompt leaves 8 bytes
+    a block, not its text."""
+
+    labels: RequestLabels
+    pool: PoolRuntime
+    address: str
+    """The first choice."""
+    served_model: str
+    session: str
+    streaming: bool
+    prompt_tokens: float
+    matched_tokens: float
+    text_bytes: int
+    """Bytes of prompt whose tokens tell the bytes-per-token ratio, 0 when they do not."""
+    chains: tuple[array[int], ...]
+    decision_s: float
+
+    @classmethod
+    def of(cls, context: RequestContext, pool: PoolRuntime, decision_s: float) -> Dispatch:
+        """What will be needed of ``context`` later."""
+        prompt, blocks = context.prompt, context.blocks
+        only_text = prompt is not None and prompt.token_ids == 0 and prompt.media_items == 0
+        # Only a fallback needs the chains again.
+        chains = blocks.chains if blocks is not None and len(context.addresses) > 1 else ()
+        return cls(
+            labels=context.labels(),
+            pool=pool,
+            address=context.addresses[0],
+            served_model=context.served_model,
+            session=context.session,
+            streaming=context.fields is not None and context.fields.stream,
+            prompt_tokens=context.prompt_tokens,
+            matched_tokens=context.matched_tokens,
+            text_bytes=prompt.text_bytes if prompt is not None and only_text else 0,
+            chains=tuple(array("Q", chain) for chain in chains),
+            decision_s=decision_s,
+        )
+
+    def completed(self, report: Report) -> Completed:
+        """The end of this request, for the observer."""
+        reported = report.output_tokens is not None or report.input_tokens is not None
+        # Without usage: a failed request cost nothing we know of, an aborted stream what it sent.
+        streamed = report.streamed_events
+        input_tokens = report.input_tokens
+        if input_tokens is None:
+            input_tokens = round(self.prompt_tokens) if streamed else 0
+        return Completed(
+            labels=self.labels,
+            endpoint=report.address,
+            status=report.status,
+            reason=report.reason,
+            streaming=self.streaming,
+            input_tokens=input_tokens,
+            output_tokens=streamed if report.output_tokens is None else report.output_tokens,
+            cached_tokens=report.cached_tokens or 0,
+            usage_reported=reported,
+            estimated_input_tokens=self.prompt_tokens,
+            matched_tokens=self.matched_tokens,
+            ttft_s=report.ttft_s,
+            duration_s=report.duration_s,
+            queue_s=0.0,
+            decision_s=self.decision_s,
+        )
