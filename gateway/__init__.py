@@ -2,3 +2,8 @@
 
 The composition root: it builds the picker and hands it its parts. May import picker and policies.
 """
+
+import os
+
+# Before gRPC is first imported: we only ever fork to exec, and its fork handlers log at each.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

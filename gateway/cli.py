@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -96,8 +95,6 @@ def _fail(message: str) -> NoReturn:
 
 def main() -> None:
     """Entry point of the command."""
-    # We only ever fork to exec; gRPC's own fork handlers would log at each child.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     app()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import random
 from collections import OrderedDict
@@ -22,7 +21,7 @@ from picker.pipeline.mutate import mutate
 from picker.pipeline.parse import parse
 from picker.pipeline.rejection import Reason, Rejection
 from picker.pipeline.resolve import Resolve
-from picker.pipeline.schedule import Schedule
+from picker.pipeline.schedule import Schedule, session_token
 from picker.pool import PoolRuntime
 from picker.prompt.forms import form_of
 from picker.settings import PickerSettings
@@ -275,9 +274,9 @@ class Picker:
             rename = (context.served_model, context.asked_model)
             metadata["served_model"], metadata["asked_model"] = rename
         headers = context.head.headers
-        if names.SESSION_ID in headers or names.SESSION_TOKEN in headers:
-            token = base64.b64encode(context.addresses[0].encode()).decode()
-            metadata["session_token"] = token
+        wants_token = names.SESSION_ID in headers or names.SESSION_TOKEN in headers
+        if wants_token:
+            metadata["session_token"] = session_token(context.addresses[0])
         scores = None
         if self._settings.report_scores and context.ranking is not None:
             values = context.ranking.scores.tolist()
@@ -293,6 +292,7 @@ class Picker:
             body=context.changed_body,
             rename=rename,
             strip_usage=context.strip_usage,
+            wants_session_token=wants_token,
             metadata=metadata,
             scores=scores,
         )

@@ -38,6 +38,8 @@ class Decision:
     """(model name the replica answers with, name the client asked for), when they differ."""
     strip_usage: bool
     """The usage chunk of the stream was asked for by us and is not for the client."""
+    wants_session_token: bool
+    """The client keeps to one endpoint by a token that the response tells it."""
     metadata: Mapping[str, object]
     """For our own Lua filter and access log."""
     scores: Mapping[str, float] | None

@@ -48,9 +48,22 @@ class UpstreamTls(Section):
     ca: Secret | None = None
     """PEM certificates that replicas must be signed by. Null: the system's."""
     server_name: str | None = None
-    """Name for SNI and for the check of the certificate. Null: the host of the endpoint."""
+    """Name that the replicas' certificates are for; sent as SNI. Needed for `verify`."""
     verify: bool = True
-    """Check the replica's certificate."""
+    """Check the replicas' certificates."""
+
+    @model_validator(mode="after")
+    def _checkable(self) -> Self:
+        if self.verify and not self.server_name:
+            fault = Fault(
+                ("server_name",),
+                "the name that the replicas' certificates are for",
+                got="none",
+                hint="replicas are reached by address, so there is no other name to check; "
+                "verify: false switches the check off",
+            )
+            raise_faults("tls", [fault])
+        return self
 
 
 class StaticPool(_AnyPool):

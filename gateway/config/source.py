@@ -82,14 +82,16 @@ class Source:
         return Place(mark.line + 1, mark.column + 1, _shown(node))
 
     def _real(self, location: Location) -> Iterator[str | int]:
+        """The location without the names of union members that pydantic puts in."""
         node = self.root
-        for number, part in enumerate(location):
-            found = next((v for p, _, v in _children(node) if p == part), None)
-            if found is not None:
-                yield part
-                node = found
-            elif number == len(location) - 1 and not (isinstance(part, str) and part[:1] == "<"):
-                yield part
+        for part in location:
+            children = list(_children(node))
+            found = next((v for p, _, v in children if p == part), None)
+            kind = next((str(v.value) for p, _, v in children if p == "type"), None)
+            if found is None and isinstance(part, str) and (part[:1] == "<" or part == kind):
+                continue
+            yield part
+            node = found
 
 
 def parse(file: Path, text: str) -> Source:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,7 @@ _Fingerprint = frozenset[tuple[Path, int, int, int]]
 
 async def watch(
     path: Path, current: Config, *, environment: Mapping[str, str] | None = None
-) -> AsyncIterator[Config | ConfigError]:
+) -> AsyncGenerator[Config | ConfigError, None]:
     """Yield each new configuration that is accepted, and a ConfigError for each that is not.
 
     After a ConfigError the old configuration stays in force; when the file is put back to it, it

@@ -46,7 +46,9 @@ function envoy_on_response(handle)
     return
   end
   local headers = handle:headers()
-  headers:remove("x-penstock-pool")
+  if decision["session_token"] ~= nil then
+    headers:replace("x-session-token", decision["session_token"])
+  end
   local kind = headers:get("content-type") or ""
   local streaming = kind:find("text/event-stream", 1, true) ~= nil
   local rename = nil

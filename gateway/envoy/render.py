@@ -273,7 +273,11 @@ def _upstream_tls(tls: UpstreamTls) -> Json:
     common: Json = {}
     if tls.verify:
         trusted = {"inline_string": tls.ca} if tls.ca else {"filename": _SYSTEM_CERTIFICATES}
-        common["validation_context"] = {"trusted_ca": trusted}
+        validation: Json = {"trusted_ca": trusted}
+        if tls.server_name is not None:
+            match = {"san_type": "DNS", "matcher": {"exact": tls.server_name}}
+            validation["match_typed_subject_alt_names"] = [match]
+        common["validation_context"] = validation
     fields: Json = {"common_tls_context": common}
     if tls.server_name is not None:
         fields["sni"] = tls.server_name

@@ -109,6 +109,11 @@ def _session_slot(context: RequestContext, pool: PoolRuntime, now_s: float) -> i
     return pool.state.slot_of.get(address) if address else None
 
 
+def session_token(address: str) -> str:
+    """What a client shows to come back to ``address``."""
+    return base64.b64encode(address.encode()).decode()
+
+
 def session_key(context: RequestContext) -> str:
     """What binds the request to others of its session, "" when nothing does. Clients choose ids
     as long as they like: a long one is kept as its digest."""

@@ -13,8 +13,8 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from picker.completion import Report
-from picker.core import PeerDispatch, Picker
-from picker.state.ledger import InFlight
+from picker.core import Picker
+from picker.peers import Alone, PeerDispatch
 from picker.wire import state_pb2
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,9 @@ _MAX_BATCH_BYTES: Final = 64 * 1024
 _MAX_BACKLOG: Final = 1024
 """Batches that wait for a peer that does not read; older ones are dropped."""
 _BUFFER_BYTES: Final = 4 << 20
+_MAX_DATAGRAM_BYTES: Final = 256 * 1024
+_MAX_HASHES: Final = 8192
+"""Of one request: the first 30 MB of a prompt. The rest of it the others do not get to know."""
 
 
 class LocalPeers:
@@ -38,9 +41,13 @@ class LocalPeers:
         self._timer: asyncio.TimerHandle | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.dropped_batches = 0
+        """That a peer which is there did not get."""
+        self.unreadable = 0
+        """Batches and events of others that could not be used."""
 
     def start(self) -> None:
-        """Listen, and be the picker's peers from now on."""
+        """Listen, and be the picker's peers from now on. Raises OSError, for instance when the
+        socket's path is too long."""
         self._own.unlink(missing_ok=True)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
@@ -50,22 +57,33 @@ class LocalPeers:
 
     def stop(self) -> None:
         """Send what waits, once, and close."""
+        self._picker.peers = Alone()
         self._flush()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
         self._own.unlink(missing_ok=True)
 
-    def dispatched(self, entry: InFlight, chains: Iterable[list[int]]) -> None:
+    def dispatched(self, sent: PeerDispatch) -> None:
         """A request was sent by this picker."""
         event = state_pb2.Dispatched(
-            id=entry.id,
-            pool=entry.pool,
-            address=entry.address,
-            prompt_tokens=entry.prompt_tokens,
-            uncached_tokens=entry.uncached_tokens,
-            output_tokens=entry.output_tokens,
-            chains=[state_pb2.Chain(hashes=chain) for chain in chains],
+            id=sent.id,
+            pool=sent.pool,
+            address=sent.address,
+            prompt_tokens=sent.prompt_tokens,
+            uncached_tokens=sent.uncached_tokens,
+            output_tokens=sent.output_tokens,
+            adapter=sent.adapter,
+            session=sent.session,
         )
+        room = _MAX_HASHES
+        for chain in sent.chains:
+            if room <= 0:
+                break
+            event.chains.add(hashes=chain[:room])
+            room -= len(chain)
         self._add(state_pb2.Event(dispatched=event))
 
     def finished(self, report: Report) -> None:
@@ -118,6 +136,10 @@ class LocalPeers:
                 return True
             except (FileNotFoundError, ConnectionRefusedError):
                 waiting.clear()  # not there: it starts with an empty picture anyway
+            except OSError as error:
+                waiting.popleft()
+                self.dropped_batches += 1
+                log.warning("a batch for %s was not sent: %s", path.name, error)
             else:
                 waiting.popleft()
         return False
@@ -125,19 +147,27 @@ class LocalPeers:
     def _receive(self) -> None:
         for _ in range(64):
             try:
-                data = self._socket.recv(_MAX_BATCH_BYTES * 4)
+                data = self._socket.recv(_MAX_DATAGRAM_BYTES)
             except BlockingIOError:
                 return
             try:
                 batch = state_pb2.Batch.FromString(data)
             except DecodeError:
+                self.unreadable += 1
                 log.warning("a batch from another picker could not be read (%d bytes)", len(data))
                 continue
             for event in batch.events:
-                if event.HasField("dispatched"):
-                    self._picker.peer_dispatched(_dispatch(event.dispatched))
-                elif event.HasField("finished"):
-                    self._picker.peer_finished(_report(event.finished))
+                self._take(event)
+
+    def _take(self, event: state_pb2.Event) -> None:
+        try:
+            if event.HasField("dispatched"):
+                self._picker.peer_dispatched(_dispatch(event.dispatched))
+            elif event.HasField("finished"):
+                self._picker.peer_finished(_report(event.finished))
+        except Exception:  # one bad event must not lose the others of its batch
+            self.unreadable += 1
+            log.exception("an event from another picker could not be used")
 
 
 def _dispatch(event: state_pb2.Dispatched) -> PeerDispatch:
@@ -148,7 +178,9 @@ def _dispatch(event: state_pb2.Dispatched) -> PeerDispatch:
         prompt_tokens=event.prompt_tokens,
         uncached_tokens=event.uncached_tokens,
         output_tokens=event.output_tokens,
-        chains=tuple(list(chain.hashes) for chain in event.chains),
+        chains=[list(chain.hashes) for chain in event.chains],
+        adapter=event.adapter,
+        session=event.session,
     )
 
 

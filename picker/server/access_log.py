@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
 import grpc
+from envoy.config.core.v3.address_pb2 import Address
 from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry, ResponseFlags
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from google.protobuf.struct_pb2 import Struct
@@ -26,6 +27,7 @@ _UPSTREAM_FAILED: Final = (
     "upstream_retry_limit_exceeded",
     "upstream_protocol_error",
 )
+_MAX_COUNT: Final = 2.0**53
 
 
 class AccessLogs:
@@ -33,6 +35,7 @@ class AccessLogs:
 
     def __init__(self, picker: Picker) -> None:
         self._picker = picker
+        self.failed_entries = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The gRPC handler to add to a server."""
@@ -49,14 +52,17 @@ class AccessLogs:
     ) -> bytes:
         async for message in messages:
             for entry in message.http_logs.log_entry:
-                try:
-                    report = read_entry(entry)
-                except ValueError:
-                    log.exception("an access log entry could not be read")
-                    continue
-                if report is not None:
-                    self._picker.complete(report)
+                self._take(entry)
         return b""
+
+    def _take(self, entry: HTTPAccessLogEntry) -> None:
+        try:
+            report = read_entry(entry)
+            if report is not None:
+                self._picker.complete(report)
+        except Exception:  # one bad entry must not lose the others of its message
+            self.failed_entries += 1
+            log.exception("an access log entry could not be used")
 
 
 def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
@@ -77,9 +83,10 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
     flags = common.response_flags
     failed = any(getattr(flags, name) for name in _UPSTREAM_FAILED)
     started_us = common.start_time.ToMicroseconds()
+    first_byte = seen["first_byte_us"].string_value if "first_byte_us" in seen else ""
     ttft_s = None
-    if "first_byte_us" in seen:
-        ttft_s = max(0.0, (int(seen["first_byte_us"].string_value) - started_us) / 1e6)
+    if first_byte.isdecimal():
+        ttft_s = max(0.0, (int(first_byte) - started_us) / 1e6)
     elif status == 200 and not failed:
         ttft_s = common.time_to_first_upstream_rx_byte.ToNanoseconds() / 1e9 or None
     return Report(
@@ -88,25 +95,38 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
         address=_address(common.upstream_remote_address),
         status=status,
         reason=_reason(status, flags, failed=failed),
-        input_tokens=usage.get("input"),
+        input_tokens=_input_tokens(usage),
         output_tokens=usage.get("output"),
-        cached_tokens=usage.get("cached"),
-        streamed_events=int(seen["events"].number_value) if "events" in seen else 0,
+        cached_tokens=usage.get("cached", usage.get("cache_read")),
+        streamed_events=_count(seen["events"].number_value) or 0 if "events" in seen else 0,
         ttft_s=ttft_s,
         duration_s=duration_s,
         upstream_failed=failed,
     )
 
 
-def _numbers(metadata: dict[str, Struct], namespace: str) -> dict[str, int]:
+def _numbers(metadata: Mapping[str, Struct], namespace: str) -> dict[str, int]:
     if namespace not in metadata:
         return {}
-    fields = metadata[namespace].fields
-    return {key: int(fields[key].number_value) for key in fields}
+    counts = {key: _count(value.number_value) for key, value in metadata[namespace].fields.items()}
+    return {key: count for key, count in counts.items() if count is not None}
 
 
-def _address(remote: object) -> str:
-    socket = remote.socket_address  # type: ignore[attr-defined]
+def _count(number: float) -> int | None:
+    """None for what a broken replica may report."""
+    return int(number) if 0 <= number < _MAX_COUNT else None
+
+
+def _input_tokens(usage: Mapping[str, int]) -> int | None:
+    given = usage.get("input")
+    if given is None:
+        return None
+    # Anthropic leaves cached and newly cached tokens out of input_tokens.
+    return given + usage.get("cache_read", 0) + usage.get("cache_creation", 0)
+
+
+def _address(remote: Address) -> str:
+    socket = remote.socket_address
     if not socket.address:
         return ""
     host = f"[{socket.address}]" if ":" in socket.address else socket.address

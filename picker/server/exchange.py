@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Final, TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-import grpc
 from envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, ProcessingRequest
 
 from picker import names
 from picker.completion import Report
 from picker.core import Picker
-from picker.decision import Answer, Decision
+from picker.decision import Answer, Decision, RequestHead
+from picker.pipeline.schedule import session_token
 from picker.server import wire
-from picker.server.usage import ResponseReader
+from picker.server.response import ResponseReader
+from picker.server.usage import Usage
 
 if TYPE_CHECKING:
     from picker.server.ext_proc import Context
 
 _CLIENT_LEFT: Final = 0
+_ACCEPT_ENCODING: Final = "accept-encoding"
 
 
 class StandardExchange:
@@ -44,10 +46,11 @@ class StandardExchange:
             self._close()
 
     async def _request(self) -> bool:
+        """True when the request goes on to a replica."""
         head = wire.request_head(self._first, self._picker.now())
+        without_body = ended = self._first.request_headers.end_of_stream
         parts: list[bytes] = []
         size = 0
-        ended = self._first.request_headers.end_of_stream
         trailers = False
         while not ended:
             message = await self._context.read()
@@ -55,36 +58,39 @@ class StandardExchange:
                 return False
             if message.HasField("request_body"):
                 size += len(message.request_body.body)
-                if size <= self._picker.max_body_bytes:
-                    parts.append(message.request_body.body)
-                elif parts:
-                    parts.clear()
+                if size > self._picker.max_body_bytes:
+                    await self._context.write(wire.immediate(self._picker.refuse_size(head)))
+                    return False
+                parts.append(message.request_body.body)
                 ended = message.request_body.end_of_stream
             elif message.HasField("request_trailers"):
                 ended = trailers = True
-        too_large = size > self._picker.max_body_bytes
         body = b"".join(parts)
-        outcome = self._picker.refuse_size(head) if too_large else await self._picker.decide(
-            head, body
-        )
+        parts.clear()
+        outcome = await self._picker.decide(head, body)
         if isinstance(outcome, Answer):
             await self._context.write(wire.immediate(outcome))
             return False
         self._decision = outcome
         self._dispatched_s = self._picker.now()
-        sent = body if outcome.body is None else outcome.body
-        headers = [*outcome.set_headers, (names.DESTINATION, outcome.destination)]
-        without_body = self._first.request_headers.end_of_stream
-        if outcome.body is not None:
-            headers.append(("content-length", str(len(sent))))
-        metadata = wire.decision_metadata(outcome, self._first.metadata_context, ours=False)
-        await self._context.write(wire.on_headers(outcome, headers, metadata))
+        await self._context.write(self._on_headers(outcome, head))
         if not without_body:
+            sent = body if outcome.body is None else outcome.body
             for chunk in wire.streamed_chunks(sent, end_of_stream=not trailers):
                 await self._context.write(wire.request_chunk(chunk))
         if trailers:
             await self._context.write(wire.CONTINUE_REQUEST_TRAILERS)
         return True
+
+    def _on_headers(self, decision: Decision, head: RequestHead) -> bytes:
+        headers = [*decision.set_headers, (names.DESTINATION, decision.destination)]
+        if decision.body is not None:
+            headers.append(("content-length", str(len(decision.body))))
+        remove = []
+        if _ACCEPT_ENCODING in head.headers:
+            remove.append(_ACCEPT_ENCODING)  # usage is read from the response's text
+        metadata = wire.decision_metadata(decision, self._first.metadata_context, ours=False)
+        return wire.on_headers(decision, headers, metadata, remove)
 
     async def _response(self) -> None:
         while True:
@@ -97,7 +103,7 @@ class StandardExchange:
                 await self._response_body(message.response_body)
             elif message.HasField("response_trailers"):
                 self._ended = True
-                await self._context.write(wire.CONTINUE_RESPONSE_TRAILERS)
+                await self._response_trailers()
 
     async def _response_headers(self, message: ProcessingRequest) -> None:
         assert self._decision is not None
@@ -108,13 +114,14 @@ class StandardExchange:
         if balancing is not None and names.SERVED in balancing.fields:
             self._served = balancing.fields[names.SERVED].string_value or None
         self._reader = ResponseReader(
-            headers.get("content-type", ""),
-            rename=self._decision.rename,
-            strip_usage=self._decision.strip_usage,
+            headers, rename=self._decision.rename, strip_usage=self._decision.strip_usage
         )
         remove = ("content-length",) if self._reader.changes_length else ()
+        echo: tuple[tuple[str, str], ...] = ()
+        if self._decision.wants_session_token:
+            echo = ((names.SESSION_TOKEN, session_token(self._address(self._decision))),)
         self._ended = message.response_headers.end_of_stream
-        await self._context.write(wire.on_response_headers((), remove))
+        await self._context.write(wire.on_response_headers(echo, remove))
 
     async def _response_body(self, body: HttpBody) -> None:
         if self._first_body_s is None and body.body:
@@ -126,6 +133,17 @@ class StandardExchange:
         for chunk in wire.streamed_chunks(data, end_of_stream=body.end_of_stream):
             await self._context.write(wire.response_chunk(chunk))
 
+    async def _response_trailers(self) -> None:
+        rest = self._reader.finish() if self._reader is not None else b""
+        if rest:
+            for chunk in wire.streamed_chunks(rest, end_of_stream=False):
+                await self._context.write(wire.response_chunk(chunk))
+        await self._context.write(wire.CONTINUE_RESPONSE_TRAILERS)
+
+    def _address(self, decision: Decision) -> str:
+        """The endpoint that served, where the gateway tells; else the first choice."""
+        return self._served or decision.addresses[0]
+
     def _close(self) -> None:
         decision = self._decision
         if decision is None:
@@ -133,6 +151,7 @@ class StandardExchange:
         reader = self._reader
         if reader is not None:
             reader.finish()
+        usage = Usage() if reader is None else reader.usage
         ttft_s = None
         if self._first_body_s is not None:
             ttft_s = self._first_body_s - self._dispatched_s
@@ -144,12 +163,12 @@ class StandardExchange:
             Report(
                 id=decision.id,
                 owner=self._picker.id,
-                address=self._served or decision.addresses[0],
+                address=self._address(decision),
                 status=self._status,
                 reason=reason,
-                input_tokens=None if reader is None else reader.input_tokens,
-                output_tokens=None if reader is None else reader.output_tokens,
-                cached_tokens=None if reader is None else reader.cached_tokens,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cached_tokens=usage.cached_tokens,
                 streamed_events=0 if reader is None else reader.events,
                 ttft_s=ttft_s,
                 duration_s=self._picker.now() - self._dispatched_s,

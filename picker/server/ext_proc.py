@@ -6,12 +6,13 @@ Standard path (Endpoint Picker protocol): FULL_DUPLEX_STREAMED both ways.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final, TypeAlias
 
 import grpc
 from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
+from google.protobuf.struct_pb2 import Struct
 
 from picker import names
 from picker.core import Picker
@@ -21,15 +22,25 @@ from picker.server.exchange import StandardExchange
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 
+_Reply: TypeAlias = Callable[[Decision, Sequence[tuple[str, str]], Struct], bytes]
+
+_NOT_DUPLEX: Final = (
+    "This port speaks the Endpoint Picker protocol: set request_body_mode and"
+    " response_body_mode to FULL_DUPLEX_STREAMED, and trailer modes to SEND."
+)
+
 Context = grpc.aio.ServicerContext[ProcessingRequest, bytes]
 
 
 class ExternalProcessor:
-    """Serves both transports; ``duplex_by_default`` decides for a client that does not say."""
+    """Serves one stream a request. Without ``fast_path`` only FULL_DUPLEX_STREAMED is spoken: who
+    shows us no responses would have to send us access logs."""
 
-    def __init__(self, picker: Picker, *, duplex_by_default: bool) -> None:
+    def __init__(self, picker: Picker, *, fast_path: bool) -> None:
         self._picker = picker
-        self._duplex_by_default = duplex_by_default
+        self._fast_path = fast_path
+        self.running = 0
+        """Streams being served."""
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The gRPC handler to add to a server."""
@@ -43,14 +54,20 @@ class ExternalProcessor:
         first = await context.read()
         if not isinstance(first, ProcessingRequest) or not first.HasField("request_headers"):
             return
-        if self._is_duplex(first):
-            await StandardExchange(self._picker, context, first).run()
-        else:
-            await self._buffered(first, context.read, context.write)
+        self.running += 1
+        try:
+            if self._is_duplex(first):
+                await StandardExchange(self._picker, context, first).run()
+            elif self._fast_path:
+                await self._buffered(first, context.read, context.write)
+            else:
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _NOT_DUPLEX)
+        finally:
+            self.running -= 1
 
     def _is_duplex(self, first: ProcessingRequest) -> bool:
         if not first.HasField("protocol_config"):
-            return self._duplex_by_default
+            return not self._fast_path
         mode: int = first.protocol_config.request_body_mode
         duplex: int = ProcessingMode.FULL_DUPLEX_STREAMED
         return mode == duplex
@@ -64,7 +81,7 @@ class ExternalProcessor:
         head = wire.request_head(first, self._picker.now())
         if first.request_headers.end_of_stream:
             outcome = await self._picker.decide(head, b"")
-            reply = wire.on_headers
+            reply: _Reply = wire.on_headers
         else:
             await write(wire.CONTINUE_REQUEST_HEADERS)
             message = await read()

@@ -2,68 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Final
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final, TypeAlias
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from picker.core import Picker
-from picker.server.ext_proc import SERVICE as EXT_PROC
 
-_SERVICES: Final = ("", "liveness", "readiness", EXT_PROC)
+Request: TypeAlias = health_pb2.HealthCheckRequest
+Response: TypeAlias = health_pb2.HealthCheckResponse
+Context: TypeAlias = grpc.aio.ServicerContext[Request, Response]
+
+_LIVENESS: Final = "liveness"
 
 
 class Health:
-    """Check and Watch for any service name; ``liveness`` alone ignores readiness."""
+    """Check and Watch for any service name; ``liveness`` alone ignores readiness.
+
+    Nothing is kept by name: names are the clients' to make up.
+    """
 
     def __init__(self, picker: Picker) -> None:
         self._picker = picker
-        self._servicer = health.aio.HealthServicer()
-        self._known: dict[str, int] = {}
+        self._seen_ready = False
+        self._changed = asyncio.Event()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve health on ``server``."""
-        health_pb2_grpc.add_HealthServicer_to_server(_AnyName(self), server)
-
-    @property
-    def servicer(self) -> health.aio.HealthServicer:
-        return self._servicer
+        health_pb2_grpc.add_HealthServicer_to_server(_Servicer(self), server)
 
     async def refresh(self) -> None:
         """Tell watchers what has changed; call often."""
-        for service in {*_SERVICES, *self._known}:
-            await self.set(service)
+        self._is_ready()
 
-    async def set(self, service: str) -> None:
-        """Bring one service's status up to date."""
-        serving = service == "liveness" or self._picker.ready
-        response = health_pb2.HealthCheckResponse
-        status = response.SERVING if serving else response.NOT_SERVING
-        if self._known.get(service) != status:
-            self._known[service] = status
-            await self._servicer.set(service, status)
+    def response(self, service: str) -> Response:
+        """Status of a service now."""
+        serving = self._is_ready() or service == _LIVENESS
+        return Response(status=Response.SERVING if serving else Response.NOT_SERVING)
+
+    def _is_ready(self) -> bool:
+        ready = self._picker.ready
+        if ready != self._seen_ready:
+            self._seen_ready = ready
+            self._changed.set()
+            self._changed = asyncio.Event()
+        return ready
+
+    async def changes(self, service: str) -> AsyncIterator[Response]:
+        """Status of a service now, and whenever it changes."""
+        while True:
+            changed, response = self._changed, self.response(service)
+            yield response
+            while self.response(service) == response:
+                await changed.wait()
+                changed = self._changed
 
 
-class _AnyName(health_pb2_grpc.HealthServicer):
-    def __init__(self, owner: Health) -> None:
-        self._owner = owner
+class _Servicer(health_pb2_grpc.HealthServicer):
+    def __init__(self, health: Health) -> None:
+        self._health = health
 
-    async def Check(  # noqa: N802 - gRPC's name
-        self,
-        request: health_pb2.HealthCheckRequest,
-        context: grpc.aio.ServicerContext[
-            health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
-        ],
-    ) -> health_pb2.HealthCheckResponse:
-        await self._owner.set(request.service)
-        return await self._owner.servicer.Check(request, context)
+    async def Check(self, request: Request, context: Context) -> Response:  # noqa: N802 - gRPC's
+        return self._health.response(request.service)
 
-    async def Watch(  # noqa: N802 - gRPC's name
-        self,
-        request: health_pb2.HealthCheckRequest,
-        context: grpc.aio.ServicerContext[
-            health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
-        ],
-    ) -> None:
-        await self._owner.set(request.service)
-        await self._owner.servicer.Watch(request, context)
+    async def Watch(  # noqa: N802 - gRPC's
+        self, request: Request, context: Context
+    ) -> AsyncIterator[Response]:
+        async for response in self._health.changes(request.service):
+            yield response

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,7 +15,9 @@ from picker.server.access_log import AccessLogs
 from picker.server.ext_proc import ExternalProcessor
 from picker.server.health import Health
 
-_MESSAGE_OVERHEAD_BYTES: Final = 1 << 20
+_MAX_CHUNK_BYTES: Final = 16 << 20
+"""A streamed body comes in chunks no larger than the gateway's buffers."""
+_DRAIN_POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +62,27 @@ class Servers:
         self._health = health
         self._listeners = listeners
         self._running: list[grpc.aio.Server] = []
+        self._processors: list[ExternalProcessor] = []
 
     async def start(self) -> None:
         """Listen. Raises RuntimeError when an address is taken."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _start(self) -> None:
         listeners = self._listeners
         if listeners.socket is not None:
-            server = self._server(duplex=False)
+            # Only our own Envoy is there, and it bounds what it sends.
+            server = self._server(fast_path=True, max_message_bytes=-1)
             server.add_generic_rpc_handlers((AccessLogs(self._picker).handler(),))
             listeners.socket.unlink(missing_ok=True)
             server.add_insecure_port(f"unix:{listeners.socket}")
             await self._run(server)
         if listeners.ext_proc is not None:
-            server = self._server(duplex=True)
+            server = self._server(fast_path=False, max_message_bytes=_MAX_CHUNK_BYTES)
             _bind(server, listeners.ext_proc)
             await self._run(server)
         if listeners.health is not None:
@@ -79,22 +92,36 @@ class Servers:
             await self._run(server)
 
     async def stop(self, grace_s: float) -> None:
-        """Refuse new streams; end the running ones after ``grace_s``."""
-        for server in self._running:
-            await server.stop(grace_s)
-        self._running.clear()
+        """Set the picker to draining before: what is running has ``grace_s`` to end, what comes
+        in the meantime is told so, and then all streams are ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                while self._busy:  # noqa: ASYNC110 - requests end in several places
+                    await asyncio.sleep(_DRAIN_POLL_S)
+        await self._close()
 
-    def _server(self, *, duplex: bool) -> grpc.aio.Server:
-        limit = self._picker.max_body_bytes + _MESSAGE_OVERHEAD_BYTES
+    @property
+    def _busy(self) -> bool:
+        # Ends of the fast path's requests are still to come in access logs.
+        running = any(processor.running for processor in self._processors)
+        return running or self._picker.in_flight > 0
+
+    async def _close(self) -> None:
+        await asyncio.gather(*(server.stop(None) for server in self._running))
+        self._running.clear()
+        self._processors.clear()
+
+    def _server(self, *, fast_path: bool, max_message_bytes: int) -> grpc.aio.Server:
         server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
-                ("grpc.max_receive_message_length", limit),
-                ("grpc.max_send_message_length", limit),
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", -1),
                 ("grpc.http2.max_ping_strikes", 0),
             ]
         )
-        processor = ExternalProcessor(self._picker, duplex_by_default=duplex)
+        processor = ExternalProcessor(self._picker, fast_path=fast_path)
+        self._processors.append(processor)
         server.add_generic_rpc_handlers((processor.handler(),))
         self._health.add_to(server)
         return server

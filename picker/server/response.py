@@ -62,14 +62,15 @@ class ResponseReader:
         return data if self._renamer is None else self._renamer.feed(data, end=end)
 
     def finish(self) -> bytes:
-        """The response is over. Reads the usage of a JSON answer; gives what was still held of a
-        stream."""
+        """The response is over; gives what was still held of it. Reads the usage of a JSON
+        answer, which is known only now."""
         rest = bytes(self._held)
         self._held.clear()
         if self._json:
             self.usage.read(rest)
             return self._renamer.flush() if self._renamer is not None else b""
-        return rest if self.changes_length else b""
+        last = self._event(rest)  # a stream may end without an empty line
+        return last if self.changes_length else b""
 
     def _events(self, data: bytes, *, end: bool) -> bytes:
         searched = max(0, len(self._held) - _EVENT_END_BYTES)

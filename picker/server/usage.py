@@ -22,7 +22,7 @@ class Usage:
     cached_tokens: int | None = None
 
     def read(self, text: bytes) -> None:
-        """Take what a JSON answer or one event of a stream reports. Invalid JSON reports nothing."""
+        """Take what a JSON answer or an event of a stream reports; invalid JSON reports nothing."""
         try:
             document = orjson.loads(text)
         except orjson.JSONDecodeError:

@@ -52,7 +52,7 @@ def _encoded(message: Message) -> bytes:
 
 
 def header_dict(headers: HeaderMap) -> dict[str, str]:
-    """Headers by lower-case name; ``raw_value`` wins over ``value``, repeated names join by comma."""
+    """Headers by lower-case name; ``raw_value`` before ``value``, repeated names join by comma."""
     result: dict[str, str] = {}
     for header in headers.headers:
         raw = header.raw_value
@@ -146,20 +146,27 @@ def immediate(answer: Answer) -> bytes:
     return _encoded(ProcessingResponse(immediate_response=response))
 
 
-def common(decision: Decision, set_headers: Sequence[tuple[str, str]]) -> CommonResponse:
+def common(
+    decision: Decision, set_headers: Sequence[tuple[str, str]], also_remove: Sequence[str] = ()
+) -> CommonResponse:
     """The part of an answer that carries the decision's headers."""
     setting = {name for name, _ in set_headers}
     # Not every gateway removes before it sets.
-    remove = [name for name in decision.remove_headers if name not in setting]
+    remove = [n for n in (*decision.remove_headers, *also_remove) if n not in setting]
     return CommonResponse(header_mutation=mutation(set_headers, remove), clear_route_cache=True)
 
 
-def on_headers(decision: Decision, set_headers: Sequence[tuple[str, str]], meta: Struct) -> bytes:
+def on_headers(
+    decision: Decision,
+    set_headers: Sequence[tuple[str, str]],
+    meta: Struct,
+    also_remove: Sequence[str] = (),
+) -> bytes:
     """The decision as the answer to the request's headers."""
+    response = common(decision, set_headers, also_remove)
     return _encoded(
         ProcessingResponse(
-            request_headers=HeadersResponse(response=common(decision, set_headers)),
-            dynamic_metadata=meta,
+            request_headers=HeadersResponse(response=response), dynamic_metadata=meta
         )
     )
 

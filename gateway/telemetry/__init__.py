@@ -1,0 +1,4 @@
+"""What operators see: Prometheus metrics, the request log, the process log.
+
+May import picker.
+"""

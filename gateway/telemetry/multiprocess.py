@@ -1,0 +1,38 @@
+"""Prometheus across the picker processes: each writes files, the supervisor adds them up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, multiprocess
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+ENVIRONMENT_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Must be set for a worker before it imports prometheus_client."""
+
+
+def prepare(directory: Path) -> None:
+    """Make the directory, without what an earlier run left there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for old in directory.glob("*.db"):
+        old.unlink()
+
+
+def worker_ended(pid: int, directory: Path) -> None:
+    """A worker is gone: its gauges vanish, its counters stay."""
+    multiprocess.mark_process_dead(pid, str(directory))
+
+
+def render(
+    directory: Path, collectors: Iterable[Collector] = (), accept: str = ""
+) -> tuple[bytes, str]:
+    """(body, content type) of the metrics of all workers and of ``collectors``. Reads files:
+    call it in a thread."""
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry, path=str(directory))
+    for collector in collectors:
+        registry.register(collector)
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type

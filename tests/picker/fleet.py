@@ -1,0 +1,211 @@
+"""A picker over replicas that are only claimed, a clock that is set, and a list of what it said."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import orjson
+
+import policies.routing  # noqa: F401 - registers the built-in policies
+from picker.completion import Report
+from picker.core import Picker
+from picker.decision import Answer, Decision, RequestHead
+from picker.events import Completed, Rejected
+from picker.settings import PickerSettings, PoolSettings, RewriteRule
+from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from policies.registry import build
+from policies.routing.types import RoutingPolicy
+from policies.routing.weighted import DEFAULT_PROFILE
+
+POOL = "main"
+MODEL = "llama"
+IDLE = Signals(
+    waiting_requests=0,
+    running_requests=0,
+    kv_usage=0.1,
+    kv_capacity_tokens=500_000,
+    kv_block_tokens=16,
+    max_loras=0,
+    running_adapters=frozenset(),
+    waiting_adapters=frozenset(),
+)
+FOUR: Mapping[str, object] = {
+    "scorers": [{"name": name, "weight": 1.0} for name in ("queue", "kv", "prefix", "lora")]
+}
+"""The profile that the protocol's cases are told for."""
+
+
+def address(number: int) -> str:
+    return f"10.0.0.{number}:8000"
+
+
+def load(
+    waiting: float, kv_usage: float, adapters: Sequence[str] = (), max_loras: int = 0
+) -> Signals:
+    return replace(
+        IDLE,
+        waiting_requests=waiting,
+        kv_usage=kv_usage,
+        running_adapters=frozenset(adapters),
+        max_loras=max_loras,
+    )
+
+
+def policy(params: Mapping[str, object] = DEFAULT_PROFILE) -> RoutingPolicy:
+    built = build("policy", "weighted", params)
+    assert isinstance(built, RoutingPolicy)
+    return built
+
+
+@dataclass
+class Clock:
+    now_s: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclass
+class Recorder:
+    """Everything the picker told its observer."""
+
+    rejections: list[Rejected] = field(default_factory=list)
+    completions: list[Completed] = field(default_factory=list)
+
+    def rejected(self, event: Rejected) -> None:
+        self.rejections.append(event)
+
+    def completed(self, event: Completed) -> None:
+        self.completions.append(event)
+
+
+@dataclass
+class Fleet:
+    """One pool named main with the replicas .1, .2, ..."""
+
+    picker: Picker
+    clock: Clock
+    seen: Recorder
+
+    def report(self, number: int, signals: Signals = IDLE, models: Sequence[str] = (MODEL,)) -> None:
+        """What the scraper would tell of a replica; models after the first are adapters."""
+        where = address(number)
+        now_s = self.clock.now_s
+        self.picker.apply_signals(POOL, where, signals, began_s=now_s, now_s=now_s)
+        listed = [
+            ServedModel(name, models[0] if index else None, 32_768)
+            for index, name in enumerate(models)
+        ]
+        self.picker.apply_models(POOL, where, listed)
+
+    def sync(self, numbers: Sequence[int], draining: Sequence[int] = ()) -> None:
+        specs = [EndpointSpec(address(number), number in draining) for number in numbers]
+        self.picker.sync_endpoints(POOL, specs)
+
+    def configure(
+        self,
+        *,
+        rewrites: Sequence[RewriteRule] = (),
+        profile: Mapping[str, object] = DEFAULT_PROFILE,
+        max_body_bytes: int = 64 << 20,
+        report_scores: bool = False,
+        lease_s: float = 3600.0,
+    ) -> None:
+        self.picker.configure(
+            PickerSettings(
+                pools=(PoolSettings(POOL, policy(profile)),),
+                rewrites=tuple(rewrites),
+                max_body_bytes=max_body_bytes,
+                report_scores=report_scores,
+                lease_s=lease_s,
+            )
+        )
+
+    def in_flight(self) -> int:
+        """Requests counted on any replica."""
+        return int(self.picker.states[POOL].view.in_flight_requests.sum())
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is held for any request."""
+        view = self.picker.states[POOL].view
+        return (
+            len(self.picker.ledger) == 0
+            and self.picker.in_flight == 0
+            and not view.in_flight_requests.any()
+            and not view.in_flight_kv_tokens.any()
+            and not view.in_flight_prefill_tokens.any()
+        )
+
+
+def fleet(
+    replicas: Sequence[Signals] = (IDLE, IDLE, IDLE),
+    *,
+    models: Sequence[str] = (MODEL,),
+    name: str = "p0",
+    seed: int = 1,
+) -> Fleet:
+    """A picker whose replicas report ``replicas``."""
+    clock, seen = Clock(), Recorder()
+    picker = Picker(name, observer=seen, now=clock, rng=random.Random(seed))
+    made = Fleet(picker, clock, seen)
+    made.configure()
+    numbers = range(1, len(replicas) + 1)
+    made.sync(list(numbers))
+    for number, signals in zip(numbers, replicas, strict=True):
+        made.report(number, signals, models)
+    return made
+
+
+def chat(text: str = "Hello", model: str | None = MODEL, **more: object) -> bytes:
+    body: dict[str, object] = {"messages": [{"role": "user", "content": text}], **more}
+    if model is not None:
+        body["model"] = model
+    return orjson.dumps(body)
+
+
+def head(
+    path: str = "/v1/chat/completions", method: str = "POST", **headers: str
+) -> RequestHead:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return RequestHead(
+        method=method,
+        path=path,
+        headers={":method": method, ":path": path, "content-type": "application/json", **named},
+        subset=None,
+        received_s=1000.0,
+    )
+
+
+async def decided(fleet: Fleet, body: bytes, request: RequestHead | None = None) -> Decision:
+    """The decision on a request that must get one."""
+    outcome = await fleet.picker.decide(request or head(), body)
+    assert isinstance(outcome, Decision), outcome
+    return outcome
+
+
+async def refused(fleet: Fleet, body: bytes, request: RequestHead | None = None) -> Answer:
+    """The picker's own answer to a request."""
+    outcome = await fleet.picker.decide(request or head(), body)
+    assert isinstance(outcome, Answer), outcome
+    return outcome
+
+
+def end_of(decision: Decision, owner: str = "p0", **changes: object) -> Report:
+    """A good end of the decision, or one with ``changes``."""
+    report = Report(
+        id=decision.id,
+        owner=owner,
+        address=decision.addresses[0],
+        status=200,
+        reason="ok",
+        input_tokens=10,
+        output_tokens=5,
+        cached_tokens=None,
+        streamed_events=0,
+        ttft_s=0.1,
+        duration_s=1.0,
+    )
+    return replace(report, **changes)  # type: ignore[arg-type]
