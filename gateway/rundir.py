@@ -28,7 +28,7 @@ class RunDir:
     def create(cls, wanted: Path | None) -> RunDir:
         """The configured folder, made if missing, or a new temporary one. Raises RunDirError."""
         if wanted is None:
-            return cls(Path(tempfile.mkdtemp(prefix="penstock-")), temporary=True)._prepared()
+            return cls(Path(tempfile.mkdtemp(prefix="penstock-")), temporary=True).prepared()
         if len(str(wanted)) + 30 > _LONGEST_SOCKET_PATH:
             raise RunDirError(
                 f"run_dir {wanted} is too long for unix sockets: at most"
@@ -39,9 +39,10 @@ class RunDir:
             wanted.chmod(0o700)
         except OSError as error:
             raise RunDirError(f"run_dir {wanted}: {error.strerror}") from error
-        return cls(wanted, temporary=False)._prepared()
+        return cls(wanted, temporary=False).prepared()
 
-    def _prepared(self) -> RunDir:
+    def prepared(self) -> RunDir:
+        """Itself, with its folders made and what an earlier run counted removed."""
         shutil.rmtree(self.metrics, ignore_errors=True)
         self.metrics.mkdir()
         self.logs.mkdir(exist_ok=True)

@@ -10,12 +10,13 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from gateway import derive
 from gateway.certificates import write_self_signed
-from gateway.child import Backoff, Child, ChildSpec, Launch
+from gateway.child import Backoff, Child, ChildSpec, ChildState, Launch
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config, SimulatedPool
 from gateway.config.watch import watch
@@ -26,6 +27,7 @@ from gateway.envoy.render import Plan
 from gateway.fleet import Fleet
 from gateway.pools.types import ReplicaState
 from gateway.rundir import RunDir
+from gateway.telemetry.multiprocess import worker_ended
 from picker.state.endpoints import EndpointSpec
 
 log = logging.getLogger(__name__)
@@ -46,11 +48,13 @@ class Supervisor:
     def __init__(self, path: Path, config: Config, run: RunDir) -> None:
         self.config = config
         self.run_dir = run
+        self.config_version = 1
         self.started_s = time.time()
         self.accepted_s = time.time()
         self.refused: ConfigError | None = None
         """The last change of the file, when it was not accepted."""
-        self._path = path
+        self.refused_s = 0.0
+        self.path = path
         self.fleet = Fleet(run.logs, self._pools_changed)
         self.control = ControlServer(run.control_socket, self._reported)
         self.pickers: list[Child] = []
@@ -59,6 +63,8 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
+        self._held: set[tuple[str, str]] = set()
+        self._worker_pids: dict[str, set[int]] = {}
 
     # -- life
 
@@ -137,9 +143,9 @@ class Supervisor:
     # -- configuration
 
     async def _follow(self) -> None:
-        async for result in watch(self._path, self.config):
+        async for result in watch(self.path, self.config):
             if isinstance(result, ConfigError):
-                self.refused = result
+                self.refused, self.refused_s = result, time.time()
                 log.error("the changed configuration is refused, the old one stays:\n%s", result)
             else:
                 await self.apply(result)
@@ -155,8 +161,9 @@ class Supervisor:
         ):
             log.warning("a picker port has changed: that takes a restart of Penstock")
         self.config, self.accepted_s, self.refused = config, time.time(), None
+        self.config_version += 1
         # Pools first: a new pool must be known before a model leads to it.
-        self.control.assign(configuration=to_json(config), pools=self._members())
+        self.control.assign(configuration=to_json(config), pools=self.members())
         await self.fleet.reconfigure(config.pools)
         if before.picker.workers != config.picker.workers:
             await self._restart_pickers()
@@ -165,12 +172,24 @@ class Supervisor:
 
     # -- parts in step
 
-    def _members(self) -> dict[str, list[EndpointSpec]]:
-        return self.fleet.endpoints()
+    def members(self) -> dict[str, list[EndpointSpec]]:
+        """Endpoints by pool; those that a person has taken out count as draining."""
+        return {
+            pool: [
+                replace(spec, draining=spec.draining or (pool, spec.address) in self._held)
+                for spec in specs
+            ]
+            for pool, specs in self.fleet.endpoints().items()
+        }
+
+    def hold(self, pool: str, address: str, *, held: bool) -> None:
+        """Send an endpoint no new requests, or some again."""
+        (self._held.add if held else self._held.discard)((pool, address))
+        self._pools_changed()
 
     def _addresses(self) -> dict[str, list[str]]:
         """Envoy keeps draining endpoints: requests still run on them."""
-        return {pool: [spec.address for spec in specs] for pool, specs in self._members().items()}
+        return {pool: [spec.address for spec in specs] for pool, specs in self.members().items()}
 
     def _plan(self) -> Plan:
         sockets = tuple(self.run_dir.picker_socket(i) for i in range(len(self.pickers)))
@@ -179,7 +198,7 @@ class Supervisor:
     def _pools_changed(self) -> None:
         if self.envoy is not None:  # Envoy must know an endpoint before the pickers choose it
             self.envoy.update(self._plan(), self._addresses())
-        self.control.assign(pools=self._members())
+        self.control.assign(pools=self.members())
         self._notify()
 
     def _reported(self) -> None:
@@ -257,9 +276,17 @@ class Supervisor:
                 backoff=Backoff(initial_s=0.05, max_s=5.0, stable_after_s=5.0),
                 log_file=self.run_dir.logs / f"{name}.log",
             ),
-            on_state=lambda _: self._notify(),
+            on_state=self._picker_changed,
         )
         return child
+
+    def _picker_changed(self, child: Child) -> None:
+        if child.state in (ChildState.BACKOFF, ChildState.STOPPED):
+            for pid in self._worker_pids.pop(child.spec.name, set()):
+                worker_ended(pid, self.run_dir.metrics)
+        elif child.pid is not None:
+            self._worker_pids.setdefault(child.spec.name, set()).add(child.pid)
+        self._notify()
 
     async def _first_of_each_picker(self) -> None:
         await asyncio.gather(*(child.wait_ready() for child in self.pickers))

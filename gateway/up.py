@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import ipaddress
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,11 +15,14 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from gateway.admin.serve import AdminServer
 from gateway.child import Child, ChildError, ChildState
 from gateway.config.schema import Config
 from gateway.pools.types import ReplicaState, ReplicaStatus
 from gateway.rundir import RunDir
+from gateway.status import SupervisorStatus
 from gateway.supervisor import StartError, Supervisor
+from gateway.telemetry import logs
 
 _POLL_S: Final = 0.15
 _MARKS: Final = {True: "[green]●[/]", False: "[yellow]○[/]"}
@@ -26,11 +31,14 @@ _MARKS: Final = {True: "[green]●[/]", False: "[yellow]○[/]"}
 async def up(path: Path, config: Config) -> None:
     """Run until SIGTERM or SIGINT. Raises StartError and RunDirError when it cannot start."""
     console = Console()
+    logs.set_up(config.telemetry.log_level, role="supervisor")
     run = RunDir.create(config.run_dir)
     supervisor = Supervisor(path, config, run)
+    admin = AdminServer(SupervisorStatus(supervisor), run.metrics)
     started_s = time.monotonic()
     try:
         async with _progress(console, supervisor):
+            await admin.start(config.admin, config.picker.metrics)
             await supervisor.start()
             await supervisor.settle()
         if not supervisor.stopping:
@@ -38,10 +46,15 @@ async def up(path: Path, config: Config) -> None:
             console.print(_first_steps(supervisor, time.monotonic() - started_s), soft_wrap=True)
             await supervisor.serve()
         console.print("Stopping; running requests finish first.")
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise StartError(f"{error.strerror}: end what listens there, or change the port") from error
     except ChildError as error:
         raise StartError(str(error)) from error
     finally:
         await supervisor.stop()
+        await admin.stop()
         run.remove()
 
 
@@ -104,13 +117,12 @@ def _replica_row(table: Table, pool: str, replica: ReplicaStatus) -> None:
 
 def _first_steps(supervisor: Supervisor, took_s: float) -> str:
     config = supervisor.config
-    lines = [
-        f"\nReady in {took_s:.1f} s. Status and metrics: "
-        f"http://{config.admin.address}:{config.admin.port}/"
-    ]
+    admin = f"http://{config.admin.address}:{config.admin.port}/"
+    lines = [f"\nReady in {took_s:.1f} s. Status and metrics: {admin}"]
     if config.envoy.enabled:
         scheme = "https" if config.listen.tls is not None else "http"
-        host = "127.0.0.1" if config.listen.address == "0.0.0.0" else config.listen.address
+        everywhere = ipaddress.ip_address(config.listen.address).is_unspecified
+        host = "127.0.0.1" if everywhere else config.listen.address
         base = f"{scheme}://{host}:{config.listen.port}"
         model = supervisor.some_model() or "MODEL"
         body = (

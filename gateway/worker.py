@@ -23,19 +23,12 @@ from gateway.config.schema import Config
 from gateway.config.wire import from_json
 from gateway.control.client import ControlClient
 from gateway.rundir import RunDir
-class TelemetryObserver:
-    is_known_model=None
-    def rejected(self,e): print(e,flush=True)
-    def completed(self,e): print(e,flush=True)
-    def configure(self,*a):...
-    def endpoints(self,*a):...
-    def close(self):...
-def configure_logging(*a): logging.basicConfig(level="INFO")
+from gateway.telemetry.worker import WorkerTelemetry
 from picker.core import Picker
 from picker.replication.local import LocalPeers
 from picker.server.health import Health
 from picker.server.listen import Address, Listeners, Servers
-from picker.signals.scraper import ScrapedPool, Scraper
+from picker.signals.scraper import Scraper
 from picker.state.endpoints import EndpointSpec, ServedModel, Signals
 from picker.wire import control_pb2
 from policies import registry
@@ -53,14 +46,15 @@ class Worker:
         self._run = run
         self._index = index
         self._name = f"picker-{index}"
-        self._observer = TelemetryObserver()
+        self._telemetry = WorkerTelemetry(
+            self._name, lambda name: self._picker.catalog.is_known(name)
+        )
         self._picker = Picker(
             f"{index}.{secrets.token_hex(4)}",
-            observer=self._observer,
+            observer=self._telemetry.observer,
             now=time.monotonic,
             rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
         )
-        self._observer.is_known_model = self._picker.catalog.is_known
         self._health = Health(self._picker)
         self._peers = LocalPeers(
             self._picker,
@@ -73,6 +67,9 @@ class Worker:
         self._config: Config | None = None
         self._applied_version = 0
         self._latest: control_pb2.Assignment | None = None
+        self._configuration = b""
+        """Came with an assignment and is not applied yet."""
+        self._scraped: set[str] = set()
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
 
@@ -81,6 +78,7 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._telemetry.reopen_log)
         client = ControlClient(self._run.control_socket, apply=self._apply, report=self._report)
         attached = asyncio.create_task(client.run())
         ticking = asyncio.create_task(self._tick())
@@ -109,11 +107,13 @@ class Worker:
             await self._scraper.close()
         if not self._alone:
             self._peers.stop()
-        self._observer.close()
+        self._telemetry.close()
 
     # -- what the supervisor says
 
     def _apply(self, assignment: control_pb2.Assignment) -> None:
+        # Assignments that come faster than they are applied are left out, configurations never.
+        self._configuration = assignment.configuration or self._configuration
         self._latest = assignment
         self._wake.set()
 
@@ -126,15 +126,15 @@ class Worker:
             if assignment.drain:
                 self._stop.set()
                 return
-            if assignment.configuration:
-                await self._configure(from_json(assignment.configuration))
+            if self._configuration:
+                configuration, self._configuration = self._configuration, b""
+                await self._configure(from_json(configuration))
             self._sync_endpoints(assignment)
             self._applied_version = assignment.version
 
     async def _configure(self, config: Config) -> None:
         self._picker.configure(derive.picker_settings(config))
-        configure_logging(config.telemetry.log_level)
-        self._observer.configure(config.telemetry)
+        self._telemetry.configure(config.telemetry)
         before, self._config = self._config, config
         if (
             self._scraper is None
@@ -176,8 +176,6 @@ class Worker:
             self._scraper.drop(gone)
         self._scraped = names
 
-    _scraped: set[str] = set()
-
     # -- what the scraper says
 
     def apply_signals(self, pool: str, address: str, signals: Signals, started_s: float) -> None:
@@ -188,7 +186,7 @@ class Worker:
     def apply_models(
         self, pool: str, address: str, models: Sequence[ServedModel], started_s: float
     ) -> None:
-        self._picker.apply_models(pool, address, models)
+        self._picker.apply_models(pool, address, list(models))
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         self._picker.mark_failed(pool, address, now_s=self._picker.now(), reason=reason)
@@ -200,7 +198,8 @@ class Worker:
             await asyncio.sleep(_TICK_S)
             self._picker.tick()
             await self._health.refresh()
-            self._observer.endpoints(self._picker)
+            if self._scraper is not None:
+                self._telemetry.sample(self._scraper.stats)
 
     def _report(self) -> control_pb2.Report:
         report = control_pb2.Report(
@@ -224,6 +223,7 @@ class Worker:
                         waiting_requests=float(view.waiting_requests[slot]),
                         running_requests=float(view.running_requests[slot]),
                         kv_usage=float(view.kv_usage[slot]),
+                        models=runtime.state.models.served_by(slot),
                     )
                 )
         return report

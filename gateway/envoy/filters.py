@@ -80,18 +80,23 @@ def lua_source() -> str:
 
 
 def local_replies() -> Json:
-    """Envoy's own errors in OpenAI's shape; answers of the picker pass unchanged."""
+    """Envoy's own errors in the shape of the client's API; answers of the picker pass unchanged."""
+    cases = (
+        ("response.code_details.startsWith('ext_proc_error')", 503, "picker_unavailable"),
+        ("response.code == 413", 413, "request_too_large"),
+        ("response.code_details == 'direct_response'", 503, "picker_unavailable"),
+        (_UPSTREAM_UNREACHABLE, 503, "no_endpoints"),
+        ("response.code == 503", 503, "gateway_error"),
+        ("response.code == 504", 504, "upstream_timeout"),
+        ("response.code == 408", 408, "request_timeout"),
+        ("response.code >= 500", 502, "upstream_error"),
+        ("response.code >= 400", 400, "bad_request"),
+    )
     return {
         "mappers": [
-            _reply("response.code_details.startsWith('ext_proc_error')", 503, "picker_unavailable"),
-            _reply("response.code == 413", 413, "request_too_large"),
-            _reply("response.code_details == 'direct_response'", 503, "picker_unavailable"),
-            _reply(_UPSTREAM_UNREACHABLE, 503, "no_endpoints"),
-            _reply("response.code == 503", 503, "gateway_error"),
-            _reply("response.code == 504", 504, "upstream_timeout"),
-            _reply("response.code == 408", 408, "request_timeout"),
-            _reply("response.code >= 500", 502, "upstream_error"),
-            _reply("response.code >= 400", 400, "bad_request"),
+            _reply(condition, status, code, anthropic=anthropic)
+            for condition, status, code in cases
+            for anthropic in (True, False)
         ]
     }
 
@@ -110,14 +115,28 @@ _MESSAGES: Final = {
     "upstream_error": "The replica failed while answering.",
     "bad_request": "The request could not be understood.",
 }
+_ANTHROPIC_PATH: Final = "/v1/messages"
+_ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error",
+    408: "invalid_request_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+}
 PICKER_DETAILS: Final = "penstock"
 """Response code details of answers that the picker gave itself."""
 
 
-def _reply(condition: str, status: int, code: str) -> Json:
-    kind = "invalid_request_error" if status < 500 else "server_error"
+def _reply(condition: str, status: int, code: str, *, anthropic: bool) -> Json:
     expression = f"!response.code_details.contains('{PICKER_DETAILS}') && {condition}"
-    error = {"message": _MESSAGES[code], "type": kind, "param": None, "code": code}
+    message = _MESSAGES[code]
+    if anthropic:
+        expression += f" && request.url_path.startsWith('{_ANTHROPIC_PATH}')"
+        kind = _ANTHROPIC_TYPES.get(status, "api_error")
+        body: Json = {"type": "error", "error": {"type": kind, "message": message}}
+    else:
+        kind = "invalid_request_error" if status < 500 else "server_error"
+        error = {"message": message, "type": kind, "param": None, "code": code}
+        body = {"error": error}
     mapper: Json = {
         "filter": {
             "extension_filter": {
@@ -129,7 +148,7 @@ def _reply(condition: str, status: int, code: str) -> Json:
                 },
             }
         },
-        "body_format_override": {"json_format": {"error": error}},
+        "body_format_override": {"json_format": body},
     }
     if status != 400:
         mapper["status_code"] = status

@@ -53,8 +53,10 @@ class _Json(logging.Formatter):
             "role": getattr(record, "process_role", ""),
             "pid": record.process,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": record.getMessage().encode("utf-8", "replace").decode(),
         }
         if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
+            fields["exception"] = (
+                self.formatException(record.exc_info).encode("utf-8", "replace").decode()
+            )
         return orjson.dumps(fields, option=orjson.OPT_UTC_Z).decode("utf-8", "replace")

@@ -131,12 +131,16 @@ class PickerMetrics:
         self.scrape_failures = counter(
             "scrape_failures", "Failed reads of replicas' metrics and model lists.", ("reason",)
         )
+        self.log_dropped = counter(
+            "request_log_dropped_lines", "Lines of the request log lost to a slow or full disk."
+        )
         self._model_label = LabelLimiter(_MODEL_CAP, known_model)
         self._endpoint_label = LabelLimiter(_ENDPOINT_CAP)
         self._by_request: dict[tuple[str, str, int, str], Counter] = {}
         self._by_model: dict[tuple[str, str], _ModelSeries] = {}
         self._by_endpoint: dict[tuple[str, str], _EndpointSeries] = {}
         self._cpu_s = 0.0
+        self._log_dropped = 0
         self._scrapes = 0
         self._scrape_failures: dict[str, int] = {}
 
@@ -187,6 +191,12 @@ class PickerMetrics:
             if new:
                 self.scrape_failures.labels(str(reason)).inc(new)
                 self._scrape_failures[reason] = count
+
+    def sample_request_log(self, dropped_lines: int) -> None:
+        """Note how many lines the request log has lost so far; a new log starts at 0 again."""
+        before = self._log_dropped if dropped_lines >= self._log_dropped else 0
+        self.log_dropped.inc(dropped_lines - before)
+        self._log_dropped = dropped_lines
 
     def _count(self, model: str, pool: str, status: int, reason: str) -> None:
         key = (model, pool, status, reason)

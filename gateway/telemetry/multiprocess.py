@@ -22,7 +22,7 @@ def prepare(directory: Path) -> None:
 
 def worker_ended(pid: int, directory: Path) -> None:
     """A worker is gone: its gauges vanish, its counters stay."""
-    multiprocess.mark_process_dead(pid, str(directory))
+    multiprocess.mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]
 
 
 def render(
@@ -31,7 +31,7 @@ def render(
     """(body, content type) of the metrics of all workers and of ``collectors``. Reads files:
     call it in a thread."""
     registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry, path=str(directory))
+    multiprocess.MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
     for collector in collectors:
         registry.register(collector)
     encode, content_type = choose_encoder(accept)

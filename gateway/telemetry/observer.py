@@ -12,16 +12,16 @@ class TelemetryObserver:
 
     def __init__(self, metrics: PickerMetrics, log: RequestLog | None = None) -> None:
         self._metrics = metrics
-        self._log = log
+        self.log = log
 
     def rejected(self, event: Rejected) -> None:
         """The picker answered the request itself."""
         self._metrics.rejected(event)
-        if self._log is not None:
-            self._log.rejected(event)
+        if self.log is not None:
+            self.log.rejected(event)
 
     def completed(self, event: Completed) -> None:
         """A dispatched request has ended."""
         self._metrics.completed(event)
-        if self._log is not None:
-            self._log.completed(event)
+        if self.log is not None:
+            self.log.completed(event)

@@ -31,6 +31,10 @@ def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
+def _printable(value: object) -> object:
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+
+
 class RequestLog:
     """Buffers lines; a thread of its own writes them, so the caller never waits for a disk.
 
@@ -107,7 +111,7 @@ class RequestLog:
         except queue.Full:
             self.dropped_lines += len(lines)
             if not self._dropping:
-                logger.error("request log: the disk is too slow, lines are dropped")
+                logger.error("request log: the disk is too slow, lines are dropped")  # noqa: TRY400
             self._dropping = True
         else:
             self._dropping = False
@@ -126,7 +130,7 @@ class RequestLog:
         try:
             self._chunks.put(None, timeout=timeout_s)
         except queue.Full:
-            logger.error("request log: the disk is too slow, the last lines are lost")  # noqa: TRY400 - no stack wanted
+            logger.error("request log: the disk is too slow, the last lines are lost")  # noqa: TRY400
             return
         self._writer.join(max(0.0, deadline_s - time.monotonic()))
 
@@ -134,7 +138,11 @@ class RequestLog:
         return datetime.fromtimestamp(self._wall_clock(), UTC)
 
     def _add(self, fields: dict[str, object]) -> None:
-        line = orjson.dumps(fields, option=_ORJSON)
+        try:
+            line = orjson.dumps(fields, option=_ORJSON)
+        except orjson.JSONEncodeError:  # a header was no UTF-8
+            clean = {key: _printable(value) for key, value in fields.items()}
+            line = orjson.dumps(clean, option=_ORJSON)
         self._lines.append(line)
         self._size_bytes += len(line)
         if self._size_bytes >= FLUSH_BYTES:

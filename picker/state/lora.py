@@ -106,6 +106,10 @@ class ServedModels:
         """Every model that any replica ever listed, by id; do not change it."""
         return self._known
 
+    def served_by(self, slot: int) -> list[str]:
+        """Models and adapters that ``slot`` lists, sorted."""
+        return sorted(self._served_by.get(slot, ()))
+
     def served_now(self) -> list[ServedModel]:
         """Models that some endpoint lists now, in the order they were first seen."""
         current: set[str] = set().union(*self._served_by.values())

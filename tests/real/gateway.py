@@ -201,6 +201,26 @@ class Gateway:
             found: Json = await answer.json()
             return found
 
+    async def in_flight(self) -> int:
+        """Requests under way on all endpoints, as the status tells."""
+        found = await self.endpoints()
+        return sum(int(str(endpoint["in_flight_requests"])) for endpoint in found.values())
+
+    async def endpoints(self) -> dict[str, Json]:
+        """What the status tells of each endpoint, by address."""
+        pools = (await self.status())["pools"]
+        assert isinstance(pools, list)
+        return {endpoint["address"]: endpoint for pool in pools for endpoint in pool["endpoints"]}
+
+    async def healthy(self, *addresses: str) -> None:
+        """Returns when these endpoints, and no others, get requests."""
+
+        async def so() -> bool:
+            told = await self.endpoints()
+            return {a for a, one in told.items() if one["healthy"]} == set(addresses)
+
+        await eventually(so, f"{addresses} get requests")
+
     async def metrics(self) -> str:
         """GET /metrics."""
         async with aiohttp.ClientSession() as session:
@@ -241,7 +261,8 @@ class Gateway:
             answer = await session.get(f"{self.admin}/readyz")
             return answer.status == 200
         except aiohttp.ClientError:
-            return False
+            await asyncio.sleep(1.0)
+            return True
 
     async def _alone(self) -> bool:
         return not self.survivors()

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from gateway.certificates import self_signed
+from gateway.certificates import write_self_signed
 from picker.server.health import Health
 from picker.server.listen import Address, Certificate, Listeners, Servers
 from tests.picker.fleet import Fleet, fleet
@@ -46,7 +46,10 @@ _made: list[Certificate] = []
 
 def _certificate() -> Certificate:
     if not _made:
-        _made.append(self_signed())
+        with tempfile.TemporaryDirectory() as folder:
+            write_self_signed(Path(folder, "both.pem"))
+            both = Path(folder, "both.pem").read_bytes()
+        _made.append(Certificate(both, both))
     return _made[0]
 
 

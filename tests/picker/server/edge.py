@@ -122,7 +122,8 @@ class Exchange:
         trailers: bool = False,
         served: str | None = None,
     ) -> list[bytes]:
-        """Pass a response through; what came back for each chunk, and for the trailers."""
+        """Pass a response through to its end; what came back for each chunk, and for the
+        trailers."""
         await self.begin_response(headers, served=served)
         out: list[bytes] = []
         for index, chunk in enumerate(chunks):
@@ -133,7 +134,13 @@ class Exchange:
             while (message := await self.receive()).HasField("response_body"):
                 out.append(message.response_body.response.body_mutation.streamed_response.body)
             assert message.HasField("response_trailers")
+        await self.close()
         return out
+
+    async def close(self) -> None:
+        """End the stream as a gateway does that is done, and wait for the other side."""
+        await self.call.done_writing()
+        assert await self.call.read() is grpc.aio.EOF
 
     async def begin_response(
         self, headers: Mapping[str, str] = JSON, *, served: str | None = None
@@ -296,8 +303,6 @@ class Edge:
             }
         )
         await exchange.respond([body], served=address)
-        await exchange.call.done_writing()
-        assert await exchange.call.read() is grpc.aio.EOF
 
     async def log(self, entries: Sequence[HTTPAccessLogEntry]) -> None:
         """Send access log entries as Envoy does, and wait until they are taken."""

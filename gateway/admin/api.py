@@ -1,0 +1,110 @@
+"""The admin API: an aiohttp application over a StatusSource."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from importlib import resources
+from pathlib import Path
+
+import orjson
+from aiohttp import web
+
+from gateway.admin.gauges import StatusCollector
+from gateway.admin.guard import error, errors, same_origin
+from gateway.admin.status import StatusSource, UnknownEndpointError
+from gateway.telemetry import multiprocess
+
+_PAGE = resources.files("gateway.admin").joinpath("index.html").read_text(encoding="utf-8")
+
+
+def application(source: StatusSource, metrics_dir: Path) -> web.Application:
+    """The admin application. ``metrics_dir``: where the workers keep their metrics
+    (PROMETHEUS_MULTIPROC_DIR)."""
+    handlers = _Handlers(source, metrics_dir)
+    app = web.Application(middlewares=[errors, same_origin], client_max_size=64 * 1024)
+    app.router.add_get("/", handlers.index)
+    app.router.add_get("/metrics", handlers.metrics)
+    app.router.add_get("/healthz", handlers.healthz)
+    app.router.add_get("/readyz", handlers.readyz)
+    app.router.add_get("/api/status", handlers.status)
+    app.router.add_get("/api/config", handlers.config)
+    app.router.add_post("/api/drain", handlers.drain)
+    return app
+
+
+def metrics_application(source: StatusSource, metrics_dir: Path) -> web.Application:
+    """Only /metrics, for a second port that other machines may reach."""
+    handlers = _Handlers(source, metrics_dir)
+    app = web.Application(middlewares=[errors])
+    app.router.add_get("/metrics", handlers.metrics)
+    return app
+
+
+class _Handlers:
+    def __init__(self, source: StatusSource, metrics_dir: Path) -> None:
+        self._source = source
+        self._metrics_dir = metrics_dir
+
+    async def index(self, _: web.Request) -> web.Response:
+        nonce = secrets.token_urlsafe(16)
+        policy = (
+            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; "
+            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        return web.Response(
+            text=_PAGE.replace("{{nonce}}", nonce),
+            content_type="text/html",
+            headers={"Content-Security-Policy": policy, "Cache-Control": "no-store"},
+        )
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        collector = StatusCollector(self._source.status())
+        body, content_type = await asyncio.to_thread(
+            multiprocess.render, self._metrics_dir, [collector], request.headers.get("Accept", "")
+        )
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        missing = self._source.status().not_ready
+        return _json({"ready": not missing, "missing": missing}, status=503 if missing else 200)
+
+    async def status(self, _: web.Request) -> web.Response:
+        return _json(self._source.status())
+
+    async def config(self, _: web.Request) -> web.Response:
+        return _json(self._source.config_document())
+
+    async def drain(self, request: web.Request) -> web.Response:
+        """Body: {"pool": NAME, "endpoint": "ip:port", "draining": true | false}."""
+        wanted = '{"pool": NAME, "endpoint": "ip:port", "draining": true or false}'
+        try:
+            body = orjson.loads(await request.read())
+        except orjson.JSONDecodeError as problem:
+            return error(400, "bad_json", f"the body is no JSON: {problem}; expected {wanted}")
+        fields = body if isinstance(body, dict) else {}
+        pool, endpoint = fields.get("pool"), fields.get("endpoint")
+        draining = fields.get("draining", True)
+        if (
+            not isinstance(pool, str)
+            or not isinstance(endpoint, str)
+            or not isinstance(draining, bool)
+        ):
+            return error(400, "bad_request", f"expected {wanted}")
+        try:
+            await self._source.set_draining(pool, endpoint, draining=draining)
+        except UnknownEndpointError as problem:
+            return error(404, "unknown_endpoint", str(problem))
+        return _json({"pool": pool, "endpoint": endpoint, "draining": draining})
+
+
+def _json(value: object, *, status: int = 200) -> web.Response:
+    return web.Response(
+        status=status,
+        body=orjson.dumps(value, option=orjson.OPT_UTC_Z),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )

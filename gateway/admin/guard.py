@@ -1,0 +1,75 @@
+"""What a web page of somebody else's may not do with the admin API of a person's machine."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+import orjson
+from aiohttp import web
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def error(status: int, code: str, message: str) -> web.Response:
+    """An error as the whole API gives it."""
+    return web.Response(
+        status=status,
+        body=orjson.dumps({"error": {"code": code, "message": message}}),
+        content_type="application/json",
+    )
+
+
+@web.middleware
+async def errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """aiohttp's own errors (404, 405) as JSON."""
+    try:
+        return await handler(request)
+    except web.HTTPException as raised:
+        answer = error(raised.status, raised.reason.lower().replace(" ", "_"), raised.reason)
+        if "Allow" in raised.headers:
+            answer.headers["Allow"] = raised.headers["Allow"]
+        return answer
+
+
+@web.middleware
+async def same_origin(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Refuses what a browser sends for a foreign page: a changing request from another origin,
+    and on a loopback address any request under a foreign host name (DNS rebinding)."""
+    host = request.headers.get("Host", "")
+    if _arrived_on_loopback(request) and not _names_this_machine(host):
+        return error(
+            421, "foreign_host", f"this port answers to localhost and IP addresses, not to {host!r}"
+        )
+    if request.method not in _SAFE:
+        origin = request.headers.get("Origin")
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        site = request.headers.get("Sec-Fetch-Site", "none")
+        if foreign or site not in ("none", "same-origin"):
+            return error(403, "cross_origin", "requests from another origin may change nothing")
+        if request.content_type != "application/json":
+            return error(415, "not_json", "the body must be application/json")
+    return await handler(request)
+
+
+def _arrived_on_loopback(request: web.Request) -> bool:
+    name = request.transport.get_extra_info("sockname") if request.transport is not None else None
+    if not isinstance(name, tuple):
+        return False
+    return ipaddress.ip_address(str(name[0]).partition("%")[0]).is_loopback
+
+
+def _names_this_machine(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,40 @@
+"""Listening for the admin API and the second metrics port."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aiohttp import web
+
+from gateway.admin.api import application, metrics_application
+from gateway.admin.status import StatusSource
+from gateway.config.schema import Admin, Metrics
+
+
+class AdminServer:
+    """Serves from ``start`` to ``stop``."""
+
+    def __init__(self, source: StatusSource, metrics_dir: Path) -> None:
+        self._source = source
+        self._metrics_dir = metrics_dir
+        self._runners: list[web.AppRunner] = []
+
+    async def start(self, admin: Admin, metrics: Metrics) -> None:
+        """Listen; raises OSError when a port is taken."""
+        app = application(self._source, self._metrics_dir)
+        await self._listen(app, admin.address, admin.port)
+        if metrics.port is not None:
+            app = metrics_application(self._source, self._metrics_dir)
+            await self._listen(app, metrics.address, metrics.port)
+
+    async def stop(self) -> None:
+        """Close both."""
+        for runner in self._runners:
+            await runner.cleanup()
+        self._runners.clear()
+
+    async def _listen(self, app: web.Application, address: str, port: int) -> None:
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        self._runners.append(runner)
+        await web.TCPSite(runner, address, port, shutdown_timeout=1.0).start()

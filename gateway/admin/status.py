@@ -1,0 +1,129 @@
+"""What the gateway says about itself: plain values, shown as JSON under /api/status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """An address that requests can be sent to, as the pickers see it."""
+
+    address: str
+    healthy: bool
+    draining: bool = False
+    reason: str = ""
+    """Why it gets no requests, "" when it does."""
+    in_flight_requests: int = 0
+    """Of all pickers."""
+    waiting_requests: float = 0.0
+    """In the engine's queue, by its last report."""
+    running_requests: float = 0.0
+    kv_usage: float = 0.0
+    """0 to 1."""
+    models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """A process that a pool runs."""
+
+    name: str
+    state: str
+    address: str = ""
+    pid: int | None = None
+    restarts: int = 0
+    detail: str = ""
+    """Last error or what is being waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """A pool with what is in it."""
+
+    name: str
+    kind: str
+    models: tuple[str, ...] = ()
+    replicas: tuple[ReplicaStatus, ...] = ()
+    endpoints: tuple[EndpointStatus, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PickerStatus:
+    """A picker worker process."""
+
+    name: str
+    pid: int | None
+    state: str
+    config_version: int = 0
+    """Version it works by."""
+    in_flight_requests: int = 0
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyStatus:
+    """The Envoy process; ``state`` "disabled" when somebody else's gateway is used."""
+
+    state: str
+    pid: int | None = None
+    address: str = ""
+    """Where clients connect."""
+    restarts: int = 0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedConfig:
+    """A change of the file that was not taken over."""
+
+    at: datetime
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigStatus:
+    """The configuration in force, and the last one refused since it was accepted."""
+
+    version: int
+    accepted_at: datetime
+    path: str
+    refused: RefusedConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """Everything."""
+
+    version: str
+    started_at: datetime
+    uptime_s: float
+    not_ready: tuple[str, ...]
+    """What is missing before requests can be served; empty: ready."""
+    config: ConfigStatus
+    envoy: EnvoyStatus
+    pickers: tuple[PickerStatus, ...] = ()
+    pools: tuple[PoolStatus, ...] = ()
+
+
+class UnknownEndpointError(LookupError):
+    """No such pool, or no such endpoint in it; the text says which."""
+
+
+class StatusSource(Protocol):
+    """What the admin API asks; the supervisor implements it. All are called in the event loop."""
+
+    def status(self) -> GatewayStatus:
+        """The state now."""
+        ...
+
+    def config_document(self) -> Mapping[str, object]:
+        """The accepted configuration with its defaults, JSON-able, secrets taken out."""
+        ...
+
+    async def set_draining(self, pool: str, address: str, *, draining: bool) -> None:
+        """Send an endpoint no new requests, or some again; raises UnknownEndpointError."""
+        ...

@@ -1,0 +1,66 @@
+"""All telemetry of one picker worker: observer, metrics, request log, process log."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.config.schema import RequestLogFile, Telemetry
+from gateway.telemetry import logs
+from gateway.telemetry.metrics import PickerMetrics
+from gateway.telemetry.observer import TelemetryObserver
+from gateway.telemetry.request_log import RequestLog
+from picker.signals.scraper import ScrapeStats
+
+
+class WorkerTelemetry:
+    """Follows the configuration; ``observer`` stays the same object."""
+
+    def __init__(self, role: str, known_model: Callable[[str], bool]) -> None:
+        self._role = role
+        self._metrics = PickerMetrics(known_model)
+        self._settings: Telemetry | None = None
+        self._log: RequestLog | None = None
+        self.observer = TelemetryObserver(self._metrics)
+
+    def configure(self, settings: Telemetry) -> None:
+        """Take over new settings; the old request log is written out first."""
+        before, self._settings = self._settings, settings
+        logs.set_up(settings.log_level, role=self._role)
+        if before is not None and before.request_log == settings.request_log:
+            return
+        self.close()
+        path = _request_log_path(settings)
+        self._log = RequestLog(path) if path is not None else None
+        self.observer.log = self._log
+
+    def sample(self, scrapes: ScrapeStats) -> None:
+        """Write out what waits and note slow-moving figures; call a few times a second."""
+        self._metrics.sample_cpu(time.process_time())
+        self._metrics.sample_scrapes(scrapes)
+        if self._log is not None:
+            self._log.flush()
+            self._metrics.sample_request_log(self._log.dropped_lines)
+
+    def reopen_log(self) -> None:
+        """The request log's file was rotated."""
+        if self._log is not None:
+            self._log.reopen()
+
+    def close(self) -> None:
+        """Write out the request log."""
+        self.observer.log = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+
+def _request_log_path(settings: Telemetry) -> Path | None:
+    if isinstance(settings.request_log, RequestLogFile):
+        return settings.request_log.file
+    if settings.request_log == "none":
+        return None
+    # A worker's own output goes to its log file; the user's stdout is the supervisor's.
+    return Path(f"/proc/{os.getppid()}/fd/1")

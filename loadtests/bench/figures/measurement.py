@@ -1,0 +1,34 @@
+"""What every figure gets and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from loadtests.bench.rows import Row
+from loadtests.bench.stand import Stand
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much time to spend, and whom to tell what is going on."""
+
+    quick: bool
+    say: Callable[[str], None]
+
+    def of(self, full: Number, quick: Number) -> Number:
+        """The one that applies."""
+        return quick if self.quick else full
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A named measurement on a stand with so many replicas."""
+
+    name: str
+    about: str
+    replicas: int
+    measure: Callable[[Stand, Effort], list[Row]]

@@ -1,0 +1,78 @@
+"""Envoy alone, to compare with: the same program in front of the same replicas, round robin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+Json: TypeAlias = dict[str, object]
+
+_TYPE = "type.googleapis.com/envoy."
+_BUFFER_BYTES = 64 << 20
+_UPSTREAM_IDLE = "4s"
+
+
+def configuration(port: int, upstreams: Sequence[int]) -> Json:
+    """A proxy from 127.0.0.1:``port`` to the ports of the replicas: no filters but the router."""
+    router = _typed("filters.http.router", "extensions.filters.http.router.v3.Router")
+    manager = _typed(
+        "filters.network.http_connection_manager",
+        "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="clients",
+        http_filters=[router],
+        route_config={
+            "virtual_hosts": [
+                {
+                    "name": "all",
+                    "domains": ["*"],
+                    "routes": [
+                        {
+                            "match": {"prefix": "/"},
+                            "route": {"cluster": "replicas", "timeout": "0s"},
+                        }
+                    ],
+                }
+            ]
+        },
+    )
+    listener = {
+        "name": "clients",
+        "address": _address(port),
+        "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
+        "filter_chains": [{"filters": [manager]}],
+    }
+    return {"static_resources": {"listeners": [listener], "clusters": [_cluster(upstreams)]}}
+
+
+def _cluster(upstreams: Sequence[int]) -> Json:
+    options = f"{_TYPE}extensions.upstreams.http.v3.HttpProtocolOptions"
+    members = [{"endpoint": {"address": _address(upstream)}} for upstream in upstreams]
+    return {
+        "name": "replicas",
+        "type": "STATIC",
+        "lb_policy": "ROUND_ROBIN",
+        "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
+        "circuit_breakers": {
+            "thresholds": [{"max_connections": 10_000, "max_pending_requests": 10_000,
+                            "max_requests": 10_000}]
+        },  # fmt: skip
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": options,
+                "common_http_protocol_options": {"idle_timeout": _UPSTREAM_IDLE},
+                "explicit_http_config": {"http_protocol_options": {}},
+            }
+        },
+        "load_assignment": {
+            "cluster_name": "replicas",
+            "endpoints": [{"lb_endpoints": members}],
+        },
+    }
+
+
+def _address(port: int) -> Json:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _typed(name: str, message: str, **fields: object) -> Json:
+    return {"name": f"envoy.{name}", "typed_config": {"@type": _TYPE + message, **fields}}

@@ -1,0 +1,106 @@
+"""What other processes use, from the kernel: CPU time, memory, who started whom (Linux)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class GoneError(RuntimeError):
+    """A process that is measured has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """The fields of /proc/PID/stat (proc_pid_stat(5)) that we read."""
+
+    pid: int
+    command: str
+    parent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """/proc/PID/smaps_rollup: resident, and resident with shared pages divided by their users."""
+
+    rss_bytes: int
+    pss_bytes: int
+
+
+def parse_stat(text: str) -> Stat:
+    """One line of /proc/PID/stat; the command may hold spaces and parentheses."""
+    pid, _, rest = text.partition(" (")
+    command, _, fields = rest.rpartition(") ")
+    return Stat(int(pid), command, int(fields.split()[1]))
+
+
+def parse_memory(text: str) -> Memory:
+    """The contents of smaps_rollup."""
+    sizes = {
+        name: int(value.split()[0]) * 1024
+        for name, _, value in (line.partition(":") for line in text.splitlines()[1:])
+    }
+    return Memory(sizes["Rss"], sizes["Pss"])
+
+
+def parse_busy_s(text: str, ticks_per_s: int = _TICKS_PER_S) -> float:
+    """CPU seconds that the whole machine has worked, from /proc/stat; guests count once."""
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, text.split(maxsplit=8)[1:8])
+    return (user + nice + system + irq + softirq) / ticks_per_s
+
+
+def machine_busy_s() -> float:
+    """CPU seconds that the whole machine has worked since it was started."""
+    return parse_busy_s((_PROC / "stat").read_text())
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds, user and system, of all threads of a process, to the nanosecond.
+
+    The kernel's process clock, so not rounded to ticks as /proc/PID/stat is. Raises GoneError.
+    """
+    clock = (~pid << 3) | 2  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the Linux ABI
+    try:
+        return time.clock_gettime(clock)
+    except OSError as error:
+        raise GoneError(f"process {pid} has ended") from error
+
+
+def cpu_times_s(pids: Mapping[str, int]) -> dict[str, float]:
+    """`cpu_s` by the given names."""
+    return {name: cpu_s(pid) for name, pid in pids.items()}
+
+
+def memory(pid: int) -> Memory:
+    """Memory of a process. Raises GoneError."""
+    try:
+        return parse_memory((_PROC / str(pid) / "smaps_rollup").read_text())
+    except (OSError, KeyError) as error:
+        raise GoneError(f"process {pid} has ended") from error
+
+
+def arguments(pid: int) -> list[str]:
+    """The command line of a process; empty when it has ended."""
+    try:
+        return (_PROC / str(pid) / "cmdline").read_bytes().decode().split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def children(parent: int) -> Iterator[int]:
+    """The processes that a process has started and that still run."""
+    for entry in _PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = parse_stat((entry / "stat").read_text())
+        except OSError:
+            continue  # ended while we looked
+        if stat.parent == parent:
+            yield stat.pid

@@ -1,0 +1,77 @@
+"""Chat requests of a given size: conversations that share their beginning, each with a new end."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+_WORDS = (
+    "prefill", "decode", "token", "gateway", "replica", "the", "of", "and", "a", "cache",
+    "request", "stream", "answer", "because", "system", "user", "please", "explain", "how",
+)  # fmt: skip
+_MARK_DIGITS = 32
+_LONGEST_MESSAGE_BYTES = 10_000
+MODEL = "bench"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptShape:
+    """``prompt_bytes`` of text; the first ``shared`` (0..1) of it is one of the conversations'."""
+
+    prompt_bytes: int
+    shared: float = 0.75
+    conversations: int = 16
+
+
+class Requests:
+    """Whole HTTP/1.1 requests as bytes; no two have the same prompt."""
+
+    def __init__(self, shape: PromptShape, *, max_tokens: int, stream: bool, seed: int) -> None:
+        self._rng = random.Random(seed)
+        self._pieces = [
+            self._render(shape, max_tokens, stream=stream) for _ in range(shape.conversations)
+        ]
+        self._sent = 0
+
+    def next(self) -> bytes:
+        """The next request, the conversations in turn."""
+        before, after = self._pieces[self._sent % len(self._pieces)]
+        self._sent += 1
+        return b"%b%032x%b" % (before, self._rng.getrandbits(4 * _MARK_DIGITS), after)
+
+    def _render(
+        self, shape: PromptShape, max_tokens: int, *, stream: bool
+    ) -> tuple[bytes, bytes]:
+        shared_bytes = int(shape.shared * (shape.prompt_bytes - _MARK_DIGITS))
+        ends_bytes = shape.prompt_bytes - _MARK_DIGITS - shared_bytes
+        before = '{"model":"%s","messages":[{"role":"user","content":"%s' % (
+            MODEL,
+            _turns(_text(shared_bytes, self._rng)),
+        )
+        after = '%s"}],"max_tokens":%d%s}' % (
+            _turns(_text(ends_bytes, self._rng)),
+            max_tokens,
+            ',"stream":true' if stream else "",
+        )
+        length_bytes = len(before) + _MARK_DIGITS + len(after)
+        head = (
+            "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\n"
+            f"content-type: application/json\r\ncontent-length: {length_bytes}\r\n\r\n"
+        )
+        return (head + before).encode(), after.encode()
+
+
+def _turns(text: str) -> str:
+    """Text broken into messages of a conversation."""
+    pieces = [
+        text[start : start + _LONGEST_MESSAGE_BYTES]
+        for start in range(0, len(text), _LONGEST_MESSAGE_BYTES)
+    ]
+    roles = ('"},{"role":"assistant","content":"', '"},{"role":"user","content":"')
+    return "".join(
+        piece if index == 0 else roles[index % 2] + piece for index, piece in enumerate(pieces)
+    )
+
+
+def _text(size_bytes: int, rng: random.Random) -> str:
+    return " ".join(rng.choices(_WORDS, k=size_bytes // 2 + 1))[:size_bytes]

@@ -1,0 +1,290 @@
+"""The test stand: canned replicas, a gateway in front of them, Envoy alone, a load generator.
+
+All are processes of their own on loopback; leaving the stand ends them, each by its pid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import yaml
+
+from loadtests.bench import plain, processes
+from loadtests.bench.load import Job, Result
+from loadtests.bench.prompts import MODEL, PromptShape, Requests
+
+_START_S = 45.0
+_STOP_S = 15.0
+_FLUSH_S = 0.2
+"""After the last answer: Envoy hands over its access log every 50 ms."""
+
+
+class StandError(RuntimeError):
+    """A part of the stand does not run; the message has its last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A job's result and the CPU seconds that each process took for it."""
+
+    result: Result
+    cpu_s: Mapping[str, float]
+    seconds: float
+    """Wall time over which the CPU was counted."""
+
+    def cores(self, name: str) -> float:
+        """CPU seconds per second."""
+        return self.cpu_s[name] / self.seconds
+
+
+class Process:
+    """A child that ends with the stand."""
+
+    def __init__(self, name: str, command: list[str], folder: Path) -> None:
+        self.name = name
+        self._log = folder / f"{name}.log"
+        with self._log.open("wb") as log:
+            # A session of its own, so that Ctrl-C reaches us alone and we end things in order.
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.pid = self._popen.pid
+
+    def ask(self, line: bytes) -> bytes:
+        """Send a line, give the line that comes back. Raises StandError when it has ended."""
+        assert self._popen.stdin is not None
+        try:
+            self._popen.stdin.write(line + b"\n")
+            self._popen.stdin.flush()
+        except BrokenPipeError as error:
+            raise self.problem() from error
+        return self.read()
+
+    def read(self) -> bytes:
+        """The next line. Raises StandError when it has ended."""
+        assert self._popen.stdout is not None
+        line = self._popen.stdout.readline()
+        if not line:
+            raise self.problem()
+        return line
+
+    def problem(self) -> StandError:
+        """Why it does not do what it should."""
+        words = self._log.read_text(errors="replace")[-2000:]
+        return StandError(f"{self.name} (pid {self.pid}) does not run:\n{words}")
+
+    @property
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL when that does not do."""
+        if self.running:
+            self._popen.send_signal(signal.SIGTERM)
+            try:
+                self._popen.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+                self._popen.wait()
+        for pipe in (self._popen.stdin, self._popen.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+class Stand:
+    """Everything that a figure needs; ``with Stand(replicas) as stand``."""
+
+    def __init__(self, replicas: int) -> None:
+        self.replicas = replicas
+        self.port, self.plain_port = _free_port(), _free_port()
+        self._admin_port = _free_port()
+        self._closing = contextlib.ExitStack()
+        self._pids: dict[str, int] = {}
+        self._seed = 0
+        self._folder = Path()
+
+    def __enter__(self) -> Stand:
+        try:
+            self._start()
+        except BaseException:
+            self._closing.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    # -- use
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """By name: picker, supervisor, envoy, plain, upstream, load."""
+        return self._pids
+
+    def load(
+        self,
+        shape: PromptShape,
+        *,
+        plain: bool = False,
+        connections: int,
+        rate: float | None = None,
+        seconds: float | None = None,
+        requests: int | None = None,
+        max_tokens: int = 1,
+        stream: bool = False,
+        window_s: float = 0.0,
+    ) -> Run:
+        """Run a load, through the gateway or through Envoy alone; CPU counts over at least
+        ``window_s``. Raises StandError when a request fails."""
+        self._seed += 1
+        job = Job(
+            port=self.plain_port if plain else self.port,
+            prompt=shape,
+            seed=self._seed,
+            connections=connections,
+            rate=rate,
+            seconds=seconds,
+            requests=requests,
+            max_tokens=max_tokens,
+            stream=stream,
+        )
+        began_s, before = time.monotonic(), processes.cpu_times_s(self._pids)
+        result = Result(**orjson.loads(self._load.ask(orjson.dumps(job))))
+        time.sleep(max(_FLUSH_S, began_s + window_s - time.monotonic()))
+        took_s, after = time.monotonic() - began_s, processes.cpu_times_s(self._pids)
+        if result.failures or not result.answered:
+            raise StandError(f"requests failed: {result.failures or 'all'} ({self._logs()})")
+        return Run(result, {name: after[name] - before[name] for name in after}, took_s)
+
+    def rest(self, seconds: float) -> Mapping[str, float]:
+        """CPU seconds by process of a time without load."""
+        before = processes.cpu_times_s(self._pids)
+        time.sleep(seconds)
+        after = processes.cpu_times_s(self._pids)
+        return {name: after[name] - before[name] for name in after}
+
+    def scrapes(self) -> int:
+        """Reads of /metrics so far, over all replicas."""
+        return sum(self._counts("scrapes"))
+
+    def requests_by_replica(self) -> list[int]:
+        """Requests that each replica has answered."""
+        return self._counts("requests")
+
+    def _counts(self, name: str) -> list[int]:
+        counts: dict[str, list[int]] = orjson.loads(self._upstream.ask(b"counts"))
+        return counts[name]
+
+    # -- start
+
+    def _start(self) -> None:
+        self._folder = Path(
+            self._closing.enter_context(tempfile.TemporaryDirectory(prefix="pst-bench-"))
+        )
+        module = [sys.executable, "-m"]
+        self._load = self._run("load", [*module, "loadtests.bench.load"])
+        count = str(self.replicas)
+        command = [*module, "loadtests.bench.upstream", "--replicas", count]
+        self._upstream = self._run("upstream", command)
+        ports: list[int] = orjson.loads(self._upstream.read())
+        envoy = str(Path(sys.executable).parent / "envoy")
+        plain_file = self._folder / "plain.json"
+        plain_file.write_bytes(orjson.dumps(plain.configuration(self.plain_port, ports)))
+        options = ["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning"]
+        alone = self._run("plain", [envoy, "-c", str(plain_file), *options])
+        file = self._folder / "penstock.yaml"
+        file.write_text(yaml.safe_dump(self._configuration(ports)))
+        gateway = self._run("supervisor", [*module, "gateway.cli", "up", "-c", str(file)])
+        self._wait(gateway, lambda: _answers(self.port))
+        self._wait(alone, lambda: _answers(self.plain_port))
+        self._wait(self._upstream, lambda: min(self._counts("scrapes")) > 0)
+        for pid in processes.children(gateway.pid):
+            words = processes.arguments(pid)
+            if "gateway.worker" in words:
+                self._pids["picker"] = pid
+            elif words and Path(words[0]).name == "envoy":
+                self._pids["envoy"] = pid
+        if not {"picker", "envoy"} <= self._pids.keys():
+            raise StandError(f"no picker or no Envoy among the children of {gateway.pid}")
+
+    def _configuration(self, ports: list[int]) -> dict[str, object]:
+        return {
+            "listen": {"port": self.port},
+            "admin": {"port": self._admin_port},
+            "envoy": {"concurrency": 1},
+            "picker": {"workers": 1},
+            "pools": [
+                {
+                    "name": "bench",
+                    "type": "static",
+                    "endpoints": [f"127.0.0.1:{port}" for port in ports],
+                    "models": [MODEL],
+                    "default": True,
+                }
+            ],
+            "telemetry": {"request_log": {"file": str(self._folder / "requests.jsonl")}},
+            "run_dir": str(self._folder / "run"),
+        }
+
+    def _run(self, name: str, command: list[str]) -> Process:
+        process = Process(name, command, self._folder)
+        self._closing.callback(process.stop)
+        self._pids[name] = process.pid
+        return process
+
+    def _wait(self, part: Process, ready: Callable[[], bool]) -> None:
+        deadline_s = time.monotonic() + _START_S
+        while not ready():
+            if not part.running:
+                raise part.problem()
+            if time.monotonic() > deadline_s:
+                raise StandError(f"{part.name}: not ready in {_START_S:g} s ({self._logs()})")
+            time.sleep(0.1)
+
+    def _logs(self) -> str:
+        def last_words() -> Iterator[str]:
+            for file in sorted(self._folder.rglob("*.log")):
+                if words := file.read_text(errors="replace").strip():
+                    yield f"{file.name}: {words[-400:]}"
+
+        return "\n".join(last_words()) or "nothing in the logs"
+
+
+def _answers(port: int) -> bool:
+    head, _, body = (
+        Requests(PromptShape(500), max_tokens=1, stream=False, seed=0).next().partition(b"\r\n\r\n")
+    )
+    del head
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request(
+            "POST", "/v1/chat/completions", body, {"content-type": "application/json"}
+        )
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,173 @@
+"""Access log entries to ends of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry
+from google.protobuf.json_format import ParseDict
+
+from picker import names
+from picker.completion import Report
+from picker.server.access_log import read_entry
+from tests.picker.fleet import chat
+from tests.picker.server.edge import Edge, entry_of
+
+DECISION = {"id": "p0-1", "picker": "p0"}
+
+
+def entry(
+    *,
+    decision: Mapping[str, object] | None = DECISION,
+    usage: Mapping[str, object] | None = None,
+    lua: Mapping[str, object] | None = None,
+    status: int = 200,
+    flags: tuple[str, ...] = (),
+    remote: tuple[str, int] | None = ("10.0.0.1", 8000),
+    common: Mapping[str, object] | None = None,
+) -> HTTPAccessLogEntry:
+    metadata = {
+        names.PENSTOCK_NAMESPACE: decision, names.USAGE_NAMESPACE: usage, names.LUA_NAMESPACE: lua
+    }
+    socket = {} if remote is None else {"address": remote[0], "portValue": remote[1]}
+    made = {
+        "commonProperties": {
+            "metadata": {
+                "filterMetadata": {k: dict(v) for k, v in metadata.items() if v is not None}
+            },
+            "startTime": "2026-01-01T00:00:00Z",
+            "duration": "9s",
+            "timeToFirstUpstreamRxByte": "0.050s",
+            "timeToLastDownstreamTxByte": "2s",
+            "upstreamRemoteAddress": {"socketAddress": socket},
+            "responseFlags": dict.fromkeys(flags, True),
+            **(common or {}),
+        },
+        "response": {"responseCode": status},
+    }
+    return ParseDict(made, HTTPAccessLogEntry())
+
+
+def read(given: HTTPAccessLogEntry) -> Report:
+    report = read_entry(given)
+    assert report is not None
+    return report
+
+
+def test_a_good_end() -> None:
+    lua = {"first_byte_us": "1767225600250000", "events": 12}
+    usage = {"input": 100, "output": 12, "cached": 64}
+    assert read(entry(usage=usage, lua=lua)) == Report(
+        id="p0-1",
+        owner="p0",
+        address="10.0.0.1:8000",
+        status=200,
+        reason="ok",
+        input_tokens=100,
+        output_tokens=12,
+        cached_tokens=64,
+        streamed_events=12,
+        ttft_s=0.25,
+        duration_s=2.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "flags", "reason", "upstream_failed"),
+    [
+        (200, (), "ok", False),
+        (404, (), "http_error", False),
+        (500, (), "http_error", False),
+        (0, (), "http_error", False),
+        (200, ("downstreamConnectionTermination",), "client_aborted", False),
+        (0, ("downstreamConnectionTermination",), "client_aborted", False),
+        (200, ("downstreamRemoteReset",), "client_aborted", False),
+        (503, ("upstreamConnectionFailure",), "upstream_error", True),
+        (503, ("upstreamConnectionFailure", "upstreamRetryLimitExceeded"), "upstream_error", True),
+        (200, ("upstreamConnectionTermination",), "upstream_error", True),
+        (200, ("upstreamRemoteReset",), "upstream_error", True),
+        (502, ("upstreamProtocolError",), "upstream_error", True),
+        (503, ("upstreamRemoteReset", "downstreamConnectionTermination"), "client_aborted", True),
+        (504, ("streamIdleTimeout",), "http_error", False),
+    ],
+)
+def test_reasons(status: int, flags: tuple[str, ...], reason: str, upstream_failed: bool) -> None:
+    report = read(entry(status=status, flags=flags))
+    assert (report.status, report.reason) == (status, reason)
+    assert report.upstream_failed == upstream_failed
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        (None, (None, None, None)),
+        ({}, (None, None, None)),
+        ({"input": 7}, (7, None, None)),
+        ({"input": 15, "output": 4, "cache_read": 64, "cache_creation": 1}, (80, 4, 64)),
+        ({"input": 0, "output": 0}, (0, 0, None)),
+        ({"input": -1, "output": 1e300}, (None, None, None)),
+        ({"input": "many", "output": 3}, (0, 3, None)),
+        ({"cache_read": 3}, (None, None, 3)),
+    ],
+    ids=["absent", "empty", "only input", "Anthropic", "zero", "absurd", "text", "cache only"],
+)
+def test_usage(
+    usage: Mapping[str, object] | None, counts: tuple[int | None, int | None, int | None]
+) -> None:
+    report = read(entry(usage=usage))
+    assert (report.input_tokens, report.output_tokens, report.cached_tokens) == counts
+
+
+@pytest.mark.parametrize(
+    ("lua", "status", "flags", "ttft_s"),
+    [
+        ({"first_byte_us": "1767225600250000"}, 200, (), 0.25),
+        ({"first_byte_us": "1767225599000000"}, 200, (), 0.0),
+        ({"first_byte_us": "soon"}, 200, (), 0.05),
+        ({"first_byte_us": 5}, 200, (), 0.05),
+        ({"events": 3}, 200, (), 0.05),
+        (None, 200, (), 0.05),
+        (None, 500, (), None),
+        (None, 200, ("upstreamRemoteReset",), None),
+    ],
+)
+def test_time_to_first_token(
+    lua: Mapping[str, object] | None, status: int, flags: tuple[str, ...], ttft_s: float | None
+) -> None:
+    assert read(entry(lua=lua, status=status, flags=flags)).ttft_s == ttft_s
+
+
+def test_other_fields() -> None:
+    assert read(entry(remote=None)).address == ""
+    assert read(entry(remote=("fd00::1", 80))).address == "[fd00::1]:80"
+    assert read(entry(common={"timeToLastDownstreamTxByte": "0s"})).duration_s == 9.0
+    assert read(entry(lua={"events": 1e99})).streamed_events == 0
+
+
+@pytest.mark.parametrize(
+    "decision", [None, {}, {"picker": "p0"}], ids=["not ours", "empty", "without id"]
+)
+def test_requests_that_never_got_a_decision(decision: Mapping[str, object] | None) -> None:
+    assert read_entry(entry(decision=decision)) is None
+
+
+@pytest.mark.parametrize("transport", ["fast"], indirect=True)
+async def test_one_bad_entry_does_not_lose_the_others(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with edge.open(chat()) as exchange:
+        good = entry_of(exchange.reply, (1, 1, 0), exchange.reply.addresses[0])
+        bad = entry(common={"startTime": None})
+        bad.common_properties.upstream_remote_address.pipe.path = "/x"
+        complete = edge.fleet.picker.complete
+
+        def fail_on_foreign(report: Report) -> None:
+            if report.id == "p0-1" and report.address == "":
+                raise RuntimeError("boom")
+            complete(report)
+
+        monkeypatch.setattr(edge.fleet.picker, "complete", fail_on_foreign)
+        await edge.log([bad, good, entry(decision=None)])
+    assert edge.fleet.is_settled
+    assert len(edge.fleet.seen.completions) == 1

@@ -1,0 +1,166 @@
+"""However a stream ends, what it took is given back and its end is observed exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from envoy.config.core.v3.base_pb2 import Metadata
+from envoy.service.ext_proc.v3.external_processor_pb2 import (
+    HttpBody,
+    HttpHeaders,
+    ProcessingRequest,
+    ProcessingResponse,
+)
+
+from picker.server.listen import Address, Listeners, Servers
+from tests.picker.fleet import address, chat
+from tests.picker.server.conftest import Served
+from tests.picker.server.edge import SSE, Call, Edge, header_map
+
+POST = header_map({":method": "POST", ":path": "/v1/chat/completions"})
+HEAD = ProcessingRequest(request_headers=HttpHeaders(headers=POST))
+BODY = ProcessingRequest(request_body=HttpBody(body=chat(stream=True), end_of_stream=True))
+HALF = ProcessingRequest(request_body=HttpBody(body=chat()[:9]))
+RESPONSE = ProcessingRequest(response_headers=HttpHeaders(headers=header_map(SSE)))
+CHUNK = ProcessingRequest(response_body=HttpBody(body=b'data: {"choices":[{}]}\n\n'))
+LAST = ProcessingRequest(response_body=HttpBody(body=b"data: [DONE]\n\n", end_of_stream=True))
+
+STAGES = {
+    "before anything": [],
+    "after the headers": [HEAD],
+    "in the body": [HEAD, HALF],
+    "after the body": [HEAD, BODY],
+    "after the decision": [HEAD, BODY, None, None],
+    "after response headers": [HEAD, BODY, None, None, RESPONSE, None],
+    "in the response": [HEAD, BODY, None, None, RESPONSE, None, CHUNK, None, CHUNK],
+    "after the response": [HEAD, BODY, None, None, RESPONSE, None, LAST, None],
+}
+"""Messages written, and None for each one read."""
+
+
+async def play(call: Call, messages: list[ProcessingRequest | None]) -> None:
+    for message in messages:
+        if message is None:
+            assert isinstance(await call.read(), ProcessingResponse)
+        else:
+            await call.write(message)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("how", ["cancel", "half-close"])
+async def test_the_gateway_leaves(edge: Edge, served: Served, stage: str, how: str) -> None:
+    call = edge.call()
+    await play(call, STAGES[stage])
+    if how == "cancel":
+        call.cancel()
+    else:
+        await call.done_writing()
+        while isinstance(await call.read(), ProcessingResponse):
+            pass
+    # One more request over the same connection, then nothing may be left of the first.
+    await edge.ask(chat())
+    await until(lambda: not served.servers._busy)
+    assert edge.fleet.is_settled
+    seen = edge.fleet.seen
+    mine = seen.completions[:-1] if len(seen.completions) > 1 else []
+    reasons = {"after the response": ["ok"]}.get(stage, ["client_aborted"])
+    if list(STAGES).index(stage) < list(STAGES).index("after the decision"):
+        assert [done.reason for done in mine] in ([], ["client_aborted"])
+    else:
+        assert sorted(done.reason for done in seen.completions) == sorted(["ok", *reasons])
+    assert not seen.rejections
+
+
+@pytest.mark.parametrize("transport", ["fast"], indirect=True)
+@pytest.mark.parametrize("stage", ["before anything", "after the headers"])
+async def test_the_fast_path_before_the_decision(edge: Edge, served: Served, stage: str) -> None:
+    call = edge.call()
+    if STAGES[stage]:
+        await call.write(edge.first(POST, Metadata(), ends=False))
+        await call.read()
+    call.cancel()
+    await edge.ask(chat())
+    await until(lambda: not served.servers._busy)
+    assert edge.fleet.is_settled
+    assert len(edge.fleet.seen.completions) == 1
+
+
+@pytest.mark.parametrize("transport", ["fast"], indirect=True)
+async def test_a_decision_that_cannot_be_written_is_given_back(edge: Edge, served: Served) -> None:
+    async def write(message: bytes) -> None:
+        if len(message) > 30:  # lets the headers through
+            raise asyncio.CancelledError
+
+    async def read() -> ProcessingRequest:
+        return BODY
+
+    (processor, _) = served.servers._processors
+    with pytest.raises(asyncio.CancelledError):
+        await processor._buffered(HEAD, read, write)
+    assert edge.fleet.is_settled
+    assert [done.reason for done in edge.fleet.seen.completions] == ["client_aborted"]
+
+
+@pytest.mark.parametrize("transport", ["fast"], indirect=True)
+async def test_an_end_is_observed_once_however_often_it_is_logged(edge: Edge) -> None:
+    async with edge.open(chat()) as exchange:
+        assert edge.fleet.in_flight() == 1
+        for _ in range(3):
+            await exchange.finish()
+    assert edge.fleet.is_settled
+    assert len(edge.fleet.seen.completions) == 1
+
+
+async def test_16_drain(edge: Edge, served: Served) -> None:
+    async with edge.open(chat(stream=True)) as running:
+        await running.begin_response(SSE)
+        edge.fleet.picker.draining = True
+        stopping = asyncio.create_task(served.servers.stop(30))
+        await asyncio.sleep(0)
+        refused = await edge.ask(chat())
+        assert (refused.status, refused.error["code"]) == (503, "shutting_down")
+        assert await running.response_chunk(b"data: 1\n\n") == b"data: 1\n\n"
+        assert not stopping.done()
+        await running.response_chunk(b"data: [DONE]\n\n", end=True)
+        await running.close()
+        await stopping
+    assert edge.fleet.is_settled
+    assert [done.reason for done in edge.fleet.seen.completions] == ["ok"]
+
+
+async def test_streams_that_outlast_the_grace_are_ended(edge: Edge, served: Served) -> None:
+    async with edge.open(chat(stream=True)) as running:
+        await running.begin_response(SSE)
+        edge.fleet.picker.draining = True
+        await served.servers.stop(0.01)
+    await until(lambda: edge.fleet.is_settled)
+    assert [done.reason for done in edge.fleet.seen.completions] == ["client_aborted"]
+
+
+@pytest.mark.parametrize("transport", ["fast"], indirect=True)
+async def test_a_drain_waits_for_the_ends_that_come_in_access_logs(
+    edge: Edge, served: Served
+) -> None:
+    async with edge.open(chat()) as exchange:
+        edge.fleet.picker.draining = True
+        stopping = asyncio.create_task(served.servers.stop(30))
+        await asyncio.sleep(0)
+        await exchange.finish(address=address(1))
+        await stopping
+    assert edge.fleet.is_settled
+
+
+async def test_an_address_that_is_taken(served: Served) -> None:
+    listeners = Listeners(None, Address("127.0.0.1", served.port), Address("203.0.113.1", 1))
+    servers = Servers(served.fleet.picker, served.health, listeners)
+    with pytest.raises(RuntimeError):
+        await servers.start()
+    assert not servers._running

@@ -1,0 +1,127 @@
+"""A client that leaves: everything it held is given back at once, and it pays what it got."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from tests.real.gateway import Gateway, Json, eventually
+from tests.real.replicas import STEADY, Replica
+
+pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
+
+CHAT: Json = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def replica(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Replica]:
+    async with Replica(tmp_path_factory.mktemp("abort"), *STEADY) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(
+    replica: Replica, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Gateway]:
+    config: Json = {
+        "pools": [{"name": "chat", "type": "static", "endpoints": [replica.address]}],
+        "models": [{"name": "alias", "targets": [{"model": "m"}]}],
+    }
+    async with Gateway(tmp_path_factory.mktemp("gateway"), config) as running:
+        yield running
+
+
+async def logged(gateway: Gateway, request_id: str) -> Json:
+    """The request's line in the request log, as soon as it is there."""
+    found: list[Json] = []
+
+    async def there() -> bool:
+        found[:] = [one for one in gateway.request_log() if one["request_id"] == request_id]
+        return bool(found)
+
+    await eventually(there, f"a log line of {request_id}")
+    (line,) = found
+    return line
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {**CHAT, "model": "m"}),
+        ("/v1/chat/completions", {**CHAT, "model": "alias"}),
+        ("/v1/completions", {"model": "m", "prompt": "hello"}),
+        ("/v1/messages", {**CHAT, "model": "m"}),
+    ],
+)
+async def test_in_mid_stream(gateway: Gateway, replica: Replica, path: str, body: Json) -> None:
+    request_id = f"abort-{time.monotonic_ns()}"
+    asked = {**body, "max_tokens": 5000, "stream": True}
+    async with aiohttp.ClientSession(gateway.url) as session:
+        answer = await session.post(path, json=asked, headers={"x-request-id": request_id})
+        chunks = 0
+        async for line in answer.content:
+            chunks += line.startswith(b"data:")
+            if chunks == 25:
+                break
+        assert await gateway.in_flight() == 1
+        assert await replica.running() == 1
+        while answer.content.total_bytes and not answer.content.at_eof():  # what is here already
+            waiting = answer.content.read_nowait()
+            if not waiting:
+                break
+            chunks += waiting.count(b"data:")
+        left_s = time.time()
+        answer.close()
+    line = await logged(gateway, request_id)
+    ended_s = datetime.fromisoformat(str(line["time"])).timestamp()
+    print(f"{path}: the picker knew after {(ended_s - left_s) * 1e3:.0f} ms")
+    assert ended_s - left_s < 1
+    assert (line["reason"], line["usage_reported"]) == ("client_aborted", False)
+    assert abs(int(str(line["output_tokens"])) - chunks) <= 1 + (path == "/v1/messages") * 2
+
+    async def nothing_runs() -> bool:
+        return await replica.running() == 0 and await gateway.in_flight() == 0
+
+    await eventually(nothing_runs, "nothing runs after the client left", timeout_s=5)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_before_the_answer(gateway: Gateway, replica: Replica, stream: bool) -> None:
+    body = {**CHAT, "model": "m", "max_tokens": 5000, "stream": stream}
+
+    async def runs() -> bool:
+        return await replica.running() == 8 and await gateway.in_flight() == 8
+
+    async def nothing_runs() -> bool:
+        return await replica.running() == 0 and await gateway.in_flight() == 0
+
+    async with aiohttp.ClientSession(gateway.url) as session:
+        asked = [
+            asyncio.create_task(session.post("/v1/chat/completions", json=body)) for _ in range(8)
+        ]
+        await eventually(runs, "eight requests run")
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    await eventually(nothing_runs, "nothing runs after the clients left", timeout_s=5)
+
+
+async def test_many_at_once(gateway: Gateway, replica: Replica) -> None:
+    body = {**CHAT, "model": "m", "max_tokens": 5000, "stream": True}
+
+    async def read_a_little() -> None:
+        async with session.post("/v1/chat/completions", json=body) as answer:
+            await answer.content.readline()
+
+    async def nothing_runs() -> bool:
+        return await replica.running() == 0 and await gateway.in_flight() == 0
+
+    async with aiohttp.ClientSession(gateway.url) as session:
+        await asyncio.gather(*(read_a_little() for _ in range(60)))
+    await eventually(nothing_runs, "nothing runs after the clients left", timeout_s=5)

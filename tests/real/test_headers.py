@@ -1,0 +1,139 @@
+"""Headers: what a client may not set, request ids, and what is our own business."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from picker import names
+from tests.real.gateway import Gateway, Json
+from tests.real.replicas import Recorder, Seen
+
+pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
+
+CHAT: Json = {"model": "recorded", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def recorders() -> AsyncIterator[list[Recorder]]:
+    """One in the pool, one outside."""
+    async with Recorder() as inside, Recorder(model="outside") as outside:
+        yield [inside, outside]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def http(
+    recorders: list[Recorder], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[aiohttp.ClientSession]:
+    inside, outside = (recorder.address for recorder in recorders)
+    config: Json = {
+        "pools": [
+            {"name": "inside", "type": "static", "endpoints": [inside], "default": True},
+            {"name": "outside", "type": "static", "endpoints": [outside]},
+        ]
+    }
+    async with (
+        Gateway(tmp_path_factory.mktemp("headers"), config) as gateway,
+        aiohttp.ClientSession(gateway.url) as made,
+    ):
+        yield made
+
+
+async def sent_upstream(
+    http: aiohttp.ClientSession, recorders: list[Recorder], headers: dict[str, str]
+) -> Seen:
+    """The request as the replica of the pool got it, and no other."""
+    for recorder in recorders:
+        recorder.seen.clear()
+    answer = await http.post("/v1/chat/completions", json=CHAT, headers=headers)
+    assert answer.status == 200
+    assert not recorders[1].seen
+    (seen,) = recorders[0].seen
+    return seen
+
+
+@pytest.mark.parametrize("name", names.CLIENT_MAY_NOT_SET)
+async def test_a_client_cannot_steer(
+    http: aiohttp.ClientSession, recorders: list[Recorder], name: str
+) -> None:
+    values = {names.POOL_HEADER: "pool_outside", "x-envoy-upstream-rq-timeout-ms": "1"}
+    value = values.get(name, recorders[1].address)
+    seen = await sent_upstream(http, recorders, {name: value, name.title(): value})
+    assert value not in seen.headers.get(name, "")
+
+
+async def test_what_is_between_us_and_envoy_stays_there(
+    http: aiohttp.ClientSession, recorders: list[Recorder]
+) -> None:
+    seen = await sent_upstream(http, recorders, {})
+    ours = {names.POOL_HEADER, names.DESTINATION, names.MAX_RETRIES}
+    assert not ours & seen.headers.keys()
+    assert not [name for name in seen.headers if name.startswith("x-penstock")]
+    answer = await http.post("/v1/chat/completions", json=CHAT)
+    assert not [name for name in answer.headers if name.lower().startswith("x-penstock")]
+
+
+async def test_other_headers_reach_the_replica(
+    http: aiohttp.ClientSession, recorders: list[Recorder]
+) -> None:
+    given = {"authorization": "Bearer secret", "x-something": "a, b", "traceparent": "00-1-2-01"}
+    seen = await sent_upstream(http, recorders, given)
+    assert given.items() <= seen.headers.items()
+
+
+async def test_a_request_id_is_kept_or_made(
+    http: aiohttp.ClientSession, recorders: list[Recorder]
+) -> None:
+    for recorder in recorders:
+        recorder.seen.clear()
+    given = await http.post("/v1/chat/completions", json=CHAT, headers={"x-request-id": "mine-1"})
+    made = await http.post("/v1/chat/completions", json=CHAT)
+    again = await http.post("/v1/chat/completions", json=CHAT)
+    upstream = [seen.headers["x-request-id"] for seen in recorders[0].seen]
+    assert upstream == [one.headers["x-request-id"] for one in (given, made, again)]
+    assert upstream[0] == "mine-1"
+    assert len(upstream[1]) == 36
+    assert upstream[1] != upstream[2]
+
+
+async def test_errors_carry_the_request_id_too(http: aiohttp.ClientSession) -> None:
+    refused = await http.post(
+        "/v1/chat/completions", json={"model": "nothing"}, headers={"x-request-id": "mine-2"}
+    )
+    assert (refused.status, refused.headers["x-request-id"]) == (400, "mine-2")
+
+
+async def test_answers_come_uncompressed(
+    http: aiohttp.ClientSession, recorders: list[Recorder]
+) -> None:
+    seen = await sent_upstream(http, recorders, {"accept-encoding": "gzip, br"})
+    assert "accept-encoding" not in seen.headers
+    answer = await http.post(
+        "/v1/chat/completions", json=CHAT, headers={"accept-encoding": "gzip"}
+    )
+    assert "content-encoding" not in answer.headers
+    assert await answer.json() == {}
+
+
+async def test_the_query_string_reaches_the_replica(
+    http: aiohttp.ClientSession, recorders: list[Recorder]
+) -> None:
+    recorders[0].seen.clear()
+    await http.post("/v1/chat/completions?api-version=1&x=%26y", json=CHAT)
+    assert recorders[0].seen[0].path == "/v1/chat/completions?api-version=1&x=%26y"
+
+
+async def test_curl_waiting_for_100_continue_is_served(http: aiohttp.ClientSession) -> None:
+    answer = await http.post("/v1/chat/completions", json=CHAT, expect100=True)
+    assert answer.status == 200
+
+
+async def test_many_methods_pass(http: aiohttp.ClientSession, recorders: list[Recorder]) -> None:
+    recorders[0].seen.clear()
+    methods = ["GET", "DELETE", "PUT", "PATCH", "OPTIONS"]
+    await asyncio.gather(*(http.request(one, "/v1/files/1") for one in methods))
+    assert sorted(seen.method for seen in recorders[0].seen) == sorted(methods)
