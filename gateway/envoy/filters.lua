@@ -30,7 +30,13 @@ local function is_usage_only(event)
   return event:find('"choices"%s*:%s*%[%s*%]') and event:find('"usage"', 1, true)
 end
 
+-- An event that carries output, one token as a rule. Anthropic's and the Responses API name their
+-- events, and only some are output.
 local function is_content(event)
+  local name = event:match("^event:%s*([%w_.]+)")
+  if name ~= nil then
+    return name:sub(-5) == "delta" and name ~= "message_delta"
+  end
   local data = event:match("data:%s?(.?.?.?.?.?.?)")
   return data ~= nil and data ~= "[DONE]"
 end

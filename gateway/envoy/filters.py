@@ -35,6 +35,8 @@ _USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
 }
 _EVENT_PARENTS: Final[tuple[tuple[str, ...], ...]] = ((), ("response",), ("message",))
 """In streams usage is at the top, in ``response.completed`` or in ``message_start``."""
+_PREMATURE: Final = ("message", "usage", "output_tokens")
+"""``message_start`` tells 0 or 1: a stream that is broken off would count as that."""
 
 
 def chain(decision_timeout_s: float, *, fail_open: bool) -> list[Json]:
@@ -199,6 +201,7 @@ def _usage_paths(parents: tuple[tuple[str, ...], ...]) -> list[tuple[str, tuple[
         for key, paths in _USAGE_PATHS.items()
         for parent in parents
         for path in paths
+        if parent + path != _PREMATURE
     ]
 
 

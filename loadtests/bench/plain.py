@@ -53,8 +53,9 @@ def _cluster(upstreams: Sequence[int]) -> Json:
         "lb_policy": "ROUND_ROBIN",
         "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
         "circuit_breakers": {
-            "thresholds": [{"max_connections": 10_000, "max_pending_requests": 10_000,
-                            "max_requests": 10_000}]
+            "thresholds": [
+                {"max_connections": 10_000, "max_pending_requests": 10_000, "max_requests": 10_000}
+            ]
         },  # fmt: skip
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {

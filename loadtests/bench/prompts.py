@@ -39,9 +39,7 @@ class Requests:
         self._sent += 1
         return b"%b%032x%b" % (before, self._rng.getrandbits(4 * _MARK_DIGITS), after)
 
-    def _render(
-        self, shape: PromptShape, max_tokens: int, *, stream: bool
-    ) -> tuple[bytes, bytes]:
+    def _render(self, shape: PromptShape, max_tokens: int, *, stream: bool) -> tuple[bytes, bytes]:
         shared_bytes = int(shape.shared * (shape.prompt_bytes - _MARK_DIGITS))
         ends_bytes = shape.prompt_bytes - _MARK_DIGITS - shared_bytes
         before = '{"model":"%s","messages":[{"role":"user","content":"%s' % (

@@ -41,12 +41,11 @@ def mutate(context: RequestContext) -> None:
 def with_model(body: bytes, document: Mapping[str, object], served: str) -> bytes:
     """``body``, which reads as ``document``, with the top-level ``model`` replaced by ``served``,
     or added."""
-    name = b'"model":' + orjson.dumps(served)
     if "model" not in document:
-        return _with_member(body, name)
+        return _with_member(body, b'"model":' + orjson.dumps(served))
     asked = re.escape(orjson.dumps(document["model"]))
     pattern = re.compile(rb'"model"\s*:\s*' + asked)
-    return _replaced(body, pattern, name) or _rewritten(body, "model", served)
+    return _with_value(body, pattern, "model", served)
 
 
 def with_usage(body: bytes, document: Mapping[str, object]) -> bytes:
@@ -58,37 +57,30 @@ def with_usage(body: bytes, document: Mapping[str, object]) -> bytes:
     wanted = {**(options if isinstance(options, dict) else {}), "include_usage": True}
     if "continuous_usage_stats" in wanted:
         wanted["continuous_usage_stats"] = False  # had no effect without include_usage
-    member = b'"stream_options":' + orjson.dumps(wanted)
-    return _replaced(body, _STREAM_OPTIONS, member) or _rewritten(body, "stream_options", wanted)
+    return _with_value(body, _STREAM_OPTIONS, "stream_options", wanted)
 
 
-def _replaced(body: bytes, pattern: re.Pattern[bytes], member: bytes) -> bytes | None:
-    """``body`` with the last match at its top level replaced; None when that is hard to tell."""
+def _with_value(body: bytes, pattern: re.Pattern[bytes], key: str, value: object) -> bytes:
+    """``body`` with the member at one of the pattern's matches replaced, if that is what it takes
+    for it to read so; else written anew."""
+    member = b'"%s":%s' % (key.encode(), orjson.dumps(value))
     matches = list(pattern.finditer(body))
     for match in matches[: -_MAX_TRIES - 1 : -1]:
-        if _is_top_level(body, match.start()):
-            return b"".join((body[: match.start()], member, body[match.end() :]))
-    return None
-
-
-def _is_top_level(body: bytes, start: int) -> bool:
-    """What follows ``start``, a member's name, closes one object and then nothing is left."""
-    if body[start - 1 : start] == b"\\":
-        return False  # within a string
-    if start < 64 and body[:start].strip() == b"{":
-        return True
-    try:
-        orjson.loads(b"{" + body[start:])
-    except orjson.JSONDecodeError:
-        return False
-    return True
-
-
-def _rewritten(body: bytes, key: str, value: object) -> bytes:
-    """The name is written with escapes, or stands in too many places: write the body anew."""
-    document = orjson.loads(body)
+        rest = member + body[match.end() :]
+        if body[match.start() - 1 : match.start()] != b"\\" and _reads(rest, key, value):
+            return body[: match.start()] + rest
+    document = orjson.loads(body)  # written with escapes, or in too many places
     document[key] = value
     return orjson.dumps(document)
+
+
+def _reads(rest: bytes, key: str, value: object) -> bool:
+    """``rest``, the end of a body, closes the outermost object, and in it ``key`` is ``value``:
+    what it starts with is at the top level, and no later member overrules it."""
+    try:
+        return bool(orjson.loads(b"{" + rest)[key] == value)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _with_member(body: bytes, member: bytes) -> bytes:

@@ -10,7 +10,7 @@ import grpc
 from envoy.config.core.v3.address_pb2 import Address
 from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry, ResponseFlags
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 
 from picker import names
 from picker.completion import Report
@@ -98,7 +98,7 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
         input_tokens=_input_tokens(usage),
         output_tokens=usage.get("output"),
         cached_tokens=usage.get("cached", usage.get("cache_read")),
-        streamed_events=_count(seen["events"].number_value) or 0 if "events" in seen else 0,
+        streamed_events=_count(seen["events"]) or 0 if "events" in seen else 0,
         ttft_s=ttft_s,
         duration_s=duration_s,
         upstream_failed=failed,
@@ -108,13 +108,14 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
 def _numbers(metadata: Mapping[str, Struct], namespace: str) -> dict[str, int]:
     if namespace not in metadata:
         return {}
-    counts = {key: _count(value.number_value) for key, value in metadata[namespace].fields.items()}
+    counts = {key: _count(value) for key, value in metadata[namespace].fields.items()}
     return {key: count for key, count in counts.items() if count is not None}
 
 
-def _count(number: float) -> int | None:
+def _count(value: Value) -> int | None:
     """None for what a broken replica may report."""
-    return int(number) if 0 <= number < _MAX_COUNT else None
+    number = value.number_value
+    return int(number) if value.HasField("number_value") and 0 <= number < _MAX_COUNT else None
 
 
 def _input_tokens(usage: Mapping[str, int]) -> int | None:

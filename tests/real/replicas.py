@@ -43,6 +43,11 @@ class Replica:
         """``ip:port``."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def alive(self) -> bool:
+        """Started and not killed."""
+        return self._process is not None
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self

@@ -64,9 +64,10 @@ async def test_in_mid_stream(gateway: Gateway, replica: Replica, path: str, body
     asked = {**body, "max_tokens": 5000, "stream": True}
     async with aiohttp.ClientSession(gateway.url) as session:
         answer = await session.post(path, json=asked, headers={"x-request-id": request_id})
+        counted = b"event: content_block_delta" if path == "/v1/messages" else b"data:"
         chunks = 0
         async for line in answer.content:
-            chunks += line.startswith(b"data:")
+            chunks += counted in line
             if chunks == 25:
                 break
         assert await gateway.in_flight() == 1
@@ -75,15 +76,16 @@ async def test_in_mid_stream(gateway: Gateway, replica: Replica, path: str, body
             waiting = answer.content.read_nowait()
             if not waiting:
                 break
-            chunks += waiting.count(b"data:")
+            chunks += waiting.count(counted)
         left_s = time.time()
         answer.close()
     line = await logged(gateway, request_id)
     ended_s = datetime.fromisoformat(str(line["time"])).timestamp()
     print(f"{path}: the picker knew after {(ended_s - left_s) * 1e3:.0f} ms")
     assert ended_s - left_s < 1
-    assert (line["reason"], line["usage_reported"]) == ("client_aborted", False)
-    assert abs(int(str(line["output_tokens"])) - chunks) <= 1 + (path == "/v1/messages") * 2
+    assert line["reason"] == "client_aborted"
+    assert abs(int(str(line["output_tokens"])) - chunks) <= 1
+    assert line["input_tokens"] != 0
 
     async def nothing_runs() -> bool:
         return await replica.running() == 0 and await gateway.in_flight() == 0

@@ -32,7 +32,9 @@ def _compare(stand: Stand, effort: Effort, *, max_tokens: int, stream: bool) -> 
     times_s: dict[bool, list[float]] = {False: [], True: []}
     for n in range(slices):
         for plain in (False, True) if n % 2 else (True, False):
-            effort.say(f"{what}: slice {n + 1} of {slices}, {'Envoy alone' if plain else 'gateway'}")
+            effort.say(
+                f"{what}: slice {n + 1} of {slices}, {'Envoy alone' if plain else 'gateway'}"
+            )
             result = stand.load(
                 _SHAPE,
                 plain=plain,

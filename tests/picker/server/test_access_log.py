@@ -107,7 +107,7 @@ def test_reasons(status: int, flags: tuple[str, ...], reason: str, upstream_fail
         ({"input": 15, "output": 4, "cache_read": 64, "cache_creation": 1}, (80, 4, 64)),
         ({"input": 0, "output": 0}, (0, 0, None)),
         ({"input": -1, "output": 1e300}, (None, None, None)),
-        ({"input": "many", "output": 3}, (0, 3, None)),
+        ({"input": "many", "output": 3}, (None, 3, None)),
         ({"cache_read": 3}, (None, None, 3)),
     ],
     ids=["absent", "empty", "only input", "Anthropic", "zero", "absurd", "text", "cache only"],

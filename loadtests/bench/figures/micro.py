@@ -1,13 +1,12 @@
-"""Micro benchmarks of the decision path: prompt to bytes, hash, match, rank, count; and memory.
+"""The parts of a decision alone, in this process: prompt to bytes, hash, match, rank, count.
 
-Run as ``python -m loadtests.bench.micro``. Times are the median of several rounds, in
-microseconds of one core; memory is resident set growth.
+Times are the median of several rounds on one core; memory is growth of the resident set.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +15,12 @@ from statistics import median
 
 import numpy as np
 import orjson
-import psutil
-from rich.console import Console
-from rich.table import Table
 
 import policies.routing  # noqa: F401 - registers the built-in policies
+from loadtests.bench import processes
+from loadtests.bench.figures.measurement import Effort
+from loadtests.bench.rows import Row
+from loadtests.bench.stats import percentile
 from picker.prompt.blocks import hash_blocks
 from picker.prompt.forms import Form, read_prompt
 from picker.state.endpoints import EndpointSpec, PoolState, Signals
@@ -35,7 +35,7 @@ SLOTS = 100
 SLOT_TEXT_BYTES = 2_000_000
 WORDS = ("prefill", "decode", "token", "gateway", "replica", "the", "of", "and", "a", "cache")
 
-Row = tuple[str, str]
+_HOW = f"in this process, median of {ROUNDS} rounds"
 
 
 def median_us(work: Callable[[], object], *, seconds: float = 0.05) -> float:
@@ -73,16 +73,17 @@ def prompt_rows(rng: random.Random) -> Iterator[Row]:
         for slot in range(SLOTS):
             index.insert(slot, blocks.chains)
         name = f"{size / 1000:g} kB chat"
-        forms_us = median_us(lambda body=body: read_prompt(Form.CHAT, body))  # type: ignore[misc]
-        blocks_us = median_us(lambda p=prompt: hash_blocks(p, model="m"))  # type: ignore[misc]
+        read_us = median_us(lambda body=body: read_prompt(Form.CHAT, body))  # type: ignore[misc]
+        hash_us = median_us(lambda p=prompt: hash_blocks(p, model="m"))  # type: ignore[misc]
         match_us = median_us(lambda i=index, b=blocks: i.match(b.chains, SLOTS))  # type: ignore[misc]
         touch_us = median_us(lambda i=index, b=blocks: i.insert(0, b.chains))  # type: ignore[misc]
-        yield f"{name}: forms + blocks", f"{forms_us:.1f} + {blocks_us:.1f} us"
-        yield f"{name}: match {SLOTS} slots", f"{match_us:.1f} us ({len(blocks.chains[0])} blocks)"
-        yield f"{name}: insert, known blocks", f"{touch_us:.1f} us"
+        yield Row(f"{name}: read the prompt", read_us, "us", _HOW)
+        yield Row(f"{name}: hash", hash_us, "us", f"{len(blocks.chains[0])} blocks")
+        yield Row(f"{name}: match", match_us, "us", f"all of {SLOTS} replicas hold it")
+        yield Row(f"{name}: insert", touch_us, "us", "into a replica that holds it")
     ids = list(range(100_000))
     ids_us = median_us(lambda: read_prompt(Form.COMPLETIONS, {"prompt": ids}))
-    yield "100k token ids: forms", f"{ids_us:.1f} us"
+    yield Row("100k token ids: read the prompt", ids_us, "us", _HOW)
 
 
 def rank_rows(rng: random.Random) -> Iterator[Row]:
@@ -101,7 +102,7 @@ def rank_rows(rng: random.Random) -> Iterator[Row]:
         rank_us = median_us(
             lambda p=pool, r=request, s=slots: policy.rank(r, p, s, 3, 0.0, rng)  # type: ignore[misc]
         )
-        yield f"rank {endpoints} endpoints, default profile", f"{rank_us:.1f} us"
+        yield Row(f"rank {endpoints} replicas", rank_us, "us", "default profile")
 
 
 def state_rows() -> Iterator[Row]:
@@ -133,9 +134,11 @@ def state_rows() -> Iterator[Row]:
     for n in range(20_000):
         send(str(n), addresses[n % 1_000])
     apply_us = median_us(lambda: pool.apply_signals(addresses[0], signals, 1.0))
-    yield "candidates of 1,000 endpoints", f"{median_us(lambda: pool.candidates(1.0)):.1f} us"
-    yield "apply signals of one scrape", f"{apply_us:.1f} us"
-    yield "ledger open + close with TTFT", f"{median_us(send_and_end):.1f} us"
+    candidates_us = median_us(lambda: pool.candidates(1.0))
+    yield Row("candidates among 1,000 replicas", candidates_us, "us", _HOW)
+    yield Row("take in the signals of one scrape", apply_us, "us", _HOW)
+    send_us = median_us(send_and_end)
+    yield Row("ledger: open and close", send_us, "us", "20,000 others in flight")
 
 
 def full_index(prompt_bytes: int) -> tuple[int, int, list[float]]:
@@ -144,11 +147,10 @@ def full_index(prompt_bytes: int) -> tuple[int, int, list[float]]:
     Returns resident bytes, blocks, and sorted times of an insert in microseconds.
     """
     rng = random.Random(1)
-    process = psutil.Process()
     text = "x" * prompt_bytes
     blocks = hash_blocks(read_prompt(Form.COMPLETIONS, {"prompt": text}), model="m")
     gc.collect()
-    before_bytes = process.memory_info().rss
+    before_bytes = processes.memory(os.getpid()).rss_bytes
     index = PrefixIndex(default_capacity_bytes=SLOT_TEXT_BYTES)
     insert_us = []
     for _ in range(2 * SLOT_TEXT_BYTES // prompt_bytes):
@@ -157,7 +159,7 @@ def full_index(prompt_bytes: int) -> tuple[int, int, list[float]]:
             started_s = time.perf_counter()
             index.insert(slot, [chain])
             insert_us.append((time.perf_counter() - started_s) * 1e6)
-    return process.memory_info().rss - before_bytes, len(index), sorted(insert_us)
+    return processes.memory(os.getpid()).rss_bytes - before_bytes, len(index), sorted(insert_us)
 
 
 def memory_rows() -> Iterator[Row]:
@@ -165,14 +167,19 @@ def memory_rows() -> Iterator[Row]:
     for prompt_bytes in (3_000, 8_000, 100_000):
         with get_context("spawn").Pool(1) as pool:
             used_bytes, blocks, insert_us = pool.apply(full_index, (prompt_bytes,))
-        yield (
-            f"full index, prompts of {prompt_bytes / 1000:g} kB",
-            f"{used_bytes / 1e6:.0f} MB, {blocks:,} blocks, {used_bytes / blocks:.0f} B each",
+        name = f"full index of {prompt_bytes / 1000:g} kB prompts"
+        yield Row(
+            f"{name}: memory",
+            used_bytes / 1e6,
+            "MB",
+            f"{SLOTS} replicas, {blocks:,} blocks of {used_bytes / blocks:.0f} B",
         )
-        p50_us, p99_us = insert_us[len(insert_us) // 2], insert_us[len(insert_us) * 99 // 100]
-        yield (
-            "  insert of new blocks with eviction",
-            f"p50 {p50_us:.1f} us, p99 {p99_us:.0f} us, max {insert_us[-1]:.0f} us",
+        p50_us, p99_us = percentile(insert_us, 0.5), percentile(insert_us, 0.99)
+        yield Row(
+            f"{name}: insert and evict",
+            p50_us,
+            "us",
+            f"median; p99 {p99_us:.0f} us, longest {insert_us[-1]:.0f} us",
         )
 
 
@@ -180,20 +187,12 @@ def _text(size: int, rng: random.Random) -> str:
     return " ".join(rng.choices(WORDS, k=size // 5))[:size]
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--skip-memory", action="store_true", help="leave out the full index")
-    skip_memory = bool(parser.parse_args().skip_memory)
+def rows(effort: Effort) -> list[Row]:
+    """All of them; memory only when there is time."""
     rng = random.Random(1)
-    table = Table("what", "measured")
-    for row in (*prompt_rows(rng), *rank_rows(rng), *state_rows()):
-        table.add_row(*row)
-    if not skip_memory:
-        for row in memory_rows():
-            table.add_row(*row)
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    main()
+    effort.say("parts of a decision")
+    measured = [*prompt_rows(rng), *rank_rows(rng), *state_rows()]
+    if not effort.quick:
+        effort.say("full prefix indexes, in processes of their own")
+        measured += memory_rows()
+    return measured

@@ -1,0 +1,118 @@
+"""A changed body changes only what it must: properties over any JSON that a client may write."""
+
+from __future__ import annotations
+
+import json
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from picker.pipeline.mutate import with_model, with_usage
+from tests.picker.fleet import chat, decided, fleet
+
+_TEXTS = st.sampled_from(
+    ["model", "a", "stream_options", "é", '"model":"a"', "\\", '\\"', 'x"model', "null", "{", ""]
+)
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | _TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+_DOCUMENTS = st.dictionaries(_TEXTS, _VALUES, max_size=5)
+_OPTIONS = st.none() | st.dictionaries(st.sampled_from(["include_usage", "x"]), _VALUES)
+
+
+@st.composite
+def bodies(draw: st.DrawFn, document: st.SearchStrategy[dict[str, object]] = _DOCUMENTS) -> bytes:
+    """A document with members in any order, perhaps with spaces, escapes and repeated keys."""
+    members = draw(st.permutations(list(draw(document).items())))
+    if draw(st.booleans()):
+        members = [*members, *draw(document).items()]
+    ascii_only = draw(st.booleans())
+    colon = draw(st.sampled_from([":", ": ", " :\n"]))
+
+    def dumped(value: object) -> str:
+        text = json.dumps(value, ensure_ascii=ascii_only, separators=(",", colon))
+        return text.replace("model", "m\\u006fdel") if draw(st.integers(0, 5)) == 0 else text
+
+    inner = ",".join(f"{dumped(key)}{colon}{dumped(value)}" for key, value in members)
+    space = draw(st.sampled_from(["", " ", "\n"]))
+    return f"{space}{{{space}{inner}{space}}}{space}".encode()
+
+
+_MODELS = st.fixed_dictionaries(
+    {"model": st.sampled_from(["a", "", None, "é", 'q"\\'])}, optional={"x": _VALUES, "é": _VALUES}
+)
+
+
+@given(bodies() | bodies(_MODELS))
+@example(b'{"x":{"model":"a"},"m\\u006fdel":"a"}')
+@example(b'{"model":"a","x":[{"model":"a"}]}')
+@example(b'{"x":"\\"model\\":\\"a\\"","model":"a"}')
+@example(b'{"x\\"model":"a","model":"a"}')
+@example(b'{"model":null}')
+@example(b"{}")
+def test_with_model(body: bytes) -> None:
+    document = orjson.loads(body)
+    changed = with_model(body, document, "served")
+    assert orjson.loads(changed) == {**document, "model": "served"}
+
+
+@given(bodies() | bodies(st.fixed_dictionaries({"stream_options": _OPTIONS, "x": _VALUES})))
+@example(b'{"x":{"stream_options":null}}')
+@example(b'{"x":{"stream_options":{}},"stream_options":{"include_usage":false}}')
+@example(b'{"stream_options":{"a":{"b":1}}}')
+@example(b'{"stream_options":null}')
+@example(b"{ }")
+def test_with_usage(body: bytes) -> None:
+    document = orjson.loads(body)
+    changed = with_usage(body, document)
+    options = document.get("stream_options")
+    kept = options if isinstance(options, dict) else {}
+    wanted = {**document, "stream_options": {**kept, "include_usage": True}}
+    assert orjson.loads(changed) == wanted
+
+
+def test_the_rest_stays_byte_for_byte() -> None:
+    body = b'{ "temperature": 1.0,\n "model" : "a", "seed": 12345678901234567890123 , "x": 1e2}'
+    assert with_model(body, orjson.loads(body), "b") == body.replace(b'"model" : "a"', b'"model":"b"')
+    assert with_usage(body, orjson.loads(body)) == body.replace(
+        b"{", b'{"stream_options":{"include_usage":true},', 1
+    )
+
+
+def test_many_names_in_one_body_cost_no_more_than_writing_it_anew() -> None:
+    body = b'{"m\\u006fdel":"a","x":[%s]}' % b",".join([b'{"model":"a"}'] * 50_000)
+    changed = with_model(body, orjson.loads(body), "b")
+    assert orjson.loads(changed)["model"] == "b"
+    assert changed.count(b'"a"') == 50_000
+
+
+@pytest.mark.parametrize(
+    ("options", "sent", "strips"),
+    [
+        (b"", {"include_usage": True}, True),
+        (b',"stream_options":null', {"include_usage": True}, True),
+        (b',"stream_options":{"include_usage":false}', {"include_usage": True}, True),
+        (b',"stream_options":{"include_usage":true}', {"include_usage": True}, False),
+        (
+            b',"stream_options":{"continuous_usage_stats":true}',
+            {"include_usage": True, "continuous_usage_stats": False},
+            True,
+        ),
+        (b',"stream_options":"odd"', "odd", False),
+        (b',"stream_options":[1]', [1], False),
+        (b',"stream":false', None, False),
+        (b',"stream":"true"', None, False),
+    ],
+)
+async def test_usage_is_asked_for_in_streams_only(
+    options: bytes, sent: object, strips: bool
+) -> None:
+    body = chat(stream=True)[:-1] + options + b"}"
+    decision = await decided(fleet(), body)
+    assert orjson.loads(decision.body or body).get("stream_options") == sent
+    assert decision.strip_usage == strips
+    assert (decision.metadata.get("strip_usage") is True) == strips

@@ -1,0 +1,45 @@
+"""A picker in a process of its own, driven line by line over stdin and stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from picker.completion import Report
+from picker.replication.local import LocalPeers
+from tests.picker.fleet import address, chat, decided, fleet, head
+
+
+async def main(name: str, own: str, others: list[str]) -> None:
+    made = fleet(name=name)
+    peers = LocalPeers(made.picker, own=Path(own), others=[Path(other) for other in others])
+    peers.start()
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    while line := await reader.readline():
+        order = json.loads(line)
+        answer: object = None
+        if order["do"] == "decide":
+            decision = await decided(made, chat(order["text"]), head(x_session_id=order["session"]))
+            answer = {"id": decision.id, "address": decision.addresses[0]}
+        elif order["do"] == "complete":
+            made.picker.complete(replace(_END, id=order["id"], owner=order["owner"]))
+        elif order["do"] == "look":
+            answer = {
+                "in_flight": made.in_flight(),
+                "observed": len(made.seen.completions),
+                "matched": [done.matched_tokens for done in made.seen.completions],
+            }
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    peers.stop()
+
+
+_END = Report("", "", address(1), 200, "ok", 10, 5, None, 0, 0.1, 1.0)
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
