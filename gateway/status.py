@@ -99,7 +99,7 @@ class SupervisorStatus:
                     name=child.spec.name,
                     pid=child.pid,
                     state=child.state.value,
-                    config_version=report.applied_version if report is not None else 0,
+                    config_version=self._supervisor.config_version_of(child.spec.name),
                     in_flight_requests=sum(one.in_flight_requests for one in endpoints),
                     restarts=child.restarts,
                 )

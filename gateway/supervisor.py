@@ -48,7 +48,8 @@ class Supervisor:
     def __init__(self, path: Path, config: Config, run: RunDir) -> None:
         self.config = config
         self.run_dir = run
-        self.config_version = 1
+        self.config_version = 0
+        self._assigned_version = 0
         self.started_s = time.time()
         self.accepted_s = time.time()
         self.refused: ConfigError | None = None
@@ -82,7 +83,7 @@ class Supervisor:
         if config.picker.ext_proc.port is not None:
             write_self_signed(self.run_dir.certificate)
         await self.control.start()
-        self.control.assign(configuration=to_json(config), pools={})
+        self._assign(config)
         await self.fleet.reconfigure(config.pools)
         self._run_pickers(config.picker.workers)
         await self._first_of_each_picker()
@@ -161,14 +162,26 @@ class Supervisor:
         ):
             log.warning("a picker port has changed: that takes a restart of Penstock")
         self.config, self.accepted_s, self.refused = config, time.time(), None
-        self.config_version += 1
         # Pools first: a new pool must be known before a model leads to it.
-        self.control.assign(configuration=to_json(config), pools=self.members())
+        self._assign(config)
         await self.fleet.reconfigure(config.pools)
         if before.picker.workers != config.picker.workers:
             await self._restart_pickers()
         self._pools_changed()
         log.info("the changed configuration is in force")
+
+    def _assign(self, config: Config) -> None:
+        self._assigned_version = self.control.assign(
+            configuration=to_json(config), pools=self.members()
+        )
+        self.config_version += 1
+
+    def config_version_of(self, worker: str) -> int:
+        """Version of the configuration that a picker worker works by, 0: none yet."""
+        report = self.control.reports.get(worker)
+        if report is None or report.applied_version == 0:
+            return 0
+        return self.config_version - (report.applied_version < self._assigned_version)
 
     # -- parts in step
 

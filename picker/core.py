@@ -230,9 +230,7 @@ class Picker:
         )
         chains = context.blocks.chains if context.blocks is not None else ()
         self._note(pool, entry, chains, context.adapter, context.session, now_s)
-        self._dispatches[context.id] = Dispatch.of(
-            context, pool, now_s - context.head.received_s
-        )
+        self._dispatches[context.id] = Dispatch.of(context, pool, now_s - context.head.received_s)
         self.peers.dispatched(
             PeerDispatch(
                 id=entry.id,
@@ -286,9 +284,7 @@ class Picker:
             pool=pool.name,
             addresses=context.addresses,
             set_headers=tuple(context.set_headers),
-            remove_headers=tuple(
-                name for name in names.CLIENT_MAY_NOT_SET if name in headers
-            ),
+            remove_headers=tuple(name for name in names.CLIENT_MAY_NOT_SET if name in headers),
             body=context.changed_body,
             rename=rename,
             strip_usage=context.strip_usage,

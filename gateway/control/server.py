@@ -59,8 +59,8 @@ class ControlServer:
         configuration: bytes | None = None,
         pools: Mapping[str, Iterable[EndpointSpec]] | None = None,
         drain: bool | None = None,
-    ) -> None:
-        """Change the assignment; what is not given stays."""
+    ) -> int:
+        """Change the assignment, and return its version; what is not given stays."""
         changed = control_pb2.Assignment()
         changed.CopyFrom(self._assignment)
         if configuration is not None:
@@ -79,6 +79,7 @@ class ControlServer:
         self._assignment = changed
         self._changed.set()
         self._changed = asyncio.Event()
+        return self.version
 
     async def _attach(
         self,

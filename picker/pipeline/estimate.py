@@ -34,8 +34,8 @@ class Estimate:
         limit = self._catalog.max_model_tokens(context.served_model)
         bound: float = self._default_output_tokens
         if fields.max_output_tokens is not None:
-            bound = fields.max_output_tokens if limit is None else min(
-                fields.max_output_tokens, limit
+            bound = (
+                fields.max_output_tokens if limit is None else min(fields.max_output_tokens, limit)
             )
         context.output_tokens = min(float(bound * fields.choices), MAX_OUTPUT_TOKENS)
         if limit is not None and prompt.token_ids > limit * len(prompt.sequences):

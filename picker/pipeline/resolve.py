@@ -38,9 +38,7 @@ class Resolve:
         target = self._rewrite(context, asked)
         if target is None:
             if context.form is not None and context.head.method == "POST":
-                raise Rejection(
-                    Reason.MISSING_MODEL, "The request names no model.", param="model"
-                )
+                raise Rejection(Reason.MISSING_MODEL, "The request names no model.", param="model")
             self._default_pool(context)
             return
         place = self._catalog.place(target.model, pool=target.pool)

@@ -177,9 +177,7 @@ def on_body(decision: Decision, set_headers: Sequence[tuple[str, str]], meta: St
     if decision.body is not None:
         response.body_mutation.CopyFrom(BodyMutation(body=decision.body))
     return _encoded(
-        ProcessingResponse(
-            request_body=BodyResponse(response=response), dynamic_metadata=meta
-        )
+        ProcessingResponse(request_body=BodyResponse(response=response), dynamic_metadata=meta)
     )
 
 

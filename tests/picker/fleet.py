@@ -89,7 +89,9 @@ class Fleet:
     clock: Clock
     seen: Recorder
 
-    def report(self, number: int, signals: Signals = IDLE, models: Sequence[str] = (MODEL,)) -> None:
+    def report(
+        self, number: int, signals: Signals = IDLE, models: Sequence[str] = (MODEL,)
+    ) -> None:
         """What the scraper would tell of a replica; models after the first are adapters."""
         where = address(number)
         now_s = self.clock.now_s
@@ -166,9 +168,7 @@ def chat(text: str = "Hello", model: str | None = MODEL, **more: object) -> byte
     return orjson.dumps(body)
 
 
-def head(
-    path: str = "/v1/chat/completions", method: str = "POST", **headers: str
-) -> RequestHead:
+def head(path: str = "/v1/chat/completions", method: str = "POST", **headers: str) -> RequestHead:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return RequestHead(
         method=method,

@@ -142,12 +142,11 @@ async def test_an_idle_engine_has_no_requests_of_ours() -> None:
     ],
     ids=["reported", "aborted stream", "failed", "aborted after message_start"],
 )
-async def test_tokens_of_an_end(
-    report: dict[str, object], counts: tuple[int, int, bool]
-) -> None:
+async def test_tokens_of_an_end(report: dict[str, object], counts: tuple[int, int, bool]) -> None:
     made = fleet()
-    decision = await decided(made, orjson.dumps({"model": MODEL, "prompt": [1, 2, 3, 4, 5]}),
-                             head("/v1/completions"))
+    decision = await decided(
+        made, orjson.dumps({"model": MODEL, "prompt": [1, 2, 3, 4, 5]}), head("/v1/completions")
+    )
     made.picker.complete(end_of(decision, **report))
     done = made.seen.completions[0]
     assert (done.input_tokens, done.output_tokens, done.usage_reported) == counts
@@ -181,13 +180,24 @@ async def test_a_target_names_its_pool() -> None:
     assert (await refused(made, chat(model="x"))).status == 404
 
 
-_REPLICAS = st.lists(
-    st.builds(load, st.integers(0, 50), st.floats(0, 1)), min_size=1, max_size=12
-)
+_REPLICAS = st.lists(st.builds(load, st.integers(0, 50), st.floats(0, 1)), min_size=1, max_size=12)
 _EVENTS = st.lists(
     st.sampled_from(
-        ["ask", "ask", "ask", "end", "end twice", "abandon", "remove", "return", "fail", "tick",
-         "peer", "peer end", "late peer"]
+        [
+            "ask",
+            "ask",
+            "ask",
+            "end",
+            "end twice",
+            "abandon",
+            "remove",
+            "return",
+            "fail",
+            "tick",
+            "peer",
+            "peer end",
+            "late peer",
+        ]
     ),
     max_size=40,
 )

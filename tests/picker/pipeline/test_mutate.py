@@ -77,7 +77,9 @@ def test_with_usage(body: bytes) -> None:
 
 def test_the_rest_stays_byte_for_byte() -> None:
     body = b'{ "temperature": 1.0,\n "model" : "a", "seed": 12345678901234567890123 , "x": 1e2}'
-    assert with_model(body, orjson.loads(body), "b") == body.replace(b'"model" : "a"', b'"model":"b"')
+    assert with_model(body, orjson.loads(body), "b") == body.replace(
+        b'"model" : "a"', b'"model":"b"'
+    )
     assert with_usage(body, orjson.loads(body)) == body.replace(
         b"{", b'{"stream_options":{"include_usage":true},', 1
     )

@@ -177,7 +177,7 @@ async def test_garbage_is_counted_and_harmless(group: Group, folder: Path) -> No
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     bad_number = state_pb2.Event(
         dispatched=state_pb2.Dispatched(
-            id="x", pool=POOL, address=address(1), prompt_tokens=float("nan")
+            id="x", pool=POOL, address=address(1), prompt_tokens=float("inf")
         )
     )
     good = state_pb2.Event(
@@ -227,8 +227,11 @@ class Process:
         arguments = ("-m", "tests.picker.replication.peer", f"p{index}", str(folder / str(index)))
         made = cls(
             await asyncio.create_subprocess_exec(
-                sys.executable, *arguments, *others,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+                sys.executable,
+                *arguments,
+                *others,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
             )
         )
         await made.do("look")

@@ -341,5 +341,3 @@ def _struct(values: Mapping[str, object]) -> Struct:
     struct = Struct()
     struct.update(dict(values))
     return struct
-
-

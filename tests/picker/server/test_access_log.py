@@ -28,7 +28,9 @@ def entry(
     common: Mapping[str, object] | None = None,
 ) -> HTTPAccessLogEntry:
     metadata = {
-        names.PENSTOCK_NAMESPACE: decision, names.USAGE_NAMESPACE: usage, names.LUA_NAMESPACE: lua
+        names.PENSTOCK_NAMESPACE: decision,
+        names.USAGE_NAMESPACE: usage,
+        names.LUA_NAMESPACE: lua,
     }
     socket = {} if remote is None else {"address": remote[0], "portValue": remote[1]}
     made = {

@@ -31,7 +31,10 @@ ADAPTER = "sql-lora"
                 load(0, 0.2, (ADAPTER,), 1),
                 load(0, 0.2, ("other",), 1),
             ],
-            ADAPTER, None, 2, id="2 adapter",
+            ADAPTER,
+            None,
+            2,
+            id="2 adapter",
         ),
         pytest.param(
             [
@@ -39,7 +42,10 @@ ADAPTER = "sql-lora"
                 load(10, 0.4, (ADAPTER,), 1),
                 load(10, 0.3, ("other",), 1),
             ],
-            ADAPTER, None, 2, id="3 adapter beats KV",
+            ADAPTER,
+            None,
+            2,
+            id="3 adapter beats KV",
         ),
         pytest.param(
             [load(0, 0.1), load(1, 0.1), load(50, 0.9)], MODEL, [address(3)], 3, id="4 subset"
@@ -298,7 +304,11 @@ async def test_19_prompts_of_every_form_find_their_prefix(edge: Edge, prompt: ob
 
 @pytest.mark.parametrize(
     "content",
-    [None, "text", [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "u"}}]],
+    [
+        None,
+        "text",
+        [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "u"}}],
+    ],
     ids=["null", "string", "parts"],
 )
 async def test_20_message_contents(edge: Edge, content: object) -> None:
@@ -340,18 +350,41 @@ async def test_the_list_of_models(edge: Edge) -> None:
     [
         (b"", 400, "invalid_request_error", "invalid_json", None),
         (b"[]", 400, "invalid_request_error", "invalid_request", None),
-        (b'{"model":"llama","messages":[]}', 400, "invalid_request_error", "invalid_request",
-         "messages"),
-        (b'{"model":"llama","messages":5}', 400, "invalid_request_error", "invalid_request",
-         "messages"),
+        (
+            b'{"model":"llama","messages":[]}',
+            400,
+            "invalid_request_error",
+            "invalid_request",
+            "messages",
+        ),
+        (
+            b'{"model":"llama","messages":5}',
+            400,
+            "invalid_request_error",
+            "invalid_request",
+            "messages",
+        ),
         (b'{"model":7,"messages":[]}', 400, "invalid_request_error", "invalid_request", "model"),
-        (b'{"messages":[{"role":"user","content":"a"}]}', 400, "invalid_request_error",
-         "model_required", "model"),
+        (
+            b'{"messages":[{"role":"user","content":"a"}]}',
+            400,
+            "invalid_request_error",
+            "model_required",
+            "model",
+        ),
         (chat(model="nobody"), 404, "invalid_request_error", "model_not_found", "model"),
         (chat(model="n" * 2000), 400, "invalid_request_error", "invalid_request", "model"),
     ],
-    ids=["empty", "array", "no messages", "messages of a wrong type", "model of a wrong type",
-         "no model", "unknown model", "endless name"],
+    ids=[
+        "empty",
+        "array",
+        "no messages",
+        "messages of a wrong type",
+        "model of a wrong type",
+        "no model",
+        "unknown model",
+        "endless name",
+    ],
 )
 async def test_rejections(
     edge: Edge, body: bytes, status: int, kind: str, code: str, param: str | None
@@ -360,7 +393,10 @@ async def test_rejections(
     assert reply.status == status
     assert reply.headers["content-type"] == "application/json"
     assert {**reply.error, "message": None} == {
-        "message": None, "type": kind, "param": param, "code": code,
+        "message": None,
+        "type": kind,
+        "param": param,
+        "code": code,
     }
     assert reply.error["message"]
     assert names.DROPPED_REASON not in reply.headers

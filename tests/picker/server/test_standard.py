@@ -20,8 +20,8 @@ POST = header_map({":method": "POST", ":path": "/v1/chat/completions"})
 
 
 @pytest.mark.parametrize(
-    ("size", "chunks"), [(0, [0]), (62_000, [62_000]), (62_001, [62_000, 1]),
-                         (125_000, [62_000, 62_000, 1_000])],
+    ("size", "chunks"),
+    [(0, [0]), (62_000, [62_000]), (62_001, [62_000, 1]), (125_000, [62_000, 62_000, 1_000])],
 )
 async def test_the_body_goes_back_in_chunks(edge: Edge, size: int, chunks: list[int]) -> None:
     reply = await edge.ask(b"x" * size, path="/opaque")
@@ -87,12 +87,17 @@ async def test_another_mode_is_refused_with_what_to_set(edge: Edge) -> None:
 
 # -- responses
 
-OPENAI = (b'{"usage":{"prompt_tokens":7,"completion_tokens":3,'
-          b'"prompt_tokens_details":{"cached_tokens":4}}}')
-RESPONSES = (b'{"usage":{"input_tokens":7,"output_tokens":3,'
-             b'"input_tokens_details":{"cached_tokens":4}}}')
-ANTHROPIC = (b'{"usage":{"input_tokens":2,"output_tokens":3,'
-             b'"cache_creation_input_tokens":1,"cache_read_input_tokens":4}}')
+OPENAI = (
+    b'{"usage":{"prompt_tokens":7,"completion_tokens":3,'
+    b'"prompt_tokens_details":{"cached_tokens":4}}}'
+)
+RESPONSES = (
+    b'{"usage":{"input_tokens":7,"output_tokens":3,"input_tokens_details":{"cached_tokens":4}}}'
+)
+ANTHROPIC = (
+    b'{"usage":{"input_tokens":2,"output_tokens":3,'
+    b'"cache_creation_input_tokens":1,"cache_read_input_tokens":4}}'
+)
 OPENAI_STREAM = (
     b'data: {"choices":[{"delta":{"content":"a"}}],"usage":null}\n\n'
     b'data: {"choices":[{"delta":{"content":"\\"usage\\": {"}}]}\n\n'
@@ -120,8 +125,11 @@ ANTHROPIC_STREAM = (
         pytest.param(OPENAI_STREAM, SSE, id="OpenAI stream"),
         pytest.param(RESPONSES_STREAM, SSE, id="Responses stream"),
         pytest.param(ANTHROPIC_STREAM, SSE, id="Anthropic stream"),
-        pytest.param(OPENAI_STREAM.rstrip().removesuffix(b"data: [DONE]").rstrip(), SSE,
-                     id="stream without last empty line"),
+        pytest.param(
+            OPENAI_STREAM.rstrip().removesuffix(b"data: [DONE]").rstrip(),
+            SSE,
+            id="stream without last empty line",
+        ),
     ],
 )
 @pytest.mark.parametrize("cut_bytes", [1, 7, 10_000])
@@ -158,9 +166,7 @@ async def test_a_usage_chunk_that_the_client_did_not_ask_for_is_stripped(
     async with edge.open(chat(stream=True)) as exchange:
         sent = orjson.loads(exchange.reply.body or b"")
         assert sent["stream_options"] == {"include_usage": True}
-        out = await exchange.respond(
-            chunks, {**SSE, "content-length": "999"}, trailers=trailers
-        )
+        out = await exchange.respond(chunks, {**SSE, "content-length": "999"}, trailers=trailers)
         assert "content-length" in exchange.response_removed
     assert b"".join(out) == b"\n\n".join([events[0], events[1], events[3], b""])
     done = edge.fleet.seen.completions[0]
@@ -199,8 +205,10 @@ async def test_a_compressed_answer_passes(edge: Edge) -> None:
         assert await exchange.respond([zipped], {**SSE, "content-encoding": "gzip"}) == [zipped]
 
 
-@pytest.mark.parametrize(("status", "reason"), [("500", "http_error"), ("404", "http_error"),
-                                                ("200", "ok"), ("x", "http_error")])
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [("500", "http_error"), ("404", "http_error"), ("200", "ok"), ("x", "http_error")],
+)
 async def test_errors_of_the_replica_are_counted(edge: Edge, status: str, reason: str) -> None:
     async with edge.open(chat()) as exchange:
         await exchange.respond([b"{}"], {":status": status, "status": "200"})
