@@ -1,6 +1,12 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 READY := .venv/.ready
+DEV := .venv/.ready-dev
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+# pip's lines one over the other on a terminal, nothing on a pipe; errors stay.
+SHORTLY := | { if [ -t 1 ]; then awk '{ printf "\r\033[K  %.76s", $$0; fflush() } END { printf "\r\033[K" }'; else cat >/dev/null; fi; }
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 
 .PHONY: run test test-fast check format bench docs vllm clean
 
@@ -13,28 +19,28 @@ test: test-fast vllm
 	$(BIN)/pytest -m vllm tests/real
 
 # Everything but real vLLM.
-test-fast: $(READY)
+test-fast: $(DEV)
 	$(BIN)/pytest -m "not vllm" -n 2 --dist loadfile tests
 
-check: $(READY)
+check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(READY)
+format: $(DEV)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)
+bench: $(DEV)
 	@$(BIN)/python -m loadtests.bench
 
 # Generated pages.
-docs: $(READY)
+docs: $(DEV)
 	$(BIN)/python -m gateway.config.reference
 
 # vLLM for the CPU, in an environment of its own.
-vllm: $(READY)
+vllm: $(DEV)
 	@$(BIN)/python tests/real/vllm/install.py
 
 clean:
@@ -42,7 +48,12 @@ clean:
 
 $(READY): pyproject.toml proto/build.py $(wildcard proto/*.proto)
 	@command -v $(PYTHON) >/dev/null || { echo "Penstock needs $(PYTHON): install it, or run make PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@echo "Preparing the environment in .venv (about half a minute the first time) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "python3.11's venv module is missing: apt-get install python3.11-venv" >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@echo "Preparing the environment in .venv (once, about half a minute) ..."
+	@$(INSTALL) -e . $(SHORTLY)
+	@touch $@
+
+$(DEV): $(READY)
+	@echo "Installing what tests and checks need ..."
+	@$(INSTALL) -e ".[dev]" $(SHORTLY)
 	@touch $@

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import signal
-import socket
 import sys
 import time
 from collections.abc import Coroutine
@@ -16,7 +15,7 @@ from typing import Final
 
 from gateway import derive
 from gateway.certificates import write_self_signed
-from gateway.child import Backoff, Child, ChildSpec, ChildState, Launch
+from gateway.child import Backoff, Child, ChildError, ChildSpec, ChildState, Launch
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config, SimulatedPool
 from gateway.config.watch import watch
@@ -34,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _DRAIN_S: Final = 30.0
 _PICKER_GRACE_S: Final = 8.0
+_RETIRE_S: Final = 0.3
+"""From taking a picker out of Envoy's list to ending it: Envoy reads the list within that time."""
 _NEEDS_RESTART: Final = ("admin", "run_dir", "envoy")
 """Sections that a running Penstock cannot change."""
 
@@ -59,6 +60,7 @@ class Supervisor:
         self.fleet = Fleet(run.logs, self._pools_changed)
         self.control = ControlServer(run.control_socket, self._reported)
         self.pickers: list[Child] = []
+        self._retiring: Child | None = None
         self.envoy: Envoy | None = None
         self._changed = asyncio.Event()
         self._stop = asyncio.Event()
@@ -78,8 +80,6 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.on_signal)
-        if config.envoy.enabled:
-            _require_free(config.listen.address, config.listen.port, "listen")
         if config.picker.ext_proc.port is not None:
             write_self_signed(self.run_dir.certificate)
         await self.control.start()
@@ -205,8 +205,19 @@ class Supervisor:
         return {pool: [spec.address for spec in specs] for pool, specs in self.members().items()}
 
     def _plan(self) -> Plan:
-        sockets = tuple(self.run_dir.picker_socket(i) for i in range(len(self.pickers)))
+        serving = [
+            index
+            for index, child in enumerate(self.pickers)
+            if child.state is ChildState.READY and child is not self._retiring
+        ]
+        indices = serving or range(len(self.pickers))
+        sockets = tuple(self.run_dir.picker_socket(i) for i in indices)
         return derive.envoy_plan(self.config, self.run_dir.path, sockets)
+
+    def _pickers_changed(self) -> None:
+        if self.envoy is not None:  # one that has ended gets no more requests
+            self.envoy.update(self._plan(), self._addresses())
+        self._notify()
 
     def _pools_changed(self) -> None:
         if self.envoy is not None:  # Envoy must know an endpoint before the pickers choose it
@@ -253,20 +264,33 @@ class Supervisor:
             child.start()
 
     async def _restart_pickers(self) -> None:
-        """Another number of workers: each must know how many there are."""
-        old = self.pickers
-        workers = self.config.picker.workers
-        for index, child in enumerate(old):
-            await child.stop()
-            if index < workers:
-                self.pickers[index] = self._picker(index, workers)
-                self.pickers[index].start()
-                await self.pickers[index].wait_ready()
-        self.pickers = self.pickers[:workers]
-        for index in range(len(self.pickers), workers):
+        """Another number of workers, which each of them must know: one after the other is
+        replaced, so that there is always one that serves."""
+        workers, before = self.config.picker.workers, len(self.pickers)
+        for index in range(before, workers):
             self.pickers.append(self._picker(index, workers))
-            self.pickers[index].start()
-            await self.pickers[index].wait_ready()
+            await self._begin(self.pickers[index])
+        for index in range(min(before, workers)):
+            await self._retire(self.pickers[index])
+            self.pickers[index] = self._picker(index, workers)
+            await self._begin(self.pickers[index])
+        for child in self.pickers[workers:]:
+            await self._retire(child)
+        del self.pickers[workers:]
+
+    async def _begin(self, child: Child) -> None:
+        child.start()
+        try:
+            await child.wait_ready()
+        except ChildError as error:
+            log.error("%s; it is started again", error)  # noqa: TRY400 - no stack wanted
+
+    async def _retire(self, child: Child) -> None:
+        self._retiring = child
+        self._pickers_changed()
+        await asyncio.sleep(_RETIRE_S)
+        await child.stop()
+        self._retiring = None
 
     def _picker(self, index: int, workers: int) -> Child:
         name = f"picker-{index}"
@@ -303,17 +327,3 @@ class Supervisor:
 
     async def _first_of_each_picker(self) -> None:
         await asyncio.gather(*(child.wait_ready() for child in self.pickers))
-
-
-def _require_free(address: str, port: int, key: str) -> None:
-    """Find out before Envoy does: its own message names neither key nor remedy."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            raise StartError(
-                f"cannot listen on {address}:{port} ({error.strerror}): end what listens there,"
-                f" or set {key}.port to a free one"
-            ) from error

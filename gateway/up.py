@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import ipaddress
 import time
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ from rich.table import Table
 from gateway.admin.serve import AdminServer
 from gateway.child import Child, ChildError, ChildState
 from gateway.config.schema import Config
+from gateway.listening import require_free
 from gateway.pools.types import ReplicaState, ReplicaStatus
 from gateway.rundir import RunDir
 from gateway.status import SupervisorStatus
@@ -32,6 +32,7 @@ async def up(path: Path, config: Config) -> None:
     """Run until SIGTERM or SIGINT. Raises StartError and RunDirError when it cannot start."""
     console = Console()
     logs.set_up(config.telemetry.log_level, role="supervisor")
+    require_free(config)
     run = RunDir.create(config.run_dir)
     supervisor = Supervisor(path, config, run)
     admin = AdminServer(SupervisorStatus(supervisor), run.metrics)
@@ -46,10 +47,6 @@ async def up(path: Path, config: Config) -> None:
             console.print(_first_steps(supervisor, time.monotonic() - started_s), soft_wrap=True)
             await supervisor.serve()
         console.print("Stopping; running requests finish first.")
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        raise StartError(f"{error.strerror}: end what listens there, or change the port") from error
     except ChildError as error:
         raise StartError(str(error)) from error
     finally:

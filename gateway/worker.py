@@ -23,6 +23,7 @@ from gateway.config.schema import Config
 from gateway.config.wire import from_json
 from gateway.control.client import ControlClient
 from gateway.rundir import RunDir
+from gateway.telemetry.multiprocess import use_fixed_process
 from gateway.telemetry.worker import WorkerTelemetry
 from picker.core import Picker
 from picker.replication.local import LocalPeers
@@ -36,6 +37,7 @@ from policies import registry
 log = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.25
+_FIRST_LOOK_S: Final = 1.0
 _DRAIN_GRACE_S: Final = 5.0
 
 
@@ -70,6 +72,8 @@ class Worker:
         self._configuration = b""
         """Came with an assignment and is not applied yet."""
         self._scraped: set[str] = set()
+        self._looked_at: set[tuple[str, str]] = set()
+        """Pool and address of the replicas that were read or could not be, before it serves."""
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
 
@@ -130,7 +134,25 @@ class Worker:
                 configuration, self._configuration = self._configuration, b""
                 await self._configure(from_json(configuration))
             self._sync_endpoints(assignment)
+            if self._servers is None:
+                await self._first_look(assignment)
+                await self._serve()
             self._applied_version = assignment.version
+
+    async def _first_look(self, assignment: control_pb2.Assignment) -> None:
+        """A worker that was started again takes no request before it has seen the replicas."""
+        wanted = {(pool.pool, e.address) for pool in assignment.pools for e in pool.endpoints}
+        try:
+            async with asyncio.timeout(_FIRST_LOOK_S):
+                while not wanted <= self._looked_at:
+                    await asyncio.sleep(_FIRST_LOOK_S / 100)
+        except TimeoutError:
+            log.info("some replicas do not answer yet")
+
+    async def _serve(self) -> None:
+        assert self._config is not None
+        self._servers = Servers(self._picker, self._health, self._listeners(self._config))
+        await self._servers.start()
 
     async def _configure(self, config: Config) -> None:
         self._picker.configure(derive.picker_settings(config))
@@ -146,9 +168,6 @@ class Worker:
             self._scraper = Scraper(self, derive.scrape_settings(config), clock=self._picker.now)
             await self._scraper.__aenter__()
             self._picker.watch = self._scraper
-        if self._servers is None:
-            self._servers = Servers(self._picker, self._health, self._listeners(config))
-            await self._servers.start()
 
     def _listeners(self, config: Config) -> Listeners:
         settings, health = config.picker.ext_proc, config.picker.health
@@ -179,6 +198,7 @@ class Worker:
     # -- what the scraper says
 
     def apply_signals(self, pool: str, address: str, signals: Signals, started_s: float) -> None:
+        self._look_at(pool, address)
         self._picker.apply_signals(
             pool, address, signals, began_s=started_s, now_s=self._picker.now()
         )
@@ -189,7 +209,12 @@ class Worker:
         self._picker.apply_models(pool, address, list(models))
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
+        self._look_at(pool, address)
         self._picker.mark_failed(pool, address, now_s=self._picker.now(), reason=reason)
+
+    def _look_at(self, pool: str, address: str) -> None:
+        if self._servers is None:
+            self._looked_at.add((pool, address))
 
     # -- what the supervisor hears
 
@@ -236,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--index", type=int, required=True)
     parser.add_argument("--workers", type=int, required=True)
     given = parser.parse_args(arguments)
+    use_fixed_process()
     registry.load_plugins()
     worker = Worker(
         RunDir(given.run_dir, temporary=False), index=given.index, workers=given.workers

@@ -51,7 +51,7 @@ class Catalog:
         """The target of the model asked for: an exact rule, the name itself when it is served,
         else the generic rule; None when there is no name and no generic rule."""
         rule = self._rules.get(asked) if asked else None
-        if rule is None and asked and self.place(asked) is not None:
+        if rule is None and asked and self._is_served(asked):
             return RewriteTarget(asked)
         rule = rule or self._rules.get(GENERIC)
         if rule is None:
@@ -63,18 +63,18 @@ class Catalog:
 
     def place(self, model: str, *, pool: str | None = None) -> Place | None:
         """The pool that serves ``model``; one with a live replica for it before one without."""
-        found: Place | None = None
+        places: list[Place] = []
         for runtime in self._pools.values():
             if pool is not None and runtime.name != pool:
                 continue
             known = runtime.state.models.known().get(model)
-            if known is None and model not in runtime.settings.models:
-                continue
-            place = Place(runtime, known is not None and known.parent is not None)
-            if runtime.state.models.serving(model).any():
-                return place
-            found = found or place
-        return found
+            if known is not None or model in runtime.settings.models:
+                places.append(Place(runtime, known is not None and known.parent is not None))
+        if len(places) > 1:
+            for place in places:
+                if place.pool.state.models.serving(model).any():
+                    return place
+        return places[0] if places else None
 
     def max_model_tokens(self, model: str) -> int | None:
         """Longest context of a served model, tokens; None when no replica told."""
@@ -86,7 +86,13 @@ class Catalog:
 
     def is_known(self, model: str) -> bool:
         """The name is an alias, a base model or an adapter of ours (and so bounded in number)."""
-        return model in self._rules or self.place(model) is not None
+        return model in self._rules or self._is_served(model)
+
+    def _is_served(self, model: str) -> bool:
+        return any(
+            model in pool.state.models.known() or model in pool.settings.models
+            for pool in self._pools.values()
+        )
 
     def listing(self) -> bytes:
         """Body of GET /v1/models: every base model, alias and adapter of every pool, once."""

@@ -112,7 +112,7 @@ class Picker:
         runtime = self.pools.get(pool)
         if runtime is None or address not in runtime.state.slot_of:
             return
-        runtime.state.apply_signals(address, signals, now_s)
+        runtime.state.apply_signals(address, signals, now_s, began_s=began_s)
         slot = runtime.state.slot_of[address]
         capacity_tokens = float(runtime.state.view.kv_capacity_tokens[slot])
         model = next(iter(runtime.state.models.known()), "")

@@ -69,8 +69,9 @@ class EnvoyAdmin:
         return int(value) if value.isdigit() else 0
 
     async def drain(self) -> None:
-        """Close the listeners; running requests go on."""
+        """Close the listeners; running requests go on, the last ones of their connections."""
         await self._text("POST", "/drain_listeners?graceful&skip_exit")
+        await self._text("POST", "/drain_listeners")
 
     async def _text(self, method: str, path: str) -> str:
         async with self._session.request(method, path) as response:

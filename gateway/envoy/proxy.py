@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 _GRACE_S: Final = 5.0
 _CHECK_AFTER_S: Final = 1.0
+_LISTENER_DRAIN_S: Final = 86_400
+"""Streams that began before a change of the listener are cut off after this time: none lasts so
+long."""
 
 
 class EnvoyMissingError(RuntimeError):
@@ -97,6 +100,7 @@ class Envoy:
             async with asyncio.timeout(timeout_s):
                 while await self._admin.active_requests():
                     await asyncio.sleep(0.1)
+            await asyncio.sleep(2 * render.LOG_FLUSH_S)  # else the last access logs were lost
         except TimeoutError:
             log.warning("requests still run after %g s; they are ended", timeout_s)
         except (aiohttp.ClientError, OSError) as error:
@@ -118,7 +122,8 @@ class Envoy:
             "--use-dynamic-base-id",
             *("--log-level", settings.log_level),
             *("--component-log-level", "misc:error"),
-            *("--drain-time-s", "30"),
+            *("--drain-time-s", str(_LISTENER_DRAIN_S)),
+            *("--drain-strategy", "immediate"),
         ]
         if settings.concurrency is not None:
             command += ["--concurrency", str(settings.concurrency)]

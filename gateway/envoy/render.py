@@ -20,6 +20,8 @@ _SYSTEM_CERTIFICATES: Final = "/etc/ssl/certs/ca-certificates.crt"
 _UPSTREAM_IDLE_S: Final = 4
 """Below the 5 s after which vLLM's HTTP server closes an idle connection, so that no request is
 sent into a closing one."""
+LOG_FLUSH_S: Final = 0.05
+"""Access log entries reach the picker at most this much later."""
 
 Json: TypeAlias = dict[str, object]
 
@@ -387,7 +389,7 @@ def _access_log() -> Json:
             "log_name": "penstock",
             "transport_api_version": "V3",
             "grpc_service": {"envoy_grpc": {"cluster_name": PICKER_CLUSTER}},
-            "buffer_flush_interval": "0.05s",
+            "buffer_flush_interval": f"{LOG_FLUSH_S}s",
             "buffer_size_bytes": 65536,
         },
         additional_request_headers_to_log=[names.REQUEST_ID],

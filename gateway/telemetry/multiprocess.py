@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, multiprocess
+from prometheus_client import CollectorRegistry, multiprocess, values
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
@@ -18,6 +19,13 @@ def prepare(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.glob("*.db"):
         old.unlink()
+
+
+def use_fixed_process() -> None:
+    """Spare a system call at each count. Only for a process that never forks; before any metric
+    is made."""
+    pid = os.getpid()
+    values.ValueClass = values.MultiProcessValue(lambda: pid)  # type: ignore[no-untyped-call]
 
 
 def worker_ended(pid: int, directory: Path) -> None:

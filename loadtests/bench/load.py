@@ -22,6 +22,8 @@ from loadtests.bench.prompts import PromptShape, Requests
 _LEAD_S = 0.02
 _STUCK_S = 20.0
 """Requests that are not answered this long after the last was due are given up."""
+_LONGEST_S = 120.0
+"""Of a job that ends with a number of requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,7 @@ class _Connection(asyncio.Protocol):
         self._status = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
@@ -188,7 +190,7 @@ class _Run:
 
     async def _closed(self) -> None:
         await asyncio.sleep(_LEAD_S)
-        while self._idle:
+        while self._idle and self._sending:
             self._next(self._idle.pop(), time.monotonic())
         await self._finish(self._job.seconds)
 
@@ -205,7 +207,7 @@ class _Run:
                 await asyncio.sleep(self._start_s + seconds - time.monotonic())
                 self._sending = False
                 self._check()
-            async with asyncio.timeout(_STUCK_S if seconds is not None else None):
+            async with asyncio.timeout(_LONGEST_S if seconds is None else _STUCK_S):
                 await self._over.wait()
         except TimeoutError:
             self._sending = False
@@ -221,8 +223,6 @@ class _Run:
         self._waiting.append(due_s)
 
     def _next(self, connection: _Connection, due_s: float) -> None:
-        if not self._sending:
-            return
         self._begun += 1
         if self._begun == self._job.requests:
             self._sending = False
@@ -248,7 +248,8 @@ class _Run:
         self._ended += 1
         if connection.open:
             if self._job.rate is None:
-                self._next(connection, now_s)
+                if self._sending:
+                    self._next(connection, now_s)
             elif self._waiting:
                 self._next(connection, self._waiting.popleft())
             else:
@@ -256,7 +257,7 @@ class _Run:
         self._check()
 
     def _check(self) -> None:
-        if not self._sending and self._begun == self._ended:
+        if not self._sending and self._begun == self._ended and not self._waiting:
             self._over.set()
         elif self._sending and not any(connection.open for connection in self._all):
             self._sending = False

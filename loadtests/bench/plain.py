@@ -10,6 +10,7 @@ Json: TypeAlias = dict[str, object]
 _TYPE = "type.googleapis.com/envoy."
 _BUFFER_BYTES = 64 << 20
 _UPSTREAM_IDLE = "4s"
+_MANY = {"max_connections": 10_000, "max_pending_requests": 10_000, "max_requests": 10_000}
 
 
 def configuration(port: int, upstreams: Sequence[int]) -> Json:
@@ -52,11 +53,7 @@ def _cluster(upstreams: Sequence[int]) -> Json:
         "type": "STATIC",
         "lb_policy": "ROUND_ROBIN",
         "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
-        "circuit_breakers": {
-            "thresholds": [
-                {"max_connections": 10_000, "max_pending_requests": 10_000, "max_requests": 10_000}
-            ]
-        },  # fmt: skip
+        "circuit_breakers": {"thresholds": [_MANY]},
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
                 "@type": options,

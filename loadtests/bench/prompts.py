@@ -42,15 +42,10 @@ class Requests:
     def _render(self, shape: PromptShape, max_tokens: int, *, stream: bool) -> tuple[bytes, bytes]:
         shared_bytes = int(shape.shared * (shape.prompt_bytes - _MARK_DIGITS))
         ends_bytes = shape.prompt_bytes - _MARK_DIGITS - shared_bytes
-        before = '{"model":"%s","messages":[{"role":"user","content":"%s' % (
-            MODEL,
-            _turns(_text(shared_bytes, self._rng)),
-        )
-        after = '%s"}],"max_tokens":%d%s}' % (
-            _turns(_text(ends_bytes, self._rng)),
-            max_tokens,
-            ',"stream":true' if stream else "",
-        )
+        shared, end = (_turns(_text(size, self._rng)) for size in (shared_bytes, ends_bytes))
+        options = f'"max_tokens":{max_tokens}' + (',"stream":true' if stream else "")
+        before = f'{{"model":"{MODEL}","messages":[{{"role":"user","content":"{shared}'
+        after = f'{end}"}}],{options}}}'
         length_bytes = len(before) + _MARK_DIGITS + len(after)
         head = (
             "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\n"

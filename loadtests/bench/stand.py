@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import orjson
 import yaml
@@ -119,7 +120,7 @@ class Stand:
         self._seed = 0
         self._folder = Path()
 
-    def __enter__(self) -> Stand:
+    def __enter__(self) -> Self:
         try:
             self._start()
         except BaseException:
@@ -267,10 +268,8 @@ class Stand:
 
 
 def _answers(port: int) -> bool:
-    head, _, body = (
-        Requests(PromptShape(500), max_tokens=1, stream=False, seed=0).next().partition(b"\r\n\r\n")
-    )
-    del head
+    request = Requests(PromptShape(500), max_tokens=1, stream=False, seed=0).next()
+    _, _, body = request.partition(b"\r\n\r\n")
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
         connection.request(

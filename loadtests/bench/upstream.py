@@ -64,10 +64,8 @@ _STREAM_END = _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 def _metrics_rest() -> bytes:
     labels = f'engine="0",model_name="{MODEL}"'
-    lines = [
-        f'vllm:cache_config_info{{block_size="{KV_BLOCK_TOKENS}",'
-        f'engine="0",num_gpu_blocks="{KV_BLOCKS}"}} 1.0',
-    ]
+    cache = f'block_size="{KV_BLOCK_TOKENS}",engine="0",num_gpu_blocks="{KV_BLOCKS}"'
+    lines = [f"vllm:cache_config_info{{{cache}}} 1.0"]
     size_bytes, family = 0, 0
     while size_bytes < METRICS_BYTES:
         for bucket in range(28):
@@ -145,7 +143,7 @@ class Connection(asyncio.Protocol):
         self._streaming = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, _: Exception | None) -> None:
         if self._streaming:

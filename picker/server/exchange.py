@@ -89,8 +89,7 @@ class StandardExchange:
         remove = []
         if _ACCEPT_ENCODING in head.headers:
             remove.append(_ACCEPT_ENCODING)  # usage is read from the response's text
-        metadata = wire.decision_metadata(decision, self._first.metadata_context, ours=False)
-        return wire.on_headers(decision, headers, metadata, remove)
+        return wire.decided(decision, self._first.metadata_context, headers, remove)
 
     async def _response(self) -> None:
         while True:

@@ -6,13 +6,13 @@ Standard path (Endpoint Picker protocol): FULL_DUPLEX_STREAMED both ways.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final, TypeAlias
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
 import grpc
 from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
-from google.protobuf.struct_pb2 import Struct
 
 from picker import names
 from picker.core import Picker
@@ -22,12 +22,13 @@ from picker.server.exchange import StandardExchange
 
 SERVICE: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 
-_Reply: TypeAlias = Callable[[Decision, Sequence[tuple[str, str]], Struct], bytes]
-
 _NOT_DUPLEX: Final = (
     "This port speaks the Endpoint Picker protocol: set request_body_mode and"
     " response_body_mode to FULL_DUPLEX_STREAMED, and trailer modes to SEND."
 )
+
+_SENT_TOLD_S: Final = 1.0
+"""gRPC tells whether a message was sent within this time, or never."""
 
 Context = grpc.aio.ServicerContext[ProcessingRequest, bytes]
 
@@ -79,26 +80,39 @@ class ExternalProcessor:
         write: Callable[[bytes], Awaitable[None]],
     ) -> None:
         head = wire.request_head(first, self._picker.now())
-        if first.request_headers.end_of_stream:
-            outcome = await self._picker.decide(head, b"")
-            reply: _Reply = wire.on_headers
-        else:
+        body = b""
+        without_body = first.request_headers.end_of_stream
+        if not without_body:
             await write(wire.CONTINUE_REQUEST_HEADERS)
             message = await read()
             if not isinstance(message, ProcessingRequest) or not message.HasField("request_body"):
                 return
-            outcome = await self._picker.decide(head, message.request_body.body)
-            reply = wire.on_body
+            body = message.request_body.body
+        outcome = await self._picker.decide(head, body)
         if isinstance(outcome, Answer):
             await write(wire.immediate(outcome))
             return
-        metadata = wire.decision_metadata(outcome, first.metadata_context, ours=True)
+        decided = wire.decided_fast(
+            outcome, first.metadata_context, _fast_headers(outcome), on_body=not without_body
+        )
+        sending = asyncio.ensure_future(write(decided))
         try:
-            await write(reply(outcome, _fast_headers(outcome), metadata))
+            await asyncio.shield(sending)
         except BaseException:
-            # Envoy never learned of the decision, so its access log will not report it.
-            self._picker.abandon(outcome)
+            # Envoy ends the stream as soon as it has the decision, and that may cancel us before
+            # gRPC has told that it was sent. Only one that Envoy never got is given back: no
+            # access log will report its end.
+            if not await _was_sent(sending):
+                self._picker.abandon(outcome)
             raise
+
+
+async def _was_sent(sending: asyncio.Future[None]) -> bool:
+    await asyncio.wait([sending], timeout=_SENT_TOLD_S)
+    if not sending.done():
+        sending.cancel()
+        return False
+    return not sending.cancelled() and sending.exception() is None
 
 
 def _fast_headers(decision: Decision) -> tuple[tuple[str, str], ...]:

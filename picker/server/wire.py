@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
-from envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValue, HeaderValueOption, Metadata
+from envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValueOption, Metadata
 from envoy.service.ext_proc.v3.external_processor_pb2 import (
     BodyMutation,
     BodyResponse,
@@ -21,7 +21,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 )
 from envoy.type.v3.http_status_pb2 import HttpStatus
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.struct_pb2 import Struct
 
 from picker import names
 from picker.decision import Answer, Decision, RequestHead
@@ -30,6 +30,8 @@ BODY_CHUNK_BYTES: Final = 62_000
 """Largest body message; Envoy's default buffer takes no larger one."""
 ANSWER_DETAILS: Final = "penstock"
 """Response code details of what the picker answers itself."""
+
+Headers: TypeAlias = Sequence[tuple[str, str]]
 
 _OVERWRITE: Final = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
@@ -91,94 +93,88 @@ def _subset(metadata: Metadata) -> frozenset[str] | None:
     return frozenset(entry.strip() for entry in entries if entry.strip())
 
 
-def _option(key: str, value: str) -> HeaderValueOption:
-    return HeaderValueOption(
-        header=HeaderValue(key=key, raw_value=value.encode()), append_action=_OVERWRITE
-    )
+def _mutate(into: HeaderMutation, set_headers: Headers, remove: Iterable[str]) -> None:
+    for key, value in set_headers:
+        option = into.set_headers.add(append_action=_OVERWRITE)
+        option.header.key = key
+        option.header.raw_value = value.encode()
+    into.remove_headers.extend(remove)
 
 
-def mutation(set_headers: Sequence[tuple[str, str]], remove: Sequence[str]) -> HeaderMutation:
-    """Headers to set (replacing) and to remove."""
-    return HeaderMutation(
-        set_headers=[_option(key, value) for key, value in set_headers], remove_headers=remove
-    )
+def _fill(into: Struct, values: Mapping[str, object]) -> None:
+    fields = into.fields
+    for key, value in values.items():
+        if isinstance(value, bool):
+            fields[key].bool_value = value
+        elif isinstance(value, int | float):
+            fields[key].number_value = value
+        elif isinstance(value, Mapping):
+            _fill(fields[key].struct_value, value)
+        else:
+            fields[key].string_value = str(value)
 
 
-def _value(given: object) -> Value:
-    if isinstance(given, bool):
-        return Value(bool_value=given)
-    if isinstance(given, int | float):
-        return Value(number_value=given)
-    if isinstance(given, Mapping):
-        return Value(struct_value=_struct(given))
-    return Value(string_value=str(given))
-
-
-def _struct(given: Mapping[str, object]) -> Struct:
-    return Struct(fields={key: _value(value) for key, value in given.items()})
-
-
-def decision_metadata(decision: Decision, kept: Metadata | None, *, ours: bool) -> Struct:
-    """Dynamic metadata of a decision: the endpoints, and with ``ours`` what our filters need.
-
-    ``kept`` is the request's metadata context: other keys under ``envoy.lb`` stay.
-    """
-    balancing: dict[str, Value] = {}
-    if kept is not None and names.LB_NAMESPACE in kept.filter_metadata:
-        balancing.update(kept.filter_metadata[names.LB_NAMESPACE].fields)
-    balancing[names.DESTINATION] = Value(string_value=decision.destination)
+def _decide(
+    into: ProcessingResponse,
+    common: CommonResponse,
+    decision: Decision,
+    set_headers: Headers,
+    remove: Iterable[str],
+) -> None:
+    """The parts that a decision has in any transport. Messages are filled in place: building
+    them inside out copies each one into the next."""
+    setting = {name for name, _ in set_headers}
+    # Not every gateway removes before it sets.
+    _mutate(common.header_mutation, set_headers, (n for n in remove if n not in setting))
+    common.clear_route_cache = True
+    balancing = into.dynamic_metadata.fields[names.LB_NAMESPACE].struct_value
+    balancing.fields[names.DESTINATION].string_value = decision.destination
     if decision.scores is not None:
-        balancing[names.SCORES] = _value(decision.scores)
-    fields = {names.LB_NAMESPACE: Value(struct_value=Struct(fields=balancing))}
-    if ours:
-        fields[names.PENSTOCK_NAMESPACE] = _value(decision.metadata)
-    return Struct(fields=fields)
+        _fill(balancing.fields[names.SCORES].struct_value, decision.scores)
+
+
+def _keep(into: ProcessingResponse, context: Metadata) -> None:
+    """Other keys under ``envoy.lb`` of the request's metadata stay as they are."""
+    if names.LB_NAMESPACE in context.filter_metadata:
+        given = context.filter_metadata[names.LB_NAMESPACE]
+        into.dynamic_metadata.fields[names.LB_NAMESPACE].struct_value.CopyFrom(given)
 
 
 def immediate(answer: Answer) -> bytes:
     """An answer that the picker gives itself, without a replica."""
     response = ImmediateResponse(
-        status=HttpStatus(code=answer.status),
-        headers=mutation(answer.headers, ()),
-        body=answer.body,
-        details=ANSWER_DETAILS,
+        status=HttpStatus(code=answer.status), body=answer.body, details=ANSWER_DETAILS
     )
+    _mutate(response.headers, answer.headers, ())
     return _encoded(ProcessingResponse(immediate_response=response))
 
 
-def common(
-    decision: Decision, set_headers: Sequence[tuple[str, str]], also_remove: Sequence[str] = ()
-) -> CommonResponse:
-    """The part of an answer that carries the decision's headers."""
-    setting = {name for name, _ in set_headers}
-    # Not every gateway removes before it sets.
-    remove = [n for n in (*decision.remove_headers, *also_remove) if n not in setting]
-    return CommonResponse(header_mutation=mutation(set_headers, remove), clear_route_cache=True)
-
-
-def on_headers(
-    decision: Decision,
-    set_headers: Sequence[tuple[str, str]],
-    meta: Struct,
-    also_remove: Sequence[str] = (),
+def decided(
+    decision: Decision, context: Metadata, set_headers: Headers, also_remove: Sequence[str]
 ) -> bytes:
-    """The decision as the answer to the request's headers."""
-    response = common(decision, set_headers, also_remove)
-    return _encoded(
-        ProcessingResponse(
-            request_headers=HeadersResponse(response=response), dynamic_metadata=meta
-        )
-    )
+    """The decision on the standard transport: answers the request's headers."""
+    message = ProcessingResponse()
+    _keep(message, context)
+    remove = (*decision.remove_headers, *also_remove)
+    _decide(message, message.request_headers.response, decision, set_headers, remove)
+    return _encoded(message)
 
 
-def on_body(decision: Decision, set_headers: Sequence[tuple[str, str]], meta: Struct) -> bytes:
-    """The decision as the answer to the request's whole body (BUFFERED)."""
-    response = common(decision, set_headers)
+def decided_fast(
+    decision: Decision, context: Metadata, set_headers: Headers, *, on_body: bool
+) -> bytes:
+    """The decision on the fast path, with what our own filters need to know: answers the
+    request's whole body, or the headers of a request that has none."""
+    message = ProcessingResponse()
+    _keep(message, context)
+    part = message.request_body if on_body else message.request_headers
+    common = part.response
+    _decide(message, common, decision, set_headers, decision.remove_headers)
     if decision.body is not None:
-        response.body_mutation.CopyFrom(BodyMutation(body=decision.body))
-    return _encoded(
-        ProcessingResponse(request_body=BodyResponse(response=response), dynamic_metadata=meta)
-    )
+        common.body_mutation.body = decision.body
+    ours = message.dynamic_metadata.fields[names.PENSTOCK_NAMESPACE].struct_value
+    _fill(ours, decision.metadata)
+    return _encoded(message)
 
 
 def streamed_chunks(body: bytes, *, end_of_stream: bool = True) -> list[StreamedBodyResponse]:
@@ -215,15 +211,12 @@ def response_chunk(chunk: StreamedBodyResponse) -> bytes:
     )
 
 
-def on_response_headers(set_headers: Sequence[tuple[str, str]], remove: Sequence[str]) -> bytes:
+def on_response_headers(set_headers: Headers, remove: Sequence[str]) -> bytes:
     """Answer to the response's headers."""
-    return _encoded(
-        ProcessingResponse(
-            response_headers=HeadersResponse(
-                response=CommonResponse(header_mutation=mutation(set_headers, remove))
-            )
-        )
-    )
+    message = ProcessingResponse()
+    _mutate(message.response_headers.response.header_mutation, set_headers, remove)
+    message.response_headers.SetInParent()  # also when nothing changes
+    return _encoded(message)
 
 
 def response_head(headers: HttpHeaders) -> dict[str, str]:

@@ -71,6 +71,8 @@ class PoolState:
         self._free = list(range(_FIRST_SLOTS - 1, -1, -1))
         self._draining: set[int] = set()
         self._failures: dict[int, str] = {}
+        self._failed_s: list[float] = [_NEVER_S] * _FIRST_SLOTS
+        """By slot: when it was last marked failed."""
         self._signals_s: list[float] = [_NEVER_S] * _FIRST_SLOTS
         self._eligible_s: Floats = np.full(_FIRST_SLOTS, _NEVER_S)
         """By slot: when its signals came, or never when it may get no requests."""
@@ -105,11 +107,14 @@ class PoolState:
             self._refresh(slot)
         return Changes(added, removed)
 
-    def apply_signals(self, address: str, signals: Signals, now_s: float) -> None:
-        """Signals of a scrape that ended at ``now_s``; an unknown address is ignored (it may have
-        been removed while the scrape was under way)."""
+    def apply_signals(
+        self, address: str, signals: Signals, now_s: float, *, began_s: float | None = None
+    ) -> None:
+        """Signals of a scrape that ended at ``now_s``. An unknown address is ignored (it may have
+        been removed while the scrape was under way), and so is a scrape that began before the
+        endpoint was marked failed: it may have been answered by what is gone."""
         slot = self.slot_of.get(address)
-        if slot is None:
+        if slot is None or (began_s is not None and began_s < self._failed_s[slot]):
             return
         view = self.view
         view.waiting_requests[slot] = signals.waiting_requests
@@ -148,6 +153,7 @@ class PoolState:
         slot = self.slot_of.get(address)
         if slot is not None:
             self._failures[slot] = reason
+            self._failed_s[slot] = now_s
             self._signals_s[slot] = _NEVER_S
             self._refresh(slot)
 
@@ -185,6 +191,7 @@ class PoolState:
         self._addresses[slot] = ""
         self._generations[slot] += 1
         self._signals_s[slot] = _NEVER_S
+        self._failed_s[slot] = _NEVER_S
         self._eligible_s[slot] = _NEVER_S
         self._failures.pop(slot, None)
         self._free.append(slot)
@@ -202,6 +209,7 @@ class PoolState:
         more = slots - before
         self._eligible_s = np.concatenate([self._eligible_s, np.full(more, _NEVER_S)])
         self._signals_s += [_NEVER_S] * more
+        self._failed_s += [_NEVER_S] * more
         self._addresses += [""] * more
         self._generations += [0] * more
         self.kv_block_tokens += [0] * more

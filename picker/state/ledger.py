@@ -72,7 +72,10 @@ class Ledger:
 
     def speed(self, pool: str) -> PrefillSpeed:
         """What is learned about the prefill speed of a pool."""
-        return self._speeds.setdefault(pool, PrefillSpeed())
+        speed = self._speeds.get(pool)
+        if speed is None:
+            speed = self._speeds[pool] = PrefillSpeed()
+        return speed
 
     def open(
         self,
@@ -93,7 +96,9 @@ class Ledger:
         self.settle_prefills(now_s)
         state = self._pools[pool]
         slot = state.slot_of[address]
-        lane = self._lanes.setdefault((pool, address), _Lane())
+        lane = self._lanes.get((pool, address))
+        if lane is None:
+            lane = self._lanes[pool, address] = _Lane()
         prompt_tokens = float(round(max(0.0, prompt_tokens)))
         uncached_tokens = min(prompt_tokens, float(round(max(0.0, uncached_tokens))))
         due_s = max(now_s, lane.busy_until_s) + self.speed(pool).prefill_s(uncached_tokens)

@@ -59,6 +59,7 @@ class Gateway:
         self.temp_dir = Path(tempfile.mkdtemp(prefix="pst-"))
         self.run_dir = self.temp_dir / "run" if run_dir else None
         self._output = folder / "up.log"
+        self._output.unlink(missing_ok=True)
         self._process: subprocess.Popen[bytes] | None = None
         self._family: list[psutil.Process] = []
         self.config: Json = {}

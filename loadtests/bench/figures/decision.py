@@ -39,8 +39,8 @@ def per_request(stand: Stand, effort: Effort) -> list[Row]:
                 cost_ms,
                 "ms",
                 f"whole process, user + system, access log included; {_CONNECTIONS} connections,"
-                f" {number(median(rates))} requests/s; median of {rounds},"
-                f" {number(min(costs_ms))} to {number(max(costs_ms))}",
+                f" {number(median(rates))} requests/s; median of"
+                f" {', '.join(map(number, costs_ms))}",
                 aim=aim,
                 met=met,
             )

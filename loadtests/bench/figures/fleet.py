@@ -16,8 +16,6 @@ from loadtests.bench.upstream import (
 
 REPLICAS = 100
 _REPLICA_BYTES = KV_BLOCKS * KV_BLOCK_TOKENS * TEXT_BYTES_PER_TOKEN
-_OVERFILL = 1.4
-"""Prompts spread unevenly; the fullest replica must not be the only full one."""
 _MB = 1e6
 _IDLE_AIM_CORES = 0.1
 _MEMORY_AIM_MB = 400.0
@@ -49,7 +47,8 @@ def memory(stand: Stand, effort: Effort) -> list[Row]:
     """The picker's memory once every replica's cache is believed to be full."""
     prompt_bytes = effort.of(8_000, 20_000)
     parts = 10
-    total_bytes = int(_OVERFILL * REPLICAS * _REPLICA_BYTES)
+    # More than fits: prompts spread unevenly, and every replica must be full, and then churn.
+    total_bytes = int(effort.of(1.8, 1.4) * REPLICAS * _REPLICA_BYTES)
     before = processes.memory(stand.pids["picker"])
     sizes_mb = []
     # Nothing in common: every block of every prompt is one of its own.

@@ -6,7 +6,7 @@ from loadtests.bench.figures.decision import saturated_rate
 from loadtests.bench.figures.measurement import Effort
 from loadtests.bench.prompts import PromptShape
 from loadtests.bench.rows import Row, number
-from loadtests.bench.stand import Stand
+from loadtests.bench.stand import Run, Stand
 from loadtests.bench.stats import Spread, spread
 
 _SHAPE = PromptShape(2_000)
@@ -30,12 +30,13 @@ def _compare(stand: Stand, effort: Effort, *, max_tokens: int, stream: bool) -> 
         stand, _SHAPE, effort.of(2.0, 1.0), max_tokens=max_tokens, stream=stream
     )
     times_s: dict[bool, list[float]] = {False: [], True: []}
+    runs: dict[bool, list[Run]] = {False: [], True: []}
     for n in range(slices):
         for plain in (False, True) if n % 2 else (True, False):
             effort.say(
                 f"{what}: slice {n + 1} of {slices}, {'Envoy alone' if plain else 'gateway'}"
             )
-            result = stand.load(
+            run = stand.load(
                 _SHAPE,
                 plain=plain,
                 connections=_CONNECTIONS,
@@ -43,7 +44,9 @@ def _compare(stand: Stand, effort: Effort, *, max_tokens: int, stream: bool) -> 
                 seconds=slice_s,
                 max_tokens=max_tokens,
                 stream=stream,
-            ).result
+            )
+            runs[plain].append(run)
+            result = run.result
             times = result.first_bytes_s if stream else result.latencies_s
             times_s[plain] += times[int(_SETTLE * len(times)) :]
     kind = f"streams of {max_tokens} tokens" if stream else "whole answers"
@@ -52,7 +55,24 @@ def _compare(stand: Stand, effort: Effort, *, max_tokens: int, stream: bool) -> 
         f" request was due; {slices} slices of {slice_s:g} s each way in turn,"
         f" {len(times_s[False])} requests"
     )
-    return _rows(what, spread(times_s[False]), spread(times_s[True]), how)
+    rows = _rows(what, spread(times_s[False]), spread(times_s[True]), how)
+    if not stream:
+        rows.append(_envoy_row(runs[False], runs[True]))
+    return rows
+
+
+def _envoy_row(ours: list[Run], alone: list[Run]) -> Row:
+    """A by-product of the same load: what the filters cost Envoy."""
+    ours_us, alone_us = (
+        sum(run.cpu_s[name] for run in runs) / sum(run.result.answered for run in runs) * 1e6
+        for name, runs in (("envoy", ours), ("plain", alone))
+    )
+    return Row(
+        "Envoy CPU per request, our filters",
+        ours_us,
+        "us",
+        f"the same load; Envoy alone {number(alone_us)} us: {ours_us / alone_us:.1f} times",
+    )
 
 
 def _rows(what: str, ours: Spread, alone: Spread, how: str) -> list[Row]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import orjson
 import pytest
@@ -15,17 +17,20 @@ from tests.picker.fleet import chat, decided, fleet
 _TEXTS = st.sampled_from(
     ["model", "a", "stream_options", "é", '"model":"a"', "\\", '\\"', 'x"model', "null", "{", ""]
 )
-_VALUES = st.recursive(
+Document: TypeAlias = Mapping[str, object]
+_VALUES: st.SearchStrategy[object] = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | _TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3),
     max_leaves=8,
 )
-_DOCUMENTS = st.dictionaries(_TEXTS, _VALUES, max_size=5)
-_OPTIONS = st.none() | st.dictionaries(st.sampled_from(["include_usage", "x"]), _VALUES)
+_DOCUMENTS: st.SearchStrategy[Document] = st.dictionaries(_TEXTS, _VALUES, max_size=5)
+_OPTIONS: st.SearchStrategy[object] = st.none() | st.dictionaries(
+    st.sampled_from(["include_usage", "x"]), _VALUES
+)
 
 
 @st.composite
-def bodies(draw: st.DrawFn, document: st.SearchStrategy[dict[str, object]] = _DOCUMENTS) -> bytes:
+def bodies(draw: st.DrawFn, document: st.SearchStrategy[Document] = _DOCUMENTS) -> bytes:
     """A document with members in any order, perhaps with spaces, escapes and repeated keys."""
     members = draw(st.permutations(list(draw(document).items())))
     if draw(st.booleans()):
@@ -42,7 +47,7 @@ def bodies(draw: st.DrawFn, document: st.SearchStrategy[dict[str, object]] = _DO
     return f"{space}{{{space}{inner}{space}}}{space}".encode()
 
 
-_MODELS = st.fixed_dictionaries(
+_MODELS: st.SearchStrategy[Document] = st.fixed_dictionaries(
     {"model": st.sampled_from(["a", "", None, "é", 'q"\\'])}, optional={"x": _VALUES, "é": _VALUES}
 )
 
@@ -60,7 +65,12 @@ def test_with_model(body: bytes) -> None:
     assert orjson.loads(changed) == {**document, "model": "served"}
 
 
-@given(bodies() | bodies(st.fixed_dictionaries({"stream_options": _OPTIONS, "x": _VALUES})))
+_STREAMS: st.SearchStrategy[Document] = st.fixed_dictionaries(
+    {"stream_options": _OPTIONS, "x": _VALUES}
+)
+
+
+@given(bodies() | bodies(_STREAMS))
 @example(b'{"x":{"stream_options":null}}')
 @example(b'{"x":{"stream_options":{}},"stream_options":{"include_usage":false}}')
 @example(b'{"stream_options":{"a":{"b":1}}}')

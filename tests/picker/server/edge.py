@@ -20,7 +20,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
     ProcessingResponse,
     ProtocolConfiguration,
 )
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.struct_pb2 import Struct
 
 from picker import names
@@ -110,9 +110,7 @@ class Exchange:
     response_removed: list[str] = field(default_factory=list)
 
     async def receive(self) -> ProcessingResponse:
-        message = await self.call.read()
-        assert isinstance(message, ProcessingResponse), "the stream ended"
-        return message
+        return await next_message(self.call)
 
     async def respond(
         self,
@@ -171,7 +169,8 @@ class Exchange:
         assert message.HasField("response_body")
         part = message.response_body.response.body_mutation.streamed_response
         assert part.end_of_stream == end
-        return part.body
+        body: bytes = part.body
+        return body
 
     async def finish(
         self, usage: tuple[int, int, int] = (10, 5, 0), *, address: str | None = None
@@ -306,6 +305,7 @@ class Edge:
 
     async def log(self, entries: Sequence[HTTPAccessLogEntry]) -> None:
         """Send access log entries as Envoy does, and wait until they are taken."""
+        method: grpc.aio.StreamUnaryMultiCallable[StreamAccessLogsMessage, bytes]
         method = self.channel.stream_unary(
             f"/{ACCESS_LOGS}/StreamAccessLogs",
             request_serializer=StreamAccessLogsMessage.SerializeToString,
@@ -338,6 +338,11 @@ def entry_of(reply: Reply, usage: tuple[int, int, int], address: str) -> HTTPAcc
 
 
 def _struct(values: Mapping[str, object]) -> Struct:
-    struct = Struct()
-    struct.update(dict(values))
-    return struct
+    return ParseDict(dict(values), Struct())
+
+
+async def next_message(call: Call) -> ProcessingResponse:
+    """What the picker says next; there must be something."""
+    message = await call.read()
+    assert isinstance(message, ProcessingResponse), "the stream ended"
+    return message

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest as Request
+from grpc_health.v1.health_pb2 import HealthCheckResponse as Response
 
 from picker.server.health import Health
 from tests.picker.fleet import POOL, address, fleet
 from tests.picker.server.conftest import Served
 
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVING = Response.SERVING
+NOT_SERVING = Response.NOT_SERVING
 READY = ("", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor", "anything")
 
 
 async def check(channel: grpc.aio.Channel, service: str) -> int:
-    request = health_pb2.HealthCheckRequest(service=service)
-    status: int = (await health_pb2_grpc.HealthStub(channel).Check(request)).status
-    return status
+    request = Request(service=service)
+    method: grpc.aio.UnaryUnaryMultiCallable[Request, Response] = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=Request.SerializeToString,
+        response_deserializer=Response.FromString,
+    )
+    return (await method(request)).status
+
+
+async def following(call: grpc.aio.UnaryStreamCall[Request, Response]) -> int:
+    """The next status that a watcher is told."""
+    response = await call.read()
+    assert isinstance(response, Response)
+    return response.status
 
 
 @pytest.mark.parametrize("service", [*READY, "liveness"])
@@ -47,18 +59,21 @@ async def test_check_on_the_other_ports(served: Served) -> None:
 @pytest.mark.parametrize("service", READY)
 async def test_watch_tells_every_change_once(served: Served, service: str) -> None:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.health_port}") as channel:
-        call = health_pb2_grpc.HealthStub(channel).Watch(
-            health_pb2.HealthCheckRequest(service=service)
+        method: grpc.aio.UnaryStreamMultiCallable[Request, Response] = channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            request_serializer=Request.SerializeToString,
+            response_deserializer=Response.FromString,
         )
-        assert (await call.read()).status == SERVING
+        call = method(Request(service=service))
+        assert await following(call) == SERVING
         await served.health.refresh()
         served.fleet.picker.draining = True
         await served.health.refresh()
-        assert (await call.read()).status == NOT_SERVING
+        assert await following(call) == NOT_SERVING
         served.fleet.picker.draining = False
         await served.health.refresh()
         await served.health.refresh()
-        assert (await call.read()).status == SERVING
+        assert await following(call) == SERVING
         call.cancel()
 
 

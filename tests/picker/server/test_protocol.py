@@ -121,7 +121,7 @@ async def test_scores_are_told_when_switched_on(edge: Edge) -> None:
     reply = await edge.ask(chat())
     scores = reply.metadata[names.LB_NAMESPACE][names.SCORES]
     assert isinstance(scores, dict)
-    assert list(scores) and set(scores) == set(reply.addresses)
+    assert set(scores) == set(reply.addresses)
 
 
 async def test_header_names_in_any_case_and_raw_values_first(edge: Edge) -> None:

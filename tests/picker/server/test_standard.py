@@ -14,7 +14,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 
 from picker.settings import RewriteRule, RewriteTarget
 from tests.picker.fleet import MODEL, address, chat
-from tests.picker.server.edge import JSON, SSE, Edge, header_map
+from tests.picker.server.edge import JSON, SSE, Edge, header_map, next_message
 
 POST = header_map({":method": "POST", ":path": "/v1/chat/completions"})
 
@@ -52,7 +52,7 @@ async def test_nothing_is_answered_before_the_body_has_ended(edge: Edge) -> None
     await edge.ask(chat())
     assert len(edge.fleet.seen.completions) == 1
     await call.write(ProcessingRequest(request_body=HttpBody(body=body[10:], end_of_stream=True)))
-    assert (await call.read()).HasField("request_headers")
+    assert (await next_message(call)).HasField("request_headers")
     call.cancel()
 
 
@@ -61,10 +61,10 @@ async def test_trailers_of_the_request(edge: Edge) -> None:
     await call.write(edge.first(POST, Metadata(), ends=False))
     await call.write(ProcessingRequest(request_body=HttpBody(body=chat())))
     await call.write(ProcessingRequest(request_trailers=HttpTrailers()))
-    assert (await call.read()).HasField("request_headers")
-    part = (await call.read()).request_body.response.body_mutation.streamed_response
+    assert (await next_message(call)).HasField("request_headers")
+    part = (await next_message(call)).request_body.response.body_mutation.streamed_response
     assert (part.body, part.end_of_stream) == (chat(), False)
-    assert (await call.read()).HasField("request_trailers")
+    assert (await next_message(call)).HasField("request_trailers")
     call.cancel()
 
 
@@ -73,7 +73,7 @@ async def test_too_large_a_body_is_refused_before_its_end(edge: Edge) -> None:
     call = edge.call()
     await call.write(edge.first(POST, Metadata(), ends=False))
     await call.write(ProcessingRequest(request_body=HttpBody(body=b"x" * 1001)))
-    assert (await call.read()).immediate_response.status.code == 413
+    assert (await next_message(call)).immediate_response.status.code == 413
     call.cancel()
 
 

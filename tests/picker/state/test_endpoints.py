@@ -144,3 +144,12 @@ def test_a_burst_for_one_adapter_finds_it_expected_before_the_next_scrape() -> N
     pool.apply_signals(A, SIGNALS, 101.0)
     assert not adapter.running[slot]
     assert pool.view.lora_active[slot] == 2
+
+
+def test_a_scrape_that_began_before_the_failure_does_not_heal() -> None:
+    pool = pool_with(A)
+    pool.mark_failed(A, 101.0, "refused")
+    pool.apply_signals(A, SIGNALS, 101.2, began_s=100.9)
+    assert candidates(pool, 101.2) == []
+    pool.apply_signals(A, SIGNALS, 101.3, began_s=101.1)
+    assert candidates(pool, 101.3) == [A]

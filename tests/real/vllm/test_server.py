@@ -15,19 +15,17 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from tests.real.vllm import install
 from tests.real.vllm.model import make, sentence
+from tests.real.vllm.needed import need_vllm
 from tests.real.vllm.server import Replica, ReplicaError, ReplicaOptions
 
-pytestmark = [
-    pytest.mark.vllm,
-    pytest.mark.asyncio(loop_scope="module"),
-    pytest.mark.skipif(not install.installed(), reason="run tests/real/vllm/install.py first"),
-]
+pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
 ADAPTER = "tiny-poet"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    need_vllm()
     return tmp_path_factory.mktemp("vllm")
 
 

@@ -1,0 +1,209 @@
+"""What is limited and how: dimensions, rules, buckets, takes and reservations.
+
+Amounts are whole numbers: requests, tokens, micro-units of money. Instants are whole milliseconds
+since the Unix epoch, durations whole milliseconds. Nothing here is a float, so nothing drifts.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+MAX_LIMIT: Final = 10**15
+"""Largest capacity, limit or refill. With `MAX_AMOUNT` it keeps every number of the Redis scripts,
+whose arithmetic is in doubles, below 2^53: a bucket would need a debt of 8,000 times MAX_AMOUNT."""
+MAX_AMOUNT: Final = 10**12
+"""Largest amount of one take or one charge."""
+MAX_PERIOD_MS: Final = 2**32 - 1
+"""Longest refill period (49.7 days); products of two such numbers are split at 2^20 in Lua."""
+
+SECOND_MS: Final = 1_000
+DAY_MS: Final = 86_400_000
+
+
+class LimitError(ValueError):
+    """A rule, bucket or amount cannot be; the message says which value and what would be right."""
+
+
+class Dimension(enum.Enum):
+    """What a bucket counts."""
+
+    REQUESTS = "requests"
+    INPUT_TOKENS = "input_tokens"
+    OUTPUT_TOKENS = "output_tokens"
+    TOTAL_TOKENS = "total_tokens"
+    WEIGHTED_TOKENS = "weighted_tokens"
+    CONCURRENCY = "concurrency"
+    """Requests in flight."""
+    MONEY = "money"
+    """Micro-units of the price table's currency."""
+
+
+TOKEN_DIMENSIONS: Final = frozenset(
+    {
+        Dimension.INPUT_TOKENS,
+        Dimension.OUTPUT_TOKENS,
+        Dimension.TOTAL_TOKENS,
+        Dimension.WEIGHTED_TOKENS,
+    }
+)
+
+
+class Period(enum.Enum):
+    """A calendar unit, UTC."""
+
+    SECOND = "second"
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+NOMINAL_MS: Final = {
+    Period.SECOND: SECOND_MS,
+    Period.MINUTE: 60 * SECOND_MS,
+    Period.HOUR: 3_600 * SECOND_MS,
+    Period.DAY: DAY_MS,
+    Period.MONTH: 30 * DAY_MS,
+}
+"""Length of a period as a refill interval; a month counts 30 days there."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBucket:
+    """Starts full with ``capacity``, gains ``refill`` every ``period_ms``, continuously.
+
+    Raises LimitError unless 1 <= capacity, refill <= MAX_LIMIT and 1 <= period_ms <= MAX_PERIOD_MS.
+    """
+
+    capacity: int
+    refill: int
+    period_ms: int
+
+    def __post_init__(self) -> None:
+        _whole("capacity", self.capacity, MAX_LIMIT)
+        _whole("refill", self.refill, MAX_LIMIT)
+        _whole("period_ms", self.period_ms, MAX_PERIOD_MS)
+
+    @classmethod
+    def per(cls, period: Period, limit: int, *, burst: int | None = None) -> TokenBucket:
+        """``limit`` per period, at most ``burst`` (None: ``limit``) at once. A month: 30 days."""
+        return cls(limit if burst is None else burst, limit, NOMINAL_MS[period])
+
+
+@dataclass(frozen=True, slots=True)
+class CalendarWindow:
+    """At most ``limit`` in each calendar period, UTC.
+
+    Raises LimitError unless 1 <= limit <= MAX_LIMIT.
+    """
+
+    limit: int
+    period: Period
+
+    def __post_init__(self) -> None:
+        _whole("limit", self.limit, MAX_LIMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """At most ``limit`` held at once. Raises LimitError unless 1 <= limit <= MAX_LIMIT."""
+
+    limit: int
+
+    def __post_init__(self) -> None:
+        _whole("limit", self.limit, MAX_LIMIT)
+
+
+Rule = TokenBucket | CalendarWindow | Concurrency
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One limit of one descriptor."""
+
+    key: str
+    """Unique within the tenant and stable over restarts: descriptor, dimension and period."""
+    dimension: Dimension
+    rule: Rule
+    name: str = ""
+    """For people: ``tokens per minute of tenant acme``."""
+    shadow: bool = False
+    """Counts and reports, never refuses."""
+
+    @property
+    def limit(self) -> int:
+        """The most that one take can ever get."""
+        return self.rule.capacity if isinstance(self.rule, TokenBucket) else self.rule.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """An amount wanted from a bucket. Raises LimitError unless 0 <= amount <= MAX_AMOUNT."""
+
+    bucket: Bucket
+    amount: int
+
+    def __post_init__(self) -> None:
+        check_amount(f"amount from {self.bucket.key!r}", self.amount)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A take that was granted."""
+
+    take: Take
+    at_ms: int
+    """The bucket's `State.at_ms` when it was taken: for a calendar window, the window's start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """What a request in flight holds until it is settled or its lease ends."""
+
+    id: str
+    holds: tuple[Hold, ...]
+    created_ms: int
+    lease_until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a bucket stands, as the ``x-ratelimit-*`` headers tell it."""
+
+    bucket: Bucket
+    limit: int
+    remaining: int
+    """Not below 0; a debt shows in ``reset_ms``."""
+    reset_ms: int
+    """Until the bucket is full or its window ends, if nobody takes anything. 0 for concurrency."""
+
+    @property
+    def reset_s(self) -> float:
+        """``reset_ms`` in seconds."""
+        return self.reset_ms / 1_000
+
+
+def check_amount(what: str, amount: int) -> None:
+    """Raises LimitError unless 0 <= amount <= MAX_AMOUNT."""
+    if type(amount) is not int or not 0 <= amount <= MAX_AMOUNT:
+        raise LimitError(f"{what} must be a whole number from 0 to {MAX_AMOUNT}, got {amount!r}")
+
+
+def check_takes(takes: Iterable[Take]) -> None:
+    """Raises LimitError when two takes name one bucket key."""
+    seen: set[str] = set()
+    for take in takes:
+        if take.bucket.key in seen:
+            raise LimitError(
+                f"bucket {take.bucket.key!r} is taken from twice in one reservation:"
+                " add the amounts up, or give the buckets different keys"
+            )
+        seen.add(take.bucket.key)
+
+
+def _whole(what: str, value: int, most: int) -> None:
+    if type(value) is not int or not 1 <= value <= most:
+        raise LimitError(f"{what} must be a whole number from 1 to {most}, got {value!r}")

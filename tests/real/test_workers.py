@@ -1,0 +1,145 @@
+"""Several picker workers: one mind, whichever of them decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from openai import AsyncOpenAI
+from openai.types.chat import ChatCompletionMessageParam
+
+from tests.real.gateway import Gateway, Json, eventually
+from tests.real.load import Load
+from tests.real.replicas import Replica
+
+pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
+
+REPLICAS = 4
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def replicas(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[Replica]]:
+    folder = tmp_path_factory.mktemp("replicas")
+    made = [Replica(folder, "--step-ms=2") for _ in range(REPLICAS)]
+    await asyncio.gather(*(replica.start() for replica in made))
+    yield made
+    for replica in made:
+        replica.kill()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(
+    replicas: list[Replica], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Gateway]:
+    endpoints = [replica.address for replica in replicas]
+    config: Json = {
+        "picker": {"workers": 2},
+        "pools": [{"name": "chat", "type": "static", "endpoints": endpoints}],
+    }
+    async with Gateway(tmp_path_factory.mktemp("gateway"), config) as running:
+        await running.healthy(*endpoints)
+        yield running
+
+
+async def nothing_in_flight(gateway: Gateway) -> None:
+    """Returns when every worker says so."""
+
+    async def so() -> bool:
+        pickers = (await gateway.status())["pickers"]
+        assert isinstance(pickers, list)
+        assert len(pickers) == 2
+        return all(picker["in_flight_requests"] == 0 for picker in pickers)
+
+    took_s = await eventually(so, "no worker has anything in flight")
+    print(f"nothing in flight after {took_s:.2f} s")
+
+
+async def test_every_turn_goes_where_the_last_one_went(gateway: Gateway) -> None:
+    """Also with other conversations at the same time: what was said is always cached."""
+
+    async def converse(number: int) -> list[float]:
+        """Share of each later turn's known tokens that were cached."""
+        said = " ".join(f"{number} word{n}" for n in range(150))
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": said}]
+        shares, known = [], 0
+        async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key="-", max_retries=0) as client:
+            for turn in range(5):
+                answer = await client.chat.completions.create(
+                    model="m", messages=messages, max_tokens=20
+                )
+                usage = answer.usage
+                assert usage is not None
+                assert usage.prompt_tokens_details is not None
+                cached = usage.prompt_tokens_details.cached_tokens or 0
+                if turn:
+                    shares.append(cached / known)
+                known = usage.total_tokens
+                messages += [
+                    {"role": "assistant", "content": answer.choices[0].message.content},
+                    {"role": "user", "content": f"and then {turn}?"},
+                ]
+        return shares
+
+    shares = await asyncio.gather(*(converse(number) for number in range(12)))
+    assert min(share for each in shares for share in each) > 0.95
+    await nothing_in_flight(gateway)
+
+
+async def test_both_workers_decide(gateway: Gateway) -> None:
+    async with Load(gateway.url) as load:
+        await load.more(40)
+    assert load.failures == []
+    assert gateway.run_dir is not None
+    connector = aiohttp.UnixConnector(str(gateway.run_dir / "envoy-admin.sock"))
+    async with aiohttp.ClientSession("http://envoy", connector=connector) as session:
+        lines = (await (await session.get("/clusters")).text()).splitlines()
+    asked = [line for line in lines if ".sock::rq_total::" in line]
+    assert len(asked) == 2
+    assert all(int(line.rpartition("::")[2]) > 10 for line in asked)
+    await nothing_in_flight(gateway)
+
+
+async def test_the_number_of_workers_changes_under_load(gateway: Gateway) -> None:
+    config: Any = dict(gateway.config)
+    async with Load(gateway.url) as load:
+        for workers in (3, 1, 2):
+            gateway.write({**config, "picker": {"workers": workers}})
+
+            async def there(workers: int = workers) -> bool:
+                pickers = (await gateway.status())["pickers"]
+                assert isinstance(pickers, list)
+                return len(pickers) == workers and all(
+                    picker["state"] == "ready" for picker in pickers
+                )
+
+            await eventually(there, f"{workers} workers are ready", timeout_s=60)
+            await load.more(20)
+    assert load.failures == []
+
+
+async def test_a_burst_over_two_workers_spreads(
+    gateway: Gateway, replicas: list[Replica]
+) -> None:
+    """Sent within one scrape interval: only what the workers tell each other spreads it."""
+    before = [await replica.metric("vllm:generation_tokens_total") for replica in replicas]
+    async with aiohttp.ClientSession(gateway.url) as session:
+        answers = await asyncio.gather(
+            *(
+                session.post(
+                    "/v1/completions",
+                    json={"model": "m", "prompt": f"{n} " + "hello " * 200, "max_tokens": 10},
+                )
+                for n in range(80)
+            )
+        )
+    assert {answer.status for answer in answers} == {200}
+    after = [await replica.metric("vllm:generation_tokens_total") for replica in replicas]
+    served = [(now - then) / 10 for now, then in zip(after, before, strict=True)]
+    assert sum(served) == 80
+    assert min(served) >= 10
+    assert max(served) <= 32
+    await nothing_in_flight(gateway)
