@@ -89,7 +89,10 @@ class Supervisor:
         await self._first_of_each_picker()
         if config.envoy.enabled:
             self.envoy = Envoy(
-                config.envoy, self.run_dir.path, self.run_dir.logs / "envoy.log", self._notify
+                config.envoy,
+                self.run_dir.path,
+                self.run_dir.logs / "envoy.log",
+                self._envoy_changed,
             )
             self.envoy.start(self._plan(), self._addresses())
             await self.envoy.child.wait_ready()
@@ -162,11 +165,11 @@ class Supervisor:
         ):
             log.warning("a picker port has changed: that takes a restart of Penstock")
         self.config, self.accepted_s, self.refused = config, time.time(), None
+        await self._fewer_pickers(config.picker.workers)
         # Pools first: a new pool must be known before a model leads to it.
         self._assign(config)
         await self.fleet.reconfigure(config.pools)
-        if before.picker.workers != config.picker.workers:
-            await self._restart_pickers()
+        await self._more_pickers(config.picker.workers)
         self._pools_changed()
         log.info("the changed configuration is in force")
 
@@ -214,6 +217,11 @@ class Supervisor:
         sockets = tuple(self.run_dir.picker_socket(i) for i in indices)
         return derive.envoy_plan(self.config, self.run_dir.path, sockets)
 
+    def _envoy_changed(self) -> None:
+        if self.envoy is not None and self.envoy.child.state is ChildState.BACKOFF:
+            self.control.assign(proxy_generation=self.envoy.child.restarts + 1)
+        self._notify()
+
     def _pickers_changed(self) -> None:
         if self.envoy is not None:  # one that has ended gets no more requests
             self.envoy.update(self._plan(), self._addresses())
@@ -259,21 +267,18 @@ class Supervisor:
     # -- pickers
 
     def _run_pickers(self, workers: int) -> None:
-        self.pickers = [self._picker(index, workers) for index in range(workers)]
+        self.pickers = [self._picker(index) for index in range(workers)]
         for child in self.pickers:
             child.start()
 
-    async def _restart_pickers(self) -> None:
-        """Another number of workers, which each of them must know: one after the other is
-        replaced, so that there is always one that serves."""
-        workers, before = self.config.picker.workers, len(self.pickers)
-        for index in range(before, workers):
-            self.pickers.append(self._picker(index, workers))
+    async def _more_pickers(self, workers: int) -> None:
+        """Start what is missing; those that run have been told how many there will be."""
+        for index in range(len(self.pickers), workers):
+            self.pickers.append(self._picker(index))
             await self._begin(self.pickers[index])
-        for index in range(min(before, workers)):
-            await self._retire(self.pickers[index])
-            self.pickers[index] = self._picker(index, workers)
-            await self._begin(self.pickers[index])
+
+    async def _fewer_pickers(self, workers: int) -> None:
+        """End those that are too many, while the others still tell them how their requests end."""
         for child in self.pickers[workers:]:
             await self._retire(child)
         del self.pickers[workers:]
@@ -292,11 +297,11 @@ class Supervisor:
         await child.stop()
         self._retiring = None
 
-    def _picker(self, index: int, workers: int) -> Child:
+    def _picker(self, index: int) -> Child:
         name = f"picker-{index}"
         command = (
             *(sys.executable, "-m", "gateway.worker", "--run-dir", str(self.run_dir.path)),
-            *("--index", str(index), "--workers", str(workers)),
+            *("--index", str(index)),
         )
 
         async def ready() -> bool:

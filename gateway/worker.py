@@ -44,7 +44,7 @@ _DRAIN_GRACE_S: Final = 5.0
 class Worker:
     """One picker process."""
 
-    def __init__(self, run: RunDir, *, index: int, workers: int) -> None:
+    def __init__(self, run: RunDir, *, index: int) -> None:
         self._run = run
         self._index = index
         self._name = f"picker-{index}"
@@ -61,13 +61,13 @@ class Worker:
         self._peers = LocalPeers(
             self._picker,
             own=run.peer_socket(index),
-            others=[run.peer_socket(i) for i in range(workers) if i != index],
+            others=(),
         )
-        self._alone = workers == 1
         self._scraper: Scraper | None = None
         self._servers: Servers | None = None
         self._config: Config | None = None
         self._applied_version = 0
+        self._proxy_generation = 0
         self._latest: control_pb2.Assignment | None = None
         self._configuration = b""
         """Came with an assignment and is not applied yet."""
@@ -78,7 +78,7 @@ class Worker:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until SIGTERM or a drain order, then finish what runs."""
+        """Serve until SIGTERM, then finish what runs."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -87,8 +87,7 @@ class Worker:
         attached = asyncio.create_task(client.run())
         ticking = asyncio.create_task(self._tick())
         applying = asyncio.create_task(self._applier())
-        if not self._alone:
-            self._peers.start()
+        self._peers.start()
         try:
             stopped = asyncio.create_task(self._stop.wait())
             done, _ = await asyncio.wait(
@@ -109,8 +108,7 @@ class Worker:
             await self._servers.stop(_DRAIN_GRACE_S)
         if self._scraper is not None:
             await self._scraper.close()
-        if not self._alone:
-            self._peers.stop()
+        self._peers.stop()
         self._telemetry.close()
 
     # -- what the supervisor says
@@ -127,9 +125,6 @@ class Worker:
             self._wake.clear()
             assignment = self._latest
             assert assignment is not None
-            if assignment.drain:
-                self._stop.set()
-                return
             if self._configuration:
                 configuration, self._configuration = self._configuration, b""
                 await self._configure(from_json(configuration))
@@ -137,6 +132,9 @@ class Worker:
             if self._servers is None:
                 await self._first_look(assignment)
                 await self._serve()
+            if assignment.proxy_generation != self._proxy_generation:
+                self._proxy_generation = assignment.proxy_generation
+                self._picker.forget_all()
             self._applied_version = assignment.version
 
     async def _first_look(self, assignment: control_pb2.Assignment) -> None:
@@ -144,7 +142,7 @@ class Worker:
         wanted = {(pool.pool, e.address) for pool in assignment.pools for e in pool.endpoints}
         try:
             async with asyncio.timeout(_FIRST_LOOK_S):
-                while not wanted <= self._looked_at:
+                while not wanted <= self._looked_at:  # noqa: ASYNC110 - once, at the start
                     await asyncio.sleep(_FIRST_LOOK_S / 100)
         except TimeoutError:
             log.info("some replicas do not answer yet")
@@ -157,6 +155,8 @@ class Worker:
     async def _configure(self, config: Config) -> None:
         self._picker.configure(derive.picker_settings(config))
         self._telemetry.configure(config.telemetry)
+        workers = range(config.picker.workers)
+        self._peers.follow(self._run.peer_socket(i) for i in workers if i != self._index)
         before, self._config = self._config, config
         if (
             self._scraper is None
@@ -259,13 +259,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="One picker process of Penstock.")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--index", type=int, required=True)
-    parser.add_argument("--workers", type=int, required=True)
     given = parser.parse_args(arguments)
     use_fixed_process()
     registry.load_plugins()
-    worker = Worker(
-        RunDir(given.run_dir, temporary=False), index=given.index, workers=given.workers
-    )
+    worker = Worker(RunDir(given.run_dir, temporary=False), index=given.index)
     uvloop.run(worker.run())
 
 

@@ -152,9 +152,20 @@ class Picker:
 
     # -- deciding
 
-    async def decide(self, head: RequestHead, body: bytes) -> Decision | Answer:
-        """One request to a decision, or to the picker's own answer; never raises for bad input."""
-        context = self._context(head, body)
+    def next_id(self) -> str:
+        """An id for one request, unique over all pickers."""
+        self._count += 1
+        return f"{self.id}-{self._count}"
+
+    async def decide(
+        self,
+        head: RequestHead,
+        body: bytes,
+        id: str | None = None,  # noqa: A002 - the request's id
+    ) -> Decision | Answer:
+        """One request to a decision, or to the picker's own answer; never raises for bad input.
+        ``id`` comes from ``next_id`` where the data plane had to know it before."""
+        context = self._context(head, body, id)
         try:
             self._run(context)
             if context.answer is not None:
@@ -193,9 +204,8 @@ class Picker:
             )
         )
 
-    def _context(self, head: RequestHead, body: bytes) -> RequestContext:
-        self._count += 1
-        return RequestContext(f"{self.id}-{self._count}", head, body, form_of(head.path))
+    def _context(self, head: RequestHead, body: bytes, id: str | None = None) -> RequestContext:  # noqa: A002
+        return RequestContext(id or self.next_id(), head, body, form_of(head.path))
 
     def _run(self, context: RequestContext) -> None:
         if self.draining:
@@ -362,6 +372,11 @@ class Picker:
         now_s = self.now()
         self.ledger.settle_prefills(now_s)
         for entry in self.ledger.expire(now_s):
+            self._forget(entry)
+
+    def forget_all(self) -> None:
+        """The data plane was started anew: nothing that was in flight will be reported."""
+        for entry in self.ledger.close_all():
             self._forget(entry)
 
     def _forget(self, entry: InFlight) -> None:

@@ -26,6 +26,8 @@ ORIGINAL_PATHS: Final = ("x-original-path", "x-forwarded-path")
 
 PENSTOCK_NAMESPACE: Final = "penstock"
 """Dynamic metadata of our own: what the decision tells the Lua filter and the access log."""
+ASKED: Final = "asked"
+"""Key in it: the id of a request that is being decided; ``id`` once Envoy has the decision."""
 LUA_NAMESPACE: Final = "penstock.lua"
 """Dynamic metadata that the Lua filter leaves for the access log."""
 USAGE_NAMESPACE: Final = "penstock.usage"

@@ -58,7 +58,7 @@ class ControlServer:
         *,
         configuration: bytes | None = None,
         pools: Mapping[str, Iterable[EndpointSpec]] | None = None,
-        drain: bool | None = None,
+        proxy_generation: int | None = None,
     ) -> int:
         """Change the assignment, and return its version; what is not given stays."""
         changed = control_pb2.Assignment()
@@ -73,8 +73,8 @@ class ControlServer:
                     for spec in specs
                 ]
                 changed.pools.append(control_pb2.PoolEndpoints(pool=name, endpoints=members))
-        if drain is not None:
-            changed.drain = drain
+        if proxy_generation is not None:
+            changed.proxy_generation = proxy_generation
         changed.version = self._assignment.version + 1
         self._assignment = changed
         self._changed.set()

@@ -98,7 +98,7 @@ class Envoy:
         try:
             await self._admin.drain()
             async with asyncio.timeout(timeout_s):
-                while await self._admin.active_requests():
+                while await self._admin.active_requests():  # noqa: ASYNC110 - Envoy's, not ours
                     await asyncio.sleep(0.1)
             await asyncio.sleep(2 * render.LOG_FLUSH_S)  # else the last access logs were lost
         except TimeoutError:

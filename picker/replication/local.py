@@ -35,7 +35,8 @@ class LocalPeers:
     def __init__(self, picker: Picker, *, own: Path, others: Iterable[Path]) -> None:
         self._picker = picker
         self._own = own
-        self._others = {path: deque[bytes](maxlen=_MAX_BACKLOG) for path in others}
+        self._others: dict[Path, deque[bytes]] = {}
+        self.follow(others)
         self._batch = state_pb2.Batch(picker=picker.id)
         self._batch_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -55,6 +56,12 @@ class LocalPeers:
         asyncio.get_running_loop().add_reader(self._socket, self._receive)
         self._picker.peers = self
 
+    def follow(self, others: Iterable[Path]) -> None:
+        """Tell these from now on: pickers have come or gone."""
+        self._others = {
+            path: self._others.get(path, deque[bytes](maxlen=_MAX_BACKLOG)) for path in others
+        }
+
     def stop(self) -> None:
         """Send what waits, once, and close."""
         self._picker.peers = Alone()
@@ -68,6 +75,8 @@ class LocalPeers:
 
     def dispatched(self, sent: PeerDispatch) -> None:
         """A request was sent by this picker."""
+        if not self._others:
+            return
         event = state_pb2.Dispatched(
             id=sent.id,
             pool=sent.pool,
@@ -88,6 +97,8 @@ class LocalPeers:
 
     def finished(self, report: Report) -> None:
         """The data plane told this picker of a request's end."""
+        if not self._others:
+            return
         event = state_pb2.Finished(
             id=report.id,
             owner=report.owner,

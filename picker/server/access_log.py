@@ -15,6 +15,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from picker import names
 from picker.completion import Report
 from picker.core import Picker
+from picker.server import wire
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class AccessLogs:
         async for message in messages:
             for entry in message.http_logs.log_entry:
                 self._take(entry)
+            if self._picker.draining:
+                break  # Envoy goes on with another picker; just now nothing is on its way to us
         return b""
 
     def _take(self, entry: HTTPAccessLogEntry) -> None:
@@ -66,13 +69,15 @@ class AccessLogs:
 
 
 def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
-    """The end of a decided request; None for requests that never got a decision."""
+    """The end of a request that was decided, or was being decided when its client left; None for
+    what never got that far, and for what the picker answered itself."""
     common = entry.common_properties
     metadata = common.metadata.filter_metadata
     if names.PENSTOCK_NAMESPACE not in metadata:
         return None
     decision = metadata[names.PENSTOCK_NAMESPACE].fields
-    if "id" not in decision:
+    key = "id" if "id" in decision else names.ASKED
+    if key not in decision or wire.ANSWER_DETAILS in entry.response.response_code_details:
         return None
     usage = _numbers(metadata, names.USAGE_NAMESPACE)
     seen = metadata[names.LUA_NAMESPACE].fields if names.LUA_NAMESPACE in metadata else {}
@@ -90,7 +95,7 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
     elif status == 200 and not failed:
         ttft_s = common.time_to_first_upstream_rx_byte.ToNanoseconds() / 1e9 or None
     return Report(
-        id=decision["id"].string_value,
+        id=decision[key].string_value,
         owner=decision["picker"].string_value,
         address=_address(common.upstream_remote_address),
         status=status,

@@ -80,15 +80,15 @@ class ExternalProcessor:
         write: Callable[[bytes], Awaitable[None]],
     ) -> None:
         head = wire.request_head(first, self._picker.now())
-        body = b""
+        body, request_id = b"", self._picker.next_id()
         without_body = first.request_headers.end_of_stream
         if not without_body:
-            await write(wire.CONTINUE_REQUEST_HEADERS)
+            await write(wire.continue_to_body(request_id, self._picker.id))
             message = await read()
             if not isinstance(message, ProcessingRequest) or not message.HasField("request_body"):
                 return
             body = message.request_body.body
-        outcome = await self._picker.decide(head, body)
+        outcome = await self._picker.decide(head, body, request_id)
         if isinstance(outcome, Answer):
             await write(wire.immediate(outcome))
             return

@@ -199,6 +199,13 @@ class Ledger:
         """The endpoint is gone: close, and return, all its entries."""
         return self._close_lane(pool, address, None)
 
+    def close_all(self) -> list[InFlight]:
+        """Close, and return, every entry."""
+        closed = list(self._entries.values())
+        for entry in closed:
+            self.close(entry.id)
+        return closed
+
     def in_flight(self, pool: str, address: str) -> int:
         """Requests open on an endpoint; drained when 0."""
         lane = self._lanes.get((pool, address))

@@ -71,15 +71,16 @@ def advance(rule: Rule, state: State, now_ms: int) -> State:
 
 
 def change_rule(old: Rule, new: Rule, state: State, now_ms: int) -> State:
-    """The state under a changed rule: what was left stays, at most the new capacity.
+    """The state under a changed rule: a level stays, at most the new capacity; full stays full;
+    what was used or is held stays.
 
     Refilled by the old rule until now; less than one unit of fraction is lost. A rule of another
     kind, or a window of another period, starts fresh.
     """
-    if same_kind(old, new):
-        state = advance(old, state, now_ms)
-        return advance(new, State(state.value, 0, state.at_ms), now_ms)
-    return fresh(new, now_ms)
+    state = advance(old, state, now_ms)
+    if not same_kind(old, new) or is_idle(old, state):
+        return fresh(new, now_ms)
+    return advance(new, State(state.value, 0, state.at_ms), now_ms)
 
 
 def same_kind(one: Rule, other: Rule) -> bool:

@@ -242,8 +242,8 @@ class Gateway:
         """The last lines of everything it writes, for people."""
         parts = [f"-- up\n{tail(self._output)}"]
         for folder in [self.run_dir, *self.temp_dir.glob("penstock-*")]:
-            for file in sorted(folder.glob("logs/*.log")) if folder is not None else ():
-                parts.append(f"-- {file.name}\n{tail(file, 25)}")
+            files = sorted(folder.glob("logs/*.log")) if folder is not None else []
+            parts += [f"-- {file.name}\n{tail(file, 25)}" for file in files]
         return "\n".join(parts)
 
     async def _ready(self) -> None:
@@ -260,10 +260,9 @@ class Gateway:
     async def _takes_requests(self, session: aiohttp.ClientSession) -> bool:
         try:
             answer = await session.get(f"{self.admin}/readyz")
-            return answer.status == 200
         except aiohttp.ClientError:
-            await asyncio.sleep(1.0)
-            return True
+            return False
+        return answer.status == 200
 
     async def _alone(self) -> bool:
         return not self.survivors()

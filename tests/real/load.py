@@ -15,7 +15,9 @@ class Load:
     """For the time of an ``async with``: ``clients`` loops, each one request after another, every
     second one a stream, every fourth one on a connection of its own."""
 
-    def __init__(self, url: str, model: str = "m", *, clients: int = 4, max_tokens: int = 12) -> None:
+    def __init__(
+        self, url: str, model: str = "m", *, clients: int = 4, max_tokens: int = 12
+    ) -> None:
         self.done = 0
         self.failures: list[str] = []
         self._url, self._model = url, model
@@ -40,7 +42,7 @@ class Load:
     async def more(self, requests: int) -> None:
         """Returns when so many more have ended."""
         until = self.done + requests
-        while self.done < until:
+        while self.done < until:  # noqa: ASYNC110 - a test's patience
             await asyncio.sleep(0.01)
 
     async def _loop(self, client: int) -> None:

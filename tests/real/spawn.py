@@ -27,7 +27,7 @@ def spawn(command: Sequence[str], output: Path, **environment: str) -> subproces
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **environment},
-            preexec_fn=die_with_parent,  # noqa: PLW1509 - nothing else runs between fork and exec
+            preexec_fn=die_with_parent,
         )
 
 

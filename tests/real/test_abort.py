@@ -79,13 +79,13 @@ async def test_in_mid_stream(gateway: Gateway, replica: Replica, path: str, body
             chunks += waiting.count(counted)
         left_s = time.time()
         answer.close()
-    line = await logged(gateway, request_id)
-    ended_s = datetime.fromisoformat(str(line["time"])).timestamp()
+    told = await logged(gateway, request_id)
+    ended_s = datetime.fromisoformat(str(told["time"])).timestamp()
     print(f"{path}: the picker knew after {(ended_s - left_s) * 1e3:.0f} ms")
     assert ended_s - left_s < 1
-    assert line["reason"] == "client_aborted"
-    assert abs(int(str(line["output_tokens"])) - chunks) <= 1
-    assert line["input_tokens"] != 0
+    assert told["reason"] == "client_aborted"
+    assert abs(int(str(told["output_tokens"])) - chunks) <= 1
+    assert told["input_tokens"] != 0
 
     async def nothing_runs() -> bool:
         return await replica.running() == 0 and await gateway.in_flight() == 0

@@ -226,9 +226,7 @@ async def test_a_weighted_alias_splits_by_weight(
     assert 70 <= of_m <= 109  # 90 expected, four standard deviations
 
 
-async def test_each_pool_gets_its_own_model(
-    client: AsyncOpenAI, replicas: list[Replica]
-) -> None:
+async def test_each_pool_gets_its_own_model(client: AsyncOpenAI, replicas: list[Replica]) -> None:
     async def generated() -> list[float]:
         return [await replica.metric("vllm:generation_tokens_total") for replica in replicas]
 

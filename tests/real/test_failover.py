@@ -53,9 +53,7 @@ class Stage:
 
     async def healthy(self, *replicas: Replica) -> None:
         """Returns when these replicas, and no others of theirs, get requests."""
-        await self.gateway.healthy(
-            self.unlucky.address, *(replica.address for replica in replicas)
-        )
+        await self.gateway.healthy(self.unlucky.address, *(replica.address for replica in replicas))
 
     async def busy(self) -> Replica:
         """The replica that runs most, once any runs something."""

@@ -112,9 +112,7 @@ async def test_answers_come_uncompressed(
 ) -> None:
     seen = await sent_upstream(http, recorders, {"accept-encoding": "gzip, br"})
     assert "accept-encoding" not in seen.headers
-    answer = await http.post(
-        "/v1/chat/completions", json=CHAT, headers={"accept-encoding": "gzip"}
-    )
+    answer = await http.post("/v1/chat/completions", json=CHAT, headers={"accept-encoding": "gzip"})
     assert "content-encoding" not in answer.headers
     assert await answer.json() == {}
 

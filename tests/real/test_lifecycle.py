@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
@@ -150,7 +149,7 @@ async def test_a_picker_killed_under_load(
             async def restarted() -> bool:
                 pickers = (await gateway.status())["pickers"]
                 assert isinstance(pickers, list)
-                return pickers[0]["restarts"] == 1 and pickers[0]["state"] == "ready"
+                return (pickers[0]["restarts"], pickers[0]["state"]) == (1, "ready")
 
             took_s = await eventually(restarted, "the picker is back")
             await serving(gateway)
@@ -213,16 +212,18 @@ async def test_a_signal_ends_it_after_the_running_streams(
 
 
 async def test_a_second_signal_does_not_wait(tmp_path: Path, replica: Replica) -> None:
-    async with Gateway(tmp_path, static(replica)) as gateway:
-        async with aiohttp.ClientSession(gateway.url) as session:
-            body = {**CHAT, "max_tokens": 10_000, "stream": True}
-            stream = await session.post("/v1/chat/completions", json=body)
-            gateway.signal(signal.SIGTERM)
-            await serving(gateway, 0)
-            os.kill(gateway.pid, signal.SIGTERM)
-            assert await gateway.exited(timeout_s=15) == 0
-            with pytest.raises(aiohttp.ClientError):
-                await stream.text()
+    async with (
+        Gateway(tmp_path, static(replica)) as gateway,
+        aiohttp.ClientSession(gateway.url) as session,
+    ):
+        body = {**CHAT, "max_tokens": 10_000, "stream": True}
+        stream = await session.post("/v1/chat/completions", json=body)
+        gateway.signal(signal.SIGTERM)
+        await serving(gateway, 0)
+        os.kill(gateway.pid, signal.SIGTERM)
+        assert await gateway.exited(timeout_s=15) == 0
+        with pytest.raises(aiohttp.ClientError):
+            await stream.text()
 
 
 async def test_a_signal_while_it_starts(tmp_path: Path) -> None:

@@ -42,9 +42,7 @@ def config(replicas: list[Replica]) -> Json:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def running(
-    config: Json, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Gateway]:
+async def running(config: Json, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
     async with Gateway(tmp_path_factory.mktemp("gateway"), config) as gateway:
         yield gateway
 
@@ -89,9 +87,7 @@ async def test_a_pool_comes_and_goes(
     gateway: Gateway, config: Json, replicas: list[Replica]
 ) -> None:
     wider: Any = copy.deepcopy(config)
-    wider["pools"].append(
-        {"name": "second", "type": "static", "endpoints": [replicas[3].address]}
-    )
+    wider["pools"].append({"name": "second", "type": "static", "endpoints": [replicas[3].address]})
     body: Json = {"model": "other", "prompt": "x", "max_tokens": 2}
     async with Load(gateway.url) as load:
         assert (await post(gateway, "/v1/completions", body))[0] == 404
@@ -117,6 +113,23 @@ async def test_a_pool_comes_and_goes(
     assert (load.failures, other.failures) == ([], [])
 
 
+async def test_a_stream_outlives_its_pool(
+    gateway: Gateway, config: Json, replicas: list[Replica]
+) -> None:
+    wider: Any = copy.deepcopy(config)
+    wider["pools"].append({"name": "brief", "type": "static", "endpoints": [replicas[3].address]})
+    await changed(gateway, wider)
+    await gateway.healthy(*(replicas[n].address for n in (0, 1, 3)))
+    body: Json = {"model": "other", "prompt": "x", "max_tokens": 500, "stream": True}
+    async with (
+        aiohttp.ClientSession(gateway.url) as session,
+        session.post("/v1/completions", json=body) as answer,
+    ):
+        await answer.content.readline()
+        await changed(gateway, config)
+        assert (await answer.text()).endswith("data: [DONE]\n\n")
+
+
 async def test_an_alias_comes_and_moves(gateway: Gateway, config: Json) -> None:
     longer: Any = copy.deepcopy(config)
     longer["models"].append({"name": "new-alias", "targets": [{"model": "m"}]})
@@ -137,7 +150,9 @@ async def test_an_alias_comes_and_moves(gateway: Gateway, config: Json) -> None:
 async def test_a_profile_changes(gateway: Gateway, config: Json) -> None:
     one_sided: Any = copy.deepcopy(config)
     one_sided["scheduling"] = {
-        "profiles": {"default": {"picker": {"name": "weighted-random"}, "scorers": [{"name": "queue"}]}},
+        "profiles": {
+            "default": {"picker": {"name": "weighted-random"}, "scorers": [{"name": "queue"}]}
+        },
         "fallbacks": 1,
     }
     async with Load(gateway.url) as load:

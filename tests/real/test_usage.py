@@ -115,7 +115,10 @@ async def test_continuous_usage_is_the_clients_to_have(
     [
         ("/v1/chat/completions", CHAT),
         ("/v1/chat/completions", {**CHAT, "stream": False}),
-        ("/v1/chat/completions", {**CHAT, "stream": True, "stream_options": {"include_usage": True}}),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "stream": True, "stream_options": {"include_usage": True}},
+        ),
         ("/v1/responses", {"input": "hello", "stream": True}),
         ("/v1/messages", {**CHAT, "max_tokens": 9, "stream": True}),
         ("/v1/embeddings", {"input": "hello"}),

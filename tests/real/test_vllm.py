@@ -16,9 +16,9 @@ import pytest_asyncio
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
 from openai.types import CompletionUsage
-from openai.types.chat import ChatCompletionMessageParam
 
 from tests.real.gateway import Json, eventually
+from tests.real.vllm.conversation import Conversation, cached_of
 from tests.real.vllm.fleet import (
     ADAPTER,
     ADAPTER_ALIAS,
@@ -31,11 +31,19 @@ from tests.real.vllm.fleet import (
 )
 from tests.real.vllm.model import sentence
 from tests.real.vllm.needed import need_vllm
-from tests.real.vllm.traffic import Call, ask, ask_all, mixed
+from tests.real.vllm.traffic import (
+    CHAT,
+    Answer,
+    Call,
+    ask,
+    ask_all,
+    chat_of,
+    chats,
+    leave_after,
+    mixed,
+)
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
-
-CHAT = "/v1/chat/completions"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -64,48 +72,6 @@ async def http(fleet: Fleet) -> AsyncIterator[aiohttp.ClientSession]:
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(fleet.gateway.url, connector=connector) as session:
         yield session
-
-
-def chat_of(words: int, seed: int, **fields: object) -> Json:
-    """A chat body about as long as that, for the base model unless the fields say otherwise."""
-    messages = [{"role": "user", "content": sentence(words, seed)}]
-    return {"model": BASE, "messages": messages, "max_tokens": 4, **fields}
-
-
-def chats(name: str, count: int, seed: int, words: int = 40, **fields: object) -> list[Call]:
-    """That many chats of different prompts."""
-    return [Call.of(f"{name}-{n}", CHAT, chat_of(words, seed + n, **fields)) for n in range(count)]
-
-
-class Conversation:
-    """A client that says something, and goes on from the answer."""
-
-    def __init__(self, client: AsyncOpenAI, name: str, seed: int) -> None:
-        self._client, self._name, self._seed = client, name, seed
-        self._messages: list[ChatCompletionMessageParam] = []
-        self.ids: list[str] = []
-
-    async def turn(self, *, words: int = 60, max_tokens: int = 40) -> CompletionUsage:
-        """What the next turn cost."""
-        self._seed += 1
-        self.ids.append(f"{self._name}-{len(self.ids)}")
-        self._messages.append({"role": "user", "content": sentence(words, self._seed)})
-        answer = await self._client.chat.completions.create(
-            model=BASE,
-            messages=self._messages,
-            max_tokens=max_tokens,
-            extra_headers={"x-request-id": self.ids[-1]},
-        )
-        text = answer.choices[0].message.content
-        self._messages.append({"role": "assistant", "content": text})
-        assert answer.usage is not None
-        return answer.usage
-
-
-def cached_of(usage: CompletionUsage) -> int:
-    """Prompt tokens that the client is told were cached."""
-    details = usage.prompt_tokens_details
-    return (details.cached_tokens or 0) if details is not None else 0
 
 
 # -- prefix cache
@@ -307,7 +273,7 @@ async def test_the_estimate_of_a_prompt_has_learned(
     async with http.post("/tokenize", json=question) as answer:
         truth = (await answer.json())["count"]
     call = Call.of(f"estimate-{words}", CHAT, body)
-    await leave_after(fleet, call, events=1)
+    await leave_after(fleet.gateway.port, call, events=1)
     line = await fleet.line(call.id)
     assert line["usage_reported"] is False
     error = int(str(line["input_tokens"])) / truth - 1
@@ -392,28 +358,6 @@ async def test_time_to_first_token_holds_the_wait_in_the_engines_queue(
 # -- clients that leave
 
 
-async def leave_after(fleet: Fleet, call: Call, *, events: int) -> int:
-    """Ask, read so many events, and leave; the events that had been delivered by then."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", fleet.gateway.port)
-    head = (
-        f"POST {call.path} HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n"
-        f"x-request-id: {call.id}\r\ncontent-length: {len(call.body)}\r\n\r\n"
-    )
-    writer.write(head.encode() + call.body)
-    seen = b""
-    while seen.count(b"data: ") < events:
-        piece = await reader.read(1 << 16)
-        assert piece, seen
-        seen += piece
-    writer.write_eof()  # leaves, and reads what was under way
-    try:
-        seen += await reader.read()
-    except ConnectionResetError:
-        print("reset")
-    writer.close()
-    return seen.count(b"data: ")
-
-
 @pytest.mark.parametrize(
     ("path", "other_events"),
     [(CHAT, 1), ("/v1/completions", 0), ("/v1/messages", 2)],
@@ -428,7 +372,7 @@ async def test_a_client_that_leaves_pays_for_what_it_got(
         del body["messages"]
     before = await fleet.counted()
     call = Call.of(f"abort-{path}-{model}", path, body)
-    events = await leave_after(fleet, call, events=100)
+    events = await leave_after(fleet.gateway.port, call, events=100)
     left_s = time.monotonic()
 
     async def nothing_runs() -> bool:

@@ -265,7 +265,9 @@ class Edge:
         if body is None or message.HasField("immediate_response"):
             return
         assert message.HasField("request_headers")
-        assert not exchange.reply.metadata, "the headers are let through before the decision"
+        let_through = set(exchange.reply.metadata.get(names.PENSTOCK_NAMESPACE, {}))
+        assert set(exchange.reply.metadata) == {names.PENSTOCK_NAMESPACE}
+        assert let_through == {names.ASKED, "picker"}, "they are let through before the decision"
         await exchange.call.write(
             ProcessingRequest(request_body=HttpBody(body=body, end_of_stream=True))
         )

@@ -100,6 +100,19 @@ def test_reasons(status: int, flags: tuple[str, ...], reason: str, upstream_fail
     assert report.upstream_failed == upstream_failed
 
 
+def test_a_client_that_left_before_the_decision_reached_envoy() -> None:
+    asked = {names.ASKED: "p0-1", "picker": "p0"}
+    report = read(entry(decision=asked, status=0, flags=("downstreamRemoteReset",), remote=None))
+    assert (report.id, report.owner, report.reason) == ("p0-1", "p0", "client_aborted")
+    assert (report.address, report.input_tokens, report.streamed_events) == ("", None, 0)
+
+
+def test_what_the_picker_answered_itself_is_no_end() -> None:
+    answered = entry(decision={names.ASKED: "p0-1", "picker": "p0"}, status=404)
+    answered.response.response_code_details = "penstock"
+    assert read_entry(answered) is None
+
+
 @pytest.mark.parametrize(
     ("usage", "counts"),
     [

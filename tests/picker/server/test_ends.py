@@ -93,20 +93,51 @@ async def test_the_fast_path_before_the_decision(edge: Edge, served: Served, sta
     assert len(edge.fleet.seen.completions) == 1
 
 
+async def read_body() -> ProcessingRequest:
+    return BODY
+
+
 @pytest.mark.parametrize("transport", ["fast"], indirect=True)
 async def test_a_decision_that_cannot_be_written_is_given_back(edge: Edge, served: Served) -> None:
-    async def write(message: bytes) -> None:
-        if len(message) > 30:  # lets the headers through
-            raise asyncio.CancelledError
+    written = 0
 
-    async def read() -> ProcessingRequest:
-        return BODY
+    async def write(_: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written == 2:  # lets the headers through
+            raise asyncio.CancelledError
 
     (processor, _) = served.servers._processors
     with pytest.raises(asyncio.CancelledError):
-        await processor._buffered(HEAD, read, write)
+        await processor._buffered(HEAD, read_body, write)
     assert edge.fleet.is_settled
     assert [done.reason for done in edge.fleet.seen.completions] == ["client_aborted"]
+
+
+@pytest.mark.parametrize("transport", ["fast"], indirect=True)
+async def test_envoy_may_end_the_stream_before_we_know_that_it_has_the_decision(
+    edge: Edge, served: Served
+) -> None:
+    on_its_way, told = asyncio.Event(), asyncio.Event()
+    written = 0
+
+    async def write(_: bytes) -> None:
+        nonlocal written
+        written += 1
+        if written == 2:
+            on_its_way.set()
+            await told.wait()
+
+    (processor, _) = served.servers._processors
+    stream = asyncio.create_task(processor._buffered(HEAD, read_body, write))
+    await on_its_way.wait()
+    stream.cancel()
+    await asyncio.sleep(0)
+    told.set()
+    with pytest.raises(asyncio.CancelledError):
+        await stream
+    assert edge.fleet.in_flight() == 1  # until the access log reports its end
+    assert not edge.fleet.seen.completions
 
 
 @pytest.mark.parametrize("transport", ["fast"], indirect=True)

@@ -6,18 +6,21 @@ Answers are read raw, without a client library: what counts here is what is on t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import aiohttp
 
 from tests.real.vllm.model import VOCABULARY_TOKENS, sentence
 
 Json: TypeAlias = dict[str, object]
+
+CHAT: Final = "/v1/chat/completions"
 
 _FIRST_ORDINARY_TOKEN = 3
 _SHARED_PREFIX_WORDS = (40, 40, 150, 400, 900)
@@ -40,7 +43,7 @@ class Call:
     @classmethod
     def of(cls, request_id: str, path: str, body: Mapping[str, object]) -> Call:
         """A call with a JSON body."""
-        asks = not body.get("stream") or path not in ("/v1/chat/completions", "/v1/completions")
+        asks = not body.get("stream") or path not in (CHAT, "/v1/completions")
         options = body.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage"):
             asks = True
@@ -121,6 +124,37 @@ async def ask_all(
     return list(await asyncio.gather(*(one(call) for call in calls)))
 
 
+async def leave_after(port: int, call: Call, *, events: int) -> int:
+    """Ask, read so many events, and leave; the events that had been delivered by then."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = (
+        f"POST {call.path} HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n"
+        f"x-request-id: {call.id}\r\ncontent-length: {len(call.body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + call.body)
+    seen = b""
+    while seen.count(b"data: ") < events:
+        piece = await reader.read(1 << 16)
+        assert piece, seen
+        seen += piece
+    writer.write_eof()  # leaves, and reads what was under way
+    with contextlib.suppress(ConnectionResetError):  # then nothing more was delivered
+        seen += await reader.read()
+    writer.close()
+    return seen.count(b"data: ")
+
+
+def chat_of(words: int, seed: int, **fields: object) -> Json:
+    """A chat body about as long as that, for the model ``tiny`` unless the fields say otherwise."""
+    messages = [{"role": "user", "content": sentence(words, seed)}]
+    return {"model": "tiny", "messages": messages, "max_tokens": 4, **fields}
+
+
+def chats(name: str, count: int, seed: int, words: int = 40, **fields: object) -> list[Call]:
+    """That many chats of different prompts."""
+    return [Call.of(f"{name}-{n}", CHAT, chat_of(words, seed + n, **fields)) for n in range(count)]
+
+
 def mixed(count: int, models: Sequence[str], seed: int) -> list[Call]:
     """Chat, completions, responses and messages; streams and not, of which some ask for usage;
     short and long prompts, with and without a prefix that others have; each model in turn."""
@@ -131,7 +165,7 @@ def mixed(count: int, models: Sequence[str], seed: int) -> list[Call]:
         path, body = forms[number % len(forms)](rng)
         body["model"] = models[number // len(forms) % len(models)]
         body["stream"] = rng.random() < 0.5
-        if body["stream"] and path in ("/v1/chat/completions", "/v1/completions"):
+        if body["stream"] and path in (CHAT, "/v1/completions"):
             options: list[Json | None] = [None, {"include_usage": False}, {"include_usage": True}]
             chosen = rng.choice(options)
             if chosen is not None:
@@ -146,7 +180,7 @@ def _chat(rng: random.Random) -> tuple[str, Json]:
     if shared:
         messages = [{"role": "system", "content": shared}, *messages]
     limit = rng.choice(("max_tokens", "max_completion_tokens"))
-    return "/v1/chat/completions", {"messages": messages, limit: rng.choice(_OUTPUT_TOKENS)}
+    return CHAT, {"messages": messages, limit: rng.choice(_OUTPUT_TOKENS)}
 
 
 def _completion(rng: random.Random) -> tuple[str, Json]:

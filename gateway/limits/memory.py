@@ -1,0 +1,315 @@
+"""The limit store inside this process: for a single picker, and for a local share."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+
+from gateway.limits.store import LATE_S, USAGE_DAYS, DuplicateReservation, UsageRecord
+from policies.limits import arithmetic
+from policies.limits.arithmetic import State
+from policies.limits.types import (
+    Bucket,
+    Hold,
+    Reservation,
+    Rule,
+    Standing,
+    Take,
+    check_amount,
+    check_takes,
+)
+from policies.limits.verdict import Denied, Verdict, fits, judge, standing
+
+_LOOK_AT = 2
+"""Cells looked at for idleness by each reservation, beside one for each cell that it makes."""
+_SLACK = 1_024
+"""Ended leases that may lie in the heap beside as many running ones."""
+
+_UsageKey = tuple[str, str, str]
+
+
+class _Cell:
+    """A bucket's state. Kept small: there are as many as buckets in use."""
+
+    __slots__ = ("key", "rule", "slot", "state")
+
+    def __init__(self, slot: _Slot, key: str, rule: Rule, state: State) -> None:
+        self.slot, self.key, self.rule, self.state = slot, key, rule, state
+
+
+class _Slot:
+    __slots__ = ("cells", "name", "reservations")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.cells: dict[str, _Cell] = {}
+        self.reservations: dict[str, _Entry] | None = None
+
+
+@dataclass(slots=True)
+class _Entry:
+    reservation: Reservation
+    slot: _Slot
+    expired: bool = False
+    settled: bool = False
+
+
+class MemoryStore:
+    """`LimitStore` in this process; what it knows ends with it. Use it from one event loop.
+
+    Costs O(log n) of the reservations in flight. A bucket that is idle (full, or its window over)
+    is forgotten when the hand that goes round all of them comes by. Each reservation moves the hand
+    by two buckets more than it makes, so the hand outruns growth.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        late_s: float = LATE_S,
+        usage_days: int = USAGE_DAYS,
+    ) -> None:
+        """``clock_ms`` tells whole milliseconds since the Unix epoch."""
+        self._clock_ms = clock_ms
+        self._late_ms = round(late_s * 1_000)
+        self._usage_days = usage_days
+        self._slots: dict[str, _Slot] = {}
+        self._hand: deque[_Cell] = deque()
+        self._due: list[tuple[int, int, _Entry]] = []
+        self._order = itertools.count()
+        self._entries = 0
+        self._days: dict[date, dict[str, dict[_UsageKey, UsageRecord]]] = {}
+
+    async def reserve(
+        self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
+    ) -> Verdict:
+        """See `LimitStore.reserve`."""
+        now_ms, place = self._open(slot, reservation_id, takes)
+        cells, states = self._look(place, [take.bucket for take in takes], now_ms)
+        verdict = judge(takes, states, now_ms)
+        if not isinstance(verdict, Denied):
+            fitting = [fits(take, state) for take, state in zip(takes, states, strict=True)]
+            self._hold(place, reservation_id, takes, cells, states, fitting, now_ms, lease_s)
+        return verdict
+
+    async def adopt(
+        self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
+    ) -> bool:
+        """See `LimitStore.adopt`."""
+        try:
+            now_ms, place = self._open(slot, reservation_id, takes)
+        except DuplicateReservation:
+            return False
+        cells, states = self._look(place, [take.bucket for take in takes], now_ms)
+        forced = [
+            not take.bucket.shadow or fits(take, state)
+            for take, state in zip(takes, states, strict=True)
+        ]
+        self._hold(place, reservation_id, takes, cells, states, forced, now_ms, lease_s)
+        return True
+
+    async def settle(
+        self,
+        slot: str,
+        reservation_id: str,
+        charges: Mapping[str, int],
+        usage: UsageRecord | None = None,
+    ) -> bool:
+        """See `LimitStore.settle`."""
+        for key, charge in charges.items():
+            check_amount(f"charge to {key!r}", charge)
+        now_ms = self._clock_ms()
+        self._expire(now_ms)
+        place = self._slots.get(slot)
+        if place is None or place.reservations is None:
+            return False
+        entry = place.reservations.get(reservation_id)
+        if entry is None:
+            return False
+        entry.settled = True
+        self._forget(entry)
+        for hold in entry.reservation.holds:
+            self._settle(
+                place, hold, charges.get(hold.take.bucket.key, 0), now_ms, returned=entry.expired
+            )
+        self._drop_if_empty(place)
+        if usage is not None:
+            self._add(slot, usage, now_ms)
+        return True
+
+    async def release(self, slot: str, reservation_id: str) -> bool:
+        """See `LimitStore.release`."""
+        return await self.settle(slot, reservation_id, {})
+
+    async def standing(self, slot: str, buckets: Sequence[Bucket]) -> list[Standing]:
+        """See `LimitStore.standing`."""
+        now_ms = self._clock_ms()
+        self._expire(now_ms)
+        _, states = self._look(self._slots.get(slot) or _Slot(slot), buckets, now_ms)
+        return [
+            standing(bucket, state, now_ms) for bucket, state in zip(buckets, states, strict=True)
+        ]
+
+    async def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
+        """See `LimitStore.usage`."""
+        rows = [
+            row
+            for day, slots in self._days.items()
+            if first <= day <= last
+            for row in slots.get(slot, {}).values()
+        ]
+        return sorted(rows, key=lambda row: (row.day, row.key, row.user, row.model))
+
+    async def check(self) -> None:
+        """Always there."""
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _open(self, slot: str, reservation_id: str, takes: Sequence[Take]) -> tuple[int, _Slot]:
+        check_takes(takes)
+        now_ms = self._clock_ms()
+        self._expire(now_ms)
+        place = self._slots.get(slot) or _Slot(slot)
+        if place.reservations is not None and reservation_id in place.reservations:
+            raise DuplicateReservation(slot, reservation_id)
+        return now_ms, place
+
+    def _look(
+        self, place: _Slot, buckets: Sequence[Bucket], now_ms: int
+    ) -> tuple[list[_Cell | None], list[State]]:
+        """Cells (None: not kept, as good as fresh) and states now, under the rules passed."""
+        cells = [place.cells.get(bucket.key) for bucket in buckets]
+        states = []
+        for bucket, cell in zip(buckets, cells, strict=True):
+            rule = bucket.rule
+            if cell is None:
+                states.append(arithmetic.fresh(rule, now_ms))
+                continue
+            if cell.rule is not rule and cell.rule != rule:
+                cell.state = arithmetic.change_rule(cell.rule, rule, cell.state, now_ms)
+                cell.rule = rule
+            cell.state = arithmetic.advance(rule, cell.state, now_ms)
+            states.append(cell.state)
+        return cells, states
+
+    def _hold(
+        self,
+        place: _Slot,
+        reservation_id: str,
+        takes: Sequence[Take],
+        cells: Sequence[_Cell | None],
+        states: Sequence[State],
+        taken: Sequence[bool],
+        now_ms: int,
+        lease_s: float,
+    ) -> None:
+        self._slots[place.name] = place
+        holds = []
+        made = 0
+        for take, cell, state, is_taken in zip(takes, cells, states, taken, strict=True):
+            if not is_taken:
+                continue
+            if cell is None:
+                cell = self._make(place, take.bucket, state)
+                made += 1
+            cell.state = arithmetic.take(take.bucket.rule, state, take.amount)
+            holds.append(Hold(take, state.at_ms))
+        lease_until_ms = now_ms + round(lease_s * 1_000)
+        entry = _Entry(Reservation(reservation_id, tuple(holds), now_ms, lease_until_ms), place)
+        if place.reservations is None:
+            place.reservations = {}
+        place.reservations[reservation_id] = entry
+        self._entries += 1
+        heapq.heappush(self._due, (lease_until_ms, next(self._order), entry))
+        self._turn(_LOOK_AT + made, now_ms)
+
+    def _make(self, place: _Slot, bucket: Bucket, state: State) -> _Cell:
+        cell = _Cell(place, bucket.key, bucket.rule, state)
+        place.cells[bucket.key] = cell
+        self._hand.append(cell)
+        return cell
+
+    def _settle(
+        self, place: _Slot, hold: Hold, charge: int, now_ms: int, *, returned: bool
+    ) -> None:
+        bucket = hold.take.bucket
+        cell = place.cells.get(bucket.key)
+        if cell is None:
+            cell = self._make(place, bucket, arithmetic.fresh(bucket.rule, now_ms))
+        state = arithmetic.advance(cell.rule, cell.state, now_ms)
+        held = (
+            0 if returned or not arithmetic.same_kind(cell.rule, bucket.rule) else hold.take.amount
+        )
+        cell.state = arithmetic.settle(cell.rule, state, held, hold.at_ms, charge)
+
+    def _expire(self, now_ms: int) -> None:
+        """Give back what leases held that have ended; forget those that ended long ago."""
+        while self._due and self._due[0][0] <= now_ms:
+            _, order, entry = heapq.heappop(self._due)
+            if entry.settled:
+                continue
+            if not entry.expired:
+                entry.expired = True
+                for hold in entry.reservation.holds:
+                    self._settle(entry.slot, hold, 0, now_ms, returned=False)
+                late_ms = entry.reservation.lease_until_ms + self._late_ms
+                heapq.heappush(self._due, (late_ms, order, entry))
+            else:
+                self._forget(entry)
+                self._drop_if_empty(entry.slot)
+
+    def _forget(self, entry: _Entry) -> None:
+        reservations = entry.slot.reservations
+        if reservations is not None:
+            del reservations[entry.reservation.id]
+            if not reservations:
+                entry.slot.reservations = None
+        self._entries -= 1
+        if len(self._due) > 2 * self._entries + _SLACK:
+            self._due = [due for due in self._due if not due[2].settled]
+            heapq.heapify(self._due)
+
+    def _turn(self, steps: int, now_ms: int) -> None:
+        """Move the hand on: forget cells that are idle."""
+        for _ in range(min(steps, len(self._hand))):
+            cell = self._hand.popleft()
+            if arithmetic.is_idle(cell.rule, arithmetic.advance(cell.rule, cell.state, now_ms)):
+                del cell.slot.cells[cell.key]
+                self._drop_if_empty(cell.slot)
+            else:
+                self._hand.append(cell)
+
+    def _drop_if_empty(self, place: _Slot) -> None:
+        if not place.cells and place.reservations is None:
+            self._slots.pop(place.name, None)
+
+    def _add(self, slot: str, usage: UsageRecord, now_ms: int) -> None:
+        day = self._days.get(usage.day)
+        if day is None:
+            self._days[usage.day] = day = {}
+            oldest = datetime.fromtimestamp(now_ms / 1_000, UTC).date() - timedelta(
+                days=self._usage_days
+            )
+            for past in [past for past in self._days if past < oldest]:
+                del self._days[past]
+        rows = day.setdefault(slot, {})
+        key = (usage.key, usage.user, usage.model)
+        known = rows.get(key)
+        rows[key] = usage if known is None else _sum(known, usage)
+
+
+def _sum(one: UsageRecord, other: UsageRecord) -> UsageRecord:
+    return replace(
+        one,
+        input_tokens=one.input_tokens + other.input_tokens,
+        cached_tokens=one.cached_tokens + other.cached_tokens,
+        output_tokens=one.output_tokens + other.output_tokens,
+        cost_micros=one.cost_micros + other.cost_micros,
+        requests=one.requests + other.requests,
+    )
