@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from gateway.config.pools import StaticPool
 from gateway.pools.build import build_pool
 from gateway.pools.types import Pool, PoolConfig, ReplicaStatus
 from picker.state.endpoints import EndpointSpec
@@ -18,27 +19,35 @@ class Fleet:
         self._log_dir = log_dir
         self._on_change = on_change
         self._pools: dict[str, Pool] = {}
+        self._configs: dict[str, PoolConfig] = {}
+        self._leaving: set[str] = set()
+        """Pools that are gone from the configuration, and still finish their requests."""
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def reconfigure(self, configs: Iterable[PoolConfig]) -> None:
-        """Go towards these pools; one whose type has changed is replaced."""
+        """Go towards these pools. One that is left out drains first; one whose type has changed
+        is replaced at once."""
         wanted = {config.name: config for config in configs}
-        gone = [self._pools.pop(name) for name in list(self._pools) if name not in wanted]
+        for name in self._pools.keys() - wanted.keys() - self._leaving:
+            await self._leave(name)
         for name, config in wanted.items():
+            self._leaving.discard(name)
             pool = self._pools.get(name)
             if pool is not None:
                 try:
                     pool.reconfigure(config)
-                    continue
                 except TypeError:
-                    gone.append(pool)
-            pool = build_pool(config, on_change=self._on_change, log_dir=self._log_dir)
-            self._pools[name] = pool
-            await pool.start()
-        await asyncio.gather(*(pool.stop() for pool in gone))
+                    del self._pools[name]
+                    await pool.stop()
+            if name not in self._pools:
+                pool = build_pool(config, on_change=self._on_change, log_dir=self._log_dir)
+                self._pools[name] = pool
+                await pool.start()
+            self._configs[name] = config
 
     async def stop(self) -> None:
         """End everything that runs."""
-        await asyncio.gather(*(pool.stop() for pool in self._pools.values()))
+        await asyncio.gather(*self._ending, *(pool.stop() for pool in self._pools.values()))
 
     def endpoints(self) -> dict[str, list[EndpointSpec]]:
         """Endpoints by pool, draining ones among them."""
@@ -50,7 +59,23 @@ class Fleet:
 
     def observe_load(self, in_flight: Mapping[tuple[str, str], int]) -> None:
         """Requests in flight by pool and address, as pickers report that know who is draining."""
-        for name, pool in self._pools.items():
+        for name, pool in list(self._pools.items()):
             for spec in pool.endpoints():
                 if spec.draining and not in_flight.get((name, spec.address)):
                     pool.drained(spec.address)
+            if name in self._leaving and not pool.status():
+                self._leaving.discard(name)
+                del self._pools[name], self._configs[name]
+                ending = asyncio.create_task(pool.stop())
+                self._ending.add(ending)
+                ending.add_done_callback(self._ending.discard)
+                self._on_change()
+
+    async def _leave(self, name: str) -> None:
+        config, pool = self._configs[name], self._pools[name]
+        if isinstance(config, StaticPool):  # not ours to end; streams go on without us
+            del self._pools[name], self._configs[name]
+            await pool.stop()
+            return
+        self._leaving.add(name)
+        pool.reconfigure(config.model_copy(update={"replicas": 0}))

@@ -251,7 +251,23 @@ class Worker:
                         models=runtime.state.models.served_by(slot),
                     )
                 )
+        report.endpoints.extend(self._leaving())
         return report
+
+    def _leaving(self) -> list[control_pb2.EndpointStatus]:
+        """Endpoints of pools that are gone from the configuration and still finish requests."""
+        pools = self._latest.pools if self._latest is not None else ()
+        return [
+            control_pb2.EndpointStatus(
+                pool=pool.pool,
+                address=endpoint.address,
+                problem="its pool is being removed",
+                in_flight_requests=self._picker.ledger.in_flight(pool.pool, endpoint.address),
+            )
+            for pool in pools
+            if pool.pool not in self._picker.pools
+            for endpoint in pool.endpoints
+        ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

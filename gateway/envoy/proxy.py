@@ -121,7 +121,7 @@ class Envoy:
             *("-c", str(self._run_dir / "bootstrap.json")),
             "--use-dynamic-base-id",
             *("--log-level", settings.log_level),
-            *("--component-log-level", "misc:error"),
+            *("--component-log-level", "misc:error,ext_proc:error"),
             *("--drain-time-s", str(_LISTENER_DRAIN_S)),
             *("--drain-strategy", "immediate"),
         ]

@@ -106,6 +106,7 @@ def bootstrap(plan: Plan) -> Json:
         },
         "static_resources": {"clusters": [_picker_cluster(plan)]},
         "stats_flush_interval": "5s",
+        "overload_manager": {"resource_monitors": [_connection_limit()]},
     }
 
 
@@ -154,6 +155,14 @@ def _with_members(cluster: Json, assignment: Json) -> Json:
     rest = {key: value for key, value in cluster.items() if key != "eds_cluster_config"}
     fixed = {key: value for key, value in assignment.items() if key != "@type"}
     return {**rest, "type": "STATIC", "load_assignment": fixed}
+
+
+def _connection_limit() -> Json:
+    return _typed(
+        "envoy.resource_monitors.global_downstream_max_connections",
+        "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
+        max_active_downstream_connections=_MANY,
+    )
 
 
 def _watched(path: Path) -> Json:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import orjson
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
@@ -56,6 +56,7 @@ _METRICS: Final = {
 }
 """First letter of a usage field to what it counts."""
 
+T = TypeVar("T")
 Argument = str | int
 Arguments = list[Argument]
 Client = Redis | RedisCluster
@@ -212,7 +213,7 @@ class RedisStore:
         asked = cast("Awaitable[object]", self._client.execute_command(command, *arguments))
         return await self._in_time(asked)
 
-    async def _in_time[T](self, asked: Awaitable[T]) -> T:
+    async def _in_time(self, asked: Awaitable[T]) -> T:
         """Raises StoreUnavailable, or NoScriptError."""
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -271,14 +272,15 @@ class RedisStore:
 
 def connect(url: str, *, timeout_s: float = 0.05, max_connections: int = 32) -> Redis:
     """A client of a single Redis or Valkey, as `RedisStore` wants it: no retries, because they
-    would hide how long a call takes, bytes as answers, and a bounded pool whose waiters time out.
+    would hide how long a call takes, bytes as answers, and a bounded pool, for which calls wait
+    within their own timeout.
 
     ``url``: ``redis://``, ``rediss://`` or ``unix://``. Raises ValueError for another one.
     """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
-        timeout=timeout_s,
+        timeout=None,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),

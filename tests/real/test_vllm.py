@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from statistics import median
 
 import aiohttp
@@ -263,21 +264,51 @@ async def test_requests_by_status_are_metered(fleet: Fleet) -> None:
         assert await fleet.metric("penstock_requests_total", status=status) == count
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A stream whose client left before its end."""
+
+    events: int
+    """Delivered to the client."""
+    line: Json
+    """Of the request log."""
+    counted: Tokens
+    """By vLLM."""
+    idle_after_s: float
+    """From leaving until nothing was in flight and nothing ran."""
+
+
+async def leave(fleet: Fleet, path: str, body: Json, events: int) -> Left:
+    """Ask for a stream and leave after so many events; once more if its end came before that,
+    which it may on a busy machine."""
+    for _ in range(5):
+        before = await fleet.counted()
+        call = Call.of(f"left-{time.monotonic_ns()}", path, {**body, "stream": True})
+        delivered = await leave_after(fleet.gateway.port, call, events=events)
+        left_s = time.monotonic()
+        after = await fleet.counted()
+        idle_after_s = time.monotonic() - left_s
+        line = await fleet.line(call.id)
+        if line["reason"] == "client_aborted":
+            counted = sum((after[one] - before[one] for one in after), Tokens())
+            return Left(delivered, line, counted, idle_after_s)
+    raise AssertionError("every stream ended before its client left")
+
+
 @pytest.mark.parametrize("words", [10, 100, 1_000, 3_000])
 async def test_the_estimate_of_a_prompt_has_learned(
     fleet: Fleet, http: aiohttp.ClientSession, words: int
 ) -> None:
     # A stream that is broken off has reported nothing: its line has what the picker expected.
-    body = chat_of(words, 4_000, stream=True, max_tokens=1_000)
+    body = chat_of(words, 4_000, max_tokens=4_000 - words)
+    left = await leave(fleet, CHAT, body, events=1)
+    assert left.line["usage_reported"] is False
     question = {"model": BASE, "messages": body["messages"]}
     async with http.post("/tokenize", json=question) as answer:
-        truth = (await answer.json())["count"]
-    call = Call.of(f"estimate-{words}", CHAT, body)
-    await leave_after(fleet.gateway.port, call, events=1)
-    line = await fleet.line(call.id)
-    assert line["usage_reported"] is False
-    error = int(str(line["input_tokens"])) / truth - 1
-    print(f"{truth} prompt tokens were expected as {line['input_tokens']}: {error:+.0%}")
+        assert (await answer.json())["count"] == left.counted.input
+    expected = int(str(left.line["input_tokens"]))
+    error = expected / left.counted.input - 1
+    print(f"{left.counted.input} prompt tokens were expected as {expected}: {error:+.0%}")
     assert abs(error) < (0.6 if words < 50 else 0.25)
 
 
@@ -366,31 +397,20 @@ async def test_time_to_first_token_holds_the_wait_in_the_engines_queue(
 async def test_a_client_that_leaves_pays_for_what_it_got(
     fleet: Fleet, path: str, other_events: int, model: str
 ) -> None:
-    body = chat_of(50, 6_000, model=model, max_tokens=3_000, stream=True)
+    body = chat_of(50, 6_000, model=model, max_tokens=3_000)
     if path == "/v1/completions":
         body["prompt"] = sentence(50, 6_001)
         del body["messages"]
-    before = await fleet.counted()
-    call = Call.of(f"abort-{path}-{model}", path, body)
-    events = await leave_after(fleet.gateway.port, call, events=100)
-    left_s = time.monotonic()
-
-    async def nothing_runs() -> bool:
-        running = sum([(await one.counters()).running for one in fleet.replicas])
-        return running == 0 and await fleet.gateway.in_flight() == 0
-
-    await eventually(nothing_runs, "nothing runs", timeout_s=5)
-    idle_s = time.monotonic() - left_s
-    line = await fleet.line(call.id)
-    grown = sum((await fleet.growth(before)).values(), Tokens())
+    left = await leave(fleet, path, body, events=100)
+    billed = int(str(left.line["output_tokens"]))
     print(
-        f"{path}: {events} events delivered, the gateway counts {line['output_tokens']} tokens,"
-        f" vLLM {grown.output}; input {line['input_tokens']} of {grown.input};"
-        f" nothing runs after {idle_s:.2f} s"
+        f"{path}: {left.events} events delivered, the gateway counts {billed} tokens, vLLM"
+        f" {left.counted.output}; input {left.line['input_tokens']} of {left.counted.input};"
+        f" nothing runs after {left.idle_after_s:.2f} s"
     )
-    assert line["reason"] == "client_aborted"
-    assert abs(int(str(line["output_tokens"])) - events) <= 1 + other_events
-    assert 0 <= grown.output - (events - other_events) < 300  # it runs ahead of Envoy
+    assert left.idle_after_s < 5
+    assert abs(billed - left.events) <= 1 + other_events
+    assert 0 <= left.counted.output - (left.events - other_events) < 300  # ahead of Envoy
 
 
 # -- a replica that dies; last, for it takes a replica with it

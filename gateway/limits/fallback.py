@@ -1,0 +1,404 @@
+"""What happens to limits while their store is away, and how it is made up for afterwards.
+
+While the store is *down* nobody waits for it: reservations are decided here (`Mode`), settlements
+are queued, and one task asks the store, now and then, whether it is back. Then, in this order:
+what was granted here and is still in flight is adopted by the store, into debt if need be; queued
+settlements are delivered, each exactly once; only then do reservations go to the store again.
+
+Exactly once rests on the store: a settlement ends its reservation, so a repeated one finds nothing.
+A reservation may therefore only be settled through the `FallbackStore` that made it. If the store
+comes back without its data, what is in flight is adopted anew; only settlements that were on
+their way when it broke stay lost with the rest, because they may have been done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from fractions import Fraction
+from typing import Final
+
+from gateway.limits.memory import MemoryStore
+from gateway.limits.store import LATE_S, LimitStore, StoreUnavailable, UsageRecord
+from policies.limits.share import scaled_take
+from policies.limits.types import Bucket, Standing, Take, check_amount
+from policies.limits.verdict import Granted, Verdict
+
+_LOG: Final = logging.getLogger("penstock.limits")
+_BATCH: Final = 64
+_MIN_LEASE_S: Final = 1.0
+
+
+class Mode(enum.Enum):
+    """How a slot's reservations are decided without the store."""
+
+    OPEN = "open"
+    """All are granted."""
+    CLOSED = "closed"
+    """None is: StoreUnavailable."""
+    SHARE = "share"
+    """By this picker's share of every limit, from full buckets at the outage's first call."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """For metrics; each only grows."""
+
+    outages: int = 0
+    granted_open: int = 0
+    granted_share: int = 0
+    denied_share: int = 0
+    refused_closed: int = 0
+    queued: int = 0
+    delivered: int = 0
+    unknown: int = 0
+    """Delivered settlements that the store did not know (any more)."""
+    dropped: int = 0
+    """Settlements given up: too many were waiting, or closed while the store was down."""
+
+
+@dataclass(slots=True)
+class _Outstanding:
+    slot: str
+    id: str
+    takes: Sequence[Take]
+    lease_until_s: float
+    adopt: bool
+    """The store does not hold it, as far as is known."""
+    shared: bool = False
+    """The local share holds it."""
+
+
+@dataclass(slots=True)
+class _Job:
+    slot: str
+    id: str
+    charges: Mapping[str, int]
+    usage: UsageRecord | None
+    reservation: _Outstanding | None
+    attempted: bool = False
+    """It may have been done."""
+
+
+class FallbackStore:
+    """`LimitStore` that decides by itself while the one it wraps is down. One event loop."""
+
+    def __init__(
+        self,
+        store: LimitStore,
+        *,
+        mode_of: Callable[[str], Mode],
+        share: Fraction = Fraction(1),
+        failures: int = 3,
+        retry_s: float = 0.2,
+        max_retry_s: float = 1.0,
+        max_pending: int = 100_000,
+        clock: Callable[[], float] = time.monotonic,
+        share_store: MemoryStore | None = None,
+    ) -> None:
+        """``mode_of`` a slot. ``share``: one over the number of pickers, for `Mode.SHARE`.
+
+        Down after ``failures`` calls in a row without an answer, or one lost connection. The first
+        question whether it is back comes after ``retry_s``, then doubling up to ``max_retry_s``.
+        """
+        self.counters = Counters()
+        self._store = store
+        self._mode_of = mode_of
+        self._share = share
+        self._share_store = share_store or MemoryStore()
+        self._max_failures = failures
+        self._retry_s, self._max_retry_s = retry_s, max_retry_s
+        self._max_pending = max_pending
+        self._clock = clock
+        self._outstanding: dict[tuple[str, str], _Outstanding] = {}
+        self._pending: deque[_Job] = deque()
+        self._failures = 0
+        self._down = False
+        self._lost = False
+        self._mender: asyncio.Task[None] | None = None
+
+    @property
+    def down(self) -> bool:
+        """Whether decisions are made here."""
+        return self._down
+
+    @property
+    def pending(self) -> int:
+        """Settlements waiting for the store."""
+        return len(self._pending)
+
+    async def reserve(
+        self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
+    ) -> Verdict:
+        """See `LimitStore.reserve`. StoreUnavailable only under `Mode.CLOSED`."""
+        self._forget_old()
+        sent = not self._down
+        if sent:
+            try:
+                verdict = await self._store.reserve(slot, reservation_id, takes, lease_s)
+            except StoreUnavailable as error:
+                self._failed(error)
+            except asyncio.CancelledError:
+                self._queue(_Job(slot, reservation_id, {}, None, None))
+                raise
+            else:
+                self._failures = 0
+                if isinstance(verdict, Granted):
+                    self._remember(slot, reservation_id, takes, lease_s, adopt=False)
+                return verdict
+        try:
+            verdict = await self._decide(slot, reservation_id, takes, lease_s)
+        except StoreUnavailable:
+            verdict = None
+        if sent and not isinstance(verdict, Granted):  # the store may hold it nevertheless
+            self._queue(_Job(slot, reservation_id, {}, None, None))
+        if verdict is None:
+            raise StoreUnavailable("the limit store is down and limits fail closed")
+        return verdict
+
+    async def adopt(
+        self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
+    ) -> bool:
+        """See `LimitStore.adopt`. While down: remembered for later, and True."""
+        if not self._down:
+            try:
+                adopted = await self._store.adopt(slot, reservation_id, takes, lease_s)
+            except StoreUnavailable as error:
+                self._failed(error)
+            else:
+                self._remember(slot, reservation_id, takes, lease_s, adopt=False)
+                return adopted
+        self._remember(slot, reservation_id, takes, lease_s, adopt=True)
+        return True
+
+    async def settle(
+        self,
+        slot: str,
+        reservation_id: str,
+        charges: Mapping[str, int],
+        usage: UsageRecord | None = None,
+    ) -> bool:
+        """See `LimitStore.settle`. Never StoreUnavailable: what cannot be delivered now is queued,
+        and True."""
+        for key, charge in charges.items():
+            check_amount(f"charge to {key!r}", charge)
+        reservation = self._outstanding.pop((slot, reservation_id), None)
+        if reservation is not None and reservation.shared:
+            await self._share_store.settle(slot, reservation_id, charges)
+        job = _Job(slot, reservation_id, dict(charges), usage, reservation)
+        if self._down or (reservation is not None and reservation.adopt):
+            return self._queue(job)
+        try:
+            done = await self._store.settle(slot, reservation_id, charges, usage)
+        except StoreUnavailable as error:
+            self._failed(error)
+            job.attempted = True
+            return self._queue(job)
+        except asyncio.CancelledError:
+            job.attempted = True
+            self._queue(job)
+            raise
+        self._failures = 0
+        return done
+
+    async def release(self, slot: str, reservation_id: str) -> bool:
+        """See `LimitStore.release`; queued like a settlement."""
+        return await self.settle(slot, reservation_id, {})
+
+    async def standing(self, slot: str, buckets: Sequence[Bucket]) -> list[Standing]:
+        """See `LimitStore.standing`. While down: of the local share, or StoreUnavailable."""
+        if not self._down:
+            try:
+                return await self._store.standing(slot, buckets)
+            except StoreUnavailable as error:
+                self._failed(error)
+        if self._mode_of(slot) is not Mode.SHARE:
+            raise StoreUnavailable("the limit store is down")
+        shares = [scaled_take(Take(bucket, 0), self._share).bucket for bucket in buckets]
+        return await self._share_store.standing(slot, shares)
+
+    async def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
+        """See `LimitStore.usage`. StoreUnavailable while down; without what is queued."""
+        if self._down:
+            raise StoreUnavailable("the limit store is down")
+        return await self._store.usage(slot, first, last)
+
+    async def check(self) -> None:
+        """Return when the store answers."""
+        await self._store.check()
+
+    async def close(self) -> None:
+        """One last attempt to deliver, then close the store."""
+        if self._mender is not None:
+            self._mender.cancel()
+            await asyncio.wait({self._mender})
+        if self._pending and not await self._reconcile():
+            _LOG.error("limit store is down: %d settlements are lost", len(self._pending))
+            self.counters.dropped += len(self._pending)
+        await self._store.close()
+
+    async def _decide(
+        self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
+    ) -> Verdict:
+        mode = self._mode_of(slot)
+        if mode is Mode.CLOSED:
+            self.counters.refused_closed += 1
+            raise StoreUnavailable("the limit store is down")
+        if mode is Mode.OPEN:
+            self.counters.granted_open += 1
+            self._remember(slot, reservation_id, takes, lease_s, adopt=True)
+            return Granted(())
+        verdict = await self._share_store.reserve(
+            slot, reservation_id, [scaled_take(take, self._share) for take in takes], lease_s
+        )
+        if isinstance(verdict, Granted):
+            self.counters.granted_share += 1
+            self._remember(slot, reservation_id, takes, lease_s, adopt=True, shared=True)
+        else:
+            self.counters.denied_share += 1
+        return verdict
+
+    def _remember(
+        self,
+        slot: str,
+        reservation_id: str,
+        takes: Sequence[Take],
+        lease_s: float,
+        *,
+        adopt: bool,
+        shared: bool = False,
+    ) -> None:
+        until_s = self._clock() + lease_s
+        self._outstanding[slot, reservation_id] = _Outstanding(
+            slot, reservation_id, takes, until_s, adopt, shared
+        )
+        if adopt and not self._down:
+            self._mend()
+
+    def _forget_old(self) -> None:
+        """Reservations that nobody settled: the store has forgotten them, too."""
+        oldest_s = self._clock() - LATE_S
+        while self._outstanding:
+            key = next(iter(self._outstanding))
+            if self._outstanding[key].lease_until_s > oldest_s:
+                break
+            del self._outstanding[key]
+
+    def _queue(self, job: _Job) -> bool:
+        if len(self._pending) >= self._max_pending:
+            self._pending.popleft()
+            self.counters.dropped += 1
+            if self.counters.dropped % 1_000 == 1:
+                _LOG.error(
+                    "limit store is away and %d settlements wait: the oldest are lost (%d so far)",
+                    self._max_pending,
+                    self.counters.dropped,
+                )
+        self._pending.append(job)
+        self.counters.queued += 1
+        self._mend()
+        return True
+
+    def _failed(self, error: StoreUnavailable) -> None:
+        self._failures += 1
+        self._lost = self._lost or error.lost
+        if not self._down and (error.lost or self._failures >= self._max_failures):
+            self._down = True
+            self.counters.outages += 1
+            _LOG.warning("limit store is down: %s; deciding without it", error)
+            self._mend()
+
+    def _mend(self) -> None:
+        if self._mender is None:
+            self._mender = asyncio.create_task(self._until_mended(), name="limit store recovery")
+
+    async def _until_mended(self) -> None:
+        wait_s = self._retry_s
+        try:
+            while True:
+                if self._down:
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(2 * wait_s, self._max_retry_s)
+                    try:
+                        await self._store.check()
+                    except StoreUnavailable as error:
+                        self._lost = self._lost or error.lost
+                        continue
+                if await self._reconcile():
+                    break
+                if not self._down:
+                    await asyncio.sleep(self._retry_s)
+            if self._down:
+                _LOG.warning("limit store is back; %d delivered so far", self.counters.delivered)
+            self._down = self._lost = False
+            self._failures = 0
+        finally:
+            self._mender = None
+
+    async def _reconcile(self) -> bool:
+        """Adopt and deliver; whether nothing is left to do. What comes meanwhile is done, too."""
+        everything = self._lost
+        while True:
+            now_s = self._clock()
+            held = [
+                reservation
+                for reservation in self._outstanding.values()
+                if (reservation.adopt or everything) and reservation.lease_until_s > now_s
+            ]
+            everything = False
+            for i in range(0, len(held), _BATCH):
+                if not all(await asyncio.gather(*map(self._adopt, held[i : i + _BATCH]))):
+                    return False
+            if not held and not self._pending:
+                return True
+            if self._pending and not await self._deliver_some():
+                return False
+
+    async def _adopt(self, reservation: _Outstanding) -> bool:
+        """Have the store hold it; whether it answered."""
+        lease_s = max(reservation.lease_until_s - self._clock(), _MIN_LEASE_S)
+        try:
+            await self._store.adopt(reservation.slot, reservation.id, reservation.takes, lease_s)
+        except StoreUnavailable as error:
+            self._failed(error)
+            return False
+        reservation.adopt = False
+        return True
+
+    async def _deliver_some(self) -> bool:
+        """Deliver a batch; whether the store answered to all. What it did not answer to waits on."""
+        jobs = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
+        try:
+            answered = await asyncio.gather(*map(self._deliver, jobs))
+        except asyncio.CancelledError:
+            self._pending.extendleft(reversed(jobs))
+            raise
+        left = [job for job, done in zip(jobs, answered, strict=True) if not done]
+        self._pending.extendleft(reversed(left))
+        return not left
+
+    async def _deliver(self, job: _Job) -> bool:
+        reservation = job.reservation
+        if (
+            reservation is not None
+            and (reservation.adopt or (self._lost and not job.attempted))
+            and not await self._adopt(reservation)
+        ):
+            return False
+        job.attempted = True
+        try:
+            done = await self._store.settle(job.slot, job.id, job.charges, job.usage)
+        except StoreUnavailable as error:
+            self._failed(error)
+            return False
+        if done:
+            self.counters.delivered += 1
+        else:
+            self.counters.unknown += 1
+        return True

@@ -1,0 +1,43 @@
+"""A part of a limit, for a picker that must decide alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from math import floor
+
+from policies.limits.types import (
+    MAX_PERIOD_MS,
+    CalendarWindow,
+    LimitError,
+    Rule,
+    Take,
+    TokenBucket,
+)
+
+
+def scaled(rule: Rule, share: Fraction) -> Rule:
+    """The rule with ``share`` (above 0, at most 1) of its amounts, rounded down, but 1 at least.
+
+    A refill keeps its exact rate where `MAX_PERIOD_MS` allows, and is rounded down by less than
+    one unit in that time where not. Raises LimitError for a share out of range.
+    """
+    if not 0 < share <= 1:
+        raise LimitError(f"share must be above 0 and at most 1, got {share}")
+    if isinstance(rule, TokenBucket):
+        rate = Fraction(rule.refill, rule.period_ms) * share
+        refill, period_ms = rate.numerator, rate.denominator
+        if period_ms > MAX_PERIOD_MS:
+            refill, period_ms = max(1, floor(rate * MAX_PERIOD_MS)), MAX_PERIOD_MS
+        return TokenBucket(max(1, floor(rule.capacity * share)), refill, period_ms)
+    limit = max(1, floor(rule.limit * share))
+    return (
+        CalendarWindow(limit, rule.period)
+        if isinstance(rule, CalendarWindow)
+        else replace(rule, limit=limit)
+    )
+
+
+def scaled_take(take: Take, share: Fraction) -> Take:
+    """The same amount from the scaled bucket."""
+    return Take(replace(take.bucket, rule=scaled(take.bucket.rule, share)), take.amount)

@@ -1,0 +1,160 @@
+"""What a limit store should do, written for plainness: fractions, events in order of time."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from fractions import Fraction
+
+from policies.limits.types import Bucket, CalendarWindow, Period, Rule, Take, TokenBucket
+
+
+def window(period: Period, at_ms: int) -> str:
+    """The window's name."""
+    text = datetime.fromtimestamp(at_ms // 1000, UTC).isoformat()
+    cut = {
+        Period.MONTH: 7,
+        Period.DAY: 10,
+        Period.HOUR: 13,
+        Period.MINUTE: 16,
+        Period.SECOND: 19,
+    }
+    return text[: cut[period]]
+
+
+class ModelBucket:
+    def __init__(self, rule: Rule, now_ms: int) -> None:
+        self.rule = rule
+        self.now_ms = now_ms
+        self.level = Fraction(rule.capacity if isinstance(rule, TokenBucket) else 0)
+        self.used: defaultdict[str, int] = defaultdict(int)
+        self.held = 0
+
+    def window(self) -> str:
+        assert isinstance(self.rule, CalendarWindow)
+        return window(self.rule.period, self.now_ms)
+
+    def move_to(self, now_ms: int) -> None:
+        if isinstance(self.rule, TokenBucket):
+            gained = Fraction((now_ms - self.now_ms) * self.rule.refill, self.rule.period_ms)
+            self.level = min(Fraction(self.rule.capacity), self.level + gained)
+        self.now_ms = now_ms
+
+    def change(self, rule: Rule) -> None:
+        if isinstance(rule, TokenBucket) and rule != self.rule:
+            assert isinstance(self.rule, TokenBucket)
+            full = self.level == self.rule.capacity
+            self.level = Fraction(
+                rule.capacity if full else min(rule.capacity, math.floor(self.level))
+            )
+        self.rule = rule
+
+    def has(self) -> int:
+        if isinstance(self.rule, TokenBucket):
+            return math.floor(self.level)
+        if isinstance(self.rule, CalendarWindow):
+            return self.rule.limit - self.used[self.window()]
+        return self.rule.limit - self.held
+
+    def take(self, amount: int) -> str:
+        self.level -= amount
+        self.held += amount
+        if isinstance(self.rule, CalendarWindow):
+            self.used[self.window()] += amount
+            return self.window()
+        return ""
+
+    def settle(self, held: int, charge: int, taken_in: str) -> None:
+        self.held -= held
+        if isinstance(self.rule, TokenBucket):
+            self.level = min(Fraction(self.rule.capacity), self.level + held - charge)
+        elif isinstance(self.rule, CalendarWindow):
+            same = taken_in == self.window()
+            change = charge - held
+            self.used[self.window()] += change if same else max(0, change)
+
+
+@dataclass
+class ModelReservation:
+    takes: list[tuple[Take, str]]
+    lease_until_ms: int
+    expired: bool = False
+
+
+@dataclass
+class ModelVerdict:
+    granted: bool
+    lacking: list[Bucket]
+    shadow: list[Bucket]
+    remaining: list[int]
+
+
+@dataclass
+class Model:
+    now_ms: int
+    late_ms: int
+    buckets: dict[str, ModelBucket] = field(default_factory=dict)
+    reservations: dict[str, ModelReservation] = field(default_factory=dict)
+
+    def move_to(self, now_ms: int) -> None:
+        while True:
+            events = [
+                (r.lease_until_ms + (self.late_ms if r.expired else 0), id_)
+                for id_, r in self.reservations.items()
+            ]
+            due = min((event for event in events if event[0] <= now_ms), default=None)
+            self._tick(due[0] if due else now_ms)
+            if due is None:
+                return
+            reservation = self.reservations[due[1]]
+            if reservation.expired:
+                del self.reservations[due[1]]
+            else:
+                reservation.expired = True
+                for take, taken_in in reservation.takes:
+                    self.buckets[take.bucket.key].settle(take.amount, 0, taken_in)
+
+    def _tick(self, now_ms: int) -> None:
+        for bucket in self.buckets.values():
+            bucket.move_to(now_ms)
+        self.now_ms = now_ms
+
+    def look(self, bucket: Bucket) -> ModelBucket:
+        found = self.buckets.get(bucket.key)
+        if found is None:
+            found = self.buckets[bucket.key] = ModelBucket(bucket.rule, self.now_ms)
+        found.change(bucket.rule)
+        return found
+
+    def reserve(
+        self, id_: str, takes: Sequence[Take], lease_ms: int, *, forced: bool = False
+    ) -> ModelVerdict:
+        fits = [self.look(take.bucket).has() >= take.amount for take in takes]
+        lacking = [take.bucket for take, fit in zip(takes, fits, strict=True) if not fit]
+        granted = forced or all(bucket.shadow for bucket in lacking)
+        if granted:
+            held = [
+                (take, self.look(take.bucket).take(take.amount))
+                for take, fit in zip(takes, fits, strict=True)
+                if fit or (forced and not take.bucket.shadow)
+            ]
+            self.reservations[id_] = ModelReservation(held, self.now_ms + lease_ms)
+        return ModelVerdict(
+            granted,
+            [bucket for bucket in lacking if not bucket.shadow],
+            [bucket for bucket in lacking if bucket.shadow],
+            [max(0, self.look(take.bucket).has()) for take in takes],
+        )
+
+    def settle(self, id_: str, charges: Mapping[str, int]) -> bool:
+        reservation = self.reservations.pop(id_, None)
+        if reservation is None:
+            return False
+        for take, taken_in in reservation.takes:
+            key = take.bucket.key
+            held = 0 if reservation.expired else take.amount
+            self.buckets[key].settle(held, charges.get(key, 0), taken_in)
+        return True

@@ -1,0 +1,185 @@
+"""Redis killed, frozen and come back empty, under each of the three modes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import date
+from fractions import Fraction
+
+import pytest
+
+from gateway.limits.fallback import FallbackStore, Mode
+from gateway.limits.redis_store import RedisStore, connect
+from gateway.limits.store import StoreUnavailable, UsageRecord
+from policies.limits.types import (
+    Bucket,
+    CalendarWindow,
+    Concurrency,
+    Dimension,
+    Period,
+    Take,
+)
+from policies.limits.verdict import Denied, Granted, Refusal
+from tests.gateway.limits.redis_server import RedisServer
+
+DAY = date(2026, 3, 1)
+TOKENS = Bucket("t", Dimension.TOTAL_TOKENS, CalendarWindow(100, Period.MONTH), "tokens a month")
+TOGETHER = Bucket("c", Dimension.CONCURRENCY, Concurrency(5), "at once")
+TAKES = [Take(TOKENS, 10), Take(TOGETHER, 1)]
+LEASE_S = 60.0
+
+
+def used(tokens: int) -> UsageRecord:
+    return UsageRecord(DAY, "k", "u", "m", tokens, 0, 0, 0)
+
+
+@asynccontextmanager
+async def limits(
+    server: RedisServer, mode: Mode, *, failures: int = 3, timeout_s: float = 2.0
+) -> AsyncIterator[FallbackStore]:
+    store = FallbackStore(
+        RedisStore(connect(server.url, timeout_s=timeout_s), timeout_s=timeout_s),
+        mode_of=lambda _: mode,
+        share=Fraction(1, 4),
+        failures=failures,
+        retry_s=0.01,
+        max_retry_s=0.05,
+    )
+    yield store
+    await store.close()
+
+
+async def recovered(store: FallbackStore) -> None:
+    async with asyncio.timeout(60):
+        while store.down or store.pending:
+            await asyncio.sleep(0.005)
+
+
+async def standing(store: FallbackStore) -> list[int]:
+    return [s.remaining for s in await store.standing("acme", [TOKENS, TOGETHER])]
+
+
+async def tokens_counted(store: FallbackStore) -> tuple[int, int]:
+    rows = await store.usage("acme", DAY, DAY)
+    return sum(r.requests for r in rows), sum(r.input_tokens for r in rows)
+
+
+async def test_open_grants_all_and_makes_up_for_it(own_redis: RedisServer) -> None:
+    async with limits(own_redis, Mode.OPEN) as store:
+        assert isinstance(await store.reserve("acme", "before", TAKES, LEASE_S), Granted)
+        own_redis.kill()
+        for i in range(20):  # far over the limit
+            assert isinstance(await store.reserve("acme", f"r{i}", TAKES, LEASE_S), Granted)
+        assert store.down
+        assert await store.settle("acme", "before", {"t": 7}, used(7))
+        assert await store.settle("acme", "r0", {"t": 11}, used(11))
+        assert await store.settle("acme", "r0", {"t": 11}, used(11))
+        own_redis.start()
+        await recovered(store)
+        # 19 in flight hold 10 each, 18 were charged: over the limit of 100, and over 5 at once
+        assert await standing(store) == [0, 0]
+        assert await tokens_counted(store) == (2, 18)
+        denied = await store.reserve("acme", "after", TAKES, LEASE_S)
+        assert isinstance(denied, Denied)
+        for i in range(1, 20):
+            assert await store.release("acme", f"r{i}")
+        assert await standing(store) == [82, 5]
+        assert not await store.settle("acme", "r3", {"t": 5}, used(5))
+        assert await tokens_counted(store) == (2, 18)
+
+
+async def test_closed_refuses_and_keeps_settlements(own_redis: RedisServer) -> None:
+    async with limits(own_redis, Mode.CLOSED) as store:
+        await store.reserve("acme", "before", TAKES, LEASE_S)
+        own_redis.kill()
+        for i in range(3):
+            with pytest.raises(StoreUnavailable):
+                await store.reserve("acme", f"r{i}", TAKES, LEASE_S)
+        assert await store.settle("acme", "before", {"t": 30}, used(30))
+        own_redis.start()
+        await recovered(store)
+        assert await standing(store) == [70, 5]
+        assert await tokens_counted(store) == (1, 30)
+
+
+async def test_share_grants_a_quarter(own_redis: RedisServer) -> None:
+    async with limits(own_redis, Mode.SHARE) as store:
+        own_redis.kill()
+        bucket = Take(TOKENS, 5)
+        verdicts = [await store.reserve("acme", f"r{i}", [bucket], LEASE_S) for i in range(8)]
+        assert [isinstance(verdict, Granted) for verdict in verdicts] == [True] * 5 + [False] * 3
+        denied = verdicts[-1]
+        assert isinstance(denied, Denied)
+        assert (denied.refusal, denied.bucket.limit) == (Refusal.EMPTY, 25)
+        assert await store.settle("acme", "r0", {"t": 1}, used(1))
+        assert [s.remaining for s in await store.standing("acme", [TOKENS])] == [4]
+        own_redis.start()
+        await recovered(store)
+        assert await standing(store) == [100 - 1 - 4 * 5, 5]
+
+
+async def test_frozen_redis_delays_few_calls_and_nothing_counts_twice(
+    own_redis: RedisServer,
+) -> None:
+    async with limits(own_redis, Mode.OPEN, timeout_s=0.05) as store:
+        for i in range(4):
+            while not isinstance(await store.reserve("acme", f"b{i}", TAKES, LEASE_S), Granted):
+                pass
+        own_redis.signal(signal.SIGSTOP)
+        for i in range(50):
+            assert isinstance(await store.reserve("acme", f"r{i}", TAKES, LEASE_S), Granted)
+            assert await store.settle("acme", f"r{i}", {"t": 1}, used(1))
+        assert store.down
+        for i in range(4):
+            assert await store.settle("acme", f"b{i}", {"t": 2}, used(2))
+        own_redis.signal(signal.SIGCONT)
+        # Three calls had to time out, and what they asked for may be done by Redis only now.
+        await recovered(store)
+    async with limits(own_redis, Mode.CLOSED, timeout_s=10) as patient:
+        assert await tokens_counted(patient) == (54, 58)
+
+
+async def test_many_calls_at_once_wait_for_one_timeout_only(own_redis: RedisServer) -> None:
+    timeout_s = 0.05
+    async with limits(own_redis, Mode.OPEN, timeout_s=timeout_s) as store:
+        own_redis.signal(signal.SIGSTOP)
+        calls = [store.reserve("acme", f"r{i}", TAKES, LEASE_S) for i in range(200)]
+        assert all(isinstance(verdict, Granted) for verdict in await asyncio.gather(*calls))
+        assert store.down
+        assert store.counters.granted_open == 200
+        own_redis.signal(signal.SIGCONT)
+        await recovered(store)
+
+
+async def test_empty_restart_adopts_what_is_in_flight(own_redis: RedisServer) -> None:
+    async with limits(own_redis, Mode.CLOSED) as store:
+        await store.reserve("acme", "one", TAKES, LEASE_S)
+        await store.reserve("acme", "two", TAKES, LEASE_S)
+        own_redis.kill()
+        with pytest.raises(StoreUnavailable):
+            await store.reserve("acme", "three", TAKES, LEASE_S)
+        assert await store.settle("acme", "two", {"t": 4}, used(4))
+        own_redis.start()
+        await recovered(store)
+        assert await standing(store) == [100 - 10 - 4, 4]
+        assert await store.settle("acme", "one", {"t": 6}, used(6))
+        assert await standing(store) == [90, 5]
+        assert await tokens_counted(store) == (2, 10)
+
+
+async def test_settlements_that_wait_are_bounded(own_redis: RedisServer) -> None:
+    store = FallbackStore(
+        RedisStore(connect(own_redis.url, timeout_s=1), timeout_s=1),
+        mode_of=lambda _: Mode.OPEN,
+        max_pending=3,
+    )
+    own_redis.kill()
+    for i in range(5):
+        await store.reserve("acme", f"r{i}", TAKES, LEASE_S)
+        await store.settle("acme", f"r{i}", {"t": 1}, used(1))
+    assert (store.pending, store.counters.dropped) == (3, 2)
+    await store.close()
+    assert store.counters.dropped == 5

@@ -1,0 +1,192 @@
+"""What only Redis can get wrong: many processes, scripts forgotten, clusters, expiry of keys."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from gateway.limits.redis_store import RedisStore, connect, connect_cluster
+from gateway.limits.store import DuplicateReservation, StoreUnavailable, UsageRecord
+from policies.limits.types import Bucket, CalendarWindow, Concurrency, Dimension, Period, Take
+from policies.limits.types import TokenBucket as Tokens
+from policies.limits.verdict import Granted
+from tests.gateway.limits.redis_server import RedisServer
+
+DAY = date(2026, 3, 1)
+TEN = Bucket("ten", Dimension.REQUESTS, CalendarWindow(10, Period.MONTH), "ten a month")
+TOGETHER = Bucket("together", Dimension.CONCURRENCY, Concurrency(1_000), "at once")
+
+_CLIENT = """
+import asyncio, json, sys
+from tests.gateway.limits.test_redis_store import many
+print(json.dumps(asyncio.run(many(sys.argv[1], sys.argv[2], int(sys.argv[3])))))
+"""
+
+
+async def many(url: str, name: str, count: int) -> int:
+    """How many of so many simultaneous reservations are granted."""
+    store = RedisStore(connect(url, timeout_s=60), timeout_s=60)
+    verdicts = await asyncio.gather(
+        *(
+            store.reserve("acme", f"{name}-{i}", [Take(TEN, 1), Take(TOGETHER, 1)], 60)
+            for i in range(count)
+        )
+    )
+    await store.close()
+    return sum(isinstance(verdict, Granted) for verdict in verdicts)
+
+
+async def test_200_at_once_against_room_for_10(redis_server: RedisServer) -> None:
+    assert await many(redis_server.url, "one", 200) == 10
+
+
+def test_200_from_4_processes_against_room_for_10(redis_server: RedisServer) -> None:
+    clients = [
+        subprocess.Popen(
+            [sys.executable, "-c", _CLIENT, redis_server.url, f"p{i}", "50"], stdout=subprocess.PIPE
+        )
+        for i in range(4)
+    ]
+    granted = [json.loads(client.communicate()[0]) for client in clients]
+    assert sum(granted) == 10
+
+
+async def test_killed_client_leaves_its_hold_to_the_lease(
+    redis_server: RedisServer, store: RedisStore
+) -> None:
+    held = (
+        "import asyncio, os, signal; from tests.gateway.limits.test_redis_store import *\n"
+        "async def main():\n"
+        f" store = RedisStore(connect({redis_server.url!r}, timeout_s=60), timeout_s=60)\n"
+        " await store.reserve('acme', 'crashed', [Take(TEN, 10)], 0.5)\n"
+        " os.kill(os.getpid(), signal.SIGKILL)\n"
+        "asyncio.run(main())"
+    )
+    subprocess.run([sys.executable, "-c", held], check=False)
+    async with asyncio.timeout(30):
+        while not isinstance(await store.reserve("acme", "next", [Take(TEN, 10)], 60), Granted):
+            await asyncio.sleep(0.01)
+    # its completion is late, not lost: charged once, over what the next one holds
+    usage = UsageRecord(DAY, "k", "u", "m", 3, 0, 0, 0)
+    assert await store.settle("acme", "crashed", {"ten": 3}, usage)
+    assert not await store.settle("acme", "crashed", {"ten": 3}, usage)
+    assert [s.remaining for s in await store.standing("acme", [TEN])] == [0]
+    await store.release("acme", "next")
+    assert [s.remaining for s in await store.standing("acme", [TEN])] == [7]
+    assert [r.requests for r in await store.usage("acme", DAY, DAY)] == [1]
+
+
+async def test_forgotten_scripts_are_sent_again(
+    redis_server: RedisServer, store: RedisStore
+) -> None:
+    for i in range(3):
+        assert isinstance(await store.reserve("acme", f"r{i}", [Take(TEN, 1)], 60), Granted)
+        redis_server.ask("SCRIPT", "FLUSH")
+        assert await asyncio.gather(
+            store.settle("acme", f"r{i}", {"ten": 1}), store.settle("acme", f"r{i}", {"ten": 1})
+        ) == [True, False]
+        redis_server.ask("SCRIPT", "FLUSH")
+    assert [s.remaining for s in await store.standing("acme", [TEN])] == [7]
+
+
+async def test_an_id_is_used_once(store: RedisStore) -> None:
+    await store.reserve("acme", "r", [Take(TEN, 1)], 60)
+    with pytest.raises(DuplicateReservation):
+        await store.reserve("acme", "r", [Take(TEN, 1)], 60)
+
+
+async def test_refusals_are_unavailability(redis_server: RedisServer) -> None:
+    redis_server.ask("SET", "penstock:{t:acme}:b", "not a hash")
+    store = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+        await store.reserve("acme", "r", [Take(TEN, 1)], 60)
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
+        await store.standing("acme", [TEN])
+    await store.close()
+
+
+@pytest.mark.parametrize("slot", ["acme", "", "}", "a}b", "{x}", "ü m"])
+async def test_every_key_is_of_the_tenants_hash_slot_and_expires(
+    slot: str, redis_server: RedisServer, store: RedisStore
+) -> None:
+    await store.reserve(slot, "r", [Take(TEN, 1), Take(TOGETHER, 1)], 60)
+    await store.reserve(slot, "s", [Take(TEN, 1)], 60)
+    await store.settle(slot, "s", {"ten": 1}, UsageRecord(DAY, "k", "u", "m", 3, 0, 0, 0))
+    keys = redis_server.ask("KEYS", "*")
+    assert isinstance(keys, list)
+    assert len(keys) == 4
+    tags = {re.findall(rb"\{(.*?)\}", key)[0] for key in keys}
+    assert len(tags) == 1
+    assert tags != {b""}
+    left_ms = {key[-2:]: redis_server.ask("PTTL", key) for key in keys}
+    lives = [left_ms[b":b"], left_ms[b":r"], left_ms[b":x"]]
+    assert all(isinstance(ms, int) and ms > 31 * 86_400_000 for ms in lives)
+    assert min(lives[1:]) > lives[0]  # type: ignore[type-var]  # holds outlive buckets
+
+
+async def test_idle_buckets_of_a_busy_tenant_are_forgotten(
+    redis_server: RedisServer, store: RedisStore
+) -> None:
+    async def ask(i: int) -> None:
+        bucket = Bucket(f"user {i}", Dimension.REQUESTS, Tokens(1, 1_000, 1), "fast")
+        await store.reserve("acme", f"r{i}", [Take(bucket, 1)], 60)
+
+    for start in range(0, 3_000, 50):
+        await asyncio.gather(*(ask(i) for i in range(start, start + 50)))
+    kept = redis_server.ask("HLEN", "penstock:{t:acme}:b")
+    assert isinstance(kept, int)
+    assert kept < 600
+
+
+async def test_usage_by_day_key_user_and_model(store: RedisStore) -> None:
+    later = date(2026, 3, 3)
+    records = [
+        UsageRecord(DAY, "k1", 'a"\n', "m", 2**52, 1, 2, 3),
+        UsageRecord(DAY, "k1", 'a"\n', "m", 2**52, 1, 2, 3),
+        UsageRecord(DAY, "k0", "", "m", 0, 0, 0, 0),
+        UsageRecord(later, "k1", "ü", "m", 5, 0, 0, 0),
+    ]
+    for i, record in enumerate(records):
+        await store.reserve("acme", f"r{i}", [], 60)
+        assert await store.settle("acme", f"r{i}", {}, record)
+    rows = await store.usage("acme", DAY, later)
+    assert rows == [
+        records[2],
+        UsageRecord(DAY, "k1", 'a"\n', "m", 2**53, 2, 4, 6, requests=2),
+        records[3],
+    ]
+    assert await store.usage("other", DAY, later) == []
+
+
+async def test_runs_in_a_cluster() -> None:
+    with tempfile.TemporaryDirectory(prefix="pk") as folder:
+        port = 27_000 + hash(folder) % 5_000
+        server = RedisServer(
+            Path(folder), "--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes"
+        )
+        server.start()
+        try:
+            server.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+            async with asyncio.timeout(30):
+                while b"cluster_state:ok" not in bytes(server.ask("CLUSTER", "INFO")):  # type: ignore[call-overload]
+                    await asyncio.sleep(0.05)
+            client = connect_cluster(f"redis://127.0.0.1:{port}", timeout_s=10)
+            store = RedisStore(client, timeout_s=10)
+            for tenant in ("a", "b", "c"):
+                assert isinstance(await store.reserve(tenant, "r", [Take(TEN, 4)], 60), Granted)
+            record = UsageRecord(DAY, "k", "u", "m", 3, 0, 0, 0)
+            settled = [store.settle(tenant, "r", {"ten": 1}, record) for tenant in ("a", "b", "c")]
+            assert await asyncio.gather(*settled) == [True] * 3
+            assert [s.remaining for s in await store.standing("b", [TEN])] == [9]
+            assert [r.input_tokens for r in await store.usage("c", DAY, DAY)] == [3]
+            await store.close()
+        finally:
+            server.kill()

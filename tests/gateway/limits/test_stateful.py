@@ -1,0 +1,189 @@
+"""Any history of calls: both stores do what the plain model does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import UTC, date, datetime
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from gateway.limits import redis_store
+from gateway.limits.memory import MemoryStore
+from gateway.limits.redis_store import RedisStore, connect
+from gateway.limits.scripts import Script
+from gateway.limits.store import LimitStore, UsageRecord
+from policies.limits.types import (
+    MAX_AMOUNT,
+    MAX_LIMIT,
+    MAX_PERIOD_MS,
+    Bucket,
+    CalendarWindow,
+    Concurrency,
+    Dimension,
+    Period,
+    Take,
+    TokenBucket,
+)
+from policies.limits.verdict import Denied, Granted, Refusal
+from tests.gateway.limits.model import Model
+from tests.gateway.limits.redis_server import RedisServer
+
+START_MS = int(datetime(2028, 2, 28, 23, 59, 57, 123_000, UTC).timestamp() * 1000)
+LATE_S = 30.0
+DAY = date(2028, 2, 29)
+T = TypeVar("T")
+
+
+def bucket(key: str, *rules: Any, shadow: bool = False) -> list[Bucket]:
+    return [Bucket(key, Dimension.TOTAL_TOKENS, rule, key, shadow) for rule in rules]
+
+
+# Each bucket with the rules that it may be given in the course of time.
+BUCKETS = [
+    bucket("odd", TokenBucket(10, 7, 3_000), TokenBucket(14, 7, 3_000), TokenBucket(6, 11, 1_013)),
+    bucket("huge", TokenBucket(MAX_LIMIT, MAX_LIMIT - 27, MAX_PERIOD_MS)),
+    bucket("slow", TokenBucket(5, 1, MAX_PERIOD_MS - 4)),
+    bucket("second", CalendarWindow(12, Period.SECOND)),
+    bucket("month", CalendarWindow(20, Period.MONTH), CalendarWindow(9, Period.MONTH)),
+    bucket("together", Concurrency(3), Concurrency(2)),
+    bucket("shadow", TokenBucket(5, 1, 1_000), shadow=True),
+]
+AMOUNTS = st.integers(0, 13) | st.sampled_from([MAX_AMOUNT, MAX_AMOUNT - 1])
+TAKES = st.lists(
+    st.tuples(st.sampled_from(range(len(BUCKETS))), st.integers(0, 12)),
+    unique_by=lambda take: take[0],
+    max_size=4,
+)
+LEASES_MS = st.sampled_from([1, 700, 5_000, 60_000])
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """``clock_ms`` and ``make`` come from the test."""
+
+    server: RedisServer | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.now_ms = START_MS
+        self.model = Model(START_MS, round(LATE_S * 1000))
+        self.variant = [0] * len(BUCKETS)
+        self.ids: list[str] = []
+        self.used: dict[str, int] = {}
+        self.store: LimitStore = self.run(self.make())
+
+    def run(self, call: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(call)
+
+    async def make(self) -> LimitStore:
+        if self.server is None:
+            return MemoryStore(clock_ms=lambda: self.now_ms, late_s=LATE_S)
+        self.server.ask("FLUSHALL")
+        self.client = connect(self.server.url, timeout_s=10)
+        await self.set_clock()
+        return RedisStore(self.client, timeout_s=10, late_s=LATE_S)
+
+    async def set_clock(self) -> None:
+        if self.server is not None:
+            seconds, ms = divmod(self.now_ms, 1000)
+            await self.client.mset({"clock:s": seconds, "clock:us": ms * 1000 + 999})
+
+    def teardown(self) -> None:
+        self.run(self.store.close())
+        self.runner.close()
+
+    def buckets(self) -> list[Bucket]:
+        return [rules[i] for rules, i in zip(BUCKETS, self.variant, strict=True)]
+
+    @initialize()
+    def everything_is_fresh(self) -> None:
+        self.look()
+
+    @rule(ms=st.integers(1, 3_000) | st.sampled_from([10_000, 90_000, 3_600_000, 40 * 86_400_000]))
+    def time_passes(self, ms: int) -> None:
+        self.now_ms += ms
+        self.run(self.set_clock())
+        self.model.move_to(self.now_ms)
+
+    @rule(which=st.sampled_from([0, 4, 5]), variant=st.integers(0, 2))
+    def a_rule_is_changed(self, which: int, variant: int) -> None:
+        self.variant[which] = variant % len(BUCKETS[which])
+        self.look()
+
+    @rule()
+    def look(self) -> None:
+        standings = self.run(self.store.standing("acme", self.buckets()))
+        assert [s.remaining for s in standings] == [
+            max(0, self.model.look(b).has()) for b in self.buckets()
+        ]
+
+    def takes(self, chosen: list[tuple[int, int]]) -> list[Take]:
+        return [Take(self.buckets()[i], amount) for i, amount in chosen]
+
+    @rule(chosen=TAKES, lease_ms=LEASES_MS)
+    def reserve(self, chosen: list[tuple[int, int]], lease_ms: int) -> None:
+        id_, takes = f"r{len(self.ids)}", self.takes(chosen)
+        self.ids.append(id_)
+        expected = self.model.reserve(id_, takes, lease_ms)
+        verdict = self.run(self.store.reserve("acme", id_, takes, lease_ms / 1000))
+        assert isinstance(verdict, Granted) == expected.granted
+        assert list(verdict.shadow_refusals) == expected.shadow
+        assert [s.remaining for s in verdict.standings] == expected.remaining
+        if isinstance(verdict, Denied):
+            assert verdict.bucket in expected.lacking
+            assert (verdict.retry_after_ms is None) == (verdict.refusal is not Refusal.EMPTY)
+
+    @rule(chosen=TAKES, lease_ms=LEASES_MS)
+    def adopt(self, chosen: list[tuple[int, int]], lease_ms: int) -> None:
+        id_, takes = f"a{len(self.ids)}", self.takes(chosen)
+        self.ids.append(id_)
+        self.model.reserve(id_, takes, lease_ms, forced=True)
+        assert self.run(self.store.adopt("acme", id_, takes, lease_ms / 1000))
+        assert not self.run(self.store.adopt("acme", id_, takes, lease_ms / 1000))
+
+    @rule(data=st.data(), charges=st.lists(AMOUNTS, min_size=len(BUCKETS), max_size=len(BUCKETS)))
+    def settle(self, data: st.DataObject, charges: list[int]) -> None:
+        id_ = data.draw(st.sampled_from([*self.ids[-8:], "unknown"]))
+        charged = {b.key: charge for b, charge in zip(self.buckets(), charges, strict=True)}
+        usage = UsageRecord(DAY, "key", 'us"er', "model", charges[0], 0, charges[1], 1)
+        done = self.run(self.store.settle("acme", id_, charged, usage))
+        assert done == self.model.settle(id_, charged)
+        if done:
+            self.used["requests"] = self.used.get("requests", 0) + 1
+            self.used["tokens"] = self.used.get("tokens", 0) + charges[0] + charges[1]
+
+    @rule()
+    def usage_is_counted_once(self) -> None:
+        rows = self.run(self.store.usage("acme", DAY, DAY))
+        assert sum(row.requests for row in rows) == self.used.get("requests", 0)
+        assert sum(r.input_tokens + r.output_tokens for r in rows) == self.used.get("tokens", 0)
+
+
+SETTINGS = settings(deadline=None, stateful_step_count=40, suppress_health_check=list(HealthCheck))
+
+
+def test_memory_store_does_what_the_model_does() -> None:
+    run_state_machine_as_test(StoreMachine, settings=settings(SETTINGS, max_examples=200))
+
+
+def test_redis_store_does_what_the_model_does(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The production scripts, but for their clock: two keys in the place of TIME."""
+    for name in ("reserve", "settle", "standing"):
+        source = Script.load(name).source
+        ours = source.replace("redis.call('TIME')", "redis.call('MGET', 'clock:s', 'clock:us')")
+        assert ours != source
+        sha = redis_server.ask("SCRIPT", "LOAD", ours)
+        assert isinstance(sha, bytes)
+        monkeypatch.setattr(redis_store, f"_{name.upper()}", Script(ours, sha.decode()))
+
+    class RedisMachine(StoreMachine):
+        server = redis_server
+
+    run_state_machine_as_test(RedisMachine, settings=settings(SETTINGS, max_examples=100))
