@@ -24,6 +24,7 @@ from gateway.control.server import ControlServer
 from gateway.envoy.proxy import Envoy
 from gateway.envoy.render import Plan
 from gateway.fleet import Fleet
+from gateway.handover import Handover
 from gateway.pools.types import ReplicaState
 from gateway.rundir import RunDir
 from gateway.telemetry.multiprocess import worker_ended
@@ -67,6 +68,8 @@ class Supervisor:
         self._hurry = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
         self._held: set[tuple[str, str]] = set()
+        self._handover = Handover()
+        self._kept: set[tuple[str, str]] = set()
         self._worker_pids: dict[str, set[int]] = {}
 
     # -- life
@@ -189,14 +192,25 @@ class Supervisor:
     # -- parts in step
 
     def members(self) -> dict[str, list[EndpointSpec]]:
-        """Endpoints by pool; those that a person has taken out count as draining."""
+        """Endpoints by pool; those that a person has taken out count as draining, and those that
+        are needed until their replacements are healthy do not."""
         return {
-            pool: [
-                replace(spec, draining=spec.draining or (pool, spec.address) in self._held)
-                for spec in specs
-            ]
+            pool: [replace(spec, draining=self._drains(pool, spec)) for spec in specs]
             for pool, specs in self.fleet.endpoints().items()
         }
+
+    def _drains(self, pool: str, spec: EndpointSpec) -> bool:
+        one = (pool, spec.address)
+        return one in self._held or (spec.draining and one not in self._kept)
+
+    def _hand_over(self) -> None:
+        healthy = {
+            (status.pool, status.address)
+            for report in self.control.reports.values()
+            for status in report.endpoints
+            if status.healthy
+        }
+        self._kept = self._handover.keep(self.fleet.endpoints(), healthy, time.monotonic())
 
     def hold(self, pool: str, address: str, *, held: bool) -> None:
         """Send an endpoint no new requests, or some again."""
@@ -228,6 +242,7 @@ class Supervisor:
         self._notify()
 
     def _pools_changed(self) -> None:
+        self._hand_over()
         if self.envoy is not None:  # Envoy must know an endpoint before the pickers choose it
             self.envoy.update(self._plan(), self._addresses())
         self.control.assign(pools=self.members())
@@ -240,8 +255,12 @@ class Supervisor:
                 key = (status.pool, status.address)
                 busy[key] = busy.get(key, 0) + status.in_flight_requests
         applied = [report.applied_version for report in self.control.reports.values()]
-        settled = bool(applied) and min(applied) == self.control.version
-        if settled:
+        if self._kept:
+            before = self._kept
+            self._hand_over()
+            if self._kept != before:
+                self._pools_changed()
+        elif applied and min(applied) == self.control.version:
             self.fleet.observe_load(busy)
         self._notify()
 

@@ -14,17 +14,17 @@ their way when it broke stay lost with the rest, because they may have been done
 from __future__ import annotations
 
 import asyncio
-import enum
+import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from fractions import Fraction
 from typing import Final
 
 from gateway.limits.memory import MemoryStore
+from gateway.limits.outage import Counters, Mode, Outstanding, Settlement
 from gateway.limits.store import LATE_S, LimitStore, StoreUnavailable, UsageRecord
 from policies.limits.share import scaled_take
 from policies.limits.types import Bucket, Standing, Take, check_amount
@@ -33,57 +33,6 @@ from policies.limits.verdict import Granted, Verdict
 _LOG: Final = logging.getLogger("penstock.limits")
 _BATCH: Final = 64
 _MIN_LEASE_S: Final = 1.0
-
-
-class Mode(enum.Enum):
-    """How a slot's reservations are decided without the store."""
-
-    OPEN = "open"
-    """All are granted."""
-    CLOSED = "closed"
-    """None is: StoreUnavailable."""
-    SHARE = "share"
-    """By this picker's share of every limit, from full buckets at the outage's first call."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """For metrics; each only grows."""
-
-    outages: int = 0
-    granted_open: int = 0
-    granted_share: int = 0
-    denied_share: int = 0
-    refused_closed: int = 0
-    queued: int = 0
-    delivered: int = 0
-    unknown: int = 0
-    """Delivered settlements that the store did not know (any more)."""
-    dropped: int = 0
-    """Settlements given up: too many were waiting, or closed while the store was down."""
-
-
-@dataclass(slots=True)
-class _Outstanding:
-    slot: str
-    id: str
-    takes: Sequence[Take]
-    lease_until_s: float
-    adopt: bool
-    """The store does not hold it, as far as is known."""
-    shared: bool = False
-    """The local share holds it."""
-
-
-@dataclass(slots=True)
-class _Job:
-    slot: str
-    id: str
-    charges: Mapping[str, int]
-    usage: UsageRecord | None
-    reservation: _Outstanding | None
-    attempted: bool = False
-    """It may have been done."""
 
 
 class FallbackStore:
@@ -116,8 +65,8 @@ class FallbackStore:
         self._retry_s, self._max_retry_s = retry_s, max_retry_s
         self._max_pending = max_pending
         self._clock = clock
-        self._outstanding: dict[tuple[str, str], _Outstanding] = {}
-        self._pending: deque[_Job] = deque()
+        self._outstanding: dict[tuple[str, str], Outstanding] = {}
+        self._pending: deque[Settlement] = deque()
         self._failures = 0
         self._down = False
         self._lost = False
@@ -139,25 +88,26 @@ class FallbackStore:
         """See `LimitStore.reserve`. StoreUnavailable only under `Mode.CLOSED`."""
         self._forget_old()
         sent = not self._down
-        if sent:
+        if not sent:
+            self._mend()
+        else:
             try:
-                verdict = await self._store.reserve(slot, reservation_id, takes, lease_s)
+                given = await self._store.reserve(slot, reservation_id, takes, lease_s)
             except StoreUnavailable as error:
                 self._failed(error)
             except asyncio.CancelledError:
-                self._queue(_Job(slot, reservation_id, {}, None, None))
+                self._queue(Settlement(slot, reservation_id, {}, None, None))
                 raise
             else:
                 self._failures = 0
-                if isinstance(verdict, Granted):
+                if isinstance(given, Granted):
                     self._remember(slot, reservation_id, takes, lease_s, adopt=False)
-                return verdict
-        try:
+                return given
+        verdict: Verdict | None = None
+        with contextlib.suppress(StoreUnavailable):
             verdict = await self._decide(slot, reservation_id, takes, lease_s)
-        except StoreUnavailable:
-            verdict = None
         if sent and not isinstance(verdict, Granted):  # the store may hold it nevertheless
-            self._queue(_Job(slot, reservation_id, {}, None, None))
+            self._queue(Settlement(slot, reservation_id, {}, None, None))
         if verdict is None:
             raise StoreUnavailable("the limit store is down and limits fail closed")
         return verdict
@@ -191,7 +141,7 @@ class FallbackStore:
         reservation = self._outstanding.pop((slot, reservation_id), None)
         if reservation is not None and reservation.shared:
             await self._share_store.settle(slot, reservation_id, charges)
-        job = _Job(slot, reservation_id, dict(charges), usage, reservation)
+        job = Settlement(slot, reservation_id, dict(charges), usage, reservation)
         if self._down or (reservation is not None and reservation.adopt):
             return self._queue(job)
         try:
@@ -275,7 +225,7 @@ class FallbackStore:
         shared: bool = False,
     ) -> None:
         until_s = self._clock() + lease_s
-        self._outstanding[slot, reservation_id] = _Outstanding(
+        self._outstanding[slot, reservation_id] = Outstanding(
             slot, reservation_id, takes, until_s, adopt, shared
         )
         if adopt and not self._down:
@@ -290,7 +240,7 @@ class FallbackStore:
                 break
             del self._outstanding[key]
 
-    def _queue(self, job: _Job) -> bool:
+    def _queue(self, job: Settlement) -> bool:
         if len(self._pending) >= self._max_pending:
             self._pending.popleft()
             self.counters.dropped += 1
@@ -360,7 +310,7 @@ class FallbackStore:
             if self._pending and not await self._deliver_some():
                 return False
 
-    async def _adopt(self, reservation: _Outstanding) -> bool:
+    async def _adopt(self, reservation: Outstanding) -> bool:
         """Have the store hold it; whether it answered."""
         lease_s = max(reservation.lease_until_s - self._clock(), _MIN_LEASE_S)
         try:
@@ -372,7 +322,7 @@ class FallbackStore:
         return True
 
     async def _deliver_some(self) -> bool:
-        """Deliver a batch; whether the store answered to all. What it did not answer to waits on."""
+        """Deliver a batch; whether the store answered to all; the others wait on."""
         jobs = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
         try:
             answered = await asyncio.gather(*map(self._deliver, jobs))
@@ -383,7 +333,7 @@ class FallbackStore:
         self._pending.extendleft(reversed(left))
         return not left
 
-    async def _deliver(self, job: _Job) -> bool:
+    async def _deliver(self, job: Settlement) -> bool:
         reservation = job.reservation
         if (
             reservation is not None
@@ -397,6 +347,10 @@ class FallbackStore:
         except StoreUnavailable as error:
             self._failed(error)
             return False
+        except Exception:
+            _LOG.exception("settlement %s of %s cannot be delivered", job.id, job.slot)
+            self.counters.dropped += 1
+            return True
         if done:
             self.counters.delivered += 1
         else:

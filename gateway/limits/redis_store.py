@@ -231,7 +231,13 @@ class RedisStore:
         try:
             while self._settles:
                 batch = [self._settles.popleft() for _ in range(min(_BATCH, len(self._settles)))]
-                await self._send(batch)
+                try:
+                    await self._send(batch)
+                except Exception as error:
+                    _LOG.exception("settlements cannot be sent")
+                    for call in batch:
+                        if not call.answer.done():
+                            call.answer.set_exception(error)
         finally:
             self._flusher = None
 

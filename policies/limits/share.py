@@ -7,6 +7,7 @@ from fractions import Fraction
 from math import floor
 
 from policies.limits.types import (
+    MAX_LIMIT,
     MAX_PERIOD_MS,
     CalendarWindow,
     LimitError,
@@ -19,15 +20,17 @@ from policies.limits.types import (
 def scaled(rule: Rule, share: Fraction) -> Rule:
     """The rule with ``share`` (above 0, at most 1) of its amounts, rounded down, but 1 at least.
 
-    A refill keeps its exact rate where `MAX_PERIOD_MS` allows, and is rounded down by less than
-    one unit in that time where not. Raises LimitError for a share out of range.
+    A refill keeps its exact rate where `MAX_LIMIT` and `MAX_PERIOD_MS` allow; otherwise it is
+    rounded down to whole amounts a period, or, below one, to whole amounts in MAX_PERIOD_MS. Raises LimitError for a share out of range.
     """
     if not 0 < share <= 1:
         raise LimitError(f"share must be above 0 and at most 1, got {share}")
     if isinstance(rule, TokenBucket):
         rate = Fraction(rule.refill, rule.period_ms) * share
         refill, period_ms = rate.numerator, rate.denominator
-        if period_ms > MAX_PERIOD_MS:
+        if refill > MAX_LIMIT or period_ms > MAX_PERIOD_MS:
+            refill, period_ms = floor(rule.refill * share), rule.period_ms
+        if refill == 0:
             refill, period_ms = max(1, floor(rate * MAX_PERIOD_MS)), MAX_PERIOD_MS
         return TokenBucket(max(1, floor(rule.capacity * share)), refill, period_ms)
     limit = max(1, floor(rule.limit * share))

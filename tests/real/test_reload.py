@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -128,6 +129,44 @@ async def test_a_stream_outlives_its_pool(
         await answer.content.readline()
         await changed(gateway, config)
         assert (await answer.text()).endswith("data: [DONE]\n\n")
+
+
+async def test_replicas_of_a_removed_pool_finish_and_then_end(
+    gateway: Gateway, config: Json
+) -> None:
+    wider: Any = copy.deepcopy(config)
+    wider["pools"].append({"name": "own", "type": "simulated", "replicas": 1, "model": "own-m"})
+    await changed(gateway, wider)
+    body: Json = {
+        "model": "own-m",
+        "prompt": "x",
+        "max_tokens": 250,
+        "stream": True,
+        "ignore_eos": True,
+    }
+
+    async def pid() -> int | None:
+        for pool in (await gateway.status())["pools"]:
+            if pool["name"] == "own" and any(one["healthy"] for one in pool["endpoints"]):
+                found: int = pool["replicas"][0]["pid"]
+                return found
+        return None
+
+    await eventually(pid, "the replica serves")
+    replica = psutil.Process(await pid())
+    async with (
+        aiohttp.ClientSession(gateway.url) as session,
+        session.post("/v1/completions", json=body) as answer,
+    ):
+        await answer.content.readline()
+        await changed(gateway, config)
+        assert replica.is_running()
+        assert (await answer.text()).endswith("data: [DONE]\n\n")
+
+    async def ended() -> bool:
+        return not replica.is_running()
+
+    await eventually(ended, "its replica has ended")
 
 
 async def test_an_alias_comes_and_moves(gateway: Gateway, config: Json) -> None:

@@ -11,7 +11,8 @@ from fractions import Fraction
 
 import pytest
 
-from gateway.limits.fallback import FallbackStore, Mode
+from gateway.limits.fallback import FallbackStore
+from gateway.limits.outage import Mode
 from gateway.limits.redis_store import RedisStore, connect
 from gateway.limits.store import StoreUnavailable, UsageRecord
 from policies.limits.types import (
@@ -54,7 +55,7 @@ async def limits(
 
 async def recovered(store: FallbackStore) -> None:
     async with asyncio.timeout(60):
-        while store.down or store.pending:
+        while store.down or store.pending:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.005)
 
 

@@ -1,0 +1,66 @@
+"""What is kept during an outage of the limit store: how to decide, what to make up for, counts."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.limits.store import UsageRecord
+from policies.limits.types import Take
+
+
+class Mode(enum.Enum):
+    """How a slot's reservations are decided without the store."""
+
+    OPEN = "open"
+    """All are granted."""
+    CLOSED = "closed"
+    """None is: StoreUnavailable."""
+    SHARE = "share"
+    """By this picker's share of every limit, from full buckets at the outage's first call."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """For metrics; each only grows."""
+
+    outages: int = 0
+    granted_open: int = 0
+    granted_share: int = 0
+    denied_share: int = 0
+    refused_closed: int = 0
+    queued: int = 0
+    delivered: int = 0
+    unknown: int = 0
+    """Delivered settlements that the store did not know (any more)."""
+    dropped: int = 0
+    """Settlements given up: too many were waiting, the store was down when this was closed, or they
+    cannot be delivered at all."""
+
+
+@dataclass(slots=True)
+class Outstanding:
+    """A reservation granted here or by the store, and not settled yet."""
+
+    slot: str
+    id: str
+    takes: Sequence[Take]
+    lease_until_s: float
+    adopt: bool
+    """The store does not hold it, as far as is known."""
+    shared: bool = False
+    """The local share holds it."""
+
+
+@dataclass(slots=True)
+class Settlement:
+    """One that waits for the store."""
+
+    slot: str
+    id: str
+    charges: Mapping[str, int]
+    usage: UsageRecord | None
+    reservation: Outstanding | None
+    attempted: bool = False
+    """It may have been done."""

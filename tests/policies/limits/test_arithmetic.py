@@ -1,0 +1,195 @@
+"""The arithmetic is exact: no rounding, no drift, no token over the bound."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies.limits import arithmetic
+from policies.limits.arithmetic import State
+from policies.limits.share import scaled
+from policies.limits.types import (
+    MAX_LIMIT,
+    MAX_PERIOD_MS,
+    CalendarWindow,
+    Concurrency,
+    LimitError,
+    Period,
+    Rule,
+    TokenBucket,
+)
+
+NOW_MS = int(datetime(2026, 11, 21, 4, 5, 6, 789_000, UTC).timestamp() * 1000)
+
+AMOUNTS = st.integers(1, 20) | st.integers(1, MAX_LIMIT)
+PERIODS_MS = st.integers(1, 2_000) | st.integers(1, MAX_PERIOD_MS)
+TOKEN_BUCKETS = st.builds(TokenBucket, AMOUNTS, AMOUNTS, PERIODS_MS)
+WINDOWS = st.builds(CalendarWindow, AMOUNTS, st.sampled_from(Period))
+RULES = TOKEN_BUCKETS | WINDOWS | st.builds(Concurrency, AMOUNTS)
+STEPS_MS = st.integers(0, 3_000) | st.integers(0, 10**11)
+
+
+def level(rule: TokenBucket, state: State) -> Fraction:
+    return state.value + Fraction(state.carry, rule.period_ms)
+
+
+@given(TOKEN_BUCKETS, st.integers(-MAX_LIMIT, MAX_LIMIT), st.lists(STEPS_MS, max_size=8))
+def test_many_small_steps_are_one_large_step(
+    rule: TokenBucket, value: int, steps: list[int]
+) -> None:
+    start = state = arithmetic.advance(rule, State(value, 0, NOW_MS), NOW_MS)
+    now_ms = NOW_MS
+    for step in steps:
+        now_ms += step
+        state = arithmetic.advance(rule, state, now_ms)
+    assert state == arithmetic.advance(rule, start, now_ms)
+    exact = level(rule, start) + Fraction((now_ms - NOW_MS) * rule.refill, rule.period_ms)
+    assert level(rule, state) == min(Fraction(rule.capacity), exact)
+
+
+@given(
+    TOKEN_BUCKETS,
+    st.lists(
+        st.tuples(STEPS_MS, st.integers(0, MAX_LIMIT), st.integers(0, MAX_LIMIT), st.booleans()),
+        max_size=20,
+    ),
+)
+def test_never_a_token_over_the_bound(
+    rule: TokenBucket, requests: list[tuple[int, int, int, bool]]
+) -> None:
+    """At every instant: settled + held <= capacity + refill over the time passed + debt, and debt
+    is no more than what those in flight together were charged over what they held."""
+    state, now_ms = arithmetic.fresh(rule, NOW_MS), NOW_MS
+    settled, excess = 0, 0
+    in_flight: list[tuple[int, int, int]] = []
+    for step, wanted, charge, finish in requests:
+        now_ms += step
+        state = arithmetic.advance(rule, state, now_ms)
+        amount = wanted % (rule.capacity + 1)
+        if arithmetic.available(rule, state) >= amount:
+            state = arithmetic.take(rule, state, amount)
+            in_flight.append((amount, state.at_ms, charge))
+            excess = 0
+        if finish and in_flight:
+            held, taken_ms, charge = in_flight.pop(0)
+            state = arithmetic.settle(rule, state, held, taken_ms, charge)
+            settled += charge
+            excess += max(0, charge - held)
+        refilled = Fraction((now_ms - NOW_MS) * rule.refill, rule.period_ms)
+        debt = max(Fraction(0), -level(rule, state))
+        held_now = sum(held for held, _, _ in in_flight)
+        assert settled + held_now <= rule.capacity + refilled + debt
+        assert debt <= excess
+
+
+@given(RULES, AMOUNTS, AMOUNTS, STEPS_MS)
+def test_ready_is_the_first_instant(rule: Rule, taken: int, amount: int, step_ms: int) -> None:
+    state = arithmetic.take(rule, arithmetic.fresh(rule, NOW_MS), taken)
+    now_ms = NOW_MS + step_ms
+    state = arithmetic.advance(rule, state, now_ms)
+    at_ms = arithmetic.ready_at_ms(rule, state, amount)
+
+    def has(instant_ms: int) -> bool:
+        then = arithmetic.advance(rule, state, instant_ms)
+        return arithmetic.available(rule, then) >= amount
+
+    if at_ms is None:
+        whole = rule.capacity if isinstance(rule, TokenBucket) else rule.limit
+        assert not has(now_ms)
+        assert isinstance(rule, Concurrency) or amount > whole
+        return
+    assert has(at_ms)
+    assert at_ms <= now_ms or not has(at_ms - 1)
+
+
+@given(TOKEN_BUCKETS, st.integers(0, MAX_LIMIT), AMOUNTS, STEPS_MS)
+def test_giving_back_late_is_giving_back_in_time(
+    rule: TokenBucket, value: int, held: int, step_ms: int
+) -> None:
+    """So leases may be looked at when somebody comes, not when they end."""
+    state = arithmetic.advance(rule, State(value, 0, NOW_MS), NOW_MS)
+    later_ms = NOW_MS + step_ms
+    in_time = arithmetic.settle(rule, state, held, NOW_MS, 0)
+    late = arithmetic.settle(rule, arithmetic.advance(rule, state, later_ms), held, NOW_MS, 0)
+    assert arithmetic.advance(rule, in_time, later_ms) == late
+
+
+@given(st.sampled_from(Period), st.integers(0, 10**13))
+def test_windows_tile_time(period: Period, at_ms: int) -> None:
+    start_ms = arithmetic.window_start_ms(period, at_ms)
+    end_ms = arithmetic.window_end_ms(period, at_ms)
+    assert start_ms <= at_ms < end_ms
+    assert arithmetic.window_start_ms(period, end_ms) == end_ms
+    assert arithmetic.window_end_ms(period, start_ms) == end_ms
+    assert arithmetic.window_start_ms(period, end_ms - 1) == start_ms
+
+
+@pytest.mark.parametrize(
+    ("period", "start", "end"),
+    [
+        (Period.MONTH, "2026-11-01T00:00:00", "2026-12-01T00:00:00"),
+        (Period.DAY, "2026-11-21T00:00:00", "2026-11-22T00:00:00"),
+        (Period.HOUR, "2026-11-21T04:00:00", "2026-11-21T05:00:00"),
+        (Period.MINUTE, "2026-11-21T04:05:00", "2026-11-21T04:06:00"),
+        (Period.SECOND, "2026-11-21T04:05:06", "2026-11-21T04:05:07"),
+    ],
+)
+def test_windows_are_utc(period: Period, start: str, end: str) -> None:
+    def text(at_ms: int) -> str:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).replace(tzinfo=None).isoformat()
+
+    assert text(arithmetic.window_start_ms(period, NOW_MS)) == start
+    assert text(arithmetic.window_end_ms(period, NOW_MS)) == end
+
+
+def test_a_window_takes_back_only_while_it_lasts_but_always_charges() -> None:
+    rule = CalendarWindow(100, Period.MINUTE)
+    taken = arithmetic.take(rule, arithmetic.fresh(rule, NOW_MS), 40)
+    same = arithmetic.settle(rule, taken, 40, taken.at_ms, 15)
+    assert arithmetic.available(rule, same) == 85
+    next_ = arithmetic.advance(rule, taken, NOW_MS + 60_000)
+    assert arithmetic.available(rule, arithmetic.settle(rule, next_, 40, taken.at_ms, 15)) == 100
+    assert arithmetic.available(rule, arithmetic.settle(rule, next_, 40, taken.at_ms, 55)) == 85
+
+
+def test_a_clock_set_back_refills_nothing_twice() -> None:
+    rule = TokenBucket(10, 1, 1_000)
+    state = arithmetic.take(rule, arithmetic.fresh(rule, NOW_MS), 10)
+    back = arithmetic.advance(rule, state, NOW_MS - 5_000)
+    assert arithmetic.advance(rule, back, NOW_MS + 3_000).value == 3
+    window = CalendarWindow(10, Period.SECOND)
+    used = arithmetic.take(window, arithmetic.fresh(window, NOW_MS), 10)
+    assert arithmetic.advance(window, used, NOW_MS - 5_000) == used
+
+
+@given(RULES, st.fractions(Fraction(1, 100), 1))
+def test_shares_together_are_never_more_than_the_whole(rule: Rule, share: Fraction) -> None:
+    part = scaled(rule, share)
+    if isinstance(rule, TokenBucket) and isinstance(part, TokenBucket):
+        assert part.capacity <= max(Fraction(1), rule.capacity * share)
+        rate = Fraction(rule.refill, rule.period_ms) * share
+        assert Fraction(part.refill, part.period_ms) <= max(rate, Fraction(1, MAX_PERIOD_MS))
+    elif isinstance(rule, CalendarWindow | Concurrency):
+        assert isinstance(part, CalendarWindow | Concurrency)
+        assert part.limit <= max(Fraction(1), rule.limit * share)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: TokenBucket(0, 1, 1),
+        lambda: TokenBucket(1, MAX_LIMIT + 1, 1),
+        lambda: TokenBucket(1, 1, MAX_PERIOD_MS + 1),
+        lambda: CalendarWindow(0, Period.DAY),
+        lambda: Concurrency(1.5),  # type: ignore[arg-type]
+        lambda: scaled(Concurrency(1), Fraction(0)),
+    ],
+)
+def test_impossible_rules_say_what_is_right(make: object) -> None:
+    assert callable(make)
+    with pytest.raises(LimitError, match="must be"):
+        make()
