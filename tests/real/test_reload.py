@@ -145,15 +145,17 @@ async def test_replicas_of_a_removed_pool_finish_and_then_end(
         "ignore_eos": True,
     }
 
-    async def pid() -> int | None:
-        for pool in (await gateway.status())["pools"]:
-            if pool["name"] == "own" and any(one["healthy"] for one in pool["endpoints"]):
-                found: int = pool["replicas"][0]["pid"]
-                return found
-        return None
+    found: list[psutil.Process] = []
 
-    await eventually(pid, "the replica serves")
-    replica = psutil.Process(await pid())
+    async def served() -> bool:
+        status: Any = await gateway.status()
+        for pool in status["pools"]:
+            if pool["name"] == "own" and any(one["healthy"] for one in pool["endpoints"]):
+                found.append(psutil.Process(pool["replicas"][0]["pid"]))
+        return bool(found)
+
+    await eventually(served, "the replica serves")
+    replica = found[0]
     async with (
         aiohttp.ClientSession(gateway.url) as session,
         session.post("/v1/completions", json=body) as answer,

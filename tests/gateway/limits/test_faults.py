@@ -1,0 +1,183 @@
+"""A store that fails before or after doing what it was asked: every settlement counts once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import date
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from gateway.limits.fallback import FallbackStore
+from gateway.limits.memory import MemoryStore
+from gateway.limits.outage import Mode
+from gateway.limits.redis_store import RedisStore, connect
+from gateway.limits.store import StoreUnavailable, UsageRecord
+from policies.limits.types import Bucket, CalendarWindow, Concurrency, Dimension, Period, Take
+from policies.limits.verdict import Granted, Verdict
+from tests.gateway.limits.redis_server import RedisServer
+
+DAY = date(2026, 3, 1)
+TOKENS = Bucket("t", Dimension.TOTAL_TOKENS, CalendarWindow(10**6, Period.MONTH))
+TOGETHER = Bucket("c", Dimension.CONCURRENCY, Concurrency(1_000))
+TAKES = [Take(TOKENS, 10), Take(TOGETHER, 1)]
+NOW_MS = 1_772_400_000_000
+T = TypeVar("T")
+
+
+class FlakyStore(MemoryStore):
+    """Fails at random while ``broken``, half of the time only after having done it."""
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__(clock_ms=lambda: NOW_MS)
+        self._rng = rng
+        self.broken = 0.0
+
+    async def _perhaps(self, call: Callable[[], Awaitable[T]]) -> T:
+        await asyncio.sleep(0)
+        fails = self._rng.random() < self.broken
+        error = StoreUnavailable("flaky", lost=self._rng.random() < 0.3)
+        if fails and self._rng.random() < 0.5:
+            raise error
+        result = await call()
+        await asyncio.sleep(0)
+        if fails:
+            raise error
+        return result
+
+    async def reserve(
+        self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
+    ) -> Verdict:
+        call = super().reserve
+        return await self._perhaps(lambda: call(slot, reservation_id, takes, lease_s))
+
+    async def adopt(
+        self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
+    ) -> bool:
+        call = super().adopt
+        return await self._perhaps(lambda: call(slot, reservation_id, takes, lease_s))
+
+    async def settle(
+        self,
+        slot: str,
+        reservation_id: str,
+        charges: Mapping[str, int],
+        usage: UsageRecord | None = None,
+    ) -> bool:
+        call = super().settle
+        return await self._perhaps(lambda: call(slot, reservation_id, charges, usage))
+
+    async def check(self) -> None:
+        await self._perhaps(super().check)
+
+
+@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("seed", range(25))
+async def test_every_settlement_counts_exactly_once(mode: Mode, seed: int) -> None:
+    rng = random.Random(seed)
+    flaky = FlakyStore(rng)
+    store = FallbackStore(flaky, mode_of=lambda _: mode, retry_s=0, max_retry_s=0)
+    granted = charged = 0
+
+    async def client(name: int) -> None:
+        nonlocal granted, charged
+        for i in range(10):
+            id_, tokens = f"{name}-{i}", rng.randint(0, 30)
+            try:
+                verdict = await store.reserve("acme", id_, TAKES, 600)
+            except StoreUnavailable:
+                assert mode is Mode.CLOSED
+                continue
+            assert isinstance(verdict, Granted)
+            for _ in range(rng.randint(0, 5)):
+                await asyncio.sleep(0)
+            usage = UsageRecord(DAY, "k", "u", "m", tokens, 0, 0, 0)
+            granted, charged = granted + 1, charged + tokens
+            repeats = rng.choice([1, 1, 2])
+            await asyncio.gather(
+                *(store.settle("acme", id_, {"t": tokens}, usage) for _ in range(repeats))
+            )
+
+    async def weather() -> None:
+        for _ in range(20):
+            flaky.broken = rng.choice([0.0, 0.3, 1.0])
+            for _ in range(rng.randint(1, 20)):
+                await asyncio.sleep(0)
+
+    await asyncio.gather(weather(), *(client(name) for name in range(8)))
+    flaky.broken = 0.0
+    async with asyncio.timeout(60):
+        while store.down or store.pending or store._mender:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    rows = await store.usage("acme", DAY, DAY)
+    assert sum(row.requests for row in rows) == granted
+    assert sum(row.input_tokens for row in rows) == charged
+    standings = await store.standing("acme", [TOKENS, TOGETHER])
+    assert [s.remaining for s in standings] == [10**6 - charged, 1_000]
+    assert not store._outstanding
+
+
+class SlowLine:
+    """Stands between a client and Redis; what Redis says comes ``delay_s`` later."""
+
+    def __init__(self, server: RedisServer, socket: Path) -> None:
+        self._server, self.socket = server, socket
+        self.delay_s = 0.0
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[str]:
+        tasks: set[asyncio.Task[None]] = set()
+
+        async def pass_on(
+            source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, slow: bool
+        ) -> None:
+            while data := await source.read(65_536):
+                await asyncio.sleep(self.delay_s if slow else 0)
+                sink.write(data)
+            sink.close()
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            back, forth = await asyncio.open_unix_connection(self._server.socket)
+            tasks.add(asyncio.create_task(pass_on(reader, forth, slow=False)))
+            tasks.add(asyncio.create_task(pass_on(back, writer, slow=True)))
+
+        listener = await asyncio.start_unix_server(accept, self.socket)
+        yield f"unix://{self.socket}"
+        listener.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_redis_that_takes_200_ms_is_down_and_nothing_counts_twice(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    line = SlowLine(redis_server, tmp_path / "slow")
+    async with line.open() as url:
+        redis = RedisStore(connect(url), timeout_s=0.05)
+        store = FallbackStore(redis, mode_of=lambda _: Mode.OPEN, retry_s=0.05)
+        line.delay_s = 0.2
+        for i in range(100):
+            assert isinstance(await store.reserve("acme", f"r{i}", TAKES, 60), Granted)
+            assert await store.settle(
+                "acme", f"r{i}", {"t": 3}, UsageRecord(DAY, "k", "u", "m", 3, 0, 0, 0)
+            )
+        assert store.down
+        assert store.counters.granted_open == 100, "each was decided without Redis"
+        line.delay_s = 0.0
+        async with asyncio.timeout(60):
+            while store.down or store.pending:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await store.close()
+    patient = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
+    rows = await patient.usage("acme", DAY, DAY)
+    assert [(row.requests, row.input_tokens) for row in rows] == [(100, 300)]
+    standings = await patient.standing("acme", [TOKENS])
+    # Reservations that Redis heard of only after their timeout, and after their settlement, are
+    # held until their lease ends; what was charged is exact.
+    assert 10**6 - 300 - 3 * 10 <= standings[0].remaining <= 10**6 - 300
+    await patient.close()
