@@ -389,7 +389,7 @@ class Picker:
             owner=self.id,
             address=entry.address,
             status=0,
-            reason="lease_expired",
+            reason="unreported",
             input_tokens=None,
             output_tokens=None,
             cached_tokens=None,

@@ -43,7 +43,7 @@ class Completed:
     status: int
     """HTTP status sent to the client, 0 when the client left before one."""
     reason: str
-    """``ok``, ``client_aborted``, ``upstream_error``, ``http_error`` or ``lease_expired``."""
+    """``ok``, ``client_aborted``, ``upstream_error``, ``http_error`` or ``unreported``."""
     streaming: bool
     input_tokens: int
     output_tokens: int

@@ -120,7 +120,7 @@ async def test_a_lease_that_runs_out_is_an_end() -> None:
     made.clock.now_s += 2
     made.picker.tick()
     made.picker.complete(end_of(decision))
-    assert [done.reason for done in made.seen.completions] == ["lease_expired"]
+    assert [done.reason for done in made.seen.completions] == ["unreported"]
     assert made.is_settled
 
 
@@ -130,7 +130,7 @@ async def test_an_idle_engine_has_no_requests_of_ours() -> None:
     made.clock.now_s += 60
     made.report(1)
     assert made.is_settled
-    assert [done.reason for done in made.seen.completions] == ["lease_expired"]
+    assert [done.reason for done in made.seen.completions] == ["unreported"]
 
 
 @pytest.mark.parametrize(

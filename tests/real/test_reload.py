@@ -149,9 +149,11 @@ async def test_replicas_of_a_removed_pool_finish_and_then_end(
 
     async def served() -> bool:
         status: Any = await gateway.status()
-        for pool in status["pools"]:
-            if pool["name"] == "own" and any(one["healthy"] for one in pool["endpoints"]):
-                found.append(psutil.Process(pool["replicas"][0]["pid"]))
+        found.extend(
+            psutil.Process(pool["replicas"][0]["pid"])
+            for pool in status["pools"]
+            if pool["name"] == "own" and any(one["healthy"] for one in pool["endpoints"])
+        )
         return bool(found)
 
     await eventually(served, "the replica serves")
