@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+import orjson
+
 from picker import names
 from picker.catalog import Catalog
 from picker.completion import Report
@@ -65,6 +67,9 @@ class Picker:
         self._rng = rng
         self._settings = PickerSettings(())
         self._dispatches: dict[str, Dispatch] = {}
+        self._generated: dict[str, InFlight] = {}
+        """Of these, off the ledger because their engine is idle: its work is done, but a slow
+        client may still be reading."""
         self._early_ends: OrderedDict[str, None] = OrderedDict()
         """Requests of others whose end was told here before their dispatch was."""
         self._count = 0
@@ -119,7 +124,8 @@ class Picker:
         runtime.prefix.set_capacity(slot, capacity_tokens * self.ratio.bytes_per_token(model))
         if signals.running_requests == 0 and signals.waiting_requests == 0:
             for entry in self.ledger.reconcile(pool, address, idle_since_s=began_s):
-                self._forget(entry)
+                if entry.id in self._dispatches:
+                    self._generated[entry.id] = entry
 
     def apply_models(self, pool: str, address: str, models: list[ServedModel]) -> None:
         """What an endpoint lists under /v1/models."""
@@ -128,10 +134,13 @@ class Picker:
             runtime.state.apply_models(address, models)
 
     def mark_failed(self, pool: str, address: str, *, now_s: float, reason: str) -> None:
-        """An endpoint could not be reached."""
+        """Reading an endpoint failed for good: what comes back there will have an empty cache."""
         runtime = self.pools.get(pool)
         if runtime is not None:
             runtime.state.mark_failed(address, now_s, reason)
+            slot = runtime.state.slot_of.get(address)
+            if slot is not None:
+                runtime.prefix.clear_slot(slot)
 
     @property
     def ready(self) -> bool:
@@ -280,7 +289,8 @@ class Picker:
             metadata["strip_usage"] = True
         if context.model_changed and context.asked_model:
             rename = (context.served_model, context.asked_model)
-            metadata["served_model"], metadata["asked_model"] = rename
+            for key, name in zip(("served_model", "asked_model"), rename, strict=True):
+                metadata[key] = orjson.dumps(name).decode()  # as it stands in the response
         headers = context.head.headers
         wants_token = names.SESSION_ID in headers or names.SESSION_TOKEN in headers
         if wants_token:
@@ -326,6 +336,10 @@ class Picker:
         if self._end(report) or report.owner != self.id:
             self.peers.finished(report)
 
+    def refused_by_proxy(self, event: Rejected) -> None:
+        """The data plane itself turned a request away that no picker decided."""
+        self._observer.rejected(event)
+
     def peer_dispatched(self, sent: PeerDispatch) -> None:
         """Another picker sent a request somewhere."""
         runtime = self.pools.get(sent.pool)
@@ -356,6 +370,7 @@ class Picker:
     def _end(self, report: Report) -> bool:
         now_s = self.now()
         sent = self._dispatches.pop(report.id, None)
+        self._generated.pop(report.id, None)
         if sent is not None:
             self._finish(sent, report, now_s)
             return True
@@ -371,17 +386,19 @@ class Picker:
         """Close what the data plane never reported; call about once a second."""
         now_s = self.now()
         self.ledger.settle_prefills(now_s)
-        for entry in self.ledger.expire(now_s):
+        unread = [entry for entry in self._generated.values() if entry.lease_until_s <= now_s]
+        for entry in (*self.ledger.expire(now_s), *unread):
             self._forget(entry)
 
     def forget_all(self) -> None:
         """The data plane was started anew: nothing that was in flight will be reported."""
-        for entry in self.ledger.close_all():
+        for entry in (*self.ledger.close_all(), *self._generated.values()):
             self._forget(entry)
 
     def _forget(self, entry: InFlight) -> None:
         """The ledger has closed an entry without a report."""
         sent = self._dispatches.pop(entry.id, None)
+        self._generated.pop(entry.id, None)
         if sent is None:
             return
         report = Report(

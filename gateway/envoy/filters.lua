@@ -3,8 +3,23 @@
 
 local DENIED = { --[[DENIED]] }
 
+-- Request ids go into gRPC messages, where one byte that is not UTF-8 would spoil all of them.
+local function legible(id)
+  return (id:sub(1, 128):gsub("[^%w%-_.:/=+@~]", "?"))
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
+  if headers:get(":method") == "CONNECT" then
+    handle:respond({[":status"] = "405", ["content-type"] = "application/json"},
+      '{"error":{"message":"This gateway is no forward proxy.",' ..
+      '"type":"invalid_request_error","param":null,"code":"method_not_allowed"}}')
+    return
+  end
+  local id = headers:get("x-request-id")
+  if id ~= nil and legible(id) ~= id then
+    headers:replace("x-request-id", legible(id))
+  end
   for _, name in ipairs(DENIED) do
     headers:remove(name)
   end
@@ -16,18 +31,20 @@ local function plain(text)
   return (text:gsub("%p", "%%%0"))
 end
 
--- Replaces the name of the model that served by the name the client asked for, in `text`.
+-- Replaces the name of the model that served by the name the client asked for, where `text` first
+-- has it: further ones are content. Both names come as JSON strings.
 local function renamer(from, to)
-  local pattern = '("model"%s*:%s*)"' .. plain(from) .. '"'
-  local replacement = '%1"' .. to:gsub("%%", "%%%%") .. '"'
+  local pattern = '("model"%s*:%s*)' .. plain(from)
+  local replacement = "%1" .. to:gsub("%%", "%%%%")
   return function(text)
-    return (text:gsub(pattern, replacement))
+    return (text:gsub(pattern, replacement, 1))
   end
 end
 
 -- A usage chunk that only our own stream_options asked for.
 local function is_usage_only(event)
-  return event:find('"choices"%s*:%s*%[%s*%]') and event:find('"usage"', 1, true)
+  return event:find('"choices"%s*:%s*%[%s*%]') and event:find('"usage"%s*:%s*{%s*"')
+    and not event:find('"error"', 1, true)
 end
 
 -- An event that carries output, one token as a rule. Anthropic's and the Responses API name their
@@ -91,7 +108,7 @@ function envoy_on_response(handle)
       end
     else
       local text = held .. chunk:getBytes(0, size)
-      local out, from, kept = {}, 1, true
+      local out, from = {}, 1
       while true do
         local _, stop = text:find("\r?\n\r?\n", from)
         if stop == nil then
@@ -99,9 +116,7 @@ function envoy_on_response(handle)
         end
         local event = text:sub(from, stop)
         from = stop + 1
-        if strip and is_usage_only(event) then
-          kept = false
-        else
+        if not (strip and is_usage_only(event)) then
           if is_content(event) then
             events = events + 1
           end

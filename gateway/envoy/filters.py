@@ -14,6 +14,7 @@ Json: TypeAlias = dict[str, object]
 
 _TYPE: Final = "type.googleapis.com/"
 _MAX_EVENT_BYTES: Final = 10_485_760
+_JSON_CONTENT: Final = r"(?i)application/json\s*(;.*)?"
 
 _USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     # metadata key: where engines put it, in OpenAI's, the Responses API's and Anthropic's shapes
@@ -51,7 +52,10 @@ def chain(decision_timeout_s: float, *, fail_open: bool) -> list[Json]:
         _filter(
             "json_to_metadata",
             "json_to_metadata.v3.JsonToMetadata",
-            response_rules={"rules": [_rule(key, path) for key, path in _usage_paths(((),))]},
+            response_rules={
+                "rules": [_rule(key, path) for key, path in _usage_paths(((),))],
+                "allow_content_types_regex": {"regex": _JSON_CONTENT},
+            },
         ),
         _filter(
             "sse_to_metadata",

@@ -20,6 +20,8 @@ _SYSTEM_CERTIFICATES: Final = "/etc/ssl/certs/ca-certificates.crt"
 _UPSTREAM_IDLE_S: Final = 4
 """Below the 5 s after which vLLM's HTTP server closes an idle connection, so that no request is
 sent into a closing one."""
+_ANSWER_BYTES: Final = 256 << 20
+"""Longest JSON answer that is not streamed."""
 LOG_FLUSH_S: Final = 0.05
 """Access log entries reach the picker at most this much later."""
 
@@ -74,6 +76,12 @@ class Plan:
     pools: tuple[PoolCluster, ...]
     default_pool: str | None
     tls: ListenerTls | None = None
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bodies are buffered whole, JSON answers too: they may be longer than requests. The
+        limit of requests is held by the picker."""
+        return max(self.max_body_bytes, _ANSWER_BYTES)
 
     @property
     def admin_socket(self) -> Path:
@@ -256,7 +264,7 @@ def _pool_cluster(plan: Plan, pool: PoolCluster) -> Json:
         "type": "EDS",
         "eds_cluster_config": {"eds_config": _watched(plan.endpoints_file(pool.pool))},
         "connect_timeout": f"{pool.connect_timeout_s}s",
-        "per_connection_buffer_limit_bytes": plan.max_body_bytes,
+        "per_connection_buffer_limit_bytes": plan.buffer_bytes,
         "circuit_breakers": _unlimited(),
         "ignore_health_on_host_removal": True,
         "load_balancing_policy": _override_host(),
@@ -333,7 +341,7 @@ def _listener(plan: Plan) -> Json:
     return {
         "name": "clients",
         "address": {"socket_address": {"address": plan.address, "port_value": plan.port}},
-        "per_connection_buffer_limit_bytes": plan.max_body_bytes,
+        "per_connection_buffer_limit_bytes": plan.buffer_bytes,
         "filter_chains": [chain],
     }
 
@@ -352,6 +360,7 @@ def _connection_manager(plan: Plan) -> Json:
         server_header_transformation="PASS_THROUGH",
         stream_idle_timeout=f"{plan.stream_idle_timeout_s}s",
         request_headers_timeout="30s",
+        request_timeout="600s",
         common_http_protocol_options={"idle_timeout": "3600s"},
         route_config=_routes(plan),
         http_filters=filters.chain(plan.decision_timeout_s, fail_open=plan.fail_open),
@@ -401,5 +410,4 @@ def _access_log() -> Json:
             "buffer_flush_interval": f"{LOG_FLUSH_S}s",
             "buffer_size_bytes": 65536,
         },
-        additional_request_headers_to_log=[names.REQUEST_ID],
     )

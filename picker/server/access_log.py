@@ -10,11 +10,14 @@ import grpc
 from envoy.config.core.v3.address_pb2 import Address
 from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry, ResponseFlags
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
+from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
 
 from picker import names
 from picker.completion import Report
 from picker.core import Picker
+from picker.events import Rejected, RequestLabels
+from picker.pipeline.context import ANONYMOUS
 from picker.server import wire
 
 log = logging.getLogger(__name__)
@@ -25,7 +28,6 @@ _UPSTREAM_FAILED: Final = (
     "upstream_connection_failure",
     "upstream_connection_termination",
     "upstream_remote_reset",
-    "upstream_retry_limit_exceeded",
     "upstream_protocol_error",
 )
 _MAX_COUNT: Final = 2.0**53
@@ -39,33 +41,68 @@ class AccessLogs:
         self.failed_entries = 0
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """The gRPC handler to add to a server."""
-        method: grpc.RpcMethodHandler[StreamAccessLogsMessage, bytes]
-        method = grpc.stream_unary_rpc_method_handler(
-            self._receive, request_deserializer=StreamAccessLogsMessage.FromString
-        )
+        """The gRPC handler to add to a server. Messages are read by us: a broken one that gRPC
+        could not read would end the stream, and lose what else is on its way."""
+        method: grpc.RpcMethodHandler[bytes, bytes]
+        method = grpc.stream_unary_rpc_method_handler(self._receive)
         return grpc.method_handlers_generic_handler(SERVICE, {"StreamAccessLogs": method})
 
     async def _receive(
         self,
-        messages: AsyncIterator[StreamAccessLogsMessage],
-        _: grpc.aio.ServicerContext[StreamAccessLogsMessage, bytes],
+        messages: AsyncIterator[bytes],
+        _: grpc.aio.ServicerContext[bytes, bytes],
     ) -> bytes:
         async for message in messages:
-            for entry in message.http_logs.log_entry:
-                self._take(entry)
+            self._read(message)
             if self._picker.draining:
                 break  # Envoy goes on with another picker; just now nothing is on its way to us
         return b""
+
+    def _read(self, message: bytes) -> None:
+        try:
+            entries = StreamAccessLogsMessage.FromString(message).http_logs.log_entry
+        except DecodeError:
+            self.failed_entries += 1
+            log.exception("an access log message of %d bytes could not be read", len(message))
+            return
+        for entry in entries:
+            self._take(entry)
 
     def _take(self, entry: HTTPAccessLogEntry) -> None:
         try:
             report = read_entry(entry)
             if report is not None:
                 self._picker.complete(report)
+            refusal = read_refusal(entry)
+            if refusal is not None:
+                self._picker.refused_by_proxy(refusal)
         except Exception:  # one bad entry must not lose the others of its message
             self.failed_entries += 1
             log.exception("an access log entry could not be used")
+
+
+def read_refusal(entry: HTTPAccessLogEntry) -> Rejected | None:
+    """A request that Envoy answered itself before any picker decided it; else None."""
+    details = entry.response.response_code_details
+    metadata = entry.common_properties.metadata.filter_metadata
+    ours = metadata[names.PENSTOCK_NAMESPACE].fields if names.PENSTOCK_NAMESPACE in metadata else ()
+    too_large = "payload_too_large" in details
+    if "id" in ours or wire.ANSWER_DETAILS in details or (names.ASKED in ours and not too_large):
+        return None
+    if too_large:
+        reason = "request_too_large"
+    elif details.startswith("ext_proc") or details == "direct_response":
+        reason = "picker_unavailable"
+    else:
+        reason = "refused_by_proxy" if entry.response.response_code.value else "client_aborted"
+    labels = RequestLabels(
+        request_id=entry.request.request_id,
+        tenant=ANONYMOUS,
+        model="",
+        pool="",
+        path=entry.request.path.partition("?")[0],
+    )
+    return Rejected(labels, entry.response.response_code.value, reason, decision_s=0.0)
 
 
 def read_entry(entry: HTTPAccessLogEntry) -> Report | None:

@@ -16,6 +16,7 @@ from picker.server.usage import HAS_USAGE, Usage
 _EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
 _EVENT_END_BYTES: Final = 4
 _NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+_FILLED_USAGE: Final = re.compile(rb'"usage"\s*:\s*\{\s*"')
 _DONE: Final = b"[DONE]"
 _MAX_HELD_BYTES: Final = 8 * 1024 * 1024
 """An answer or event longer than this passes without its usage being read."""
@@ -92,15 +93,22 @@ class ResponseReader:
             return event
         if HAS_USAGE.search(payload):
             self.usage.read(payload)
-            if self._strip and _NO_CHOICES.search(payload):
+            if self._strip and _is_usage_only(payload):
                 return b""
         if payload != _DONE:
             self.events += 1
         return event if self._renamer is None else self._renamer.whole(event)
 
 
+def _is_usage_only(payload: bytes) -> bool:
+    return bool(
+        _NO_CHOICES.search(payload) and _FILLED_USAGE.search(payload) and b'"error"' not in payload
+    )
+
+
 class Renamer:
-    """Puts the model's name as the client gave it in place of the one that served."""
+    """Puts the model's name as the client gave it in place of the one that served, where an event
+    or answer first has it: further ones are content."""
 
     def __init__(self, served: str, asked: str) -> None:
         name = orjson.dumps(served)
@@ -109,16 +117,24 @@ class Renamer:
         self._longest = len(name) + 32
         """A match with more white space than that is not looked for at chunk boundaries."""
         self._held = b""
+        self._done = False
 
     def whole(self, text: bytes) -> bytes:
         """A text that ends on no name."""
-        return self._pattern.sub(lambda match: match.group(1) + self._replacement, text)
+        return self._pattern.sub(self._replaced, text, count=1)
+
+    def _replaced(self, match: re.Match[bytes]) -> bytes:
+        return match.group(1) + self._replacement
 
     def feed(self, data: bytes, *, end: bool) -> bytes:
         """The next bytes of a text; holds back what may be the beginning of a match."""
-        text = self.whole(self._held + data)
+        text = self._held + data
         self._held = b""
-        if end:
+        if self._done:
+            return text
+        text, renamed = self._pattern.subn(self._replaced, text, count=1)
+        self._done = bool(renamed)
+        if end or self._done:
             return text
         cut = _BEGINNING.search(text, max(0, len(text) - self._longest))
         if cut is None:

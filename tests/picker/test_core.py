@@ -124,11 +124,30 @@ async def test_a_lease_that_runs_out_is_an_end() -> None:
     assert made.is_settled
 
 
-async def test_an_idle_engine_has_no_requests_of_ours() -> None:
+async def test_an_idle_engine_has_no_requests_of_ours_but_a_slow_client_may() -> None:
     made = fleet([IDLE])
+    decision = await decided(made, chat())
+    made.clock.now_s += 60
+    made.report(1)
+    assert made.in_flight() == len(made.picker.ledger) == 0
+    assert not made.seen.completions
+    made.picker.complete(end_of(decision))
+    assert made.is_settled
+    assert [(done.reason, done.output_tokens) for done in made.seen.completions] == [("ok", 5)]
+
+
+@pytest.mark.parametrize("end", ["lease", "Envoy started anew"])
+async def test_what_an_idle_engine_has_done_is_not_waited_for_without_end(end: str) -> None:
+    made = fleet([IDLE])
+    made.configure(lease_s=100)
     await decided(made, chat())
     made.clock.now_s += 60
     made.report(1)
+    if end == "lease":
+        made.clock.now_s += 41
+        made.picker.tick()
+    else:
+        made.picker.forget_all()
     assert made.is_settled
     assert [done.reason for done in made.seen.completions] == ["unreported"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -149,10 +150,28 @@ class Recorder:
         entry = {"id": self.model, "object": "model", "parent": None, "max_model_len": 4096}
         return web.json_response({"object": "list", "data": [entry]})
 
-    async def _record(self, request: web.Request) -> web.Response:
+    async def _record(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.seen.append(Seen(request.method, request.path_qs, headers, body))
         answer = web.json_response({})
         answer.enable_compression()
+        return answer
+
+
+PADDING: Final = "x" * 300_000
+
+
+class Scripted(Recorder):
+    """A recorder that answers as the request tells: ``{"answer": [chunk, ...], "type": ...}``,
+    ``PADDING`` in a chunk being many bytes."""
+
+    async def _record(self, request: web.Request) -> web.StreamResponse:
+        script = json.loads(await request.read())
+        answer = web.StreamResponse(headers={"content-type": script["type"]})
+        await answer.prepare(request)
+        for chunk in script["answer"]:
+            await answer.write(chunk.replace("PADDING", PADDING).encode())
+            await asyncio.sleep(0.005)  # so that each is a chunk of its own
+        await answer.write_eof()
         return answer

@@ -281,7 +281,7 @@ class Left:
 async def leave(fleet: Fleet, path: str, body: Json, events: int) -> Left:
     """Ask for a stream and leave after so many events; once more if its end came before that,
     which it may on a busy machine."""
-    for _ in range(5):
+    for _ in range(8):
         before = await fleet.counted()
         call = Call.of(f"left-{time.monotonic_ns()}", path, {**body, "stream": True})
         delivered = await leave_after(fleet.gateway.port, call, events=events)
@@ -382,7 +382,7 @@ async def test_time_to_first_token_holds_the_wait_in_the_engines_queue(
         f" token; clients saw it {median(late_s) * 1e3:.0f} ms after the gateway"
     )
     assert min(late_s) > -0.05
-    assert median(late_s) < 0.25  # this process is busy with 48 streams
+    assert median(late_s) < 0.5  # this process is busy with 48 streams
     assert min(waits_s) > 0.2
 
 
@@ -417,15 +417,17 @@ async def test_a_client_that_leaves_pays_for_what_it_got(
 
 
 async def test_a_replica_that_dies(fleet: Fleet, http: aiohttp.ClientSession) -> None:
-    body = chat_of(20, 7_000, max_tokens=2_000)
+    body = chat_of(20, 7_000, max_tokens=3_800)
     streams = {
         replica: Call.of(f"dies-{n}", CHAT, {**body, "stream": True})
         for n, replica in enumerate(fleet.replicas)
     }
     whole = Call.of("dies-before-headers", CHAT, body)
 
+    running: list[int] = []
+
     async def all_run() -> bool:
-        running = [(await one.counters()).running for one in fleet.replicas]
+        running[:] = [(await one.counters()).running for one in fleet.replicas]
         return running == [1, 2]
 
     async with asyncio.TaskGroup() as group:
@@ -433,7 +435,11 @@ async def test_a_replica_that_dies(fleet: Fleet, http: aiohttp.ClientSession) ->
             one: group.create_task(ask(http, call, pinned_to(one))) for one, call in streams.items()
         }
         moved = group.create_task(ask(http, whole, pinned_to(fleet.plain)))
-        await eventually(all_run, "all run")
+        try:
+            await eventually(all_run, "all run")
+        except AssertionError:
+            print(f"running: {running}; {fleet.gateway.request_log()[-3:]}")
+            raise
         await fleet.plain.kill()
         after = await ask_all(http, chats("after", 40, 7_100), concurrency=4)
     assert {answer.status for answer in after} == {200}

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.real.vllm.install import interpreter
@@ -213,6 +214,8 @@ class Replica:
             except ProcessLookupError:
                 return  # nobody left in the group
             await process.wait()
+            if not group_runs(process.pid):
+                return  # whoever took over its orphans only has not collected them yet
             await asyncio.sleep(_KILL_POLL_S)
         raise ReplicaError(f"processes of group {process.pid} outlived SIGKILL: see `ps -g`")
 
@@ -285,6 +288,17 @@ def _samples(text: str) -> list[_Sample]:
 
 def _total(samples: list[_Sample], name: str) -> int:
     return int(sum(value for found, _, value in samples if found == name))
+
+
+def group_runs(group: int) -> bool:
+    """Some process of the group has not ended; zombies have."""
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return False
 
 
 def _free_port() -> int:
