@@ -17,6 +17,7 @@ from picker.decision import Answer, Decision, RequestHead
 from picker.dispatch import Dispatch
 from picker.events import Observer, Rejected
 from picker.peers import Alone, PeerDispatch, Peers
+from picker.pipeline.closed import refuse_closed
 from picker.pipeline.context import RequestContext
 from picker.pipeline.estimate import Estimate
 from picker.pipeline.mutate import mutate
@@ -222,6 +223,7 @@ class Picker:
         if len(context.body) > self._settings.max_body_bytes:
             limit = self._settings.max_body_bytes
             raise Rejection(Reason.TOO_LARGE, f"The request body is over {limit} bytes.")
+        refuse_closed(context)
         parse(context)
         self._resolve(context)
         if context.answer is not None:

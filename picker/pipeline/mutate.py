@@ -11,6 +11,8 @@ import orjson
 from picker.pipeline.context import RequestContext
 from picker.prompt.forms import Form
 
+_NAMED_PATHS: Final = ("/v1/audio/", "/v1/images/", "/detokenize")
+"""Paths without a prompt whose JSON names a model all the same."""
 _ASKS_FOR_USAGE: Final = frozenset({Form.CHAT, Form.COMPLETIONS})
 _STREAM_OPTIONS: Final = re.compile(rb'"stream_options"\s*:\s*(?:null|\{[^{}]*\})')
 _INCLUDE_USAGE: Final = b'"stream_options":{"include_usage":true}'
@@ -22,8 +24,10 @@ _MAX_TRIES: Final = 3
 def mutate(context: RequestContext) -> None:
     """Rewrite the model name; ask for usage in streams whose client did not."""
     document, fields = context.document, context.fields
-    if document is None or fields is None or context.form is None:
+    if document is None or fields is None:
         return
+    if context.form is None and not _names_a_model(context):
+        return  # a path that we do not know passes byte for byte
     body = context.body
     if context.served_model != context.asked_model:
         body = with_model(body, document, context.served_model)
@@ -36,6 +40,11 @@ def mutate(context: RequestContext) -> None:
             body = with_usage(body, document)
     if body is not context.body:
         context.changed_body = body
+
+
+def _names_a_model(context: RequestContext) -> bool:
+    named = context.fields is not None and context.fields.model is not None
+    return named and bool(context.served_model) and context.head.path.startswith(_NAMED_PATHS)
 
 
 def with_model(body: bytes, document: Mapping[str, object], served: str) -> bytes:

@@ -28,6 +28,7 @@ class Reason(Enum):
     MISSING_MODEL = Verdict(400, "invalid_request_error", "model_required")
     CONTEXT_LENGTH = Verdict(400, "invalid_request_error", "context_length_exceeded")
     MODEL_NOT_FOUND = Verdict(404, "invalid_request_error", "model_not_found")
+    PATH_NOT_FOUND = Verdict(404, "invalid_request_error", "path_not_found")
     NOT_CACHED = Verdict(412, "invalid_request_error", "not_cached")
     TOO_LARGE = Verdict(413, "invalid_request_error", "request_too_large")
     NO_ENDPOINTS = Verdict(503, "server_error", "no_endpoints", "rejected-no-endpoints")

@@ -24,7 +24,9 @@ class Resolve:
 
     def __call__(self, context: RequestContext) -> None:
         path = context.head.path
-        if context.head.method == "GET" and (path == _MODELS or path.startswith(_MODELS + "/")):
+        if context.head.method in ("GET", "HEAD") and (
+            path == _MODELS or path.startswith(_MODELS + "/")
+        ):
             context.answer = self._models(path)
             return
         asked = context.fields.model if context.fields is not None else None
@@ -51,9 +53,15 @@ class Resolve:
                     Reason.NO_ENDPOINTS,
                     f"The model {target.model!r} is not known yet: no replica has been reached.",
                 )
+            if context.asked_model != target.model:
+                raise Rejection(
+                    Reason.NO_ENDPOINTS,
+                    f"The model {context.asked_model!r} leads to {target.model!r}, which no"
+                    " replica serves.",
+                )
             raise Rejection(
                 Reason.MODEL_NOT_FOUND,
-                f"The model {context.asked_model or target.model!r} does not exist here.",
+                f"The model {target.model!r} does not exist here.",
                 param="model",
             )
         context.pool = place.pool

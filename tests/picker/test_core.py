@@ -197,7 +197,9 @@ async def test_the_pool_that_has_the_model_now_comes_first() -> None:
 async def test_a_target_names_its_pool() -> None:
     made = fleet([IDLE])
     made.configure(rewrites=[RewriteRule("x", (RewriteTarget(MODEL, pool="elsewhere"),))])
-    assert (await refused(made, chat(model="x"))).status == 404
+    answer = await refused(made, chat(model="x"))
+    assert answer.status == 503
+    assert b"leads to" in answer.body
 
 
 _REPLICAS = st.lists(st.builds(load, st.integers(0, 50), st.floats(0, 1)), min_size=1, max_size=12)

@@ -219,11 +219,28 @@ async def test_8_no_model_is_refused_and_filled_in_by_a_generic_rule(edge: Edge)
 
 async def test_9_other_paths_pass_byte_for_byte(edge: Edge) -> None:
     edge.fleet.configure(rewrites=[RewriteRule("alias", (RewriteTarget(MODEL),))])
-    for path in ("/v1/audio/transcriptions", "/v1/images/generations", "/custom?x=1"):
+    for path in ("/custom?x=1", "/v2/other"):
         for body in (b'{ "model" : "alias" }', b"\x00\xff", b'{"model": "nobody"}'):
             reply = await edge.ask(body, path=path)
             assert reply.body in (None, body)
             assert reply.addresses
+
+
+async def test_an_alias_leads_on_wherever_json_names_a_model(edge: Edge) -> None:
+    edge.fleet.configure(rewrites=[RewriteRule("alias", (RewriteTarget(MODEL),))])
+    for path in ("/v1/audio/speech", "/v1/images/generations", "/detokenize"):
+        reply = await edge.ask(b'{ "model" : "alias", "x": 1 }', path=path)
+        assert orjson.loads(reply.body or b"") == {"model": MODEL, "x": 1}
+        assert (await edge.ask(b'{"model": "nobody"}', path=path)).body in (
+            None,
+            b'{"model": "nobody"}',
+        )
+
+
+@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/sleep/", "/metrics", "/sleep?level=1"])
+async def test_the_engines_own_admin_paths_are_closed(edge: Edge, path: str) -> None:
+    reply = await edge.ask(b"{}", path=path)
+    assert (reply.status, reply.error["code"]) == (404, "path_not_found")
 
 
 async def test_11_the_content_length_of_a_changed_body(edge: Edge) -> None:

@@ -1,0 +1,52 @@
+"""Step: the engines' own admin paths are not for clients.
+
+Passing them through would let any client unload an adapter or put a replica to sleep.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from picker.pipeline.context import RequestContext
+from picker.pipeline.rejection import Reason, Rejection
+
+CLOSED_PATHS: Final = frozenset(
+    {
+        # vLLM
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
+        "/sleep",
+        "/wake_up",
+        "/is_sleeping",
+        "/pause",
+        "/resume",
+        "/reset_prefix_cache",
+        "/reset_mm_cache",
+        "/reset_encoder_cache",
+        "/collective_rpc",
+        "/server_info",
+        "/start_profile",
+        "/stop_profile",
+        "/scale_elastic_ep",
+        "/abort_requests",
+        "/metrics",
+        "/load",
+        # SGLang
+        "/flush_cache",
+        "/get_server_info",
+        "/release_memory_occupation",
+        "/resume_memory_occupation",
+        "/load_lora_adapter",
+        "/unload_lora_adapter",
+        "/update_weights_from_disk",
+        "/update_weights_from_distributed",
+        "/update_weights_from_tensor",
+    }
+)
+
+
+def refuse_closed(context: RequestContext) -> None:
+    """404 for a closed path, whatever the method."""
+    path = context.head.path.rstrip("/")
+    if path in CLOSED_PATHS:
+        raise Rejection(Reason.PATH_NOT_FOUND, f"There is no {path} here.")
