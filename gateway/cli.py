@@ -14,7 +14,7 @@ import uvloop
 from gateway import derive
 from gateway.config.accept import accept
 from gateway.config.problems import ConfigError
-from gateway.config.schema import Config, schema_json
+from gateway.config.schema import Config, Secret, schema_json
 from gateway.envoy import render
 from gateway.rundir import RunDirError
 from gateway.supervisor import StartError
@@ -59,15 +59,26 @@ def config_schema() -> None:
 
 
 @envoy_app.command("config")
-def envoy_config(config: ConfigFile) -> None:
+def envoy_config(
+    config: ConfigFile,
+    with_secrets: Annotated[
+        bool,
+        typer.Option(
+            "--with-secrets",
+            help="Print keys and certificates themselves, not where they are from.",
+        ),
+    ] = False,
+) -> None:
     """Print the Envoy configuration that a file leads to, whole and self-contained (JSON).
 
     Envoy itself accepts it: penstock envoy config -c FILE > e.json; envoy --mode validate -c e.json
+    With TLS, that takes --with-secrets: then the output holds private keys.
     """
     accepted = _accept(config)
     run_dir = accepted.run_dir or Path("/run/penstock")
     sockets = tuple(run_dir / f"picker-{index}.sock" for index in range(accepted.picker.workers))
-    plan = derive.envoy_plan(accepted, run_dir, sockets)
+    secret = Secret.reveal if with_secrets else derive.instead_of
+    plan = derive.envoy_plan(accepted, run_dir, sockets, secret=secret)
     whole = render.static(plan, derive.known_endpoints(accepted))
     print(orjson.dumps(whole, option=orjson.OPT_INDENT_2).decode())
 

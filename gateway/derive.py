@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from gateway.config.scheduling import Policy, Profile
-from gateway.config.schema import Config, Pool, StaticPool, UpstreamTls
+from gateway.config.schema import Config, Pool, Secret, StaticPool, UpstreamTls
 from gateway.envoy import render
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.signals.engines import Engine
@@ -117,8 +118,17 @@ def _part(policy: Policy) -> dict[str, object]:
     return {"name": policy.name, "params": dict(policy.params)}
 
 
-def envoy_plan(config: Config, run_dir: Path, picker_sockets: tuple[Path, ...]) -> render.Plan:
-    """Everything Envoy's configuration depends on; writes secrets' files nowhere."""
+def envoy_plan(
+    config: Config,
+    run_dir: Path,
+    picker_sockets: tuple[Path, ...],
+    *,
+    secret: Callable[[Secret], str] = Secret.reveal,
+) -> render.Plan:
+    """Everything Envoy's configuration depends on; writes secrets' files nowhere.
+
+    ``secret``: what stands in the place of each secret, such as `instead_of` for people to read.
+    """
     default = next((pool.name for pool in config.pools if pool.default), None)
     if default is None and config.pools:
         default = config.pools[0].name
@@ -132,24 +142,29 @@ def envoy_plan(config: Config, run_dir: Path, picker_sockets: tuple[Path, ...]) 
         fail_open=config.picker.failure_mode == "open",
         fallbacks=config.scheduling.fallbacks,
         picker_sockets=picker_sockets,
-        pools=tuple(_cluster(pool) for pool in config.pools),
+        pools=tuple(_cluster(pool, secret) for pool in config.pools),
         default_pool=default,
-        tls=_listener_tls(config),
+        tls=_listener_tls(config, secret),
     )
 
 
-def _listener_tls(config: Config) -> render.ListenerTls | None:
+def instead_of(secret: Secret) -> str:
+    """Where a secret is from, to show in its place."""
+    return f"<from {secret.reference}>"
+
+
+def _listener_tls(config: Config, secret: Callable[[Secret], str]) -> render.ListenerTls | None:
     tls = config.listen.tls
     if tls is None:
         return None
-    return render.ListenerTls(certificate=tls.certificate.reveal(), key=tls.key.reveal())
+    return render.ListenerTls(certificate=secret(tls.certificate), key=secret(tls.key))
 
 
-def _cluster(pool: Pool) -> render.PoolCluster:
+def _cluster(pool: Pool, secret: Callable[[Secret], str]) -> render.PoolCluster:
     if not isinstance(pool, StaticPool) or pool.tls is None:
         return render.PoolCluster(pool.name)
     tls = render.UpstreamTls(
-        ca=pool.tls.ca.reveal() if pool.tls.ca is not None else None,
+        ca=secret(pool.tls.ca) if pool.tls.ca is not None else None,
         server_name=pool.tls.server_name,
         verify=pool.tls.verify,
     )

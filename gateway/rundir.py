@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 _LONGEST_SOCKET_PATH: Final = 100
 """Unix socket paths end at 107 bytes; the file names of ours are below 30."""
+_LEFT_BEHIND: Final = (
+    "control.sock",
+    "envoy-admin.sock",
+    "peer-*.sock",
+    "picker-*.sock",
+    "eds.pool.*.json",
+)
+"""Files of an earlier run that this one does not write anew."""
 
 
 class RunDirError(ValueError):
@@ -23,12 +32,15 @@ class RunDir:
 
     path: Path
     temporary: bool
+    lock: TextIO | None = field(default=None, compare=False, repr=False)
+    """Open and locked while the supervisor that made the folder lives; workers have none."""
 
     @classmethod
     def create(cls, wanted: Path | None) -> RunDir:
         """The configured folder, made if missing, or a new temporary one. Raises RunDirError."""
         if wanted is None:
-            return cls(Path(tempfile.mkdtemp(prefix="penstock-")), temporary=True).prepared()
+            made = Path(tempfile.mkdtemp(prefix="penstock-"))
+            return cls(made, temporary=True, lock=_locked(made)).prepared()
         if len(str(wanted)) + 30 > _LONGEST_SOCKET_PATH:
             raise RunDirError(
                 f"run_dir {wanted} is too long for unix sockets: at most"
@@ -39,19 +51,24 @@ class RunDir:
             wanted.chmod(0o700)
         except OSError as error:
             raise RunDirError(f"run_dir {wanted}: {error.strerror}") from error
-        return cls(wanted, temporary=False).prepared()
+        return cls(wanted, temporary=False, lock=_locked(wanted)).prepared()
 
     def prepared(self) -> RunDir:
-        """Itself, with its folders made and what an earlier run counted removed."""
+        """Itself, with its folders made and what an earlier run left removed."""
+        for pattern in _LEFT_BEHIND:
+            for file in self.path.glob(pattern):
+                file.unlink()
         shutil.rmtree(self.metrics, ignore_errors=True)
         self.metrics.mkdir()
         self.logs.mkdir(exist_ok=True)
         return self
 
     def remove(self) -> None:
-        """Delete it, if it was made for this run."""
+        """Delete it, if it was made for this run; else leave it to the next one."""
         if self.temporary:
             shutil.rmtree(self.path, ignore_errors=True)
+        if self.lock is not None:
+            self.lock.close()
 
     @property
     def control_socket(self) -> Path:
@@ -80,3 +97,28 @@ class RunDir:
     def certificate(self) -> Path:
         """Self-signed certificate and key of the ext_proc server, PEM."""
         return self.path / "ext_proc.pem"
+
+
+def _locked(folder: Path) -> TextIO:
+    """The folder's lock, ours until it is closed; raises RunDirError when another has it."""
+    try:
+        lock = (folder / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunDirError(f"run_dir {folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        pid = lock.read().strip() or "unknown"
+        lock.close()
+        raise RunDirError(
+            f"run_dir {folder} is used by the Penstock with pid {pid}: stop that one, or give"
+            " each its own run_dir"
+        ) from error
+    except OSError as error:
+        lock.close()
+        raise RunDirError(f"run_dir {folder} cannot be locked: {error.strerror}") from error
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock

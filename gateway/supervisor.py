@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 import time
@@ -83,6 +84,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.on_signal)
+        loop.add_signal_handler(signal.SIGHUP, self.reopen_logs)
         if config.picker.ext_proc.port is not None:
             write_self_signed(self.run_dir.certificate)
         await self.control.start()
@@ -124,6 +126,13 @@ class Supervisor:
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
+
+    def reopen_logs(self) -> None:
+        """SIGHUP: the request log's file was rotated; the pickers hold it open."""
+        for child in self.pickers:
+            if child.state is ChildState.READY and child.pid is not None:
+                with contextlib.suppress(ProcessLookupError):  # it opens the file anew anyway
+                    os.kill(child.pid, signal.SIGHUP)
 
     @property
     def stopping(self) -> bool:

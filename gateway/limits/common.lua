@@ -1,16 +1,21 @@
 -- What every script begins with. Same arithmetic as policies/limits/arithmetic.py, in doubles that
 -- are whole numbers below 2^53 throughout.
 --
--- KEYS[1] hash: bucket key -> rule, value, carry, at_ms        (cmsgpack)
--- KEYS[2] hash: reservation -> lease end, ended, holds         (cmsgpack)
+-- KEYS[1] hash: bucket key -> rule, value, carry, at_ms, holders (cmsgpack)
+-- KEYS[2] hash: reservation -> lease end, ended, holds           (cmsgpack)
 -- KEYS[3] sorted set: reservation -> when its lease ends, or when it is forgotten, ms
 -- KEYS[4] hash: usage of a day (settle)
--- ARGV[1] how long after its lease's end a reservation is remembered, ms
+-- ARGV[1] a JSON array, ARGS below: clients pack one argument faster than many. ARGS[1] says how
+-- long after its lease's end a reservation is remembered, ms.
+--
+-- Holders are the reservations that are remembered and took from the bucket. While there are any
+-- it is kept, even full, because they are settled under the rule that it has then.
 --
 -- Rules: "t capacity refill period_ms"; "s|m|h|d|M limit" (a window); "c limit" (concurrency).
 
 local BUCKETS, RESERVATIONS, LEASES = KEYS[1], KEYS[2], KEYS[3]
-local LATE_MS = tonumber(ARGV[1])
+local ARGS = cjson.decode(ARGV[1])
+local LATE_MS = ARGS[1]
 local DAY_MS = 86400000
 local WINDOW_MS = { s = 1000, m = 60000, h = 3600000, d = DAY_MS }
 local EXPIRE_AT_ONCE = 1000
@@ -102,6 +107,10 @@ local function idle(bucket)
   return bucket.value == (bucket.rule.kind == 't' and bucket.rule.limit or 0)
 end
 
+local function forgettable(bucket)
+  return bucket.holders == 0 and idle(bucket)
+end
+
 local function available(bucket)
   if bucket.rule.kind == 't' then return bucket.value end
   return bucket.rule.limit - bucket.value
@@ -109,15 +118,15 @@ end
 
 local known = {} -- by key: buckets looked at, advanced to now
 
--- The bucket under the rule it was last reserved by; `text` is its rule if it is not kept.
+-- The bucket under the rule that it has; `text` is its rule if it is not kept.
 local function look(key, text)
   local bucket = known[key]
   if bucket then return bucket end
-  bucket = { key = key, changed = false }
+  bucket = { key = key, changed = false, holders = 0 }
   local packed = redis.call('HGET', BUCKETS, key)
   if packed then
     local stored
-    stored, bucket.value, bucket.carry, bucket.at = cmsgpack.unpack(packed)
+    stored, bucket.value, bucket.carry, bucket.at, bucket.holders = cmsgpack.unpack(packed)
     bucket.rule = parse(stored)
     advance(bucket)
   else
@@ -162,6 +171,13 @@ local function settle(hold, held, charge)
   bucket.changed = true
 end
 
+-- The reservation will not come back to the bucket any more.
+local function let_go(hold)
+  local bucket = look(hold.key, hold.rule)
+  bucket.holders = math.max(0, bucket.holders - 1)
+  bucket.changed = true
+end
+
 -- Give back what leases held that have ended; forget those that ended long ago.
 local function expire()
   local due = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, EXPIRE_AT_ONCE)
@@ -178,6 +194,7 @@ local function expire()
         redis.call('HSET', RESERVATIONS, id, cmsgpack.pack(lease_until, 1, holds))
         redis.call('ZADD', LEASES, lease_until + LATE_MS, id)
       else
+        for _, hold in ipairs(holds) do let_go(hold) end
         redis.call('HDEL', RESERVATIONS, id)
       end
     end
@@ -196,12 +213,12 @@ end
 -- Write what changed; `need` is for how many ms it must at least be kept.
 local function save(need)
   for key, bucket in pairs(known) do
-    if bucket.changed and idle(bucket) then
+    if bucket.changed and forgettable(bucket) then
       redis.call('HDEL', BUCKETS, key)
     elseif bucket.changed then
       need = math.max(need, horizon(bucket))
       redis.call('HSET', BUCKETS, key,
-        cmsgpack.pack(bucket.rule.text, bucket.value, bucket.carry, bucket.at))
+        cmsgpack.pack(bucket.rule.text, bucket.value, bucket.carry, bucket.at, bucket.holders))
     end
   end
   -- Reservations must not be forgotten before the buckets that they will give back to.
@@ -221,7 +238,7 @@ local function tidy()
   for _, key in ipairs(redis.call('HRANDFIELD', BUCKETS, LOOK_AT)) do
     if not known[key] then
       local bucket = look(key)
-      if idle(bucket) then bucket.changed = true end
+      if forgettable(bucket) then bucket.changed = true end
     end
   end
 end

@@ -6,9 +6,10 @@ what was granted here and is still in flight is adopted by the store, into debt 
 settlements are delivered, each exactly once; only then do reservations go to the store again.
 
 Exactly once rests on the store: a settlement ends its reservation, so a repeated one finds nothing.
-A reservation may therefore only be settled through the `FallbackStore` that made it. If the store
-comes back without its data, what is in flight is adopted anew; only settlements that were on
-their way when it broke stay lost with the rest, because they may have been done.
+While one is under way or was queued here its repetitions are refused here, since adopting may bring
+the reservation back: a reservation may only be settled through the `FallbackStore` that made it.
+If the store comes back without its data, what is in flight is adopted anew; only settlements that
+were on their way when it broke stay lost with the rest, because they may have been done.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class FallbackStore:
         self._clock = clock
         self._outstanding: dict[tuple[str, str], Outstanding] = {}
         self._pending: deque[Settlement] = deque()
+        self._settled: dict[tuple[str, str], float] = {}
         self._failures = 0
         self._down = False
         self._lost = False
@@ -138,7 +140,11 @@ class FallbackStore:
         and True."""
         for key, charge in charges.items():
             check_amount(f"charge to {key!r}", charge)
-        reservation = self._outstanding.pop((slot, reservation_id), None)
+        name = (slot, reservation_id)
+        if name in self._settled:
+            return False
+        self._settled[name] = self._clock() + LATE_S
+        reservation = self._outstanding.pop(name, None)
         if reservation is not None and reservation.shared:
             await self._share_store.settle(slot, reservation_id, charges)
         job = Settlement(slot, reservation_id, dict(charges), usage, reservation)
@@ -155,6 +161,7 @@ class FallbackStore:
             self._queue(job)
             raise
         self._failures = 0
+        self._settled.pop(name, None)
         return done
 
     async def release(self, slot: str, reservation_id: str) -> bool:
@@ -232,13 +239,19 @@ class FallbackStore:
             self._mend()
 
     def _forget_old(self) -> None:
-        """Reservations that nobody settled: the store has forgotten them, too."""
+        """Reservations that nobody settled, when the store has forgotten them, too; settlements
+        that were queued, when nobody repeats them any more."""
         oldest_s = self._clock() - LATE_S
         while self._outstanding:
             key = next(iter(self._outstanding))
             if self._outstanding[key].lease_until_s > oldest_s:
                 break
             del self._outstanding[key]
+        while self._settled:
+            key = next(iter(self._settled))
+            if self._settled[key] > self._clock() and len(self._settled) <= 2 * self._max_pending:
+                break
+            del self._settled[key]
 
     def _queue(self, job: Settlement) -> bool:
         if len(self._pending) >= self._max_pending:
@@ -347,7 +360,7 @@ class FallbackStore:
         except StoreUnavailable as error:
             self._failed(error)
             return False
-        except Exception:
+        except Exception:  # noqa: BLE001 - one bad settlement must not hold up the others
             _LOG.exception("settlement %s of %s cannot be delivered", job.id, job.slot)
             self.counters.dropped += 1
             return True

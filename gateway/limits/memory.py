@@ -36,10 +36,13 @@ _UsageKey = tuple[str, str, str]
 class _Cell:
     """A bucket's state. Kept small: there are as many as buckets in use."""
 
-    __slots__ = ("key", "rule", "slot", "state")
+    __slots__ = ("holders", "key", "rule", "slot", "state")
 
     def __init__(self, slot: _Slot, key: str, rule: Rule, state: State) -> None:
         self.slot, self.key, self.rule, self.state = slot, key, rule, state
+        self.holders = 0
+        """Reservations that took from it and are remembered. While there are any it is kept, even
+        full, because they are settled under the rule that it has then."""
 
 
 class _Slot:
@@ -63,8 +66,8 @@ class MemoryStore:
     """`LimitStore` in this process; what it knows ends with it. Use it from one event loop.
 
     Costs O(log n) of the reservations in flight. A bucket that is idle (full, or its window over)
-    is forgotten when the hand that goes round all of them comes by. Each reservation moves the hand
-    by two buckets more than it makes, so the hand outruns growth.
+    and that no reservation holds is forgotten when the hand that goes round all of them comes by.
+    Each reservation moves the hand by two buckets more than it makes, so the hand outruns growth.
     """
 
     def __init__(
@@ -137,6 +140,7 @@ class MemoryStore:
             self._settle(
                 place, hold, charges.get(hold.take.bucket.key, 0), now_ms, returned=entry.expired
             )
+        self._let_go(entry)
         self._drop_if_empty(place)
         if usage is not None:
             self._add(slot, usage, now_ms)
@@ -219,6 +223,7 @@ class MemoryStore:
                 cell = self._make(place, take.bucket, state)
                 made += 1
             cell.state = arithmetic.take(take.bucket.rule, state, take.amount)
+            cell.holders += 1
             holds.append(Hold(take, state.at_ms))
         lease_until_ms = now_ms + round(lease_s * 1_000)
         entry = _Entry(Reservation(reservation_id, tuple(holds), now_ms, lease_until_ms), place)
@@ -239,9 +244,7 @@ class MemoryStore:
         self, place: _Slot, hold: Hold, charge: int, now_ms: int, *, returned: bool
     ) -> None:
         bucket = hold.take.bucket
-        cell = place.cells.get(bucket.key)
-        if cell is None:
-            cell = self._make(place, bucket, arithmetic.fresh(bucket.rule, now_ms))
+        cell = place.cells[bucket.key]
         state = arithmetic.advance(cell.rule, cell.state, now_ms)
         held = (
             0 if returned or not arithmetic.same_kind(cell.rule, bucket.rule) else hold.take.amount
@@ -262,7 +265,12 @@ class MemoryStore:
                 heapq.heappush(self._due, (late_ms, order, entry))
             else:
                 self._forget(entry)
+                self._let_go(entry)
                 self._drop_if_empty(entry.slot)
+
+    def _let_go(self, entry: _Entry) -> None:
+        for hold in entry.reservation.holds:
+            entry.slot.cells[hold.take.bucket.key].holders -= 1
 
     def _forget(self, entry: _Entry) -> None:
         reservations = entry.slot.reservations
@@ -279,7 +287,9 @@ class MemoryStore:
         """Move the hand on: forget cells that are idle."""
         for _ in range(min(steps, len(self._hand))):
             cell = self._hand.popleft()
-            if arithmetic.is_idle(cell.rule, arithmetic.advance(cell.rule, cell.state, now_ms)):
+            if cell.holders == 0 and arithmetic.is_idle(
+                cell.rule, arithmetic.advance(cell.rule, cell.state, now_ms)
+            ):
                 del cell.slot.cells[cell.key]
                 self._drop_if_empty(cell.slot)
             else:

@@ -25,7 +25,7 @@ from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.limits.scripts import Script, rule_text
@@ -66,7 +66,7 @@ Client = Redis | RedisCluster
 class _Call:
     script: Script
     keys: list[str]
-    arguments: Arguments
+    arguments: bytes
     answer: asyncio.Future[int]
 
 
@@ -138,7 +138,7 @@ class RedisStore:
             keys.append(self._usage_key(slot, usage.day))
             arguments += (self._usage_days * 86_400, *_increments(usage))
         answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._settles.append(_Call(_SETTLE, keys, arguments, answer))
+        self._settles.append(_Call(_SETTLE, keys, orjson.dumps(arguments), answer))
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush(), name="limit settlements")
         return bool(await answer)
@@ -204,12 +204,16 @@ class RedisStore:
     async def _run(self, script: Script, keys: list[str], arguments: Arguments) -> list[int]:
         """One script call; a second round trip when Redis has forgotten the script."""
         try:
-            answer = await self._ask("EVALSHA", script.sha, len(keys), *keys, *arguments)
+            answer = await self._ask(
+                "EVALSHA", script.sha, len(keys), *keys, orjson.dumps(arguments)
+            )
         except NoScriptError:
-            answer = await self._ask("EVAL", script.source, len(keys), *keys, *arguments)
+            answer = await self._ask(
+                "EVAL", script.source, len(keys), *keys, orjson.dumps(arguments)
+            )
         return cast("list[int]", answer)
 
-    async def _ask(self, command: str, *arguments: Argument) -> object:
+    async def _ask(self, command: str, *arguments: Argument | bytes) -> object:
         asked = cast("Awaitable[object]", self._client.execute_command(command, *arguments))
         return await self._in_time(asked)
 
@@ -222,7 +226,7 @@ class RedisStore:
             raise
         except (TimeoutError, RedisTimeoutError) as error:
             raise StoreUnavailable(f"no answer within {self._timeout_s * 1_000:g} ms") from error
-        except (RedisConnectionError, OSError) as error:
+        except (RedisConnectionError, RedisClusterException, OSError) as error:
             raise StoreUnavailable(f"no connection: {error}", lost=True) from error
         except RedisError as error:
             raise StoreUnavailable(f"refused: {error}") from error
@@ -233,7 +237,7 @@ class RedisStore:
                 batch = [self._settles.popleft() for _ in range(min(_BATCH, len(self._settles)))]
                 try:
                     await self._send(batch)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - handed to the callers
                     _LOG.exception("settlements cannot be sent")
                     for call in batch:
                         if not call.answer.done():
@@ -272,7 +276,7 @@ class RedisStore:
         for call in calls:
             script = call.script.sha if by_sha else call.script.source
             command = "EVALSHA" if by_sha else "EVAL"
-            pipeline.execute_command(command, script, len(call.keys), *call.keys, *call.arguments)
+            pipeline.execute_command(command, script, len(call.keys), *call.keys, call.arguments)
         return cast("list[object]", await self._in_time(pipeline.execute(raise_on_error=False)))
 
 

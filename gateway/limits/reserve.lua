@@ -1,9 +1,9 @@
--- ARGV: late_ms, reservation, lease_ms, forced (1: whatever is left), then for each take: bucket key,
+-- ARGS: late_ms, reservation, lease_ms, forced (1: whatever is left), then for each take: bucket key,
 -- rule, shadow (1), amount.
 -- Returns {granted, now_ms, then for each take value, carry, at_ms as found}, or {} when the
 -- reservation is known.
 
-local id, lease_ms, forced = ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
+local id, lease_ms, forced = ARGS[2], ARGS[3], ARGS[4] == 1
 local granted = 1
 local holds, reply = {}, { 1, now }
 
@@ -12,9 +12,9 @@ if redis.call('HEXISTS', RESERVATIONS, id) == 1 then
   save(0)
   return {}
 end
-for i = 5, #ARGV, 4 do
-  local bucket = look_under(ARGV[i], ARGV[i + 1])
-  local shadow, amount = ARGV[i + 2] == '1', tonumber(ARGV[i + 3])
+for i = 5, #ARGS, 4 do
+  local bucket = look_under(ARGS[i], ARGS[i + 1])
+  local shadow, amount = ARGS[i + 2] == 1, ARGS[i + 3]
   local fits = available(bucket) >= amount
   if fits or (forced and not shadow) then
     holds[#holds + 1] = { key = bucket.key, rule = bucket.rule.text, amount = amount, at = bucket.at }
@@ -33,6 +33,7 @@ end
 for _, hold in ipairs(holds) do
   local bucket = known[hold.key]
   bucket.value = bucket.value + (bucket.rule.kind == 't' and -hold.amount or hold.amount)
+  bucket.holders = bucket.holders + 1
   bucket.changed = true
 end
 redis.call('HSET', RESERVATIONS, id, cmsgpack.pack(now + lease_ms, 0, holds))

@@ -1,10 +1,10 @@
--- ARGV: late_ms, then for each bucket: key, rule.
+-- ARGS: late_ms, then for each bucket: key, rule.
 -- Returns {now_ms, then for each bucket value, carry, at_ms}.
 
 local reply = { now }
 expire()
-for i = 2, #ARGV, 2 do
-  local bucket = look_under(ARGV[i], ARGV[i + 1])
+for i = 2, #ARGS, 2 do
+  local bucket = look_under(ARGS[i], ARGS[i + 1])
   reply[#reply + 1] = bucket.value
   reply[#reply + 1] = bucket.carry
   reply[#reply + 1] = bucket.at

@@ -21,7 +21,8 @@ def scaled(rule: Rule, share: Fraction) -> Rule:
     """The rule with ``share`` (above 0, at most 1) of its amounts, rounded down, but 1 at least.
 
     A refill keeps its exact rate where `MAX_LIMIT` and `MAX_PERIOD_MS` allow; otherwise it is
-    rounded down to whole amounts a period, or, below one, to whole amounts in MAX_PERIOD_MS. Raises LimitError for a share out of range.
+    rounded down to whole amounts a period, or, below one, to whole amounts in MAX_PERIOD_MS.
+    Raises LimitError for a share out of range.
     """
     if not 0 < share <= 1:
         raise LimitError(f"share must be above 0 and at most 1, got {share}")

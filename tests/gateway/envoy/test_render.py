@@ -37,7 +37,7 @@ def rendered(tmp_path: Path) -> Rendered:
     def render(text: str) -> Path:
         source, target = tmp_path / "penstock.yaml", tmp_path / "envoy.json"
         source.write_text(textwrap.dedent(text))
-        told = penstock("envoy", "config", "-c", str(source))
+        told = penstock("envoy", "config", "--with-secrets", "-c", str(source))
         assert told.returncode == 0, told.stderr
         target.write_text(told.stdout)
         return target

@@ -15,7 +15,15 @@ import pytest
 
 from gateway.limits.redis_store import RedisStore, connect, connect_cluster
 from gateway.limits.store import DuplicateReservation, StoreUnavailable, UsageRecord
-from policies.limits.types import Bucket, CalendarWindow, Concurrency, Dimension, Period, Take
+from policies.limits.types import (
+    MAX_PERIOD_MS,
+    Bucket,
+    CalendarWindow,
+    Concurrency,
+    Dimension,
+    Period,
+    Take,
+)
 from policies.limits.types import TokenBucket as Tokens
 from policies.limits.verdict import Granted
 from tests.gateway.limits.redis_server import RedisServer
@@ -136,14 +144,28 @@ async def test_idle_buckets_of_a_busy_tenant_are_forgotten(
     redis_server: RedisServer, store: RedisStore
 ) -> None:
     async def ask(i: int) -> None:
-        bucket = Bucket(f"user {i}", Dimension.REQUESTS, Tokens(1, 1_000, 1), "fast")
+        bucket = Bucket(f"user {i}", Dimension.REQUESTS, Tokens(2, 1_000, 1), "fast")
         await store.reserve("acme", f"r{i}", [Take(bucket, 1)], 60)
+        await store.settle("acme", f"r{i}", {bucket.key: 2})  # not full until the next millisecond
 
     for start in range(0, 3_000, 50):
         await asyncio.gather(*(ask(i) for i in range(start, start + 50)))
     kept = redis_server.ask("HLEN", "penstock:{t:acme}:b")
     assert isinstance(kept, int)
     assert kept < 600
+
+
+@pytest.mark.parametrize(("old", "new"), [(10, 14), (14, 10)])
+async def test_excess_of_an_old_reservation_after_a_rule_was_changed(
+    old: int, new: int, store: RedisStore
+) -> None:
+    def bucket(capacity: int) -> Bucket:
+        return Bucket("b", Dimension.REQUESTS, Tokens(capacity, 1, MAX_PERIOD_MS))
+
+    await store.reserve("acme", "r", [Take(bucket(old), 0)], 60)
+    await store.standing("acme", [bucket(new)])
+    await store.settle("acme", "r", {"b": 1})
+    assert [s.remaining for s in await store.standing("acme", [bucket(new)])] == [new - 1]
 
 
 async def test_usage_by_day_key_user_and_model(store: RedisStore) -> None:
@@ -168,17 +190,14 @@ async def test_usage_by_day_key_user_and_model(store: RedisStore) -> None:
 
 async def test_runs_in_a_cluster() -> None:
     with tempfile.TemporaryDirectory(prefix="pk") as folder:
-        port = 27_000 + hash(folder) % 5_000
-        server = RedisServer(
-            Path(folder), "--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes"
-        )
+        server = RedisServer(Path(folder), cluster=True)
         server.start()
         try:
             server.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while "cluster_state:ok" not in str(server.ask("CLUSTER", "INFO")):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            client = connect_cluster(f"redis://127.0.0.1:{port}", timeout_s=10)
+            client = connect_cluster(f"redis://127.0.0.1:{server.port}", timeout_s=10)
             store = RedisStore(client, timeout_s=10)
             for tenant in ("a", "b", "c"):
                 assert isinstance(await store.reserve(tenant, "r", [Take(TEN, 4)], 60), Granted)
@@ -187,6 +206,13 @@ async def test_runs_in_a_cluster() -> None:
             assert await asyncio.gather(*settled) == [True] * 3
             assert [s.remaining for s in await store.standing("b", [TEN])] == [9]
             assert [r.input_tokens for r in await store.usage("c", DAY, DAY)] == [3]
+            server.kill()
+            for _ in range(2):  # the connection breaks; then the cluster cannot be found
+                with pytest.raises(StoreUnavailable) as caught:
+                    await store.reserve("a", "s", [Take(TEN, 4)], 60)
+                assert caught.value.lost
+                with pytest.raises(StoreUnavailable):
+                    await store.settle("a", "r", {"ten": 1}, record)
             await store.close()
         finally:
             server.kill()

@@ -154,6 +154,8 @@ def test_a_window_takes_back_only_while_it_lasts_but_always_charges() -> None:
     next_ = arithmetic.advance(rule, taken, NOW_MS + 60_000)
     assert arithmetic.available(rule, arithmetic.settle(rule, next_, 40, taken.at_ms, 15)) == 100
     assert arithmetic.available(rule, arithmetic.settle(rule, next_, 40, taken.at_ms, 55)) == 85
+    used = arithmetic.take(rule, next_, 30)
+    assert arithmetic.available(rule, arithmetic.settle(rule, used, 40, taken.at_ms, 15)) == 70
 
 
 def test_a_clock_set_back_refills_nothing_twice() -> None:
