@@ -35,9 +35,7 @@ def test_a_second_penstock_is_refused_with_the_pid_of_the_first(folder: Path) ->
 
 def test_the_lock_ends_with_its_process_and_no_child_inherits_it(folder: Path) -> None:
     held = RunDir.create(folder)
-    with subprocess.Popen(
-        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, close_fds=False
-    ) as child:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         held.remove()
         RunDir.create(folder).remove()
         child.communicate(b"\n")
