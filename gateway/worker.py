@@ -244,7 +244,7 @@ class Worker:
                         address=address,
                         healthy=problem is None,
                         problem=problem or "",
-                        in_flight_requests=self._picker.ledger.in_flight(name, address),
+                        in_flight_requests=self._picker.under_way(name, address),
                         waiting_requests=float(view.waiting_requests[slot]),
                         running_requests=float(view.running_requests[slot]),
                         kv_usage=float(view.kv_usage[slot]),
@@ -262,7 +262,7 @@ class Worker:
                 pool=pool.pool,
                 address=endpoint.address,
                 problem="its pool is being removed",
-                in_flight_requests=self._picker.ledger.in_flight(pool.pool, endpoint.address),
+                in_flight_requests=self._picker.under_way(pool.pool, endpoint.address),
             )
             for pool in pools
             if pool.pool not in self._picker.pools

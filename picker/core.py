@@ -384,6 +384,14 @@ class Picker:
                 self._early_ends.popitem(last=False)
         return False
 
+    def under_way(self, pool: str, address: str) -> int:
+        """Requests that an endpoint may still serve: those in flight, and those of which its
+        engine knows nothing while nobody has told their end. Drained when 0."""
+        quiet = sum(
+            entry.pool == pool and entry.address == address for entry in self._generated.values()
+        )
+        return self.ledger.in_flight(pool, address) + quiet
+
     def tick(self) -> None:
         """Close what the data plane never reported; call about once a second."""
         now_s = self.now()

@@ -131,7 +131,9 @@ async def test_an_idle_engine_has_no_requests_of_ours_but_a_slow_client_may() ->
     made.report(1)
     assert made.in_flight() == len(made.picker.ledger) == 0
     assert not made.seen.completions
+    assert made.picker.under_way(POOL, decision.addresses[0]) == 1  # so it is not drained
     made.picker.complete(end_of(decision))
+    assert made.picker.under_way(POOL, decision.addresses[0]) == 0
     assert made.is_settled
     assert [(done.reason, done.output_tokens) for done in made.seen.completions] == [("ok", 5)]
 
