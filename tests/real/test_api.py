@@ -195,11 +195,18 @@ async def test_other_paths(
     assert (answer.status, told[key]) == (200, expected[key])
 
 
-@pytest.mark.parametrize("path", ["/version", "/health", "/load"])
+@pytest.mark.parametrize("path", ["/version", "/health", "/ping"])
 async def test_paths_without_a_model_pass_through(http: aiohttp.ClientSession, path: str) -> None:
     answer = await http.get(path)
     assert answer.status == 200
     assert (await http.get(path + "?with=query")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/load", "/metrics", "/sleep"])
+async def test_the_engines_admin_paths_are_closed(http: aiohttp.ClientSession, path: str) -> None:
+    answer = await http.get(path)
+    assert answer.status == 404
+    assert (await answer.json())["error"]["code"] == "path_not_found"
 
 
 async def test_a_path_that_no_replica_knows_is_the_replicas_404(
