@@ -84,7 +84,9 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.on_signal)
-        loop.add_signal_handler(signal.SIGHUP, self.reopen_logs)
+        # A terminal that is closed sends it too, and then Penstock ends as at Ctrl-C.
+        on_hangup = self.on_signal if sys.stdin.isatty() else self.reopen_logs
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
         if config.picker.ext_proc.port is not None:
             write_self_signed(self.run_dir.certificate)
         await self.control.start()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -19,6 +20,8 @@ from gateway.config.terms import (
     Port,
     Seconds,
 )
+
+_SECRET_NAME: Final = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$", re.IGNORECASE)
 
 
 class _AnyPool(Section):
@@ -182,7 +185,8 @@ class ProcessPool(_AnyPool):
     in; other braces stay as they are."""
     env: Mapping[str, EnvValue] = {}
     """Environment variables on top of Penstock's own: text, in which `{port}`, `{host}` and
-    `{index}` are filled in, or a secret (`{env: NAME}`, `{file: PATH}`)."""
+    `{index}` are filled in, or a secret (`{env: NAME}`, `{file: PATH}`). A name that ends in KEY,
+    TOKEN, SECRET, PASSWORD or CREDENTIALS takes only the latter."""
     cwd: ConfigPath | None = None
     """Working folder, relative to the configuration file. Null: Penstock's."""
     host: IpAddress = "127.0.0.1"
@@ -208,6 +212,15 @@ class ProcessPool(_AnyPool):
                     hint="each replica listens on a port of its own: add --port {port}",
                 )
             )
+        faults += [
+            Fault(
+                ("env", name),
+                "{env: NAME} or {file: PATH}, because the variable's name is that of a secret",
+                got="a value that is not shown",
+            )
+            for name, value in self.env.items()
+            if isinstance(value, str) and _SECRET_NAME.search(name)
+        ]
         if not self.command[0]:
             faults.append(Fault(("command", 0), "a program"))
         if self.first_port is not None and self.first_port + self.replicas - 1 > 65535:

@@ -119,6 +119,18 @@ async def test_an_envoy_that_cannot_start_says_why(tmp_path: Path, replica: Repl
     await gateway.stop()
 
 
+async def test_a_rotated_log_and_sighup(tmp_path: Path, replica: Replica) -> None:
+    async with Gateway(tmp_path, static(replica)) as gateway:
+        await serving(gateway)
+        gateway.log_file.rename(tmp_path / "requests.jsonl.1")
+        os.kill(gateway.pid, signal.SIGHUP)
+
+        async def opened() -> bool:
+            return await chat_status(gateway) == 200 and bool(gateway.request_log())
+
+        await eventually(opened, "the request log goes on in a new file")
+
+
 @pytest.mark.parametrize("port", ["listen", "admin"])
 async def test_a_taken_port_is_named(tmp_path: Path, replica: Replica, port: str) -> None:
     gateway = Gateway(tmp_path, static(replica))

@@ -133,3 +133,17 @@ def test_a_worker_gets_all_of_it_without_files_or_variables(path: Path) -> None:
 def test_other_bytes_are_refused(content: bytes) -> None:
     with pytest.raises(ValueError):
         from_json(content)
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "OPENAI_API_KEY", "db_password"])
+def test_a_replicas_variable_with_the_name_of_a_secret_takes_no_text(path: Path, name: str) -> None:
+    pool = "pools: [{{name: a, type: process, command: [x, '{{port}}'], env: {{{env}}}}}]\n"
+    path.write_text(pool.format(env=f"{name}: {PRIVATE}"))
+    with pytest.raises(ConfigError) as refused:
+        load(path, environment={})
+    (problem,) = refused.value.problems
+    assert problem.key == f"pools[0].env.{name}"
+    assert "{env: NAME} or {file: PATH}" in problem.expected
+    assert PRIVATE not in str(refused.value)
+    path.write_text(pool.format(env=f"{name}: {{env: THERE}}, KEYBOARD: plain"))
+    assert load(path, environment={"THERE": PRIVATE}).pools[0].name == "a"

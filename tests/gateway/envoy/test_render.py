@@ -78,6 +78,21 @@ def test_tls_on_both_sides(rendered: Rendered, pem: Path) -> None:
     assert "vllm.internal" in file.read_text()
 
 
+def test_a_private_key_is_not_printed_unasked(pem: Path, tmp_path: Path) -> None:
+    source = tmp_path / "penstock.yaml"
+    source.write_text(
+        f"listen: {{tls: {{certificate: {{file: {pem}}}, key: {{file: {pem}}}}}}}\n"
+        "pools: [{name: a, type: static, endpoints: ['10.0.0.1:443'],"
+        f" tls: {{ca: {{file: {pem}}}, server_name: a.internal}}}}]\n"
+    )
+    shown = penstock("envoy", "config", "-c", str(source)).stdout
+    assert "PRIVATE KEY" not in shown
+    assert "BEGIN CERTIFICATE" not in shown
+    assert f"<from file:{pem}>" in shown
+    real = penstock("envoy", "config", "--with-secrets", "-c", str(source)).stdout
+    assert "PRIVATE KEY" in real
+
+
 def test_a_name_is_what_the_certificate_must_say(rendered: Rendered, pem: Path) -> None:
     """A certificate of the same authority for another host is not enough."""
     file = rendered(
