@@ -33,7 +33,6 @@ from picker.state.endpoints import EndpointSpec
 
 log = logging.getLogger(__name__)
 
-_DRAIN_S: Final = 30.0
 _PICKER_GRACE_S: Final = 8.0
 _RETIRE_S: Final = 0.3
 """From taking a picker out of Envoy's list to ending it: Envoy reads the list within that time."""
@@ -146,7 +145,7 @@ class Supervisor:
         if self._following is not None:
             self._following.cancel()
         if self.envoy is not None:
-            await self._unless_hurried(self.envoy.drain(_DRAIN_S))
+            await self._unless_hurried(self.envoy.drain(self.config.listen.drain_timeout_s))
             await self.envoy.stop()
         await asyncio.gather(*(child.stop() for child in self.pickers))
         await self.fleet.stop()

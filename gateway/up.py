@@ -46,7 +46,8 @@ async def up(path: Path, config: Config) -> None:
             console.print(_parts(supervisor))
             console.print(_first_steps(supervisor, time.monotonic() - started_s), soft_wrap=True)
             await supervisor.serve()
-        console.print("Stopping; running requests finish first.")
+        drain_s = supervisor.config.listen.drain_timeout_s
+        console.print(f"Stopping; running requests have {drain_s:g} s to finish.")
     except ChildError as error:
         raise StartError(str(error)) from error
     finally:

@@ -66,6 +66,8 @@ class Listen(Section):
     stream_idle_timeout_s: Seconds = 1800.0
     """A request on which nothing moves for this long, seconds, is ended. There is no limit on
     the whole length of a stream."""
+    drain_timeout_s: Seconds = 30.0
+    """When Penstock is told to stop, running requests have this long to finish, seconds."""
 
 
 class Admin(Section):

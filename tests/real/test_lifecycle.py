@@ -219,7 +219,7 @@ async def test_a_signal_ends_it_after_the_running_streams(
         assert all(text.count("data: ") == 202 for text in texts)  # role, tokens, [DONE]
         assert await gateway.exited() == 0
         assert not run_dir.exists()
-    assert "Stopping; running requests finish first." in gateway.output()
+    assert "Stopping; running requests have 30 s to finish." in gateway.output()
     assert "Traceback" not in gateway.output()
 
 
