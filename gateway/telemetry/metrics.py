@@ -149,7 +149,7 @@ class PickerMetrics:
         model, pool = self._model_label(event.labels.model), event.labels.pool
         self._count(model, pool, event.status, event.reason)
         self.rejections.labels(pool, event.reason).inc()
-        self._model(model, pool).decision.observe(event.decision_s)
+        self.decision.labels(model, pool).observe(event.decision_s)
 
     def completed(self, event: Completed) -> None:
         """Count a request that was dispatched and has ended."""

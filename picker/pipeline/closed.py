@@ -6,6 +6,7 @@ Passing them through would let any client unload an adapter or put a replica to 
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import unquote
 
 from picker.pipeline.context import RequestContext
 from picker.pipeline.rejection import Reason, Rejection
@@ -31,6 +32,21 @@ CLOSED_PATHS: Final = frozenset(
         "/abort_requests",
         "/metrics",
         "/load",
+        "/is_paused",
+        "/is_scaling_elastic_ep",
+        "/release_kv_cache_memory",
+        "/get_world_size",
+        "/fault_tolerance/status",
+        "/kv_event_sources",
+        "/init_weight_transfer_engine",
+        "/start_weight_update",
+        "/start_draft_weight_update",
+        "/update_weights",
+        "/finish_weight_update",
+        "/shutdown_weight_transfer_engine",
+        "/update_weight_version",
+        "/weight_info",
+        "/weight_checker",
         # SGLang
         "/flush_cache",
         "/get_server_info",
@@ -47,6 +63,8 @@ CLOSED_PATHS: Final = frozenset(
 
 def refuse_closed(context: RequestContext) -> None:
     """404 for a closed path, whatever the method."""
-    path = context.head.path.rstrip("/")
+    # As the engine's server will read it: unescaped, whatever the number of slashes.
+    parts = [part for part in unquote(context.head.path).split("/") if part]
+    path = "/" + "/".join(parts)
     if path in CLOSED_PATHS:
         raise Rejection(Reason.PATH_NOT_FOUND, f"There is no {path} here.")

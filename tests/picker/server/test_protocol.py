@@ -237,7 +237,19 @@ async def test_an_alias_leads_on_wherever_json_names_a_model(edge: Edge) -> None
         )
 
 
-@pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/sleep/", "/metrics", "/sleep?level=1"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/load_lora_adapter",
+        "/v1%2Fload_lora_adapter",
+        "/%73leep",
+        "//sleep",
+        "/sleep/",
+        "/sleep%2F",
+        "/metrics",
+        "/sleep?level=1",
+    ],
+)
 async def test_the_engines_own_admin_paths_are_closed(edge: Edge, path: str) -> None:
     reply = await edge.ask(b"{}", path=path)
     assert (reply.status, reply.error["code"]) == (404, "path_not_found")
