@@ -26,5 +26,10 @@ class Report:
     ttft_s: float | None
     """From arrival to the first byte of the response's body."""
     duration_s: float
+    reasoning_tokens: int | None = None
+    """Part of the output."""
+    ticket: str = ""
+    """What any picker needs to settle the request when its owner is gone, "" when there is nothing
+    to settle."""
     upstream_failed: bool = False
     """The endpoint could not be reached or broke off."""

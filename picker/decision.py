@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,10 @@ class RequestHead:
     """Endpoints the gateway allows (``ip:port`` or ``ip``); None: no restriction."""
     received_s: float
     """Picker's clock, seconds."""
+    claims: Mapping[str, object] = field(default_factory=dict)
+    """Of a token that Envoy has verified; empty: there was none."""
+    claims_error: str = ""
+    """Why Envoy refused the token that was there, "" when it did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Decision:
     metadata: Mapping[str, object]
     """For our own Lua filter and access log."""
     scores: Mapping[str, float] | None
+    response_headers: tuple[tuple[str, str], ...] = ()
+    """To set on the response: what is left of limits."""
 
     @property
     def destination(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -27,10 +28,17 @@ class Reason(Enum):
     INVALID_JSON = Verdict(400, "invalid_request_error", "invalid_json")
     MISSING_MODEL = Verdict(400, "invalid_request_error", "model_required")
     CONTEXT_LENGTH = Verdict(400, "invalid_request_error", "context_length_exceeded")
+    INVALID_API_KEY = Verdict(401, "invalid_request_error", "invalid_api_key")
+    MODEL_NOT_ALLOWED = Verdict(403, "invalid_request_error", "model_not_allowed")
+    TENANT_DISABLED = Verdict(403, "invalid_request_error", "tenant_disabled")
     MODEL_NOT_FOUND = Verdict(404, "invalid_request_error", "model_not_found")
     PATH_NOT_FOUND = Verdict(404, "invalid_request_error", "path_not_found")
     NOT_CACHED = Verdict(412, "invalid_request_error", "not_cached")
     TOO_LARGE = Verdict(413, "invalid_request_error", "request_too_large")
+    REQUESTS_LIMITED = Verdict(429, "requests", "rate_limit_exceeded")
+    TOKENS_LIMITED = Verdict(429, "tokens", "rate_limit_exceeded")
+    QUOTA_EXCEEDED = Verdict(429, "insufficient_quota", "insufficient_quota")
+    LIMITS_UNAVAILABLE = Verdict(503, "server_error", "limits_unavailable")
     NO_ENDPOINTS = Verdict(503, "server_error", "no_endpoints", "rejected-no-endpoints")
     SHUTTING_DOWN = Verdict(503, "server_error", "shutting_down", "rejected-shutting-down")
     INTERNAL = Verdict(500, "server_error", "internal_error")
@@ -39,11 +47,20 @@ class Reason(Enum):
 class Rejection(Exception):  # noqa: N818 - a request's end, not a program's error
     """Ends a request with an error answer."""
 
-    def __init__(self, reason: Reason, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """``headers``: of the answer, beside those that every rejection has."""
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.param = param
+        self._headers = headers
 
     @property
     def verdict(self) -> Verdict:
@@ -55,6 +72,7 @@ class Rejection(Exception):  # noqa: N818 - a request's end, not a program's err
         headers = [("content-type", "application/json")]
         if self.verdict.dropped_reason is not None:
             headers.append((names.DROPPED_REASON, self.verdict.dropped_reason))
+        headers.extend(self._headers)
         return headers
 
     def body(self, *, anthropic: bool) -> bytes:
