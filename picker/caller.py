@@ -32,6 +32,11 @@ class Caller:
         """Name of the tenant."""
         return self.policy.tenant
 
+    @property
+    def may_use_all(self) -> bool:
+        """Whether no model is closed to it."""
+        return "*" in self.policy.models and "*" in self.models
+
     def may_use(self, model: str) -> bool:
         """Whether tenant and key are allowed the model."""
         return matches(model, self.policy.models) and matches(model, self.models)
@@ -45,11 +50,13 @@ class Gate(Protocol):
         ...
 
 
+NOBODY: Final = Caller(TenantPolicy(ANONYMOUS))
+"""Without an identity and without limits."""
+
+
 class OpenGate:
     """Everybody is the anonymous tenant, without limits."""
 
-    _caller: Final = Caller(TenantPolicy(ANONYMOUS))
-
     def identify(self, head: RequestHead) -> Caller:
         """See `Gate`."""
-        return self._caller
+        return NOBODY

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from picker.completion import Report
 from picker.events import Completed, RequestLabels
+from picker.limits import Grant
 from picker.pipeline.context import RequestContext
 from picker.pool import PoolRuntime
+from policies.limits.prices import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class Dispatch:
     streaming: bool
     prompt_tokens: float
     matched_tokens: float
+    expected: Usage
+    grant: Grant | None
     text_bytes: int
     """Bytes of prompt whose tokens tell the bytes-per-token ratio, 0 when they do not."""
     chains: tuple[array[int], ...]
@@ -46,33 +50,33 @@ class Dispatch:
             streaming=context.fields is not None and context.fields.stream,
             prompt_tokens=context.prompt_tokens,
             matched_tokens=context.matched_tokens,
+            expected=context.expected,
+            grant=context.grant,
             text_bytes=prompt.text_bytes if prompt is not None and only_text else 0,
             chains=tuple(array("Q", chain) for chain in chains),
             decision_s=decision_s,
         )
 
-    def completed(self, report: Report) -> Completed:
-        """The end of this request, for the observer."""
+    def completed(self, report: Report, usage: Usage | None) -> Completed:
+        """The end of this request, for the observer. ``usage``: what it is charged."""
         reported = report.output_tokens is not None or report.input_tokens is not None
-        # Without usage: a failed request cost nothing we know of, an aborted stream what it sent.
-        streamed = report.streamed_events
-        input_tokens = report.input_tokens
-        if input_tokens is None:
-            input_tokens = round(self.prompt_tokens) if streamed else 0
+        used = usage or _NOTHING
         return Completed(
             labels=self.labels,
             endpoint=report.address,
             status=report.status,
             reason=report.reason,
             streaming=self.streaming,
-            input_tokens=input_tokens,
-            output_tokens=streamed if report.output_tokens is None else report.output_tokens,
-            cached_tokens=report.cached_tokens or 0,
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            cached_tokens=used.cached_tokens,
             usage_reported=reported,
-            estimated_input_tokens=self.prompt_tokens,
             matched_tokens=self.matched_tokens,
             ttft_s=report.ttft_s,
             duration_s=report.duration_s,
             queue_s=0.0,
             decision_s=self.decision_s,
         )
+
+
+_NOTHING = Usage(0, 0)

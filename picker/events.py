@@ -50,7 +50,6 @@ class Completed:
     cached_tokens: int
     usage_reported: bool
     """False: the engine reported no usage and the token counts are estimates."""
-    estimated_input_tokens: float
     matched_tokens: float
     """Prompt tokens the prefix index expected to be cached on the endpoint."""
     ttft_s: float | None

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from picker import names
+from picker.caller import NOBODY, Caller
 from picker.decision import Answer, RequestHead
 from picker.events import RequestLabels
+from picker.limits import Grant
 from picker.pool import PoolRuntime
 from picker.prompt.blocks import Blocks
 from picker.prompt.fields import RequestFields
 from picker.prompt.forms import Form, Prompt
+from policies.limits.prices import Usage
 from policies.routing.types import Ranking
 
-ANONYMOUS = "anonymous"
+_NOTHING = Usage(0, 0)
 
 
 @dataclass(slots=True)
@@ -25,8 +28,9 @@ class RequestContext:
     body: bytes
     form: Form | None
     """None: a path whose body is not read for a prompt."""
-    tenant: str = ANONYMOUS
 
+    # identify
+    caller: Caller = NOBODY
     # parse
     document: dict[str, object] | None = None
     fields: RequestFields | None = None
@@ -46,6 +50,11 @@ class RequestContext:
     output_tokens: float = 0.0
     """Expected or declared output, tokens."""
     blocks: Blocks | None = None
+    # reserve
+    expected: Usage = _NOTHING
+    """What it may cost at most, as far as can be told."""
+    grant: Grant | None = None
+    response_headers: tuple[tuple[str, str], ...] = ()
     # schedule
     session: str = ""
     """Key of the session the request belongs to, "" without one."""
@@ -84,7 +93,7 @@ class RequestContext:
         """Who asked for what, as far as it is known."""
         return RequestLabels(
             request_id=self.request_id,
-            tenant=self.tenant,
+            tenant=self.caller.tenant,
             model=self.asked_model,
             pool=self.pool.name if self.pool is not None else "",
             path=self.head.path,

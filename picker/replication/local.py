@@ -54,7 +54,7 @@ class LocalPeers:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         self._socket.bind(str(self._own))
         asyncio.get_running_loop().add_reader(self._socket, self._receive)
-        self._picker.peers = self
+        self._picker.traffic.peers = self
 
     def follow(self, others: Iterable[Path]) -> None:
         """Tell these from now on: pickers have come or gone."""
@@ -64,7 +64,7 @@ class LocalPeers:
 
     def stop(self) -> None:
         """Send what waits, once, and close."""
-        self._picker.peers = Alone()
+        self._picker.traffic.peers = Alone()
         self._flush()
         if self._timer is not None:
             self._timer.cancel()
@@ -173,9 +173,9 @@ class LocalPeers:
     def _take(self, event: state_pb2.Event) -> None:
         try:
             if event.HasField("dispatched"):
-                self._picker.peer_dispatched(_dispatch(event.dispatched))
+                self._picker.traffic.peer_dispatched(_dispatch(event.dispatched))
             elif event.HasField("finished"):
-                self._picker.peer_finished(_report(event.finished))
+                self._picker.traffic.peer_finished(_report(event.finished))
         except Exception:  # one bad event must not lose the others of its batch
             self.unreadable += 1
             log.exception("an event from another picker could not be used")

@@ -14,10 +14,10 @@ from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
 
 from picker import names
+from picker.caller import ANONYMOUS
 from picker.completion import Report
 from picker.core import Picker
 from picker.events import Rejected, RequestLabels
-from picker.pipeline.context import ANONYMOUS
 from picker.server import wire
 
 log = logging.getLogger(__name__)

@@ -48,6 +48,10 @@ class StandardExchange:
     async def _request(self) -> bool:
         """True when the request goes on to a replica."""
         head = wire.request_head(self._first, self._picker.now())
+        begun = self._picker.begin(head)
+        if isinstance(begun, Answer):
+            await self._context.write(wire.immediate(begun))
+            return False
         without_body = ended = self._first.request_headers.end_of_stream
         parts: list[bytes] = []
         size = 0
@@ -59,7 +63,7 @@ class StandardExchange:
             if message.HasField("request_body"):
                 size += len(message.request_body.body)
                 if size > self._picker.max_body_bytes:
-                    await self._context.write(wire.immediate(self._picker.refuse_size(head)))
+                    await self._context.write(wire.immediate(self._picker.refuse_size(begun)))
                     return False
                 parts.append(message.request_body.body)
                 ended = message.request_body.end_of_stream
@@ -67,7 +71,7 @@ class StandardExchange:
                 ended = trailers = True
         body = b"".join(parts)
         parts.clear()
-        outcome = await self._picker.decide(head, body)
+        outcome = await self._picker.decide(begun, body)
         if isinstance(outcome, Answer):
             await self._context.write(wire.immediate(outcome))
             return False
@@ -116,11 +120,11 @@ class StandardExchange:
             headers, rename=self._decision.rename, strip_usage=self._decision.strip_usage
         )
         remove = ("content-length",) if self._reader.changes_length else ()
-        echo: tuple[tuple[str, str], ...] = ()
+        told = self._decision.response_headers
         if self._decision.wants_session_token:
-            echo = ((names.SESSION_TOKEN, session_token(self._address(self._decision))),)
+            told = (*told, (names.SESSION_TOKEN, session_token(self._address(self._decision))))
         self._ended = message.response_headers.end_of_stream
-        await self._context.write(wire.on_response_headers(echo, remove))
+        await self._context.write(wire.on_response_headers(told, remove))
 
     async def _response_body(self, body: HttpBody) -> None:
         if self._first_body_s is None and body.body:
@@ -169,6 +173,7 @@ class StandardExchange:
                 output_tokens=usage.output_tokens,
                 cached_tokens=usage.cached_tokens,
                 streamed_events=0 if reader is None else reader.events,
+                reasoning_tokens=usage.reasoning_tokens,
                 ttft_s=ttft_s,
                 duration_s=self._picker.now() - self._dispatched_s,
             )

@@ -80,15 +80,19 @@ class ExternalProcessor:
         write: Callable[[bytes], Awaitable[None]],
     ) -> None:
         head = wire.request_head(first, self._picker.now())
-        body, request_id = b"", self._picker.next_id()
+        begun = self._picker.begin(head)
+        if isinstance(begun, Answer):
+            await write(wire.immediate(begun))
+            return
+        body = b""
         without_body = first.request_headers.end_of_stream
         if not without_body:
-            await write(wire.continue_to_body(request_id, self._picker.id))
+            await write(wire.continue_to_body(begun.id, self._picker.id))
             message = await read()
             if not isinstance(message, ProcessingRequest) or not message.HasField("request_body"):
                 return
             body = message.request_body.body
-        outcome = await self._picker.decide(head, body, request_id)
+        outcome = await self._picker.decide(begun, body)
         if isinstance(outcome, Answer):
             await write(wire.immediate(outcome))
             return

@@ -135,7 +135,7 @@ class Fleet:
         view = self.picker.states[POOL].view
         return (
             len(self.picker.ledger) == 0
-            and self.picker.in_flight == 0
+            and len(self.picker.traffic) == 0
             and not view.in_flight_requests.any()
             and not view.in_flight_kv_tokens.any()
             and not view.in_flight_prefill_tokens.any()
@@ -179,16 +179,22 @@ def head(path: str = "/v1/chat/completions", method: str = "POST", **headers: st
     )
 
 
+async def ask(fleet: Fleet, body: bytes, request: RequestHead | None = None) -> Decision | Answer:
+    """What comes of a request."""
+    begun = fleet.picker.begin(request or head())
+    return begun if isinstance(begun, Answer) else await fleet.picker.decide(begun, body)
+
+
 async def decided(fleet: Fleet, body: bytes, request: RequestHead | None = None) -> Decision:
     """The decision on a request that must get one."""
-    outcome = await fleet.picker.decide(request or head(), body)
+    outcome = await ask(fleet, body, request)
     assert isinstance(outcome, Decision), outcome
     return outcome
 
 
 async def refused(fleet: Fleet, body: bytes, request: RequestHead | None = None) -> Answer:
     """The picker's own answer to a request."""
-    outcome = await fleet.picker.decide(request or head(), body)
+    outcome = await ask(fleet, body, request)
     assert isinstance(outcome, Answer), outcome
     return outcome
 

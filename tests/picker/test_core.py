@@ -21,6 +21,7 @@ from tests.picker.fleet import (
     MODEL,
     POOL,
     address,
+    ask,
     chat,
     decided,
     end_of,
@@ -55,14 +56,14 @@ async def test_a_request_under_way_holds_neither_its_body_nor_its_context() -> N
     decision = await decided(made, chat("long prompt " * 100_000))
     gc.collect()
     assert not [one for one in gc.get_objects() if isinstance(one, RequestContext)]
-    assert made.picker.in_flight == 1
+    assert len(made.picker.traffic) == 1
     made.picker.complete(end_of(decision))
     assert made.is_settled
 
 
 async def test_a_fallback_that_served_has_the_prefix_and_the_session() -> None:
     made, watched = fleet(), Watched()
-    made.picker.watch = watched
+    made.picker.traffic.watch = watched
     body = chat("shared words " * 300)
     decision = await decided(made, body, head(x_session_id="s"))
     first, second, _ = decision.addresses
@@ -78,7 +79,7 @@ async def test_a_fallback_that_served_has_the_prefix_and_the_session() -> None:
 
 async def test_an_endpoint_that_failed_gets_nothing_until_it_is_read_again() -> None:
     made, watched = fleet(), Watched()
-    made.picker.watch = watched
+    made.picker.traffic.watch = watched
     decision = await decided(made, chat())
     dead = decision.addresses[0]
     made.picker.complete(
@@ -115,10 +116,10 @@ async def test_a_lease_that_runs_out_is_an_end() -> None:
     made.configure(lease_s=100.0)
     decision = await decided(made, chat())
     made.clock.now_s += 99
-    made.picker.tick()
+    made.picker.traffic.tick()
     assert not made.seen.completions
     made.clock.now_s += 2
-    made.picker.tick()
+    made.picker.traffic.tick()
     made.picker.complete(end_of(decision))
     assert [done.reason for done in made.seen.completions] == ["unreported"]
     assert made.is_settled
@@ -131,9 +132,9 @@ async def test_an_idle_engine_has_no_requests_of_ours_but_a_slow_client_may() ->
     made.report(1)
     assert made.in_flight() == len(made.picker.ledger) == 0
     assert not made.seen.completions
-    assert made.picker.under_way(POOL, decision.addresses[0]) == 1  # so it is not drained
+    assert made.picker.traffic.under_way(POOL, decision.addresses[0]) == 1  # so it is not drained
     made.picker.complete(end_of(decision))
-    assert made.picker.under_way(POOL, decision.addresses[0]) == 0
+    assert made.picker.traffic.under_way(POOL, decision.addresses[0]) == 0
     assert made.is_settled
     assert [(done.reason, done.output_tokens) for done in made.seen.completions] == [("ok", 5)]
 
@@ -147,9 +148,9 @@ async def test_what_an_idle_engine_has_done_is_not_waited_for_without_end(end: s
     made.report(1)
     if end == "lease":
         made.clock.now_s += 41
-        made.picker.tick()
+        made.picker.traffic.tick()
     else:
-        made.picker.forget_all()
+        made.picker.traffic.forget_all()
     assert made.is_settled
     assert [done.reason for done in made.seen.completions] == ["unreported"]
 
@@ -159,10 +160,19 @@ async def test_what_an_idle_engine_has_done_is_not_waited_for_without_end(end: s
     [
         ({}, (10, 5, True)),
         ({"input_tokens": None, "output_tokens": None, "streamed_events": 7}, (5, 7, False)),
-        ({"input_tokens": None, "output_tokens": None}, (0, 0, False)),
+        (
+            {
+                "input_tokens": None,
+                "output_tokens": None,
+                "status": 502,
+                "reason": "upstream_error",
+            },
+            (0, 0, False),
+        ),
+        ({"input_tokens": None, "output_tokens": None}, (5, 1024, False)),
         ({"output_tokens": None, "streamed_events": 3}, (10, 3, True)),
     ],
-    ids=["reported", "aborted stream", "failed", "aborted after message_start"],
+    ids=["reported", "aborted stream", "failed", "engine silent", "aborted after message_start"],
 )
 async def test_tokens_of_an_end(report: dict[str, object], counts: tuple[int, int, bool]) -> None:
     made = fleet()
@@ -236,7 +246,7 @@ async def test_accounts_always_close(replicas: list[Signals], events: list[str])
     for number, event in enumerate(events):
         made.clock.now_s += 0.5
         if event == "ask":
-            outcome = await made.picker.decide(head(), chat(f"{number} " * number))
+            outcome = await ask(made, chat(f"{number} " * number))
             if isinstance(outcome, Decision):
                 sent.append(outcome)
                 asked += 1
@@ -255,20 +265,20 @@ async def test_accounts_always_close(replicas: list[Signals], events: list[str])
         elif event == "fail":
             made.picker.mark_failed(POOL, address(1), now_s=made.clock.now_s, reason="x")
         elif event == "tick":
-            made.picker.tick()
+            made.picker.traffic.tick()
         elif event in ("peer", "late peer"):
             peer = PeerDispatch(f"q-{number}", POOL, address(1), 50.0, 10.0, 5.0, [[number]])
             if event == "late peer":
-                made.picker.peer_finished(_peer_end(peer))
+                made.picker.traffic.peer_finished(_peer_end(peer))
             else:
                 peers.append(peer)
-            made.picker.peer_dispatched(peer)
+            made.picker.traffic.peer_dispatched(peer)
         elif event == "peer end" and peers:
-            made.picker.peer_finished(_peer_end(peers.pop()))
+            made.picker.traffic.peer_finished(_peer_end(peers.pop()))
     for done in sent:
         made.picker.complete(end_of(done))
     for peer in peers:
-        made.picker.peer_finished(_peer_end(peer))
+        made.picker.traffic.peer_finished(_peer_end(peer))
     assert made.is_settled
     # An engine that is seen idle ends requests too, but none ends twice.
     assert len(made.seen.completions) == asked

@@ -24,7 +24,6 @@ def _completed(model: str = "llama", **changes: object) -> Completed:
         "output_tokens": 11,
         "cached_tokens": 64,
         "usage_reported": True,
-        "estimated_input_tokens": 90.0,
         "matched_tokens": 80.0,
         "ttft_s": 0.25,
         "duration_s": 1.25,

@@ -106,7 +106,7 @@ async def test_an_end_that_comes_before_its_dispatch_leaves_nothing() -> None:
     late = PeerDispatch("q-1", POOL, address(1), 100.0, 100.0, 10.0, [[1, 2, 3]])
     decision = await decided(fleet(), chat())
     made.picker.complete(end_of(decision, owner="q", id="q-1"))
-    made.picker.peer_dispatched(late)
+    made.picker.traffic.peer_dispatched(late)
     assert made.is_settled
     assert made.picker.pools[POOL].prefix.match([[1, 2, 3]], 3).any()
 
@@ -155,7 +155,7 @@ async def test_a_peer_that_does_not_read_costs_no_memory_and_hears_the_latest(
     deaf.bind(str(folder / "1"))
     decision = await decided(made, chat())
     for number in range(5000):
-        made.picker.peers.finished(end_of(decision, id=f"e-{number}"))
+        made.picker.traffic.peers.finished(end_of(decision, id=f"e-{number}"))
         peers._flush()
     assert peers.dropped_batches > 0
     assert len(peers._others[folder / "1"]) == 8
@@ -197,7 +197,7 @@ async def test_garbage_is_counted_and_harmless(group: Group, folder: Path) -> No
 async def test_a_prompt_of_any_length_fits_a_datagram(group: Group) -> None:
     first, second = group.fleets[:2]
     made = PeerDispatch("p0-9", POOL, address(1), 9.0, 9.0, 9.0, [list(range(100_000))] * 3)
-    first.picker.peers.dispatched(made)
+    first.picker.traffic.peers.dispatched(made)
     await until(lambda: second.in_flight() == 1)
     assert group.peers[0].dropped_batches == 0
     held = second.picker.pools[POOL].prefix.match([list(range(8000))], 3)

@@ -1,0 +1,289 @@
+"""Holds requests to their tenants' limits, and keeps the accounts: the picker's limiter."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from datetime import UTC, date, datetime
+from typing import Final, Protocol
+
+import orjson
+
+from gateway.control.accounts import UnknownSubject
+from gateway.limits.memory import MemoryStore
+from gateway.limits.store import LimitStore, StoreUnavailable, UsageRecord
+from picker.caller import Caller
+from picker.charge import charged
+from picker.completion import Report
+from picker.limits import Grant, LimitsUnavailable
+from policies.limits.plan import Meter, Subject, TenantPolicy, charges, takes
+from policies.limits.prices import PriceError, Usage
+from policies.limits.types import Bucket, LimitError, Standing
+from policies.limits.verdict import Denied
+
+log = logging.getLogger(__name__)
+
+_MAX_METERS: Final = 65_536
+_MAX_ORPHANS: Final = 100_000
+_RENEWALS_PER_LEASE: Final = 3
+_RENEW_AT_ONCE: Final = 500
+
+PolicyOf = Callable[[str, str], TenantPolicy | None]
+"""By name of the tenant and id of the key, "" for none; None: there is no such tenant or key."""
+
+
+class LimitObserver(Protocol):
+    """Hears what limits did."""
+
+    def refused(self, tenant: str, bucket: Bucket) -> None:
+        """A request was turned away."""
+
+    def would_refuse(self, tenant: str, bucket: Bucket) -> None:
+        """A shadow limit would have turned a request away."""
+
+    def charged(self, subject: Subject, usage: Usage, cost_micros: int) -> None:
+        """A request was settled, once."""
+
+    def unsettled(self) -> None:
+        """A settlement failed for good: its hold ends with its lease."""
+
+
+class TenantLimiter:
+    """`picker.limits.Limiter` over a store. One event loop.
+
+    Leases are short and renewed while a request runs, so that what a picker held that died is
+    back soon, however long its requests were.
+    """
+
+    def __init__(
+        self,
+        store: LimitStore,
+        *,
+        policy_of: PolicyOf,
+        observer: LimitObserver,
+        lease_s: float,
+        wall_s: Callable[[], float] = time.time,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store = store
+        self.lease_s = lease_s
+        self._policy_of = policy_of
+        self._observer = observer
+        self._wall_s, self._now_s = wall_s, now_s
+        self._meters: dict[Subject, tuple[TenantPolicy, tuple[Meter, ...]]] = {}
+        self._held: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        """By reservation: slot and when its lease was last begun; oldest first."""
+        self._orphans: OrderedDict[str, None] = OrderedDict()
+        self._running: set[asyncio.Task[None]] = set()
+        self._renewing: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Renew leases from now on."""
+        self._renewing = asyncio.create_task(self._renew(), name="limit leases")
+
+    async def close(self) -> None:
+        """Deliver what was settled, and close the store."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+        while self._running:
+            await asyncio.wait(self._running)
+        await self.store.close()
+
+    # -- what the picker says
+
+    async def reserve(
+        self,
+        id: str,  # noqa: A002 - the request's id
+        caller: Caller,
+        subject: Subject,
+        expected: Usage,
+    ) -> Grant | Denied | None:
+        """See `picker.limits.Limiter`."""
+        meters = self._meters_of(caller.policy, subject)
+        slot = subject.tenant
+        try:
+            verdict = await self.store.reserve(slot, id, takes(meters, expected), self.lease_s)
+        except StoreUnavailable as error:
+            raise LimitsUnavailable(str(error)) from error
+        for bucket in verdict.shadow_refusals:
+            self._observer.would_refuse(slot, bucket)
+        if isinstance(verdict, Denied):
+            self._observer.refused(slot, verdict.bucket)
+            return verdict
+        self._held[id] = (slot, self._now_s())
+        ticket = _ticket(subject, caller.key, expected)
+        return Grant(id, subject, caller.key, meters, verdict.standings, ticket)
+
+    def settle(self, grant: Grant, usage: Usage) -> None:
+        """See `picker.limits.Limiter`."""
+        policy = self._policy_of(grant.subject.tenant, grant.key)
+        self._charge(grant.id, grant.subject, grant.key, grant.meters, policy, usage)
+
+    def release(self, grant: Grant) -> None:
+        """See `picker.limits.Limiter`."""
+        self._held.pop(grant.id, None)
+        self._run(self._release(grant.subject.tenant, grant.id))
+
+    def settle_orphan(self, report: Report) -> None:
+        """See `picker.limits.Limiter`. The store ends a reservation once, whoever asks."""
+        if report.id in self._orphans:
+            return
+        self._orphans[report.id] = None
+        if len(self._orphans) > _MAX_ORPHANS:
+            self._orphans.popitem(last=False)
+        try:
+            subject, key, expected = _read_ticket(report.ticket)
+        except (ValueError, TypeError, PriceError):
+            log.exception("a ticket of an ended request cannot be read: %.200r", report.ticket)
+            self._observer.unsettled()
+            return
+        usage = charged(report, expected)
+        if usage is None:
+            self._run(self._release(subject.tenant, report.id))
+            return
+        policy = self._policy_of(subject.tenant, key)
+        meters = policy.meters(subject) if policy is not None else ()
+        self._charge(report.id, subject, key, meters, policy, usage, orphan=True)
+
+    # -- what the supervisor asks
+
+    async def standings(self, subject: Subject) -> Sequence[Standing]:
+        """See `gateway.control.accounts.AccountsSource`."""
+        policy = self._policy_of(subject.tenant, subject.key)
+        if policy is None:
+            whose = f"tenant {subject.tenant!r}"
+            raise UnknownSubject(f"no {whose}, or no key {subject.key!r} of it")
+        buckets = [meter.bucket for meter in policy.meters(subject)]
+        return await self.store.standing(subject.tenant, buckets)
+
+    async def usage(
+        self, tenant: str | None, first: date, last: date
+    ) -> AsyncIterator[tuple[str, Sequence[UsageRecord]]]:
+        """See `gateway.control.accounts.AccountsSource`."""
+        slots = [tenant] if tenant is not None else await self.store.usage_slots(first, last)
+        for slot in slots:
+            yield slot, await self.store.usage(slot, first, last)
+
+    # -- inside
+
+    def _meters_of(self, policy: TenantPolicy, subject: Subject) -> tuple[Meter, ...]:
+        known = self._meters.get(subject)
+        if known is not None and known[0] is policy:
+            return known[1]
+        meters = policy.meters(subject)
+        if len(self._meters) >= _MAX_METERS:
+            self._meters.clear()
+        self._meters[subject] = (policy, meters)
+        return meters
+
+    def _charge(
+        self,
+        id: str,  # noqa: A002 - the reservation's id
+        subject: Subject,
+        key: str,
+        meters: Sequence[Meter],
+        policy: TenantPolicy | None,
+        usage: Usage,
+        *,
+        orphan: bool = False,
+    ) -> None:
+        self._held.pop(id, None)
+        cost_micros = policy.prices.micros(subject.model, usage) if policy is not None else 0
+        record = UsageRecord(
+            day=datetime.fromtimestamp(self._wall_s(), UTC).date(),
+            key=key,
+            user=subject.user,
+            model=subject.model,
+            input_tokens=usage.input_tokens,
+            cached_tokens=usage.cached_tokens,
+            output_tokens=usage.output_tokens,
+            cost_micros=cost_micros,
+        )
+        self._run(self._settle(id, subject, meters, record, usage, orphan=orphan))
+
+    async def _settle(
+        self,
+        id: str,  # noqa: A002 - the reservation's id
+        subject: Subject,
+        meters: Sequence[Meter],
+        record: UsageRecord,
+        usage: Usage,
+        *,
+        orphan: bool,
+    ) -> None:
+        slot = subject.tenant
+        if orphan and isinstance(self.store, MemoryStore):
+            # It knew of the reservation in a life before this one.
+            await self.store.adopt(slot, id, takes(meters, usage), self.lease_s)
+        if await self.store.settle(slot, id, charges(meters, usage), record):
+            self._observer.charged(subject, usage, record.cost_micros)
+
+    async def _release(self, slot: str, id: str) -> None:  # noqa: A002 - the reservation's id
+        await self.store.release(slot, id)
+
+    def _run(self, settling: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(settling)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            return
+        self._observer.unsettled()
+        if isinstance(error, StoreUnavailable | LimitError):
+            log.error("a settlement failed: %s", error)
+        else:
+            log.error("a settlement failed", exc_info=error)
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self.lease_s / _RENEWALS_PER_LEASE)
+            try:
+                await self._renew_old()
+            except StoreUnavailable as error:
+                log.warning("leases of limits are not renewed: %s", error)
+            except Exception:
+                log.exception("leases of limits are not renewed")
+
+    async def _renew_old(self) -> None:
+        """Renew what is held for longer than a third of a lease."""
+        now_s = self._now_s()
+        old_s = now_s - self.lease_s / _RENEWALS_PER_LEASE
+        due: dict[str, list[str]] = {}
+        for id_, (slot, since_s) in self._held.items():
+            if since_s > old_s:
+                break
+            due.setdefault(slot, []).append(id_)
+        for slot, ids in due.items():
+            for start in range(0, len(ids), _RENEW_AT_ONCE):
+                batch = ids[start : start + _RENEW_AT_ONCE]
+                await self.store.renew(slot, batch, self.lease_s)
+                for id_ in batch:
+                    if id_ in self._held:
+                        self._held[id_] = (slot, now_s)
+                        self._held.move_to_end(id_)
+
+
+def _ticket(subject: Subject, key: str, expected: Usage) -> str:
+    parts = (
+        *(subject.tenant, key, subject.key, subject.user, subject.model, subject.pool),
+        *(expected.input_tokens, expected.output_tokens),
+    )
+    return orjson.dumps(parts).decode()
+
+
+def _read_ticket(text: str) -> tuple[Subject, str, Usage]:
+    """Raises ValueError, TypeError or PriceError."""
+    tenant, key, line, user, model, pool, input_tokens, output_tokens = orjson.loads(text)
+    return (
+        Subject(str(tenant), str(line), str(user), str(model), str(pool)),
+        str(key),
+        Usage(int(input_tokens), int(output_tokens)),
+    )

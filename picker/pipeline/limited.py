@@ -1,0 +1,145 @@
+"""How limits are told to clients: headers, and the refusal of a request that is over one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from picker.pipeline.rejection import Reason, Rejection
+from policies.limits.types import (
+    TOKEN_DIMENSIONS,
+    Bucket,
+    CalendarWindow,
+    Dimension,
+    Standing,
+    TokenBucket,
+)
+from policies.limits.verdict import Denied, Refusal, tightest
+
+Headers = tuple[tuple[str, str], ...]
+
+_ANTHROPIC: Final = {
+    "requests": frozenset({Dimension.REQUESTS}),
+    "tokens": TOKEN_DIMENSIONS,
+    "input-tokens": frozenset({Dimension.INPUT_TOKENS}),
+    "output-tokens": frozenset({Dimension.OUTPUT_TOKENS}),
+}
+_UNITS: Final = {
+    Dimension.REQUESTS: "requests",
+    Dimension.INPUT_TOKENS: "input tokens",
+    Dimension.OUTPUT_TOKENS: "output tokens",
+    Dimension.TOTAL_TOKENS: "tokens",
+    Dimension.WEIGHTED_TOKENS: "weighted tokens",
+    Dimension.CONCURRENCY: "requests at once",
+    Dimension.MONEY: "units of money",
+}
+_MICROS: Final = 1_000_000
+
+
+def rate_headers(standings: Sequence[Standing], *, anthropic: bool, wall_s: float) -> Headers:
+    """OpenAI's ``x-ratelimit-*`` of the tightest limit of requests and of tokens; on Anthropic's
+    API its own names as well, with instants instead of durations. ``wall_s``: Unix time."""
+    headers: list[tuple[str, str]] = []
+    requests, tokens = tightest(standings, "requests"), tightest(standings, "tokens")
+    for family, standing in (("requests", requests), ("tokens", tokens)):
+        if standing is not None:
+            headers += (
+                (f"x-ratelimit-limit-{family}", str(standing.limit)),
+                (f"x-ratelimit-remaining-{family}", str(standing.remaining)),
+                (f"x-ratelimit-reset-{family}", duration(standing.reset_ms)),
+            )
+    if anthropic:
+        for family, dimensions in _ANTHROPIC.items():
+            standing = _least(standings, dimensions)
+            if standing is not None:
+                headers += (
+                    (f"anthropic-ratelimit-{family}-limit", str(standing.limit)),
+                    (f"anthropic-ratelimit-{family}-remaining", str(standing.remaining)),
+                    (f"anthropic-ratelimit-{family}-reset", _instant(standing.reset_ms, wall_s)),
+                )
+    return tuple(headers)
+
+
+def refusal(
+    denied: Denied, wanted: Mapping[str, int], *, anthropic: bool, wall_s: float
+) -> Rejection:
+    """The 429 that tells which limit, how much was left and wanted, and when to come again.
+    ``wanted``: by bucket key."""
+    headers = list(rate_headers(denied.standings, anthropic=anthropic, wall_s=wall_s))
+    if denied.retry_after_ms is not None:
+        headers.append(("retry-after", str(math.ceil(denied.retry_after_ms / 1_000))))
+        headers.append(("retry-after-ms", str(denied.retry_after_ms)))
+    elif denied.refusal is Refusal.BUSY:
+        headers.append(("retry-after", "1"))
+    else:
+        headers.append(("x-should-retry", "false"))
+    return Rejection(_reason(denied.bucket), _message(denied, wanted), headers=headers)
+
+
+def duration(milliseconds: int) -> str:
+    """As OpenAI writes it: ``20ms``, ``1s``, ``6m0s``, ``1h2m3s``, ``1.5s``."""
+    if milliseconds < 1_000:
+        return f"{milliseconds}ms"
+    minutes, rest_ms = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    seconds = f"{rest_ms / 1_000:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{seconds}"
+    return f"{minutes}m{seconds}" if minutes else seconds
+
+
+def _reason(bucket: Bucket) -> Reason:
+    if bucket.dimension is Dimension.MONEY:
+        return Reason.QUOTA_EXCEEDED
+    if bucket.dimension in TOKEN_DIMENSIONS:
+        return Reason.TOKENS_LIMITED
+    return Reason.REQUESTS_LIMITED
+
+
+def _message(denied: Denied, wanted: Mapping[str, int]) -> str:
+    bucket = denied.bucket
+    unit = _UNITS[bucket.dimension]
+    amount = _amount(bucket, wanted.get(bucket.key, 0))
+    limit = f"Limit {_amount(bucket, bucket.limit)} {unit}{_period(bucket)}"
+    if denied.refusal is Refusal.NEVER:
+        return (
+            f"This request is larger than a limit ({bucket.name}) can ever grant. {limit},"
+            f" requested {amount}. Shorten the prompt or ask for fewer output tokens."
+        )
+    left = next((s.remaining for s in denied.standings if s.bucket.key == bucket.key), 0)
+    text = (
+        f"Limit reached: {bucket.name}. {limit}, remaining {_amount(bucket, left)},"
+        f" requested {amount}."
+    )
+    if denied.retry_after_ms is not None:
+        return f"{text} Try again in {duration(denied.retry_after_ms)}."
+    return f"{text} Try again when a running request has finished."
+
+
+def _amount(bucket: Bucket, amount: int) -> str:
+    return f"{amount / _MICROS:.6g}" if bucket.dimension is Dimension.MONEY else str(amount)
+
+
+def _period(bucket: Bucket) -> str:
+    if isinstance(bucket.rule, CalendarWindow):
+        return f" per {bucket.rule.period.value}"
+    if isinstance(bucket.rule, TokenBucket):
+        rule = bucket.rule
+        refill = _amount(bucket, rule.refill)
+        return f" at once, refilled by {refill} every {duration(rule.period_ms)}"
+    return ""
+
+
+def _least(standings: Iterable[Standing], dimensions: frozenset[Dimension]) -> Standing | None:
+    return min(
+        (s for s in standings if s.bucket.dimension in dimensions and not s.bucket.shadow),
+        key=lambda s: (s.remaining, -s.reset_ms),
+        default=None,
+    )
+
+
+def _instant(after_ms: int, wall_s: float) -> str:
+    at = datetime.fromtimestamp(wall_s, UTC) + timedelta(milliseconds=after_ms)
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")
