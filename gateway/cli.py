@@ -12,6 +12,9 @@ import typer
 import uvloop
 
 from gateway import derive
+from gateway.commands import keys, tenants
+from gateway.commands.limits import limits
+from gateway.commands.usage import usage
 from gateway.config.accept import accept
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config, Secret, schema_json
@@ -28,6 +31,8 @@ config_app = typer.Typer(help="The configuration file.", no_args_is_help=True)
 envoy_app = typer.Typer(help="The Envoy that Penstock runs.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(envoy_app, name="envoy")
+app.add_typer(tenants.app, name="tenants")
+app.add_typer(keys.app, name="keys")
 
 ConfigFile = Annotated[
     Path, typer.Option("--config", "-c", help="Configuration file (YAML).", show_default=False)
@@ -81,6 +86,10 @@ def envoy_config(
     plan = derive.envoy_plan(accepted, run_dir, sockets, secret=secret)
     whole = render.static(plan, derive.known_endpoints(accepted))
     print(orjson.dumps(whole, option=orjson.OPT_INDENT_2).decode())
+
+
+app.command()(limits)
+app.command()(usage)
 
 
 @app.command("version")

@@ -11,7 +11,10 @@ from pathlib import Path
 from gateway.config.scheduling import Policy, Profile
 from gateway.config.schema import Config, Pool, Secret, StaticPool, UpstreamTls
 from gateway.envoy import render
-from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
+from gateway.envoy.jwt import Jwt
+from gateway.envoy.tls import ListenerTls
+from gateway.envoy.tls import UpstreamTls as EnvoyTls
+from picker.settings import OutputBound, PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
 from picker.signals.scraper import ScrapedPool, ScrapeSettings
@@ -38,12 +41,19 @@ def picker_settings(config: Config) -> PickerSettings:
         )
         for rule in config.models
     )
+    quantile = config.limits.output_quantile
     return PickerSettings(
         pools=pools,
         rewrites=rewrites,
         max_body_bytes=config.listen.max_body_bytes,
         lease_s=config.picker.lease_s,
         stale_after_s=config.picker.scrape.stale_after_s,
+        output_bound=OutputBound(
+            share=quantile.share,
+            min_tokens=quantile.min,
+            max_tokens=quantile.max,
+            prior_tokens=quantile.prior,
+        ),
     )
 
 
@@ -145,6 +155,7 @@ def envoy_plan(
         pools=tuple(_cluster(pool, secret) for pool in config.pools),
         default_pool=default,
         tls=_listener_tls(config, secret),
+        jwt=_jwt(config),
     )
 
 
@@ -153,17 +164,31 @@ def instead_of(secret: Secret) -> str:
     return f"<from {secret.reference}>"
 
 
-def _listener_tls(config: Config, secret: Callable[[Secret], str]) -> render.ListenerTls | None:
+def _listener_tls(config: Config, secret: Callable[[Secret], str]) -> ListenerTls | None:
     tls = config.listen.tls
     if tls is None:
         return None
-    return render.ListenerTls(certificate=secret(tls.certificate), key=secret(tls.key))
+    return ListenerTls(certificate=secret(tls.certificate), key=secret(tls.key))
+
+
+def _jwt(config: Config) -> Jwt | None:
+    """The keys are public: they are shown as they are."""
+    tokens = config.identity.jwt if config.identity is not None else None
+    if tokens is None:
+        return None
+    return Jwt(
+        issuer=tokens.issuer,
+        audiences=tokens.audiences,
+        jwks=tokens.jwks.reveal() if tokens.jwks is not None else None,
+        jwks_uri=tokens.jwks_uri,
+        forward=tokens.forward,
+    )
 
 
 def _cluster(pool: Pool, secret: Callable[[Secret], str]) -> render.PoolCluster:
     if not isinstance(pool, StaticPool) or pool.tls is None:
         return render.PoolCluster(pool.name)
-    tls = render.UpstreamTls(
+    tls = EnvoyTls(
         ca=secret(pool.tls.ca) if pool.tls.ca is not None else None,
         server_name=pool.tls.server_name,
         verify=pool.tls.verify,

@@ -16,6 +16,7 @@ _LEFT_BEHIND: Final = (
     "control.sock",
     "envoy-admin.sock",
     "peer-*.sock",
+    "accounts-*.sock",
     "picker-*.sock",
     "eds.pool.*.json",
 )
@@ -83,6 +84,10 @@ class RunDir:
 
     def peer_socket(self, worker: int) -> Path:
         return self.path / f"peer-{worker}.sock"
+
+    def accounts_socket(self, worker: int) -> Path:
+        """Where a picker worker tells the supervisor about limits and usage."""
+        return self.path / f"accounts-{worker}.sock"
 
     @property
     def metrics(self) -> Path:

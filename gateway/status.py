@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from gateway.admin.status import (
@@ -20,8 +21,12 @@ from gateway.admin.status import (
     UnknownEndpointError,
 )
 from gateway.child import Child, ChildState
+from gateway.config.pricing import Pricing
+from gateway.config.schema import Config
+from gateway.control.accounts import AccountsClient
 from gateway.pools.types import ReplicaStatus as PoolReplica
 from gateway.supervisor import Supervisor
+from gateway.tenancy.service import TenantAdmin
 from picker.state.endpoints import EndpointSpec
 from picker.wire import control_pb2
 
@@ -128,6 +133,43 @@ class SupervisorStatus:
                 )
             )
         return tuple(found)
+
+
+class SupervisorTenants:
+    """A gateway.admin.tenants.TenantSource."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._accounts = AccountsClient(self._sockets)
+
+    @property
+    def tenants(self) -> TenantAdmin | None:
+        """None: the configuration has no tenants."""
+        supervisor = self._supervisor
+        return supervisor.tenant_admin if supervisor.config.has_tenants else None
+
+    @property
+    def accounts(self) -> AccountsClient:
+        """Asks the pickers that run."""
+        return self._accounts
+
+    @property
+    def currency(self) -> str:
+        """Of the price table."""
+        return (self._supervisor.config.pricing or Pricing()).currency
+
+    def _sockets(self) -> list[Path]:
+        return [
+            self._supervisor.run_dir.accounts_socket(index)
+            for index, child in enumerate(self._supervisor.pickers)
+            if child.state is ChildState.READY
+        ]
+
+
+def admin_token(config: Config) -> str | None:
+    """The admin API's token, as it is now."""
+    token = config.admin.token
+    return None if token is None else token.reveal()
 
 
 def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointStatus]) -> EndpointStatus:

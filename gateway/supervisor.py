@@ -29,6 +29,8 @@ from gateway.handover import Handover
 from gateway.pools.types import ReplicaState
 from gateway.rundir import RunDir
 from gateway.telemetry.multiprocess import worker_ended
+from gateway.tenancy.runtime import SupervisorTenancy
+from gateway.tenancy.service import TenantAdmin
 from picker.state.endpoints import EndpointSpec
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 _PICKER_GRACE_S: Final = 8.0
 _RETIRE_S: Final = 0.3
 """From taking a picker out of Envoy's list to ending it: Envoy reads the list within that time."""
+_REGISTRY_READ_S: Final = 1.0
 _NEEDS_RESTART: Final = ("admin", "run_dir", "envoy")
 """Sections that a running Penstock cannot change."""
 
@@ -71,6 +74,8 @@ class Supervisor:
         self._handover = Handover()
         self._kept: set[tuple[str, str]] = set()
         self._worker_pids: dict[str, set[int]] = {}
+        self._live_pickers: set[str] = set()
+        self._tenancy: SupervisorTenancy | None = None
 
     # -- life
 
@@ -88,6 +93,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, on_hangup)
         if config.picker.ext_proc.port is not None:
             write_self_signed(self.run_dir.certificate)
+        await self._configure_tenants(config)
         await self.control.start()
         self._assign(config)
         await self.fleet.reconfigure(config.pools)
@@ -150,6 +156,8 @@ class Supervisor:
         await asyncio.gather(*(child.stop() for child in self.pickers))
         await self.fleet.stop()
         await self.control.stop()
+        if self._tenancy is not None:
+            await self._tenancy.close()
 
     async def _unless_hurried(self, draining: Coroutine[None, None, None]) -> None:
         tasks = [asyncio.create_task(draining), asyncio.create_task(self._hurry.wait())]
@@ -177,7 +185,10 @@ class Supervisor:
             before.picker.health != config.picker.health
         ):
             log.warning("a picker port has changed: that takes a restart of Penstock")
+        if _store_of(before) != _store_of(config):
+            log.warning("where limits, keys and usage are kept has changed: that takes a restart")
         self.config, self.accepted_s, self.refused = config, time.time(), None
+        await self._configure_tenants(config)
         await self._fewer_pickers(config.picker.workers)
         # Pools first: a new pool must be known before a model leads to it.
         self._assign(config)
@@ -185,6 +196,30 @@ class Supervisor:
         await self._more_pickers(config.picker.workers)
         self._pools_changed()
         log.info("the changed configuration is in force")
+
+    async def _configure_tenants(self, config: Config) -> None:
+        if self._tenancy is not None:
+            self._tenancy.configure(config)
+        elif config.has_tenants:
+            tenancy = SupervisorTenancy(config, self._registry_written)
+            await tenancy.start()
+            self._tenancy = tenancy
+
+    async def _registry_written(self) -> None:
+        """Return when every picker here has read it: a key that was told opens at once, and one
+        that was revoked is refused."""
+        version = self.control.assign(registry_written=True)
+        with contextlib.suppress(TimeoutError):  # one that is stuck looks by itself later
+            async with asyncio.timeout(_REGISTRY_READ_S):
+                while any(  # noqa: ASYNC110 - reports come in several times a second
+                    report.applied_version < version for report in self.control.reports.values()
+                ):
+                    await asyncio.sleep(_REGISTRY_READ_S / 50)
+
+    @property
+    def tenant_admin(self) -> TenantAdmin | None:
+        """Tenants and keys; None: the configuration has had none since the start."""
+        return self._tenancy.admin if self._tenancy is not None else None
 
     def _assign(self, config: Config) -> None:
         self._assigned_version = self.control.assign(
@@ -259,6 +294,10 @@ class Supervisor:
         self._notify()
 
     def _reported(self) -> None:
+        live = {report.picker_id for report in self.control.reports.values()}
+        if live != self._live_pickers:
+            self._live_pickers = live
+            self.control.assign(live_pickers=live)
         busy: dict[tuple[str, str], int] = {}
         for report in self.control.reports.values():
             for status in report.endpoints:
@@ -361,3 +400,9 @@ class Supervisor:
 
     async def _first_of_each_picker(self) -> None:
         await asyncio.gather(*(child.wait_ready() for child in self.pickers))
+
+
+def _store_of(config: Config) -> tuple[object, ...]:
+    """What only a start can change."""
+    limits = config.limits
+    return (config.state_dir, limits.store, limits.usage_days, limits.max_users_per_day)

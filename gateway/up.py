@@ -20,7 +20,7 @@ from gateway.config.schema import Config
 from gateway.listening import require_free
 from gateway.pools.types import ReplicaState, ReplicaStatus
 from gateway.rundir import RunDir
-from gateway.status import SupervisorStatus
+from gateway.status import SupervisorStatus, SupervisorTenants, admin_token
 from gateway.supervisor import StartError, Supervisor
 from gateway.telemetry import logs
 
@@ -35,7 +35,12 @@ async def up(path: Path, config: Config) -> None:
     require_free(config)
     run = RunDir.create(config.run_dir)
     supervisor = Supervisor(path, config, run)
-    admin = AdminServer(SupervisorStatus(supervisor), run.metrics)
+    admin = AdminServer(
+        SupervisorStatus(supervisor),
+        SupervisorTenants(supervisor),
+        lambda: admin_token(supervisor.config),
+        run.metrics,
+    )
     started_s = time.monotonic()
     try:
         async with _progress(console, supervisor):

@@ -25,7 +25,10 @@ from gateway.control.client import ControlClient
 from gateway.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
 from gateway.telemetry.worker import WorkerTelemetry
+from gateway.tenancy.runtime import PickerTenancy
+from picker.caller import OpenGate
 from picker.core import Picker
+from picker.limits import Unlimited
 from picker.replication.local import LocalPeers
 from picker.server.health import Health
 from picker.server.listen import Address, Listeners, Servers
@@ -63,11 +66,13 @@ class Worker:
             own=run.peer_socket(index),
             others=(),
         )
+        self._tenancy: PickerTenancy | None = None
         self._scraper: Scraper | None = None
         self._servers: Servers | None = None
         self._config: Config | None = None
         self._applied_version = 0
         self._proxy_generation = 0
+        self._registry_generation = 0
         self._latest: control_pb2.Assignment | None = None
         self._configuration = b""
         """Came with an assignment and is not applied yet."""
@@ -108,6 +113,8 @@ class Worker:
             await self._servers.stop(_DRAIN_GRACE_S)
         if self._scraper is not None:
             await self._scraper.close()
+        if self._tenancy is not None:
+            await self._tenancy.close()
         self._peers.stop()
         self._telemetry.close()
 
@@ -128,13 +135,18 @@ class Worker:
             if self._configuration:
                 configuration, self._configuration = self._configuration, b""
                 await self._configure(from_json(configuration))
+            if assignment.registry_generation != self._registry_generation:
+                self._registry_generation = assignment.registry_generation
+                if self._tenancy is not None:
+                    await self._tenancy.refresh()
+            self._picker.traffic.live_pickers = frozenset(assignment.live_pickers)
             self._sync_endpoints(assignment)
             if self._servers is None:
                 await self._first_look(assignment)
                 await self._serve()
             if assignment.proxy_generation != self._proxy_generation:
                 self._proxy_generation = assignment.proxy_generation
-                self._picker.forget_all()
+                self._picker.traffic.forget_all()
             self._applied_version = assignment.version
 
     async def _first_look(self, assignment: control_pb2.Assignment) -> None:
@@ -158,6 +170,7 @@ class Worker:
         workers = range(config.picker.workers)
         self._peers.follow(self._run.peer_socket(i) for i in workers if i != self._index)
         before, self._config = self._config, config
+        await self._configure_tenants(config)
         if (
             self._scraper is None
             or before is None
@@ -167,7 +180,22 @@ class Worker:
                 await self._scraper.close()
             self._scraper = Scraper(self, derive.scrape_settings(config), clock=self._picker.now)
             await self._scraper.__aenter__()
-            self._picker.watch = self._scraper
+            self._picker.traffic.watch = self._scraper
+
+    async def _configure_tenants(self, config: Config) -> None:
+        if not config.has_tenants:
+            self._picker.gate, self._picker.traffic.limiter = OpenGate(), Unlimited()
+            if self._tenancy is not None:
+                closing, self._tenancy = self._tenancy, None
+                await closing.close()
+        elif self._tenancy is not None:
+            self._tenancy.configure(config)
+        else:
+            tenancy = PickerTenancy(config, self._telemetry.tenants)
+            await tenancy.start(self._run.accounts_socket(self._index))
+            self._tenancy = tenancy
+            self._picker.gate = tenancy.gate
+            self._picker.traffic.limiter = tenancy.limiter
 
     def _listeners(self, config: Config) -> Listeners:
         settings, health = config.picker.ext_proc, config.picker.health
@@ -221,15 +249,18 @@ class Worker:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            self._picker.tick()
+            self._picker.traffic.tick()
             await self._health.refresh()
             if self._scraper is not None:
                 self._telemetry.sample(self._scraper.stats)
+            if self._tenancy is not None and self._tenancy.outage is not None:
+                self._telemetry.tenants.sample_outage(self._tenancy.outage)
 
     def _report(self) -> control_pb2.Report:
         report = control_pb2.Report(
             worker=self._name,
             pid=os.getpid(),
+            picker_id=self._picker.id,
             applied_version=self._applied_version,
             ready=self._applied_version > 0 and not self._picker.draining,
         )
@@ -244,7 +275,7 @@ class Worker:
                         address=address,
                         healthy=problem is None,
                         problem=problem or "",
-                        in_flight_requests=self._picker.under_way(name, address),
+                        in_flight_requests=self._picker.traffic.under_way(name, address),
                         waiting_requests=float(view.waiting_requests[slot]),
                         running_requests=float(view.running_requests[slot]),
                         kv_usage=float(view.kv_usage[slot]),
@@ -262,7 +293,7 @@ class Worker:
                 pool=pool.pool,
                 address=endpoint.address,
                 problem="its pool is being removed",
-                in_flight_requests=self._picker.under_way(pool.pool, endpoint.address),
+                in_flight_requests=self._picker.traffic.under_way(pool.pool, endpoint.address),
             )
             for pool in pools
             if pool.pool not in self._picker.pools

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -94,9 +94,11 @@ class Catalog:
             for pool in self._pools.values()
         )
 
-    def listing(self) -> bytes:
-        """Body of GET /v1/models: every base model, alias and adapter of every pool, once."""
-        return orjson.dumps({"object": "list", "data": list(self._entries().values())})
+    def listing(self, allowed: Callable[[str], bool]) -> bytes:
+        """Body of GET /v1/models: every base model, alias and adapter of every pool, once, as far
+        as ``allowed`` says yes to its name."""
+        entries = [entry for name, entry in self._entries().items() if allowed(name)]
+        return orjson.dumps({"object": "list", "data": entries})
 
     def model(self, name: str) -> bytes | None:
         """Body of GET /v1/models/{name}."""

@@ -105,6 +105,13 @@ class Picker:
         self.catalog.configure(settings)
         self._estimate = Estimate(self.catalog, self.ratio, settings.default_output_tokens)
         self.traffic.lease_s = settings.lease_s
+        bound = settings.output_bound
+        self.output.configure(
+            share=bound.share,
+            min_tokens=bound.min_tokens,
+            max_tokens=bound.max_tokens,
+            prior_tokens=bound.prior_tokens,
+        )
 
     def sync_endpoints(self, pool: str, specs: Iterable[EndpointSpec]) -> None:
         """Make the pool's endpoints be these."""

@@ -39,6 +39,17 @@ class RewriteRule:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputBound:
+    """What is reserved for the output of a request that declares no maximum: see
+    `policies.limits.estimate.OutputQuantile`."""
+
+    share: float = 0.95
+    min_tokens: int = 16
+    max_tokens: int = 16_384
+    prior_tokens: int = 1_024
+
+
+@dataclass(frozen=True, slots=True)
 class PickerSettings:
     """Everything the picker's decisions depend on besides live state."""
 
@@ -50,6 +61,7 @@ class PickerSettings:
     report_scores: bool = False
     default_output_tokens: float = 256.0
     """Expected output of a request that states no bound, for load accounting."""
+    output_bound: OutputBound = OutputBound()
     rules: dict[str, RewriteRule] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -44,7 +44,7 @@ class Traffic:
         self.watch: Watch = Unwatched()
         self.limiter: Limiter = Unlimited()
         self.live_pickers: frozenset[str] = frozenset()
-        """Ids of all pickers that run, as far as the supervisor knows."""
+        """Ids of all pickers that run, as far as the supervisor knows; empty: it has not told."""
         self.lease_s = 3600.0
         self._id = picker_id
         self._pools = pools
@@ -148,7 +148,7 @@ class Traffic:
         self._forget((*self._ledger.expire(now_s), *unread))
         while self._orphans and self._orphans[0][0] <= now_s - _ORPHAN_GRACE_S:
             _, report = self._orphans.popleft()
-            if report.owner not in self.live_pickers:
+            if self.live_pickers and report.owner not in self.live_pickers:
                 self.limiter.settle_orphan(report)
 
     def forget_all(self) -> None:

@@ -1,4 +1,4 @@
-"""The admin API: an aiohttp application over a StatusSource."""
+"""The admin API: an aiohttp application over a StatusSource and a TenantSource."""
 
 from __future__ import annotations
 
@@ -10,19 +10,27 @@ from pathlib import Path
 import orjson
 from aiohttp import web
 
+from gateway.admin.access import Access
+from gateway.admin.accounts import AccountHandlers
+from gateway.admin.answers import answer, refusals
 from gateway.admin.gauges import StatusCollector
 from gateway.admin.guard import error, errors, same_origin
 from gateway.admin.status import StatusSource, UnknownEndpointError
+from gateway.admin.tenants import TenantHandlers, TenantSource
 from gateway.telemetry import multiprocess
 
 _PAGE = resources.files("gateway.admin").joinpath("index.html").read_text(encoding="utf-8")
 
 
-def application(source: StatusSource, metrics_dir: Path) -> web.Application:
+def application(
+    source: StatusSource, tenants: TenantSource, access: Access, metrics_dir: Path
+) -> web.Application:
     """The admin application. ``metrics_dir``: where the workers keep their metrics
     (PROMETHEUS_MULTIPROC_DIR)."""
-    handlers = _Handlers(source, metrics_dir)
-    app = web.Application(middlewares=[errors, same_origin], client_max_size=64 * 1024)
+    handlers = _Handlers(source, access, metrics_dir)
+    app = web.Application(
+        middlewares=[errors, same_origin, access.middleware, refusals], client_max_size=64 * 1024
+    )
     app.router.add_get("/", handlers.index)
     app.router.add_get("/metrics", handlers.metrics)
     app.router.add_get("/healthz", handlers.healthz)
@@ -30,20 +38,23 @@ def application(source: StatusSource, metrics_dir: Path) -> web.Application:
     app.router.add_get("/api/status", handlers.status)
     app.router.add_get("/api/config", handlers.config)
     app.router.add_post("/api/drain", handlers.drain)
+    TenantHandlers(tenants).add_to(app)
+    AccountHandlers(tenants).add_to(app)
     return app
 
 
-def metrics_application(source: StatusSource, metrics_dir: Path) -> web.Application:
-    """Only /metrics, for a second port that other machines may reach."""
-    handlers = _Handlers(source, metrics_dir)
+def metrics_application(source: StatusSource, access: Access, metrics_dir: Path) -> web.Application:
+    """Only /metrics, without a token, for a second port that other machines may reach."""
+    handlers = _Handlers(source, access, metrics_dir)
     app = web.Application(middlewares=[errors])
     app.router.add_get("/metrics", handlers.metrics)
     return app
 
 
 class _Handlers:
-    def __init__(self, source: StatusSource, metrics_dir: Path) -> None:
+    def __init__(self, source: StatusSource, access: Access, metrics_dir: Path) -> None:
         self._source = source
+        self._access = access
         self._metrics_dir = metrics_dir
 
     async def index(self, _: web.Request) -> web.Response:
@@ -59,24 +70,24 @@ class _Handlers:
         )
 
     async def metrics(self, request: web.Request) -> web.Response:
-        collector = StatusCollector(self._source.status())
+        collector = StatusCollector(self._source.status(), self._access.refused)
         body, content_type = await asyncio.to_thread(
             multiprocess.render, self._metrics_dir, [collector], request.headers.get("Accept", "")
         )
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def healthz(self, _: web.Request) -> web.Response:
-        return _json({"status": "ok"})
+        return answer({"status": "ok"})
 
     async def readyz(self, _: web.Request) -> web.Response:
         missing = self._source.status().not_ready
-        return _json({"ready": not missing, "missing": missing}, status=503 if missing else 200)
+        return answer({"ready": not missing, "missing": missing}, status=503 if missing else 200)
 
     async def status(self, _: web.Request) -> web.Response:
-        return _json(self._source.status())
+        return answer(self._source.status())
 
     async def config(self, _: web.Request) -> web.Response:
-        return _json(self._source.config_document())
+        return answer(self._source.config_document())
 
     async def drain(self, request: web.Request) -> web.Response:
         """Body: {"pool": NAME, "endpoint": "ip:port", "draining": true | false}."""
@@ -98,13 +109,4 @@ class _Handlers:
             await self._source.set_draining(pool, endpoint, draining=draining)
         except UnknownEndpointError as problem:
             return error(404, "unknown_endpoint", str(problem))
-        return _json({"pool": pool, "endpoint": endpoint, "draining": draining})
-
-
-def _json(value: object, *, status: int = 200) -> web.Response:
-    return web.Response(
-        status=status,
-        body=orjson.dumps(value, option=orjson.OPT_UTC_Z),
-        content_type="application/json",
-        headers={"Cache-Control": "no-store"},
-    )
+        return answer({"pool": pool, "endpoint": endpoint, "draining": draining})

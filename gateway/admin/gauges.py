@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.admin.status import GatewayStatus
@@ -13,8 +13,10 @@ from gateway.admin.status import GatewayStatus
 class StatusCollector(Collector):
     """Prometheus gauges of one status."""
 
-    def __init__(self, status: GatewayStatus) -> None:
+    def __init__(self, status: GatewayStatus, refused: int = 0) -> None:
+        """``refused``: requests to the admin API without its token."""
         self._status = status
+        self._refused = refused
 
     def collect(self) -> Iterator[Metric]:
         """The families."""
@@ -51,6 +53,11 @@ class StatusCollector(Collector):
             "penstock_config_refused",
             "1: the configuration file holds a change that was refused.",
             float(status.config.refused is not None),
+        )
+        yield CounterMetricFamily(
+            "penstock_admin_refused",
+            "Requests to the admin API without its token.",
+            self._refused,
         )
         yield GaugeMetricFamily(
             "penstock_envoy_restarts", "Restarts of Envoy.", status.envoy.restarts

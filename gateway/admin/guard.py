@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import urlsplit
 
 import orjson
@@ -13,12 +13,15 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def error(status: int, code: str, message: str) -> web.Response:
-    """An error as the whole API gives it."""
+def error(
+    status: int, code: str, message: str, *, problems: Sequence[tuple[str, str]] = ()
+) -> web.Response:
+    """An error as the whole API gives it. ``problems``: keys of the body, and what is wrong."""
+    told: dict[str, object] = {"code": code, "message": message}
+    if problems:
+        told["problems"] = [{"key": key, "problem": problem} for key, problem in problems]
     return web.Response(
-        status=status,
-        body=orjson.dumps({"error": {"code": code, "message": message}}),
-        content_type="application/json",
+        status=status, body=orjson.dumps({"error": told}), content_type="application/json"
     )
 
 
@@ -39,7 +42,7 @@ async def same_origin(request: web.Request, handler: _Handler) -> web.StreamResp
     """Refuses what a browser sends for a foreign page: a changing request from another origin,
     and on a loopback address any request under a foreign host name (DNS rebinding)."""
     host = request.headers.get("Host", "")
-    if _arrived_on_loopback(request) and not _names_this_machine(host):
+    if arrived_on_loopback(request) and not _names_this_machine(host):
         return error(
             421, "foreign_host", f"this port answers to localhost and IP addresses, not to {host!r}"
         )
@@ -49,12 +52,14 @@ async def same_origin(request: web.Request, handler: _Handler) -> web.StreamResp
         site = request.headers.get("Sec-Fetch-Site", "none")
         if foreign or site not in ("none", "same-origin"):
             return error(403, "cross_origin", "requests from another origin may change nothing")
-        if request.content_type != "application/json":
+        # A form or script of another origin can send neither without asking first.
+        if request.method != "DELETE" and request.content_type != "application/json":
             return error(415, "not_json", "the body must be application/json")
     return await handler(request)
 
 
-def _arrived_on_loopback(request: web.Request) -> bool:
+def arrived_on_loopback(request: web.Request) -> bool:
+    """Whether the address that it was sent to is the machine's own."""
     name = request.transport.get_extra_info("sockname") if request.transport is not None else None
     if not isinstance(name, tuple):
         return False

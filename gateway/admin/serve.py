@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
 
+from gateway.admin.access import Access
 from gateway.admin.api import application, metrics_application
 from gateway.admin.status import StatusSource
+from gateway.admin.tenants import TenantSource
 from gateway.config.schema import Admin, Metrics
 
 
 class AdminServer:
     """Serves from ``start`` to ``stop``."""
 
-    def __init__(self, source: StatusSource, metrics_dir: Path) -> None:
+    def __init__(
+        self,
+        source: StatusSource,
+        tenants: TenantSource,
+        token: Callable[[], str | None],
+        metrics_dir: Path,
+    ) -> None:
+        """``token``: of the configuration in force."""
         self._source = source
+        self._tenants = tenants
+        self._access = Access(token)
         self._metrics_dir = metrics_dir
         self._runners: list[web.AppRunner] = []
 
     async def start(self, admin: Admin, metrics: Metrics) -> None:
         """Listen; raises OSError when a port is taken."""
-        app = application(self._source, self._metrics_dir)
+        app = application(self._source, self._tenants, self._access, self._metrics_dir)
         await self._listen(app, admin.address, admin.port)
         if metrics.port is not None:
-            app = metrics_application(self._source, self._metrics_dir)
+            app = metrics_application(self._source, self._access, self._metrics_dir)
             await self._listen(app, metrics.address, metrics.port)
 
     async def stop(self) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.config.nearest import nearest, one_of
 from gateway.config.pools import ProcessPool
 from gateway.config.section import Fault
+from gateway.config.tenancy_check import check_tenancy
 
 if TYPE_CHECKING:
     from gateway.config.schema import Config
@@ -24,19 +25,8 @@ def cross_check(config: Config) -> list[Fault]:
         *_model_rules(config),
         *_ports(config),
         *_scrape_times(config),
+        *check_tenancy(config),
     ]
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """A hint that names the known word most like this one; None when none is like it."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"did you mean {found[0]}?" if found else None
-
-
-def one_of(known: Iterable[str]) -> str:
-    """``one of a, b`` for messages."""
-    names = sorted(known)
-    return f"one of {', '.join(names)}" if names else "one that is defined (there is none)"
 
 
 def _pool_names(config: Config) -> Iterator[Fault]:

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
-from gateway.config.crosscheck import nearest
+from gateway.config.nearest import nearest
 from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import Config
 from gateway.config.secret import HostSecrets, SecretContext
+from gateway.config.section import Section
 from gateway.config.sections import keys_at
 from gateway.config.source import Location, Source, parse
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+_STATE_DIR: Final = "penstock-state"
 _EXPECTED: Final = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -56,9 +58,10 @@ def load_with_source(
     try:
         config = Config.model_validate_json(json.dumps(source.data), context=context)
     except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-        problems = [_problem(source, detail) for detail in details]
+        problems = problems_of(error, source, Config)
         raise ConfigError(problems, files=frozenset({path, *secrets.files})) from None
+    if config.state_dir is None:
+        config = config.model_copy(update={"state_dir": path.parent / _STATE_DIR})
     return config, source
 
 
@@ -73,7 +76,13 @@ def _read(path: Path) -> str:
     raise ConfigError([problem], files=frozenset({path}))
 
 
-def _problem(source: Source, detail: ErrorDetails) -> Problem:
+def problems_of(error: ValidationError, source: Source, root: type[Section]) -> list[Problem]:
+    """What pydantic refused, as a person reads it. ``root``: the section that was validated."""
+    details = error.errors(include_url=False, include_input=False)
+    return [_problem(source, detail, root) for detail in details]
+
+
+def _problem(source: Source, detail: ErrorDetails, root: type[Section]) -> Problem:
     kind, location = detail["type"], detail["loc"]
     context = detail.get("ctx", {})
     place = source.place(location)
@@ -82,7 +91,7 @@ def _problem(source: Source, detail: ErrorDetails) -> Problem:
         expected = str(context["expected"])
         got, hint = str(context.get("got", got)), context.get("hint")
     elif kind == "extra_forbidden":
-        return _unknown_key(source, location)
+        return _unknown_key(source, location, root)
     elif kind == "missing":
         got, expected = "nothing: the key is missing", f"the key `{location[-1]}`"
     elif kind == "union_tag_invalid":
@@ -101,7 +110,7 @@ def _problem(source: Source, detail: ErrorDetails) -> Problem:
             choices = expected.replace(" or ", ", ").split(", ")
             hint = nearest(got.strip('"'), choices)
             if location[-1] == "<word>":
-                keys = ", ".join(keys_at(Config, location[:-1]))
+                keys = ", ".join(keys_at(root, location[:-1]))
                 choices.append(f"or a mapping with the keys {keys}")
             expected = f"one of {', '.join(choices)}"
     return Problem(
@@ -115,9 +124,9 @@ def _problem(source: Source, detail: ErrorDetails) -> Problem:
     )
 
 
-def _unknown_key(source: Source, location: Location) -> Problem:
+def _unknown_key(source: Source, location: Location, root: type[Section]) -> Problem:
     place = source.place(location, of_key=True)
-    known = keys_at(Config, location[:-1])
+    known = keys_at(root, location[:-1])
     return Problem(
         source.file,
         place.line,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import policies.routing  # noqa: F401 - registers the built-in policies
-from gateway.config.crosscheck import nearest
+from gateway.config.nearest import nearest
 from gateway.config.problems import Problem
 from gateway.config.scheduling import BALANCED, BUILT_IN_PROFILE, Policy, Profile
 from gateway.config.schema import Config

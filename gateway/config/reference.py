@@ -14,24 +14,34 @@ from typing import Annotated, Final, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from gateway.config.identity import Claim, HeaderName
+from gateway.config.limits import KeyPrefix, Limit, RedisUrl
 from gateway.config.pools import EnvValue, ProcessPool, SimulatedPool, StaticPool
+from gateway.config.pricing import MoneyExpression, TokenExpression, Weights
 from gateway.config.schema import Config
 from gateway.config.secret import Secret
 from gateway.config.section import ConfigPath, Section
 from gateway.config.sections import hints, item_of, members, sections_of
+from gateway.config.tenancy import Digest
 from gateway.config.terms import (
     Endpoint,
+    Exact,
     HttpPath,
+    Instant,
     IpAddress,
     ModelName,
+    ModelPattern,
     Name,
     Port,
+    Rate,
     Seconds,
 )
+from policies.limits.expression import FUNCTIONS, VARIABLES
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = ROOT / "docs" / "configuration.md"
 EXAMPLE: Final = ROOT / "deploy" / "examples" / "complete.yaml"
+TENANTS_EXAMPLE: Final = ROOT / "deploy" / "examples" / "tenants.yaml"
 
 _NAMED_TYPES: Final[tuple[tuple[object, str], ...]] = (
     (Name, "name"),
@@ -43,6 +53,17 @@ _NAMED_TYPES: Final[tuple[tuple[object, str], ...]] = (
     (Port, "port, 1 to 65535"),
     (Seconds, "seconds, above 0"),
     (EnvValue, "text or [secret](#secrets)"),
+    (RedisUrl, "URL or [secret](#secrets)"),
+    (Digest, "64 hexadecimal digits or [secret](#secrets)"),
+    (KeyPrefix, "text"),
+    (ModelPattern, "model pattern"),
+    (HeaderName, "header name"),
+    (Claim, "claim"),
+    (Instant, "date and time"),
+    (Exact, "decimal number"),
+    (Rate, "decimal number, 0 or more"),
+    (MoneyExpression, "[CEL](#cel)"),
+    (TokenExpression, "[CEL](#cel)"),
 )
 _PLAIN_TYPES: Final[Mapping[object, str]] = {
     str: "text",
@@ -51,7 +72,11 @@ _PLAIN_TYPES: Final[Mapping[object, str]] = {
     float: "number",
     Path: "path",
     Secret: "[secret](#secrets)",
+    Limit: "[limit](#limit)",
+    Weights: "[weights](#weights)",
 }
+_ELSEWHERE: Final = (Secret, Limit, Weights)
+"""Sections that stand in several places: described once, and linked to."""
 _POOLS: Final = (StaticPool, SimulatedPool, ProcessPool)
 
 _INTRO: Final = """\
@@ -78,12 +103,46 @@ A secret is never written into the file, only where to find it:
 |---|---|---|
 """
 
+_LITELLM: Final = """
+Those who know other gateways' limits find them here:
+
+| there | here |
+|---|---|
+| `rpm_limit`, requests per minute | `{count: requests, limit: N, period: minute}` |
+| `tpm_limit`, tokens per minute | `{count: total_tokens, limit: N, period: minute}` |
+| `max_parallel_requests` | `{count: concurrency, limit: N}` |
+| `max_budget` of a month | `{count: cost, limit: N, period: month, window: calendar}` |
+| a budget of each end user | `{count: cost, limit: N, period: month, by: [user]}` |
+| `model_rpm_limit`, `model_tpm_limit` | `by: [model]` for each model, `models: [NAME]` for one |
+| limits of a virtual key | `limits` of the key, or `by: [key]` for each key |
+"""
+
+_CEL: Final = """
+### CEL
+
+An expression of the [Common Expression Language](https://cel.dev) over {names}: whole numbers of
+one request, where cached ones are part of the input and reasoning ones of the output. Beside CEL's
+operators there are {functions}. Whole numbers and fractions do not mix: write
+`double(input_tokens) * 0.000003`, and `1.0` beside a fraction. A price that rises with the context:
+
+```yaml
+cel: >-
+  double(input_tokens) * (input_tokens > 200000 ? 0.000006 : 0.000003)
+  + double(output_tokens) * 0.000015
+```
+
+When the file is loaded every expression is tried on some hundred usages, on both sides of every
+whole number in it among them; one that fails or is negative for any of them is refused. Should it
+fail later nevertheless, the request counts 0, an error is logged and a metric counts it.
+"""
+
 
 def render() -> str:
     """The whole page, Markdown."""
     parts = [
         _INTRO + _secret_rows(),
         f"\n## Example\n\n```yaml\n{EXAMPLE.read_text().strip()}\n```\n",
+        _tenants_example(),
         "\n## Keys\n\n" + _table(Config),
     ]
     for key, annotation in hints(Config).items():
@@ -91,7 +150,26 @@ def render() -> str:
             parts.append(_pools(annotation))
         else:
             parts += _sections(key, annotation, level=3)
+        if key == "pricing":
+            parts.append(_shared("Weights", Weights) + _cel())
+        elif key == "tenants":
+            parts.append(_shared("Limit", Limit) + _LITELLM)
     return "".join(parts)
+
+
+def _tenants_example() -> str:
+    text = TENANTS_EXAMPLE.read_text().strip()
+    return f"\nTenants, API keys, limits and prices:\n\n```yaml\n{text}\n```\n"
+
+
+def _shared(title: str, section: type[Section]) -> str:
+    return f"\n### {title}\n\n{_flat(section.__doc__)}\n\n{_table(section)}"
+
+
+def _cel() -> str:
+    names = ", ".join(f"`{name}`" for name in VARIABLES)
+    functions = ", ".join(f"`{name}`" for name in FUNCTIONS)
+    return _CEL.format(names=names, functions=functions)
 
 
 def _secret_rows() -> str:
@@ -128,7 +206,7 @@ def _sections(path: str, annotation: object, level: int) -> Iterator[str]:
         is_list = any(get_origin(member) is tuple for _, member in members(annotation))
         path, annotation = f"{path}[]" if is_list else f"{path}.NAME", item
     for section in sections_of(annotation):
-        if section is Secret:
+        if section in _ELSEWHERE:
             continue
         yield f"\n{'#' * level} `{path}`\n\n{_flat(section.__doc__)}\n\n{_table(section)}"
         for key, inner in hints(section).items():
@@ -193,7 +271,9 @@ def _bounds(metadata: list[object]) -> str:
         return f", {low} to {high}"
     if low is not None:
         return f", {low} or more"
-    return "" if above is None else f", above {above}"
+    if above is None:
+        return ""
+    return f", above {above}" if high is None else f", above {above}, at most {high}"
 
 
 def _default(field: FieldInfo) -> str:
@@ -210,6 +290,8 @@ def _default(field: FieldInfo) -> str:
         return f"`{value}`"
     if isinstance(value, float):
         return f"`{value:g}`"
+    if isinstance(value, tuple):
+        value = list(value)
     return f"`{json.dumps(value)}`"
 
 

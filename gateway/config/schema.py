@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from gateway.config.crosscheck import cross_check
+from gateway.config.identity import Identity, Jwt, TrustedHeaders
+from gateway.config.limits import Limit, Limits, OutputQuantile, Redis, RedisStore
 from gateway.config.pools import Pool, ProcessPool, SimulatedPool, StaticPool, UpstreamTls
+from gateway.config.pricing import ModelPrice, Pricing, Weights
 from gateway.config.scheduling import Policy, Profile, Scheduling, WeightedScorer
 from gateway.config.secret import Secret
 from gateway.config.section import ConfigPath, Section, raise_faults
+from gateway.config.tenancy import Plan, Tenant, TenantKey
 from gateway.config.terms import Count, IpAddress, ModelName, Name, Port, Seconds
 
 __all__ = [
@@ -20,14 +25,24 @@ __all__ = [
     "EnvoyProxy",
     "ExtProc",
     "Health",
+    "Identity",
+    "Jwt",
+    "Limit",
+    "Limits",
     "Listen",
     "Metrics",
+    "ModelPrice",
     "ModelRule",
+    "OutputQuantile",
     "Picker",
+    "Plan",
     "Policy",
     "Pool",
+    "Pricing",
     "ProcessPool",
     "Profile",
+    "Redis",
+    "RedisStore",
     "RequestLogFile",
     "Scheduling",
     "Scrape",
@@ -37,8 +52,12 @@ __all__ = [
     "StaticPool",
     "Target",
     "Telemetry",
+    "Tenant",
+    "TenantKey",
+    "TrustedHeaders",
     "UpstreamTls",
     "WeightedScorer",
+    "Weights",
     "schema_json",
 ]
 
@@ -74,9 +93,12 @@ class Admin(Section):
     """The admin API: status, metrics, health. Keep it away from clients."""
 
     address: IpAddress = "127.0.0.1"
-    """IP address to listen on."""
+    """IP address to listen on. One that other machines reach needs `token`."""
     port: Port = 8090
     """TCP port."""
+    token: Secret | None = None
+    """What callers show in `Authorization: Bearer`, at least 16 characters. Null: nobody is asked,
+    which is only for an address that no other machine reaches."""
 
 
 class EnvoyProxy(Section):
@@ -229,8 +251,23 @@ class Config(Section):
     """Groups of replicas."""
     models: tuple[ModelRule, ...] = ()
     """Aliases and weighted rewrites of model names."""
+    identity: Identity | None = None
+    """How a request is told to be a tenant's. Null: everybody is let in, without limits and
+    uncounted; or, with plans or tenants, API keys are asked for."""
+    plans: tuple[Plan, ...] = ()
+    """What tenants get that refer to them, such as gold and free."""
+    tenants: tuple[Tenant, ...] = ()
+    """Teams, customers or services, and their API keys. More can be made at run time, with
+    `penstock tenants` or the admin API."""
+    pricing: Pricing | None = None
+    """Prices of models."""
+    limits: Limits = Limits()
+    """Where limits are counted and usage is kept."""
     telemetry: Telemetry = Telemetry()
     """Logs."""
+    state_dir: ConfigPath | None = None
+    """Folder for what must outlive a restart: the SQLite file `penstock.db` with tenants, keys and
+    usage. Null: `penstock-state` beside the configuration file. Made when it is first needed."""
     run_dir: ConfigPath | None = None
     """Folder for sockets, Envoy's files and the logs of child processes. Null: a temporary one."""
 
@@ -238,6 +275,26 @@ class Config(Section):
     def _consistent(self) -> Self:
         raise_faults("configuration", cross_check(self))
         return self
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether requests are told apart by tenant. If not, everybody is anonymous and unlimited,
+        nothing is recorded, and there is no state on disk."""
+        return self.identity is not None or bool(self.plans or self.tenants or self.pricing)
+
+    @property
+    def identity_in_force(self) -> Identity:
+        """`identity`, or what holds where it is not given: API keys alone. Only with
+        `has_tenants`."""
+        return self.identity or Identity()
+
+    @property
+    def state_file(self) -> Path:
+        """The SQLite file. Raises LookupError when the configuration was not loaded from a file
+        and names no folder."""
+        if self.state_dir is None:
+            raise LookupError("state_dir is not set, and there is no configuration file beside it")
+        return self.state_dir / "penstock.db"
 
     def pool(self, name: str) -> StaticPool | SimulatedPool | ProcessPool | None:
         """The pool of that name."""

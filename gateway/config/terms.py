@@ -1,16 +1,22 @@
-"""The small value types of the configuration: names, addresses, ports, durations."""
+"""The small value types of the configuration: names, addresses, ports, durations, amounts."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from gateway.config.section import refuse
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
+_NUMBER: Final = re.compile(r"[+-]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][+-]?[0-9]{1,3})?")
+_MOST_DIGITS: Final = 18
+DECIMAL_PLACES: Final = 6
+"""Micro-units are the smallest amounts of money."""
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 
 
@@ -67,6 +73,44 @@ def _http_path(value: str) -> str:
     return value
 
 
+def _pattern(value: str) -> str:
+    if not value or value != value.strip() or "\n" in value:
+        raise refuse("a model name, or a pattern with *, ? or [...], without white space around it")
+    return value
+
+
+def _instant(value: object) -> object:
+    expected = "a date and time with its zone, such as 2027-01-31T00:00:00Z"
+    hint = None
+    if isinstance(value, datetime):
+        found = value
+    else:
+        try:
+            found = datetime.fromisoformat(str(value))
+        except ValueError as error:
+            raise refuse(expected) from error
+    if found.tzinfo is None:
+        hint = "Z at the end is UTC; others are written like +02:00"
+        raise refuse(expected, hint=hint)
+    return found.astimezone(UTC)
+
+
+def _decimal(value: object) -> object:
+    if isinstance(value, bool) or not _NUMBER.fullmatch(str(value)):
+        raise refuse("a number")
+    found = Decimal(str(value))
+    if found.adjusted() > _MOST_DIGITS:
+        raise refuse(f"a number of at most {_MOST_DIGITS} digits")
+    places = f"{found:f}".partition(".")[2].rstrip("0") if found.adjusted() > -99 else "0" * 99
+    if len(places) > DECIMAL_PLACES:
+        raise refuse(f"a number with at most {DECIMAL_PLACES} decimal places")
+    return Decimal(f"{found:f}".rstrip("0").rstrip(".")) if places else Decimal(int(found))
+
+
+def _number(value: Decimal) -> int | float:
+    return int(value) if value == int(value) else float(value)
+
+
 Name = Annotated[str, AfterValidator(_name)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
@@ -75,3 +119,11 @@ HttpPath = Annotated[str, AfterValidator(_http_path)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+ModelPattern = Annotated[str, AfterValidator(_pattern)]
+"""A model's name; ``*``, ``?`` and ``[...]`` stand for other characters."""
+Instant = Annotated[datetime, BeforeValidator(_instant)]
+"""A date and time with a zone; kept in UTC."""
+Exact = Annotated[Decimal, BeforeValidator(_decimal), PlainSerializer(_number, when_used="json")]
+"""A decimal number of at most six places, taken as it is written: 0.15 is 15/100."""
+Rate = Annotated[Exact, Field(ge=0, le=1_000_000)]
+"""A price or weight."""

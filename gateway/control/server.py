@@ -59,6 +59,8 @@ class ControlServer:
         configuration: bytes | None = None,
         pools: Mapping[str, Iterable[EndpointSpec]] | None = None,
         proxy_generation: int | None = None,
+        live_pickers: Iterable[str] | None = None,
+        registry_written: bool = False,
     ) -> int:
         """Change the assignment, and return its version; what is not given stays."""
         changed = control_pb2.Assignment()
@@ -75,6 +77,11 @@ class ControlServer:
                 changed.pools.append(control_pb2.PoolEndpoints(pool=name, endpoints=members))
         if proxy_generation is not None:
             changed.proxy_generation = proxy_generation
+        if live_pickers is not None:
+            changed.ClearField("live_pickers")
+            changed.live_pickers.extend(live_pickers)
+        if registry_written:
+            changed.registry_generation += 1
         changed.version = self._assignment.version + 1
         self._assignment = changed
         self._changed.set()

@@ -9,6 +9,7 @@ from typing import Final
 import orjson
 
 from gateway.envoy import render
+from gateway.envoy.message import Json
 
 _MODE: Final = 0o600
 """Listener and cluster files may hold keys."""
@@ -33,7 +34,7 @@ class DiscoveryFiles:
         changed |= self._replace(plan.listeners_file, render.listeners(plan))
         return changed
 
-    def _replace(self, path: Path, document: render.Json) -> bool:
+    def _replace(self, path: Path, document: Json) -> bool:
         content = orjson.dumps(document)
         if self._written.get(path) == content:
             return False

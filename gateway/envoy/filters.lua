@@ -1,5 +1,6 @@
 -- What Envoy does to requests and responses besides proxying. Rendered with the list of headers
--- that clients may not set. One pass over each body chunk, no JSON parsing.
+-- that clients may not set. One pass over each body chunk, no JSON parsing. What counts as a token
+-- here, picker/server/response.py counts as well.
 
 local DENIED = { --[[DENIED]] }
 
@@ -47,15 +48,48 @@ local function is_usage_only(event)
     and not event:find('"error"', 1, true)
 end
 
--- An event that carries output, one token as a rule. Anthropic's and the Responses API name their
--- events, and only some are output.
-local function is_content(event)
-  local name = event:match("^event:%s*([%w_.]+)")
-  if name ~= nil then
-    return name:sub(-5) == "delta" and name ~= "message_delta"
+-- A chunk with a role and nothing else opens a choice: no token is in it yet.
+local function opens_choice(event)
+  local delta = event:match('"delta"%s*:%s*({[^{}]*})')
+  if delta == nil then
+    return false
   end
-  local data = event:match("data:%s?(.?.?.?.?.?.?)")
-  return data ~= nil and data ~= "[DONE]"
+  local rest, roles = delta:gsub('"role"%s*:%s*"[^"]*"', "", 1)
+  return roles == 1 and not rest:find(':%s*"[^"]') and not rest:find(":%s*%[%s*[^%]%s]")
+end
+
+-- Tokens of output in a chunk of a chat or completion: one, unless the chunk lists them.
+local function tokens_in_chunk(chunk)
+  if chunk:find('"token_ids":[', 1, true) then
+    local ids = chunk:match('"token_ids":%[([%d,]+)%]')
+    if ids ~= nil then
+      return select(2, ids:gsub(",", "")) + 1
+    end
+  end
+  if chunk:find('"role"', 1, true) and opens_choice(chunk) then
+    return 0
+  end
+  return 1
+end
+
+-- Tokens of output in an event, as far as its bytes tell without being parsed.
+local function tokens_in(event)
+  if not event:find("data:%s?{") or event:find('data:%s?{"error"') then
+    return 0
+  end
+  local name = event:match("^event:%s*([%w_.]+)")
+  if name == nil then
+    local choice = event:match('"choices"%s*:%s*%[%s*(.)')
+    if choice ~= nil then
+      return choice == "]" and 0 or tokens_in_chunk(event)
+    end
+    name = event:match('^data:%s?{%s*"type"%s*:%s*"([%w_.]+)"') or "delta"
+  end
+  -- Anthropic's and the Responses API name their events, and only some are output.
+  if name:sub(-5) ~= "delta" or name == "message_delta" then
+    return 0
+  end
+  return event:find('"type"%s*:%s*"signature_delta"') and 0 or 1
 end
 
 -- Objects of the handle do not outlive a wait for the next chunk: fetch them anew each time.
@@ -71,6 +105,12 @@ function envoy_on_response(handle)
   local headers = handle:headers()
   if decision["session_token"] ~= nil then
     headers:replace("x-session-token", decision["session_token"])
+  end
+  if decision["response_headers"] ~= nil then
+    for name, value in pairs(decision["response_headers"]) do
+      headers:remove(name)
+      headers:add(name, value)
+    end
   end
   local kind = headers:get("content-type") or ""
   local streaming = kind:find("text/event-stream", 1, true) ~= nil
@@ -101,9 +141,12 @@ function envoy_on_response(handle)
         handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
     end
     if size == 0 then
-      -- Only the end of the stream is empty: an unfinished event goes out as it is.
-      if edit and held ~= "" then
-        chunk:setBytes(held)
+      -- Only the end of the stream is empty: an event without its empty line goes out as it is.
+      if held ~= "" then
+        note(handle, "events", events + tokens_in(held))
+        if edit then
+          chunk:setBytes(held)
+        end
         held = ""
       end
     else
@@ -117,9 +160,7 @@ function envoy_on_response(handle)
         local event = text:sub(from, stop)
         from = stop + 1
         if not (strip and is_usage_only(event)) then
-          if is_content(event) then
-            events = events + 1
-          end
+          events = events + tokens_in(event)
           if rename ~= nil and event:find('"model"', 1, true) then
             event = rename(event)
           end

@@ -1,4 +1,5 @@
-"""Envoy's HTTP filters, in order: Lua, ext_proc, json_to_metadata, sse_to_metadata, router.
+"""Envoy's HTTP filters, in order: Lua, jwt_authn where tokens are taken, ext_proc,
+json_to_metadata, sse_to_metadata, router.
 
 Everything that reads token usage from a response is in this module and ``filters.lua``.
 """
@@ -6,13 +7,12 @@ Everything that reads token usage from a response is in this module and ``filter
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Final, TypeAlias
+from typing import Final
 
+from gateway.envoy.jwt import Jwt, authentication
+from gateway.envoy.message import TYPE, Json, http_filter
 from picker import names
 
-Json: TypeAlias = dict[str, object]
-
-_TYPE: Final = "type.googleapis.com/"
 _MAX_EVENT_BYTES: Final = 10_485_760
 _JSON_CONTENT: Final = r"(?i)application/json\s*(;.*)?"
 
@@ -30,6 +30,10 @@ _USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         ("usage", "prompt_tokens_details", "cached_tokens"),
         ("usage", "input_tokens_details", "cached_tokens"),
     ),
+    "reasoning": (
+        ("usage", "completion_tokens_details", "reasoning_tokens"),
+        ("usage", "output_tokens_details", "reasoning_tokens"),
+    ),
     # Anthropic's input_tokens leaves these two out
     "cache_read": (("usage", "cache_read_input_tokens"),),
     "cache_creation": (("usage", "cache_creation_input_tokens"),),
@@ -40,16 +44,20 @@ _PREMATURE: Final = ("message", "usage", "output_tokens")
 """``message_start`` tells 0 or 1: a stream that is broken off would count as that."""
 
 
-def chain(decision_timeout_s: float, *, fail_open: bool) -> list[Json]:
+def chain(decision_timeout_s: float, jwt: Jwt | None = None, *, fail_open: bool) -> list[Json]:
     """The HTTP filters of the client-facing listener."""
+    forwarded = [names.LB_NAMESPACE, names.SUBSET_NAMESPACE]
+    if jwt is not None:
+        forwarded.append(names.JWT_NAMESPACE)
     return [
-        _filter(
+        http_filter(
             "lua",
             "lua.v3.Lua",
             default_source_code={"inline_string": lua_source()},
         ),
-        _ext_proc(decision_timeout_s, fail_open=fail_open),
-        _filter(
+        *([authentication(jwt)] if jwt is not None else []),
+        _ext_proc(decision_timeout_s, forwarded, fail_open=fail_open),
+        http_filter(
             "json_to_metadata",
             "json_to_metadata.v3.JsonToMetadata",
             response_rules={
@@ -57,7 +65,7 @@ def chain(decision_timeout_s: float, *, fail_open: bool) -> list[Json]:
                 "allow_content_types_regex": {"regex": _JSON_CONTENT},
             },
         ),
-        _filter(
+        http_filter(
             "sse_to_metadata",
             "sse_to_metadata.v3.SseToMetadata",
             response_rules={
@@ -65,7 +73,7 @@ def chain(decision_timeout_s: float, *, fail_open: bool) -> list[Json]:
                 "content_parser": {
                     "name": "envoy.content_parsers.json",
                     "typed_config": {
-                        "@type": _TYPE + "envoy.extensions.content_parsers.json.v3"
+                        "@type": TYPE + "envoy.extensions.content_parsers.json.v3"
                         ".JsonContentParser",
                         "rules": [
                             {"rule": _rule(key, path)} for key, path in _usage_paths(_EVENT_PARENTS)
@@ -74,7 +82,7 @@ def chain(decision_timeout_s: float, *, fail_open: bool) -> list[Json]:
                 },
             },
         ),
-        _filter("router", "router.v3.Router"),
+        http_filter("router", "router.v3.Router"),
     ]
 
 
@@ -148,7 +156,7 @@ def _reply(condition: str, status: int, code: str, *, anthropic: bool) -> Json:
             "extension_filter": {
                 "name": "envoy.access_loggers.extension_filters.cel",
                 "typed_config": {
-                    "@type": _TYPE + "envoy.extensions.access_loggers.filters.cel.v3"
+                    "@type": TYPE + "envoy.extensions.access_loggers.filters.cel.v3"
                     ".ExpressionFilter",
                     "expression": expression,
                 },
@@ -161,15 +169,8 @@ def _reply(condition: str, status: int, code: str, *, anthropic: bool) -> Json:
     return mapper
 
 
-def _filter(name: str, message: str, **fields: object) -> Json:
-    return {
-        "name": f"envoy.filters.http.{name}",
-        "typed_config": {"@type": f"{_TYPE}envoy.extensions.filters.http.{message}", **fields},
-    }
-
-
-def _ext_proc(decision_timeout_s: float, *, fail_open: bool) -> Json:
-    return _filter(
+def _ext_proc(decision_timeout_s: float, forwarded: list[str], *, fail_open: bool) -> Json:
+    return http_filter(
         "ext_proc",
         "ext_proc.v3.ExternalProcessor",
         grpc_service={
@@ -189,9 +190,7 @@ def _ext_proc(decision_timeout_s: float, *, fail_open: bool) -> Json:
         },
         mutation_rules={"allow_envoy": True},
         metadata_options={
-            "forwarding_namespaces": {
-                "untyped": [names.LB_NAMESPACE, names.SUBSET_NAMESPACE],
-            },
+            "forwarding_namespaces": {"untyped": forwarded},
             "receiving_namespaces": {
                 "untyped": [names.LB_NAMESPACE, names.PENSTOCK_NAMESPACE],
             },

@@ -6,17 +6,18 @@ Field names and meanings are those of Envoy's v3 API (1.40).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
-from gateway.envoy import filters
+from gateway.envoy import filters, tls
+from gateway.envoy.jwt import Jwt, keys_cluster
+from gateway.envoy.message import TYPE, Json, socket_address, typed
+from gateway.envoy.tls import ListenerTls, UpstreamTls
 from picker import names
 
 PICKER_CLUSTER: Final = "penstock_picker"
-_TYPE: Final = "type.googleapis.com/"
 _MANY: Final = 1_000_000
-_SYSTEM_CERTIFICATES: Final = "/etc/ssl/certs/ca-certificates.crt"
 _UPSTREAM_IDLE_S: Final = 4
 """Below the 5 s after which vLLM's HTTP server closes an idle connection, so that no request is
 sent into a closing one."""
@@ -24,18 +25,6 @@ _ANSWER_BYTES: Final = 256 << 20
 """Longest JSON answer that is not streamed."""
 LOG_FLUSH_S: Final = 0.05
 """Access log entries reach the picker at most this much later."""
-
-Json: TypeAlias = dict[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class UpstreamTls:
-    """TLS towards a pool's replicas."""
-
-    ca: str | None
-    """PEM certificates that replicas must be signed by; None: the system's."""
-    server_name: str | None
-    verify: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +39,6 @@ class PoolCluster:
     @property
     def name(self) -> str:
         return names.cluster_name(self.pool)
-
-
-@dataclass(frozen=True, slots=True)
-class ListenerTls:
-    """Certificate chain and key of the client-facing listener, PEM."""
-
-    certificate: str
-    key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +57,7 @@ class Plan:
     pools: tuple[PoolCluster, ...]
     default_pool: str | None
     tls: ListenerTls | None = None
+    jwt: Jwt | None = None
 
     @property
     def buffer_bytes(self) -> int:
@@ -124,10 +106,15 @@ def listeners(plan: Plan) -> Json:
 
 
 def clusters(plan: Plan) -> Json:
-    """The discovery answer with one cluster a pool."""
-    return _discovery(
-        "envoy.config.cluster.v3.Cluster", [_pool_cluster(plan, pool) for pool in plan.pools]
-    )
+    """The discovery answer with one cluster a pool, and the one that keys of tokens are from."""
+    resources = [_pool_cluster(plan, pool) for pool in plan.pools]
+    return _discovery("envoy.config.cluster.v3.Cluster", [*resources, *_keys_clusters(plan)])
+
+
+def _keys_clusters(plan: Plan) -> list[Json]:
+    if plan.jwt is None or plan.jwt.jwks_uri is None:
+        return []
+    return [keys_cluster(plan.jwt.jwks_uri)]
 
 
 def endpoints(pool: str, addresses: Iterable[str]) -> Json:
@@ -136,9 +123,9 @@ def endpoints(pool: str, addresses: Iterable[str]) -> Json:
 
 
 def _members(pool: str, addresses: Iterable[str]) -> Json:
-    members = [{"endpoint": {"address": _socket_address(address)}} for address in sorted(addresses)]
+    members = [{"endpoint": {"address": socket_address(address)}} for address in sorted(addresses)]
     return {
-        "@type": f"{_TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "@type": f"{TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": names.cluster_name(pool),
         "endpoints": [{"lb_endpoints": members}],
     }
@@ -154,7 +141,11 @@ def static(plan: Plan, members: Mapping[str, Sequence[str]]) -> Json:
     ]
     whole["static_resources"] = {
         "listeners": [_listener(plan)],
-        "clusters": [_with_members(_picker_cluster(plan), _picker_sockets(plan)), *pools],
+        "clusters": [
+            _with_members(_picker_cluster(plan), _picker_sockets(plan)),
+            *pools,
+            *_keys_clusters(plan),
+        ],
     }
     return whole
 
@@ -166,7 +157,7 @@ def _with_members(cluster: Json, assignment: Json) -> Json:
 
 
 def _connection_limit() -> Json:
-    return _typed(
+    return typed(
         "envoy.resource_monitors.global_downstream_max_connections",
         "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
         max_active_downstream_connections=_MANY,
@@ -184,22 +175,13 @@ def _watched(path: Path) -> Json:
 
 
 def _discovery(message: str, resources: Sequence[Json]) -> Json:
-    return {"resources": [{"@type": _TYPE + message, **resource} for resource in resources]}
-
-
-def _typed(name: str, message: str, **fields: object) -> Json:
-    return {"name": name, "typed_config": {"@type": _TYPE + message, **fields}}
-
-
-def _socket_address(address: str) -> Json:
-    host, _, port = address.rpartition(":")
-    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+    return {"resources": [{"@type": TYPE + message, **resource} for resource in resources]}
 
 
 def _http2() -> Json:
     return {
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-            "@type": f"{_TYPE}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "@type": f"{TYPE}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
             "explicit_http_config": {"http2_protocol_options": {}},
         }
     }
@@ -229,7 +211,7 @@ def _picker_sockets(plan: Plan) -> Json:
         {"endpoint": {"address": {"pipe": {"path": str(path)}}}} for path in plan.picker_sockets
     ]
     return {
-        "@type": f"{_TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment",
+        "@type": f"{TYPE}envoy.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": PICKER_CLUSTER,
         "endpoints": [{"lb_endpoints": members}],
     }
@@ -277,44 +259,25 @@ def _pool_cluster(plan: Plan, pool: PoolCluster) -> Json:
         },
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": f"{_TYPE}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "@type": f"{TYPE}envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
                 "common_http_protocol_options": {"idle_timeout": f"{_UPSTREAM_IDLE_S}s"},
                 "explicit_http_config": http,
             }
         },
     }
     if pool.tls is not None:
-        cluster["transport_socket"] = _upstream_tls(pool.tls)
+        cluster["transport_socket"] = tls.upstream(pool.tls)
     return cluster
-
-
-def _upstream_tls(tls: UpstreamTls) -> Json:
-    common: Json = {}
-    if tls.verify:
-        trusted = {"inline_string": tls.ca} if tls.ca else {"filename": _SYSTEM_CERTIFICATES}
-        validation: Json = {"trusted_ca": trusted}
-        if tls.server_name is not None:
-            match = {"san_type": "DNS", "matcher": {"exact": tls.server_name}}
-            validation["match_typed_subject_alt_names"] = [match]
-        common["validation_context"] = validation
-    fields: Json = {"common_tls_context": common}
-    if tls.server_name is not None:
-        fields["sni"] = tls.server_name
-    return _typed(
-        "envoy.transport_sockets.tls",
-        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-        **fields,
-    )
 
 
 def _override_host() -> Json:
     """The picker's list in order, one entry an attempt; without one, the least-loaded replica."""
-    fallback = _typed(
+    fallback = typed(
         "envoy.load_balancing_policies.least_request",
         "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest",
     )
     source = {"key": names.LB_NAMESPACE, "path": [{"key": names.DESTINATION}]}
-    override = _typed(
+    override = typed(
         "envoy.load_balancing_policies.override_host",
         "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
         override_host_sources=[{"metadata": source}],
@@ -326,18 +289,7 @@ def _override_host() -> Json:
 def _listener(plan: Plan) -> Json:
     chain: Json = {"filters": [_connection_manager(plan)]}
     if plan.tls is not None:
-        certificate = {
-            "certificate_chain": {"inline_string": plan.tls.certificate},
-            "private_key": {"inline_string": plan.tls.key},
-        }
-        chain["transport_socket"] = _typed(
-            "envoy.transport_sockets.tls",
-            "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
-            common_tls_context={
-                "tls_certificates": [certificate],
-                "alpn_protocols": ["h2", "http/1.1"],
-            },
-        )
+        chain["transport_socket"] = tls.downstream(plan.tls)
     return {
         "name": "clients",
         "address": {"socket_address": {"address": plan.address, "port_value": plan.port}},
@@ -347,7 +299,7 @@ def _listener(plan: Plan) -> Json:
 
 
 def _connection_manager(plan: Plan) -> Json:
-    return _typed(
+    return typed(
         "envoy.filters.network.http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix="clients",
@@ -363,7 +315,7 @@ def _connection_manager(plan: Plan) -> Json:
         request_timeout="600s",
         common_http_protocol_options={"idle_timeout": "3600s"},
         route_config=_routes(plan),
-        http_filters=filters.chain(plan.decision_timeout_s, fail_open=plan.fail_open),
+        http_filters=filters.chain(plan.decision_timeout_s, plan.jwt, fail_open=plan.fail_open),
         local_reply_config=filters.local_replies(),
         access_log=[_access_log()],
     )
@@ -400,7 +352,7 @@ def _routes(plan: Plan) -> Json:
 
 
 def _access_log() -> Json:
-    return _typed(
+    return typed(
         "envoy.access_loggers.http_grpc",
         "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
         common_config={

@@ -1,15 +1,19 @@
 -- What every script begins with. Same arithmetic as policies/limits/arithmetic.py, in doubles that
 -- are whole numbers below 2^53 throughout.
 --
--- KEYS[1] hash: bucket key -> rule, value, carry, at_ms, holders (cmsgpack)
--- KEYS[2] hash: reservation -> lease end, ended, holds           (cmsgpack)
+-- KEYS[1] hash: bucket key -> rule, value, carry, at_ms, holders, epoch (cmsgpack)
+-- KEYS[2] hash: reservation -> lease end, state, holds                  (cmsgpack)
 -- KEYS[3] sorted set: reservation -> when its lease ends, or when it is forgotten, ms
 -- KEYS[4] hash: usage of a day (settle)
 -- ARGV[1] a JSON array, ARGS below: clients pack one argument faster than many. ARGS[1] says how
 -- long after its lease's end a reservation is remembered, ms.
 --
 -- Holders are the reservations that are remembered and took from the bucket. While there are any
--- it is kept, even full, because they are settled under the rule that it has then.
+-- it is kept, even full, because they are settled under the rule that it has then. The epoch grows
+-- when a rule of another kind makes the bucket start afresh: what was held before is not in it.
+--
+-- A reservation is RUNNING; OVER when its lease has ended: it can still be charged; or DONE:
+-- settled, and remembered only so that a call that made it, and was lost on its way, finds it.
 --
 -- Rules: "t capacity refill period_ms"; "s|m|h|d|M limit" (a window); "c limit" (concurrency).
 
@@ -18,6 +22,7 @@ local ARGS = cjson.decode(ARGV[1])
 local LATE_MS = ARGS[1]
 local DAY_MS = 86400000
 local WINDOW_MS = { s = 1000, m = 60000, h = 3600000, d = DAY_MS }
+local RUNNING, OVER, DONE = 0, 1, 2
 local EXPIRE_AT_ONCE = 1000
 local SMALL = 64 -- hashes up to this are not searched for idle buckets
 local LOOK_AT = 4
@@ -122,11 +127,12 @@ local known = {} -- by key: buckets looked at, advanced to now
 local function look(key, text)
   local bucket = known[key]
   if bucket then return bucket end
-  bucket = { key = key, changed = false, holders = 0 }
+  bucket = { key = key, changed = false, holders = 0, epoch = 0 }
   local packed = redis.call('HGET', BUCKETS, key)
   if packed then
     local stored
-    stored, bucket.value, bucket.carry, bucket.at, bucket.holders = cmsgpack.unpack(packed)
+    stored, bucket.value, bucket.carry, bucket.at, bucket.holders, bucket.epoch =
+      cmsgpack.unpack(packed)
     bucket.rule = parse(stored)
     advance(bucket)
   else
@@ -143,6 +149,7 @@ local function look_under(key, text)
   if bucket.rule.text ~= text then
     local old, was_idle = bucket.rule, idle(bucket)
     bucket.rule = parse(text)
+    if old.kind ~= bucket.rule.kind then bucket.epoch = bucket.epoch + 1 end
     if was_idle or old.kind ~= bucket.rule.kind then
       fresh(bucket)
     elseif bucket.rule.kind == 't' then
@@ -157,7 +164,7 @@ end
 local function settle(hold, held, charge)
   local bucket = look(hold.key, hold.rule)
   local kind = bucket.rule.kind
-  if kind ~= string.sub(hold.rule, 1, 1) then held = 0 end
+  if bucket.epoch ~= hold.epoch then held = 0 end
   if kind == 't' then
     bucket.value = bucket.value + held - charge
     fill_up(bucket)
@@ -178,20 +185,21 @@ local function let_go(hold)
   bucket.changed = true
 end
 
--- Give back what leases held that have ended; forget those that ended long ago.
+-- Give back what leases held that have ended; forget those that ended long ago. Whether more is to
+-- be done: one call does not block Redis for long.
 local function expire()
   local due = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, EXPIRE_AT_ONCE)
   for _, id in ipairs(due) do
     local packed = redis.call('HGET', RESERVATIONS, id)
     local forgotten = true
     if packed then
-      local lease_until, ended, holds = cmsgpack.unpack(packed)
-      if ended == 0 then
+      local lease_until, state, holds = cmsgpack.unpack(packed)
+      if state == RUNNING then
         for _, hold in ipairs(holds) do settle(hold, hold.amount, 0) end
       end
-      if lease_until + LATE_MS > now then
+      if state ~= DONE and lease_until + LATE_MS > now then
         forgotten = false
-        redis.call('HSET', RESERVATIONS, id, cmsgpack.pack(lease_until, 1, holds))
+        redis.call('HSET', RESERVATIONS, id, cmsgpack.pack(lease_until, OVER, holds))
         redis.call('ZADD', LEASES, lease_until + LATE_MS, id)
       else
         for _, hold in ipairs(holds) do let_go(hold) end
@@ -200,6 +208,7 @@ local function expire()
     end
     if forgotten then redis.call('ZREM', LEASES, id) end
   end
+  return #due == EXPIRE_AT_ONCE
 end
 
 -- Longest time that a bucket can matter from now, roughly; the keys live twice as long.
@@ -218,7 +227,8 @@ local function save(need)
     elseif bucket.changed then
       need = math.max(need, horizon(bucket))
       redis.call('HSET', BUCKETS, key,
-        cmsgpack.pack(bucket.rule.text, bucket.value, bucket.carry, bucket.at, bucket.holders))
+        cmsgpack.pack(bucket.rule.text, bucket.value, bucket.carry, bucket.at, bucket.holders,
+          bucket.epoch))
     end
   end
   -- Reservations must not be forgotten before the buckets that they will give back to.

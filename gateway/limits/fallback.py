@@ -2,8 +2,9 @@
 
 While the store is *down* nobody waits for it: reservations are decided here (`Mode`), settlements
 are queued, and one task asks the store, now and then, whether it is back. Then, in this order:
-what was granted here and is still in flight is adopted by the store, into debt if need be; queued
-settlements are delivered, each exactly once; only then do reservations go to the store again.
+what was granted here and is still in flight is adopted by the store, into debt if need be; leases
+that were renewed here are renewed there, unless the store has let them end; queued settlements are
+delivered, each exactly once; only then do reservations go to the store again.
 
 Exactly once rests on the store: a settlement ends its reservation, so a repeated one finds nothing.
 While one is under way or was queued here its repetitions are refused here, since adopting may bring
@@ -129,6 +130,35 @@ class FallbackStore:
         self._remember(slot, reservation_id, takes, lease_s, adopt=True)
         return True
 
+    async def renew(self, slot: str, reservation_ids: Sequence[str], lease_s: float) -> int:
+        """See `LimitStore.renew`. Never StoreUnavailable: what the store cannot be told now is
+        kept here, and adopted for as long. Only what was reserved here is renewed."""
+        now_s = self._clock()
+        until_s = now_s + lease_s
+        held = [id_ for id_ in reservation_ids if self._keep(slot, id_, now_s, until_s)]
+        shared = [id_ for id_ in held if self._outstanding[slot, id_].shared]
+        if shared:
+            await self._share_store.renew(slot, shared, lease_s)
+        theirs = [
+            kept
+            for id_ in held
+            if (kept := self._outstanding.get((slot, id_))) is not None and not kept.adopt
+        ]
+        if not theirs:
+            return len(held)
+        if not self._down:
+            try:
+                renewed = await self._store.renew(slot, [kept.id for kept in theirs], lease_s)
+            except StoreUnavailable as error:
+                self._failed(error)
+            else:
+                self._failures = 0
+                return len(held) - len(theirs) + renewed
+        for kept in theirs:
+            kept.behind = False
+        self._mend()
+        return len(held)
+
     async def settle(
         self,
         slot: str,
@@ -186,6 +216,12 @@ class FallbackStore:
             raise StoreUnavailable("the limit store is down")
         return await self._store.usage(slot, first, last)
 
+    async def usage_slots(self, first: date, last: date) -> list[str]:
+        """See `LimitStore.usage_slots`. StoreUnavailable while down; without what is queued."""
+        if self._down:
+            raise StoreUnavailable("the limit store is down")
+        return await self._store.usage_slots(first, last)
+
     async def check(self) -> None:
         """Return when the store answers."""
         await self._store.check()
@@ -238,6 +274,16 @@ class FallbackStore:
         if adopt and not self._down:
             self._mend()
 
+    def _keep(self, slot: str, reservation_id: str, now_s: float, until_s: float) -> bool:
+        """Let its lease end later; whether it had not ended."""
+        reservation = self._outstanding.get((slot, reservation_id))
+        if reservation is None or reservation.lease_until_s <= now_s:
+            return False
+        reservation.lease_until_s = max(reservation.lease_until_s, until_s)
+        # The order is that of leases' ends, roughly: see `_forget_old`.
+        self._outstanding[slot, reservation_id] = self._outstanding.pop((slot, reservation_id))
+        return True
+
     def _forget_old(self) -> None:
         """Reservations that nobody settled, when the store has forgotten them, too; settlements
         that were queued, when nobody repeats them any more."""
@@ -270,6 +316,7 @@ class FallbackStore:
 
     def _failed(self, error: StoreUnavailable) -> None:
         self._failures += 1
+        self.counters.unanswered += 1
         self._lost = self._lost or error.lost
         if not self._down and (error.lost or self._failures >= self._max_failures):
             self._down = True
@@ -318,6 +365,8 @@ class FallbackStore:
             for i in range(0, len(held), _BATCH):
                 if not all(await asyncio.gather(*map(self._adopt, held[i : i + _BATCH]))):
                     return False
+            if not await self._renew_all():
+                return False
             if not held and not self._pending:
                 return True
             if self._pending and not await self._deliver_some():
@@ -332,6 +381,28 @@ class FallbackStore:
             self._failed(error)
             return False
         reservation.adopt = False
+        self.counters.adopted += 1
+        return True
+
+    async def _renew_all(self) -> bool:
+        """Tell the store of leases that were renewed without it; whether it answered."""
+        behind: dict[str, list[Outstanding]] = {}
+        for reservation in self._outstanding.values():
+            if reservation.behind:
+                reservation.behind = False
+                behind.setdefault(reservation.slot, []).append(reservation)
+        while behind:
+            slot, some = behind.popitem()
+            lease_s = max(reservation.lease_until_s for reservation in some) - self._clock()
+            try:
+                await self._store.renew(
+                    slot, [reservation.id for reservation in some], max(lease_s, _MIN_LEASE_S)
+                )
+            except StoreUnavailable as error:
+                self._failed(error)
+                for reservation in (*some, *(r for others in behind.values() for r in others)):
+                    reservation.behind = True
+                return False
         return True
 
     async def _deliver_some(self) -> bool:

@@ -150,12 +150,12 @@ class TenantLimiter:
 
     # -- what the supervisor asks
 
-    async def standings(self, subject: Subject) -> Sequence[Standing]:
+    async def standings(self, subject: Subject, key_id: str = "") -> Sequence[Standing]:
         """See `gateway.control.accounts.AccountsSource`."""
-        policy = self._policy_of(subject.tenant, subject.key)
+        policy = self._policy_of(subject.tenant, key_id)
         if policy is None:
             whose = f"tenant {subject.tenant!r}"
-            raise UnknownSubject(f"no {whose}, or no key {subject.key!r} of it")
+            raise UnknownSubject(f"there is no {whose}, or no key {key_id!r} of it")
         buckets = [meter.bucket for meter in policy.meters(subject)]
         return await self.store.standing(subject.tenant, buckets)
 

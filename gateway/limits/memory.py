@@ -7,10 +7,18 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass
+from datetime import date
 
-from gateway.limits.store import LATE_S, USAGE_DAYS, DuplicateReservation, UsageRecord
+from gateway.limits.journal import Journal, lasts
+from gateway.limits.ledger import Ledger
+from gateway.limits.store import (
+    LATE_S,
+    MAX_USERS_PER_DAY,
+    USAGE_DAYS,
+    DuplicateReservation,
+    UsageRecord,
+)
 from policies.limits import arithmetic
 from policies.limits.arithmetic import State
 from policies.limits.types import (
@@ -30,16 +38,16 @@ _LOOK_AT = 2
 _SLACK = 1_024
 """Ended leases that may lie in the heap beside as many running ones."""
 
-_UsageKey = tuple[str, str, str]
-
 
 class _Cell:
     """A bucket's state. Kept small: there are as many as buckets in use."""
 
-    __slots__ = ("holders", "key", "rule", "slot", "state")
+    __slots__ = ("epoch", "holders", "key", "rule", "slot", "state")
 
     def __init__(self, slot: _Slot, key: str, rule: Rule, state: State) -> None:
         self.slot, self.key, self.rule, self.state = slot, key, rule, state
+        self.epoch = 0
+        """How many rules of another kind it has had."""
         self.holders = 0
         """Reservations that took from it and are remembered. While there are any it is kept, even
         full, because they are settled under the rule that it has then."""
@@ -58,12 +66,14 @@ class _Slot:
 class _Entry:
     reservation: Reservation
     slot: _Slot
+    lease_until_ms: int
     expired: bool = False
     settled: bool = False
 
 
 class MemoryStore:
-    """`LimitStore` in this process; what it knows ends with it. Use it from one event loop.
+    """`LimitStore` in this process. Without a journal, what it knows ends with it. Use it from one
+    event loop.
 
     Costs O(log n) of the reservations in flight. A bucket that is idle (full, or its window over)
     and that no reservation holds is forgotten when the hand that goes round all of them comes by.
@@ -76,17 +86,23 @@ class MemoryStore:
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         late_s: float = LATE_S,
         usage_days: int = USAGE_DAYS,
+        max_users_per_day: int = MAX_USERS_PER_DAY,
+        journal: Journal | None = None,
     ) -> None:
-        """``clock_ms`` tells whole milliseconds since the Unix epoch."""
+        """``clock_ms`` tells whole milliseconds since the Unix epoch. ``journal``: what is known
+        before and after; with one, ``usage_days`` and ``max_users_per_day`` are the journal's."""
         self._clock_ms = clock_ms
         self._late_ms = round(late_s * 1_000)
-        self._usage_days = usage_days
         self._slots: dict[str, _Slot] = {}
         self._hand: deque[_Cell] = deque()
         self._due: list[tuple[int, int, _Entry]] = []
         self._order = itertools.count()
         self._entries = 0
-        self._days: dict[date, dict[str, dict[_UsageKey, UsageRecord]]] = {}
+        self._ledger = Ledger(usage_days=usage_days, max_users_per_day=max_users_per_day)
+        self._journal = journal
+        for saved in journal.buckets() if journal is not None else ():
+            place = self._slots.setdefault(saved.slot, _Slot(saved.slot))
+            self._make(place, saved.key, saved.rule, saved.state)
 
     async def reserve(
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
@@ -116,6 +132,22 @@ class MemoryStore:
         self._hold(place, reservation_id, takes, cells, states, forced, now_ms, lease_s)
         return True
 
+    async def renew(self, slot: str, reservation_ids: Sequence[str], lease_s: float) -> int:
+        """See `LimitStore.renew`."""
+        now_ms = self._clock_ms()
+        self._expire(now_ms)
+        place = self._slots.get(slot)
+        if place is None or place.reservations is None:
+            return 0
+        lease_until_ms = now_ms + round(lease_s * 1_000)
+        held = 0
+        for id_ in reservation_ids:
+            entry = place.reservations.get(id_)
+            if entry is not None and not entry.expired:
+                entry.lease_until_ms = max(entry.lease_until_ms, lease_until_ms)
+                held += 1
+        return held
+
     async def settle(
         self,
         slot: str,
@@ -143,7 +175,10 @@ class MemoryStore:
         self._let_go(entry)
         self._drop_if_empty(place)
         if usage is not None:
-            self._add(slot, usage, now_ms)
+            if self._journal is not None:
+                self._journal.add(slot, usage)
+            else:
+                self._ledger.add(slot, usage, now_ms)
         return True
 
     async def release(self, slot: str, reservation_id: str) -> bool:
@@ -161,19 +196,23 @@ class MemoryStore:
 
     async def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
         """See `LimitStore.usage`."""
-        rows = [
-            row
-            for day, slots in self._days.items()
-            if first <= day <= last
-            for row in slots.get(slot, {}).values()
-        ]
-        return sorted(rows, key=lambda row: (row.day, row.key, row.user, row.model))
+        if self._journal is not None:
+            return await self._journal.usage(slot, first, last)
+        return self._ledger.usage(slot, first, last)
+
+    async def usage_slots(self, first: date, last: date) -> list[str]:
+        """See `LimitStore.usage_slots`."""
+        if self._journal is not None:
+            return await self._journal.usage_slots(first, last)
+        return self._ledger.usage_slots(first, last)
 
     async def check(self) -> None:
         """Always there."""
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Close the journal."""
+        if self._journal is not None:
+            await self._journal.close()
 
     def _open(self, slot: str, reservation_id: str, takes: Sequence[Take]) -> tuple[int, _Slot]:
         check_takes(takes)
@@ -196,6 +235,8 @@ class MemoryStore:
                 states.append(arithmetic.fresh(rule, now_ms))
                 continue
             if cell.rule is not rule and cell.rule != rule:
+                if not arithmetic.same_kind(cell.rule, rule):
+                    cell.epoch += 1
                 cell.state = arithmetic.change_rule(cell.rule, rule, cell.state, now_ms)
                 cell.rule = rule
             cell.state = arithmetic.advance(rule, cell.state, now_ms)
@@ -220,13 +261,14 @@ class MemoryStore:
             if not is_taken:
                 continue
             if cell is None:
-                cell = self._make(place, take.bucket, state)
+                cell = self._make(place, take.bucket.key, take.bucket.rule, state)
                 made += 1
             cell.state = arithmetic.take(take.bucket.rule, state, take.amount)
             cell.holders += 1
-            holds.append(Hold(take, state.at_ms))
+            holds.append(Hold(take, state.at_ms, cell.epoch))
         lease_until_ms = now_ms + round(lease_s * 1_000)
-        entry = _Entry(Reservation(reservation_id, tuple(holds), now_ms, lease_until_ms), place)
+        reservation = Reservation(reservation_id, tuple(holds), now_ms, lease_until_ms)
+        entry = _Entry(reservation, place, lease_until_ms)
         if place.reservations is None:
             place.reservations = {}
         place.reservations[reservation_id] = entry
@@ -234,9 +276,9 @@ class MemoryStore:
         heapq.heappush(self._due, (lease_until_ms, next(self._order), entry))
         self._turn(_LOOK_AT + made, now_ms)
 
-    def _make(self, place: _Slot, bucket: Bucket, state: State) -> _Cell:
-        cell = _Cell(place, bucket.key, bucket.rule, state)
-        place.cells[bucket.key] = cell
+    def _make(self, place: _Slot, key: str, rule: Rule, state: State) -> _Cell:
+        cell = _Cell(place, key, rule, state)
+        place.cells[key] = cell
         self._hand.append(cell)
         return cell
 
@@ -246,10 +288,10 @@ class MemoryStore:
         bucket = hold.take.bucket
         cell = place.cells[bucket.key]
         state = arithmetic.advance(cell.rule, cell.state, now_ms)
-        held = (
-            0 if returned or not arithmetic.same_kind(cell.rule, bucket.rule) else hold.take.amount
-        )
+        held = 0 if returned or cell.epoch != hold.epoch else hold.take.amount
         cell.state = arithmetic.settle(cell.rule, state, held, hold.at_ms, charge)
+        if charge and self._journal is not None and lasts(cell.rule):
+            self._journal.charge(place.name, bucket.key, cell.rule, charge, now_ms)
 
     def _expire(self, now_ms: int) -> None:
         """Give back what leases held that have ended; forget those that ended long ago."""
@@ -257,11 +299,13 @@ class MemoryStore:
             _, order, entry = heapq.heappop(self._due)
             if entry.settled:
                 continue
-            if not entry.expired:
+            if not entry.expired and entry.lease_until_ms > now_ms:  # renewed
+                heapq.heappush(self._due, (entry.lease_until_ms, order, entry))
+            elif not entry.expired:
                 entry.expired = True
                 for hold in entry.reservation.holds:
                     self._settle(entry.slot, hold, 0, now_ms, returned=False)
-                late_ms = entry.reservation.lease_until_ms + self._late_ms
+                late_ms = entry.lease_until_ms + self._late_ms
                 heapq.heappush(self._due, (late_ms, order, entry))
             else:
                 self._forget(entry)
@@ -298,28 +342,3 @@ class MemoryStore:
     def _drop_if_empty(self, place: _Slot) -> None:
         if not place.cells and place.reservations is None:
             self._slots.pop(place.name, None)
-
-    def _add(self, slot: str, usage: UsageRecord, now_ms: int) -> None:
-        day = self._days.get(usage.day)
-        if day is None:
-            self._days[usage.day] = day = {}
-            oldest = datetime.fromtimestamp(now_ms / 1_000, UTC).date() - timedelta(
-                days=self._usage_days
-            )
-            for past in [past for past in self._days if past < oldest]:
-                del self._days[past]
-        rows = day.setdefault(slot, {})
-        key = (usage.key, usage.user, usage.model)
-        known = rows.get(key)
-        rows[key] = usage if known is None else _sum(known, usage)
-
-
-def _sum(one: UsageRecord, other: UsageRecord) -> UsageRecord:
-    return replace(
-        one,
-        input_tokens=one.input_tokens + other.input_tokens,
-        cached_tokens=one.cached_tokens + other.cached_tokens,
-        output_tokens=one.output_tokens + other.output_tokens,
-        cost_micros=one.cost_micros + other.cost_micros,
-        requests=one.requests + other.requests,
-    )

@@ -26,11 +26,16 @@ class Counters:
     """For metrics; each only grows."""
 
     outages: int = 0
+    unanswered: int = 0
+    """Calls of the store that failed: late, refused, or without a connection."""
     granted_open: int = 0
     granted_share: int = 0
     denied_share: int = 0
     refused_closed: int = 0
+    adopted: int = 0
+    """Reservations granted here that the store holds now, or had held all along."""
     queued: int = 0
+    """Settlements, and releases of what the store may hold in vain."""
     delivered: int = 0
     unknown: int = 0
     """Delivered settlements that the store did not know (any more)."""
@@ -51,6 +56,8 @@ class Outstanding:
     """The store does not hold it, as far as is known."""
     shared: bool = False
     """The local share holds it."""
+    behind: bool = False
+    """The store may not know how long its lease is by now."""
 
 
 @dataclass(slots=True)

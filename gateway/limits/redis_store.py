@@ -5,32 +5,36 @@ One script call for a reservation, one for a settlement. All keys of a tenant ha
 
 Lua has doubles only: every number in the scripts is whole and below 2^53 (`policies.limits.types`
 has the limits that see to it). Usage sums are Redis's own 64-bit integers. At most 1,000 ended
-leases of a tenant are given back by one call; the next calls go on, so that a crash of a busy
-picker does not block Redis. A tenant whose buckets are all full and that nobody calls for is
-forgotten by key expiry, and so are usage rows, a day at a time.
+leases of a tenant are given back by one call, so that a crash of a busy picker does not block
+Redis; a reservation that is denied before all are back is asked for again at once. A tenant whose
+buckets are all full and that nobody calls for is forgotten by key expiry, and so are usage rows, a
+day at a time.
+
+A reservation whose answer did not come may still reach Redis, even after its own settlement. Such
+a settlement is remembered for `REMEMBER_S`, so that the late one finds it and takes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections import deque
-from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 import orjson
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.limits.scripts import Script, rule_text
+from gateway.limits.cluster import ClusterCaller
+from gateway.limits.line import Caller, Line, in_time
+from gateway.limits.rules import rule_text
+from gateway.limits.scripts import Script
 from gateway.limits.store import (
     LATE_S,
+    MAX_USERS_PER_DAY,
+    OTHERS,
     USAGE_DAYS,
     DuplicateReservation,
     StoreUnavailable,
@@ -40,13 +44,20 @@ from policies.limits.arithmetic import State
 from policies.limits.types import Bucket, Standing, Take, check_amount, check_takes
 from policies.limits.verdict import Granted, Verdict, judge, standing
 
-_LOG: Final = logging.getLogger("penstock.limits")
+REMEMBER_S: Final = 60.0
+"""How long after a settlement a reservation of the same id, lost on its way till then, is known to
+be too late."""
 
 _RESERVE: Final = Script.load("reserve")
 _SETTLE: Final = Script.load("settle")
+_RENEW: Final = Script.load("renew")
 _STANDING: Final = Script.load("standing")
-_BATCH: Final = 128
-"""Most settlements of one round trip."""
+_RENEW_AT_ONCE: Final = 500
+_SCAN: Final = 1_000
+_ASK_AGAIN: Final = 2
+_MOST_DOUBTFUL: Final = 10_000
+_LISTED_DAYS: Final = 4
+_ROWS: Final = b"#"
 _METRICS: Final = {
     "n": "requests",
     "i": "input_tokens",
@@ -56,25 +67,16 @@ _METRICS: Final = {
 }
 """First letter of a usage field to what it counts."""
 
-T = TypeVar("T")
 Argument = str | int
 Arguments = list[Argument]
 Client = Redis | RedisCluster
 
 
-@dataclass(slots=True)
-class _Call:
-    script: Script
-    keys: list[str]
-    arguments: bytes
-    answer: asyncio.Future[int]
-
-
 class RedisStore:
     """`LimitStore` in Redis. Use it from one event loop.
 
-    Settlements are sent in batches by one task, each batch as soon as the one before is answered;
-    reservations never wait behind them.
+    What is asked in one turn of the loop is one write. Reservations have a line of their own, so
+    they never wait behind settlements.
     """
 
     def __init__(
@@ -84,35 +86,48 @@ class RedisStore:
         timeout_s: float = 0.05,
         late_s: float = LATE_S,
         usage_days: int = USAGE_DAYS,
+        max_users_per_day: int = MAX_USERS_PER_DAY,
         prefix: str = "penstock:",
     ) -> None:
         """``client`` must not retry by itself and must not decode answers: see `connect`.
 
-        ``timeout_s`` bounds every call, connecting included. ``prefix`` must not contain a brace;
-        ValueError otherwise.
+        ``timeout_s`` bounds every call, connecting included. ``max_users_per_day``: see
+        `LimitStore.settle`. ``prefix`` must not contain a brace; ValueError otherwise.
         """
         if "{" in prefix or "}" in prefix:
             raise ValueError(f"the key prefix {prefix!r} must not contain braces: they tag slots")
         self._client = client
         self._timeout_s = timeout_s
         self._late_ms = round(late_s * 1_000)
-        self._usage_days = usage_days
+        self._usage_s = usage_days * 86_400
+        self._max_users = max_users_per_day
         self._prefix = prefix
-        self._settles: deque[_Call] = deque()
-        self._flusher: asyncio.Task[None] | None = None
+        self._listed: dict[date, set[str]] = {}
+        self._doubtful: OrderedDict[tuple[str, str], None] = OrderedDict()
+        if isinstance(client, RedisCluster):
+            self._reservations: Caller = ClusterCaller(client, timeout_s)
+            self._settlements: Caller = ClusterCaller(client, timeout_s)
+        else:
+            self._reservations = Line(client, timeout_s)
+            self._settlements = Line(client, timeout_s, connected=self._listed.clear)
 
     async def reserve(
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
     ) -> Verdict:
         """See `LimitStore.reserve`. Cancelled or timed out, it may have taken: the lease returns
         it, or an early `release`."""
-        reply = await self._reserve(slot, reservation_id, takes, lease_s, forced=False)
-        if not reply:
-            raise DuplicateReservation(slot, reservation_id)
-        granted, now_ms, *rest = reply
-        verdict = judge(takes, _states(rest), now_ms)
-        if isinstance(verdict, Granted) != bool(granted):
-            raise AssertionError(f"Redis and Python disagree on {takes} from {rest} at {now_ms}")
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self._timeout_s
+        while True:
+            reply = await self._reserve(slot, reservation_id, takes, lease_s, forced=False)
+            if not reply:
+                raise DuplicateReservation(slot, reservation_id)
+            if reply[0] != _ASK_AGAIN or loop.time() >= end_s:
+                break
+        granted, now_ms = reply[0] == 1, reply[1]
+        verdict = judge(takes, _states(reply, 2), now_ms)
+        if isinstance(verdict, Granted) != granted:
+            raise AssertionError(f"Redis and Python disagree on {takes} from {reply}")
         return verdict
 
     async def adopt(
@@ -120,6 +135,21 @@ class RedisStore:
     ) -> bool:
         """See `LimitStore.adopt`."""
         return bool(await self._reserve(slot, reservation_id, takes, lease_s, forced=True))
+
+    async def renew(self, slot: str, reservation_ids: Sequence[str], lease_s: float) -> int:
+        """See `LimitStore.renew`. One script call for up to 500 reservations."""
+        keys, lease_ms = self._keys(slot), round(lease_s * 1_000)
+        calls = [
+            self._settlements.call(
+                _RENEW,
+                keys,
+                orjson.dumps(
+                    [self._late_ms, lease_ms, *reservation_ids[start : start + _RENEW_AT_ONCE]]
+                ),
+            )
+            for start in range(0, len(reservation_ids), _RENEW_AT_ONCE)
+        ]
+        return sum(cast("list[int]", await asyncio.gather(*calls)))
 
     async def settle(
         self,
@@ -129,19 +159,31 @@ class RedisStore:
         usage: UsageRecord | None = None,
     ) -> bool:
         """See `LimitStore.settle`. Harmless to repeat after StoreUnavailable."""
-        arguments: Arguments = [self._late_ms, reservation_id, len(charges)]
+        doubtful = bool(self._doubtful) and (slot, reservation_id) in self._doubtful
+        remember_ms = round(REMEMBER_S * 1_000) if doubtful else 0
+        arguments: Arguments = [self._late_ms, reservation_id, remember_ms, len(charges)]
         for key, charge in charges.items():
             check_amount(f"charge to {key!r}", charge)
             arguments += (key, charge)
         keys = self._keys(slot)
         if usage is not None:
+            self._list(slot, usage.day)
             keys.append(self._usage_key(slot, usage.day))
-            arguments += (self._usage_days * 86_400, *_increments(usage))
-        answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._settles.append(_Call(_SETTLE, keys, orjson.dumps(arguments), answer))
-        if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush(), name="limit settlements")
-        return bool(await answer)
+            arguments += (
+                self._usage_s,
+                self._max_users,
+                _whose(usage, usage.user),
+                _whose(usage, OTHERS if usage.user else ""),
+                usage.requests,
+                usage.input_tokens,
+                usage.cached_tokens,
+                usage.output_tokens,
+                usage.cost_micros,
+            )
+        done = await self._settlements.call(_SETTLE, keys, orjson.dumps(arguments))
+        if doubtful:
+            self._doubtful.pop((slot, reservation_id), None)
+        return bool(done)
 
     async def release(self, slot: str, reservation_id: str) -> bool:
         """See `LimitStore.release`."""
@@ -149,32 +191,61 @@ class RedisStore:
 
     async def standing(self, slot: str, buckets: Sequence[Bucket]) -> list[Standing]:
         """See `LimitStore.standing`."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self._timeout_s
         arguments: Arguments = [self._late_ms]
         for bucket in buckets:
             arguments += (bucket.key, rule_text(bucket.rule))
-        now_ms, *rest = await self._run(_STANDING, self._keys(slot), arguments)
+        while True:
+            reply = await self._run(_STANDING, self._keys(slot), arguments)
+            if not reply[0] or loop.time() >= end_s:
+                break
         return [
-            standing(bucket, state, now_ms)
-            for bucket, state in zip(buckets, _states(rest), strict=True)
+            standing(bucket, state, reply[1])
+            for bucket, state in zip(buckets, _states(reply, 2), strict=True)
         ]
 
     async def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
-        """See `LimitStore.usage`. A round trip for each day, each with its own timeout."""
+        """See `LimitStore.usage`. A round trip for each day and 1,000 counts, each with its own
+        timeout."""
         rows: list[UsageRecord] = []
-        for offset in range((last - first).days + 1):
-            day = first + timedelta(days=offset)
-            key = self._usage_key(slot, day)
-            rows += _rows(day, cast("dict[bytes, bytes]", await self._ask("HGETALL", key)))
+        for day in _days(first, last):
+            fields: dict[bytes, bytes] = {}
+            key, cursor = self._usage_key(slot, day), 0
+            while True:
+                asked = self._client.hscan(key, cursor=cursor, count=_SCAN)
+                cursor, some = await in_time(
+                    cast("Awaitable[tuple[int, dict[bytes, bytes]]]", asked), self._timeout_s
+                )
+                fields.update(some)
+                if not cursor:
+                    break
+            rows += _rows(day, fields)
         return rows
+
+    async def usage_slots(self, first: date, last: date) -> list[str]:
+        """See `LimitStore.usage_slots`. Round trips like `usage`."""
+        slots: set[bytes] = set()
+        for day in _days(first, last):
+            cursor = 0
+            while True:
+                asked = self._client.sscan(self._listing_key(day), cursor=cursor, count=_SCAN)
+                cursor, some = await in_time(
+                    cast("Awaitable[tuple[int, list[bytes]]]", asked), self._timeout_s
+                )
+                slots.update(some)
+                if not cursor:
+                    break
+        return sorted(slot.decode() for slot in slots)
 
     async def check(self) -> None:
         """Return when Redis runs the scripts, with nothing held or taken."""
         await self._run(_STANDING, self._keys(""), [self._late_ms])
 
     async def close(self) -> None:
-        """Wait for the settlements that were given to it, then disconnect."""
-        if self._flusher is not None:
-            await self._flusher
+        """Wait for what was given to it, then disconnect."""
+        await self._reservations.close()
+        await self._settlements.close()
         await self._client.aclose()
 
     def _keys(self, slot: str) -> list[str]:
@@ -183,6 +254,9 @@ class RedisStore:
 
     def _usage_key(self, slot: str, day: date) -> str:
         return f"{self._prefix}{{t:{slot}}}:u:{day.isoformat()}"
+
+    def _listing_key(self, day: date) -> str:
+        return f"{self._prefix}u:{day.isoformat()}"
 
     async def _reserve(
         self,
@@ -199,85 +273,36 @@ class RedisStore:
         for take in takes:
             bucket = take.bucket
             arguments += (bucket.key, rule_text(bucket.rule), int(bucket.shadow), take.amount)
-        return await self._run(_RESERVE, self._keys(slot), arguments)
+        try:
+            return await self._run(_RESERVE, self._keys(slot), arguments)
+        except (StoreUnavailable, asyncio.CancelledError):
+            self._doubtful[slot, reservation_id] = None
+            if len(self._doubtful) > _MOST_DOUBTFUL:
+                self._doubtful.popitem(last=False)
+            raise
 
     async def _run(self, script: Script, keys: list[str], arguments: Arguments) -> list[int]:
-        """One script call; a second round trip when Redis has forgotten the script."""
-        try:
-            answer = await self._ask(
-                "EVALSHA", script.sha, len(keys), *keys, orjson.dumps(arguments)
-            )
-        except NoScriptError:
-            answer = await self._ask(
-                "EVAL", script.source, len(keys), *keys, orjson.dumps(arguments)
-            )
+        answer = await self._reservations.call(script, keys, orjson.dumps(arguments))
         return cast("list[int]", answer)
 
-    async def _ask(self, command: str, *arguments: Argument | bytes) -> object:
-        asked = cast("Awaitable[object]", self._client.execute_command(command, *arguments))
-        return await self._in_time(asked)
-
-    async def _in_time(self, asked: Awaitable[T]) -> T:
-        """Raises StoreUnavailable, or NoScriptError."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await asked
-        except NoScriptError:
-            raise
-        except (TimeoutError, RedisTimeoutError) as error:
-            raise StoreUnavailable(f"no answer within {self._timeout_s * 1_000:g} ms") from error
-        except (RedisConnectionError, RedisClusterException, OSError) as error:
-            raise StoreUnavailable(f"no connection: {error}", lost=True) from error
-        except RedisError as error:
-            raise StoreUnavailable(f"refused: {error}") from error
-
-    async def _flush(self) -> None:
-        try:
-            while self._settles:
-                batch = [self._settles.popleft() for _ in range(min(_BATCH, len(self._settles)))]
-                try:
-                    await self._send(batch)
-                except Exception as error:  # noqa: BLE001 - handed to the callers
-                    _LOG.exception("settlements cannot be sent")
-                    for call in batch:
-                        if not call.answer.done():
-                            call.answer.set_exception(error)
-        finally:
-            self._flusher = None
-
-    async def _send(self, batch: Sequence[_Call]) -> None:
-        """One round trip for all; a second one for those that met a Redis without the script.
-
-        When there is no answer, all that waits fails at once instead of a timeout later.
-        """
-        try:
-            answers = await self._pipeline(batch, by_sha=True)
-            unknown = [i for i, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-            if unknown:
-                again = await self._pipeline([batch[i] for i in unknown], by_sha=False)
-                for i, answer in zip(unknown, again, strict=True):
-                    answers[i] = answer
-        except StoreUnavailable as error:
-            for call in (*batch, *self._settles):
-                if not call.answer.done():
-                    call.answer.set_exception(StoreUnavailable(str(error), lost=error.lost))
-            self._settles.clear()
+    def _list(self, slot: str, day: date) -> None:
+        """Have the tenant listed among those with usage on that day, before its usage is there."""
+        listed = self._listed.get(day)
+        if listed is None:
+            listed = self._listed[day] = set()
+            while len(self._listed) > _LISTED_DAYS:
+                del self._listed[next(iter(self._listed))]
+        if slot in listed:
             return
-        for call, answer in zip(batch, answers, strict=True):
-            if call.answer.done():  # its caller was cancelled
-                continue
-            if isinstance(answer, int):
-                call.answer.set_result(answer)
-            else:
-                call.answer.set_exception(StoreUnavailable(f"refused: {answer}"))
+        listed.add(slot)
+        key = self._listing_key(day)
 
-    async def _pipeline(self, calls: Sequence[_Call], *, by_sha: bool) -> list[object]:
-        pipeline = self._client.pipeline(transaction=False)
-        for call in calls:
-            script = call.script.sha if by_sha else call.script.source
-            command = "EVALSHA" if by_sha else "EVAL"
-            pipeline.execute_command(command, script, len(call.keys), *call.keys, call.arguments)
-        return cast("list[object]", await self._in_time(pipeline.execute(raise_on_error=False)))
+        def done(answer: asyncio.Future[object]) -> None:
+            if answer.cancelled() or answer.exception() is not None:
+                listed.discard(slot)  # the next settlement lists it
+
+        self._settlements.send("SADD", key, slot).add_done_callback(done)
+        self._settlements.send("EXPIRE", key, self._usage_s).add_done_callback(done)
 
 
 def connect(url: str, *, timeout_s: float = 0.05, max_connections: int = 32) -> Redis:
@@ -295,6 +320,7 @@ def connect(url: str, *, timeout_s: float = 0.05, max_connections: int = 32) -> 
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         decode_responses=False,
+        protocol=2,
     )
     return Redis.from_pool(pool)
 
@@ -307,27 +333,27 @@ def connect_cluster(url: str, *, timeout_s: float = 0.05) -> RedisCluster:
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 0),
         decode_responses=False,
+        protocol=2,
     )
 
 
-def _states(numbers: Sequence[int]) -> list[State]:
-    return [State(*numbers[i : i + 3]) for i in range(0, len(numbers), 3)]
+def _states(numbers: Sequence[int], first: int) -> list[State]:
+    return [State(*numbers[i : i + 3]) for i in range(first, len(numbers), 3)]
 
 
-def _increments(usage: UsageRecord) -> Arguments:
-    whose = orjson.dumps([usage.key, usage.user, usage.model]).decode()
-    arguments: Arguments = []
-    for letter, name in _METRICS.items():
-        amount = cast("int", getattr(usage, name))
-        if amount:
-            arguments += (letter + whose, amount)
-    return arguments
+def _days(first: date, last: date) -> Iterable[date]:
+    return (first + timedelta(days=offset) for offset in range((last - first).days + 1))
+
+
+def _whose(usage: UsageRecord, user: str) -> str:
+    return orjson.dumps([usage.key, user, usage.model]).decode()
 
 
 def _rows(day: date, fields: Mapping[bytes, bytes]) -> list[UsageRecord]:
     counts: dict[bytes, dict[str, int]] = {}
     for name, value in fields.items():
-        counts.setdefault(name[1:], {})[_METRICS[chr(name[0])]] = int(value)
+        if name != _ROWS:
+            counts.setdefault(name[1:], {})[_METRICS[chr(name[0])]] = int(value)
     rows = []
     for whose, counted in counts.items():
         key, user, model = orjson.loads(whose)

@@ -1,22 +1,10 @@
-"""The Lua scripts of the Redis store, and how rules are written for them."""
+"""The Lua scripts of the Redis store."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import resources
-from typing import Final
-
-from policies.limits.types import CalendarWindow, Period, Rule, TokenBucket
-
-_WINDOWS: Final = {
-    Period.SECOND: "s",
-    Period.MINUTE: "m",
-    Period.HOUR: "h",
-    Period.DAY: "d",
-    Period.MONTH: "M",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +20,3 @@ class Script:
         folder = resources.files("gateway.limits")
         source = "\n".join(folder.joinpath(f"{part}.lua").read_text() for part in ("common", name))
         return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
-
-
-@lru_cache(maxsize=16_384)
-def rule_text(rule: Rule) -> str:
-    """As ``common.lua`` reads it."""
-    if isinstance(rule, TokenBucket):
-        return f"t {rule.capacity} {rule.refill} {rule.period_ms}"
-    if isinstance(rule, CalendarWindow):
-        return f"{_WINDOWS[rule.period]} {rule.limit}"
-    return f"c {rule.limit}"

@@ -1,27 +1,53 @@
--- ARGS: late_ms, reservation, number of charges, then for each: bucket key, amount; then, when
--- KEYS[4] is there: for how long usage is kept (s), then field and increment in turn.
+-- ARGS: late_ms, reservation, remember_ms (0: forget it at once), number of charges, then for each:
+-- bucket key, amount; then, when KEYS[4] is there: for how long usage is kept (s), most rows of a
+-- day, whose the usage is, to whom it is booked when that would be one row too many (the same:
+-- never), and by how much to increase METRICS.
+-- KEYS[4] hash: metric and whose -> sum; ROWS -> number of rows that count towards the most
 -- Returns 1, or 0 when the reservation is not known (any more).
 
-local id, charges = ARGS[2], {}
-local last = 3 + 2 * ARGS[3]
-for i = 4, last, 2 do charges[ARGS[i]] = ARGS[i + 1] end
+local METRICS = { 'n', 'i', 'h', 'o', 'c' }
+local ROWS = '#'
+
+local id, remember_ms, charges = ARGS[2], ARGS[3], {}
+local last = 4 + 2 * ARGS[4]
+for i = 5, last, 2 do charges[ARGS[i]] = ARGS[i + 1] end
 
 expire()
 local packed = redis.call('HGET', RESERVATIONS, id)
-if not packed then
-  save(0)
+local state, holds = DONE, {}
+if packed then
+  local _
+  _, state, holds = cmsgpack.unpack(packed)
+end
+if remember_ms > 0 then
+  redis.call('HSET', RESERVATIONS, id, cmsgpack.pack(now + remember_ms, DONE, {}))
+  redis.call('ZADD', LEASES, now + remember_ms, id)
+elseif state ~= DONE then
+  redis.call('HDEL', RESERVATIONS, id)
+  redis.call('ZREM', LEASES, id)
+end
+if state == DONE then
+  save(remember_ms)
   return 0
 end
-local _, ended, holds = cmsgpack.unpack(packed)
-redis.call('HDEL', RESERVATIONS, id)
-redis.call('ZREM', LEASES, id)
 for _, hold in ipairs(holds) do
-  settle(hold, ended == 1 and 0 or hold.amount, charges[hold.key] or 0)
+  settle(hold, state == RUNNING and hold.amount or 0, charges[hold.key] or 0)
   let_go(hold)
 end
 if KEYS[4] then
-  for i = last + 2, #ARGS, 2 do redis.call('HINCRBY', KEYS[4], ARGS[i], ARGS[i + 1]) end
-  redis.call('EXPIRE', KEYS[4], ARGS[last + 1])
+  local keep_s, most, whose, others = ARGS[last + 1], ARGS[last + 2], ARGS[last + 3], ARGS[last + 4]
+  if whose ~= others and redis.call('HEXISTS', KEYS[4], 'n' .. whose) == 0 then
+    if tonumber(redis.call('HGET', KEYS[4], ROWS) or 0) >= most then
+      whose = others
+    else
+      redis.call('HINCRBY', KEYS[4], ROWS, 1)
+    end
+  end
+  for i, metric in ipairs(METRICS) do
+    local amount = ARGS[last + 4 + i]
+    if amount ~= 0 or metric == 'n' then redis.call('HINCRBY', KEYS[4], metric .. whose, amount) end
+  end
+  redis.call('EXPIRE', KEYS[4], keep_s)
 end
-save(0)
+save(remember_ms)
 return 1

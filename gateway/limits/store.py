@@ -17,6 +17,10 @@ LATE_S = 3_600.0
 """How long after its lease's end a reservation can still be settled."""
 USAGE_DAYS = 400
 """How long usage rows are kept, by default."""
+MAX_USERS_PER_DAY = 10_000
+"""Most usage rows of a tenant and day that name a user, by default."""
+OTHERS = "(others)"
+"""User to whom usage is booked that would be one such row too many."""
 
 
 class StoreUnavailable(Exception):  # noqa: N818 - a state of the world, not a fault of the caller
@@ -76,6 +80,11 @@ class LimitStore(Protocol):
         """
         ...
 
+    async def renew(self, slot: str, reservation_ids: Sequence[str], lease_s: float) -> int:
+        """Let the leases of those that are still held (neither settled nor over) end ``lease_s``
+        seconds from now at the earliest; how many these are."""
+        ...
+
     async def settle(
         self,
         slot: str,
@@ -85,7 +94,8 @@ class LimitStore(Protocol):
     ) -> bool:
         """End a reservation: charge each bucket, by its key, instead of what was held, and add the
         usage, at once. A held bucket without a charge is charged 0; charges to buckets that are
-        not held (shadow ones that would have refused) are ignored.
+        not held (shadow ones that would have refused) are ignored. What is used by a user who
+        would be one row too many for the tenant and day is booked to `OTHERS`.
 
         False, and nothing done, when it was settled before or is unknown. After the lease's end it
         still charges, for `LATE_S`. Raises LimitError for a charge that cannot be.
@@ -102,6 +112,11 @@ class LimitStore(Protocol):
 
     async def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
         """One summed row for each day, key, user and model, in this order, both days included."""
+        ...
+
+    async def usage_slots(self, first: date, last: date) -> list[str]:
+        """The slots that have usage on any of the days, both included, by name. It may name one
+        whose settlements came to nothing."""
         ...
 
     async def check(self) -> None:

@@ -12,6 +12,7 @@ from gateway.telemetry import logs
 from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.observer import TelemetryObserver
 from gateway.telemetry.request_log import RequestLog
+from gateway.telemetry.tenant_metrics import TenantMetrics
 from picker.signals.scraper import ScrapeStats
 
 
@@ -21,6 +22,7 @@ class WorkerTelemetry:
     def __init__(self, role: str, known_model: Callable[[str], bool]) -> None:
         self._role = role
         self._metrics = PickerMetrics(known_model)
+        self.tenants = TenantMetrics()
         self._settings: Telemetry | None = None
         self._log: RequestLog | None = None
         self.observer = TelemetryObserver(self._metrics)

@@ -9,6 +9,7 @@ from typing import Final
 
 from picker.pipeline.rejection import Reason, Rejection
 from policies.limits.types import (
+    NOMINAL_MS,
     TOKEN_DIMENSIONS,
     Bucket,
     CalendarWindow,
@@ -36,6 +37,7 @@ _UNITS: Final = {
     Dimension.MONEY: "units of money",
 }
 _MICROS: Final = 1_000_000
+_NAMES: Final = {length_ms: period.value for period, length_ms in NOMINAL_MS.items()}
 
 
 def rate_headers(standings: Sequence[Standing], *, anthropic: bool, wall_s: float) -> Headers:
@@ -123,13 +125,15 @@ def _amount(bucket: Bucket, amount: int) -> str:
 
 
 def _period(bucket: Bucket) -> str:
-    if isinstance(bucket.rule, CalendarWindow):
-        return f" per {bucket.rule.period.value}"
-    if isinstance(bucket.rule, TokenBucket):
-        rule = bucket.rule
-        refill = _amount(bucket, rule.refill)
-        return f" at once, refilled by {refill} every {duration(rule.period_ms)}"
-    return ""
+    rule = bucket.rule
+    if isinstance(rule, CalendarWindow):
+        return f" per {rule.period.value}"
+    if not isinstance(rule, TokenBucket):
+        return ""
+    every = _NAMES.get(rule.period_ms, duration(rule.period_ms))
+    if rule.capacity == rule.refill:
+        return f" per {every}"
+    return f" at once, refilled by {_amount(bucket, rule.refill)} per {every}"
 
 
 def _least(standings: Iterable[Standing], dimensions: frozenset[Dimension]) -> Standing | None:

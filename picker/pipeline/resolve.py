@@ -6,6 +6,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from picker import names
+from picker.caller import Caller
 from picker.catalog import Catalog
 from picker.decision import Answer
 from picker.pipeline.context import RequestContext
@@ -27,7 +28,7 @@ class Resolve:
         if context.head.method in ("GET", "HEAD") and (
             path == _MODELS or path.startswith(_MODELS + "/")
         ):
-            context.answer = self._models(path)
+            context.answer = self._models(path, context.caller)
             return
         asked = context.fields.model if context.fields is not None else None
         if asked is not None and len(asked) > _MAX_NAME_CHARS:
@@ -80,9 +81,13 @@ class Resolve:
         if context.pool is None:
             raise Rejection(Reason.NO_ENDPOINTS, "No pool is configured.")
 
-    def _models(self, path: str) -> Answer:
+    def _models(self, path: str, caller: Caller) -> Answer:
         wanted = unquote(path.removeprefix(_MODELS).strip("/"))
-        body = self._catalog.model(wanted) if wanted else self._catalog.listing()
+        body = None
+        if not wanted:
+            body = self._catalog.listing(caller.may_use)
+        elif caller.may_use(wanted):
+            body = self._catalog.model(wanted)
         if body is None:
             raise Rejection(
                 Reason.MODEL_NOT_FOUND, f"The model {wanted!r} does not exist here.", param="model"

@@ -111,6 +111,7 @@ class LocalPeers:
             streamed_events=report.streamed_events,
             ttft_s=report.ttft_s,
             duration_s=report.duration_s,
+            reasoning_tokens=report.reasoning_tokens,
             upstream_failed=report.upstream_failed,
         )
         self._add(state_pb2.Event(finished=event))
@@ -208,5 +209,6 @@ def _report(event: state_pb2.Finished) -> Report:
         streamed_events=event.streamed_events,
         ttft_s=event.ttft_s if event.HasField("ttft_s") else None,
         duration_s=event.duration_s,
+        reasoning_tokens=event.reasoning_tokens if event.HasField("reasoning_tokens") else None,
         upstream_failed=event.upstream_failed,
     )

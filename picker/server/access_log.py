@@ -19,6 +19,7 @@ from picker.completion import Report
 from picker.core import Picker
 from picker.events import Rejected, RequestLabels
 from picker.server import wire
+from picker.server.usage import produced
 
 log = logging.getLogger(__name__)
 
@@ -131,18 +132,22 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
         ttft_s = max(0.0, (int(first_byte) - started_us) / 1e6)
     elif status == 200 and not failed:
         ttft_s = common.time_to_first_upstream_rx_byte.ToNanoseconds() / 1e9 or None
+    reason = _reason(status, flags, failed=failed)
+    streamed = (_count(seen["events"]) or 0) if "events" in seen else 0
     return Report(
         id=decision[key].string_value,
         owner=decision["picker"].string_value,
         address=_address(common.upstream_remote_address),
         status=status,
-        reason=_reason(status, flags, failed=failed),
+        reason=reason,
         input_tokens=_input_tokens(usage),
-        output_tokens=usage.get("output"),
+        output_tokens=produced(usage.get("output"), streamed, whole=reason == "ok"),
         cached_tokens=usage.get("cached", usage.get("cache_read")),
-        streamed_events=_count(seen["events"]) or 0 if "events" in seen else 0,
+        streamed_events=streamed,
         ttft_s=ttft_s,
         duration_s=duration_s,
+        reasoning_tokens=usage.get("reasoning"),
+        ticket=decision[names.TICKET].string_value if names.TICKET in decision else "",
         upstream_failed=failed,
     )
 

@@ -11,12 +11,10 @@ from typing import Final
 
 import orjson
 
-from picker.server.usage import HAS_USAGE, Usage
+from picker.server.usage import Usage, tokens_in
 
 _EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
 _EVENT_END_BYTES: Final = 4
-_NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
-_FILLED_USAGE: Final = re.compile(rb'"usage"\s*:\s*\{\s*"')
 _DONE: Final = b"[DONE]"
 _MAX_HELD_BYTES: Final = 8 * 1024 * 1024
 """An answer or event longer than this passes without its usage being read."""
@@ -33,7 +31,7 @@ class ResponseReader:
         legible = headers.get("content-encoding", "identity") == "identity"
         self.usage = Usage()
         self.events = 0
-        """Events of a stream but for its end mark."""
+        """Tokens of output that the events of a stream show."""
         self._sse = legible and kind.startswith("text/event-stream")
         self._json = legible and not self._sse and "json" in kind
         self._strip = strip_usage and self._sse
@@ -68,7 +66,7 @@ class ResponseReader:
         rest = bytes(self._held)
         self._held.clear()
         if self._json:
-            self.usage.read(rest)
+            self.usage.take(_parsed(rest))
             return self._renamer.flush() if self._renamer is not None else b""
         last = self._event(rest)  # a stream may end without an empty line
         return last if self.changes_length else b""
@@ -87,22 +85,36 @@ class ResponseReader:
         return bytes(out) if self.changes_length else data
 
     def _event(self, event: bytes) -> bytes:
-        lines = [line[5:].strip() for line in event.splitlines() if line.startswith(b"data:")]
+        name, lines = b"", []
+        for line in event.splitlines():
+            if line.startswith(b"data:"):
+                lines.append(line[5:].strip())
+            elif line.startswith(b"event:"):
+                name = line[6:].strip()
         payload = b"\n".join(lines)
-        if not payload:
-            return event
-        if HAS_USAGE.search(payload):
-            self.usage.read(payload)
-            if self._strip and _is_usage_only(payload):
+        if payload and payload != _DONE:
+            document = _parsed(payload)
+            self.usage.take(document)
+            if self._strip and _is_usage_only(document):
                 return b""
-        if payload != _DONE:
-            self.events += 1
+            self.events += tokens_in(name.decode("utf-8", "replace"), document)
         return event if self._renamer is None else self._renamer.whole(event)
 
 
-def _is_usage_only(payload: bytes) -> bool:
-    return bool(
-        _NO_CHOICES.search(payload) and _FILLED_USAGE.search(payload) and b'"error"' not in payload
+def _parsed(text: bytes) -> object:
+    """None for what is not JSON: it passes, and reports nothing."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _is_usage_only(document: object) -> bool:
+    return (
+        isinstance(document, dict)
+        and document.get("choices") == []
+        and bool(document.get("usage"))
+        and "error" not in document
     )
 
 

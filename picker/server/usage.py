@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
-
-import orjson
-
-HAS_USAGE: Final = re.compile(rb'"usage"\s*:\s*\{')
 
 
 @dataclass(slots=True)
@@ -20,22 +14,22 @@ class Usage:
     """Of the whole prompt, cached or not."""
     output_tokens: int | None = None
     cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    """Part of the output."""
 
-    def read(self, text: bytes) -> None:
-        """Take what a JSON answer or an event of a stream reports; invalid JSON reports nothing."""
-        try:
-            document = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            return
+    def take(self, document: object) -> None:
+        """What a JSON answer or an event of a stream reports."""
         if not isinstance(document, dict):
             return
-        # In streams: response.completed of the Responses API, Anthropic's message_start.
-        for holder in (document, document.get("response"), document.get("message")):
+        # In streams: response.completed of the Responses API, Anthropic's message_start, whose
+        # output is 0 or 1: a stream that is broken off would count as that.
+        for place in ("", "response", "message"):
+            holder = document.get(place) if place else document
             usage = holder.get("usage") if isinstance(holder, dict) else None
             if isinstance(usage, dict):
-                self._take(usage)
+                self._take(usage, premature=place == "message")
 
-    def _take(self, usage: Mapping[str, object]) -> None:
+    def _take(self, usage: Mapping[str, object], *, premature: bool) -> None:
         whole = _count(usage, "prompt_tokens")
         given = _count(usage, "input_tokens")
         read = _count(usage, "cache_read_input_tokens")
@@ -47,15 +41,61 @@ class Usage:
             self.input_tokens = whole
         for name in ("completion_tokens", "output_tokens"):
             produced = _count(usage, name)
-            if produced is not None:
+            if produced is not None and not premature:
                 self.output_tokens = produced
         cached = read
         for key in ("prompt_tokens_details", "input_tokens_details"):
-            details = usage.get(key)
-            if cached is None and isinstance(details, dict):
-                cached = _count(details, "cached_tokens")
+            if cached is None:
+                cached = _detail(usage, key, "cached_tokens")
         if cached is not None:
             self.cached_tokens = cached
+        for key in ("completion_tokens_details", "output_tokens_details"):
+            reasoning = _detail(usage, key, "reasoning_tokens")
+            if reasoning is not None:
+                self.reasoning_tokens = reasoning
+
+
+def produced(reported: int | None, streamed: int, *, whole: bool) -> int | None:
+    """Tokens of output of a response; None: not known. One that broke off may have reported less
+    than it had streamed: in mid-stream usage is that of one choice, of several."""
+    if whole or not streamed:
+        return reported
+    return max(reported or 0, streamed)
+
+
+def tokens_in(name: str, document: object) -> int:
+    """Tokens of output in an event of a stream: one as a rule, more where it lists them. ``name``:
+    the event's, "" without one. On the fast path ``filters.lua`` counts the same."""
+    if not isinstance(document, dict) or document.get("error") is not None:
+        return 0
+    choices = document.get("choices")
+    if not name and isinstance(choices, list):
+        return _in_choice(choices[0]) if choices else 0
+    kind = name or document.get("type", "delta")
+    # Anthropic's and the Responses API name their events, and only some are output.
+    if not isinstance(kind, str) or not kind.endswith("delta") or kind == "message_delta":
+        return 0
+    delta = document.get("delta")
+    signature = isinstance(delta, dict) and delta.get("type") == "signature_delta"
+    return 0 if signature else 1
+
+
+def _in_choice(choice: object) -> int:
+    if not isinstance(choice, dict):
+        return 1
+    ids = choice.get("token_ids")
+    if isinstance(ids, list) and ids:
+        return len(ids)
+    delta = choice.get("delta")
+    if isinstance(delta, dict) and delta.get("role") is not None:
+        # A chunk with a role and nothing else opens a choice: no token is in it yet.
+        return int(any(value for key, value in delta.items() if key != "role"))
+    return 1
+
+
+def _detail(usage: Mapping[str, object], part: str, name: str) -> int | None:
+    details = usage.get(part)
+    return _count(details, name) if isinstance(details, dict) else None
 
 
 def _count(usage: Mapping[str, object], name: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValueOption, Metadata
@@ -21,7 +22,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 )
 from envoy.type.v3.http_status_pb2 import HttpStatus
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 
 from picker import names
 from picker.decision import Answer, Decision, RequestHead
@@ -30,6 +31,10 @@ BODY_CHUNK_BYTES: Final = 62_000
 """Largest body message; Envoy's default buffer takes no larger one."""
 ANSWER_DETAILS: Final = "penstock"
 """Response code details of what the picker answers itself."""
+
+_MISSING: Final = "Jwt is missing"
+"""What Envoy says when there was no token."""
+_NO_CLAIMS: Final[Mapping[str, object]] = MappingProxyType({})
 
 Headers: TypeAlias = Sequence[tuple[str, str]]
 
@@ -67,13 +72,52 @@ def request_head(message: ProcessingRequest, received_s: float) -> RequestHead:
     path = headers.get(":path")
     if path is None:
         path = next((headers[name] for name in names.ORIGINAL_PATHS if name in headers), "/")
+    claims, claims_error = _claims(message.metadata_context)
     return RequestHead(
         method=headers.get(":method", "POST"),
         path=path.partition("?")[0],
         headers=headers,
         subset=_subset(message.metadata_context),
         received_s=received_s,
+        claims=claims,
+        claims_error=claims_error,
     )
+
+
+def _claims(metadata: Metadata) -> tuple[Mapping[str, object], str]:
+    """Of the token that the gateway has verified, and why it refused one."""
+    namespace = metadata.filter_metadata.get(names.JWT_NAMESPACE)
+    if namespace is None:
+        return _NO_CLAIMS, ""
+    if names.CLAIMS in namespace.fields:
+        return _plain_struct(namespace.fields[names.CLAIMS].struct_value), ""
+    if names.CLAIMS_FAILED not in namespace.fields:
+        return _NO_CLAIMS, ""
+    failed = namespace.fields[names.CLAIMS_FAILED].struct_value
+    error = failed.fields["message"].string_value if "message" in failed.fields else ""
+    return _NO_CLAIMS, "" if error == _MISSING else error or "the token was refused"
+
+
+def _plain_struct(struct: Struct) -> dict[str, object]:
+    return {key: _plain(value) for key, value in struct.fields.items()}
+
+
+def _plain(value: Value) -> object:
+    """As JSON has it: whole numbers are ints."""
+    match value.WhichOneof("kind"):
+        case "string_value":
+            text: str = value.string_value
+            return text
+        case "number_value":
+            number: float = value.number_value
+            return int(number) if number.is_integer() else number
+        case "bool_value":
+            return bool(value.bool_value)
+        case "list_value":
+            return [_plain(item) for item in value.list_value.values]
+        case "struct_value":
+            return _plain_struct(value.struct_value)
+    return None
 
 
 def _subset(metadata: Metadata) -> frozenset[str] | None:

@@ -56,20 +56,30 @@ class OutputQuantile:
     ) -> None:
         """``share`` 0..1 of requests to stay below the estimate. Raises ValueError naming what is
         out of range."""
-        if not 0.0 < share <= 1.0:
-            raise ValueError(f"share must be above 0 and at most 1, got {share:g}")
         if not 0.5 <= decay < 1.0:
             raise ValueError(f"decay must be from 0.5 to below 1, got {decay:g}")
+        if enough < 1 or max_keys < 2:
+            raise ValueError(f"enough must be >= 1 and max_keys >= 2, got {enough}, {max_keys}")
+        self._decay, self._enough, self._max_keys = decay, enough, max_keys
+        self._histograms: OrderedDict[tuple[str | None, str], _Histogram] = OrderedDict()
+        self.configure(
+            share=share, min_tokens=min_tokens, max_tokens=max_tokens, prior_tokens=prior_tokens
+        )
+
+    def configure(
+        self, *, share: float, min_tokens: int, max_tokens: int, prior_tokens: int
+    ) -> None:
+        """Other bounds from now on; what was learned stays. Raises ValueError naming what is out of
+        range."""
+        if not 0.0 < share <= 1.0:
+            raise ValueError(f"share must be above 0 and at most 1, got {share:g}")
         if not 0 <= min_tokens <= prior_tokens <= max_tokens <= MAX_OUTPUT_TOKENS:
             raise ValueError(
                 "min_tokens, prior_tokens and max_tokens must ascend from 0 to"
                 f" {MAX_OUTPUT_TOKENS}, got {min_tokens}, {prior_tokens}, {max_tokens}"
             )
-        if enough < 1 or max_keys < 2:
-            raise ValueError(f"enough must be >= 1 and max_keys >= 2, got {enough}, {max_keys}")
-        self._share, self._decay, self._enough, self._max_keys = share, decay, enough, max_keys
+        self._share = share
         self._min, self._max, self._prior = min_tokens, max_tokens, prior_tokens
-        self._histograms: OrderedDict[tuple[str | None, str], _Histogram] = OrderedDict()
 
     def tokens(self, tenant: str, model: str, declared_max_tokens: int | None = None) -> int:
         """Output tokens to reserve: min_tokens..max_tokens, at most what the request declares."""

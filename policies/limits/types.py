@@ -157,6 +157,9 @@ class Hold:
     take: Take
     at_ms: int
     """The bucket's `State.at_ms` when it was taken: for a calendar window, the window's start."""
+    epoch: int = 0
+    """How many rules of another kind the bucket had had by then: what is held of a bucket that
+    starts afresh under another kind of rule is not in it any more."""
 
 
 @dataclass(frozen=True, slots=True)

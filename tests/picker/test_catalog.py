@@ -92,7 +92,7 @@ def test_the_list_has_every_name_once() -> None:
     )
     one = pool("a", {"1.1.1.1:1": [BASE, LORA], "1.1.1.2:1": [BASE]}, declared=("base", "later"))
     made = catalog(one, pool("b", {"2.2.2.2:1": [BASE]}), rules=rules)
-    listed = orjson.loads(made.listing())["data"]
+    listed = orjson.loads(made.listing(lambda _: True))["data"]
     assert sorted(entry["id"] for entry in listed) == ["alias", "base", "later", "lora"]
     by_id = {entry["id"]: entry for entry in listed}
     assert by_id["lora"]["parent"] == "base"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest_asyncio
 from aiohttp import ClientSession, web
 
+from gateway.admin.access import Access
 from gateway.admin.api import application, metrics_application
 from gateway.admin.status import (
     ConfigStatus,
@@ -23,6 +24,7 @@ from gateway.admin.status import (
     ReplicaStatus,
     UnknownEndpointError,
 )
+from gateway.control.accounts import AccountsClient
 
 NOON = datetime(2027, 1, 15, 12, tzinfo=UTC)
 
@@ -69,6 +71,17 @@ class Source:
         self.drained.append((pool, address, draining))
 
 
+class NoTenants:
+    """A configuration without tenants."""
+
+    tenants = None
+    accounts = AccountsClient(list)
+    currency = "USD"
+
+
+OPEN = Access(lambda: None)
+
+
 @pytest_asyncio.fixture
 async def source() -> Source:
     return Source()
@@ -85,7 +98,7 @@ async def _serve(app: web.Application) -> AsyncIterator[ClientSession]:
 
 @pytest_asyncio.fixture
 async def client(source: Source, tmp_path: Path) -> AsyncIterator[ClientSession]:
-    async for each in _serve(application(source, tmp_path)):
+    async for each in _serve(application(source, NoTenants(), OPEN, tmp_path)):
         yield each
 
 
@@ -141,7 +154,7 @@ async def test_gauges_vanish_with_their_endpoint(client: ClientSession, source: 
 
 
 async def test_metrics_alone_on_a_second_port(source: Source, tmp_path: Path) -> None:
-    async for client in _serve(metrics_application(source, tmp_path)):
+    async for client in _serve(metrics_application(source, OPEN, tmp_path)):
         async with client.get("/metrics", headers={"Host": "gateway.example"}) as answer:
             assert answer.status == 200
         assert (await _get(client, "/api/status"))[0] == 404
@@ -229,3 +242,10 @@ async def test_the_page_needs_nothing_from_elsewhere_and_writes_only_text(
     assert not re.search(r"(src|href)=\"?(https?:)?//", html)
     assert "innerHTML" not in html
     assert "{{" not in html
+
+
+async def test_without_tenants_it_says_what_to_configure(client: ClientSession) -> None:
+    for path in ("tenants", "tenants/acme", "keys", "limits?tenant=acme", "usage"):
+        status, body = await _get(client, f"/api/{path}")
+        assert (status, body["error"]["code"]) == (404, "tenants_off")
+        assert "identity: {api_keys: true}" in body["error"]["message"]

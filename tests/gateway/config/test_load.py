@@ -45,8 +45,16 @@ def test_every_example_is_accepted(path: Path) -> None:
 
 
 def test_an_empty_file_is_the_defaults(write: Write) -> None:
-    assert load(write("")) == Config()
-    assert load(write("# nothing\n")) == Config()
+    for text in ("", "# nothing\n"):
+        path = write(text)
+        assert load(path) == Config(state_dir=path.parent / "penstock-state")
+
+
+def test_the_state_is_beside_the_file_or_where_it_says(write: Write) -> None:
+    path = write("")
+    assert load(path).state_file == path.parent / "penstock-state" / "penstock.db"
+    path = write("state_dir: there")
+    assert load(path).state_file == path.parent / "there" / "penstock.db"
 
 
 def test_values_arrive(write: Write) -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.limits.journal import Journal
+from gateway.limits.memory import MemoryStore
 from gateway.limits.redis_store import RedisStore, connect
+from gateway.limits.store import LimitStore
 from tests.gateway.limits.redis_server import RedisServer
 
 
@@ -41,5 +44,22 @@ def own_redis() -> Iterator[RedisServer]:
 async def store(redis_server: RedisServer) -> AsyncIterator[RedisStore]:
     """Patient, so that a busy machine fails no test."""
     store = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
+    yield store
+    await store.close()
+
+
+@pytest.fixture(params=["memory", "journal", "redis"])
+async def any_store(
+    request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path
+) -> AsyncIterator[LimitStore]:
+    """Each store in turn; none names more than 3 users of a tenant a day."""
+    store: LimitStore
+    if request.param == "redis":
+        client = connect(redis_server.url, timeout_s=10)
+        store = RedisStore(client, timeout_s=10, max_users_per_day=3)
+    elif request.param == "journal":
+        store = MemoryStore(journal=Journal(tmp_path / "penstock.db", max_users_per_day=3))
+    else:
+        store = MemoryStore(max_users_per_day=3)
     yield store
     await store.close()

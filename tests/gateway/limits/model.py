@@ -25,8 +25,21 @@ def window(period: Period, at_ms: int) -> str:
     return text[: cut[period]]
 
 
+Taken = tuple[int, str]
+"""In which of the bucket's lives, and in which window."""
+
+
+def kind(rule: Rule) -> object:
+    return rule.period if isinstance(rule, CalendarWindow) else type(rule)
+
+
 class ModelBucket:
     def __init__(self, rule: Rule, now_ms: int) -> None:
+        self.lives = 0
+        self.begin(rule, now_ms)
+
+    def begin(self, rule: Rule, now_ms: int) -> None:
+        self.lives += 1
         self.rule = rule
         self.now_ms = now_ms
         self.level = Fraction(rule.capacity if isinstance(rule, TokenBucket) else 0)
@@ -44,6 +57,8 @@ class ModelBucket:
         self.now_ms = now_ms
 
     def change(self, rule: Rule) -> None:
+        if kind(rule) != kind(self.rule):
+            self.begin(rule, self.now_ms)
         if isinstance(rule, TokenBucket) and rule != self.rule:
             assert isinstance(self.rule, TokenBucket)
             full = self.level == self.rule.capacity
@@ -59,15 +74,18 @@ class ModelBucket:
             return self.rule.limit - self.used[self.window()]
         return self.rule.limit - self.held
 
-    def take(self, amount: int) -> str:
+    def take(self, amount: int) -> Taken:
         self.level -= amount
         self.held += amount
         if isinstance(self.rule, CalendarWindow):
             self.used[self.window()] += amount
-            return self.window()
-        return ""
+            return self.lives, self.window()
+        return self.lives, ""
 
-    def settle(self, held: int, charge: int, taken_in: str) -> None:
+    def settle(self, held: int, charge: int, taken: Taken) -> None:
+        life, taken_in = taken
+        if life != self.lives:
+            held = 0
         self.held -= held
         if isinstance(self.rule, TokenBucket):
             self.level = min(Fraction(self.rule.capacity), self.level + held - charge)
@@ -79,7 +97,7 @@ class ModelBucket:
 
 @dataclass
 class ModelReservation:
-    takes: list[tuple[Take, str]]
+    takes: list[tuple[Take, Taken]]
     lease_until_ms: int
     expired: bool = False
 
@@ -148,6 +166,13 @@ class Model:
             [bucket for bucket in lacking if bucket.shadow],
             [max(0, self.look(take.bucket).has()) for take in takes],
         )
+
+    def renew(self, ids: Sequence[str], lease_ms: int) -> int:
+        held = [r for id_ in ids if (r := self.reservations.get(id_)) and not r.expired]
+        for reservation in held:
+            lease_until_ms = self.now_ms + lease_ms
+            reservation.lease_until_ms = max(reservation.lease_until_ms, lease_until_ms)
+        return len(held)
 
     def settle(self, id_: str, charges: Mapping[str, int]) -> bool:
         reservation = self.reservations.pop(id_, None)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import redis
@@ -74,10 +75,20 @@ def _install() -> str:
 class RedisServer:
     """Started, killed, frozen and started again by its own pid."""
 
-    def __init__(self, folder: Path, *, cluster: bool = False) -> None:
-        """``cluster``: a cluster's node, which listens on ``port`` of 127.0.0.1, too."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        cluster: bool = False,
+        options: Sequence[str] = (),
+        password: str | None = None,
+    ) -> None:
+        """``cluster``: a cluster's node, which listens on ``port`` of 127.0.0.1, too. ``options``
+        are added to the command line; ``password`` is the one that they set, if any."""
         self._folder = folder
         self._cluster = cluster
+        self._options = options
+        self._password = password
         self.port = 0
         self.socket = folder / "redis.sock"
         self.url = f"unix://{self.socket}"
@@ -95,10 +106,10 @@ class RedisServer:
 
     def _started(self) -> str | None:
         """What it said if it does not answer."""
-        options: list[str] = []
+        options = list(self._options)
         if self._cluster:
             self.port, bus = random.SystemRandom().sample(_PORTS, 2)
-            options = [
+            options += [
                 "--bind",
                 "127.0.0.1",
                 "--cluster-enabled",
@@ -130,7 +141,7 @@ class RedisServer:
 
     def ask(self, *command: str | int) -> object:
         """One command on a connection of its own."""
-        with redis.Redis.from_url(self.url, socket_timeout=20) as client:
+        with redis.Redis.from_url(self.url, socket_timeout=20, password=self._password) as client:
             answer: object = client.execute_command(*command)
             return answer
 

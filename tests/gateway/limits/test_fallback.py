@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import date
 from fractions import Fraction
@@ -39,7 +40,12 @@ def used(tokens: int) -> UsageRecord:
 
 @asynccontextmanager
 async def limits(
-    server: RedisServer, mode: Mode, *, failures: int = 3, timeout_s: float = 2.0
+    server: RedisServer,
+    mode: Mode,
+    *,
+    failures: int = 3,
+    timeout_s: float = 2.0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[FallbackStore]:
     store = FallbackStore(
         RedisStore(connect(server.url, timeout_s=timeout_s), timeout_s=timeout_s),
@@ -48,6 +54,7 @@ async def limits(
         failures=failures,
         retry_s=0.01,
         max_retry_s=0.05,
+        clock=clock,
     )
     yield store
     await store.close()
@@ -169,6 +176,50 @@ async def test_empty_restart_adopts_what_is_in_flight(own_redis: RedisServer) ->
         assert await store.settle("acme", "one", {"t": 6}, used(6))
         assert await standing(store) == [90, 5]
         assert await tokens_counted(store) == (2, 10)
+
+
+async def test_leases_are_renewed_while_the_store_is_away_and_adopted_as_long(
+    own_redis: RedisServer,
+) -> None:
+    now_s = 0.0
+    async with limits(own_redis, Mode.OPEN, clock=lambda: now_s) as store:
+        await store.reserve("acme", "before", TAKES, LEASE_S)
+        await store.reserve("acme", "ends", TAKES, LEASE_S)
+        own_redis.kill()
+        await store.reserve("acme", "here", TAKES, LEASE_S)
+        assert store.down
+        now_s = LEASE_S - 1
+        assert await store.renew("acme", ["before", "here", "unknown"], 600) == 2
+        now_s = LEASE_S + 1
+        assert await store.renew("acme", ["before", "here", "ends"], 600) == 2
+        own_redis.start()
+        await recovered(store)
+        assert await standing(store) == [80, 3]
+        left_ms = [lease_left_ms(own_redis, name) for name in ("before", "here")]
+        assert all(500_000 < left <= 600_000 for left in left_ms)
+        assert await store.settle("acme", "here", {"t": 5}, used(5))
+        assert await store.renew("acme", ["before", "here"], 600) == 1
+        assert store.counters.adopted == 2
+
+
+async def test_leases_that_were_renewed_without_a_frozen_store_are_renewed_there(
+    own_redis: RedisServer,
+) -> None:
+    async with limits(own_redis, Mode.CLOSED, timeout_s=0.5) as store:
+        assert isinstance(await store.reserve("acme", "r", TAKES, LEASE_S), Granted)
+        own_redis.signal(signal.SIGSTOP)
+        assert await store.renew("acme", ["r"], 600) == 1
+        assert not store.down
+        own_redis.signal(signal.SIGCONT)
+        async with asyncio.timeout(60):
+            while lease_left_ms(own_redis, "r") < 500_000:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        assert await store.release("acme", "r")
+
+
+def lease_left_ms(server: RedisServer, reservation_id: str) -> float:
+    ends_ms = server.ask("ZSCORE", "penstock:{t:acme}:x", reservation_id)
+    return float(str(ends_ms)) - time.time() * 1_000
 
 
 async def test_settlements_that_wait_are_bounded(own_redis: RedisServer) -> None:

@@ -8,10 +8,12 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Coroutine
 from datetime import date
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from gateway.limits.redis_store import RedisStore, connect, connect_cluster
 from gateway.limits.store import DuplicateReservation, StoreUnavailable, UsageRecord
@@ -26,7 +28,10 @@ from policies.limits.types import (
 )
 from policies.limits.types import TokenBucket as Tokens
 from policies.limits.verdict import Granted
+from tests.gateway.limits import script_clock
+from tests.gateway.limits.certificate import self_signed
 from tests.gateway.limits.redis_server import RedisServer
+from tests.real.ports import free_port
 
 DAY = date(2026, 3, 1)
 TEN = Bucket("ten", Dimension.REQUESTS, CalendarWindow(10, Period.MONTH), "ten a month")
@@ -131,6 +136,9 @@ async def test_every_key_is_of_the_tenants_hash_slot_and_expires(
     await store.settle(slot, "s", {"ten": 1}, UsageRecord(DAY, "k", "u", "m", 3, 0, 0, 0))
     keys = redis_server.ask("KEYS", "*")
     assert isinstance(keys, list)
+    listing = b"penstock:u:2026-03-01"  # of all tenants, and touched by no script
+    assert int(str(redis_server.ask("TTL", listing.decode()))) > 31 * 86_400
+    keys.remove(listing)
     assert len(keys) == 4
     tags = {re.findall(rb"\{(.*?)\}", key)[0] for key in keys}
     assert len(tags) == 1
@@ -188,6 +196,82 @@ async def test_usage_by_day_key_user_and_model(store: RedisStore) -> None:
     assert await store.usage("other", DAY, later) == []
 
 
+async def test_all_of_many_ended_leases_are_back_before_anybody_is_denied(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_clock.install(redis_server, monkeypatch)
+    client = connect(redis_server.url, timeout_s=10)
+    store = RedisStore(client, timeout_s=10)
+    bucket = Bucket("m", Dimension.REQUESTS, CalendarWindow(3_500, Period.MONTH))
+    now_ms = 1_772_400_000_000
+    await client.mset(script_clock.keys_at(now_ms))
+    for i in range(0, 3_500, 100):
+        some = (store.reserve("acme", f"r{i + j}", [Take(bucket, 1)], 60) for j in range(100))
+        assert all(isinstance(verdict, Granted) for verdict in await asyncio.gather(*some))
+    assert not isinstance(await store.reserve("acme", "next", [Take(bucket, 1)], 60), Granted)
+    await client.mset(script_clock.keys_at(now_ms + 60_000))
+    assert isinstance(await store.reserve("acme", "next", [Take(bucket, 3_500)], 60), Granted)
+    await client.mset(script_clock.keys_at(now_ms + 4 * 3_600_000))
+    assert [s.remaining for s in await store.standing("acme", [bucket])] == [3_500]
+    await store.close()
+
+
+async def test_tenants_are_listed_anew_when_redis_comes_back_empty(own_redis: RedisServer) -> None:
+    store = RedisStore(connect(own_redis.url, timeout_s=10), timeout_s=10)
+    usage = UsageRecord(DAY, "k", "u", "m", 3, 0, 0, 0)
+    for attempt in ("before", "after"):
+        await store.reserve("acme", attempt, [], 60)
+        assert await store.settle("acme", attempt, {}, usage)
+        assert await store.usage_slots(DAY, DAY) == ["acme"]
+        own_redis.kill()
+        with pytest.raises(StoreUnavailable):
+            await store.settle("acme", attempt, {}, usage)
+        own_redis.start()
+    await store.close()
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run])
+@pytest.mark.parametrize("scheme", ["unix", "redis", "rediss"])
+def test_connects_with_a_password_to_a_database_on_every_kind_of_url(
+    scheme: str, runner: Callable[[Coroutine[None, None, None]], None], tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="pk") as folder:
+        port = free_port()
+        options = ["--requirepass", "secret"]
+        if scheme == "rediss":
+            certificate, key = self_signed(tmp_path)
+            options += ["--tls-port", str(port), "--tls-auth-clients", "no"]
+            options += ["--tls-cert-file", str(certificate), "--tls-key-file", str(key)]
+            url = f"rediss://:secret@127.0.0.1:{port}/3?ssl_ca_certs={certificate}"
+        elif scheme == "redis":
+            options += ["--port", str(port)]
+            url = f"redis://:secret@127.0.0.1:{port}/3"
+        else:
+            url = f"unix://:secret@{folder}/redis.sock?db=3"
+        server = RedisServer(Path(folder), options=options, password="secret")
+        server.start()
+
+        async def use() -> None:
+            store = RedisStore(connect(url, timeout_s=10), timeout_s=10)
+            some = (store.reserve("acme", f"r{i}", [Take(TEN, 1)], 60) for i in range(20))
+            granted = [isinstance(verdict, Granted) for verdict in await asyncio.gather(*some)]
+            assert sum(granted) == 10
+            assert await store.renew("acme", [f"r{i}" for i in range(20)], 60) == 10
+            assert await store.settle("acme", "r0", {"ten": 1})
+            await store.close()
+            wrong = url.replace("secret", "wrong")
+            stranger = RedisStore(connect(wrong, timeout_s=10), timeout_s=10)
+            with pytest.raises(StoreUnavailable, match="invalid username-password"):
+                await stranger.reserve("acme", "s", [Take(TEN, 1)], 60)
+            await stranger.close()
+
+        try:
+            runner(use())
+            assert "db3" in str(server.ask("INFO", "keyspace"))
+        finally:
+            server.kill()
+
+
 async def test_runs_in_a_cluster() -> None:
     with tempfile.TemporaryDirectory(prefix="pk") as folder:
         server = RedisServer(Path(folder), cluster=True)
@@ -201,11 +285,21 @@ async def test_runs_in_a_cluster() -> None:
             store = RedisStore(client, timeout_s=10)
             for tenant in ("a", "b", "c"):
                 assert isinstance(await store.reserve(tenant, "r", [Take(TEN, 4)], 60), Granted)
+                assert await store.renew(tenant, ["r", "s"], 60) == 1
+            server.ask("SCRIPT", "FLUSH")
             record = UsageRecord(DAY, "k", "u", "m", 3, 0, 0, 0)
             settled = [store.settle(tenant, "r", {"ten": 1}, record) for tenant in ("a", "b", "c")]
             assert await asyncio.gather(*settled) == [True] * 3
             assert [s.remaining for s in await store.standing("b", [TEN])] == [9]
             assert [r.input_tokens for r in await store.usage("c", DAY, DAY)] == [3]
+            assert await store.usage_slots(DAY, DAY) == ["a", "b", "c"]
+            together = [
+                store.reserve(tenant, f"t{i}", [Take(TEN, 3)], 60)
+                for i in range(5)
+                for tenant in ("a", "b", "c")
+            ]
+            verdicts = await asyncio.gather(*together)
+            assert sum(isinstance(verdict, Granted) for verdict in verdicts) == 9
             server.kill()
             for _ in range(2):  # the connection breaks; then the cluster cannot be found
                 with pytest.raises(StoreUnavailable) as caught:

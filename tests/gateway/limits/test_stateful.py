@@ -1,10 +1,12 @@
-"""Any history of calls: both stores do what the plain model does."""
+"""Any history of calls: every store does what the plain model does."""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Coroutine
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -12,10 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from gateway.limits import redis_store
+from gateway.limits.journal import Journal
 from gateway.limits.memory import MemoryStore
 from gateway.limits.redis_store import RedisStore, connect
-from gateway.limits.scripts import Script
 from gateway.limits.store import LimitStore, UsageRecord
 from policies.limits.types import (
     MAX_AMOUNT,
@@ -30,6 +31,7 @@ from policies.limits.types import (
     TokenBucket,
 )
 from policies.limits.verdict import Denied, Granted, Refusal
+from tests.gateway.limits import script_clock
 from tests.gateway.limits.model import Model
 from tests.gateway.limits.redis_server import RedisServer
 
@@ -52,6 +54,13 @@ BUCKETS = [
     bucket("month", CalendarWindow(20, Period.MONTH), CalendarWindow(9, Period.MONTH)),
     bucket("together", Concurrency(3), Concurrency(2)),
     bucket("shadow", TokenBucket(5, 1, 1_000), shadow=True),
+    bucket(
+        "turncoat",
+        TokenBucket(10, 1, 1_000),
+        CalendarWindow(8, Period.HOUR),
+        Concurrency(6),
+        CalendarWindow(9, Period.SECOND),
+    ),
 ]
 AMOUNTS = st.integers(0, 13) | st.sampled_from([MAX_AMOUNT, MAX_AMOUNT - 1])
 TAKES = st.lists(
@@ -90,8 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     async def set_clock(self) -> None:
         if self.server is not None:
-            seconds, ms = divmod(self.now_ms, 1000)
-            await self.client.mset({"clock:s": seconds, "clock:us": ms * 1000 + 999})
+            await self.client.mset(script_clock.keys_at(self.now_ms))
 
     def teardown(self) -> None:
         self.run(self.store.close())
@@ -110,7 +118,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.run(self.set_clock())
         self.model.move_to(self.now_ms)
 
-    @rule(which=st.sampled_from([0, 4, 5]), variant=st.integers(0, 2))
+    @rule(which=st.sampled_from([0, 4, 5, 7]), variant=st.integers(0, 3))
     def a_rule_is_changed(self, which: int, variant: int) -> None:
         self.variant[which] = variant % len(BUCKETS[which])
         self.look()
@@ -146,6 +154,14 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.run(self.store.adopt("acme", id_, takes, lease_ms / 1000))
         assert not self.run(self.store.adopt("acme", id_, takes, lease_ms / 1000))
 
+    @rule(data=st.data(), lease_ms=LEASES_MS)
+    def renew(self, data: st.DataObject, lease_ms: int) -> None:
+        known = st.sampled_from([*self.ids[-8:], "unknown"])
+        ids = data.draw(st.lists(known, unique=True, max_size=4))
+        held = self.run(self.store.renew("acme", ids, lease_ms / 1000))
+        assert held == self.model.renew(ids, lease_ms)
+        self.look()
+
     @rule(data=st.data(), charges=st.lists(AMOUNTS, min_size=len(BUCKETS), max_size=len(BUCKETS)))
     def settle(self, data: st.DataObject, charges: list[int]) -> None:
         id_ = data.draw(st.sampled_from([*self.ids[-8:], "unknown"]))
@@ -162,6 +178,8 @@ class StoreMachine(RuleBasedStateMachine):
         rows = self.run(self.store.usage("acme", DAY, DAY))
         assert sum(row.requests for row in rows) == self.used.get("requests", 0)
         assert sum(r.input_tokens + r.output_tokens for r in rows) == self.used.get("tokens", 0)
+        slots = self.run(self.store.usage_slots(DAY, DAY))
+        assert slots == ["acme"] or (slots == [] and not self.used)
 
 
 SETTINGS = settings(deadline=None, stateful_step_count=40, suppress_health_check=list(HealthCheck))
@@ -171,17 +189,26 @@ def test_memory_store_does_what_the_model_does() -> None:
     run_state_machine_as_test(StoreMachine, settings=settings(SETTINGS, max_examples=200))
 
 
+def test_memory_store_with_a_journal_does_what_the_model_does() -> None:
+    class JournalMachine(StoreMachine):
+        async def make(self) -> LimitStore:
+            self.folder = tempfile.TemporaryDirectory(prefix="pk")
+            path = Path(self.folder.name) / "penstock.db"
+            self.journal = Journal(path, clock_ms=lambda: self.now_ms)
+            return MemoryStore(clock_ms=lambda: self.now_ms, late_s=LATE_S, journal=self.journal)
+
+        def teardown(self) -> None:
+            super().teardown()
+            self.folder.cleanup()
+            assert (self.journal.counters.failures, self.journal.counters.lost) == (0, 0)
+
+    run_state_machine_as_test(JournalMachine, settings=settings(SETTINGS, max_examples=60))
+
+
 def test_redis_store_does_what_the_model_does(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The production scripts, but for their clock: two keys in the place of TIME."""
-    for name in ("reserve", "settle", "standing"):
-        source = Script.load(name).source
-        ours = source.replace("redis.call('TIME')", "redis.call('MGET', 'clock:s', 'clock:us')")
-        assert ours != source
-        sha = redis_server.ask("SCRIPT", "LOAD", ours)
-        assert isinstance(sha, bytes)
-        monkeypatch.setattr(redis_store, f"_{name.upper()}", Script(ours, sha.decode()))
+    script_clock.install(redis_server, monkeypatch)
 
     class RedisMachine(StoreMachine):
         server = redis_server

@@ -16,6 +16,8 @@ import pytest
 from picker.peers import PeerDispatch
 from picker.replication.local import LocalPeers
 from picker.wire import state_pb2
+from policies.limits.prices import Usage
+from tests.picker.accounts import Accounts
 from tests.picker.fleet import POOL, Fleet, address, chat, decided, end_of, fleet, head
 
 
@@ -99,6 +101,16 @@ async def test_an_end_told_to_another_closes_everywhere_and_is_observed_by_the_o
     assert [len(one.seen.completions) for one in group.fleets] == [1] + [0] * (
         len(group.fleets) - 1
     )
+
+
+async def test_the_owner_charges_what_another_was_told(group: Group) -> None:
+    owner, other = group.fleets[0], group.fleets[1]
+    accounts = Accounts()
+    owner.picker.traffic.limiter = accounts
+    decision = await decided(owner, chat())
+    other.picker.complete(end_of(decision, cached_tokens=7, reasoning_tokens=3))
+    await until(lambda: bool(accounts.settled))
+    assert accounts.settled == [Usage(10, 5, 7, 3)]
 
 
 async def test_an_end_that_comes_before_its_dispatch_leaves_nothing() -> None:

@@ -59,8 +59,9 @@ def read(given: HTTPAccessLogEntry) -> Report:
 
 def test_a_good_end() -> None:
     lua = {"first_byte_us": "1767225600250000", "events": 12}
-    usage = {"input": 100, "output": 12, "cached": 64}
-    assert read(entry(usage=usage, lua=lua)) == Report(
+    usage = {"input": 100, "output": 12, "cached": 64, "reasoning": 5}
+    decision = {**DECISION, "ticket": "t-1", "response_headers": {"x-ratelimit-limit": "1"}}
+    assert read(entry(decision=decision, usage=usage, lua=lua)) == Report(
         id="p0-1",
         owner="p0",
         address="10.0.0.1:8000",
@@ -72,6 +73,8 @@ def test_a_good_end() -> None:
         streamed_events=12,
         ttft_s=0.25,
         duration_s=2.0,
+        reasoning_tokens=5,
+        ticket="t-1",
     )
 
 
@@ -132,6 +135,32 @@ def test_usage(
 ) -> None:
     report = read(entry(usage=usage))
     assert (report.input_tokens, report.output_tokens, report.cached_tokens) == counts
+
+
+@pytest.mark.parametrize(
+    ("reported", "events", "flags", "output_tokens"),
+    [
+        (5, 7, (), 5),
+        (None, 7, (), None),
+        (5, 7, ("downstreamRemoteReset",), 7),
+        (7, 5, ("downstreamRemoteReset",), 7),
+        (None, 7, ("upstreamRemoteReset",), 7),
+        (None, 0, ("upstreamRemoteReset",), None),
+    ],
+)
+def test_output_of_a_stream_that_broke_off(
+    reported: int | None, events: int, flags: tuple[str, ...], output_tokens: int | None
+) -> None:
+    """What was reported in its middle may be of one choice of several."""
+    usage = {} if reported is None else {"output": reported}
+    report = read(entry(usage=usage, lua={"events": events}, flags=flags))
+    assert (report.output_tokens, report.streamed_events) == (output_tokens, events)
+
+
+@pytest.mark.parametrize("ticket", [None, 5, ""])
+def test_no_ticket(ticket: object) -> None:
+    decision = DECISION if ticket is None else {**DECISION, "ticket": ticket}
+    assert read(entry(decision=decision)).ticket == ""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,169 @@
+"""``penstock keys``: API keys of tenants."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, cast
+
+import typer
+
+from gateway.commands import shorthand
+from gateway.commands.api import LOCAL, Api, Document, TokenFile, Url, at
+from gateway.commands.output import AsJson, day_and_time, fail, say, show_json, show_table
+from gateway.commands.tenants import limit_of
+
+app = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
+
+KeyId = Annotated[str, typer.Argument(help="Id of the key.", show_default=False)]
+Expires = Annotated[
+    str | None,
+    typer.Option(
+        "--expires",
+        help="When it ends to be good: 90d, 2027-01-31 or 2027-01-31T12:00:00Z.",
+        show_default=False,
+    ),
+]
+OnlyKey = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print the key and nothing else, for scripts.")
+]
+
+
+@app.command("list")
+def list_(
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", help="Of this tenant only.", show_default=False)
+    ] = None,
+    most: Annotated[int, typer.Option("--most", min=1, max=1_000, help="Rows at most.")] = 200,
+    after: Annotated[str, typer.Option("--after", help="Begin after this id.")] = "",
+    url: Url = LOCAL,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """List keys, also expired and revoked ones. The keys themselves are kept nowhere."""
+    query = {"tenant": tenant, "limit": str(most), "cursor": after}
+    answer = Api.at(url, token_file).get(at("keys"), query)
+    if as_json:
+        show_json(answer)
+        return
+    found = cast("list[Document]", answer["keys"])
+    if not found:
+        say("No keys. Make one: penstock keys create TENANT")
+        return
+    show_table(
+        ("key", "tenant", "name", "state", "created", "expires", "models", "kept in"),
+        [
+            (
+                str(one["id"]),
+                str(one["tenant"]),
+                str(one["name"]),
+                str(one["state"]),
+                day_and_time(one["created"]),
+                day_and_time(one["expires"]) or "never",
+                " ".join(cast("list[str]", one["models"])),
+                "configuration" if one["in_configuration"] else "registry",
+            )
+            for one in found
+        ],
+    )
+    if answer["next"] is not None:
+        say(f"More: penstock keys list --after {answer['next']}")
+
+
+@app.command()
+def create(
+    tenant: Annotated[str, typer.Argument(help="Name of the tenant.", show_default=False)],
+    name: Annotated[str, typer.Option("--name", help="What you call it.")] = "",
+    expires: Expires = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="Model it may use, of the tenant's, or a pattern; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--limit",
+            help=f"A limit of this key alone; repeatable. {shorthand.LIMIT_FORM}",
+            show_default=False,
+        ),
+    ] = None,
+    url: Url = LOCAL,
+    token_file: TokenFile = None,
+    quiet: OnlyKey = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key for a tenant. It is shown this once only."""
+    body: Document = {"tenant": tenant, "name": name}
+    if expires is not None:
+        body["expires"] = _instant(expires)
+    if model:
+        body["models"] = model
+    if limit:
+        body["limits"] = [limit_of(text) for text in limit]
+    made = Api.at(url, token_file).post(at("keys"), body)
+    _show_new(made, quiet=quiet, as_json=as_json)
+
+
+@app.command()
+def rotate(
+    key: KeyId,
+    overlap: Annotated[
+        str, typer.Option("--overlap", help="How long the old key stays good: 0s, 30min, 24h, 7d.")
+    ] = "24h",
+    expires: Expires = None,
+    url: Url = LOCAL,
+    token_file: TokenFile = None,
+    quiet: OnlyKey = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new key in the place of one, which stays good for the overlap."""
+    body: Document = {"overlap_s": _seconds(overlap)}
+    if expires is not None:
+        body["expires"] = _instant(expires)
+    made = Api.at(url, token_file).post(at("keys", key, "rotate"), body)
+    _show_new(made, quiet=quiet, as_json=as_json)
+    if not (quiet or as_json):
+        say(f"The old key {key} stays good for {overlap}.")
+
+
+@app.command()
+def revoke(
+    key: KeyId, url: Url = LOCAL, token_file: TokenFile = None, as_json: AsJson = False
+) -> None:
+    """Refuse a key from now on: within a second, and for ever."""
+    answer = Api.at(url, token_file).post(at("keys", key, "revoke"), {})
+    if as_json:
+        show_json(answer)
+    else:
+        say(f"Key {key} of tenant {answer['tenant']} is revoked.")
+
+
+def _show_new(made: Document, *, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        show_json(made)
+        return
+    if quiet:
+        typer.echo(made["key"])
+        return
+    expires = day_and_time(made["expires"])
+    until = f", good until {expires}" if expires else ""
+    say(f"Key {made['id']} of tenant {made['tenant']}{until}:")
+    say(f"\n  {made['key']}\n")
+    say("Keep it now: it is not shown again, and Penstock has only its hash.")
+
+
+def _instant(text: str) -> str:
+    try:
+        return shorthand.instant_of(text, datetime.now(UTC))
+    except ValueError as error:
+        fail(str(error))
+
+
+def _seconds(text: str) -> float:
+    try:
+        return shorthand.seconds_of(text)
+    except ValueError as error:
+        fail(str(error))

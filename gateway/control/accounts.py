@@ -1,0 +1,183 @@
+"""What is left and what was used: the supervisor asks a picker worker, whose limit store knows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Final, Protocol
+
+import grpc
+
+from gateway.control import accounts_wire
+from gateway.limits.store import StoreUnavailable, UsageRecord
+from picker.wire import control_pb2
+from policies.limits.plan import Subject
+from policies.limits.types import Standing
+
+log = logging.getLogger(__name__)
+
+SERVICE: Final = "penstock.control.v1.Accounts"
+_LIMITS_S: Final = 2.0
+_USAGE_S: Final = 60.0
+_NOBODY: Final = "no picker runs"
+_ROWS_AT_ONCE: Final = 500
+"""Rows of a message: far below gRPC's 4 MiB, and the worker serves requests in between."""
+
+
+class UnknownSubject(LookupError):  # noqa: N818 - a state of the world, not a fault of the caller
+    """The worker knows no such tenant or key; the text says which."""
+
+
+class AccountsUnavailable(Exception):  # noqa: N818 - a state of the world, not a fault of the caller
+    """No worker could tell; the text says why."""
+
+
+class AccountsSource(Protocol):
+    """A worker's limits and its store."""
+
+    async def standings(self, subject: Subject, key_id: str) -> Sequence[Standing]:
+        """How the limits stand that a request of the subject would count against: all that apply to
+        what the subject names. ``key_id``: the key that it came with, "" for none; ``subject.key``
+        is that key's line. Raises UnknownSubject and StoreUnavailable."""
+        ...
+
+    def usage(
+        self, tenant: str | None, first: date, last: date
+    ) -> AsyncIterator[tuple[str, Sequence[UsageRecord]]]:
+        """Tenants with their rows, both days included; None: of all tenants. A tenant may come more
+        than once, with other rows. Raises StoreUnavailable."""
+        ...
+
+
+class AccountsHandler:
+    """The worker's end."""
+
+    def __init__(self, source: AccountsSource) -> None:
+        self._source = source
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """For `grpc.aio.Server.add_generic_rpc_handlers`."""
+        limits: grpc.RpcMethodHandler[control_pb2.LimitsRequest, control_pb2.LimitsAnswer]
+        limits = grpc.unary_unary_rpc_method_handler(
+            self._limits,
+            request_deserializer=control_pb2.LimitsRequest.FromString,
+            response_serializer=control_pb2.LimitsAnswer.SerializeToString,
+        )
+        usage: grpc.RpcMethodHandler[control_pb2.UsageRequest, control_pb2.UsageChunk]
+        usage = grpc.unary_stream_rpc_method_handler(
+            self._usage,
+            request_deserializer=control_pb2.UsageRequest.FromString,
+            response_serializer=control_pb2.UsageChunk.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, {"Limits": limits, "Usage": usage})
+
+    async def _limits(
+        self,
+        request: control_pb2.LimitsRequest,
+        context: grpc.aio.ServicerContext[control_pb2.LimitsRequest, control_pb2.LimitsAnswer],
+    ) -> control_pb2.LimitsAnswer:
+        subject = Subject(request.tenant, request.key, request.user, request.model, request.pool)
+        try:
+            standings = await self._source.standings(subject, request.key_id)
+        except UnknownSubject as problem:
+            await context.abort(grpc.StatusCode.NOT_FOUND, str(problem))
+        except StoreUnavailable as problem:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(problem))
+        return control_pb2.LimitsAnswer(
+            standings=[accounts_wire.from_standing(one) for one in standings]
+        )
+
+    async def _usage(
+        self,
+        request: control_pb2.UsageRequest,
+        context: grpc.aio.ServicerContext[control_pb2.UsageRequest, control_pb2.UsageChunk],
+    ) -> AsyncIterator[control_pb2.UsageChunk]:
+        first, last = date.fromisoformat(request.first), date.fromisoformat(request.last)
+        try:
+            async for tenant, records in self._source.usage(request.tenant or None, first, last):
+                for start in range(0, len(records), _ROWS_AT_ONCE):
+                    rows = records[start : start + _ROWS_AT_ONCE]
+                    yield control_pb2.UsageChunk(
+                        tenant=tenant, rows=[accounts_wire.from_record(row) for row in rows]
+                    )
+        except StoreUnavailable as problem:
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(problem))
+
+
+class AccountsClient:
+    """The supervisor's end: asks one worker, and the next one when it cannot tell."""
+
+    def __init__(self, sockets: Callable[[], Sequence[Path]]) -> None:
+        """``sockets``: of the workers that run now, the best first."""
+        self._sockets = sockets
+
+    async def limits(self, subject: Subject, key_id: str) -> list[Standing]:
+        """See `AccountsSource.standings`. Raises UnknownSubject and AccountsUnavailable."""
+        request = control_pb2.LimitsRequest(
+            tenant=subject.tenant,
+            key=subject.key,
+            user=subject.user,
+            model=subject.model,
+            pool=subject.pool,
+            key_id=key_id,
+        )
+        reason = _NOBODY
+        for socket in self._sockets():
+            try:
+                async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+                    call: grpc.aio.UnaryUnaryMultiCallable[
+                        control_pb2.LimitsRequest, control_pb2.LimitsAnswer
+                    ]
+                    call = channel.unary_unary(
+                        f"/{SERVICE}/Limits",
+                        request_serializer=control_pb2.LimitsRequest.SerializeToString,
+                        response_deserializer=control_pb2.LimitsAnswer.FromString,
+                    )
+                    answer = await call(request, timeout=_LIMITS_S)
+                    return [accounts_wire.to_standing(one) for one in answer.standings]
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.NOT_FOUND:
+                    raise UnknownSubject(error.details() or subject.tenant) from error
+                reason = _why(socket, error)
+        raise AccountsUnavailable(reason)
+
+    async def usage(
+        self, tenant: str | None, first: date, last: date
+    ) -> AsyncIterator[tuple[str, UsageRecord]]:
+        """Every row with its tenant; None: of all tenants. Raises AccountsUnavailable, also after
+        some rows: they are to be thrown away then."""
+        request = control_pb2.UsageRequest(
+            tenant=tenant or "", first=first.isoformat(), last=last.isoformat()
+        )
+        reason, began = _NOBODY, False
+        for socket in self._sockets():
+            try:
+                async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+                    call: grpc.aio.UnaryStreamMultiCallable[
+                        control_pb2.UsageRequest, control_pb2.UsageChunk
+                    ]
+                    call = channel.unary_stream(
+                        f"/{SERVICE}/Usage",
+                        request_serializer=control_pb2.UsageRequest.SerializeToString,
+                        response_deserializer=control_pb2.UsageChunk.FromString,
+                    )
+                    async for chunk in call(request, timeout=_USAGE_S):
+                        began = True
+                        for row in chunk.rows:
+                            yield chunk.tenant, accounts_wire.to_record(row)
+                    return
+            except grpc.aio.AioRpcError as error:
+                reason = _why(socket, error)
+                if began:
+                    break
+        raise AccountsUnavailable(reason)
+
+
+def _why(socket: Path, error: grpc.aio.AioRpcError) -> str:
+    details = error.details() or error.code().name
+    log.warning("%s cannot tell about limits and usage: %s", socket.stem, details)
+    if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+        return f"the limit store does not answer: {details}"
+    return f"{socket.stem} does not answer: {details}"

@@ -1,0 +1,25 @@
+"""Envoy's messages as plain data."""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+Json: TypeAlias = dict[str, object]
+
+TYPE: Final = "type.googleapis.com/"
+
+
+def typed(name: str, message: str, **fields: object) -> Json:
+    """An extension by name, with its configuration: a message by its full name."""
+    return {"name": name, "typed_config": {"@type": TYPE + message, **fields}}
+
+
+def http_filter(name: str, message: str, **fields: object) -> Json:
+    """An HTTP filter: short name, and its message below ``envoy.extensions.filters.http``."""
+    return typed(f"envoy.filters.http.{name}", f"envoy.extensions.filters.http.{message}", **fields)
+
+
+def socket_address(address: str) -> Json:
+    """Of ``host:port``."""
+    host, _, port = address.rpartition(":")
+    return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}

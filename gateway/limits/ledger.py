@@ -1,0 +1,102 @@
+"""Usage rows in memory: by day, tenant, key, user and model, bounded by tenant and day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+from gateway.limits.store import MAX_USERS_PER_DAY, OTHERS, USAGE_DAYS, UsageRecord
+
+_Whose = tuple[str, str, str]
+
+
+class _Day:
+    """Of one tenant."""
+
+    __slots__ = ("rows", "users")
+
+    def __init__(self) -> None:
+        self.rows: dict[_Whose, UsageRecord] = {}
+        self.users = 0
+        """Rows that name a user."""
+
+
+class Ledger:
+    """What was used, until this process ends."""
+
+    def __init__(
+        self, *, usage_days: int = USAGE_DAYS, max_users_per_day: int = MAX_USERS_PER_DAY
+    ) -> None:
+        """``max_users_per_day``: see `LimitStore.settle`."""
+        self._usage_days = usage_days
+        self._max_users = max_users_per_day
+        self._days: dict[date, dict[str, _Day]] = {}
+
+    def add(self, slot: str, usage: UsageRecord, now_ms: int) -> None:
+        """Sum it up with what is there; forget the days that are too old by now."""
+        slots = self._days.get(usage.day)
+        if slots is None:
+            self._days[usage.day] = slots = {}
+            oldest = oldest_day(now_ms, self._usage_days)
+            for past in [past for past in self._days if past < oldest]:
+                del self._days[past]
+        day = slots.get(slot)
+        if day is None:
+            day = slots[slot] = _Day()
+        whose = (usage.key, usage.user, usage.model)
+        known = day.rows.get(whose)
+        if known is None and names_a_user(usage.user):
+            if day.users >= self._max_users:
+                usage = replace(usage, user=OTHERS)
+                whose = (usage.key, OTHERS, usage.model)
+                known = day.rows.get(whose)
+            else:
+                day.users += 1
+        day.rows[whose] = usage if known is None else summed(known, usage)
+
+    def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
+        """See `LimitStore.usage`."""
+        return in_order(
+            row
+            for day, slots in self._days.items()
+            if first <= day <= last and slot in slots
+            for row in slots[slot].rows.values()
+        )
+
+    def usage_slots(self, first: date, last: date) -> list[str]:
+        """See `LimitStore.usage_slots`."""
+        return sorted(
+            {slot for day, slots in self._days.items() if first <= day <= last for slot in slots}
+        )
+
+
+def names_a_user(user: str) -> bool:
+    """Whether its row counts towards the most of a day. Rows without a user are as many as there
+    are keys and models."""
+    return user not in ("", OTHERS)
+
+
+def oldest_day(now_ms: int, usage_days: int) -> date:
+    """The first day that is still kept, UTC."""
+    return datetime.fromtimestamp(now_ms / 1_000, UTC).date() - timedelta(days=usage_days)
+
+
+def in_order(rows: Iterable[UsageRecord]) -> list[UsageRecord]:
+    """By day, key, user and model."""
+    return sorted(rows, key=lambda row: (row.day, row.key, row.user, row.model))
+
+
+def summed(one: UsageRecord, other: UsageRecord) -> UsageRecord:
+    """Of the same day, key, user and model."""
+    return UsageRecord(
+        one.day,
+        one.key,
+        one.user,
+        one.model,
+        one.input_tokens + other.input_tokens,
+        one.cached_tokens + other.cached_tokens,
+        one.output_tokens + other.output_tokens,
+        one.cost_micros + other.cost_micros,
+        one.requests + other.requests,
+    )

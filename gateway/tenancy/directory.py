@@ -1,0 +1,285 @@
+"""Every tenant and key that a process knows: those of the configuration and of the registry."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from hmac import compare_digest
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from gateway.config.schema import Config
+from gateway.config.tenancy import Tenant, TenantKey
+from gateway.config.terms import Name
+from gateway.tenancy.compile import Policies
+from gateway.tenancy.records import (
+    KeyRecord,
+    TenantRecord,
+    Unreadable,
+    key_entry,
+    read_key,
+    read_tenant,
+)
+from gateway.tenancy.registry import Entry, Kind
+from policies.limits.plan import TenantPolicy
+
+_LOG: Final = logging.getLogger("penstock.tenancy")
+_MAX_COMPILED: Final = 65_536
+_NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
+
+
+@dataclass(slots=True)
+class Counters:
+    """For metrics."""
+
+    unreadable: int = 0
+    """Entries of the registry that were ignored; only grows."""
+
+
+class Directory:
+    """Finds keys by digest and tenants by name. A tenant or key that is in the configuration and
+    in the registry is the configuration's.
+
+    Policies are compiled when they are first asked for. What the registry says of tenants is kept
+    as it is written, about 1 kB for a tenant with a key (`loadtests/bench` has the figure).
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.counters = Counters()
+        self._registered: dict[str, Entry] = {}
+        """By name, deleted ones too."""
+        self._keys: dict[str, KeyRecord] = {}
+        """Of the registry, by id, revoked ones too."""
+        self._by_digest: dict[bytes, KeyRecord] = {}
+        self._shadowed: set[tuple[str, str]] = set()
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Put another configuration into force."""
+        self.config = config
+        self._policies = Policies(config)
+        self._static = {tenant.name: tenant for tenant in config.tenants}
+        static_keys = [_static_key(tenant, key) for tenant in config.tenants for key in tenant.keys]
+        self._static_keys = {key.id: key for key in static_keys}
+        self._static_by_digest = {key.digest: key for key in static_keys}
+        self._compiled: dict[str, TenantPolicy] = {}
+        self._unknown: dict[str, TenantPolicy] = {}
+        self._by_key: dict[bytes, tuple[TenantPolicy, TenantPolicy]] = {}
+        """By digest: the tenant's policy, and the key's that was made of it."""
+        self._anonymous = self._policies.anonymous()
+        for name in self._static.keys() & self._registered:
+            if not _deleted(self._registered[name]):
+                self._shadow("tenant", name)
+        for key_id in self._static_keys.keys() & self._keys:
+            self._shadow("key", key_id)
+
+    @property
+    def policies(self) -> Policies:
+        """Of the configuration in force; the price list is there."""
+        return self._policies
+
+    # -- what the gate asks
+
+    def find_key(self, digest: bytes) -> KeyRecord | None:
+        """The key of a digest, whatever its state."""
+        found = self._static_by_digest.get(digest)
+        if found is None:
+            found = self._by_digest.get(digest)
+            if found is None or found.id in self._static_keys:
+                return None
+        # The dictionaries leak at most some bits of a digest, which tell nothing about a key.
+        return found if compare_digest(found.digest, digest) else None
+
+    def policy(self, tenant: str) -> TenantPolicy | None:
+        """What a tenant may do; None: it is not configured."""
+        found = self._compiled.get(tenant)
+        if found is None:
+            record = self.tenant(tenant)
+            if record is None or record.document is None:
+                return None
+            if self._policies.lacks_plan(record.document):
+                plan = record.document.plan
+                _LOG.error("tenant %r is disabled: its plan %r is not configured", tenant, plan)
+            found = self._policies.of(record.document)
+            if len(self._compiled) >= _MAX_COMPILED:
+                self._compiled.clear()
+            self._compiled[tenant] = found
+        return found
+
+    def policy_of(self, key: KeyRecord) -> TenantPolicy | None:
+        """What the tenant of a key may do with it; None: the tenant is not configured."""
+        policy = self.policy(key.tenant)
+        if policy is None or not key.limits:
+            return policy
+        known = self._by_key.get(key.digest)
+        if known is not None and known[0] is policy:
+            return known[1]
+        if len(self._by_key) >= _MAX_COMPILED:
+            self._by_key.clear()
+        own = self._policies.for_key(policy, key.limits)
+        self._by_key[key.digest] = policy, own
+        return own
+
+    def unknown(self, tenant: str) -> TenantPolicy | None:
+        """What a tenant may do that is not configured; None: nothing, or it cannot be a name."""
+        found = self._unknown.get(tenant)
+        if found is None:
+            found = self._policies.unknown(tenant) if _is_name(tenant) else None
+            if found is not None:
+                if len(self._unknown) >= _MAX_COMPILED:
+                    self._unknown.clear()
+                self._unknown[tenant] = found
+        return found
+
+    def anonymous(self) -> TenantPolicy | None:
+        """What requests without identity may do; None: nothing."""
+        return self._anonymous
+
+    # -- what operators ask
+
+    def tenant(self, name: str) -> TenantRecord | None:
+        """As it is in force, deleted ones too."""
+        static = self._static.get(name)
+        return TenantRecord(name, static, version=0) if static is not None else self.record(name)
+
+    def record(self, name: str) -> TenantRecord | None:
+        """What the registry says of a tenant."""
+        entry = self._registered.get(name)
+        return None if entry is None else read_tenant(entry)
+
+    def key(self, key_id: str) -> KeyRecord | None:
+        """A key by id."""
+        return self._static_keys.get(key_id) or self._keys.get(key_id)
+
+    def tenants(self, *, after: str, limit: int) -> list[TenantRecord]:
+        """Those that are not deleted, by name."""
+        names = heapq.nsmallest(limit, (n for n in self._tenant_names() if n > after))
+        return [record for record in map(self.tenant, names) if record is not None]
+
+    def keys(
+        self, tenant: str | None = None, *, after: str = "", limit: int | None = None
+    ) -> list[KeyRecord]:
+        """By id."""
+        found = (
+            key
+            for keys in (self._static_keys, self._keys)
+            for key in keys.values()
+            if key.id > after
+            and (tenant is None or key.tenant == tenant)
+            and (keys is self._static_keys or key.id not in self._static_keys)
+        )
+        if limit is None:
+            return sorted(found, key=_id_of)
+        return heapq.nsmallest(limit, found, key=_id_of)
+
+    def counts(self) -> tuple[int, int]:
+        """Tenants and keys, without those that are deleted or in both places."""
+        return sum(1 for _ in self._tenant_names()), len(self._static_keys.keys() | self._keys)
+
+    def _tenant_names(self) -> Iterator[str]:
+        yield from self._static
+        for name, entry in self._registered.items():
+            if name not in self._static and not _deleted(entry):
+                yield name
+
+    # -- what the registry says
+
+    def apply(self, entries: Iterable[Entry]) -> bool:
+        """Take over what was read. True: the registry has lost something that is known here.
+
+        An entry that cannot be read changes nothing. A version that is older than what is known is
+        ignored, and a key that was revoked stays so.
+        """
+        behind = False
+        for entry in entries:
+            try:
+                if entry.kind is Kind.TENANT:
+                    behind |= self._apply_tenant(entry)
+                else:
+                    behind |= self._apply_key(read_key(entry))
+            except Unreadable as error:
+                self.counters.unreadable += 1
+                _LOG.error(
+                    "%s %r of the registry is ignored: %s", entry.kind.value, entry.id, error
+                )
+        return behind
+
+    def entries(self) -> Iterator[Entry]:
+        """All that is known of the registry, to write it back."""
+        yield from list(self._registered.values())
+        for key in list(self._keys.values()):
+            yield key_entry(key)
+
+    def _apply_tenant(self, entry: Entry) -> bool:
+        known = self._registered.get(entry.id)
+        if known is not None and known.version > entry.version:
+            return True
+        read_tenant(entry)
+        self._registered[entry.id] = entry
+        if entry.id not in self._static:
+            self._compiled.pop(entry.id, None)
+            self._unknown.pop(entry.id, None)
+        elif not _deleted(entry):
+            self._shadow("tenant", entry.id)
+        return False
+
+    def _apply_key(self, key: KeyRecord) -> bool:
+        known = self._keys.get(key.id)
+        behind = False
+        if known is not None:
+            if known.version > key.version:
+                return True
+            if known.revoked_s is not None and key.revoked_s is None:
+                # The write that revoked it is lost, and another one has its version.
+                key = replace(key, revoked_s=known.revoked_s, version=key.version + 1)
+                behind = True
+            if known.digest != key.digest:
+                self._by_digest.pop(known.digest, None)
+        self._keys[key.id] = key
+        self._by_digest[key.digest] = key
+        self._by_key.pop(key.digest, None)
+        if key.id in self._static_keys:
+            self._shadow("key", key.id)
+        return behind
+
+    def _shadow(self, kind: str, name: str) -> None:
+        """Warn once."""
+        if (kind, name) not in self._shadowed:
+            self._shadowed.add((kind, name))
+            _LOG.warning(
+                "%s %r is in the configuration and in the registry: the configuration's counts",
+                kind,
+                name,
+            )
+
+
+def _static_key(tenant: Tenant, key: TenantKey) -> KeyRecord:
+    return KeyRecord(
+        id=key.id,
+        line=key.id,
+        tenant=tenant.name,
+        digest=key.digest,
+        expires_s=None if key.expires is None else key.expires.timestamp(),
+        models=key.models,
+        limits=key.limits,
+        version=0,
+    )
+
+
+def _is_name(text: str) -> bool:
+    try:
+        _NAME.validate_python(text)
+    except ValidationError:
+        return False
+    return True
+
+
+def _deleted(entry: Entry) -> bool:
+    return entry.content == b"null"
+
+
+def _id_of(key: KeyRecord) -> str:
+    return key.id

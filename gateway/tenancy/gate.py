@@ -1,0 +1,194 @@
+"""The gate: tells by a request's head whose it is.
+
+In this order: a token that Envoy has verified, an API key, a trusted header, the anonymous tenant.
+Somebody who shows a key or token that is not good is turned away (401), whatever else there is.
+Messages name keys by id and never repeat what was shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final, NoReturn
+
+from gateway.config.identity import Jwt, TrustedHeaders
+from gateway.config.schema import Config
+from gateway.tenancy.directory import Directory
+from gateway.tenancy.keys import digest_of
+from gateway.tenancy.records import KeyRecord, KeyState
+from picker.caller import Caller
+from picker.decision import RequestHead
+from picker.pipeline.rejection import Reason, Rejection
+from picker.pipeline.reserve import bounded
+from policies.limits.plan import TenantPolicy
+
+_AUTHORIZATION: Final = "authorization"
+_KEY_HEADERS: Final = ("x-api-key", "api-key")
+_CHALLENGE: Final = (("www-authenticate", "Bearer"),)
+_MAX_SHOWN: Final = 64
+
+
+class TenantGate:
+    """`picker.caller.Gate` by a directory. Not before `configure` was called."""
+
+    def __init__(self, directory: Directory, *, now_s: Callable[[], float]) -> None:
+        """``now_s``: the wall clock, seconds since the epoch: keys expire by it."""
+        self._directory = directory
+        self._now_s = now_s
+        self._api_keys = False
+        self._jwt: Jwt | None = None
+        self._trusted: TrustedHeaders | None = None
+        self._user_header: str | None = None
+        self._credentials: tuple[str, ...] = ()
+        self._credentials_of_jwt: tuple[str, ...] = ()
+        self._ways = ""
+
+    def configure(self, config: Config) -> None:
+        """Put another configuration into force, in the directory too."""
+        self._directory.configure(config)
+        identity = config.identity_in_force
+        self._api_keys, self._jwt = identity.api_keys, identity.jwt
+        self._trusted, self._user_header = identity.trusted_headers, identity.user_header
+        named = [self._user_header]
+        if self._trusted is not None:
+            named += [self._trusted.tenant, self._trusted.user]
+        if self._api_keys or self._jwt is not None:
+            named += _KEY_HEADERS
+        forwarded = tuple(name for name in named if name is not None)
+        taken = self._api_keys or self._jwt is not None
+        self._credentials = (_AUTHORIZATION, *forwarded) if taken else forwarded
+        forwards = self._jwt is not None and self._jwt.forward
+        self._credentials_of_jwt = forwarded if forwards else self._credentials
+        self._ways = _ways(self._api_keys, self._jwt, self._trusted)
+
+    def identify(self, head: RequestHead) -> Caller:
+        """See `Gate`."""
+        if self._jwt is not None and head.claims:
+            return self._by_claims(head, self._jwt)
+        shown = self._shown(head)
+        if shown is not None:
+            return self._by_key(head, shown)
+        if self._trusted is not None:
+            tenant = head.headers.get(self._trusted.tenant)
+            if tenant:
+                return self._by_header(head, self._trusted, tenant)
+        policy = self._directory.anonymous()
+        if policy is None:
+            _refuse(f"This request does not tell who sends it. {self._ways}")
+        return self._caller(policy)
+
+    # -- API keys
+
+    def _shown(self, head: RequestHead) -> str | None:
+        """What is shown as an API key; None: nothing is."""
+        given = head.headers.get(_AUTHORIZATION)
+        if given and (self._api_keys or self._jwt is not None):
+            scheme, _, credential = given.partition(" ")
+            credential = credential.strip()
+            if scheme.lower() != "bearer" or not credential:
+                _refuse("The Authorization header is not `Bearer` and a key or token.")
+            if self._jwt is not None and (not self._api_keys or _is_token(credential)):
+                why = head.claims_error or "it could not be verified"
+                _refuse(f"The token is not accepted: {why}")
+            return credential
+        if self._api_keys:
+            for name in _KEY_HEADERS:
+                if given := head.headers.get(name):
+                    return given
+        return None
+
+    def _by_key(self, head: RequestHead, shown: str) -> Caller:
+        key = self._directory.find_key(digest_of(shown))
+        if key is None:
+            _refuse("The API key is not known.")
+        if key.revoked_s is not None or key.expires_s is not None:
+            state = key.state(self._now_s())
+            if state is not KeyState.ACTIVE:
+                _refuse(_over(key, state))
+        policy = self._directory.policy_of(key)
+        if policy is None:
+            _refuse(f"The API key {key.id} is of a tenant that does not exist any more.")
+        if policy.disabled:
+            _disabled(policy)
+        user = head.headers.get(self._user_header, "") if self._user_header is not None else ""
+        return Caller(
+            policy, key.id, key.line, bounded(user) if user else "", key.models, self._credentials
+        )
+
+    # -- tenants by name
+
+    def _by_claims(self, head: RequestHead, jwt: Jwt) -> Caller:
+        tenant = _claim(head.claims, jwt.tenant_claim)
+        if not isinstance(tenant, str) or not tenant:
+            state = "is missing" if tenant is None else "is not a text"
+            _refuse(f"The token is not accepted: its claim {jwt.tenant_claim!r} {state}.")
+        user = None if jwt.user_claim is None else _claim(head.claims, jwt.user_claim)
+        if user is not None and not isinstance(user, str | int):
+            _refuse(f"The token is not accepted: its claim {jwt.user_claim!r} is not a text.")
+        return self._caller(
+            self._named(tenant),
+            user="" if user is None else str(user),
+            credentials=self._credentials_of_jwt,
+        )
+
+    def _by_header(self, head: RequestHead, trusted: TrustedHeaders, tenant: str) -> Caller:
+        user = "" if trusted.user is None else head.headers.get(trusted.user, "")
+        return self._caller(self._named(tenant), user=user)
+
+    def _named(self, tenant: str) -> TenantPolicy:
+        policy = self._directory.policy(tenant) or self._directory.unknown(tenant)
+        if policy is None:
+            shown = tenant if len(tenant) <= _MAX_SHOWN else f"{tenant[:_MAX_SHOWN]}..."
+            raise Rejection(Reason.UNKNOWN_TENANT, f"There is no tenant {shown!r}.")
+        return policy
+
+    def _caller(
+        self, policy: TenantPolicy, *, user: str = "", credentials: tuple[str, ...] | None = None
+    ) -> Caller:
+        if policy.disabled:
+            _disabled(policy)
+        stripped = self._credentials if credentials is None else credentials
+        return Caller(policy, user=bounded(user), credentials=stripped)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise Rejection(Reason.INVALID_API_KEY, message, headers=_CHALLENGE)
+
+
+def _disabled(policy: TenantPolicy) -> NoReturn:
+    raise Rejection(Reason.TENANT_DISABLED, f"The tenant {policy.tenant!r} is disabled.")
+
+
+def _over(key: KeyRecord, state: KeyState) -> str:
+    if state is KeyState.REVOKED:
+        return f"The API key {key.id} was revoked."
+    when = datetime.fromtimestamp(key.expires_s or 0.0, UTC)
+    return f"The API key {key.id} expired on {when:%Y-%m-%dT%H:%M:%SZ}."
+
+
+def _is_token(credential: str) -> bool:
+    """Whether it has the form of a signed token (RFC 7519): a JSON object in base64url, and two
+    more parts."""
+    return credential.startswith("eyJ") and credential.count(".") == 2
+
+
+def _claim(claims: Mapping[str, object], path: str) -> object:
+    """A claim by its whole name or, with dots, nested ones; None: there is none."""
+    if path in claims:
+        return claims[path]
+    found: object = claims
+    for part in path.split("."):
+        if not isinstance(found, Mapping):
+            return None
+        found = found.get(part)
+    return found
+
+
+def _ways(api_keys: bool, jwt: Jwt | None, trusted: TrustedHeaders | None) -> str:
+    """What a client can do, for the answer to one that showed nothing."""
+    if api_keys:
+        token = " or token" if jwt is not None else ""
+        return f"Send `Authorization: Bearer` with an API key{token}."
+    if jwt is not None:
+        return "Send `Authorization: Bearer` with a token."
+    return "It must come through the proxy that names its tenant." if trusted is not None else ""

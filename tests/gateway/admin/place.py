@@ -1,0 +1,162 @@
+"""A supervisor's tenants and a picker worker's accounts, for tests: real ones, in this process."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import grpc
+from aiohttp import web
+
+from gateway.admin.access import Access
+from gateway.admin.api import application
+from gateway.admin.status import ConfigStatus, EnvoyStatus, GatewayStatus
+from gateway.config.load import load
+from gateway.control.accounts import AccountsClient, AccountsHandler, AccountsSource
+from gateway.limits.limiter import TenantLimiter
+from gateway.limits.memory import MemoryStore
+from gateway.limits.store import UsageRecord
+from gateway.tenancy.directory import Directory
+from gateway.tenancy.follower import Follower
+from gateway.tenancy.service import TenantAdmin
+from gateway.tenancy.sqlite import SqliteRegistry
+from policies.limits.plan import Subject, TenantPolicy
+from policies.limits.plan import takes as takes_of
+from policies.limits.prices import Usage
+from policies.limits.types import Bucket
+
+CONFIGURATION = """
+plans:
+  - name: gold
+    limits:
+      - {count: requests, limit: 60, period: minute}
+      - {count: total_tokens, limit: 10000, burst: 20000, period: minute, by: [user]}
+      - {count: cost, limit: 12.5, period: month, window: calendar}
+      - {count: concurrency, limit: 4, by: [key]}
+tenants:
+  - name: fixed
+    plan: gold
+    keys:
+      - {id: ci, sha256: "0000000000000000000000000000000000000000000000000000000000000000"}
+pricing:
+  models: [{model: "*", input: 1, output: 2}]
+"""
+NOON = datetime(2027, 1, 15, 12, tzinfo=UTC)
+
+
+class Status:
+    """A supervisor without anything to tell."""
+
+    def status(self) -> GatewayStatus:
+        return GatewayStatus("0", NOON, 0.0, (), ConfigStatus(1, NOON, ""), EnvoyStatus("ready"))
+
+    def config_document(self) -> Mapping[str, object]:
+        return {}
+
+    async def set_draining(self, pool: str, address: str, *, draining: bool) -> None:
+        raise NotImplementedError
+
+
+class Silent:
+    """Hears what limits did and keeps nothing."""
+
+    def refused(self, tenant: str, bucket: Bucket) -> None: ...
+
+    def would_refuse(self, tenant: str, bucket: Bucket) -> None: ...
+
+    def charged(self, subject: Subject, usage: Usage, cost_micros: int) -> None: ...
+
+    def unsettled(self) -> None: ...
+
+
+class Place:
+    """Tenants over a SQLite registry, limits over a store whose clock stands at noon."""
+
+    currency = "USD"
+
+    def __init__(self, folder: Path, configuration: str = CONFIGURATION) -> None:
+        file = folder / "penstock.yaml"
+        file.write_text(configuration)
+        self.config = load(file, environment={})
+        self.directory = Directory(self.config)
+        self.registry = SqliteRegistry(folder / "penstock.db")
+        self.follower = Follower(self.registry, self.directory)
+        self.tenants: TenantAdmin | None = TenantAdmin(self.follower, now_s=time.time)
+        self.store = MemoryStore(clock_ms=lambda: round(NOON.timestamp() * 1_000))
+        self.limiter = TenantLimiter(
+            self.store, policy_of=self.policy_of, observer=Silent(), lease_s=60.0
+        )
+        self.socket = folder / "accounts-0.sock"
+        self.accounts = AccountsClient(lambda: [self.socket])
+        self.token: str | None = None
+        self.access = Access(lambda: self.token)
+
+    def policy_of(self, tenant: str, key_id: str) -> TenantPolicy | None:
+        key = self.directory.key(key_id)
+        return self.directory.policy(tenant) if key is None else self.directory.policy_of(key)
+
+    async def use(
+        self,
+        subject: Subject,
+        usage: Usage,
+        *,
+        key_id: str = "",
+        day: date = NOON.date(),
+        settled: bool = True,
+    ) -> None:
+        """A request that was served, or that still runs."""
+        policy = self.policy_of(subject.tenant, key_id)
+        assert policy is not None
+        taken = takes_of(policy.meters(subject), usage)
+        name = f"r{time.monotonic_ns()}"
+        await self.store.reserve(subject.tenant, name, taken, 60.0)
+        if settled:
+            record = UsageRecord(
+                day,
+                key_id,
+                subject.user,
+                subject.model,
+                usage.input_tokens,
+                usage.cached_tokens,
+                usage.output_tokens,
+                policy.prices.micros(subject.model, usage),
+            )
+            charges = {take.bucket.key: take.amount for take in taken}
+            await self.store.settle(subject.tenant, name, charges, record)
+
+    async def serve_api(self) -> tuple[web.AppRunner, str]:
+        """The admin API, and where it is."""
+        app = application(Status(), self, self.access, self.socket.parent)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner, f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+
+@asynccontextmanager
+async def place(configuration: str = CONFIGURATION) -> AsyncIterator[tuple[Place, str]]:
+    """A running one, and the URL of its admin API."""
+    with tempfile.TemporaryDirectory(prefix="pk") as name:  # unix sockets' paths are short
+        folder = Path(name)
+        made = Place(folder, configuration)
+        stop = await serve_accounts(made.limiter, made.socket)
+        runner, url = await made.serve_api()
+        try:
+            yield made, url
+        finally:
+            await runner.cleanup()
+            await stop()
+            await made.follower.close()
+
+
+async def serve_accounts(source: AccountsSource, socket: Path) -> Callable[[], Awaitable[None]]:
+    """A worker's end on a socket; call the answer to stop it."""
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((AccountsHandler(source).handler(),))
+    server.add_insecure_port(f"unix:{socket}")
+    await server.start()
+    return lambda: server.stop(None)

@@ -1,0 +1,332 @@
+"""What a memory store knows after a restart, and after a death, of its process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from gateway.limits.journal import Journal, lasts
+from gateway.limits.memory import MemoryStore
+from gateway.limits.rules import rule_of, rule_text
+from gateway.limits.store import OTHERS, UsageRecord
+from policies.limits.types import (
+    Bucket,
+    CalendarWindow,
+    Concurrency,
+    Dimension,
+    LimitError,
+    Period,
+    Rule,
+    Take,
+    TokenBucket,
+)
+
+DAY = date(2026, 3, 1)
+START_MS = int(datetime(2026, 3, 1, 12, tzinfo=UTC).timestamp() * 1000)
+RULES: dict[str, Rule] = {
+    "month": CalendarWindow(1_000, Period.MONTH),
+    "hour": CalendarWindow(1_000, Period.HOUR),
+    "minute": CalendarWindow(1_000, Period.MINUTE),
+    "daily": TokenBucket.per(Period.DAY, 864, burst=1_000),
+    "burst": TokenBucket(10_000, 1, 1_000),
+    "fast": TokenBucket(1_000, 1, 1_000),
+    "together": Concurrency(1_000),
+}
+BUCKETS = [Bucket(name, Dimension.TOTAL_TOKENS, rule) for name, rule in RULES.items()]
+TAKES = [Take(bucket, 100) for bucket in BUCKETS]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ms = START_MS
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+def used(tokens: int, *, user: str = "u", day: date = DAY) -> UsageRecord:
+    return UsageRecord(day, "k", user, "m", tokens, 1, 2, 3)
+
+
+def opened(path: Path, clock: Clock, **options: int) -> MemoryStore:
+    return MemoryStore(clock_ms=clock, journal=Journal(path, clock_ms=clock, **options))
+
+
+async def spend(store: MemoryStore, name: str, tokens: int) -> None:
+    await store.reserve("acme", name, TAKES, 60)
+    charges = {bucket.key: tokens for bucket in BUCKETS}
+    assert await store.settle("acme", name, charges, used(tokens))
+
+
+async def left(store: MemoryStore) -> dict[str, int]:
+    return {s.bucket.key: s.remaining for s in await store.standing("acme", BUCKETS)}
+
+
+async def until(true: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(60):
+        while not await true():  # noqa: ASYNC110 - a thread of its own writes
+            await asyncio.sleep(0.005)
+
+
+async def test_what_lasts_is_there_after_a_restart_and_what_was_held_is_not(
+    tmp_path: Path,
+) -> None:
+    clock, path = Clock(), tmp_path / "state" / "penstock.db"
+    store = opened(path, clock)
+    await spend(store, "one", 30)
+    clock.ms += 10
+    await spend(store, "two", 40)
+    await store.reserve("acme", "in flight", TAKES, 60)
+    await store.close()
+    clock.ms += 50_000
+    store = opened(path, clock)
+    assert await left(store) == {
+        "month": 930,
+        "hour": 930,
+        "minute": 1_000,
+        "daily": 930,  # the half token that it gained in 50 s is there, too: see below
+        "burst": 9_980,
+        "fast": 1_000,
+        "together": 1_000,
+    }
+    assert await store.usage("acme", DAY, DAY) == [UsageRecord(DAY, "k", "u", "m", 70, 2, 4, 6, 2)]
+    clock.ms += 50_000
+    assert (await left(store))["daily"] == 931
+    assert not await store.settle("acme", "in flight", {"month": 50})
+    await spend(store, "three", 1)
+    await store.close()
+    clock.ms = START_MS + 3_600_000
+    store = opened(path, clock)
+    assert await left(store) | {"daily": 0} == {
+        "month": 929,
+        "hour": 1_000,
+        "minute": 1_000,
+        "daily": 0,
+        "burst": 10_000,
+        "fast": 1_000,
+        "together": 1_000,
+    }
+    await store.close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_a_changed_rule_goes_on_with_what_was_used(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "penstock.db"
+
+    def bucket(rule: Rule) -> Bucket:
+        return Bucket("b", Dimension.REQUESTS, rule)
+
+    async def charge(rule: Rule, amount: int) -> None:
+        store = opened(path, clock)
+        await store.reserve("acme", "r", [Take(bucket(rule), 0)], 60)
+        await store.settle("acme", "r", {"b": amount})
+        await store.close()
+
+    async def remaining(rule: Rule) -> int:
+        store = opened(path, clock)
+        [standing] = await store.standing("acme", [bucket(rule)])
+        await store.close()
+        return standing.remaining
+
+    await charge(CalendarWindow(10, Period.DAY), 4)
+    await charge(CalendarWindow(20, Period.DAY), 5)
+    assert await remaining(CalendarWindow(20, Period.DAY)) == 11
+    assert await remaining(CalendarWindow(9, Period.DAY)) == 0
+    await charge(TokenBucket.per(Period.DAY, 50), 7)
+    assert await remaining(TokenBucket.per(Period.DAY, 50)) == 43
+    assert await remaining(CalendarWindow(20, Period.DAY)) == 20
+
+
+PLENTY = Bucket("plenty", Dimension.TOTAL_TOKENS, TokenBucket(10**6, 1, 2**31))
+
+
+async def spend_for_ever(path: Path) -> None:
+    """One token a request; says, now and then, how many are surely written."""
+    store = MemoryStore(journal=Journal(path))
+    for i in itertools.count(1):
+        await store.reserve("acme", f"r{i}", [Take(PLENTY, 9)], 60)
+        assert await store.settle("acme", f"r{i}", {"plenty": 1}, used(1))
+        if i % 10 == 0:
+            await asyncio.sleep(0.001)
+        if i % 500 == 0:
+            await store.usage("acme", DAY, DAY)
+            print(i, flush=True)
+
+
+_SPENDER = """
+import asyncio, sys
+from pathlib import Path
+from tests.gateway.limits.test_journal import spend_for_ever
+asyncio.run(spend_for_ever(Path(sys.argv[1])))
+"""
+
+
+def test_killed_it_has_all_but_the_last_moment_and_usage_agrees_with_buckets(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "penstock.db"
+    spender = subprocess.Popen(
+        [sys.executable, "-c", _SPENDER, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert spender.stdout is not None
+    written = [int(spender.stdout.readline()) for _ in range(4)][-1]
+    spender.send_signal(signal.SIGKILL)
+    spender.wait()
+    spender.stdout.close()
+
+    async def look() -> None:
+        store = MemoryStore(journal=Journal(path))
+        [row] = await store.usage("acme", DAY, DAY)
+        [standing] = await store.standing("acme", [PLENTY])
+        await store.close()
+        assert row.requests == row.input_tokens == 10**6 - standing.remaining
+        assert row.requests >= written
+
+    asyncio.run(look())
+
+
+async def test_a_full_disk_is_survived(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clock, path = Clock(), tmp_path / "penstock.db"
+    journal = Journal(path, clock_ms=clock)
+    store = MemoryStore(clock_ms=clock, journal=journal)
+    await spend(store, "before", 1)
+    await store.usage("acme", DAY, DAY)
+    (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    for i in range(300):  # more than the pages that are there can take
+        await store.reserve("acme", f"{i}", [], 60)
+        assert await store.settle("acme", f"{i}", {}, used(1, user=f"user {i:050}"))
+    assert len(await store.usage("acme", DAY, DAY)) == 301, "what waits is counted"
+    assert await store.usage_slots(DAY, DAY) == ["acme"]
+    assert journal.counters.failures >= 1
+    assert "database or disk is full" in caplog.text
+    journal._db.execute("PRAGMA max_page_count = 100000")
+    assert len(await store.usage("acme", DAY, DAY)) == 301
+    assert "can be written again" in caplog.text
+    await store.close()
+    assert journal.counters.lost == 0
+    again = opened(path, clock)
+    assert sum(row.requests for row in await again.usage("acme", DAY, DAY)) == 301
+    await again.close()
+
+
+async def test_what_waits_is_bounded(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "penstock.db", max_waiting=10)
+    store = MemoryStore(journal=journal)
+    journal._db.execute("PRAGMA query_only = ON")
+    for i in range(25):
+        await store.reserve("acme", f"{i}", [], 60)
+        assert await store.settle("acme", f"{i}", {}, used(1, user=f"{i}"))
+    rows = await store.usage("acme", DAY, DAY)
+    assert [row.user for row in rows] == [f"{i}" for i in range(15, 25)]
+    assert journal.counters.lost == 15
+    await store.close()
+    assert journal.counters.lost == 25
+
+
+async def test_others_may_write_to_the_file(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "penstock.db"
+    with sqlite3.connect(path) as theirs:
+        theirs.execute("CREATE TABLE keys (id TEXT)")
+    store = opened(path, clock)
+    journal = store._journal
+    assert journal is not None
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("INSERT INTO keys VALUES ('k')")
+    await spend(store, "r", 5)
+    reading = asyncio.create_task(store.usage("acme", DAY, DAY))
+    while not journal._thread._work_queue.empty():  # noqa: ASYNC110 - it begins to wait
+        await asyncio.sleep(0)
+    other.execute("COMMIT")
+    assert [row.input_tokens for row in await reading] == [5]
+    await store.close()
+    assert other.execute("SELECT * FROM keys").fetchall() == [("k",)]
+    other.close()
+
+
+async def test_it_is_written_without_being_asked(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "penstock.db"
+    store = opened(path, clock)
+    await spend(store, "r", 5)
+    reader = sqlite3.connect(path)
+
+    async def written() -> bool:
+        return bool(reader.execute("SELECT * FROM usage_rows").fetchall())
+
+    await until(written)
+    reader.close()
+    await store.close()
+
+
+async def test_old_usage_and_fresh_buckets_are_forgotten(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "penstock.db"
+    store = opened(path, clock, usage_days=2)
+    for i in range(5):
+        today = DAY + timedelta(days=i)
+        await store.reserve("acme", "r", TAKES, 60)
+        assert await store.settle("acme", "r", {"hour": 5}, used(1, day=today))
+        await store.usage("acme", DAY, DAY)
+        clock.ms += 86_400_000
+    rows = await store.usage("acme", DAY, DAY + timedelta(days=9))
+    assert [row.day.day for row in rows] == [3, 4, 5]
+    await store.close()
+    with sqlite3.connect(path) as file:
+        assert file.execute("SELECT COUNT(*) FROM limits_buckets").fetchone() == (1,)
+
+
+async def test_users_of_a_day_are_bounded_over_restarts(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "penstock.db"
+    for i in range(4):
+        store = opened(path, clock, max_users_per_day=2)
+        await store.reserve("acme", "r", [], 60)
+        await store.settle("acme", "r", {}, used(1, user=f"{i}"))
+        rows = await store.usage("acme", DAY, DAY)
+        await store.close()
+    assert [(row.user, row.requests) for row in rows] == [(OTHERS, 2), ("0", 1), ("1", 1)]
+
+
+async def test_a_bucket_that_cannot_be_read_is_fresh(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "penstock.db"
+    store = opened(path, clock)
+    await spend(store, "r", 5)
+    await store.close()
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE limits_buckets SET rule = 'x 3' WHERE bucket = 'month'")
+    store = opened(path, clock)
+    assert (await left(store))["month"] == 1_000
+    await spend(store, "s", 5)
+    await store.close()
+    store = opened(path, clock)
+    assert (await left(store))["month"] == 995
+    await store.close()
+
+
+@pytest.mark.parametrize("rule", RULES.values())
+def test_rules_are_read_as_written(rule: Rule) -> None:
+    assert rule_of(rule_text(rule)) == rule
+
+
+@pytest.mark.parametrize("text", ["", "t 1 2", "t 0 1 1", "x 1", "c", "c x", "m 1 2", "d"])
+def test_no_other_text_is_a_rule(text: str) -> None:
+    with pytest.raises(LimitError):
+        rule_of(text)
+
+
+def test_which_buckets_last() -> None:
+    assert [name for name, rule in RULES.items() if lasts(rule)] == [
+        "month",
+        "hour",
+        "daily",
+        "burst",
+    ]

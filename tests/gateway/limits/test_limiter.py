@@ -1,0 +1,411 @@
+"""The picker under limits: what is reserved, charged and given back, over a real store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import orjson
+import pytest
+
+from gateway.limits.limiter import TenantLimiter
+from gateway.limits.memory import MemoryStore
+from gateway.limits.store import StoreUnavailable
+from picker.caller import Caller
+from picker.completion import Report
+from picker.decision import Answer, Decision, RequestHead
+from picker.pipeline.rejection import Reason, Rejection
+from policies.limits.plan import By, LimitRule, PriceList, Subject, TenantPolicy
+from policies.limits.prices import Price, Usage
+from policies.limits.types import (
+    Bucket,
+    CalendarWindow,
+    Concurrency,
+    Dimension,
+    Period,
+    Rule,
+    Take,
+)
+from policies.limits.verdict import Verdict
+from tests.picker.fleet import Fleet, ask, chat, decided, end_of, fleet, head, refused
+
+ACME = "acme"
+DAY = Period.DAY
+PRICES = PriceList([("*", Price.per_million(input_="1", output="10", cached_input="0.5"))])
+
+
+def rule(
+    dimension: Dimension, limit: int | Rule, *, by: Sequence[By] = (), shadow: bool = False
+) -> LimitRule:
+    kind = CalendarWindow(limit, DAY) if isinstance(limit, int) else limit
+    return LimitRule(dimension.value, dimension, kind, tuple(by), shadow=shadow)
+
+
+EVERYTHING = tuple(
+    rule(dimension, 1_000_000_000)
+    for dimension in Dimension
+    if dimension not in (Dimension.CONCURRENCY, Dimension.WEIGHTED_TOKENS)
+)
+
+
+class Seen:
+    """A limit observer's notes."""
+
+    def __init__(self) -> None:
+        self.refusals: list[str] = []
+        self.shadows: list[str] = []
+        self.charges: list[tuple[Subject, Usage, int]] = []
+        self.failures = 0
+
+    def refused(self, tenant: str, bucket: Bucket) -> None:
+        self.refusals.append(bucket.key)
+
+    def would_refuse(self, tenant: str, bucket: Bucket) -> None:
+        self.shadows.append(bucket.key)
+
+    def charged(self, subject: Subject, usage: Usage, cost_micros: int) -> None:
+        self.charges.append((subject, usage, cost_micros))
+
+    def unsettled(self) -> None:
+        self.failures += 1
+
+
+class Door:
+    """A gate that lets in who says the word."""
+
+    def __init__(self, policy: TenantPolicy) -> None:
+        self.policy = policy
+
+    def identify(self, head: RequestHead) -> Caller:
+        given = head.headers.get("authorization")
+        if given == "Bearer closed":
+            raise Rejection(Reason.INVALID_API_KEY, "That key is not known here.")
+        credentials = ("authorization",) if given else ()
+        return Caller(self.policy, key="k2", line="k1", credentials=credentials)
+
+
+class Place:
+    """A picker with limits over a store whose clock is set."""
+
+    def __init__(
+        self,
+        policy: TenantPolicy,
+        *,
+        store: MemoryStore | None = None,
+        name: str = "p0",
+        lease_s: float = 60.0,
+    ) -> None:
+        self.now_ms = 1_800_000_000_000
+        self.store = store or MemoryStore(clock_ms=lambda: self.now_ms)
+        self.seen = Seen()
+        self.made: Fleet = fleet(name=name)
+        self.limiter = TenantLimiter(
+            self.store,
+            policy_of=lambda tenant, _: policy if tenant == ACME else None,
+            observer=self.seen,
+            lease_s=lease_s,
+            wall_s=lambda: self.now_ms / 1_000,
+            now_s=lambda: self.now_ms / 1_000,
+        )
+        self.made.picker.gate = Door(policy)
+        self.made.picker.traffic.limiter = self.limiter
+        self.policy = policy
+
+    async def used(self, subject: Subject | None = None) -> dict[str, int]:
+        """By bucket key: what is taken, held or charged."""
+        await asyncio.sleep(0)
+        standings = await self.limiter.standings(subject or Subject(ACME, "k1", "", "llama"))
+        return {one.bucket.key: one.limit - one.remaining for one in standings}
+
+
+def tenant(*rules: LimitRule, models: Sequence[str] = ("*",)) -> TenantPolicy:
+    return TenantPolicy(ACME, rules, models=tuple(models), prices=PRICES)
+
+
+def ended(decision: Decision, **changes: object) -> Report:
+    return replace(end_of(decision), **changes)  # type: ignore[arg-type]
+
+
+async def test_a_request_holds_what_it_may_cost_and_is_charged_what_it_did() -> None:
+    place = Place(tenant(*EVERYTHING))
+    decision = await decided(place.made, chat("Hello", max_tokens=100))
+    held = await place.used()
+    assert held["requests"] == 1
+    assert held["output_tokens"] == 100
+    assert held["input_tokens"] > 0
+    assert held["total_tokens"] == held["input_tokens"] + 100
+    assert held["money"] == held["input_tokens"] + 1_000
+    assert dict(decision.response_headers)["x-ratelimit-remaining-requests"] == "999999999"
+    place.made.picker.complete(
+        ended(decision, input_tokens=10, output_tokens=5, cached_tokens=4, reasoning_tokens=2)
+    )
+    assert await place.used() == {
+        "requests": 1,
+        "input_tokens": 10,
+        "output_tokens": 5,
+        "total_tokens": 15,
+        "money": 6 + 2 + 50,
+    }
+    day = datetime.fromtimestamp(place.now_ms / 1_000, UTC).date()
+    (row,) = await place.store.usage(ACME, day, day)
+    assert (row.key, row.model, row.requests) == ("k2", "llama", 1)
+    assert (row.input_tokens, row.cached_tokens, row.output_tokens) == (10, 4, 5)
+    assert row.cost_micros == 58
+    assert [(usage.output_tokens, cost) for _, usage, cost in place.seen.charges] == [(5, 58)]
+
+
+@pytest.mark.parametrize(
+    ("report", "requests", "input_tokens", "output_tokens"),
+    [
+        ({"status": 500, "reason": "http_error"}, 0, 0, 0),
+        ({"status": 503, "reason": "upstream_error", "upstream_failed": True}, 0, 0, 0),
+        ({"status": 0, "reason": "client_aborted", "address": ""}, 0, 0, 0),
+        ({"status": 0, "reason": "client_aborted"}, 1, 0, 0),
+        ({"reason": "client_aborted", "streamed_events": 7}, 1, None, 7),
+        ({"reason": "upstream_error", "streamed_events": 3}, 1, None, 3),
+        ({"reason": "client_aborted", "streamed_events": 7, "input_tokens": 12}, 1, 12, 7),
+        ({}, 1, None, 100),
+    ],
+    ids=[
+        "engine's error",
+        "no replica",
+        "left before a replica had it",
+        "left before the first token",
+        "left after 7 tokens",
+        "engine died after 3 tokens",
+        "left after message_start",
+        "engine tells no usage",
+    ],
+)
+async def test_what_is_charged_without_a_report_of_usage(
+    report: dict[str, object], requests: int, input_tokens: int | None, output_tokens: int
+) -> None:
+    place = Place(tenant(*EVERYTHING))
+    decision = await decided(place.made, chat("Hello " * 20, max_tokens=100))
+    held = await place.used()
+    silent = {"input_tokens": None, "output_tokens": None, "cached_tokens": None}
+    place.made.picker.complete(ended(decision, **(silent | report)))
+    used = await place.used()
+    assert used["requests"] == requests
+    assert used["output_tokens"] == output_tokens
+    assert used["input_tokens"] == (held["input_tokens"] if input_tokens is None else input_tokens)
+
+
+async def test_an_end_that_is_told_twice_is_charged_once() -> None:
+    place = Place(tenant(*EVERYTHING))
+    decision = await decided(place.made, chat(max_tokens=100))
+    for _ in range(3):
+        place.made.picker.complete(ended(decision, input_tokens=10, output_tokens=5))
+    assert (await place.used())["total_tokens"] == 15
+    assert len(place.seen.charges) == 1
+
+
+async def test_without_max_tokens_what_is_learned_is_held() -> None:
+    place = Place(tenant(*EVERYTHING))
+    first = await decided(place.made, chat())
+    assert (await place.used())["output_tokens"] == 1_024
+    place.made.picker.complete(ended(first, output_tokens=40))
+    for _ in range(30):
+        decision = await decided(place.made, chat())
+        place.made.picker.complete(ended(decision, output_tokens=40))
+    before = (await place.used())["output_tokens"]
+    await decided(place.made, chat())
+    assert 40 <= (await place.used())["output_tokens"] - before < 60
+
+
+async def test_several_answers_are_held_for() -> None:
+    place = Place(tenant(*EVERYTHING))
+    await decided(place.made, chat(max_tokens=10, n=3))
+    assert (await place.used())["output_tokens"] == 30
+    body = orjson.dumps({"model": "llama", "prompt": ["a", "b"], "max_tokens": 10, "n": 2})
+    await decided(place.made, body, head("/v1/completions"))
+    assert (await place.used())["output_tokens"] == 70
+
+
+async def test_counting_tokens_costs_none() -> None:
+    place = Place(tenant(*EVERYTHING))
+    body = orjson.dumps({"model": "llama", "messages": [{"role": "user", "content": "Hi"}]})
+    await decided(place.made, body, head("/v1/messages/count_tokens"))
+    used = await place.used()
+    assert (used["requests"], used["total_tokens"]) == (1, 0)
+
+
+async def test_over_the_limit_is_refused_before_a_replica_is_chosen() -> None:
+    place = Place(tenant(rule(Dimension.REQUESTS, 2)))
+    sent = [await decided(place.made, chat()) for _ in range(2)]
+    answer = await refused(place.made, chat())
+    assert answer.status == 429
+    assert orjson.loads(answer.body)["error"]["code"] == "rate_limit_exceeded"
+    assert dict(answer.headers)["x-ratelimit-remaining-requests"] == "0"
+    assert int(dict(answer.headers)["retry-after"]) > 0
+    assert place.seen.refusals == ["requests"]
+    assert place.made.in_flight() == len(sent)
+    assert place.made.seen.rejections[0].labels.tenant == ACME
+
+
+async def test_two_hundred_at_once_against_room_for_ten() -> None:
+    place = Place(tenant(rule(Dimension.CONCURRENCY, Concurrency(10))))
+    outcomes = await asyncio.gather(*(ask(place.made, chat()) for _ in range(200)))
+    assert sum(isinstance(one, Decision) for one in outcomes) == 10
+    for one in outcomes:
+        if isinstance(one, Decision):
+            place.made.picker.complete(ended(one))
+    assert (await place.used())["concurrency"] == 0
+
+
+async def test_a_shadow_limit_counts_and_lets_pass() -> None:
+    place = Place(tenant(rule(Dimension.REQUESTS, 1, shadow=True)))
+    for _ in range(3):
+        decision = await decided(place.made, chat())
+        assert decision.response_headers == ()
+    assert place.seen.shadows == ["requests", "requests"]
+
+
+async def test_what_is_refused_later_is_given_back() -> None:
+    place = Place(tenant(*EVERYTHING))
+    place.made.sync([1, 2, 3], draining=[1, 2, 3])
+    answer = await refused(place.made, chat(max_tokens=50))
+    assert answer.status == 503
+    assert set((await place.used()).values()) == {0}
+    assert dict(answer.headers)["x-ratelimit-limit-requests"] == "1000000000"
+
+
+async def test_a_decision_that_never_left_is_given_back() -> None:
+    place = Place(tenant(*EVERYTHING))
+    place.made.picker.abandon(await decided(place.made, chat(max_tokens=50)))
+    assert set((await place.used()).values()) == {0}
+
+
+async def test_an_unknown_key_is_refused_at_the_headers() -> None:
+    place = Place(tenant())
+    begun = place.made.picker.begin(head(authorization="Bearer closed"))
+    assert isinstance(begun, Answer)
+    assert begun.status == 401
+    assert orjson.loads(begun.body)["error"]["code"] == "invalid_api_key"
+
+
+async def test_credentials_stay_with_us() -> None:
+    place = Place(tenant())
+    decision = await decided(place.made, chat(), head(authorization="Bearer open"))
+    assert "authorization" in decision.remove_headers
+
+
+async def test_closed_models_are_refused_and_not_listed() -> None:
+    place = Place(tenant(models=["llama-*"]))
+    answer = await refused(place.made, chat())
+    assert answer.status == 403
+    assert orjson.loads(answer.body)["error"]["code"] == "model_not_allowed"
+    rewritten = head(x_gateway_model_name_rewrite="llama")
+    assert (await refused(place.made, chat(model="llama-x"), rewritten)).status == 403
+    unnamed = head("/v1/audio/transcriptions", content_type="multipart/form-data")
+    assert (await refused(place.made, b"--x", unnamed)).status == 403
+    listing = await refused(place.made, b"", head("/v1/models", "GET"))
+    assert orjson.loads(listing.body)["data"] == []
+    one = await refused(place.made, b"", head("/v1/models/llama", "GET"))
+    assert one.status == 404
+
+
+async def test_users_have_limits_of_their_own() -> None:
+    place = Place(tenant(rule(Dimension.REQUESTS, 1, by=[By.USER])))
+    await decided(place.made, chat(user="ann"))
+    assert (await refused(place.made, chat(user="ann"))).status == 429
+    await decided(place.made, chat(user="bob"))
+    await decided(place.made, chat())  # without a user it is not counted by user
+    long = "x" * 5_000
+    await decided(place.made, chat(user=long))
+    assert (await refused(place.made, chat(user=long))).status == 429
+
+
+async def test_the_request_of_a_dead_picker_is_settled_by_another() -> None:
+    policy = tenant(*EVERYTHING)
+    first = Place(policy)
+    second = Place(policy, store=first.store, name="p1")
+    decision = await decided(first.made, chat(max_tokens=100))
+    report = ended(
+        decision,
+        ticket=str(decision.metadata["ticket"]),
+        input_tokens=10,
+        output_tokens=5,
+    )
+    second.made.picker.traffic.live_pickers = frozenset({"p0", "p1"})
+    second.made.picker.complete(report)
+    second.made.clock.now_s += 3
+    second.made.picker.traffic.tick()
+    assert (await first.used())["output_tokens"] == 100  # its picker lives, and will do it
+    second.made.picker.traffic.live_pickers = frozenset({"p1"})
+    for _ in range(2):
+        second.made.picker.complete(report)
+        second.made.clock.now_s += 3
+        second.made.picker.traffic.tick()
+    used = await first.used()
+    assert (used["requests"], used["input_tokens"], used["output_tokens"]) == (1, 10, 5)
+
+
+async def test_a_picker_that_was_started_anew_charges_what_its_last_life_let_in() -> None:
+    policy = tenant(*EVERYTHING)
+    before, after = Place(policy), Place(policy, name="p0-again")
+    decision = await decided(before.made, chat(max_tokens=100))
+    report = ended(
+        decision, ticket=str(decision.metadata["ticket"]), input_tokens=10, output_tokens=5
+    )
+    after.made.picker.complete(report)
+    after.made.clock.now_s += 3
+    after.made.picker.traffic.tick()
+    await asyncio.sleep(0.01)
+    used = await after.used()
+    assert (used["requests"], used["total_tokens"]) == (1, 15)
+    assert len(after.seen.charges) == 1
+
+
+async def test_a_broken_ticket_is_counted_and_harms_nothing() -> None:
+    place = Place(tenant(*EVERYTHING))
+    decision = await decided(place.made, chat())
+    place.limiter.settle_orphan(ended(decision, id="x-1", ticket="[1,2"))
+    assert place.seen.failures == 1
+
+
+async def test_leases_are_renewed_while_a_request_runs_and_end_with_its_picker() -> None:
+    place = Place(tenant(rule(Dimension.CONCURRENCY, Concurrency(1))), lease_s=30.0)
+    await decided(place.made, chat())
+    for _ in range(6):
+        place.now_ms += 15_000
+        await place.limiter._renew_old()
+        assert (await refused(place.made, chat())).status == 429
+    place.now_ms += 31_000  # nobody renews any more
+    await decided(place.made, chat())
+
+
+class StuckStore(MemoryStore):
+    """A store that does not answer."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.released: list[str] = []
+
+    async def reserve(
+        self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
+    ) -> Verdict:
+        if self.error is not None:
+            raise self.error
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+
+async def test_a_store_that_is_away_and_fails_closed_is_503() -> None:
+    place = Place(tenant(*EVERYTHING), store=StuckStore(StoreUnavailable("no answer")))
+    answer = await refused(place.made, chat())
+    assert answer.status == 503
+    assert orjson.loads(answer.body)["error"]["code"] == "limits_unavailable"
+
+
+async def test_a_client_that_leaves_while_its_limits_are_looked_at_leaves_nothing() -> None:
+    place = Place(tenant(*EVERYTHING), store=StuckStore())
+    asking = asyncio.create_task(ask(place.made, chat()))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert place.made.is_settled

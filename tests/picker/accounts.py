@@ -1,0 +1,53 @@
+"""A limiter that keeps what it is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from picker.caller import Caller
+from picker.limits import Grant
+from policies.limits.plan import Subject
+from policies.limits.prices import Usage
+from policies.limits.types import Standing
+from policies.limits.verdict import Denied
+
+
+@dataclass
+class Accounts:
+    """Lets everything pass, or refuses everything; `picker.limits.Limiter`."""
+
+    standings: tuple[Standing, ...] = ()
+    denied: Denied | None = None
+    settled: list[Usage] = field(default_factory=list)
+    released: int = 0
+    reserved: int = 0
+
+    async def reserve(
+        self,
+        id: str,  # noqa: A002 - the request's id
+        caller: Caller,
+        subject: Subject,
+        expected: Usage,
+    ) -> Grant | Denied | None:
+        """See `picker.limits.Limiter`."""
+        if self.denied is not None:
+            return self.denied
+        self.reserved += 1
+        return Grant(id, subject, caller.key, (), self.standings, ticket="a ticket")
+
+    def settle(self, grant: Grant, usage: Usage) -> None:
+        """See `picker.limits.Limiter`."""
+        self.settled.append(usage)
+
+    def release(self, grant: Grant) -> None:
+        """See `picker.limits.Limiter`."""
+        self.released += 1
+
+    def settle_orphan(self, report: object) -> None:
+        """See `picker.limits.Limiter`."""
+        raise AssertionError(f"no orphan is expected here: {report}")
+
+    def clear(self) -> None:
+        """As if nothing had happened."""
+        self.settled.clear()
+        self.reserved = self.released = 0

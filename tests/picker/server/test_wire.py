@@ -1,0 +1,73 @@
+"""What ext_proc messages say of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from envoy.config.core.v3.base_pb2 import Metadata
+from envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders, ProcessingRequest
+from google.protobuf.json_format import ParseDict
+
+from picker import names
+from picker.decision import RequestHead
+from picker.server.wire import request_head
+from tests.picker.server.edge import header_map
+
+
+def head(metadata: Mapping[str, object]) -> RequestHead:
+    context = ParseDict({"filterMetadata": metadata}, Metadata())
+    headers = HttpHeaders(headers=header_map({":path": "/v1/models", ":method": "GET"}))
+    message = ProcessingRequest(request_headers=headers, metadata_context=context)
+    return request_head(message, 0.0)
+
+
+def test_claims_as_plain_values() -> None:
+    claims = {
+        "tenant": "acme",
+        "exp": 1767225600,
+        "ratio": 0.25,
+        "admin": True,
+        "org": {"id": 7, "teams": ["a", 2, None]},
+        "nothing": None,
+        "huge": 1e300,
+    }
+    told = head({names.JWT_NAMESPACE: {names.CLAIMS: claims}})
+    assert told.claims == claims
+    assert type(told.claims["exp"]) is int
+    assert told.claims_error == ""
+
+
+@pytest.mark.parametrize(
+    ("failed", "error"),
+    [
+        ({"code": "2", "message": "Jwt is expired"}, "Jwt is expired"),
+        ({"code": "1", "message": "Jwt is missing"}, ""),
+        ({}, "the token was refused"),
+        ("odd", "the token was refused"),
+    ],
+)
+def test_why_a_token_was_refused(failed: object, error: str) -> None:
+    told = head({names.JWT_NAMESPACE: {names.CLAIMS_FAILED: failed}})
+    assert (told.claims, told.claims_error) == ({}, error)
+
+
+def test_a_good_token_beside_a_bad_one() -> None:
+    both = {names.CLAIMS: {"tenant": "acme"}, names.CLAIMS_FAILED: {"message": "Jwt is expired"}}
+    told = head({names.JWT_NAMESPACE: both})
+    assert (told.claims, told.claims_error) == ({"tenant": "acme"}, "")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {names.JWT_NAMESPACE: {}},
+        {names.JWT_NAMESPACE: {"tenant": "root"}},
+        {names.LB_NAMESPACE: {names.CLAIMS: {"tenant": "root"}}},
+        {names.JWT_NAMESPACE: {names.CLAIMS: "root"}},
+    ],
+)
+def test_no_token(metadata: Mapping[str, object]) -> None:
+    told = head(metadata)
+    assert (told.claims, told.claims_error) == ({}, "")

@@ -1,0 +1,142 @@
+"""A real Envoy over a picker that lives in the test's process: what passes between the two can be
+set and seen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import policies.routing  # noqa: F401 - registers the built-in policies
+from gateway.config.schema import EnvoyProxy
+from gateway.envoy import render
+from gateway.envoy.files import DiscoveryFiles
+from gateway.envoy.proxy import binary
+from picker.caller import Gate
+from picker.core import Picker
+from picker.server.health import Health
+from picker.server.listen import Listeners, Servers
+from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
+from picker.state.endpoints import EndpointSpec, ServedModel
+from policies.limits.prices import Usage
+from tests.picker.accounts import Accounts
+from tests.picker.fleet import IDLE, MODEL, POOL, Recorder, policy
+from tests.real.gateway import eventually
+from tests.real.ports import free_port
+from tests.real.spawn import spawn, tail
+
+ALIAS = "alias"
+"""A name of clients for MODEL."""
+
+
+class Edge:
+    """Runs for the time of an ``async with``. ``replicas``: addresses that serve MODEL."""
+
+    def __init__(
+        self,
+        replicas: Sequence[str],
+        *,
+        gate: Gate | None = None,
+        plan: Callable[[render.Plan], render.Plan] = lambda plan: plan,
+    ) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="pst-"))  # unix sockets have short paths
+        self.port = free_port()
+        self.seen = Recorder()
+        self.accounts = Accounts()
+        self.picker = Picker("p0", observer=self.seen, now=time.monotonic, rng=random.Random(1))
+        if gate is not None:
+            self.picker.gate = gate
+        self.picker.traffic.limiter = self.accounts
+        self._replicas = list(replicas)
+        self.replicas_are_well()
+        socket = self._folder / "picker.sock"
+        self._servers = Servers(self.picker, Health(self.picker), Listeners(socket, None, None))
+        self._plan = plan(
+            render.Plan(
+                run_dir=self._folder,
+                address="127.0.0.1",
+                port=self.port,
+                max_body_bytes=64 << 20,
+                stream_idle_timeout_s=300,
+                decision_timeout_s=5,
+                fail_open=False,
+                fallbacks=2,
+                picker_sockets=(socket,),
+                pools=(render.PoolCluster(POOL),),
+                default_pool=None,
+            )
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        await self._servers.start()
+        file = self._folder / "bootstrap.json"
+        file.write_text(json.dumps(render.bootstrap(self._plan)))
+        DiscoveryFiles().write(self._plan, {POOL: self._replicas})
+        command = [str(binary(EnvoyProxy())), "-c", str(file), "--use-dynamic-base-id"]
+        command += ["--concurrency", "1", "--log-level", "warn"]
+        command += ["--component-log-level", "misc:error,ext_proc:error"]
+        self._process = spawn(command, self._folder / "envoy.log")
+        await eventually(self._listens, "Envoy listens")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        await self._servers.stop(0)
+        if error is not None:
+            print(tail(self._folder / "envoy.log"))
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def settled(self, count: int = 1) -> list[Usage]:
+        """What the next requests were charged, when that many have ended."""
+
+        async def so() -> bool:
+            return len(self.accounts.settled) + self.accounts.released >= count
+
+        await eventually(so, f"{count} requests have ended")
+        charged = list(self.accounts.settled)
+        self.accounts.clear()
+        return charged
+
+    def replicas_are_well(self) -> None:
+        """The picker believes in all of them, whatever it has seen of them."""
+        self.picker.configure(
+            PickerSettings(
+                pools=(PoolSettings(POOL, policy()),),
+                rewrites=(RewriteRule(ALIAS, (RewriteTarget(MODEL),)),),
+                stale_after_s=3600.0,
+            )
+        )
+        self.picker.sync_endpoints(POOL, [EndpointSpec(address) for address in self._replicas])
+        now_s = self.picker.now()
+        for address in self._replicas:
+            self.picker.apply_signals(POOL, address, IDLE, began_s=now_s, now_s=now_s)
+            self.picker.apply_models(POOL, address, [ServedModel(MODEL, None, 32_768)])
+
+    async def _listens(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            return False
+        writer.close()
+        return True

@@ -1,0 +1,254 @@
+"""Parts that die under load: what they held comes back, and nothing is counted twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from tests.gateway.limits.redis_server import RedisServer
+from tests.real.gateway import Gateway, Json, eventually
+from tests.real.limits.accounts import Used, key_of, left, limit, redis_store, tenant, used
+from tests.real.limits.asking import Api, Ask, Outcome, send
+from tests.real.replicas import Replica
+
+pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
+
+WORKERS: Final = 3
+CLIENTS: Final = 16
+LEASE_S: Final = 2.0
+STEP_MS: Final = 10
+LONGEST: Final = 40
+PROMPT: Final = tuple(range(1, 31))
+UNSEEN_EACH: Final = 2
+"""Requests of a client whose ends nobody may have seen when something dies: the one under way, and
+one whose end still waited in Envoy's buffer (50 ms; none is shorter than that)."""
+SLACK_S: Final = 10.0
+"""A busy machine's."""
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(Path(tmp_path_factory.mktemp("redis")))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def replica(tmp_path: Path) -> AsyncIterator[Replica]:
+    options = (f"--step-ms={STEP_MS}", "--output-tokens-min=100000", "--num-blocks=65536")
+    async with Replica(tmp_path, *options) as running:
+        yield running
+
+
+def configuration(server: RedisServer, replica: Replica) -> Json:
+    return {
+        "picker": {"workers": WORKERS},
+        "limits": {"store": redis_store(server.url, timeout_ms=1_000), "lease_s": LEASE_S},
+        "pools": [{"name": "p", "type": "static", "endpoints": [replica.address]}],
+        "tenants": [
+            tenant(
+                "acme",
+                limit("concurrency", 1_000),
+                limit("total_tokens", 10**9, "month", window="calendar"),
+                limit("requests", 10**9, "month", window="calendar"),
+            )
+        ],
+    }
+
+
+class Crowd:
+    """Clients that ask one request after another, and do not mind errors."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self.outcomes: list[Outcome] = []
+        self._url = gateway.url
+        self._stopping = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._client(i)) for i in range(CLIENTS)]
+
+    async def more(self, requests: int) -> None:
+        """Returns when so many more have been served whole."""
+        until = self.whole + requests
+
+        async def enough() -> bool:
+            return self.whole >= until
+
+        await eventually(enough, f"{requests} more answers", timeout_s=60)
+
+    @property
+    def whole(self) -> int:
+        return sum(one.whole for one in self.outcomes)
+
+    @property
+    def others(self) -> int:
+        """Refused or broken off."""
+        return len(self.outcomes) - self.whole
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+
+    async def _client(self, number: int) -> None:
+        rng = random.Random(number)
+        async with aiohttp.ClientSession(self._url) as session:
+            while not self._stopping.is_set():
+                tokens = rng.randint(LONGEST // 4, LONGEST)
+                ask = Ask(Api.COMPLETIONS, PROMPT, max_tokens=tokens, stream=rng.random() < 0.5)
+                outcome = await send(session, ask, key_of("acme"))
+                self.outcomes.append(outcome)
+                if not outcome.whole:
+                    await asyncio.sleep(0.1)
+
+
+async def nothing_held(gateway: Gateway) -> float:
+    """Seconds until no request holds anything, as the store tells."""
+
+    async def so() -> bool:
+        told = await left(gateway, tenant="acme")
+        return bool(told) and told["concurrency"].idle
+
+    return await eventually(so, "nothing is held", timeout_s=LEASE_S + SLACK_S)
+
+
+async def in_ledger(gateway: Gateway) -> Used:
+    """The tenant's, which must be what its buckets were charged."""
+    found = (await used(gateway, "tenant")).get(("acme",), Used(0, 0, 0, 0))
+    told = await left(gateway, tenant="acme")
+    tokens = found.input_tokens + found.output_tokens
+    assert told["requests-per-month"].used == found.requests
+    assert told["total_tokens-per-month"].used == tokens
+    return found
+
+
+async def agree(gateway: Gateway, replica: Replica, crowd: Crowd, deaths: int) -> None:
+    """The ledger has everything but what nobody could see the end of, and nothing twice."""
+    took_s = await nothing_held(gateway)
+    await asyncio.sleep(LEASE_S)  # requests of the dead are settled late; nothing tells when
+    found = await in_ledger(gateway)
+    prompt = await replica.metric("vllm:prompt_tokens_total")
+    produced = await replica.metric("vllm:generation_tokens_total")
+    bound = UNSEEN_EACH * CLIENTS * deaths
+    print(
+        f"{crowd.whole} whole, {crowd.others} failed; ledger {found}; nothing held {took_s:.2f} s"
+    )
+    print(
+        f"engine: {prompt:.0f} + {produced:.0f}; not in the ledger: {crowd.whole - found.requests}"
+        f" requests, {produced - found.output_tokens:.0f} tokens; bound {bound} requests"
+    )
+    served = prompt / len(PROMPT)
+    assert found.requests <= served
+    assert found.input_tokens <= prompt
+    assert found.output_tokens <= produced
+    assert served - found.requests <= bound
+    assert produced - found.output_tokens <= bound * LONGEST
+
+
+async def pids(gateway: Gateway) -> list[int]:
+    """Of the pickers, as the admin API tells."""
+    pickers = (await gateway.status())["pickers"]
+    assert isinstance(pickers, list)
+    return [picker["pid"] for picker in pickers]
+
+
+async def all_ready(gateway: Gateway, gone: int) -> None:
+    async def so() -> bool:
+        pickers = (await gateway.status())["pickers"]
+        assert isinstance(pickers, list)
+        return gone not in await pids(gateway) and all(one["state"] == "ready" for one in pickers)
+
+    await eventually(so, "all pickers are ready", timeout_s=60)
+
+
+async def test_pickers_killed_one_after_the_other(
+    tmp_path: Path, server: RedisServer, replica: Replica
+) -> None:
+    """One of them is the one that Envoy tells of the requests' ends."""
+    async with Gateway(tmp_path / "gateway", configuration(server, replica)) as gateway:
+        crowd = Crowd(gateway)
+        for pid in await pids(gateway):
+            await crowd.more(50)
+            os.kill(pid, signal.SIGKILL)
+            await all_ready(gateway, pid)
+        await crowd.more(50)
+        await crowd.stop()
+        await agree(gateway, replica, crowd, WORKERS)
+
+
+async def test_streams_that_outlive_their_picker_are_charged(
+    tmp_path: Path, server: RedisServer, replica: Replica
+) -> None:
+    """By the ticket that they carry; what they held is back within the lease."""
+    streams, tokens = 24, int(2.5 * LEASE_S * 1_000 / STEP_MS)
+    async with (
+        Gateway(tmp_path / "gateway", configuration(server, replica)) as gateway,
+        aiohttp.ClientSession(gateway.url, connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        ask = Ask(Api.COMPLETIONS, PROMPT, max_tokens=tokens)
+        running = [asyncio.create_task(send(session, ask, key_of("acme"))) for _ in range(streams)]
+
+        async def all_run() -> bool:
+            return await replica.running() == streams
+
+        await eventually(all_run, "all streams run")
+        assert (await left(gateway, tenant="acme"))["concurrency"].used == streams
+        os.kill((await pids(gateway))[0], signal.SIGKILL)
+        kept: list[float] = []
+
+        async def back() -> bool:
+            kept.append((await left(gateway, tenant="acme"))["concurrency"].used)
+            return kept[-1] < streams
+
+        took_s = await eventually(back, "the dead picker's are back", timeout_s=LEASE_S + SLACK_S)
+        print(f"{streams - kept[-1]} were the dead picker's, back after {took_s:.2f} s")
+        outcomes = await asyncio.gather(*running)
+        assert all(one.whole for one in outcomes)
+
+        async def charged() -> bool:
+            return (await in_ledger(gateway)).requests >= streams
+
+        await eventually(charged, "all streams are in the ledger")
+        assert await in_ledger(gateway) == Used(streams, streams * len(PROMPT), streams * tokens, 0)
+        await nothing_held(gateway)
+
+
+async def test_envoy_killed(tmp_path: Path, server: RedisServer, replica: Replica) -> None:
+    async with Gateway(tmp_path / "gateway", configuration(server, replica)) as gateway:
+        crowd = Crowd(gateway)
+        await crowd.more(50)
+        os.kill(gateway.pids("envoy")[0], signal.SIGKILL)
+        await crowd.more(50)
+        await crowd.stop()
+        await agree(gateway, replica, crowd, 1)
+
+
+async def test_everything_killed(tmp_path: Path, server: RedisServer, replica: Replica) -> None:
+    """The next one on the same Redis has the accounts, and gets back what was held."""
+    config = configuration(server, replica)
+    first = Gateway(tmp_path / "first", config)
+    await first.start()
+    try:
+        crowd = Crowd(first)
+        await crowd.more(50)
+        assert (await left(first, tenant="acme"))["concurrency"].used > 0
+        for process in first.family():
+            process.kill()
+        await first.exited()
+    finally:
+        await first.stop()
+    await crowd.stop()
+    async with Gateway(tmp_path / "second", config) as second:
+        await agree(second, replica, crowd, 1)
+        after = Crowd(second)
+        await after.more(20)
+        await after.stop()
+        crowd.outcomes += after.outcomes
+        await agree(second, replica, crowd, 1)
