@@ -253,8 +253,10 @@ class Worker:
             await self._health.refresh()
             if self._scraper is not None:
                 self._telemetry.sample(self._scraper.stats)
-            if self._tenancy is not None and self._tenancy.outage is not None:
-                self._telemetry.tenants.sample_outage(self._tenancy.outage)
+            if self._tenancy is not None:
+                self._telemetry.tenants.sample_expressions(self._tenancy.expression_failures)
+                if self._tenancy.outage is not None:
+                    self._telemetry.tenants.sample_outage(self._tenancy.outage)
 
     def _report(self) -> control_pb2.Report:
         report = control_pb2.Report(

@@ -50,8 +50,10 @@ class Gate(Protocol):
         ...
 
 
-NOBODY: Final = Caller(TenantPolicy(ANONYMOUS))
+ANYBODY: Final = Caller(TenantPolicy(ANONYMOUS))
 """Without an identity and without limits."""
+UNKNOWN: Final = Caller(TenantPolicy(""))
+"""Before the gate has told."""
 
 
 class OpenGate:
@@ -59,4 +61,4 @@ class OpenGate:
 
     def identify(self, head: RequestHead) -> Caller:
         """See `Gate`."""
-        return NOBODY
+        return ANYBODY

@@ -17,6 +17,10 @@ class RequestLabels:
     pool: str
     """Pool chosen, or "" when the request ended before one was."""
     path: str
+    key: str = ""
+    """Id of the API key."""
+    user: str = ""
+    """Whom the tenant served, if it tells."""
     objective: str = ""
     """Inference objective named by the request, "" for none."""
     fairness_id: str = ""

@@ -50,6 +50,10 @@ class TenantMetrics:
             "limit_shadow_rejections", "Requests that a shadow limit would have refused.", by_limit
         )
         self.failed = counter("limit_settlements_failed", "Settlements that failed for good.")
+        self.expressions = counter(
+            "limit_expression_failures",
+            "CEL evaluations without a sound value, which counted as 0.",
+        )
         self.outage = counter(
             "limit_store_outage_events",
             "What happened while the limit store was away.",
@@ -59,6 +63,7 @@ class TenantMetrics:
         self._limit_label = LabelLimiter(_LIMIT_CAP)
         self._by_tenant: dict[str, _TenantSeries] = {}
         self._outage: dict[str, int] = {}
+        self._expressions = 0
 
     def refused(self, tenant: str, bucket: Bucket) -> None:
         """See `LimitObserver`."""
@@ -94,6 +99,12 @@ class TenantMetrics:
             if new > 0:
                 self.outage.labels(event).inc(new)
             self._outage[event] = count
+
+    def sample_expressions(self, failures: int) -> None:
+        """Note how many evaluations have failed so far; a new configuration starts at 0 again."""
+        before = self._expressions if failures >= self._expressions else 0
+        self.expressions.inc(failures - before)
+        self._expressions = failures
 
     def _limit(self, bucket: Bucket) -> str:
         """The rule's name: a bucket's key begins with it."""

@@ -91,6 +91,11 @@ class PickerTenancy:
         await self._follower.close()
 
     @property
+    def expression_failures(self) -> int:
+        """CEL evaluations that failed since the configuration came into force."""
+        return self._directory.policies.failures
+
+    @property
     def outage(self) -> Counters | None:
         """What happened while the store was away; None: it cannot be away."""
         return self._store.counters if isinstance(self._store, FallbackStore) else None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
+
+import xxhash
 
 from picker import names
-from picker.caller import NOBODY, Caller
+from picker.caller import UNKNOWN, Caller
 from picker.decision import Answer, RequestHead
 from picker.events import RequestLabels
 from picker.limits import Grant
@@ -16,7 +19,8 @@ from picker.prompt.forms import Form, Prompt
 from policies.limits.prices import Usage
 from policies.routing.types import Ranking
 
-_NOTHING = Usage(0, 0)
+_MAX_USER_CHARS: Final = 64
+_NOTHING: Final = Usage(0, 0)
 
 
 @dataclass(slots=True)
@@ -30,7 +34,7 @@ class RequestContext:
     """None: a path whose body is not read for a prompt."""
 
     # identify
-    caller: Caller = NOBODY
+    caller: Caller = UNKNOWN
     # parse
     document: dict[str, object] | None = None
     fields: RequestFields | None = None
@@ -85,6 +89,12 @@ class RequestContext:
         return self._first_of(names.FAIRNESS_ID)
 
     @property
+    def user(self) -> str:
+        """Whom the tenant served: as its key or token tells, else as the body does."""
+        told = self.fields.user if self.fields is not None else None
+        return self.caller.user or bounded(told or "")
+
+    @property
     def anthropic(self) -> bool:
         """Errors are told in Anthropic's shape."""
         return self.form is Form.ANTHROPIC
@@ -94,6 +104,8 @@ class RequestContext:
         return RequestLabels(
             request_id=self.request_id,
             tenant=self.caller.tenant,
+            key=self.caller.key,
+            user=self.user,
             model=self.asked_model,
             pool=self.pool.name if self.pool is not None else "",
             path=self.head.path,
@@ -104,3 +116,10 @@ class RequestContext:
     def _first_of(self, headers: tuple[str, ...]) -> str:
         given = self.head.headers
         return next((given[name] for name in headers if given.get(name)), "")
+
+
+def bounded(user: str) -> str:
+    """A user's name as limits, accounts and logs keep it: a long one as its digest."""
+    if len(user) <= _MAX_USER_CHARS:
+        return user
+    return xxhash.xxh3_128_hexdigest(user.encode("utf-8", "surrogatepass"))

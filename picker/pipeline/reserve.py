@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import xxhash
-
 from picker.catalog import Catalog
 from picker.limits import Limiter, LimitsUnavailable
 from picker.pipeline.context import RequestContext
@@ -26,7 +24,6 @@ _GENERATES: Final = frozenset(
 )
 _COSTS_NOTHING: Final = ("/tokenize", "/render", "/count_tokens")
 """Paths that read a prompt and run no model."""
-_MAX_USER_CHARS: Final = 64
 
 
 class Reserve:
@@ -70,13 +67,10 @@ class Reserve:
 
     def _subject(self, context: RequestContext) -> Subject:
         caller, asked = context.caller, context.asked_model
-        user = caller.user
-        if not user and context.fields is not None and context.fields.user:
-            user = bounded(context.fields.user)
         return Subject(
             tenant=caller.tenant,
             key=caller.line,
-            user=user,
+            user=context.user,
             model=asked if self._catalog.is_known(asked) else context.served_model,
             pool=context.pool.name if context.pool is not None else "",
         )
@@ -99,10 +93,3 @@ class Reserve:
 
 
 _NOTHING: Final = Usage(0, 0)
-
-
-def bounded(user: str) -> str:
-    """A user's name as limits and accounts keep it: a long one as its digest."""
-    if len(user) <= _MAX_USER_CHARS:
-        return user
-    return xxhash.xxh3_128_hexdigest(user.encode("utf-8", "surrogatepass"))

@@ -13,7 +13,7 @@ from picker.decision import Answer, Decision, RequestHead
 from picker.pipeline.schedule import session_token
 from picker.server import wire
 from picker.server.response import ResponseReader
-from picker.server.usage import Usage
+from picker.server.usage import Usage, produced
 
 if TYPE_CHECKING:
     from picker.server.ext_proc import Context
@@ -162,6 +162,7 @@ class StandardExchange:
             reason = "client_aborted"
         else:
             reason = "ok" if self._status < 400 else "http_error"
+        streamed = 0 if reader is None else reader.events
         self._picker.complete(
             Report(
                 id=decision.id,
@@ -170,9 +171,9 @@ class StandardExchange:
                 status=self._status,
                 reason=reason,
                 input_tokens=usage.input_tokens,
-                output_tokens=usage.output_tokens,
+                output_tokens=produced(usage.output_tokens, streamed, whole=reason == "ok"),
                 cached_tokens=usage.cached_tokens,
-                streamed_events=0 if reader is None else reader.events,
+                streamed_events=streamed,
                 reasoning_tokens=usage.reasoning_tokens,
                 ttft_s=ttft_s,
                 duration_s=self._picker.now() - self._dispatched_s,

@@ -56,11 +56,9 @@ class Usage:
 
 
 def produced(reported: int | None, streamed: int, *, whole: bool) -> int | None:
-    """Tokens of output of a response; None: not known. One that broke off may have reported less
-    than it had streamed: in mid-stream usage is that of one choice, of several."""
-    if whole or not streamed:
-        return reported
-    return max(reported or 0, streamed)
+    """Tokens of output that a response reported; None: none. One that broke off may have reported
+    less than it had streamed: in mid-stream usage is that of one choice, of several."""
+    return reported if reported is None or whole else max(reported, streamed)
 
 
 def tokens_in(name: str, document: object) -> int:

@@ -350,6 +350,7 @@ async def test_a_picker_that_was_started_anew_charges_what_its_last_life_let_in(
     report = ended(
         decision, ticket=str(decision.metadata["ticket"]), input_tokens=10, output_tokens=5
     )
+    after.made.picker.traffic.live_pickers = frozenset({"p0-again"})
     after.made.picker.complete(report)
     after.made.clock.now_s += 3
     after.made.picker.traffic.tick()

@@ -10,7 +10,7 @@ from picker.events import Completed, Rejected, RequestLabels
 
 
 def _labels(model: str = "llama", pool: str = "main") -> RequestLabels:
-    return RequestLabels("id-1", "acme", model, pool, "/v1/chat/completions")
+    return RequestLabels("id-1", "acme", model, pool, "/v1/chat/completions", key="k1", user="ann")
 
 
 def _completed(model: str = "llama", **changes: object) -> Completed:

@@ -14,6 +14,7 @@ from gateway.admin.gauges import StatusCollector
 from gateway.admin.status import ConfigStatus, EnvoyStatus, GatewayStatus
 from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.request_log import RequestLog
+from gateway.telemetry.tenant_metrics import TenantMetrics
 from picker.events import Completed
 
 DOCS = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text()
@@ -22,6 +23,7 @@ DOCS = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text()
 def test_every_metric_is_documented_and_the_other_way_round() -> None:
     registry = CollectorRegistry()
     PickerMetrics(lambda _: True, registry)
+    TenantMetrics(registry)
     now = datetime.now(UTC)
     config, envoy = ConfigStatus(1, now, ""), EnvoyStatus("running")
     registry.register(StatusCollector(GatewayStatus("0", now, 0.0, (), config, envoy)))

@@ -39,6 +39,8 @@ def test_one_json_line_for_each_request(
         "time": "2027-01-15T08:00:00.125000Z",
         "request_id": "id-1",
         "tenant": "acme",
+        "key": "k1",
+        "user": "ann",
         "path": "/v1/chat/completions",
         "model": "llama",
         "pool": "main",
