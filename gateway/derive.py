@@ -14,6 +14,8 @@ from gateway.envoy import render
 from gateway.envoy.jwt import Jwt
 from gateway.envoy.tls import ListenerTls
 from gateway.envoy.tls import UpstreamTls as EnvoyTls
+from gateway.tokenizers import FileTokenizer
+from picker.prompt.counting import Counting
 from picker.settings import OutputBound, PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
@@ -55,6 +57,12 @@ def picker_settings(config: Config) -> PickerSettings:
             prior_tokens=quantile.prior,
         ),
     )
+
+
+def counting(config: Config) -> Counting | None:
+    """The models' tokenizers; None: none is configured. Raises TokenizerError."""
+    chosen = config.limits.tokenizers
+    return Counting([(one.model, FileTokenizer(one.file)) for one in chosen]) if chosen else None
 
 
 def routing_policy(profile: Profile) -> RoutingPolicy:

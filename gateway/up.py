@@ -16,6 +16,7 @@ from rich.table import Table
 
 from gateway.admin.serve import AdminServer
 from gateway.child import Child, ChildError, ChildState
+from gateway.commands.api import LOCAL
 from gateway.config.schema import Config
 from gateway.listening import require_free
 from gateway.pools.types import ReplicaState, ReplicaStatus
@@ -132,10 +133,29 @@ def _first_steps(supervisor: Supervisor, took_s: float) -> str:
             f'{{"model": "{model}", "max_tokens": 16,'
             ' "messages": [{"role": "user", "content": "Hello"}]}'
         )
-        lines += [
-            "Try:",
-            f"  curl {base}/v1/chat/completions \\",
-            "    -H 'content-type: application/json' \\",
-            f"    -d '{body}'",
-        ]
+        lines.append("Try:")
+        needs_key = config.has_tenants and config.identity_in_force.anonymous is None
+        if needs_key and config.identity_in_force.api_keys:
+            lines += _first_key(config)
+        lines.append(f"  curl {base}/v1/chat/completions \\")
+        if needs_key:
+            lines.append('    -H "authorization: Bearer $KEY" \\')
+        lines += ["    -H 'content-type: application/json' \\", f"    -d '{body}'"]
     return "\n".join(lines) + "\n"
+
+
+def _first_key(config: Config) -> list[str]:
+    """Commands that make a key, and a tenant for it where there is none."""
+    admin, before, after = config.admin, "", ""
+    if (url := f"http://{admin.address}:{admin.port}") != LOCAL:
+        after += f" --url {url}"
+    if admin.token is not None and admin.token.file is not None:
+        after += f" --token-file {admin.token.file}"
+    elif admin.token is not None:
+        before = f'PENSTOCK_ADMIN_TOKEN="${admin.token.env}" '
+    lines = []
+    if not config.tenants:
+        lines.append(f"  {before}penstock tenants create demo{after}")
+    tenant = config.tenants[0].name if config.tenants else "demo"
+    lines.append(f"  KEY=$({before}penstock keys create {tenant} --quiet{after})")
+    return lines

@@ -166,6 +166,8 @@ class Worker:
 
     async def _configure(self, config: Config) -> None:
         self._picker.configure(derive.picker_settings(config))
+        if self._config is None or self._config.limits.tokenizers != config.limits.tokenizers:
+            self._picker.counting = derive.counting(config)
         self._telemetry.configure(config.telemetry)
         workers = range(config.picker.workers)
         self._peers.follow(self._run.peer_socket(i) for i in workers if i != self._index)
@@ -255,6 +257,7 @@ class Worker:
                 self._telemetry.sample(self._scraper.stats)
             if self._tenancy is not None:
                 self._telemetry.tenants.sample_expressions(self._tenancy.expression_failures)
+                self._telemetry.tenants.sample_registry(self._tenancy.registry_failures)
                 if self._tenancy.outage is not None:
                     self._telemetry.tenants.sample_outage(self._tenancy.outage)
 

@@ -6,8 +6,9 @@ from picker.completion import Report
 from policies.limits.prices import Usage
 
 
-def charged(report: Report, expected: Usage) -> Usage | None:
-    """Tokens to charge; None: nothing at all, not even the request.
+def charged(report: Report, expected: Usage, streamed_tokens: int | None = None) -> Usage | None:
+    """Tokens to charge; None: nothing at all, not even the request. ``streamed_tokens``: in the
+    report's events; None: one in each.
 
     What the engine reported counts. Without that: a stream counts for what was streamed, a whole
     answer for what was ``expected``. A client that left before the first token is charged the
@@ -16,9 +17,11 @@ def charged(report: Report, expected: Usage) -> Usage | None:
     reported = report.input_tokens is not None or report.output_tokens is not None
     if reported or report.streamed_events:
         given = report.input_tokens
+        if streamed_tokens is None:
+            streamed_tokens = report.streamed_events
         return _usage(
             expected.input_tokens if given is None else given,
-            report.streamed_events if report.output_tokens is None else report.output_tokens,
+            streamed_tokens if report.output_tokens is None else report.output_tokens,
             report.cached_tokens or 0,
             report.reasoning_tokens or 0,
         )

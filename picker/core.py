@@ -28,6 +28,7 @@ from picker.pipeline.reserve import Reserve
 from picker.pipeline.resolve import Resolve
 from picker.pipeline.schedule import Schedule, session_token
 from picker.pool import PoolRuntime
+from picker.prompt.counting import Counting
 from picker.prompt.forms import form_of
 from picker.settings import PickerSettings
 from picker.state.endpoints import EndpointSpec, PoolState, ServedModel, Signals
@@ -61,6 +62,7 @@ class Picker:
         self.states: dict[str, PoolState] = {}
         self.ledger = Ledger(self.states)
         self.ratio = TokenRatio()
+        self._counted = TokenRatio(1.0, least=0.1, most=4.0)
         self.catalog = Catalog(self.pools, rng)
         self.output = OutputQuantile()
         self.traffic = Traffic(
@@ -68,18 +70,20 @@ class Picker:
             self.pools,
             self.ledger,
             ratio=self.ratio,
+            counted=self._counted,
             output=self.output,
             observer=observer,
             now=now,
         )
         self.gate: Gate = OpenGate()
+        self.counting: Counting | None = None
         self.draining = False
         self._observer = observer
         self._rng = rng
         self._settings = PickerSettings(())
         self._count = 0
         self._resolve = Resolve(self.catalog)
-        self._estimate = Estimate(self.catalog, self.ratio, 0.0)
+        self._estimate = Estimate(self.catalog, self.ratio, self._counted, 0.0)
         self._reserve = Reserve(self.catalog, self.output)
         self._schedule = Schedule(self.ratio, rng)
 
@@ -103,7 +107,9 @@ class Picker:
             del self.pools[name], self.states[name]
         self._settings = settings
         self.catalog.configure(settings)
-        self._estimate = Estimate(self.catalog, self.ratio, settings.default_output_tokens)
+        self._estimate = Estimate(
+            self.catalog, self.ratio, self._counted, settings.default_output_tokens
+        )
         self.traffic.lease_s = settings.lease_s
         bound = settings.output_bound
         self.output.configure(
@@ -238,6 +244,10 @@ class Picker:
         self._resolve(context)
         if context.answer is not None:
             return
+        if self.counting is not None and context.prompt is not None:
+            context.counted_tokens = await self.counting.tokens(
+                context.served_model, context.prompt
+            )
         self._estimate(context)
         await self._reserve(context, self.traffic.limiter)
         now_s = self.now()

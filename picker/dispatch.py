@@ -31,6 +31,8 @@ class Dispatch:
     grant: Grant | None
     text_bytes: int
     """Bytes of prompt whose tokens tell the bytes-per-token ratio, 0 when they do not."""
+    counted_tokens: int | None
+    """Of that text, by the model's tokenizer."""
     chains: tuple[array[int], ...]
     decision_s: float
 
@@ -53,6 +55,7 @@ class Dispatch:
             expected=context.expected,
             grant=context.grant,
             text_bytes=prompt.text_bytes if prompt is not None and only_text else 0,
+            counted_tokens=context.counted_tokens,
             chains=tuple(array("Q", chain) for chain in chains),
             decision_s=decision_s,
         )

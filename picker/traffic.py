@@ -18,7 +18,7 @@ from picker.watch import Unwatched, Watch
 from policies.limits.estimate import OutputQuantile
 from policies.limits.prices import Usage
 from policies.routing.types import Observation
-from policies.tokens import TokenRatio
+from policies.tokens import ChunkRatio, TokenRatio
 
 _MAX_EARLY_ENDS: Final = 10_000
 _MAX_ORPHANS: Final = 100_000
@@ -36,6 +36,7 @@ class Traffic:
         ledger: Ledger,
         *,
         ratio: TokenRatio,
+        counted: TokenRatio,
         output: OutputQuantile,
         observer: Observer,
         now: Callable[[], float],
@@ -50,7 +51,9 @@ class Traffic:
         self._pools = pools
         self._ledger = ledger
         self._ratio = ratio
+        self._counted = counted
         self._output = output
+        self._chunks = ChunkRatio()
         self._observer = observer
         self._now = now
         self._dispatches: dict[str, Dispatch] = {}
@@ -194,7 +197,8 @@ class Traffic:
 
     def _settle(self, sent: Dispatch, report: Report) -> Usage | None:
         """What the request is charged; its reservation ends."""
-        usage = charged(report, sent.expected)
+        streamed = self._chunks.tokens(sent.served_model, report.streamed_events)
+        usage = charged(report, sent.expected, streamed)
         if sent.grant is not None:
             if usage is None:
                 self.limiter.release(sent.grant)
@@ -214,8 +218,11 @@ class Traffic:
             self.watch.poke(pool.name, used)
         if ok and report.input_tokens and sent.text_bytes:
             self._ratio.observe(sent.served_model, sent.text_bytes, report.input_tokens)
+            if sent.counted_tokens is not None:
+                self._counted.observe(sent.served_model, sent.counted_tokens, report.input_tokens)
         if ok and report.reason == "ok" and report.output_tokens is not None:
             self._output.observe(sent.labels.tenant, sent.served_model, report.output_tokens)
+            self._chunks.observe(sent.served_model, report.streamed_events, report.output_tokens)
         completed = sent.completed(report, usage)
         slot = pool.state.slot_of.get(used)
         if entry is not None and slot is not None:

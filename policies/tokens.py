@@ -1,4 +1,5 @@
-"""Tokens from bytes: a ratio per model that calibrates itself from the usage engines report."""
+"""Tokens from bytes, and from chunks of a stream: ratios per model that calibrate themselves from
+the usage engines report."""
 
 from __future__ import annotations
 
@@ -22,28 +23,37 @@ class _Sums:
 class TokenRatio:
     """Bytes per token by model: exponentially weighted sum of bytes over that of tokens.
 
+    With other bounds it calibrates another measure of text, such as a tokenizer's own count.
+
     A ratio of sums weighs requests by their size, which is what an estimate of work needs; a mean
     of ratios would be ruled by short prompts, where the chat template's overhead dominates.
     """
 
     def __init__(
-        self, prior_bytes_per_token: float = PRIOR_BYTES_PER_TOKEN, *, max_models: int = 4_096
+        self,
+        prior_bytes_per_token: float = PRIOR_BYTES_PER_TOKEN,
+        *,
+        least: float = MIN_BYTES_PER_TOKEN,
+        most: float = MAX_BYTES_PER_TOKEN,
+        max_models: int = 4_096,
     ) -> None:
-        if not MIN_BYTES_PER_TOKEN <= prior_bytes_per_token <= MAX_BYTES_PER_TOKEN:
+        """Raises ValueError for a prior that is not between ``least`` and ``most``."""
+        if not least <= prior_bytes_per_token <= most:
             raise ValueError(
-                f"prior_bytes_per_token must be {MIN_BYTES_PER_TOKEN:g} to"
-                f" {MAX_BYTES_PER_TOKEN:g}, got {prior_bytes_per_token:g}"
+                f"prior_bytes_per_token must be {least:g} to {most:g}, got"
+                f" {prior_bytes_per_token:g}"
             )
         self._prior = prior_bytes_per_token
+        self._least, self._most = least, most
         self._max_models = max_models
         self._sums: dict[str, _Sums] = {}
 
     def bytes_per_token(self, model: str) -> float:
-        """The estimate now, between 1 and 16; the prior for a model not observed yet."""
+        """The estimate now, within the bounds; the prior for a model not observed yet."""
         sums = self._sums.get(model)
         if sums is None:
             return self._prior
-        return min(MAX_BYTES_PER_TOKEN, max(MIN_BYTES_PER_TOKEN, sums.bytes / sums.tokens))
+        return min(self._most, max(self._least, sums.bytes / sums.tokens))
 
     def tokens(self, model: str, text_bytes: float) -> float:
         """Estimated tokens of ``text_bytes`` of prompt text."""
@@ -65,3 +75,32 @@ class TokenRatio:
             self._sums[model] = sums
         sums.bytes = DECAY * sums.bytes + text_bytes
         sums.tokens = DECAY * sums.tokens + tokens
+
+
+class ChunkRatio:
+    """Output tokens per chunk of a stream, by model: an engine that is ahead of its reader, or that
+    speculates, puts several into one. The same kind of ratio of sums as `TokenRatio`."""
+
+    def __init__(self, *, max_models: int = 4_096) -> None:
+        self._max_models = max_models
+        self._sums: dict[str, tuple[float, float]] = {}
+        """Tokens and chunks."""
+
+    def tokens(self, model: str, chunks: int) -> int:
+        """Estimated tokens in that many chunks; as many for a model not observed yet."""
+        tokens, counted = self._sums.get(model, (1.0, 1.0))
+        return round(chunks * tokens / counted)
+
+    def observe(self, model: str, chunks: int, tokens: int) -> None:
+        """Learn from one completed stream: its chunks, and the output tokens reported for it.
+
+        The token that ends an answer has a chunk on some APIs and none on others: one token more
+        than chunks says nothing, and neither do chunks without a token.
+        """
+        if chunks <= 0 or tokens <= 0:
+            return
+        if model not in self._sums and len(self._sums) >= self._max_models:
+            del self._sums[next(iter(self._sums))]
+        sums = self._sums.get(model, (PRIOR_WEIGHT_TOKENS, PRIOR_WEIGHT_TOKENS))
+        said = max(chunks, tokens - 1)
+        self._sums[model] = (DECAY * sums[0] + said, DECAY * sums[1] + chunks)

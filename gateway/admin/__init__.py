@@ -1,4 +1,4 @@
-"""The admin port: metrics, health, status and a page for people.
+"""The admin port: metrics, health, status and a page for people; tenants, keys, limits and usage.
 
-May import gateway.telemetry.
+May import gateway.telemetry, gateway.tenancy, gateway.limits and gateway.control.
 """

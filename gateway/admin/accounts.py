@@ -58,6 +58,7 @@ class AccountHandlers:
         )
         standings = await self._source.accounts.limits(subject, key)
         now = datetime.now(UTC)
+        now = now.replace(microsecond=now.microsecond // 1_000 * 1_000)
         return answer(
             {
                 "tenant": tenant,

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import orjson
 import typer
-from aiohttp import ClientError, ClientSession, ClientTimeout, InvalidURL
+from aiohttp import ClientConnectorError, ClientError, ClientSession, ClientTimeout, InvalidURL
 from yarl import URL
 
 from gateway.commands.output import fail
@@ -49,6 +49,8 @@ class Api:
     @classmethod
     def at(cls, url: str, token_file: Path | None) -> Api:
         """With the token of a file, else of the environment."""
+        if not url.startswith(("http://", "https://")):
+            fail(f"{url!r} is no URL of an admin API, such as {LOCAL}")
         if token_file is None:
             return cls(url.rstrip("/"), os.environ.get(_TOKEN_VARIABLE) or None)
         try:
@@ -115,11 +117,13 @@ class Api:
             fail(f"{self.url!r} is no URL of an admin API, such as {LOCAL}")
         except TimeoutError:
             fail(f"{self.url} does not answer in time")
-        except (ClientError, OSError) as error:
+        except ClientConnectorError:
             fail(
-                f"nobody answers at {self.url} ({str(error) or type(error).__name__}): start"
-                " Penstock with `penstock up -c FILE`, or tell with --url where it runs"
+                f"nobody answers at {self.url}: start Penstock with `penstock up -c FILE`, or tell"
+                " with --url where it runs"
             )
+        except (ClientError, OSError) as error:
+            fail(f"{self.url} gave no answer: {str(error) or type(error).__name__}")
         if status == 401:
             fail(self._unauthorized())
         if not 200 <= status < 300:

@@ -61,9 +61,7 @@ def limits(
     if not rows:
         say("No limits hold here. Limits by key, user, model or pool show when you name one.")
         return
-    show_table(
-        ("tenant", "limit", "of", "allowed", ">used", ">left", ">full again in", "mode"), rows
-    )
+    show_table(("tenant", "limit", "of", "allowed", ">used", ">left", ">resets in", "mode"), rows)
     if more:
         say(f"There are more than {_MOST_TENANTS} tenants: name one with --tenant.")
 

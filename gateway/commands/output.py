@@ -44,7 +44,10 @@ def show_table(
     for index, row in enumerate(rows):
         last = total and index == len(rows) - 1
         table.add_row(*(Text(plain(cell)) for cell in row), style="bold" if last else None)
-    console().print(table)
+    out = console()
+    with out.capture() as printed:
+        out.print(table)
+    typer.echo("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 def say(line: str) -> None:

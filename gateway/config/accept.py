@@ -1,4 +1,5 @@
-"""The one door for a configuration: the file is sound, and so are the policies it names."""
+"""The one door for a configuration: the file is sound, and so is what it names: policies and
+tokenizers."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from gateway.config.policy_check import check_policies
 from gateway.config.problems import ConfigError
 from gateway.config.schema import Config
 from gateway.config.secret import secrets_in
+from gateway.config.tokenizer_check import check_tokenizers
 
 
 def accept(path: Path, *, environment: Mapping[str, str] | None = None) -> Config:
@@ -19,7 +21,7 @@ def accept(path: Path, *, environment: Mapping[str, str] | None = None) -> Confi
     ``environment``: where ``{env: NAME}`` secrets come from; None: this process's.
     """
     config, source = load_with_source(path, environment=environment)
-    problems = check_policies(config, source)
+    problems = [*check_policies(config, source), *check_tokenizers(config, source)]
     if problems:
         raise ConfigError(problems, files=frozenset(files_of(path, config)))
     return config

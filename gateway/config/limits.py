@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from gateway.config.pricing import Weights
 from gateway.config.secret import Secret
-from gateway.config.section import Fault, Section, raise_faults, refuse
+from gateway.config.section import ConfigPath, Fault, Section, raise_faults, refuse
 from gateway.config.terms import Count, Exact, ModelPattern, Name
 from policies.limits.estimate import MAX_OUTPUT_TOKENS
 from policies.limits.prices import MICROS
@@ -257,6 +257,15 @@ class OutputQuantile(Section):
         return self
 
 
+class ModelTokenizer(Section):
+    """The tokenizer of a model, for exact counts of prompts before they are sent."""
+
+    model: ModelPattern
+    """Pattern of the models it is for, as replicas call them; the first that fits counts."""
+    file: ConfigPath
+    """A `tokenizer.json` in Hugging Face's format; relative to the configuration file."""
+
+
 class Limits(Section):
     """Where limits are counted and usage is kept."""
 
@@ -271,6 +280,9 @@ class Limits(Section):
     running requests is renewed."""
     output_quantile: OutputQuantile = OutputQuantile()
     """How many output tokens are reserved."""
+    tokenizers: tuple[ModelTokenizer, ...] = ()
+    """Exact counts of prompt tokens, about 0.5 ms for each kB of prompt. `[]`: they are estimated
+    from bytes, by a ratio that the engines' own counts calibrate. Needs `penstock[tokenizers]`."""
     usage_days: Annotated[int, Field(ge=1, le=3_660)] = 400
     """Time that usage is kept, days."""
     max_users_per_day: Count = 10_000

@@ -1,6 +1,6 @@
 -- What Envoy does to requests and responses besides proxying. Rendered with the list of headers
--- that clients may not set. One pass over each body chunk, no JSON parsing. What counts as a token
--- here, picker/server/response.py counts as well.
+-- that clients may not set. One pass over each body chunk, no JSON parsing. What counts as output
+-- here, does so in picker/server/usage.py as well.
 
 local DENIED = { --[[DENIED]] }
 
@@ -58,38 +58,22 @@ local function opens_choice(event)
   return roles == 1 and not rest:find(':%s*"[^"]') and not rest:find(":%s*%[%s*[^%]%s]")
 end
 
--- Tokens of output in a chunk of a chat or completion: one, unless the chunk lists them.
-local function tokens_in_chunk(chunk)
-  if chunk:find('"token_ids":[', 1, true) then
-    local ids = chunk:match('"token_ids":%[([%d,]+)%]')
-    if ids ~= nil then
-      return select(2, ids:gsub(",", "")) + 1
-    end
-  end
-  if chunk:find('"role"', 1, true) and opens_choice(chunk) then
-    return 0
-  end
-  return 1
-end
-
--- Tokens of output in an event, as far as its bytes tell without being parsed.
-local function tokens_in(event)
+-- An event that carries output, one token as a rule.
+local function is_content(event)
   if not event:find("data:%s?{") or event:find('data:%s?{"error"') then
-    return 0
+    return false
   end
   local name = event:match("^event:%s*([%w_.]+)")
   if name == nil then
     local choice = event:match('"choices"%s*:%s*%[%s*(.)')
     if choice ~= nil then
-      return choice == "]" and 0 or tokens_in_chunk(event)
+      return choice ~= "]" and not (event:find('"role"', 1, true) and opens_choice(event))
     end
     name = event:match('^data:%s?{%s*"type"%s*:%s*"([%w_.]+)"') or "delta"
   end
   -- Anthropic's and the Responses API name their events, and only some are output.
-  if name:sub(-5) ~= "delta" or name == "message_delta" then
-    return 0
-  end
-  return event:find('"type"%s*:%s*"signature_delta"') and 0 or 1
+  return name:sub(-5) == "delta" and name ~= "message_delta"
+    and not event:find('"type"%s*:%s*"signature_delta"')
 end
 
 -- Objects of the handle do not outlive a wait for the next chunk: fetch them anew each time.
@@ -143,7 +127,9 @@ function envoy_on_response(handle)
     if size == 0 then
       -- Only the end of the stream is empty: an event without its empty line goes out as it is.
       if held ~= "" then
-        note(handle, "events", events + tokens_in(held))
+        if is_content(held) then
+          note(handle, "events", events + 1)
+        end
         if edit then
           chunk:setBytes(held)
         end
@@ -160,7 +146,9 @@ function envoy_on_response(handle)
         local event = text:sub(from, stop)
         from = stop + 1
         if not (strip and is_usage_only(event)) then
-          events = events + tokens_in(event)
+          if is_content(event) then
+            events = events + 1
+          end
           if rename ~= nil and event:find('"model"', 1, true) then
             event = rename(event)
           end

@@ -155,7 +155,7 @@ class FallbackStore:
                 self._failures = 0
                 return len(held) - len(theirs) + renewed
         for kept in theirs:
-            kept.behind = False
+            kept.behind = True
         self._mend()
         return len(held)
 

@@ -154,8 +154,7 @@ class TenantLimiter:
         """See `gateway.control.accounts.AccountsSource`."""
         policy = self._policy_of(subject.tenant, key_id)
         if policy is None:
-            whose = f"tenant {subject.tenant!r}"
-            raise UnknownSubject(f"there is no {whose}, or no key {key_id!r} of it")
+            raise UnknownSubject(f"there is no tenant {subject.tenant!r}")
         buckets = [meter.bucket for meter in policy.meters(subject)]
         return await self.store.standing(subject.tenant, buckets)
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-from gateway.limits.journal import Journal, lasts
+from gateway.limits.journal import Journal
+from gateway.limits.journal_file import lasts
 from gateway.limits.ledger import Ledger
 from gateway.limits.store import (
     LATE_S,

@@ -54,6 +54,10 @@ class TenantMetrics:
             "limit_expression_failures",
             "CEL evaluations without a sound value, which counted as 0.",
         )
+        self.registry = counter(
+            "registry_failures",
+            "Looks at the registry of tenants and keys that failed; unreadable entries of it.",
+        )
         self.outage = counter(
             "limit_store_outage_events",
             "What happened while the limit store was away.",
@@ -64,6 +68,7 @@ class TenantMetrics:
         self._by_tenant: dict[str, _TenantSeries] = {}
         self._outage: dict[str, int] = {}
         self._expressions = 0
+        self._registry = 0
 
     def refused(self, tenant: str, bucket: Bucket) -> None:
         """See `LimitObserver`."""
@@ -105,6 +110,11 @@ class TenantMetrics:
         before = self._expressions if failures >= self._expressions else 0
         self.expressions.inc(failures - before)
         self._expressions = failures
+
+    def sample_registry(self, failures: int) -> None:
+        """Note how often the registry could not be read so far."""
+        self.registry.inc(max(0, failures - self._registry))
+        self._registry = failures
 
     def _limit(self, bucket: Bucket) -> str:
         """The rule's name: a bucket's key begins with it."""

@@ -85,8 +85,9 @@ class Follower:
         if self._written is not None:
             await self._written()
 
-    async def run(self) -> None:
-        """Poll until cancelled. Failures are logged once, when they begin."""
+    async def run(self, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Poll until cancelled. Failures are logged once, when they begin. ``pause`` waits for so
+        many seconds."""
         pause_s = POLL_S
         while True:
             try:
@@ -105,7 +106,7 @@ class Follower:
                 if self._failing:
                     self._failing = False
                     _LOG.info("the registry of tenants and keys is back")
-            await asyncio.sleep(pause_s)
+            await pause(pause_s)
 
     async def close(self) -> None:
         """Let go of the registry."""

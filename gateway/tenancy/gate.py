@@ -18,8 +18,8 @@ from gateway.tenancy.keys import digest_of
 from gateway.tenancy.records import KeyRecord, KeyState
 from picker.caller import Caller
 from picker.decision import RequestHead
+from picker.pipeline.context import bounded
 from picker.pipeline.rejection import Reason, Rejection
-from picker.pipeline.reserve import bounded
 from policies.limits.plan import TenantPolicy
 
 _AUTHORIZATION: Final = "authorization"

@@ -37,8 +37,6 @@ from policies.limits.plan import TenantPolicy
 log = logging.getLogger(__name__)
 
 _REGISTRY_TIMEOUT_S: Final = 2.0
-_FIRST_POLL_S: Final = 3.0
-"""Starting waits so long for the registry; without it only the configuration's keys count."""
 
 
 class PickerTenancy:
@@ -96,6 +94,11 @@ class PickerTenancy:
         return self._directory.policies.failures
 
     @property
+    def registry_failures(self) -> int:
+        """Looks at the registry that failed, and entries of it that could not be read."""
+        return self._follower.failures + self._directory.counters.unreadable
+
+    @property
     def outage(self) -> Counters | None:
         """What happened while the store was away; None: it cannot be away."""
         return self._store.counters if isinstance(self._store, FallbackStore) else None
@@ -134,14 +137,14 @@ class SupervisorTenancy:
 
 
 async def _first_poll(follower: Follower) -> None:
+    """All of a registry that answers, however much there is in it."""
     try:
-        async with asyncio.timeout(_FIRST_POLL_S):
-            await follower.poll()
-    except (RegistryUnavailable, TimeoutError) as error:
+        await follower.poll()
+    except RegistryUnavailable as error:
         log.error(  # noqa: TRY400 - no stack wanted
             "the registry of tenants and keys is away (%s): only those of the configuration are"
             " known until it is back",
-            "no answer" if isinstance(error, TimeoutError) else error,
+            error,
         )
 
 

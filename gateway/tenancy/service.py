@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,7 @@ __all__ = [
     "UnknownTenant",
 ]
 
+_LOG: Final = logging.getLogger("penstock.tenancy")
 _ATTEMPTS: Final = 5
 _AT_ONCE: Final = 200
 """Keys that one write revokes."""
@@ -225,7 +227,10 @@ class TenantAdmin:
 
         new = await self._insisting(attempt)
         # Somebody may have deleted the tenant, and looked for its keys before this one was there.
-        await self._follower.poll()
+        try:
+            await self._follower.poll()
+        except RegistryUnavailable as error:
+            _LOG.warning("nobody could look whether tenant %r is still there: %s", tenant, error)
         if self._directory.policy(tenant) is None:
             await self.revoke_key(new.record.id)
             raise UnknownTenant(f"there is no tenant {tenant!r} any more")

@@ -44,6 +44,8 @@ class Job:
     requests: int | None = None
     max_tokens: int = 1
     stream: bool = False
+    keys: int = 0
+    """API keys to show in turn; 0: none."""
 
     def __post_init__(self) -> None:
         if (self.seconds is None) == (self.requests is None):
@@ -153,7 +155,11 @@ class _Run:
         self.result = Result()
         self._job = job
         self._requests = Requests(
-            job.prompt, max_tokens=job.max_tokens, stream=job.stream, seed=job.seed
+            job.prompt,
+            max_tokens=job.max_tokens,
+            stream=job.stream,
+            seed=job.seed,
+            keys=job.keys,
         )
         self._failures: Counter[str] = Counter()
         self._idle: list[_Connection] = []

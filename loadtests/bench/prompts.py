@@ -11,7 +11,13 @@ _WORDS = (
 )  # fmt: skip
 _MARK_DIGITS = 32
 _LONGEST_MESSAGE_BYTES = 10_000
+_REQUEST_LINE = b"POST /v1/chat/completions HTTP/1.1\r\n"
 MODEL = "bench"
+
+
+def api_key(number: int) -> str:
+    """The API key of that number; nobody's outside of benchmarks."""
+    return f"bench-{number:08d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +32,11 @@ class PromptShape:
 class Requests:
     """Whole HTTP/1.1 requests as bytes; no two have the same prompt."""
 
-    def __init__(self, shape: PromptShape, *, max_tokens: int, stream: bool, seed: int) -> None:
+    def __init__(
+        self, shape: PromptShape, *, max_tokens: int, stream: bool, seed: int, keys: int = 0
+    ) -> None:
+        """``keys``: so many API keys are shown in turn, from number 0; 0: none is."""
+        self._keys = keys
         self._rng = random.Random(seed)
         self._pieces = [
             self._render(shape, max_tokens, stream=stream) for _ in range(shape.conversations)
@@ -36,8 +46,12 @@ class Requests:
     def next(self) -> bytes:
         """The next request, the conversations in turn."""
         before, after = self._pieces[self._sent % len(self._pieces)]
+        mark = self._rng.getrandbits(4 * _MARK_DIGITS)
+        shown = b""
+        if self._keys:
+            shown = b"authorization: Bearer %b\r\n" % api_key(self._sent % self._keys).encode()
         self._sent += 1
-        return b"%b%032x%b" % (before, self._rng.getrandbits(4 * _MARK_DIGITS), after)
+        return b"%b%b%b%032x%b" % (_REQUEST_LINE, shown, before, mark, after)
 
     def _render(self, shape: PromptShape, max_tokens: int, *, stream: bool) -> tuple[bytes, bytes]:
         shared_bytes = int(shape.shared * (shape.prompt_bytes - _MARK_DIGITS))
@@ -48,7 +62,7 @@ class Requests:
         after = f'{end}"}}],{options}}}'
         length_bytes = len(before) + _MARK_DIGITS + len(after)
         head = (
-            "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\n"
+            "host: bench\r\n"
             f"content-type: application/json\r\ncontent-length: {length_bytes}\r\n\r\n"
         )
         return (head + before).encode(), after.encode()

@@ -23,7 +23,7 @@ import yaml
 
 from loadtests.bench import plain, processes
 from loadtests.bench.load import Job, Result
-from loadtests.bench.prompts import MODEL, PromptShape, Requests
+from loadtests.bench.prompts import MODEL, PromptShape, Requests, api_key
 
 _START_S = 45.0
 _STOP_S = 15.0
@@ -111,8 +111,16 @@ class Process:
 class Stand:
     """Everything that a figure needs; ``with Stand(replicas) as stand``."""
 
-    def __init__(self, replicas: int) -> None:
+    def __init__(
+        self, replicas: int, *, sections: Mapping[str, object] | None = None, keys: int = 0
+    ) -> None:
+        """``sections``: more of the gateway's configuration. ``keys``: of these `api_key`s each
+        request shows one; the gateway has to know them from its start; 0: none."""
         self.replicas = replicas
+        self.started_s = 0.0
+        """What the gateway took from its start to the first answer, to the last of the keys."""
+        self._sections = sections or {}
+        self._keys = keys
         self.port, self.plain_port = _free_port(), _free_port()
         self._admin_port = _free_port()
         self._closing = contextlib.ExitStack()
@@ -164,6 +172,7 @@ class Stand:
             requests=requests,
             max_tokens=max_tokens,
             stream=stream,
+            keys=self._keys,
         )
         began_s, before = time.monotonic(), processes.cpu_times_s(self._pids)
         result = Result(**orjson.loads(self._load.ask(orjson.dumps(job))))
@@ -211,9 +220,11 @@ class Stand:
         alone = self._run("plain", [envoy, "-c", str(plain_file), *options])
         file = self._folder / "penstock.yaml"
         file.write_text(yaml.safe_dump(self._configuration(ports)))
+        began_s = time.monotonic()
         gateway = self._run("supervisor", [*module, "gateway.cli", "up", "-c", str(file)])
-        self._wait(gateway, lambda: _answers(self.port))
-        self._wait(alone, lambda: _answers(self.plain_port))
+        self._wait(gateway, lambda: _answers(self.port, self._keys))
+        self.started_s = time.monotonic() - began_s
+        self._wait(alone, lambda: _answers(self.plain_port, 0))
         self._wait(self._upstream, lambda: min(self._counts("scrapes")) > 0)
         for pid in processes.children(gateway.pid):
             words = processes.arguments(pid)
@@ -241,6 +252,7 @@ class Stand:
             ],
             "telemetry": {"request_log": {"file": str(self._folder / "requests.jsonl")}},
             "run_dir": str(self._folder / "run"),
+            **self._sections,
         }
 
     def _run(self, name: str, command: list[str]) -> Process:
@@ -267,14 +279,15 @@ class Stand:
         return "\n".join(last_words()) or "nothing in the logs"
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, keys: int) -> bool:
+    headers = {"content-type": "application/json"}
+    if keys:
+        headers["authorization"] = f"Bearer {api_key(keys - 1)}"
     request = Requests(PromptShape(500), max_tokens=1, stream=False, seed=0).next()
     _, _, body = request.partition(b"\r\n\r\n")
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        connection.request(
-            "POST", "/v1/chat/completions", body, {"content-type": "application/json"}
-        )
+        connection.request("POST", "/v1/chat/completions", body, headers)
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

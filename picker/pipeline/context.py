@@ -50,6 +50,8 @@ class RequestContext:
     answer: Answer | None = None
     """Set by a step that answers the request itself; ends the pipeline."""
     # estimate
+    counted_tokens: int | None = None
+    """Of the prompt's text, by the model's own tokenizer; None without one."""
     prompt_tokens: float = 0.0
     output_tokens: float = 0.0
     """Expected or declared output, tokens."""

@@ -15,21 +15,34 @@ MAX_OUTPUT_TOKENS = 1_000_000.0
 
 
 class Estimate:
-    """Bytes by the model's calibrated ratio; token ids exactly."""
+    """Text by the model's calibrated ratio, of bytes or of what its tokenizer counted; token ids
+    exactly."""
 
-    def __init__(self, catalog: Catalog, ratio: TokenRatio, default_output_tokens: float) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        ratio: TokenRatio,
+        counted: TokenRatio,
+        default_output_tokens: float,
+    ) -> None:
+        """``counted``: a tokenizer's count for each token that the engine reports."""
         self._catalog = catalog
         self._ratio = ratio
+        self._counted = counted
         self._default_output_tokens = default_output_tokens
 
     def __call__(self, context: RequestContext) -> None:
         prompt, fields = context.prompt, context.fields
         if prompt is None or fields is None:
             return
+        model, counted = context.served_model, context.counted_tokens
+        text_tokens = (
+            self._ratio.tokens(model, prompt.text_bytes)
+            if counted is None
+            else self._counted.tokens(model, counted)
+        )
         context.prompt_tokens = (
-            self._ratio.tokens(context.served_model, prompt.text_bytes)
-            + prompt.token_ids
-            + prompt.media_items * MEDIA_ITEM_TOKENS
+            text_tokens + prompt.token_ids + prompt.media_items * MEDIA_ITEM_TOKENS
         )
         limit = self._catalog.max_model_tokens(context.served_model)
         bound: float = self._default_output_tokens

@@ -11,7 +11,7 @@ from typing import Final
 
 import orjson
 
-from picker.server.usage import Usage, tokens_in
+from picker.server.usage import Usage, is_content
 
 _EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
 _EVENT_END_BYTES: Final = 4
@@ -31,7 +31,7 @@ class ResponseReader:
         legible = headers.get("content-encoding", "identity") == "identity"
         self.usage = Usage()
         self.events = 0
-        """Tokens of output that the events of a stream show."""
+        """Events of a stream that carried output."""
         self._sse = legible and kind.startswith("text/event-stream")
         self._json = legible and not self._sse and "json" in kind
         self._strip = strip_usage and self._sse
@@ -97,7 +97,7 @@ class ResponseReader:
             self.usage.take(document)
             if self._strip and _is_usage_only(document):
                 return b""
-            self.events += tokens_in(name.decode("utf-8", "replace"), document)
+            self.events += is_content(name.decode("utf-8", "replace"), document)
         return event if self._renamer is None else self._renamer.whole(event)
 
 

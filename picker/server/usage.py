@@ -61,34 +61,28 @@ def produced(reported: int | None, streamed: int, *, whole: bool) -> int | None:
     return reported if reported is None or whole else max(reported, streamed)
 
 
-def tokens_in(name: str, document: object) -> int:
-    """Tokens of output in an event of a stream: one as a rule, more where it lists them. ``name``:
-    the event's, "" without one. On the fast path ``filters.lua`` counts the same."""
+def is_content(name: str, document: object) -> bool:
+    """An event of a stream that carries output, one token as a rule. ``name``: the event's, ""
+    without one. On the fast path ``filters.lua`` tells them by the same signs."""
     if not isinstance(document, dict) or document.get("error") is not None:
-        return 0
+        return False
     choices = document.get("choices")
     if not name and isinstance(choices, list):
-        return _in_choice(choices[0]) if choices else 0
+        return bool(choices) and not _opens_choice(choices[0])
     kind = name or document.get("type", "delta")
     # Anthropic's and the Responses API name their events, and only some are output.
     if not isinstance(kind, str) or not kind.endswith("delta") or kind == "message_delta":
-        return 0
+        return False
     delta = document.get("delta")
-    signature = isinstance(delta, dict) and delta.get("type") == "signature_delta"
-    return 0 if signature else 1
+    return not (isinstance(delta, dict) and delta.get("type") == "signature_delta")
 
 
-def _in_choice(choice: object) -> int:
-    if not isinstance(choice, dict):
-        return 1
-    ids = choice.get("token_ids")
-    if isinstance(ids, list) and ids:
-        return len(ids)
-    delta = choice.get("delta")
-    if isinstance(delta, dict) and delta.get("role") is not None:
-        # A chunk with a role and nothing else opens a choice: no token is in it yet.
-        return int(any(value for key, value in delta.items() if key != "role"))
-    return 1
+def _opens_choice(choice: object) -> bool:
+    """A role and nothing else: no token is in it yet."""
+    delta = choice.get("delta") if isinstance(choice, dict) else None
+    if not isinstance(delta, dict) or delta.get("role") is None:
+        return False
+    return not any(value for key, value in delta.items() if key != "role")
 
 
 def _detail(usage: Mapping[str, object], part: str, name: str) -> int | None:

@@ -17,6 +17,7 @@ in whole milliseconds, so against true time the bound is one millisecond of refi
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from policies.limits.types import (
@@ -168,6 +169,12 @@ def window_end_ms(period: Period, at_ms: int) -> int:
     """First instant after the calendar period that holds ``at_ms``."""
     if period is not Period.MONTH:
         return window_start_ms(period, at_ms) + NOMINAL_MS[period]
+    return _month_end_ms(at_ms)
+
+
+@lru_cache(maxsize=1_024)
+def _month_end_ms(at_ms: int) -> int:
+    """Mostly asked for a month's start."""
     day = datetime.fromtimestamp(at_ms // 1_000, UTC)
     return _midnight_ms(day.year + day.month // 12, day.month % 12 + 1)
 

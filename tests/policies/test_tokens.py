@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from policies.tokens import TokenRatio
+from policies.tokens import ChunkRatio, TokenRatio
 
 
 def test_an_unknown_model_has_the_prior() -> None:
@@ -59,3 +59,39 @@ def test_the_estimate_stays_in_bounds_and_models_are_bounded() -> None:
 def test_a_prior_out_of_bounds_is_refused() -> None:
     with pytest.raises(ValueError, match="1 to 16"):
         TokenRatio(0.5)
+
+
+def test_chunks_of_an_unknown_model_hold_a_token_each() -> None:
+    assert ChunkRatio().tokens("m", 41) == 41
+
+
+@pytest.mark.parametrize("tokens", [100, 101, 90])
+def test_the_token_that_ends_an_answer_is_no_sign_of_full_chunks(tokens: int) -> None:
+    ratio = ChunkRatio()
+    for _ in range(200):
+        ratio.observe("m", 100, tokens)
+    assert ratio.tokens("m", 100_000) == 100_000
+
+
+def test_chunks_of_several_tokens_are_learned_per_model() -> None:
+    ratio = ChunkRatio()
+    for _ in range(300):
+        ratio.observe("fast", 100, 251)
+        ratio.observe("plain", 100, 101)
+    assert ratio.tokens("fast", 40) == pytest.approx(100, abs=1)
+    assert ratio.tokens("plain", 40) == 40
+
+
+@pytest.mark.parametrize(("chunks", "tokens"), [(0, 5), (-1, 5), (5, 0), (5, -1)])
+def test_chunks_that_say_nothing_are_ignored(chunks: int, tokens: int) -> None:
+    ratio = ChunkRatio()
+    ratio.observe("m", chunks, tokens)
+    assert ratio.tokens("m", 1_000) == 1_000
+
+
+def test_models_with_chunks_are_bounded() -> None:
+    ratio = ChunkRatio(max_models=2)
+    for model in ("a", "b", "c"):
+        for _ in range(300):
+            ratio.observe(model, 100, 301)
+    assert [ratio.tokens(model, 100) > 200 for model in ("a", "b", "c")] == [False, True, True]

@@ -17,6 +17,7 @@ from tests.real.replicas import STEADY, Replica
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
 CHAT: Json = {"messages": [{"role": "user", "content": "hello"}]}
+CONTINUOUS: Json = {"include_usage": True, "continuous_usage_stats": True}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -51,27 +52,38 @@ async def logged(gateway: Gateway, request_id: str) -> Json:
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
+    ("path", "body", "counted"),
     [
-        ("/v1/chat/completions", {**CHAT, "model": "m"}),
-        ("/v1/chat/completions", {**CHAT, "model": "alias"}),
-        ("/v1/completions", {"model": "m", "prompt": "hello"}),
-        ("/v1/messages", {**CHAT, "model": "m"}),
+        ("/v1/chat/completions", {**CHAT, "model": "m"}, b'"delta":{"content":'),
+        ("/v1/chat/completions", {**CHAT, "model": "alias"}, b'"delta":{"content":'),
+        ("/v1/chat/completions", {**CHAT, "model": "m", "n": 3}, b'"delta":{"content":'),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "model": "m", "stream_options": CONTINUOUS},
+            b'"delta":{"content":',
+        ),
+        ("/v1/completions", {"model": "m", "prompt": "hello"}, b'"text":'),
+        ("/v1/messages", {**CHAT, "model": "m"}, b"event: content_block_delta"),
+        ("/v1/responses", {"model": "m", "input": "hello"}, b"event: response.output_text.delta"),
     ],
 )
-async def test_in_mid_stream(gateway: Gateway, replica: Replica, path: str, body: Json) -> None:
+async def test_in_mid_stream(
+    gateway: Gateway, replica: Replica, path: str, body: Json, counted: bytes
+) -> None:
+    async def runs() -> bool:
+        return await replica.running() == body.get("n", 1) and await gateway.in_flight() == 1
+
     request_id = f"abort-{time.monotonic_ns()}"
     asked = {**body, "max_tokens": 5000, "stream": True}
     async with aiohttp.ClientSession(gateway.url) as session:
         answer = await session.post(path, json=asked, headers={"x-request-id": request_id})
-        counted = b"event: content_block_delta" if path == "/v1/messages" else b"data:"
+        assert answer.status == 200, await answer.text()
         chunks = 0
         async for line in answer.content:
             chunks += counted in line
             if chunks == 25:
                 break
-        assert await gateway.in_flight() == 1
-        assert await replica.running() == 1
+        await eventually(runs, "the request runs")
         while answer.content.total_bytes and not answer.content.at_eof():  # what is here already
             waiting = answer.content.read_nowait()
             if not waiting:

@@ -46,6 +46,7 @@ pricing:
   models: [{model: "*", input: 1, output: 2}]
 """
 NOON = datetime(2027, 1, 15, 12, tzinfo=UTC)
+TODAY = date(2027, 1, 15)
 
 
 class Status:
@@ -105,7 +106,7 @@ class Place:
         usage: Usage,
         *,
         key_id: str = "",
-        day: date = NOON.date(),
+        day: date = TODAY,
         settled: bool = True,
     ) -> None:
         """A request that was served, or that still runs."""

@@ -205,7 +205,7 @@ async def test_leases_are_renewed_while_the_store_is_away_and_adopted_as_long(
 async def test_leases_that_were_renewed_without_a_frozen_store_are_renewed_there(
     own_redis: RedisServer,
 ) -> None:
-    async with limits(own_redis, Mode.CLOSED, timeout_s=0.5) as store:
+    async with limits(own_redis, Mode.CLOSED) as store:
         assert isinstance(await store.reserve("acme", "r", TAKES, LEASE_S), Granted)
         own_redis.signal(signal.SIGSTOP)
         assert await store.renew("acme", ["r"], 600) == 1

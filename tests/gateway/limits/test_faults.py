@@ -206,7 +206,7 @@ async def test_a_reservation_that_comes_after_its_own_end_takes_nothing(
     line = SlowLine(redis_server, tmp_path / "slow")
     patient = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
     async with line.open() as url:
-        redis = RedisStore(connect(url, timeout_s=0.3), timeout_s=0.3)
+        redis = RedisStore(connect(url, timeout_s=1), timeout_s=1)
         store = FallbackStore(redis, mode_of=lambda _: mode, retry_s=0.01, max_retry_s=0.01)
         for other in (patient, redis):  # the scripts and the line are there
             await other.reserve("acme", "before", TAKES, 600)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.limits.journal import Journal, lasts
+from gateway.limits.journal import Journal
+from gateway.limits.journal_file import lasts
 from gateway.limits.memory import MemoryStore
 from gateway.limits.rules import rule_of, rule_text
 from gateway.limits.store import OTHERS, UsageRecord
@@ -201,8 +202,8 @@ async def test_a_full_disk_is_survived(tmp_path: Path, caplog: pytest.LogCapture
     store = MemoryStore(clock_ms=clock, journal=journal)
     await spend(store, "before", 1)
     await store.usage("acme", DAY, DAY)
-    (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
-    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    (pages,) = journal._file.database.execute("PRAGMA page_count").fetchone()
+    journal._file.database.execute(f"PRAGMA max_page_count = {pages}")
     for i in range(300):  # more than the pages that are there can take
         await store.reserve("acme", f"{i}", [], 60)
         assert await store.settle("acme", f"{i}", {}, used(1, user=f"user {i:050}"))
@@ -210,7 +211,7 @@ async def test_a_full_disk_is_survived(tmp_path: Path, caplog: pytest.LogCapture
     assert await store.usage_slots(DAY, DAY) == ["acme"]
     assert journal.counters.failures >= 1
     assert "database or disk is full" in caplog.text
-    journal._db.execute("PRAGMA max_page_count = 100000")
+    journal._file.database.execute("PRAGMA max_page_count = 100000")
     assert len(await store.usage("acme", DAY, DAY)) == 301
     assert "can be written again" in caplog.text
     await store.close()
@@ -221,17 +222,36 @@ async def test_a_full_disk_is_survived(tmp_path: Path, caplog: pytest.LogCapture
 
 
 async def test_what_waits_is_bounded(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "penstock.db", max_waiting=10)
+    journal = Journal(tmp_path / "penstock.db", max_waiting=20)
     store = MemoryStore(journal=journal)
-    journal._db.execute("PRAGMA query_only = ON")
+    journal._file.database.execute("PRAGMA query_only = ON")
     for i in range(25):
         await store.reserve("acme", f"{i}", [], 60)
         assert await store.settle("acme", f"{i}", {}, used(1, user=f"{i}"))
     rows = await store.usage("acme", DAY, DAY)
-    assert [row.user for row in rows] == [f"{i}" for i in range(15, 25)]
-    assert journal.counters.lost == 15
+    assert sorted(int(row.user) for row in rows) == list(range(16, 25)), "the newest"
+    assert journal.counters.lost == 16
     await store.close()
     assert journal.counters.lost == 25
+
+
+async def test_what_waits_for_a_thread_that_hangs_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "penstock.db"
+    journal = Journal(path, max_waiting=20)
+    store = MemoryStore(journal=journal)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    await spend(store, "first", 1)
+    reading = asyncio.create_task(store.usage("acme", DAY, DAY))
+    await asyncio.sleep(0)
+    for i in range(200):
+        await spend(store, f"{i}", 1)
+    assert journal.counters.lost > 100
+    assert len(journal._waiting) <= 21
+    other.execute("ROLLBACK")
+    other.close()
+    assert [row.requests for row in await reading] >= [1]
+    await store.close()
 
 
 async def test_others_may_write_to_the_file(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.limits.redis_store import connect
+from gateway.limits.redis_store import connect, connect_cluster
 from gateway.tenancy.redis_registry import RedisRegistry
 from gateway.tenancy.registry import (
     START,
@@ -232,6 +233,28 @@ async def test_redis_keys_are_in_one_hash_slot(redis_server: RedisServer) -> Non
     assert all(name.startswith(b"mine:{registry}:") for name in names)
     with pytest.raises(ValueError, match="braces"):
         RedisRegistry(connect(redis_server.url), prefix="{x}")
+
+
+async def test_redis_may_be_a_cluster() -> None:
+    with tempfile.TemporaryDirectory(prefix="pk") as folder:
+        server = RedisServer(Path(folder), cluster=True)
+        server.start()
+        try:
+            server.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+            async with asyncio.timeout(60):
+                while "cluster_state:ok" not in str(server.ask("CLUSTER", "INFO")):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            client = connect_cluster(f"redis://127.0.0.1:{server.port}", timeout_s=PATIENT_S)
+            registry = RedisRegistry(client, timeout_s=PATIENT_S)
+            await registry.write([tenant("a"), key("k")])
+            await registry.merge([tenant("a", 3)])
+            assert await all_of(registry) == [key("k"), tenant("a", 3)]
+            server.kill()
+            with pytest.raises(RegistryUnavailable):
+                await registry.changes(START)
+            await registry.close()
+        finally:
+            server.kill()
 
 
 async def test_the_file_is_its_owners(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -276,6 +278,8 @@ class Edge:
     async def _ask_standard(
         self, exchange: Exchange, body: bytes | None, cut_bytes: int | None
     ) -> None:
+        # A refusal may come, and end the stream, before all of the body was sent.
+        answered = asyncio.ensure_future(exchange.receive())
         if body is not None:
             cut = cut_bytes or max(len(body), 1)
             starts = range(0, max(len(body), 1), cut)
@@ -283,9 +287,10 @@ class Edge:
                 part = HttpBody(
                     body=body[start : start + cut], end_of_stream=start + cut >= len(body)
                 )
-                await exchange.call.write(ProcessingRequest(request_body=part))
+                with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
+                    await exchange.call.write(ProcessingRequest(request_body=part))
         reply = exchange.reply
-        reply.take(await exchange.receive())
+        reply.take(await answered)
         while body is not None and reply.status is None and not _ended(reply):
             reply.take(await exchange.receive())
 

@@ -144,8 +144,7 @@ def test_usage(
         (None, 7, (), None),
         (5, 7, ("downstreamRemoteReset",), 7),
         (7, 5, ("downstreamRemoteReset",), 7),
-        (None, 7, ("upstreamRemoteReset",), 7),
-        (None, 0, ("upstreamRemoteReset",), None),
+        (None, 7, ("upstreamRemoteReset",), None),
     ],
 )
 def test_output_of_a_stream_that_broke_off(

@@ -486,9 +486,11 @@ async def test_an_error_inside_a_step_is_500_and_leaks_nothing(
     def fail(*_: object) -> None:
         raise OSError("boom")
 
-    for method in ("_note", "_decision", "_schedule"):
+    picker = edge.fleet.picker
+    steps = ((picker.traffic, "_note"), (picker, "_decision"), (picker, "_schedule"))
+    for owner, method in steps:
         with monkeypatch.context() as patch:
-            patch.setattr(edge.fleet.picker, method, fail)
+            patch.setattr(owner, method, fail)
             reply = await edge.ask(chat())
         assert (reply.status, reply.error["code"]) == (500, "internal_error")
         assert "boom" not in str(reply.error["message"])

@@ -90,7 +90,7 @@ def test_usage(document: object, usage: Usage) -> None:
         (None, 7, True, None),
         (5, 7, False, 7),
         (7, 5, False, 7),
-        (None, 7, False, 7),
+        (None, 7, False, None),
         (None, 0, False, None),
         (0, 0, False, 0),
     ],

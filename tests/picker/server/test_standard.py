@@ -15,6 +15,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 from picker.settings import RewriteRule, RewriteTarget
 from tests.picker.fleet import MODEL, address, chat
 from tests.picker.server.edge import JSON, SSE, Edge, header_map, next_message
+from tests.picker.server.streams import STREAMS, Stream
 
 POST = header_map({":method": "POST", ":path": "/v1/chat/completions"})
 
@@ -145,6 +146,19 @@ async def test_12_usage_is_counted_once_however_the_response_is_cut(
     done = edge.fleet.seen.completions
     assert [(d.input_tokens, d.output_tokens, d.cached_tokens) for d in done] == [(7, 3, 4)]
     assert done[0].reason == "ok"
+
+
+@pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.name)
+async def test_a_stream_that_breaks_off_counts_for_what_has_passed(
+    edge: Edge, stream: Stream
+) -> None:
+    async with edge.open(chat(stream=True)) as exchange:
+        await exchange.begin_response(SSE)
+        for event, _ in stream.events:
+            await exchange.response_chunk(event)
+        await exchange.close()
+    (done,) = edge.fleet.seen.completions
+    assert (done.reason, done.output_tokens) == ("client_aborted", stream.tokens)
 
 
 async def test_13_each_chunk_of_a_stream_is_answered_at_once(edge: Edge) -> None:

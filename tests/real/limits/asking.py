@@ -127,7 +127,10 @@ async def send(
     try:
         async with session.post(ask.api.value, data=data, headers=headers) as answer:
             outcome.granted_s = time.time()
-            outcome.status, outcome.headers = answer.status, dict(answer.headers)
+            outcome.status, outcome.headers = (
+                answer.status,
+                {name.lower(): value for name, value in answer.headers.items()},
+            )
             if answer.status != 200:
                 outcome.error = _object(await answer.read())
             elif ask.stream:

@@ -1,0 +1,368 @@
+"""Directories follow the registry; a registry that forgets is told again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.tenancy.directory import Directory
+from gateway.tenancy.follower import Follower
+from gateway.tenancy.keys import digest_of
+from gateway.tenancy.records import KeyRecord, TenantRecord, key_entry, read_tenant, tenant_entry
+from gateway.tenancy.registry import START, Entry, Kind, Registry, RegistryUnavailable
+from gateway.tenancy.service import TenantAdmin
+from tests.gateway.limits.redis_server import RedisServer
+from tests.gateway.tenancy.parts import (
+    NOW_S,
+    WallClock,
+    admin_of,
+    all_of,
+    config_of,
+    open_registry,
+)
+
+
+def follower_of(registry: Registry, *, keeper: bool = False) -> Follower:
+    return Follower(registry, Directory(config_of(identity={})), keeper=keeper)
+
+
+def names(follower: Follower) -> list[str]:
+    return [record.name for record in follower.directory.tenants(after="", limit=100)]
+
+
+@pytest.fixture
+def followers(registries: Iterator[Registry]) -> Iterator[Follower]:
+    """The first one is a supervisor's, the others are pickers'."""
+    return (follower_of(r, keeper=number == 0) for number, r in enumerate(registries))
+
+
+async def test_pickers_learn_of_what_operators_do(followers: Iterator[Follower]) -> None:
+    supervisor, picker = next(followers), next(followers)
+    admin = admin_of(supervisor, WallClock())
+    await admin.create_tenant({"name": "acme", "priority": 3})
+    made = await admin.create_key("acme")
+    await picker.poll()
+    key = picker.directory.find_key(digest_of(made.text))
+    assert key is not None
+    policy = picker.directory.policy_of(key)
+    assert policy is not None
+    assert (policy.tenant, policy.priority) == ("acme", 3)
+
+    await admin.revoke_key(made.record.id)
+    await admin.update_tenant("acme", {"priority": 5})
+    await picker.poll()
+    key = picker.directory.find_key(digest_of(made.text))
+    assert key is not None
+    assert key.revoked_s == NOW_S
+    policy = picker.directory.policy("acme")
+    assert policy is not None
+    assert policy.priority == 5
+
+    await admin.delete_tenant("acme")
+    await picker.poll()
+    assert picker.directory.policy("acme") is None
+    assert names(picker) == []
+
+
+async def test_many_are_read_page_by_page(registries: Iterator[Registry]) -> None:
+    writer, reader = next(registries), next(registries)
+    for start in range(0, 1_000, 250):
+        some = range(start, start + 250)
+        await writer.write([Entry(Kind.TENANT, f"t{n}", 1, b'{"name":"t%d"}' % n) for n in some])
+    follower = follower_of(reader, keeper=True)
+    await follower.poll()
+    assert follower.directory.counts() == (1_000, 0)
+
+
+async def test_an_entry_that_cannot_be_read_changes_nothing(
+    followers: Iterator[Follower], registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as one that a later Penstock has written."""
+    follower = next(followers)
+    await registry.write([Entry(Kind.TENANT, "acme", 1, b'{"name":"acme","priority":7}')])
+    await follower.poll()
+    await registry.write(
+        [
+            Entry(Kind.TENANT, "acme", 2, b'{"name":"acme","colour":"red"}'),
+            Entry(Kind.TENANT, "other", 1, b'{"name":"somebody-else"}'),
+            Entry(Kind.KEY, "k", 1, b"{"),
+            Entry(Kind.TENANT, "good", 1, b'{"name":"good"}'),
+        ]
+    )
+    await follower.poll()
+    assert names(follower) == ["acme", "good"]
+    policy = follower.directory.policy("acme")
+    assert policy is not None
+    assert policy.priority == 7
+    assert follower.directory.counters.unreadable == 3
+    assert "'acme' of the registry is ignored: colour" in caplog.text
+
+
+# -- a registry that loses what it had
+
+
+async def test_a_redis_that_comes_back_empty_locks_nobody_out(own_redis: RedisServer) -> None:
+    registries = [open_registry(own_redis.url) for _ in range(3)]
+    picker = follower_of(registries[0])
+    supervisors = [follower_of(registry, keeper=True) for registry in registries[1:]]
+    admin = admin_of(supervisors[0], WallClock())
+    await admin.create_tenant({"name": "acme"})
+    await admin.create_tenant({"name": "gone"})
+    kept, revoked = await admin.create_key("acme"), await admin.create_key("acme")
+    await admin.revoke_key(revoked.record.id)
+    await admin.delete_tenant("gone")
+    everybody = [picker, *supervisors]
+    for follower in everybody:
+        await follower.poll()
+    before = {(entry.kind, entry.id): entry for entry in await all_of(registries[0])}
+
+    own_redis.kill()
+    with pytest.raises(RegistryUnavailable):
+        await picker.poll()
+    with pytest.raises(RegistryUnavailable):
+        await admin.create_tenant({"name": "late"})
+    own_redis.start()
+    for _ in range(2):
+        for follower in everybody:
+            await follower.poll()
+
+    found = picker.directory.find_key(digest_of(kept.text))
+    assert found is not None
+    assert found.revoked_s is None
+    found = picker.directory.find_key(digest_of(revoked.text))
+    assert found is not None
+    assert found.revoked_s is not None
+    assert picker.directory.policy("gone") is None
+    after = {(entry.kind, entry.id): entry for entry in await all_of(registries[0])}
+    assert after == before
+    assert supervisors[0].restored + supervisors[1].restored == len(before), "once, by one of them"
+
+    newcomer = follower_of(registries[0])
+    await newcomer.poll()
+    assert names(newcomer) == ["acme"]
+    for registry in registries:
+        await registry.close()
+
+
+async def test_supervisors_complete_each_other(redis_server: RedisServer) -> None:
+    """Each knows something that the other does not, and Redis has forgotten both."""
+    registries = [open_registry(redis_server.url) for _ in range(2)]
+    one, two = (follower_of(registry, keeper=True) for registry in registries)
+    await admin_of(one, WallClock()).create_tenant({"name": "a"})
+    await one.poll()
+    await two.poll()
+    redis_server.ask("FLUSHALL")
+    two_alone = follower_of(registries[1], keeper=True)
+    two_alone.directory.apply([Entry(Kind.TENANT, "a", 4, b'{"name":"a","priority":4}')])
+    two_alone.directory.apply([Entry(Kind.TENANT, "b", 2, b'{"name":"b"}')])
+    for follower in (one, two_alone, one):
+        await follower.poll()
+    assert names(one) == names(two_alone) == ["a", "b"]
+    record = one.directory.record("a")
+    assert record is not None
+    assert record.version == 4, "the later version counts"
+    for registry in registries:
+        await registry.close()
+
+
+@pytest.mark.parametrize("written_since", [False, True])
+async def test_an_older_copy_of_redis_does_not_unrevoke(
+    redis_server: RedisServer, *, written_since: bool
+) -> None:
+    """As when a replica takes over that lacks the last writes."""
+    registry = open_registry(redis_server.url)
+    supervisor = follower_of(registry, keeper=True)
+    admin = admin_of(supervisor, WallClock())
+    await admin.create_tenant({"name": "acme"})
+    made = await admin.create_key("acme")
+    everything = ("entries", "order", "epoch")
+    for name in everything:
+        redis_server.ask("COPY", f"penstock:{{registry}}:{name}", f"{{registry}}copy-{name}")
+    await admin.revoke_key(made.record.id)
+    await supervisor.poll()
+    for name in everything:
+        redis_server.ask(
+            *("COPY", f"{{registry}}copy-{name}", f"penstock:{{registry}}:{name}", "REPLACE")
+        )
+    if written_since:
+        await registry.write([key_entry(replace(made.record, name="renamed", version=2))])
+    for _ in range(3):
+        await supervisor.poll()
+    newcomer = follower_of(registry)
+    await newcomer.poll()
+    found = newcomer.directory.find_key(digest_of(made.text))
+    assert found is not None
+    assert found.revoked_s == NOW_S
+    assert found.name == ("renamed" if written_since else "")
+    await registry.close()
+
+
+async def test_a_picker_writes_nothing_back(redis_server: RedisServer) -> None:
+    registry = open_registry(redis_server.url)
+    await registry.write([tenant_entry(TenantRecord("acme", None))])
+    picker = follower_of(registry)
+    await picker.poll()
+    redis_server.ask("FLUSHALL")
+    await picker.poll()
+    assert await all_of(registry) == []
+    assert picker.directory.record("acme") == TenantRecord("acme", None)
+    await registry.close()
+
+
+# -- a registry that is away
+
+
+class Ticks:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def test_it_says_how_old_its_knowledge_is(tmp_path: Path) -> None:
+    ticks = Ticks()
+    registry = open_registry(str(tmp_path / "state" / "penstock.db"))
+    follower = Follower(registry, Directory(config_of(identity={})), clock=ticks)
+    ticks.now_s += 3
+    assert follower.behind_s == 3
+    await follower.poll()
+    assert follower.behind_s == 0
+    (tmp_path / "state" / "penstock.db").unlink()
+    ticks.now_s += 7
+    with pytest.raises(RegistryUnavailable):
+        await follower.poll()
+    assert (follower.behind_s, follower.failures) == (7, 1)
+    await registry.close()
+
+
+class Enough(Exception):  # noqa: N818
+    """Ends a run."""
+
+
+async def test_it_goes_on_through_an_outage_and_tells_once(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "penstock.tenancy")
+    registry, writer = open_registry(own_redis.url), open_registry(own_redis.url)
+    follower = follower_of(registry)
+    pauses: list[float] = []
+
+    async def pause(duration_s: float) -> None:
+        pauses.append(duration_s)
+        if len(pauses) == 1:
+            own_redis.kill()
+        elif len(pauses) == 4:
+            own_redis.start()
+            await writer.write([Entry(Kind.TENANT, "acme", 1, b'{"name":"acme"}')])
+        elif len(pauses) == 5:
+            raise Enough
+
+    with pytest.raises(Enough):
+        await follower.run(pause)
+    assert pauses == [0.25, 0.5, 1.0, 1.0, 0.25]
+    assert names(follower) == ["acme"]
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert told[0].startswith("the registry of tenants and keys is away")
+    assert told[1] == "the registry of tenants and keys is back"
+    for one in (registry, writer):
+        await one.close()
+
+
+class Broken:
+    """Raises what nobody expects, once."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._calls = 0
+
+    def __getattr__(self, name: str) -> object:
+        if name == "changes":
+            self._calls += 1
+            if self._calls == 1:
+                raise ZeroDivisionError
+        return getattr(self._registry, name)
+
+
+async def test_nothing_ends_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "penstock.tenancy")
+    broken = Broken(open_registry(str(tmp_path / "penstock.db")))
+    follower = follower_of(broken)  # type: ignore[arg-type]  # it is one by __getattr__
+
+    async def pause(duration_s: float) -> None:
+        if "is back" in caplog.text:
+            raise Enough
+
+    with pytest.raises(Enough):
+        await follower.run(pause)
+    assert follower.failures == 1
+    assert "ZeroDivisionError" in caplog.text
+    await follower.close()
+
+
+# -- configuration and registry
+
+
+async def test_the_configuration_counts_where_both_have_it(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    digest = digest_of("from the file")
+    tenants = [{"name": "acme", "priority": 1, "keys": [{"id": "ci", "sha256": digest.hex()}]}]
+    directory = Directory(config_of(identity={}, tenants=tenants))
+    await registry.write(
+        [
+            Entry(Kind.TENANT, "acme", 1, b'{"name":"acme","priority":2}'),
+            key_entry(KeyRecord("ci", "ci", "acme", digest_of("other"), created_s=NOW_S)),
+        ]
+    )
+    follower = Follower(registry, directory)
+    await follower.poll()
+    policy = directory.policy("acme")
+    assert policy is not None
+    assert policy.priority == 1
+    assert directory.find_key(digest_of("other")) is None
+    assert directory.find_key(digest) is not None
+    assert directory.counts() == (1, 1)
+    assert caplog.text.count("the configuration's counts") == 2
+
+    directory.configure(config_of(identity={}))
+    policy = directory.policy("acme")
+    assert policy is not None
+    assert policy.priority == 2
+    found = directory.find_key(digest_of("other"))
+    assert found is not None
+    assert directory.find_key(digest) is None
+
+
+async def test_a_new_configuration_changes_policies(registry: Registry) -> None:
+    def config(priority: int) -> object:
+        return [{"name": "gold", "priority": priority}]
+
+    directory = Directory(config_of(plans=config(1)))
+    follower = Follower(registry, directory)
+    admin = TenantAdmin(follower, now_s=WallClock())
+    await admin.create_tenant({"name": "acme", "plan": "gold"})
+    for priority in (1, 2):
+        directory.configure(config_of(plans=config(priority)))
+        policy = directory.policy("acme")
+        assert policy is not None
+        assert policy.priority == priority
+    directory.configure(config_of(identity={}))
+    policy = directory.policy("acme")
+    assert policy is not None
+    assert policy.disabled, "without its plan it would be unlimited"
+
+
+async def test_records_survive_the_registry(registry: Registry) -> None:
+    tokens = {"count": "total_tokens", "limit": 1000, "period": "minute", "by": ["key", "model"]}
+    requests = {"count": "requests", "limit": 5, "period": "day", "window": "calendar"}
+    document = {"name": "acme", "plan": None, "models": [], "limits": [tokens, requests]}
+    follower = follower_of(registry)
+    view = await admin_of(follower, WallClock()).create_tenant(document)
+    page = await registry.changes(START)
+    assert read_tenant(page.entries[0]).document == view.document
