@@ -39,7 +39,7 @@ _PICKER_GRACE_S: Final = 8.0
 _RETIRE_S: Final = 0.3
 """From taking a picker out of Envoy's list to ending it: Envoy reads the list within that time."""
 _REGISTRY_READ_S: Final = 1.0
-_NEEDS_RESTART: Final = ("admin", "run_dir", "envoy")
+_NEEDS_RESTART: Final = ("run_dir", "envoy")
 """Sections that a running Penstock cannot change."""
 
 
@@ -181,6 +181,8 @@ class Supervisor:
         for section in _NEEDS_RESTART:
             if getattr(before, section) != getattr(config, section):
                 log.warning("%s has changed: that takes a restart of Penstock", section)
+        if (before.admin.address, before.admin.port) != (config.admin.address, config.admin.port):
+            log.warning("admin's address has changed: that takes a restart of Penstock")
         if before.picker.ext_proc != config.picker.ext_proc or (
             before.picker.health != config.picker.health
         ):

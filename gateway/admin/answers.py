@@ -49,7 +49,7 @@ _STATUS: Final[Mapping[type[Exception], tuple[int, str]]] = {
     StaleVersion: (412, "stale_version"),
     UnknownTenant: (404, "unknown_tenant"),
     UnknownKey: (404, "unknown_key"),
-    UnknownSubject: (404, "unknown_subject"),
+    UnknownSubject: (404, "unknown_tenant"),
     RegistryUnavailable: (503, "registry_unavailable"),
     AccountsUnavailable: (503, "accounts_unavailable"),
 }

@@ -27,7 +27,7 @@ _ROWS_AT_ONCE: Final = 500
 
 
 class UnknownSubject(LookupError):  # noqa: N818 - a state of the world, not a fault of the caller
-    """The worker knows no such tenant or key; the text says which."""
+    """The worker knows no such tenant; the text says which."""
 
 
 class AccountsUnavailable(Exception):  # noqa: N818 - a state of the world, not a fault of the caller

@@ -1,6 +1,6 @@
 """What happens to limits while their store is away, and how it is made up for afterwards.
 
-While the store is *down* nobody waits for it: reservations are decided here (`Mode`), settlements
+While the store is *down* nobody waits for it: reservations are decided here (`OnStoreFailure`), settlements
 are queued, and one task asks the store, now and then, whether it is back. Then, in this order:
 what was granted here and is still in flight is adopted by the store, into debt if need be; leases
 that were renewed here are renewed there, unless the store has let them end; queued settlements are
@@ -26,8 +26,9 @@ from fractions import Fraction
 from typing import Final
 
 from gateway.limits.memory import MemoryStore
-from gateway.limits.outage import Counters, Mode, Outstanding, Settlement
+from gateway.limits.outage import Counters, Outstanding, Settlement
 from gateway.limits.store import LATE_S, LimitStore, StoreUnavailable, UsageRecord
+from policies.limits.plan import OnStoreFailure
 from policies.limits.share import scaled_take
 from policies.limits.types import Bucket, Standing, Take, check_amount
 from policies.limits.verdict import Granted, Verdict
@@ -44,7 +45,7 @@ class FallbackStore:
         self,
         store: LimitStore,
         *,
-        mode_of: Callable[[str], Mode],
+        mode_of: Callable[[str], OnStoreFailure],
         share: Fraction = Fraction(1),
         failures: int = 3,
         retry_s: float = 0.2,
@@ -53,7 +54,7 @@ class FallbackStore:
         clock: Callable[[], float] = time.monotonic,
         share_store: MemoryStore | None = None,
     ) -> None:
-        """``mode_of`` a slot. ``share``: one over the number of pickers, for `Mode.SHARE`.
+        """``mode_of`` a slot. ``share``: one over the number of pickers, for `OnStoreFailure.SHARE`.
 
         Down after ``failures`` calls in a row without an answer, or one lost connection. The first
         question whether it is back comes after ``retry_s``, then doubling up to ``max_retry_s``.
@@ -88,7 +89,7 @@ class FallbackStore:
     async def reserve(
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
     ) -> Verdict:
-        """See `LimitStore.reserve`. StoreUnavailable only under `Mode.CLOSED`."""
+        """See `LimitStore.reserve`. StoreUnavailable only under `OnStoreFailure.CLOSED`."""
         self._forget_old()
         sent = not self._down
         if not sent:
@@ -205,7 +206,7 @@ class FallbackStore:
                 return await self._store.standing(slot, buckets)
             except StoreUnavailable as error:
                 self._failed(error)
-        if self._mode_of(slot) is not Mode.SHARE:
+        if self._mode_of(slot) is not OnStoreFailure.SHARE:
             raise StoreUnavailable("the limit store is down")
         shares = [scaled_take(Take(bucket, 0), self._share).bucket for bucket in buckets]
         return await self._share_store.standing(slot, shares)
@@ -240,10 +241,10 @@ class FallbackStore:
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
     ) -> Verdict:
         mode = self._mode_of(slot)
-        if mode is Mode.CLOSED:
+        if mode is OnStoreFailure.CLOSED:
             self.counters.refused_closed += 1
             raise StoreUnavailable("the limit store is down")
-        if mode is Mode.OPEN:
+        if mode is OnStoreFailure.OPEN:
             self.counters.granted_open += 1
             self._remember(slot, reservation_id, takes, lease_s, adopt=True)
             return Granted(())

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.limits.store import UsageRecord
 from policies.limits.types import Take
-
-
-class Mode(enum.Enum):
-    """How a slot's reservations are decided without the store."""
-
-    OPEN = "open"
-    """All are granted."""
-    CLOSED = "closed"
-    """None is: StoreUnavailable."""
-    SHARE = "share"
-    """By this picker's share of every limit, from full buckets at the outage's first call."""
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from gateway.limits.fallback import FallbackStore
 from gateway.limits.journal import Journal
 from gateway.limits.limiter import LimitObserver, TenantLimiter
 from gateway.limits.memory import MemoryStore
-from gateway.limits.outage import Counters, Mode
+from gateway.limits.outage import Counters
 from gateway.limits.redis_store import RedisStore, connect, connect_cluster
 from gateway.limits.store import LimitStore
 from gateway.tenancy.directory import Directory
@@ -32,7 +32,7 @@ from gateway.tenancy.redis_registry import RedisRegistry
 from gateway.tenancy.registry import Registry, RegistryUnavailable
 from gateway.tenancy.service import TenantAdmin
 from gateway.tenancy.sqlite import SqliteRegistry
-from policies.limits.plan import TenantPolicy
+from policies.limits.plan import OnStoreFailure, TenantPolicy
 
 log = logging.getLogger(__name__)
 
@@ -181,9 +181,9 @@ def _store(config: Config, directory: Directory) -> LimitStore:
         prefix=redis.prefix,
     )
 
-    def mode_of(tenant: str) -> Mode:
+    def mode_of(tenant: str) -> OnStoreFailure:
         policy = directory.policy(tenant) or directory.unknown(tenant)
-        return Mode.OPEN if policy is None else Mode(policy.on_store_failure.value)
+        return OnStoreFailure.OPEN if policy is None else policy.on_store_failure
 
     return FallbackStore(
         store, mode_of=mode_of, share=Fraction(1, redis.share or config.picker.workers)

@@ -33,7 +33,7 @@ class OnStoreFailure(enum.Enum):
     CLOSED = "closed"
     """None is: 503."""
     SHARE = "share"
-    """Each picker admits its share of every limit."""
+    """Each picker admits its share of every limit, from full buckets at the outage's beginning."""
 
 
 @dataclass(frozen=True, slots=True)

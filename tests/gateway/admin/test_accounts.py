@@ -88,7 +88,7 @@ async def test_whose_limits_cannot_be_told(api: Api) -> None:
     for query, status, code in (
         ("", 400, "bad_request"),
         ("tenant=fixed&team=a", 400, "bad_request"),
-        ("tenant=nobody", 404, "unknown_subject"),
+        ("tenant=nobody", 404, "unknown_tenant"),
         ("key=nothing", 404, "unknown_key"),
         ("tenant=other&key=ci", 400, "bad_request"),
     ):

@@ -20,11 +20,11 @@ from rich.console import Console
 from gateway.limits.fallback import FallbackStore
 from gateway.limits.journal import Journal
 from gateway.limits.memory import MemoryStore
-from gateway.limits.outage import Mode
 from gateway.limits.redis_store import RedisStore, connect
 from gateway.limits.store import LimitStore, UsageRecord
 from loadtests.bench.rows import Row, below, table
 from loadtests.bench.stats import spread
+from policies.limits.plan import OnStoreFailure
 from policies.limits.types import (
     Bucket,
     CalendarWindow,
@@ -135,7 +135,7 @@ async def measure(server: RedisServer, folder: Path) -> list[Row]:
     await journalled(rows, folder)
     for at_once in (1, 32):
         plain = RedisStore(connect(server.url, timeout_s=5), timeout_s=5)
-        wrapped = FallbackStore(plain, mode_of=lambda _: Mode.OPEN)
+        wrapped = FallbackStore(plain, mode_of=lambda _: OnStoreFailure.OPEN)
         for name, store in (("Redis store", plain), ("with fallback", wrapped)):
             await pairs(store, 1_000, at_once)
             server.ask("CONFIG", "RESETSTAT")

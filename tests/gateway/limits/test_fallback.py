@@ -13,9 +13,9 @@ from fractions import Fraction
 import pytest
 
 from gateway.limits.fallback import FallbackStore
-from gateway.limits.outage import Mode
 from gateway.limits.redis_store import RedisStore, connect
 from gateway.limits.store import StoreUnavailable, UsageRecord
+from policies.limits.plan import OnStoreFailure
 from policies.limits.types import (
     Bucket,
     CalendarWindow,
@@ -41,7 +41,7 @@ def used(tokens: int) -> UsageRecord:
 @asynccontextmanager
 async def limits(
     server: RedisServer,
-    mode: Mode,
+    mode: OnStoreFailure,
     *,
     failures: int = 3,
     timeout_s: float = 2.0,
@@ -76,7 +76,7 @@ async def tokens_counted(store: FallbackStore) -> tuple[int, int]:
 
 
 async def test_open_grants_all_and_makes_up_for_it(own_redis: RedisServer) -> None:
-    async with limits(own_redis, Mode.OPEN) as store:
+    async with limits(own_redis, OnStoreFailure.OPEN) as store:
         assert isinstance(await store.reserve("acme", "before", TAKES, LEASE_S), Granted)
         own_redis.kill()
         for i in range(20):  # far over the limit
@@ -100,7 +100,7 @@ async def test_open_grants_all_and_makes_up_for_it(own_redis: RedisServer) -> No
 
 
 async def test_closed_refuses_and_keeps_settlements(own_redis: RedisServer) -> None:
-    async with limits(own_redis, Mode.CLOSED) as store:
+    async with limits(own_redis, OnStoreFailure.CLOSED) as store:
         await store.reserve("acme", "before", TAKES, LEASE_S)
         own_redis.kill()
         for i in range(3):
@@ -114,7 +114,7 @@ async def test_closed_refuses_and_keeps_settlements(own_redis: RedisServer) -> N
 
 
 async def test_share_grants_a_quarter(own_redis: RedisServer) -> None:
-    async with limits(own_redis, Mode.SHARE) as store:
+    async with limits(own_redis, OnStoreFailure.SHARE) as store:
         own_redis.kill()
         bucket = Take(TOKENS, 5)
         verdicts = [await store.reserve("acme", f"r{i}", [bucket], LEASE_S) for i in range(8)]
@@ -132,7 +132,7 @@ async def test_share_grants_a_quarter(own_redis: RedisServer) -> None:
 async def test_frozen_redis_delays_few_calls_and_nothing_counts_twice(
     own_redis: RedisServer,
 ) -> None:
-    async with limits(own_redis, Mode.OPEN, timeout_s=0.05) as store:
+    async with limits(own_redis, OnStoreFailure.OPEN, timeout_s=0.05) as store:
         for i in range(4):
             while not isinstance(await store.reserve("acme", f"b{i}", TAKES, LEASE_S), Granted):
                 pass
@@ -146,13 +146,13 @@ async def test_frozen_redis_delays_few_calls_and_nothing_counts_twice(
         own_redis.signal(signal.SIGCONT)
         # Three calls had to time out, and what they asked for may be done by Redis only now.
         await recovered(store)
-    async with limits(own_redis, Mode.CLOSED, timeout_s=10) as patient:
+    async with limits(own_redis, OnStoreFailure.CLOSED, timeout_s=10) as patient:
         assert await tokens_counted(patient) == (54, 58)
 
 
 async def test_many_calls_at_once_wait_for_one_timeout_only(own_redis: RedisServer) -> None:
     timeout_s = 0.05
-    async with limits(own_redis, Mode.OPEN, timeout_s=timeout_s) as store:
+    async with limits(own_redis, OnStoreFailure.OPEN, timeout_s=timeout_s) as store:
         own_redis.signal(signal.SIGSTOP)
         calls = [store.reserve("acme", f"r{i}", TAKES, LEASE_S) for i in range(200)]
         assert all(isinstance(verdict, Granted) for verdict in await asyncio.gather(*calls))
@@ -163,7 +163,7 @@ async def test_many_calls_at_once_wait_for_one_timeout_only(own_redis: RedisServ
 
 
 async def test_empty_restart_adopts_what_is_in_flight(own_redis: RedisServer) -> None:
-    async with limits(own_redis, Mode.CLOSED) as store:
+    async with limits(own_redis, OnStoreFailure.CLOSED) as store:
         await store.reserve("acme", "one", TAKES, LEASE_S)
         await store.reserve("acme", "two", TAKES, LEASE_S)
         own_redis.kill()
@@ -182,7 +182,7 @@ async def test_leases_are_renewed_while_the_store_is_away_and_adopted_as_long(
     own_redis: RedisServer,
 ) -> None:
     now_s = 0.0
-    async with limits(own_redis, Mode.OPEN, clock=lambda: now_s) as store:
+    async with limits(own_redis, OnStoreFailure.OPEN, clock=lambda: now_s) as store:
         await store.reserve("acme", "before", TAKES, LEASE_S)
         await store.reserve("acme", "ends", TAKES, LEASE_S)
         own_redis.kill()
@@ -205,7 +205,7 @@ async def test_leases_are_renewed_while_the_store_is_away_and_adopted_as_long(
 async def test_leases_that_were_renewed_without_a_frozen_store_are_renewed_there(
     own_redis: RedisServer,
 ) -> None:
-    async with limits(own_redis, Mode.CLOSED) as store:
+    async with limits(own_redis, OnStoreFailure.CLOSED) as store:
         assert isinstance(await store.reserve("acme", "r", TAKES, LEASE_S), Granted)
         own_redis.signal(signal.SIGSTOP)
         assert await store.renew("acme", ["r"], 600) == 1
@@ -225,7 +225,7 @@ def lease_left_ms(server: RedisServer, reservation_id: str) -> float:
 async def test_settlements_that_wait_are_bounded(own_redis: RedisServer) -> None:
     store = FallbackStore(
         RedisStore(connect(own_redis.url, timeout_s=1), timeout_s=1),
-        mode_of=lambda _: Mode.OPEN,
+        mode_of=lambda _: OnStoreFailure.OPEN,
         max_pending=3,
     )
     own_redis.kill()

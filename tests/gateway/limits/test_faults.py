@@ -14,9 +14,9 @@ import pytest
 
 from gateway.limits.fallback import FallbackStore
 from gateway.limits.memory import MemoryStore
-from gateway.limits.outage import Mode
 from gateway.limits.redis_store import RedisStore, connect
 from gateway.limits.store import StoreUnavailable, UsageRecord
+from policies.limits.plan import OnStoreFailure
 from policies.limits.types import Bucket, CalendarWindow, Concurrency, Dimension, Period, Take
 from policies.limits.verdict import Granted, Verdict
 from tests.gateway.limits.redis_server import RedisServer
@@ -79,9 +79,9 @@ class FlakyStore(MemoryStore):
         await self._perhaps(super().check)
 
 
-@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("mode", OnStoreFailure)
 @pytest.mark.parametrize("seed", range(25))
-async def test_every_settlement_counts_exactly_once(mode: Mode, seed: int) -> None:
+async def test_every_settlement_counts_exactly_once(mode: OnStoreFailure, seed: int) -> None:
     rng = random.Random(seed)
     flaky = FlakyStore(rng)
     store = FallbackStore(flaky, mode_of=lambda _: mode, retry_s=0, max_retry_s=0)
@@ -94,7 +94,7 @@ async def test_every_settlement_counts_exactly_once(mode: Mode, seed: int) -> No
             try:
                 verdict = await store.reserve("acme", id_, TAKES, 600)
             except StoreUnavailable:
-                assert mode is Mode.CLOSED
+                assert mode is OnStoreFailure.CLOSED
                 continue
             assert isinstance(verdict, Granted)
             for _ in range(rng.randint(0, 5)):
@@ -172,7 +172,7 @@ async def test_redis_that_takes_200_ms_is_down_and_nothing_counts_twice(
     line = SlowLine(redis_server, tmp_path / "slow")
     async with line.open() as url:
         redis = RedisStore(connect(url), timeout_s=0.05)
-        store = FallbackStore(redis, mode_of=lambda _: Mode.OPEN, retry_s=0.05)
+        store = FallbackStore(redis, mode_of=lambda _: OnStoreFailure.OPEN, retry_s=0.05)
         line.delay_s = 0.2
         for i in range(100):
             assert isinstance(await store.reserve("acme", f"r{i}", TAKES, 60), Granted)
@@ -199,9 +199,9 @@ def script_calls(server: RedisServer) -> int:
     return stats["cmdstat_evalsha"]["calls"]
 
 
-@pytest.mark.parametrize("mode", Mode)
+@pytest.mark.parametrize("mode", OnStoreFailure)
 async def test_a_reservation_that_comes_after_its_own_end_takes_nothing(
-    mode: Mode, redis_server: RedisServer, tmp_path: Path
+    mode: OnStoreFailure, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     line = SlowLine(redis_server, tmp_path / "slow")
     patient = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
@@ -217,7 +217,7 @@ async def test_a_reservation_that_comes_after_its_own_end_takes_nothing(
             await asyncio.sleep(0)
         line.barrier = None
         charged = 0
-        if mode is Mode.CLOSED:
+        if mode is OnStoreFailure.CLOSED:
             with pytest.raises(StoreUnavailable):
                 await reserving
         else:
