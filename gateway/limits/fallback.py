@@ -1,10 +1,10 @@
 """What happens to limits while their store is away, and how it is made up for afterwards.
 
-While the store is *down* nobody waits for it: reservations are decided here (`OnStoreFailure`), settlements
-are queued, and one task asks the store, now and then, whether it is back. Then, in this order:
-what was granted here and is still in flight is adopted by the store, into debt if need be; leases
-that were renewed here are renewed there, unless the store has let them end; queued settlements are
-delivered, each exactly once; only then do reservations go to the store again.
+While the store is *down* nobody waits for it: reservations are decided here (`OnStoreFailure`),
+settlements are queued, and one task asks the store, now and then, whether it is back. Then, in this
+order: what was granted here and is still in flight is adopted by the store, into debt if need be;
+leases that were renewed here are renewed there, unless the store has let them end; queued
+settlements are delivered, each exactly once; only then do reservations go to the store again.
 
 Exactly once rests on the store: a settlement ends its reservation, so a repeated one finds nothing.
 While one is under way or was queued here its repetitions are refused here, since adopting may bring
@@ -54,7 +54,7 @@ class FallbackStore:
         clock: Callable[[], float] = time.monotonic,
         share_store: MemoryStore | None = None,
     ) -> None:
-        """``mode_of`` a slot. ``share``: one over the number of pickers, for `OnStoreFailure.SHARE`.
+        """``mode_of`` a slot. ``share``: one over the number of pickers.
 
         Down after ``failures`` calls in a row without an answer, or one lost connection. The first
         question whether it is back comes after ``retry_s``, then doubling up to ``max_retry_s``.

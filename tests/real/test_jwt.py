@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 import aiohttp
@@ -23,8 +25,9 @@ from picker.pipeline.rejection import Reason, Rejection
 from policies.limits.plan import TenantPolicy
 from tests.picker.fleet import MODEL
 from tests.real.edge import Edge
-from tests.real.gateway import eventually
+from tests.real.gateway import Gateway, Json, eventually
 from tests.real.ports import free_port
+from tests.real.replicas import FAST, Replica
 from tests.real.scripted import Engine, Script
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -145,6 +148,10 @@ async def test_a_good_token_tells_its_claims(setting: Setting) -> None:
         "admin": True,
         "none": {},
     }
+
+
+async def test_the_scheme_in_lower_case(setting: Setting) -> None:
+    assert (await setting.ask(f"bearer {token()}")).claims["tenant"] == "acme"
 
 
 @pytest.mark.parametrize(
@@ -277,3 +284,41 @@ async def test_keys_from_their_publisher() -> None:
         await runner.cleanup()
         assert (await setting.ask(f"Bearer {token()}")).claims["tenant"] == "acme"
         assert (await setting.ask(f"Bearer {token(THEIRS)}")).claims_error
+
+
+async def test_a_whole_penstock(tmp_path: Path) -> None:
+    """A token's tenant is let in beside a key's; whoever shows neither is told so."""
+    keys = tmp_path / "keys.json"
+    keys.write_text(key_set())
+    async with Replica(tmp_path, *FAST, model=MODEL) as replica:
+        given = {"issuer": ISSUER, "audiences": ["llm"], "jwks": {"file": str(keys)}}
+        digest = hashlib.sha256(b"a key of acme's own").hexdigest()
+        config: Json = {
+            "identity": {"jwt": given},
+            "tenants": [{"name": "acme", "keys": [{"id": "ci", "sha256": digest}]}],
+            "pools": [{"name": "chat", "type": "static", "endpoints": [replica.address]}],
+        }
+        asked = {
+            "": 401,
+            f"Bearer {token()}": 200,
+            "Bearer a key of acme's own": 200,
+            "Bearer a key of nobody's": 401,
+            f"Bearer {token(tenant='nobody')}": 403,
+            f"Bearer {token(exp=int(time.time()) - 300)}": 401,
+            f"Bearer {token(THEIRS)}": 401,
+        }
+        async with Gateway(tmp_path, config) as gateway, aiohttp.ClientSession(gateway.url) as http:
+            for shown, status in asked.items():
+                headers = {"authorization": shown} if shown else {}
+                async with http.post(PATH, json=CHAT, headers=headers) as answer:
+                    assert (shown, answer.status) == (shown, status), await answer.text()
+            lines: list[object] = []
+
+            async def all_told() -> bool:
+                lines[:] = [
+                    line["tenant"] for line in gateway.request_log() if line["status"] == 200
+                ]
+                return len(lines) == 2
+
+            await eventually(all_told, "both requests are in the log")
+            assert lines == ["acme", "acme"]

@@ -146,15 +146,14 @@ async def agreed(gateway: Gateway) -> Used:
 
 async def agree(gateway: Gateway, replica: Replica, crowd: Crowd, deaths: int) -> None:
     """The ledger has everything but what nobody could see the end of, and nothing twice."""
+    print(crowd.kinds())
     took_s = await nothing_held(gateway)
     await asyncio.sleep(LEASE_S)  # requests of the dead are settled late; nothing tells when
     found = await agreed(gateway)
     prompt = await replica.metric("vllm:prompt_tokens_total")
     produced = await replica.metric("vllm:generation_tokens_total")
     bound = UNSEEN_EACH * CLIENTS * deaths
-    print(
-        f"{crowd.whole} whole, {crowd.others} failed; ledger {found}; nothing held {took_s:.2f} s"
-    )
+    print(f"ledger {found}; nothing held after {took_s:.2f} s")
     print(
         f"engine: {prompt:.0f} + {produced:.0f}; not in the ledger: {crowd.whole - found.requests}"
         f" requests, {produced - found.output_tokens:.0f} tokens; bound {bound} requests"
