@@ -55,6 +55,11 @@ class Limiter(Protocol):
         """Give everything back: the request was not served. Returns at once."""
         ...
 
+    def lapse(self, grant: Grant) -> None:
+        """Its end may never be told: what it holds is given back by the lease. It can still be
+        settled."""
+        ...
+
     def settle_orphan(self, report: Report) -> None:
         """Settle a request by its ticket: the picker that decided it is gone."""
         ...
@@ -77,6 +82,9 @@ class Unlimited:
         """See `Limiter`."""
 
     def release(self, grant: Grant) -> None:
+        """See `Limiter`."""
+
+    def lapse(self, grant: Grant) -> None:
         """See `Limiter`."""
 
     def settle_orphan(self, report: Report) -> None:

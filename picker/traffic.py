@@ -44,9 +44,8 @@ class Traffic:
         self.peers: Peers = Alone()
         self.watch: Watch = Unwatched()
         self.limiter: Limiter = Unlimited()
-        self.live_pickers: frozenset[str] = frozenset()
-        """Ids of all pickers that run, as far as the supervisor knows; empty: it has not told."""
         self.lease_s = 3600.0
+        self._live_pickers: frozenset[str] = frozenset()
         self._id = picker_id
         self._pools = pools
         self._ledger = ledger
@@ -68,6 +67,18 @@ class Traffic:
     def __len__(self) -> int:
         """Requests that this picker has sent and not seen the end of."""
         return len(self._dispatches)
+
+    @property
+    def live_pickers(self) -> frozenset[str]:
+        """Ids of all pickers that run, as far as the supervisor knows; empty: it has not told."""
+        return self._live_pickers
+
+    @live_pickers.setter
+    def live_pickers(self, ids: frozenset[str]) -> None:
+        if self._live_pickers - ids:  # one is gone, and ends that the data plane told it with it
+            for sent in self._dispatches.values():
+                self._lapse(sent)
+        self._live_pickers = ids
 
     # -- dispatched
 
@@ -132,8 +143,10 @@ class Traffic:
     def engine_idle(self, pool: str, address: str, *, since_s: float) -> None:
         """An endpoint's engine had nothing to do at ``since_s``."""
         for entry in self._ledger.reconcile(pool, address, idle_since_s=since_s):
-            if entry.id in self._dispatches:
+            sent = self._dispatches.get(entry.id)
+            if sent is not None:
                 self._generated[entry.id] = entry
+                self._lapse(sent)
 
     def under_way(self, pool: str, address: str) -> int:
         """Requests that an endpoint may still serve: those in flight, and those of which its
@@ -194,6 +207,11 @@ class Traffic:
                 duration_s=self._now() - entry.started_s,
             )
             self._observer.completed(sent.completed(report, self._settle(sent, report)))
+
+    def _lapse(self, sent: Dispatch) -> None:
+        """Nobody may ever tell its end: its limits are not to wait for that."""
+        if sent.grant is not None:
+            self.limiter.lapse(sent.grant)
 
     def _settle(self, sent: Dispatch, report: Report) -> Usage | None:
         """What the request is charged; its reservation ends."""

@@ -60,14 +60,15 @@ end
 
 -- An event that carries output, one token as a rule.
 local function is_content(event)
-  if not event:find("data:%s?{") or event:find('data:%s?{"error"') then
-    return false
-  end
   local name = event:match("^event:%s*([%w_.]+)")
   if name == nil then
-    local choice = event:match('"choices"%s*:%s*%[%s*(.)')
-    if choice ~= nil then
-      return choice ~= "]" and not (event:find('"role"', 1, true) and opens_choice(event))
+    local at = event:find('"choices"', 1, true)
+    if at ~= nil then
+      return event:find("^%s*:%s*%[%s*[^%]%s]", at + 9) ~= nil
+        and not (event:find('"role"', at, true) and opens_choice(event))
+    end
+    if not event:find("^data:%s?{") or event:find('^data:%s?{"error"') then
+      return false
     end
     name = event:match('^data:%s?{%s*"type"%s*:%s*"([%w_.]+)"') or "delta"
   end

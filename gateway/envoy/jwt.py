@@ -14,6 +14,7 @@ from picker import names
 JWKS_CLUSTER: Final = "penstock_jwks"
 
 _PROVIDER: Final = "penstock"
+_SCHEMES: Final = ("Bearer", "bearer")
 _FETCH_TIMEOUT_S: Final = 3
 _KEYS_ARE_GOOD_S: Final = 300
 """Keys are fetched anew after this time; those that are there stay good when that fails."""
@@ -44,7 +45,9 @@ def authentication(jwt: Jwt) -> Json:
     """
     provider: Json = {
         "issuer": jwt.issuer,
-        "from_headers": [{"name": "authorization", "value_prefix": "Bearer "}],
+        "from_headers": [
+            {"name": "authorization", "value_prefix": f"{scheme} "} for scheme in _SCHEMES
+        ],
         "forward": jwt.forward,
         "payload_in_metadata": names.CLAIMS,
         "failed_status_in_metadata": names.CLAIMS_FAILED,

@@ -127,6 +127,10 @@ class TenantLimiter:
         self._held.pop(grant.id, None)
         self._run(self._release(grant.subject.tenant, grant.id))
 
+    def lapse(self, grant: Grant) -> None:
+        """See `picker.limits.Limiter`."""
+        self._held.pop(grant.id, None)
+
     def settle_orphan(self, report: Report) -> None:
         """See `picker.limits.Limiter`. The store ends a reservation once, whoever asks."""
         if report.id in self._orphans:

@@ -38,6 +38,7 @@ class Schedule:
             matched_tokens=self._matched(context, pool),
             adapter=pool.state.models.adapter(context.adapter) if context.adapter else None,
             session_slot=_session_slot(context, pool, now_s),
+            session=context.session or None,
         )
         if _only_if_cached(context) and not request.matched_tokens[candidates].any():
             raise Rejection(Reason.NOT_CACHED, "No replica has any of this prompt cached.")

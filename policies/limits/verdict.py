@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from policies.limits import arithmetic
 from policies.limits.arithmetic import State
@@ -71,27 +71,18 @@ def fits(take: Take, state: State) -> bool:
 
 def judge(takes: Sequence[Take], states: Sequence[State], now_ms: int) -> Verdict:
     """The verdict on ``takes`` from buckets in ``states``, advanced to ``now_ms``, same order."""
-    lacking = [
-        (take, state) for take, state in zip(takes, states, strict=True) if not fits(take, state)
-    ]
-    shadow = tuple(take.bucket for take, _ in lacking if take.bucket.shadow)
-    refusing = [(take, state) for take, state in lacking if not take.bucket.shadow]
-    if not refusing:
-        after = (
-            arithmetic.take(take.bucket.rule, state, take.amount) if fits(take, state) else state
-            for take, state in zip(takes, states, strict=True)
-        )
-        return Granted(_standings(takes, after, now_ms), shadow)
-    bucket, refusal, at_ms = max(
-        (_refusal(take, state) for take, state in refusing), key=lambda r: (_RANK[r[1]], r[2])
-    )
-    return Denied(
-        bucket,
-        refusal,
-        at_ms - now_ms if refusal is Refusal.EMPTY else None,
-        _standings(takes, states, now_ms),
-        shadow,
-    )
+    shadow: list[Bucket] = []
+    after: list[Standing] = []
+    for take, state in zip(takes, states, strict=True):
+        bucket = take.bucket
+        if fits(take, state):
+            state = arithmetic.take(bucket.rule, state, take.amount)
+        elif bucket.shadow:
+            shadow.append(bucket)
+        else:
+            return _denied(takes, states, now_ms)
+        after.append(standing(bucket, state, now_ms))
+    return Granted(tuple(after), tuple(shadow))
 
 
 def standing(bucket: Bucket, state: State, now_ms: int) -> Standing:
@@ -112,15 +103,20 @@ def tightest(
 
     None when the family has no limit. Tokens are input, output, total and weighted tokens.
     """
-    dimensions = {Dimension.REQUESTS} if family == "requests" else TOKEN_DIMENSIONS
-    return min(
-        (s for s in standings if s.bucket.dimension in dimensions and not s.bucket.shadow),
-        key=lambda s: (s.remaining, -s.reset_ms),
-        default=None,
-    )
+    dimensions = _FAMILIES[family]
+    least = None
+    for one in standings:
+        if (
+            one.bucket.dimension in dimensions
+            and not one.bucket.shadow
+            and (least is None or _order(one) < _order(least))
+        ):
+            least = one
+    return least
 
 
-_RANK = {Refusal.BUSY: 0, Refusal.EMPTY: 1, Refusal.NEVER: 2}
+_FAMILIES: Final = {"requests": (Dimension.REQUESTS,), "tokens": tuple(TOKEN_DIMENSIONS)}
+_RANK: Final = {Refusal.BUSY: 0, Refusal.EMPTY: 1, Refusal.NEVER: 2}
 
 
 def _refusal(take: Take, state: State) -> tuple[Bucket, Refusal, int]:
@@ -133,7 +129,24 @@ def _refusal(take: Take, state: State) -> tuple[Bucket, Refusal, int]:
     return bucket, Refusal.EMPTY, at_ms
 
 
-def _standings(takes: Iterable[Take], states: Iterable[State], now_ms: int) -> tuple[Standing, ...]:
-    return tuple(
-        standing(take.bucket, state, now_ms) for take, state in zip(takes, states, strict=True)
+def _denied(takes: Sequence[Take], states: Sequence[State], now_ms: int) -> Denied:
+    lacking = [
+        (take, state) for take, state in zip(takes, states, strict=True) if not fits(take, state)
+    ]
+    bucket, refusal, at_ms = max(
+        (_refusal(take, state) for take, state in lacking if not take.bucket.shadow),
+        key=lambda r: (_RANK[r[1]], r[2]),
     )
+    return Denied(
+        bucket,
+        refusal,
+        at_ms - now_ms if refusal is Refusal.EMPTY else None,
+        tuple(
+            standing(take.bucket, state, now_ms) for take, state in zip(takes, states, strict=True)
+        ),
+        tuple(take.bucket for take, _ in lacking if take.bucket.shadow),
+    )
+
+
+def _order(one: Standing) -> tuple[int, int]:
+    return one.remaining, -one.reset_ms

@@ -3,6 +3,22 @@
 Importing this package registers the built-in ones. May import policies.registry and numpy.
 """
 
-from policies.routing import filters, pickers, scorers, weighted
+from policies.routing import (
+    baselines,
+    baselines_llmd,
+    baselines_peers,
+    filters,
+    pickers,
+    scorers,
+    weighted,
+)
 
-__all__ = ["filters", "pickers", "scorers", "weighted"]
+__all__ = [
+    "baselines",
+    "baselines_llmd",
+    "baselines_peers",
+    "filters",
+    "pickers",
+    "scorers",
+    "weighted",
+]

@@ -68,6 +68,8 @@ class RoutingRequest:
     adapter: AdapterView | None = None
     session_slot: int | None = None
     """Slot that the request's session is bound to."""
+    session: str | None = None
+    """Key of the session, for policies that hash it."""
 
 
 @dataclass(frozen=True, slots=True)

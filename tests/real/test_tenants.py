@@ -157,6 +157,12 @@ async def test_limits_headers_and_refusals(gateway: Gateway) -> None:
             pass
         with pytest.raises(openai.NotFoundError):  # refunded: nothing was served
             await one.post("/responses/none", cast_to=object, body={"model": "m"})
+
+        async def refunded() -> bool:
+            told = json.loads(await run(gateway, "limits", "--tenant", "trial", "--json"))
+            return [4] == [x["remaining"] for x in told["limits"] if x["count"] == "requests"]
+
+        await eventually(refunded, "the failed request was given back")
         for _ in range(4):
             await chat(one)
         with pytest.raises(openai.RateLimitError) as refused:
