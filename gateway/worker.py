@@ -255,6 +255,11 @@ class Worker:
             await self._health.refresh()
             if self._scraper is not None:
                 self._telemetry.sample(self._scraper.stats)
+            self._telemetry.sample_lost(
+                access_log=self._servers.failed_entries if self._servers is not None else 0,
+                peer_unreadable=self._peers.unreadable,
+                peer_dropped=self._peers.dropped_batches,
+            )
             if self._tenancy is not None:
                 self._telemetry.tenants.sample_expressions(self._tenancy.expression_failures)
                 self._telemetry.tenants.sample_registry(self._tenancy.registry_failures)

@@ -134,6 +134,12 @@ class PickerMetrics:
         self.log_dropped = counter(
             "request_log_dropped_lines", "Lines of the request log lost to a slow or full disk."
         )
+        self.lost = counter(
+            "lost_reports",
+            "Reports on requests that could not be used or delivered: access_log (Envoy's, no end"
+            " was learned), peer_unreadable and peer_dropped (other pickers').",
+            ("kind",),
+        )
         self._model_label = LabelLimiter(_MODEL_CAP, known_model)
         self._endpoint_label = LabelLimiter(_ENDPOINT_CAP)
         self._by_request: dict[tuple[str, str, int, str], Counter] = {}
@@ -141,6 +147,7 @@ class PickerMetrics:
         self._by_endpoint: dict[tuple[str, str], _EndpointSeries] = {}
         self._cpu_s = 0.0
         self._log_dropped = 0
+        self._lost: dict[str, int] = {}
         self._scrapes = 0
         self._scrape_failures: dict[str, int] = {}
 
@@ -197,6 +204,12 @@ class PickerMetrics:
         before = self._log_dropped if dropped_lines >= self._log_dropped else 0
         self.log_dropped.inc(dropped_lines - before)
         self._log_dropped = dropped_lines
+
+    def sample_lost(self, **counts: int) -> None:
+        """Note how many reports were lost so far, by kind."""
+        for kind, count in counts.items():
+            self.lost.labels(kind).inc(count - self._lost.get(kind, 0))
+            self._lost[kind] = count
 
     def _count(self, model: str, pool: str, status: int, reason: str) -> None:
         key = (model, pool, status, reason)

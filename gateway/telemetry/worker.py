@@ -46,6 +46,10 @@ class WorkerTelemetry:
             self._log.flush()
             self._metrics.sample_request_log(self._log.dropped_lines)
 
+    def sample_lost(self, **counts: int) -> None:
+        """Note how many reports on requests were lost so far, by kind."""
+        self._metrics.sample_lost(**counts)
+
     def reopen_log(self) -> None:
         """The request log's file was rotated."""
         if self._log is not None:

@@ -61,6 +61,7 @@ class Servers:
         self._picker = picker
         self._health = health
         self._listeners = listeners
+        self._access_logs = AccessLogs(picker)
         self._running: list[grpc.aio.Server] = []
         self._processors: list[ExternalProcessor] = []
 
@@ -77,7 +78,7 @@ class Servers:
         if listeners.socket is not None:
             # Only our own Envoy is there, and it bounds what it sends.
             server = self._server(fast_path=True, max_message_bytes=-1)
-            server.add_generic_rpc_handlers((AccessLogs(self._picker).handler(),))
+            server.add_generic_rpc_handlers((self._access_logs.handler(),))
             listeners.socket.unlink(missing_ok=True)
             server.add_insecure_port(f"unix:{listeners.socket}")
             await self._run(server)
@@ -99,6 +100,11 @@ class Servers:
                 while self._busy:  # noqa: ASYNC110 - requests end in several places
                     await asyncio.sleep(_DRAIN_POLL_S)
         await self._close()
+
+    @property
+    def failed_entries(self) -> int:
+        """Entries and messages of access logs that could not be used."""
+        return self._access_logs.failed_entries
 
     @property
     def _busy(self) -> bool:
