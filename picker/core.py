@@ -201,7 +201,7 @@ class Picker:
             await self._run(context)
             if context.answer is not None:
                 return context.answer
-            return self._dispatch(context)
+            return self.place(context)
         except Rejection as rejection:
             return self._reject(context, rejection)
         except Exception:
@@ -250,10 +250,15 @@ class Picker:
             )
         self._estimate(context)
         await self._reserve(context, self.traffic.limiter)
+
+    def place(self, context: RequestContext) -> Decision:
+        """A request whose pool, model and prompt are known to a decision, which counts as sent.
+        A simulator comes in here. Raises Rejection."""
         now_s = self.now()
         self.ledger.settle_prefills(now_s)
         self._schedule(context, now_s)
         mutate(context)
+        return self._dispatch(context)
 
     def _dispatch(self, context: RequestContext) -> Decision:
         pool = context.pool

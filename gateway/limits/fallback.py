@@ -74,6 +74,7 @@ class FallbackStore:
         self._failures = 0
         self._down = False
         self._lost = False
+        self._losses = 0
         self._mender: asyncio.Task[None] | None = None
 
     @property
@@ -85,6 +86,13 @@ class FallbackStore:
     def pending(self) -> int:
         """Settlements waiting for the store."""
         return len(self._pending)
+
+    def lost(self) -> None:
+        """The store may have lost its data, and is perhaps back already: what is in flight is
+        adopted anew, at once. It is harmless to be wrong."""
+        self._lost = True
+        self._losses += 1
+        self._mend()
 
     async def reserve(
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
@@ -341,8 +349,11 @@ class FallbackStore:
                     except StoreUnavailable as error:
                         self._lost = self._lost or error.lost
                         continue
+                losses = self._losses
                 if await self._reconcile():
-                    break
+                    if self._losses == losses:
+                        break
+                    continue
                 if not self._down:
                     await asyncio.sleep(self._retry_s)
             if self._down:

@@ -88,8 +88,15 @@ class _Connection(asyncio.Protocol):
     """Writes once a turn of the loop, reads answers in order. It is given up as soon as one is
     late: what was asked meanwhile is still waited for, nothing new is asked."""
 
-    def __init__(self, opened: object, transport: asyncio.WriteTransport, timeout_s: float) -> None:
+    def __init__(
+        self,
+        opened: object,
+        transport: asyncio.WriteTransport,
+        timeout_s: float,
+        lost: Callable[[], None],
+    ) -> None:
         self.usable = True
+        self._lost = lost
         self._opened = opened  # redis-py closes the transport when this is collected
         self._transport = transport
         self._timeout_s = timeout_s
@@ -150,6 +157,8 @@ class _Connection(asyncio.Protocol):
         call.fail(f"refused: {message}")
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.usable:  # not given up by ourselves
+            self._lost()
         self.give_up(f"connection lost: {exc or 'closed by Redis'}")
 
     def give_up(self, why: str) -> None:
@@ -185,13 +194,19 @@ class Line:
     """`Caller` over one connection at a time, made when it is needed, never retried."""
 
     def __init__(
-        self, client: Redis, timeout_s: float, *, connected: Callable[[], None] = lambda: None
+        self,
+        client: Redis,
+        timeout_s: float,
+        *,
+        connected: Callable[[], None] = lambda: None,
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
         """``timeout_s`` bounds every call, connecting included. ``connected`` is told of every new
-        connection, before anything is sent."""
+        connection, before anything is sent; ``lost`` of one that Redis has ended."""
         self._client = client
         self._timeout_s = timeout_s
         self._connected = connected
+        self._lost = lost
         self._connection: _Connection | None = None
         self._opening: asyncio.Task[None] | None = None
         self._waiting: list[Call] = []
@@ -243,7 +258,8 @@ class Line:
         make = cast("Callable[[], _Made]", self._client.connection_pool.make_connection)
         made = make()
         await made.connect()
-        return _Connection(made, made._writer.transport, self._timeout_s)  # noqa: SLF001
+        transport = made._writer.transport  # noqa: SLF001
+        return _Connection(made, transport, self._timeout_s, self._lost)
 
 
 async def in_time(asked: Awaitable[T], timeout_s: float) -> T:

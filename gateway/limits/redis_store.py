@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import date, timedelta
 from typing import Final, cast
 
@@ -96,6 +96,9 @@ class RedisStore:
         """
         if "{" in prefix or "}" in prefix:
             raise ValueError(f"the key prefix {prefix!r} must not contain braces: they tag slots")
+        self.lost: Callable[[], None] = lambda: None
+        """Called when a connection has ended that nobody gave up: Redis may come back empty, and
+        sooner than any call of ours fails."""
         self._client = client
         self._timeout_s = timeout_s
         self._late_ms = round(late_s * 1_000)
@@ -108,8 +111,10 @@ class RedisStore:
             self._reservations: Caller = ClusterCaller(client, timeout_s)
             self._settlements: Caller = ClusterCaller(client, timeout_s)
         else:
-            self._reservations = Line(client, timeout_s)
-            self._settlements = Line(client, timeout_s, connected=self._listed.clear)
+            self._reservations = Line(client, timeout_s, lost=self._tell)
+            self._settlements = Line(
+                client, timeout_s, connected=self._listed.clear, lost=self._tell
+            )
 
     async def reserve(
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
@@ -181,6 +186,8 @@ class RedisStore:
                 usage.cost_micros,
             )
         done = await self._settlements.call(_SETTLE, keys, orjson.dumps(arguments))
+        if usage is not None:
+            self._list(slot, usage.day)  # again, if it took a new connection
         if doubtful:
             self._doubtful.pop((slot, reservation_id), None)
         return bool(done)
@@ -247,6 +254,9 @@ class RedisStore:
         await self._reservations.close()
         await self._settlements.close()
         await self._client.aclose()
+
+    def _tell(self) -> None:
+        self.lost()
 
     def _keys(self, slot: str) -> list[str]:
         tag = f"{self._prefix}{{t:{slot}}}:"

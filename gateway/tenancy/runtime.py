@@ -185,6 +185,7 @@ def _store(config: Config, directory: Directory) -> LimitStore:
         policy = directory.policy(tenant) or directory.unknown(tenant)
         return OnStoreFailure.OPEN if policy is None else policy.on_store_failure
 
-    return FallbackStore(
-        store, mode_of=mode_of, share=Fraction(1, redis.share or config.picker.workers)
-    )
+    share = Fraction(1, redis.share or config.picker.workers)
+    fallback = FallbackStore(store, mode_of=mode_of, share=share)
+    store.lost = fallback.lost
+    return fallback

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from loadtests.bench import processes
-from loadtests.bench.figures import decision, fleet, latency, micro, streaming
+from loadtests.bench.figures import decision, fleet, latency, limits, micro, streaming, tenants
 from loadtests.bench.figures.measurement import Effort, Figure
 from loadtests.bench.processes import GoneError
 from loadtests.bench.rows import Row, table
@@ -32,6 +32,8 @@ FIGURES: Final = (
     Figure("saturation", "requests per second and core", _FEW, decision.saturation),
     Figure("latency", "added latency", _FEW, latency.added),
     Figure("streaming", "CPU per streamed token", _FEW, streaming.per_token),
+    Figure("limits", "what limits add to a request", _FEW, limits.cost),
+    Figure("tenants", "memory, 100,000 tenants", _FEW, tenants.memory),
     Figure("idle", "idle CPU, 100 replicas", fleet.REPLICAS, fleet.idle),
     Figure("memory", "memory, 100 replicas", fleet.REPLICAS, fleet.memory),
 )
@@ -82,7 +84,7 @@ def _parse(arguments: Sequence[str]) -> _Given:
         metavar="NAME",
         help=f"one figure; may be repeated: {listed}, {MICRO} (parts of a decision alone)",
     )
-    parser.add_argument("--quick", action="store_true", help="less exact, under a minute")
+    parser.add_argument("--quick", action="store_true", help="less exact, about two minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser.parse_args(arguments, _Given())
 

@@ -46,6 +46,8 @@ class Job:
     stream: bool = False
     keys: int = 0
     """API keys to show in turn; 0: none."""
+    first_key: int = 0
+    """Number of the first of them."""
 
     def __post_init__(self) -> None:
         if (self.seconds is None) == (self.requests is None):
@@ -160,6 +162,7 @@ class _Run:
             stream=job.stream,
             seed=job.seed,
             keys=job.keys,
+            first_key=job.first_key,
         )
         self._failures: Counter[str] = Counter()
         self._idle: list[_Connection] = []

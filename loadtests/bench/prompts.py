@@ -33,10 +33,17 @@ class Requests:
     """Whole HTTP/1.1 requests as bytes; no two have the same prompt."""
 
     def __init__(
-        self, shape: PromptShape, *, max_tokens: int, stream: bool, seed: int, keys: int = 0
+        self,
+        shape: PromptShape,
+        *,
+        max_tokens: int,
+        stream: bool,
+        seed: int,
+        keys: int = 0,
+        first_key: int = 0,
     ) -> None:
-        """``keys``: so many API keys are shown in turn, from number 0; 0: none is."""
-        self._keys = keys
+        """``keys``: so many API keys are shown in turn, from ``first_key``; 0: none is."""
+        self._keys, self._first_key = keys, first_key
         self._rng = random.Random(seed)
         self._pieces = [
             self._render(shape, max_tokens, stream=stream) for _ in range(shape.conversations)
@@ -49,7 +56,8 @@ class Requests:
         mark = self._rng.getrandbits(4 * _MARK_DIGITS)
         shown = b""
         if self._keys:
-            shown = b"authorization: Bearer %b\r\n" % api_key(self._sent % self._keys).encode()
+            key = api_key(self._first_key + self._sent % self._keys)
+            shown = b"authorization: Bearer %b\r\n" % key.encode()
         self._sent += 1
         return b"%b%b%b%032x%b" % (_REQUEST_LINE, shown, before, mark, after)
 

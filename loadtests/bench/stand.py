@@ -112,15 +112,22 @@ class Stand:
     """Everything that a figure needs; ``with Stand(replicas) as stand``."""
 
     def __init__(
-        self, replicas: int, *, sections: Mapping[str, object] | None = None, keys: int = 0
+        self,
+        replicas: int,
+        *,
+        sections: Mapping[str, object] | None = None,
+        keys: int = 0,
+        start_s: float = _START_S,
     ) -> None:
-        """``sections``: more of the gateway's configuration. ``keys``: of these `api_key`s each
-        request shows one; the gateway has to know them from its start; 0: none."""
+        """``sections``: more of the gateway's configuration. ``keys``: of so many `api_key`s each
+        request shows one; the gateway has to know them from its start; 0: none. ``start_s``:
+        longest start."""
         self.replicas = replicas
         self.started_s = 0.0
         """What the gateway took from its start to the first answer, to the last of the keys."""
         self._sections = sections or {}
         self._keys = keys
+        self._start_s = start_s
         self.port, self.plain_port = _free_port(), _free_port()
         self._admin_port = _free_port()
         self._closing = contextlib.ExitStack()
@@ -158,10 +165,13 @@ class Stand:
         max_tokens: int = 1,
         stream: bool = False,
         window_s: float = 0.0,
+        keys: range | None = None,
     ) -> Run:
         """Run a load, through the gateway or through Envoy alone; CPU counts over at least
-        ``window_s``. Raises StandError when a request fails."""
+        ``window_s``. ``keys``: only those of these numbers, None: all. Raises StandError when a
+        request fails."""
         self._seed += 1
+        shown = range(self._keys) if keys is None else keys
         job = Job(
             port=self.plain_port if plain else self.port,
             prompt=shape,
@@ -172,7 +182,8 @@ class Stand:
             requests=requests,
             max_tokens=max_tokens,
             stream=stream,
-            keys=self._keys,
+            keys=len(shown),
+            first_key=shown.start,
         )
         began_s, before = time.monotonic(), processes.cpu_times_s(self._pids)
         result = Result(**orjson.loads(self._load.ask(orjson.dumps(job))))
@@ -262,12 +273,12 @@ class Stand:
         return process
 
     def _wait(self, part: Process, ready: Callable[[], bool]) -> None:
-        deadline_s = time.monotonic() + _START_S
+        deadline_s = time.monotonic() + self._start_s
         while not ready():
             if not part.running:
                 raise part.problem()
             if time.monotonic() > deadline_s:
-                raise StandError(f"{part.name}: not ready in {_START_S:g} s ({self._logs()})")
+                raise StandError(f"{part.name}: not ready in {self._start_s:g} s ({self._logs()})")
             time.sleep(0.1)
 
     def _logs(self) -> str:

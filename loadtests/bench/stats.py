@@ -24,6 +24,13 @@ class Estimate:
         """Zero lies in the interval."""
         return self.error is not None and abs(self.value) <= self.error
 
+    def below(self, limit: float) -> bool | None:
+        """Whether it is below a limit; None: the error is too large to tell."""
+        error = float("inf") if self.error is None else self.error
+        if self.value + error < limit:
+            return True
+        return False if self.value - error > limit else None
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:

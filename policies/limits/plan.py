@@ -105,21 +105,30 @@ class Meter:
     cost: Cost | None = None
     """Of weighted tokens the weights; of money the model's price, None: free."""
 
+    _parts: tuple[int, int, int] = field(init=False, repr=False, compare=False)
+    """Without a cost: of a request, of a token of its input, of a token of its output."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_parts", _PARTS.get(self.bucket.dimension, _A_REQUEST))
+
     def amount(self, usage: Usage) -> int:
         """Whole units of the bucket's dimension, at most MAX_AMOUNT."""
-        return min(MAX_AMOUNT, self._amount(usage))
-
-    def _amount(self, usage: Usage) -> int:
-        dimension = self.bucket.dimension
         if self.cost is not None:
-            return self.cost.micros(usage)
-        if dimension is Dimension.INPUT_TOKENS:
-            return usage.input_tokens
-        if dimension is Dimension.OUTPUT_TOKENS:
-            return usage.output_tokens
-        if dimension is Dimension.TOTAL_TOKENS:
-            return usage.input_tokens + usage.output_tokens
-        return 0 if dimension in (Dimension.MONEY, Dimension.WEIGHTED_TOKENS) else 1
+            amount = self.cost.micros(usage)
+        else:
+            request, input_, output = self._parts
+            amount = request + input_ * usage.input_tokens + output * usage.output_tokens
+        return min(MAX_AMOUNT, amount)
+
+
+_A_REQUEST: Final = (1, 0, 0)
+_PARTS: Final = {
+    Dimension.INPUT_TOKENS: (0, 1, 0),
+    Dimension.OUTPUT_TOKENS: (0, 0, 1),
+    Dimension.TOTAL_TOKENS: (0, 1, 1),
+    Dimension.WEIGHTED_TOKENS: (0, 0, 0),
+    Dimension.MONEY: (0, 0, 0),
+}
 
 
 @dataclass(frozen=True, slots=True)

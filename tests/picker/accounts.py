@@ -43,6 +43,9 @@ class Accounts:
         """See `picker.limits.Limiter`."""
         self.released += 1
 
+    def lapse(self, grant: Grant) -> None:
+        """See `picker.limits.Limiter`."""
+
     def settle_orphan(self, report: object) -> None:
         """See `picker.limits.Limiter`."""
         raise AssertionError(f"no orphan is expected here: {report}")

@@ -47,7 +47,7 @@ def per_token(stand: Stand, effort: Effort) -> list[Row]:
             f" {counted:,} tokens in {rounds} rounds{zero}",
             error=picker.error,
             aim=f"none (< {_NOTHING_US:g} us)",
-            met=_below(picker, _NOTHING_US),
+            met=picker.below(_NOTHING_US),
         ),
         Row(
             "Envoy CPU per streamed token, our filters",
@@ -71,14 +71,6 @@ def per_token(stand: Stand, effort: Effort) -> list[Row]:
             f"our filters add {number(ours.value - theirs.value)} us",
         ),
     ]
-
-
-def _below(cost: Estimate, limit: float) -> bool | None:
-    """None: the error is too large to tell."""
-    error = cost.error if cost.error is not None else float("inf")
-    if cost.value + error < limit:
-        return True
-    return False if cost.value - error > limit else None
 
 
 def _run(stand: Stand, tokens: int, seconds: float, window_s: float, *, plain: bool) -> Run:

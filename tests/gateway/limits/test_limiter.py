@@ -378,6 +378,28 @@ async def test_leases_are_renewed_while_a_request_runs_and_end_with_its_picker()
     await decided(place.made, chat())
 
 
+@pytest.mark.parametrize("why", ["its engine is idle", "a picker is gone"])
+async def test_what_nobody_may_tell_the_end_of_is_back_with_its_lease(why: str) -> None:
+    """And is charged when its end is told after all."""
+    policy = tenant(rule(Dimension.CONCURRENCY, Concurrency(1)), rule(Dimension.REQUESTS, 10))
+    place = Place(policy, lease_s=30.0)
+    traffic = place.made.picker.traffic
+    traffic.live_pickers = frozenset({"p0", "p1"})
+    decision = await decided(place.made, chat())
+    if why == "a picker is gone":
+        traffic.live_pickers = frozenset({"p0", "p2"})
+    else:
+        place.made.clock.now_s += 10
+        place.made.report(int(decision.addresses[0].split(".")[3].split(":")[0]))
+    for _ in range(2):
+        place.now_ms += 15_000
+        await place.limiter._renew_old()
+    assert (await place.used())["concurrency"] == 0
+    place.made.picker.complete(ended(decision, input_tokens=10, output_tokens=5))
+    assert await place.used() == {"concurrency": 0, "requests": 1}
+    assert len(place.seen.charges) == 1
+
+
 class StuckStore(MemoryStore):
     """A store that does not answer."""
 

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from loadtests.bench.load import Job, Result
-from loadtests.bench.prompts import PromptShape, Requests
+from loadtests.bench.prompts import PromptShape, Requests, api_key
 
 SHAPE = PromptShape(500)
 
@@ -135,6 +135,16 @@ def test_a_request_says_what_it_wants() -> None:
     document = orjson.loads(body)
     assert document["max_tokens"] == 7
     assert document["stream"] is True
+
+
+def test_keys_are_shown_in_turn() -> None:
+    requests = Requests(SHAPE, max_tokens=1, stream=False, seed=1, keys=2, first_key=7)
+    for number in (7, 8, 7):
+        head, _, body = requests.next().partition(b"\r\n\r\n")
+        assert f"\r\nauthorization: Bearer {api_key(number)}\r\n".encode() in head
+        assert f"content-length: {len(body)}".encode() in head
+    without = Requests(SHAPE, max_tokens=1, stream=False, seed=1).next()
+    assert b"authorization" not in without
 
 
 def _prompt(request: bytes) -> str:

@@ -41,6 +41,17 @@ def test_zero_is_told_from_something(value: float, within: bool) -> None:
     assert Estimate(value, 0.2).includes_zero is within
 
 
+@pytest.mark.parametrize(
+    ("estimate", "below"),
+    [(Estimate(0.2, 0.1), True), (Estimate(0.4, 0.2), None), (Estimate(0.8, 0.2), False)],
+)
+def test_an_aim_within_the_error_is_neither_met_nor_missed(
+    estimate: Estimate, below: bool | None
+) -> None:
+    assert estimate.below(0.5) is below
+    assert Estimate(0.2, None).below(0.5) is None
+
+
 def test_a_slope_leaves_out_what_short_and_long_runs_have_in_common() -> None:
     # 50 ms whatever happens, 2 us a token.
     pairs = [

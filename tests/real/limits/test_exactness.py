@@ -10,6 +10,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -165,7 +166,7 @@ TENANTS: Final = (
             limit("total_tokens", 12_000, "minute", window="calendar"),
         ],
     ),
-    Clients("budget", 6, bounded, limits=[limit("cost", 0.02, "day", window="calendar")]),
+    Clients("budget", 6, bounded, limits=[limit("cost", 0.008, "day", window="calendar")]),
     Clients(
         "narrow",
         8,
@@ -248,24 +249,23 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
     lengths = ("--output-tokens-median=20", "--output-tokens-sigma=0.4", "--output-tokens-min=2")
     replicas = [Replica(folder, *options, *lengths) for _ in range(REPLICAS)]
     server = RedisServer(Path(tmp_path_factory.mktemp("redis")))
-    server.start()
-    async with Counting("counted") as counting, Failing("failing") as failing:
-        await asyncio.gather(*(replica.start() for replica in replicas))
-        try:
-            config = configuration(replicas, counting, failing, server)
-            async with Gateway(folder / "gateway", config) as gateway:
-                await gateway.healthy(
-                    *(replica.address for replica in replicas), counting.address, failing.address
-                )
-                run = Run(gateway)
-                clients = [run.client(one, i) for one in TENANTS for i in range(one.count)]
-                await asyncio.gather(run.watch(), *clients)
-                charged = await accounts(run)
-                yield Place(gateway, server, replicas, counting, failing, run, charged)
-        finally:
-            for replica in replicas:
-                replica.kill()
-            server.kill()
+    async with AsyncExitStack() as stack:
+        stack.callback(server.kill)
+        server.start()
+        counting = await stack.enter_async_context(Counting("counted"))
+        failing = await stack.enter_async_context(Failing("failing"))
+        for replica in replicas:
+            await stack.enter_async_context(replica)
+        config = configuration(replicas, counting, failing, server)
+        gateway = await stack.enter_async_context(Gateway(folder / "gateway", config))
+        await gateway.healthy(
+            *(replica.address for replica in replicas), counting.address, failing.address
+        )
+        run = Run(gateway)
+        clients = [run.client(one, i) for one in TENANTS for i in range(one.count)]
+        await asyncio.gather(run.watch(), *clients)
+        charged = await accounts(run)
+        yield Place(gateway, server, replicas, counting, failing, run, charged)
 
 
 def configuration(
