@@ -398,7 +398,8 @@ class Supervisor:
                 worker_ended(pid, self.run_dir.metrics)
         elif child.pid is not None:
             self._worker_pids.setdefault(child.spec.name, set()).add(child.pid)
-        self._notify()
+        # Envoy's own ejection takes several failures, and longer the second time.
+        self._pickers_changed()
 
     async def _first_of_each_picker(self) -> None:
         await asyncio.gather(*(child.wait_ready() for child in self.pickers))

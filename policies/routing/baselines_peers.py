@@ -1,4 +1,4 @@
-"""Baselines of other routers: vllm-router and sglang, AIBrix, Dynamo, vLLM's production stack."""
+"""Baselines of other routers: vllm-router and sglang-router, AIBrix, Dynamo, production-stack."""
 
 from __future__ import annotations
 
@@ -9,19 +9,29 @@ import numpy as np
 
 from policies.registry import register
 from policies.routing.baselines import Baseline, preferred_first
+from policies.routing.scorers import Prefix
 from policies.routing.types import Floats, PoolView, RoutingRequest, Slots
 
+_PREFIX = Prefix()
 
+
+@register("policy", "cache-aware")
 class CacheAware(Baseline):
-    """``cache_aware`` of vllm-router and of sglang's router, which have the same formula.
+    """``cache_aware`` of vllm-router and sglang-router, with what their commands set by default.
 
     Load is requests in flight. Imbalanced (largest - smallest > ``balance_abs`` and largest >
     ``balance_rel`` x smallest): least load. Else the longest match, when it covers more than
-    ``cache_threshold`` of the prompt, else least load. (The routers' own fallback for a short
-    match is the endpoint whose tree is smallest; PEERS.md's reading, least load, is used here.)
+    ``cache_threshold`` of the prompt, else least load (where the routers take the endpoint with
+    the smallest tree).
     """
 
-    def __init__(self, *, balance_abs: float, balance_rel: float, cache_threshold: float) -> None:
+    def __init__(
+        self,
+        *,
+        balance_abs: float = 64.0,
+        balance_rel: float = 1.5,
+        cache_threshold: float = 0.3,
+    ) -> None:
         if balance_abs < 0:
             raise ValueError(f"balance_abs must be 0 or more requests, got {balance_abs:g}")
         if balance_rel < 1:
@@ -48,25 +58,9 @@ class CacheAware(Baseline):
         return preferred_first(candidates[matched == longest], candidates, -load)
 
 
-@register("policy", "vllm-router")
-class VllmRouter(CacheAware):
-    """vllm-router's ``cache_aware`` with its defaults."""
-
-    def __init__(
-        self,
-        *,
-        balance_abs: float = 64.0,
-        balance_rel: float = 1.5,
-        cache_threshold: float = 0.3,
-    ) -> None:
-        super().__init__(
-            balance_abs=balance_abs, balance_rel=balance_rel, cache_threshold=cache_threshold
-        )
-
-
-@register("policy", "sglang-router")
-class SglangRouter(CacheAware):
-    """sglang-router's ``cache_aware`` with its defaults."""
+@register("policy", "cache-aware-library")
+class CacheAwareLibrary(CacheAware):
+    """``cache-aware`` with the defaults of the routers' own library instead of their commands."""
 
     def __init__(
         self,
@@ -102,10 +96,9 @@ class AibrixPrefixCache(Baseline):
         self, request: RoutingRequest, pool: PoolView, candidates: Slots, rng: random.Random
     ) -> Floats:
         load = pool.in_flight_requests.take(candidates)
-        if request.prompt_tokens <= 0 or np.ptp(load) > self._imbalance:
+        if np.ptp(load) > self._imbalance:
             return -load
-        share = np.minimum(request.matched_tokens.take(candidates) / request.prompt_tokens, 1.0)
-        percent = np.floor(share * 100.0)
+        percent = np.floor(100.0 * _PREFIX.score(request, pool, candidates))
         percent[load > load.mean() + self._sigmas * load.std()] = 0.0
         # A percent outweighs any difference in requests.
         return percent * (np.ptp(load) + 1.0) - load
@@ -142,12 +135,14 @@ class Dynamo(Baseline):
         decode = pool.in_flight_kv_tokens.take(candidates)
         cost: Floats = (self._overlap_weight * prefill + decode) / self._block_tokens
         if self._temperature == 0:
-            return -cost
+            best: Floats = -cost
+            return best
         spread = float(np.ptp(cost)) or 1.0
         logits: Floats = -(cost - cost.min()) / spread / self._temperature
         # The largest of logit + Gumbel noise is a draw from the softmax of the logits.
         noise = [-math.log(-math.log(rng.random() or 5e-324)) for _ in range(logits.size)]
-        return logits + np.array(noise)
+        drawn: Floats = logits + np.array(noise)
+        return drawn
 
 
 @register("policy", "production-stack")
@@ -161,7 +156,5 @@ class ProductionStack(Baseline):
         load = pool.in_flight_requests.take(candidates)
         mean = float(load.mean())
         excess: Floats = (load - mean) / max(1.0, mean)
-        if request.prompt_tokens <= 0:
-            return -excess
-        share = np.minimum(request.matched_tokens.take(candidates) / request.prompt_tokens, 1.0)
+        share = _PREFIX.score(request, pool, candidates)
         return share - excess

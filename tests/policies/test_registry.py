@@ -32,7 +32,21 @@ def test_built_in_policies_are_registered_on_import() -> None:
     ]
     assert registry.names("filter") == ["adapter-served", "max-kv-usage", "max-waiting"]
     assert registry.names("picker") == ["max", "weighted-random"]
-    assert registry.names("policy") == ["weighted"]
+    assert registry.names("policy") == [
+        "aibrix-prefix-cache",
+        "cache-aware",
+        "cache-aware-library",
+        "dynamo",
+        "least-requests",
+        "llm-d-legacy",
+        "llm-d-token-aware",
+        "power-of-two",
+        "production-stack",
+        "random",
+        "round-robin",
+        "session-hash",
+        "weighted",
+    ]
 
 
 def test_build_passes_parameters_and_takes_whole_numbers_for_floats() -> None:

@@ -1,0 +1,36 @@
+"""OpenAI request bodies of a workload's requests, for a client that sends them over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loadtests.workloads.sessions import Request
+
+SESSION_HEADER = "x-session-id"
+
+
+def chat_body(request: Request, model: str) -> dict[str, object]:
+    """Of ``/v1/chat/completions``, streaming, with usage at the end."""
+    return {**_options(request, model), "messages": request.prompt.messages()}
+
+
+def completions_body(request: Request, model: str) -> dict[str, object]:
+    """Of ``/v1/completions``: the prompt as plain text, without a chat template around it."""
+    return {**_options(request, model), "prompt": request.prompt.text()}
+
+
+def headers(request: Request) -> Mapping[str, str]:
+    """That tell the gateway which requests are one session."""
+    return {SESSION_HEADER: request.session}
+
+
+def _options(request: Request, model: str) -> dict[str, object]:
+    # As inference-perf: the answer is as long as planned, whatever the model would say.
+    return {
+        "model": request.adapter or model,
+        "max_tokens": request.output_tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }

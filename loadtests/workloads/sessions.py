@@ -1,0 +1,171 @@
+"""Sessions: what one client asks, step after step, each with the answers before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from loadtests.workloads.prompts import Prompt, Role, Segment
+from picker.prompt.blocks import Blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request of a step: what is said after the conversation so far, and what comes back."""
+
+    says: tuple[Segment, ...]
+    answer_tokens: int
+    """How long the answer is, which no gateway knows."""
+    max_tokens: int
+    """The bound that the client declares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Requests sent together. The conversation goes on from the first of them and its answer when
+    all are answered; the others (sub-agents, say) are asides."""
+
+    asks: tuple[Ask, ...]
+    pause_s: float = 0.0
+    """Thinking, or a tool at work, between the answer to the step before and this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A conversation of one client, as planned."""
+
+    id: str
+    context: tuple[Segment, ...]
+    """What stands before the first step: system prompts."""
+    steps: tuple[Step, ...]
+    tenant: str = ""
+    adapter: str = ""
+    """LoRA adapter, "" = the base model."""
+
+    @property
+    def requests(self) -> int:
+        """Requests of all its steps."""
+        return sum(len(step.asks) for step in self.steps)
+
+
+class Workload(Protocol):
+    """A supply of sessions. Session ``index`` is the same whenever and however often it is made,
+    so that what is asked does not depend on how fast it is answered."""
+
+    @property
+    def name(self) -> str:
+        """Prefix of all ids."""
+        ...
+
+    def session(self, index: int) -> Session:
+        """The session number ``index``, from 0. Raises IndexError beyond the last."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request to send."""
+
+    id: str
+    session: str
+    tenant: str
+    adapter: str
+    arrival_s: float
+    prompt: Prompt
+    answer: Segment
+    """What a simulated engine generates, and the next step of the session repeats."""
+    max_tokens: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.prompt.tokens
+
+    @property
+    def output_tokens(self) -> int:
+        return self.answer.tokens
+
+    def block_ids(self, block_tokens: int) -> list[int]:
+        """KV block ids of the full blocks of prompt and answer; those of the prompt alone are the
+        first ``prompt_tokens // block_tokens``."""
+        return self.prompt.then(self.answer).block_ids(block_tokens, salt=self.adapter)
+
+    def live_blocks(self, model: str = "") -> Blocks:
+        """Block hashes for the picker's prefix index."""
+        return self.prompt.live_blocks(model=model, adapter=self.adapter)
+
+
+class Conversation:
+    """A session under way: gives the next requests when the ones before are answered."""
+
+    def __init__(self, session: Session, *, run: int = 0) -> None:
+        """``run`` tells apart the runs of a session that is had several times over."""
+        self.session = session
+        self._id = f"{session.id}~{run}" if run else session.id
+        self._prompt = Prompt(session.context)
+        self._step = 0
+        self._open: set[str] = set()
+        self._main = ""
+        self._next = self._prompt
+        self.abandoned = False
+        """A request has failed, or no more may be sent: nothing more is asked."""
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to ask, and nothing unanswered."""
+        return not self._open and self._step >= len(self.session.steps)
+
+    def ask(self, at_s: float) -> list[Request]:
+        """The requests of the next step, sent at ``at_s``; none when it is over."""
+        if self._open or self.over:
+            return []
+        step = self.session.steps[self._step]
+        requests = [self._request(index, ask, at_s) for index, ask in enumerate(step.asks)]
+        self._open = {request.id for request in requests}
+        self._main = requests[0].id
+        self._next = requests[0].prompt.then(requests[0].answer)
+        self._step += 1
+        return requests
+
+    def answered(self, request: Request, answer: Segment | None = None) -> float | None:
+        """A request is answered, with ``answer`` where it was not as planned. The seconds until
+        the next step; None when there is none, or others of the step are open."""
+        self._open.discard(request.id)
+        if answer is not None and request.id == self._main:
+            self._next = request.prompt.then(answer)
+        if self._open:
+            return None
+        self._prompt = self._next
+        return None if self.over else self.session.steps[self._step].pause_s
+
+    def finish(self) -> None:
+        """Ask nothing after the step under way."""
+        self._step = max(self._step, len(self.session.steps))
+
+    def abandon(self) -> None:
+        """Ask nothing more."""
+        self.abandoned = True
+        self._open.clear()
+        self._step = len(self.session.steps)
+
+    def _request(self, index: int, ask: Ask, at_s: float) -> Request:
+        answer_id = f"{self.session.id}/{self._step}.{index}/answer"
+        return Request(
+            id=self._request_id(self._step, index),
+            session=self._id,
+            tenant=self.session.tenant,
+            adapter=self.session.adapter,
+            arrival_s=at_s,
+            prompt=self._prompt.then(*ask.says),
+            answer=Segment(answer_id, ask.answer_tokens, Role.ASSISTANT),
+            max_tokens=ask.max_tokens,
+        )
+
+    def _request_id(self, step: int, index: int) -> str:
+        return f"{self._id}/{step}.{index}"
+
+
+def said(answer: Segment, *, text: str | None, tokens: int | None) -> Segment | None:
+    """The answer as a server gave it; None when that is as planned."""
+    if text is None and tokens in (None, answer.tokens):
+        return None
+    return replace(answer, literal=text, tokens=answer.tokens if tokens is None else tokens)
