@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Coroutine
@@ -17,7 +18,7 @@ from typing import Final
 from gateway import derive
 from gateway.certificates import write_self_signed
 from gateway.child import Backoff, Child, ChildError, ChildSpec, ChildState, Launch
-from gateway.config.problems import ConfigError
+from gateway.config.problems import ConfigError, Problem
 from gateway.config.schema import Config, SimulatedPool
 from gateway.config.watch import watch
 from gateway.config.wire import to_json
@@ -29,7 +30,7 @@ from gateway.handover import Handover
 from gateway.pools.types import ReplicaState
 from gateway.rundir import RunDir
 from gateway.telemetry.multiprocess import worker_ended
-from gateway.tenancy.runtime import SupervisorTenancy
+from gateway.tenancy.runtime import SupervisorTenancy, require_state
 from gateway.tenancy.service import TenantAdmin
 from picker.state.endpoints import EndpointSpec
 
@@ -76,6 +77,8 @@ class Supervisor:
         self._worker_pids: dict[str, set[int]] = {}
         self._live_pickers: set[str] = set()
         self._tenancy: SupervisorTenancy | None = None
+        self._store: tuple[object, ...] = ()
+        """Where the tenancy keeps what it keeps."""
 
     # -- life
 
@@ -93,6 +96,10 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, on_hangup)
         if config.picker.ext_proc.port is not None:
             write_self_signed(self.run_dir.certificate)
+        try:
+            await asyncio.to_thread(require_state, config)
+        except (OSError, sqlite3.Error) as error:
+            raise StartError(str(_no_state(self.path, config, error))) from error
         await self._configure_tenants(config)
         await self.control.start()
         self._assign(config)
@@ -169,11 +176,29 @@ class Supervisor:
 
     async def _follow(self) -> None:
         async for result in watch(self.path, self.config):
-            if isinstance(result, ConfigError):
-                self.refused, self.refused_s = result, time.time()
-                log.error("the changed configuration is refused, the old one stays:\n%s", result)
-            else:
+            refused = result if isinstance(result, ConfigError) else await self._obstacle(result)
+            if refused is not None:
+                self.refused, self.refused_s = refused, time.time()
+                log.error("the changed configuration is refused, the old one stays:\n%s", refused)
+            elif isinstance(result, Config):
                 await self.apply(result)
+
+    async def _obstacle(self, config: Config) -> ConfigError | None:
+        """Why a sound configuration cannot come into force while this Penstock runs."""
+        problem = None
+        if self._tenancy is not None and self._store != _store_of(config):
+            problem = Problem(
+                *(self.path, 0, 0, "limits", "another place for limits, keys and usage"),
+                "the one that Penstock was started with",
+                "restart Penstock to change limits.store, state_dir, limits.usage_days or"
+                " limits.max_users_per_day",
+            )
+        elif self._tenancy is None:
+            try:
+                await asyncio.to_thread(require_state, config)
+            except (OSError, sqlite3.Error) as error:
+                problem = _no_state(self.path, config, error)
+        return None if problem is None else ConfigError([problem], files=frozenset({self.path}))
 
     async def apply(self, config: Config) -> None:
         """Bring an accepted configuration into force without a restart."""
@@ -187,8 +212,6 @@ class Supervisor:
             before.picker.health != config.picker.health
         ):
             log.warning("a picker port has changed: that takes a restart of Penstock")
-        if _store_of(before) != _store_of(config):
-            log.warning("where limits, keys and usage are kept has changed: that takes a restart")
         self.config, self.accepted_s, self.refused = config, time.time(), None
         await self._configure_tenants(config)
         await self._fewer_pickers(config.picker.workers)
@@ -205,7 +228,7 @@ class Supervisor:
         elif config.has_tenants:
             tenancy = SupervisorTenancy(config, self._registry_written)
             await tenancy.start()
-            self._tenancy = tenancy
+            self._tenancy, self._store = tenancy, _store_of(config)
 
     async def _registry_written(self) -> None:
         """Return when every picker here has read it: a key that was told opens at once, and one
@@ -396,6 +419,8 @@ class Supervisor:
         if child.state in (ChildState.BACKOFF, ChildState.STOPPED):
             for pid in self._worker_pids.pop(child.spec.name, set()):
                 worker_ended(pid, self.run_dir.metrics)
+            if child.state is ChildState.BACKOFF:
+                self.control.assign(picker_crashed=True)
         elif child.pid is not None:
             self._worker_pids.setdefault(child.spec.name, set()).add(child.pid)
         # Envoy's own ejection takes several failures, and longer the second time.
@@ -403,6 +428,13 @@ class Supervisor:
 
     async def _first_of_each_picker(self) -> None:
         await asyncio.gather(*(child.wait_ready() for child in self.pickers))
+
+
+def _no_state(path: Path, config: Config, error: Exception) -> Problem:
+    return Problem(
+        *(path, 0, 0, "state_dir", f"{config.state_file}: {error}"),
+        "a folder in which Penstock may keep tenants, keys and usage",
+    )
 
 
 def _store_of(config: Config) -> tuple[object, ...]:

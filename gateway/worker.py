@@ -67,12 +67,14 @@ class Worker:
             others=(),
         )
         self._tenancy: PickerTenancy | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._scraper: Scraper | None = None
         self._servers: Servers | None = None
         self._config: Config | None = None
         self._applied_version = 0
         self._proxy_generation = 0
         self._registry_generation = 0
+        self._crash_generation = 0
         self._latest: control_pb2.Assignment | None = None
         self._configuration = b""
         """Came with an assignment and is not applied yet."""
@@ -139,6 +141,9 @@ class Worker:
                 self._registry_generation = assignment.registry_generation
                 if self._tenancy is not None:
                     await self._tenancy.refresh()
+            if assignment.crash_generation != self._crash_generation:
+                self._crash_generation = assignment.crash_generation
+                self._picker.traffic.picker_crashed()
             self._picker.traffic.live_pickers = frozenset(assignment.live_pickers)
             self._sync_endpoints(assignment)
             if self._servers is None:
@@ -189,7 +194,8 @@ class Worker:
             self._picker.gate, self._picker.traffic.limiter = OpenGate(), Unlimited()
             if self._tenancy is not None:
                 closing, self._tenancy = self._tenancy, None
-                await closing.close()
+                self._closing.add(task := asyncio.create_task(closing.close(drained=True)))
+                task.add_done_callback(self._closing.discard)
         elif self._tenancy is not None:
             self._tenancy.configure(config)
         else:

@@ -42,6 +42,7 @@ from policies.tokens import TokenRatio
 log = logging.getLogger(__name__)
 
 _MAX_SESSIONS: Final = 100_000
+_MAX_LOGGED_CHARS: Final = 256
 _SESSION_TTL_S: Final = 3600.0
 
 
@@ -187,6 +188,7 @@ class Picker:
             refuse_closed(context)
             context.caller = self.gate.identify(head)
         except Rejection as rejection:
+            context.caller = rejection.caller or context.caller
             return self._reject(context, rejection)
         except Exception:
             log.exception("request %s: the picker failed", context.request_id)
@@ -240,6 +242,8 @@ class Picker:
             limit = self._settings.max_body_bytes
             raise Rejection(Reason.TOO_LARGE, f"The request body is over {limit} bytes.")
         parse(context)
+        if context.fields is not None and context.fields.model:
+            context.asked_model = context.fields.model[:_MAX_LOGGED_CHARS]
         authorize(context)
         self._resolve(context)
         if context.answer is not None:
@@ -249,7 +253,8 @@ class Picker:
                 context.served_model, context.prompt
             )
         self._estimate(context)
-        await self._reserve(context, self.traffic.limiter)
+        context.limiter = self.traffic.limiter
+        await self._reserve(context, context.limiter)
 
     def place(self, context: RequestContext) -> Decision:
         """A request whose pool, model and prompt are known to a decision, which counts as sent.
@@ -285,7 +290,8 @@ class Picker:
             adapter=context.adapter,
             session=context.session,
         )
-        sent = Dispatch.of(context, pool, now_s - context.head.received_s)
+        limiter = self.traffic.limiter if context.limiter is None else context.limiter
+        sent = Dispatch.of(context, pool, limiter, now_s - context.head.received_s)
         self.traffic.open(entry, sent, told)
         return self._decision(context, pool)
 
@@ -352,8 +358,8 @@ class Picker:
 
     def _give_back(self, context: RequestContext) -> None:
         self.traffic.drop(context.id)
-        if context.grant is not None:
-            self.traffic.limiter.release(context.grant)
+        if context.grant is not None and context.limiter is not None:
+            context.limiter.release(context.grant)
             context.grant = None
 
     # -- ends of requests

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from picker.completion import Report
 from picker.events import Completed, RequestLabels
-from picker.limits import Grant
+from picker.limits import Grant, Limiter
 from picker.pipeline.context import RequestContext
 from picker.pool import PoolRuntime
 from policies.limits.prices import Usage
@@ -29,6 +29,8 @@ class Dispatch:
     matched_tokens: float
     expected: Usage
     grant: Grant | None
+    limiter: Limiter
+    """Of the grant: another one may be in force when the request ends."""
     text_bytes: int
     """Bytes of prompt whose tokens tell the bytes-per-token ratio, 0 when they do not."""
     counted_tokens: int | None
@@ -37,7 +39,9 @@ class Dispatch:
     decision_s: float
 
     @classmethod
-    def of(cls, context: RequestContext, pool: PoolRuntime, decision_s: float) -> Dispatch:
+    def of(
+        cls, context: RequestContext, pool: PoolRuntime, limiter: Limiter, decision_s: float
+    ) -> Dispatch:
         """What will be needed of ``context`` later."""
         prompt, blocks = context.prompt, context.blocks
         only_text = prompt is not None and prompt.token_ids == 0 and prompt.media_items == 0
@@ -54,6 +58,7 @@ class Dispatch:
             matched_tokens=context.matched_tokens,
             expected=context.expected,
             grant=context.grant,
+            limiter=limiter,
             text_bytes=prompt.text_bytes if prompt is not None and only_text else 0,
             counted_tokens=context.counted_tokens,
             chains=tuple(array("Q", chain) for chain in chains),

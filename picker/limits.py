@@ -8,7 +8,7 @@ from typing import Protocol
 from picker.caller import Caller
 from picker.completion import Report
 from policies.limits.plan import Meter, Subject
-from policies.limits.prices import Usage
+from policies.limits.prices import Cost, Usage
 from policies.limits.types import Standing
 from policies.limits.verdict import Denied
 
@@ -26,6 +26,10 @@ class Grant:
     subject: Subject
     key: str
     """Id of the API key, for the usage ledger."""
+    expected: Usage
+    """What was reserved: a guessed output fits into every limit."""
+    price: Cost | None
+    """Of the model when it was asked for, for the ledger; None: free."""
     meters: tuple[Meter, ...]
     standings: tuple[Standing, ...]
     """Of the buckets, after the reservation."""
@@ -42,9 +46,12 @@ class Limiter(Protocol):
         caller: Caller,
         subject: Subject,
         expected: Usage,
+        *,
+        guessed: bool,
     ) -> Grant | Denied | None:
         """Reserve ``expected`` in every bucket of the request, or in none. None: there is nothing
-        to limit or to account for. Raises LimitsUnavailable."""
+        to limit or to account for. ``guessed``: the request does not bound its output, so less of
+        that may be reserved. Raises LimitsUnavailable."""
         ...
 
     def settle(self, grant: Grant, usage: Usage) -> None:
@@ -74,6 +81,8 @@ class Unlimited:
         caller: Caller,
         subject: Subject,
         expected: Usage,
+        *,
+        guessed: bool,
     ) -> Grant | Denied | None:
         """See `Limiter`."""
         return None

@@ -22,6 +22,8 @@ from policies.tokens import ChunkRatio, TokenRatio
 
 _MAX_EARLY_ENDS: Final = 10_000
 _MAX_ORPHANS: Final = 100_000
+_MAX_LATE: Final = 100_000
+_SUSPECT_S: Final = 300.0
 _ORPHAN_GRACE_S: Final = 2.0
 """A picker that is alive settles its own requests; one that is not is known to be gone by then."""
 
@@ -45,7 +47,8 @@ class Traffic:
         self.watch: Watch = Unwatched()
         self.limiter: Limiter = Unlimited()
         self.lease_s = 3600.0
-        self._live_pickers: frozenset[str] = frozenset()
+        self.live_pickers: frozenset[str] = frozenset()
+        """Ids of all pickers that run, as far as the supervisor knows; empty: it has not told."""
         self._id = picker_id
         self._pools = pools
         self._ledger = ledger
@@ -63,22 +66,19 @@ class Traffic:
         """Requests of others whose end was told here before their dispatch was."""
         self._orphans: deque[tuple[float, Report]] = deque(maxlen=_MAX_ORPHANS)
         """Ends of others' requests with something to settle, in case their picker is gone."""
+        self._suspects: deque[tuple[float, tuple[str, ...]]] = deque()
+        """When requests that were under way at a crash lapse."""
+        self._late: OrderedDict[str, Dispatch] = OrderedDict()
+        """Requests given up on, to be settled if their end is told after all."""
 
     def __len__(self) -> int:
         """Requests that this picker has sent and not seen the end of."""
         return len(self._dispatches)
 
-    @property
-    def live_pickers(self) -> frozenset[str]:
-        """Ids of all pickers that run, as far as the supervisor knows; empty: it has not told."""
-        return self._live_pickers
-
-    @live_pickers.setter
-    def live_pickers(self, ids: frozenset[str]) -> None:
-        if self._live_pickers - ids:  # one is gone, and ends that the data plane told it with it
-            for sent in self._dispatches.values():
-                self._lapse(sent)
-        self._live_pickers = ids
+    def picker_crashed(self) -> None:
+        """Another picker has died: ends that the data plane was telling it are lost. Which these
+        are nobody knows; what has not ended `_SUSPECT_S` later counts as if it had."""
+        self._suspects.append((self._now() + _SUSPECT_S, tuple(self._dispatches)))
 
     # -- dispatched
 
@@ -161,7 +161,11 @@ class Traffic:
         now_s = self._now()
         self._ledger.settle_prefills(now_s)
         unread = [entry for entry in self._generated.values() if entry.lease_until_s <= now_s]
-        self._forget((*self._ledger.expire(now_s), *unread))
+        self._forget((*self._ledger.expire(now_s), *unread), for_good=False)
+        while self._suspects and self._suspects[0][0] <= now_s:
+            for suspect in self._suspects.popleft()[1]:
+                if suspect in self._dispatches:
+                    self._lapse(self._dispatches[suspect])
         while self._orphans and self._orphans[0][0] <= now_s - _ORPHAN_GRACE_S:
             _, report = self._orphans.popleft()
             if self.live_pickers and report.owner not in self.live_pickers:
@@ -169,7 +173,7 @@ class Traffic:
 
     def forget_all(self) -> None:
         """The data plane was started anew: nothing that was in flight will be reported."""
-        self._forget((*self._ledger.close_all(), *self._generated.values()))
+        self._forget((*self._ledger.close_all(), *self._generated.values()), for_good=True)
 
     def _end(self, report: Report) -> bool:
         now_s = self._now()
@@ -177,6 +181,10 @@ class Traffic:
         self._generated.pop(report.id, None)
         if sent is not None:
             self._finish(sent, report, now_s)
+            return True
+        late = self._late.pop(report.id, None)
+        if late is not None:
+            self._settle(late, report)
             return True
         if self._ledger.close(report.id, now_s=now_s) is not None:
             return True
@@ -186,8 +194,8 @@ class Traffic:
                 self._early_ends.popitem(last=False)
         return False
 
-    def _forget(self, entries: Iterable[InFlight]) -> None:
-        """The ledger has closed entries without a report."""
+    def _forget(self, entries: Iterable[InFlight], *, for_good: bool) -> None:
+        """The ledger has closed entries without a report. ``for_good``: none can come any more."""
         for entry in entries:
             sent = self._dispatches.pop(entry.id, None)
             self._generated.pop(entry.id, None)
@@ -206,12 +214,20 @@ class Traffic:
                 ttft_s=None,
                 duration_s=self._now() - entry.started_s,
             )
-            self._observer.completed(sent.completed(report, self._settle(sent, report)))
+            usage = None
+            if for_good:
+                usage = self._settle(sent, report)
+            elif sent.grant is not None:
+                self._lapse(sent)
+                self._late[entry.id] = sent
+                if len(self._late) > _MAX_LATE:
+                    self._late.popitem(last=False)
+            self._observer.completed(sent.completed(report, usage))
 
     def _lapse(self, sent: Dispatch) -> None:
         """Nobody may ever tell its end: its limits are not to wait for that."""
         if sent.grant is not None:
-            self.limiter.lapse(sent.grant)
+            sent.limiter.lapse(sent.grant)
 
     def _settle(self, sent: Dispatch, report: Report) -> Usage | None:
         """What the request is charged; its reservation ends."""
@@ -219,9 +235,9 @@ class Traffic:
         usage = charged(report, sent.expected, streamed)
         if sent.grant is not None:
             if usage is None:
-                self.limiter.release(sent.grant)
+                sent.limiter.release(sent.grant)
             else:
-                self.limiter.settle(sent.grant, usage)
+                sent.limiter.settle(sent.grant, usage)
         return usage
 
     def _finish(self, sent: Dispatch, report: Report, now_s: float) -> None:

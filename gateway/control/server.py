@@ -61,6 +61,7 @@ class ControlServer:
         proxy_generation: int | None = None,
         live_pickers: Iterable[str] | None = None,
         registry_written: bool = False,
+        picker_crashed: bool = False,
     ) -> int:
         """Change the assignment, and return its version; what is not given stays."""
         changed = control_pb2.Assignment()
@@ -82,6 +83,8 @@ class ControlServer:
             changed.live_pickers.extend(live_pickers)
         if registry_written:
             changed.registry_generation += 1
+        if picker_crashed:
+            changed.crash_generation += 1
         changed.version = self._assignment.version + 1
         self._assignment = changed
         self._changed.set()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from datetime import UTC, date, datetime
 from typing import Final, Protocol
 
@@ -19,10 +20,11 @@ from picker.caller import Caller
 from picker.charge import charged
 from picker.completion import Report
 from picker.limits import Grant, LimitsUnavailable
-from policies.limits.plan import Meter, Subject, TenantPolicy, charges, takes
-from policies.limits.prices import PriceError, Usage
+from policies.limits.fit import fitted
+from policies.limits.plan import Meter, PriceList, Subject, TenantPolicy, charges, takes
+from policies.limits.prices import Cost, PriceError, Usage
 from policies.limits.types import Bucket, LimitError, Standing
-from policies.limits.verdict import Denied
+from policies.limits.verdict import Denied, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,10 @@ _MAX_METERS: Final = 65_536
 _MAX_ORPHANS: Final = 100_000
 _RENEWALS_PER_LEASE: Final = 3
 _RENEW_AT_ONCE: Final = 500
+_DRAIN_POLL_S: Final = 0.5
+
+BUSY_S: Final = 0.07
+"""Envoy tells of ends every 50 ms (`gateway.envoy.render.LOG_FLUSH_S`)."""
 
 PolicyOf = Callable[[str, str], TenantPolicy | None]
 """By name of the tenant and id of the key, "" for none; None: there is no such tenant or key."""
@@ -63,14 +69,20 @@ class TenantLimiter:
         store: LimitStore,
         *,
         policy_of: PolicyOf,
+        prices: Callable[[], PriceList],
         observer: LimitObserver,
         lease_s: float,
         wall_s: Callable[[], float] = time.time,
         now_s: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """``prices``: those in force, for requests whose own are not known here."""
         self.store = store
-        self.lease_s = lease_s
+        self._lease_s = lease_s
+        self._lease_changed = asyncio.Event()
         self._policy_of = policy_of
+        self._prices = prices
+        self._sleep = sleep
         self._observer = observer
         self._wall_s, self._now_s = wall_s, now_s
         self._meters: dict[Subject, tuple[TenantPolicy, tuple[Meter, ...]]] = {}
@@ -80,9 +92,25 @@ class TenantLimiter:
         self._running: set[asyncio.Task[None]] = set()
         self._renewing: asyncio.Task[None] | None = None
 
+    @property
+    def lease_s(self) -> float:
+        """How long a reservation holds without being renewed, seconds."""
+        return self._lease_s
+
+    @lease_s.setter
+    def lease_s(self, lease_s: float) -> None:
+        if lease_s != self._lease_s:
+            self._lease_s = lease_s
+            self._lease_changed.set()
+
     def start(self) -> None:
         """Renew leases from now on."""
         self._renewing = asyncio.create_task(self._renew(), name="limit leases")
+
+    async def drained(self) -> None:
+        """Return when nothing is held any more."""
+        while self._held or self._running:  # noqa: ASYNC110 - they end in several places
+            await asyncio.sleep(_DRAIN_POLL_S)
 
     async def close(self) -> None:
         """Deliver what was settled, and close the store."""
@@ -100,12 +128,20 @@ class TenantLimiter:
         caller: Caller,
         subject: Subject,
         expected: Usage,
+        *,
+        guessed: bool,
     ) -> Grant | Denied | None:
-        """See `picker.limits.Limiter`."""
+        """See `picker.limits.Limiter`. A limit of concurrency is asked twice before it refuses,
+        `BUSY_S` apart: the end of a request is known that much later than its client has it."""
         meters = self._meters_of(caller.policy, subject)
-        slot = subject.tenant
+        if guessed:
+            expected = fitted(meters, expected)
+        slot, wanted = subject.tenant, takes(meters, expected)
         try:
-            verdict = await self.store.reserve(slot, id, takes(meters, expected), self.lease_s)
+            verdict = await self.store.reserve(slot, id, wanted, self.lease_s)
+            if isinstance(verdict, Denied) and verdict.refusal is Refusal.BUSY:
+                await self._sleep(BUSY_S)
+                verdict = await self.store.reserve(slot, id, wanted, self.lease_s)
         except StoreUnavailable as error:
             raise LimitsUnavailable(str(error)) from error
         for bucket in verdict.shadow_refusals:
@@ -114,13 +150,20 @@ class TenantLimiter:
             self._observer.refused(slot, verdict.bucket)
             return verdict
         self._held[id] = (slot, self._now_s())
-        ticket = _ticket(subject, caller.key, expected)
-        return Grant(id, subject, caller.key, meters, verdict.standings, ticket)
+        return Grant(
+            id=id,
+            subject=subject,
+            key=caller.key,
+            expected=expected,
+            price=caller.policy.prices.of(subject.model),
+            meters=meters,
+            standings=verdict.standings,
+            ticket=_ticket(subject, caller.key, expected),
+        )
 
     def settle(self, grant: Grant, usage: Usage) -> None:
         """See `picker.limits.Limiter`."""
-        policy = self._policy_of(grant.subject.tenant, grant.key)
-        self._charge(grant.id, grant.subject, grant.key, grant.meters, policy, usage)
+        self._charge(grant.id, grant.subject, grant.key, grant.meters, grant.price, usage)
 
     def release(self, grant: Grant) -> None:
         """See `picker.limits.Limiter`."""
@@ -150,7 +193,8 @@ class TenantLimiter:
             return
         policy = self._policy_of(subject.tenant, key)
         meters = policy.meters(subject) if policy is not None else ()
-        self._charge(report.id, subject, key, meters, policy, usage, orphan=True)
+        price = self._prices().of(subject.model)
+        self._charge(report.id, subject, key, meters, price, usage, orphan=True)
 
     # -- what the supervisor asks
 
@@ -188,13 +232,13 @@ class TenantLimiter:
         subject: Subject,
         key: str,
         meters: Sequence[Meter],
-        policy: TenantPolicy | None,
+        price: Cost | None,
         usage: Usage,
         *,
         orphan: bool = False,
     ) -> None:
         self._held.pop(id, None)
-        cost_micros = policy.prices.micros(subject.model, usage) if policy is not None else 0
+        cost_micros = price.micros(usage) if price is not None else 0
         record = UsageRecord(
             day=datetime.fromtimestamp(self._wall_s(), UTC).date(),
             key=key,
@@ -247,7 +291,10 @@ class TenantLimiter:
 
     async def _renew(self) -> None:
         while True:
-            await asyncio.sleep(self.lease_s / _RENEWALS_PER_LEASE)
+            self._lease_changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.lease_s / _RENEWALS_PER_LEASE):
+                    await self._lease_changed.wait()
             try:
                 await self._renew_old()
             except StoreUnavailable as error:

@@ -104,12 +104,12 @@ class TenantGate:
         if key.revoked_s is not None or key.expires_s is not None:
             state = key.state(self._now_s())
             if state is not KeyState.ACTIVE:
-                _refuse(_over(key, state))
+                _refuse(_over(key, state), Caller(TenantPolicy(key.tenant), key.id))
         policy = self._directory.policy_of(key)
         if policy is None:
             _refuse(f"The API key {key.id} is of a tenant that does not exist any more.")
         if policy.disabled:
-            _disabled(policy)
+            _disabled(Caller(policy, key.id))
         user = head.headers.get(self._user_header, "") if self._user_header is not None else ""
         return Caller(
             policy, key.id, key.line, bounded(user) if user else "", key.models, self._credentials
@@ -146,17 +146,18 @@ class TenantGate:
         self, policy: TenantPolicy, *, user: str = "", credentials: tuple[str, ...] | None = None
     ) -> Caller:
         if policy.disabled:
-            _disabled(policy)
+            _disabled(Caller(policy))
         stripped = self._credentials if credentials is None else credentials
         return Caller(policy, user=bounded(user), credentials=stripped)
 
 
-def _refuse(message: str) -> NoReturn:
-    raise Rejection(Reason.INVALID_API_KEY, message, headers=_CHALLENGE)
+def _refuse(message: str, caller: Caller | None = None) -> NoReturn:
+    raise Rejection(Reason.INVALID_API_KEY, message, headers=_CHALLENGE, caller=caller)
 
 
-def _disabled(policy: TenantPolicy) -> NoReturn:
-    raise Rejection(Reason.TENANT_DISABLED, f"The tenant {policy.tenant!r} is disabled.")
+def _disabled(caller: Caller) -> NoReturn:
+    message = f"The tenant {caller.tenant!r} is disabled."
+    raise Rejection(Reason.TENANT_DISABLED, message, caller=caller)
 
 
 def _over(key: KeyRecord, state: KeyState) -> str:

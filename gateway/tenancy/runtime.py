@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from fractions import Fraction
@@ -52,6 +53,7 @@ class PickerTenancy:
         self.limiter = TenantLimiter(
             self._store,
             policy_of=self._policy_of,
+            prices=lambda: self._directory.policies.prices,
             observer=observer,
             lease_s=config.limits.lease_s,
         )
@@ -73,14 +75,18 @@ class PickerTenancy:
         """Put a changed configuration into force. The store and the registry stay."""
         self.gate.configure(config)
         self.limiter.lease_s = config.limits.lease_s
+        if isinstance(self._store, FallbackStore):
+            self._store.set_share(_share(config))
 
     async def refresh(self) -> None:
         """Something was written to the registry: do not wait for the next look at it."""
         with contextlib.suppress(RegistryUnavailable):  # the next look tells
             await self._follower.poll()
 
-    async def close(self) -> None:
-        """Settle what has ended, and let go of everything."""
+    async def close(self, *, drained: bool = False) -> None:
+        """Settle what has ended, and let go of everything. ``drained``: when all has ended."""
+        if drained:
+            await self.limiter.drained()
         if self._following is not None:
             self._following.cancel()
         if self._server is not None:
@@ -136,6 +142,19 @@ class SupervisorTenancy:
         await self._follower.close()
 
 
+def require_state(config: Config) -> None:
+    """Make sure that the state's file can be used, where one is needed. Raises OSError or
+    sqlite3.Error."""
+    if not config.has_tenants or _redis(config) is not None:
+        return
+    file = config.state_file
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("SELECT count(*) FROM sqlite_master")
+
+
 async def _first_poll(follower: Follower) -> None:
     """All of a registry that answers, however much there is in it."""
     try:
@@ -185,7 +204,13 @@ def _store(config: Config, directory: Directory) -> LimitStore:
         policy = directory.policy(tenant) or directory.unknown(tenant)
         return OnStoreFailure.OPEN if policy is None else policy.on_store_failure
 
-    share = Fraction(1, redis.share or config.picker.workers)
-    fallback = FallbackStore(store, mode_of=mode_of, share=share)
+    fallback = FallbackStore(store, mode_of=mode_of, share=_share(config))
     store.lost = fallback.lost
     return fallback
+
+
+def _share(config: Config) -> Fraction:
+    """Of every limit, for each picker while Redis is away."""
+    redis = _redis(config)
+    pickers = redis.share if redis is not None and redis.share else config.picker.workers
+    return Fraction(1, pickers)

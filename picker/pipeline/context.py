@@ -11,7 +11,7 @@ from picker import names
 from picker.caller import UNKNOWN, Caller
 from picker.decision import Answer, RequestHead
 from picker.events import RequestLabels
-from picker.limits import Grant
+from picker.limits import Grant, Limiter
 from picker.pool import PoolRuntime
 from picker.prompt.blocks import Blocks
 from picker.prompt.fields import RequestFields
@@ -59,6 +59,8 @@ class RequestContext:
     # reserve
     expected: Usage = _NOTHING
     """What it may cost at most, as far as can be told."""
+    limiter: Limiter | None = None
+    """Whom the grant is from."""
     grant: Grant | None = None
     response_headers: tuple[tuple[str, str], ...] = ()
     # schedule

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Final
 
 from picker.pipeline.rejection import Reason, Rejection
@@ -121,7 +122,9 @@ def _message(denied: Denied, wanted: Mapping[str, int]) -> str:
 
 
 def _amount(bucket: Bucket, amount: int) -> str:
-    return f"{amount / _MICROS:.6g}" if bucket.dimension is Dimension.MONEY else str(amount)
+    if bucket.dimension is not Dimension.MONEY:
+        return str(amount)
+    return f"{Decimal(amount).scaleb(-6):f}".rstrip("0").rstrip(".")
 
 
 def _period(bucket: Bucket) -> str:

@@ -9,6 +9,7 @@ from enum import Enum
 import orjson
 
 from picker import names
+from picker.caller import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,15 @@ class Rejection(Exception):  # noqa: N818 - a request's end, not a program's err
         *,
         param: str | None = None,
         headers: Sequence[tuple[str, str]] = (),
+        caller: Caller | None = None,
     ) -> None:
-        """``headers``: of the answer, beside those that every rejection has."""
+        """``headers``: of the answer, beside those that every rejection has. ``caller``: whom a
+        gate knows and turns away, for the log."""
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.param = param
+        self.caller = caller
         self._headers = headers
 
     @property

@@ -14,6 +14,7 @@ from picker.pipeline.limited import rate_headers, refusal
 from picker.pipeline.rejection import Reason, Rejection
 from picker.prompt.forms import Form
 from policies.limits.estimate import OutputQuantile
+from policies.limits.fit import fitted
 from policies.limits.plan import Subject
 from policies.limits.prices import Usage
 from policies.limits.types import MAX_AMOUNT
@@ -44,7 +45,9 @@ class Reserve:
         context.expected = self._expected(context)
         subject = self._subject(context)
         try:
-            verdict = await limiter.reserve(context.id, context.caller, subject, context.expected)
+            verdict = await limiter.reserve(
+                context.id, context.caller, subject, context.expected, guessed=_is_guess(context)
+            )
         except LimitsUnavailable as error:
             raise Rejection(
                 Reason.LIMITS_UNAVAILABLE,
@@ -53,6 +56,8 @@ class Reserve:
             ) from error
         if isinstance(verdict, Denied):
             meters = context.caller.policy.meters(subject)
+            if _is_guess(context):
+                context.expected = fitted(meters, context.expected)
             raise refusal(
                 verdict,
                 {meter.bucket.key: meter.amount(context.expected) for meter in meters},
@@ -60,6 +65,8 @@ class Reserve:
                 wall_s=self._wall_s(),
             )
         context.grant = verdict
+        if verdict is not None:
+            context.expected = verdict.expected
         if verdict is not None and verdict.standings:
             context.response_headers = rate_headers(
                 verdict.standings, anthropic=context.anthropic, wall_s=self._wall_s()
@@ -93,3 +100,7 @@ class Reserve:
 
 
 _NOTHING: Final = Usage(0, 0)
+
+
+def _is_guess(context: RequestContext) -> bool:
+    return context.fields is not None and context.fields.max_output_tokens is None

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
 
 from picker.prompt.forms import Form
 from picker.prompt.messages import InvalidPrompt
 
-_OUTPUT_BOUNDS: dict[Form, tuple[str, ...]] = {
+_OUTPUT_BOUNDS: Final[dict[Form, tuple[str, ...]]] = {
     Form.CHAT: ("max_completion_tokens", "max_tokens"),
-    Form.COMPLETIONS: ("max_completion_tokens", "max_tokens"),
+    Form.COMPLETIONS: ("max_tokens",),  # engines ignore max_completion_tokens there
     Form.RESPONSES: ("max_output_tokens",),
     Form.ANTHROPIC: ("max_tokens",),
+    Form.GENERATE: ("max_tokens",),
+    Form.SGLANG: ("max_new_tokens",),
 }
 """Parameters that bound the answer, the first one given wins; forms not listed generate nothing."""
-
-_USAGE_ALWAYS = frozenset({Form.RESPONSES, Form.ANTHROPIC})
+_SAMPLED: Final = frozenset({Form.GENERATE, Form.SGLANG})
+"""They have bound and number of answers in ``sampling_params``."""
+_CHOOSES: Final = frozenset({Form.CHAT, Form.COMPLETIONS, *_SAMPLED})
+"""They have a number of answers, or of beams: ``n``."""
+_USAGE_ALWAYS: Final = frozenset({Form.RESPONSES, Form.ANTHROPIC, Form.SGLANG})
+_INTEGER: Final = TypeAdapter(int)
+_BOOLEAN: Final = TypeAdapter(bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,38 +53,63 @@ def read_fields(form: Form | None, body: Mapping[str, object]) -> RequestFields:
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidPrompt("model must be a string", "model")
+    sampling = _sampling(form, body)
     return RequestFields(
         model=model or None,
-        stream=body.get("stream") is True,
+        stream=_flag(body.get("stream")),
         include_usage=form in _USAGE_ALWAYS or _asks_for_usage(body.get("stream_options")),
-        max_output_tokens=_output_bound(form, body),
-        choices=_choices(body.get("n")),
+        max_output_tokens=_output_bound(form, sampling),
+        choices=max((_whole(one.get("n")) or 1 for one in sampling), default=1),
         cache_salt=_text(body.get("cache_salt")),
         user=_user(body),
         session_id=_text(body.get("session_id")) or _text(body.get("prompt_cache_key")),
     )
 
 
-def _output_bound(form: Form | None, body: Mapping[str, object]) -> int | None:
-    bounds = _OUTPUT_BOUNDS.get(form, ()) if form is not None else ()
-    for key in bounds:
-        value = body.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-    if form is Form.GENERATE:
-        sampling = body.get("sampling_params")
-        value = sampling.get("max_tokens") if isinstance(sampling, dict) else None
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-    return None
+def _sampling(form: Form | None, body: Mapping[str, object]) -> Sequence[Mapping[str, object]]:
+    """What holds bound and number of the answers; several where each prompt has its own."""
+    if form not in _CHOOSES and form not in _OUTPUT_BOUNDS:
+        return ()
+    if form not in _SAMPLED:
+        return (body,) if form in _CHOOSES else ({**body, "n": 1},)
+    given = body.get("sampling_params")
+    each = given if isinstance(given, list) else [given]
+    return [one for one in each if isinstance(one, dict)]
+
+
+def _output_bound(form: Form | None, sampling: Sequence[Mapping[str, object]]) -> int | None:
+    """The largest, when there are several; None when one declares none."""
+    keys = _OUTPUT_BOUNDS.get(form, ()) if form is not None else ()
+    bounds = [next((n for key in keys if (n := _whole(one.get(key))) is not None), None) for one in sampling]
+    declared = [bound for bound in bounds if bound is not None]
+    return max(declared) if declared and len(declared) == len(bounds) else None
 
 
 def _asks_for_usage(options: object) -> bool:
-    return isinstance(options, dict) and options.get("include_usage") is True
+    return isinstance(options, dict) and _flag(options.get("include_usage"))
 
 
-def _choices(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 1 else 1
+def _whole(value: object) -> int | None:
+    """A number as engines read it: pydantic takes ``"50"`` and ``50.0`` for one. None for what is
+    none, or negative."""
+    if value is None:
+        return None
+    try:
+        number = _INTEGER.validate_python(value)
+    except ValidationError:
+        return None
+    return number if number >= 0 else None
+
+
+def _flag(value: object) -> bool:
+    """A flag as engines read it: pydantic takes ``1``, ``"true"``, ``"yes"`` and the like for
+    one."""
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    try:
+        return _BOOLEAN.validate_python(value)
+    except ValidationError:
+        return False
 
 
 def _user(body: Mapping[str, object]) -> str | None:

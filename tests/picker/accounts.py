@@ -28,12 +28,23 @@ class Accounts:
         caller: Caller,
         subject: Subject,
         expected: Usage,
+        *,
+        guessed: bool,
     ) -> Grant | Denied | None:
         """See `picker.limits.Limiter`."""
         if self.denied is not None:
             return self.denied
         self.reserved += 1
-        return Grant(id, subject, caller.key, (), self.standings, ticket="a ticket")
+        return Grant(
+            id=id,
+            subject=subject,
+            key=caller.key,
+            expected=expected,
+            price=None,
+            meters=(),
+            standings=self.standings,
+            ticket="a ticket",
+        )
 
     def settle(self, grant: Grant, usage: Usage) -> None:
         """See `picker.limits.Limiter`."""

@@ -103,6 +103,12 @@ async def test_a_key_from_its_making_to_its_end(gateway: Gateway) -> None:
         await run(gateway, "keys", "revoke", key_id)
         with pytest.raises(openai.AuthenticationError, match="revoked"):
             await chat(one)
+
+    async def logged() -> bool:
+        lines = [line for line in gateway.request_log() if line["status"] == 401]
+        return [(line["tenant"], line["key"]) for line in lines] == [("acme", key_id)]
+
+    await eventually(logged, "the log says whose key was refused")
     secret = key.rpartition("_")[2]
     assert secret not in gateway.logs() + gateway.log_file.read_text() + await gateway.metrics()
     database = gateway.file.parent / "penstock-state" / "penstock.db"
@@ -160,7 +166,7 @@ async def test_limits_headers_and_refusals(gateway: Gateway) -> None:
 
         async def refunded() -> bool:
             told = json.loads(await run(gateway, "limits", "--tenant", "trial", "--json"))
-            return [4] == [x["remaining"] for x in told["limits"] if x["count"] == "requests"]
+            return [x["remaining"] for x in told["limits"] if x["count"] == "requests"] == [4]
 
         await eventually(refunded, "the failed request was given back")
         for _ in range(4):
@@ -294,3 +300,49 @@ async def test_the_admin_api_is_closed_without_its_token(tmp_path: Path) -> None
             assert "token" in await run(gateway, "tenants", "list", code=1)
             listed = await run(gateway, "tenants", "list", "--token-file", str(token))
             assert "acme" in listed
+
+
+async def test_what_a_running_penstock_cannot_change_is_refused_as_a_whole(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    before = dict(gateway.config)
+
+    async def refused(word: str) -> None:
+        async def so() -> bool:
+            told = (await gateway.status())["config"]
+            assert isinstance(told, dict)
+            return told["refused"] is not None and word in str(told["refused"]["problems"])
+
+        await eventually(so, f"the reload is refused for {word}")
+
+    gateway.write({**before, "state_dir": str(tmp_path / "elsewhere")})
+    await refused("restart Penstock")
+    _, key = await new_key(gateway, "acme")
+    async with client(gateway, key) as one:
+        await chat(one)
+    gateway.write(before)
+
+    async def accepted() -> bool:
+        told = (await gateway.status())["config"]
+        assert isinstance(told, dict)
+        return told["refused"] is None
+
+    await eventually(accepted, "the old configuration is back")
+
+
+async def test_tenants_that_cannot_be_kept_are_refused_and_nothing_breaks(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    async with Replica(tmp_path, *FAST) as replica:
+        whole = config(replica.address)
+        plain: Json = {"pools": whole["pools"]}
+        async with Gateway(tmp_path / "gateway", plain) as gateway:
+            gateway.write({**whole, "state_dir": str(tmp_path / "file" / "state")})
+
+            async def refused() -> bool:
+                told = (await gateway.status())["config"]
+                assert isinstance(told, dict)
+                return "state_dir" in str(told["refused"])
+
+            await eventually(refused, "the reload is refused")
+            async with client(gateway, "anything") as one:
+                await chat(one)

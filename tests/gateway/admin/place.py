@@ -89,7 +89,11 @@ class Place:
         self.tenants: TenantAdmin | None = TenantAdmin(self.follower, now_s=time.time)
         self.store = MemoryStore(clock_ms=lambda: round(NOON.timestamp() * 1_000))
         self.limiter = TenantLimiter(
-            self.store, policy_of=self.policy_of, observer=Silent(), lease_s=60.0
+            self.store,
+            policy_of=self.policy_of,
+            prices=lambda: self.directory.policies.prices,
+            observer=Silent(),
+            lease_s=60.0,
         )
         self.socket = folder / "accounts-0.sock"
         self.accounts = AccountsClient(lambda: [self.socket])

@@ -16,6 +16,7 @@ from gateway.limits.store import StoreUnavailable
 from picker.caller import Caller
 from picker.completion import Report
 from picker.decision import Answer, Decision, RequestHead
+from picker.limits import Unlimited
 from picker.pipeline.rejection import Reason, Rejection
 from policies.limits.plan import By, LimitRule, PriceList, Subject, TenantPolicy
 from policies.limits.prices import Price, Usage
@@ -104,14 +105,26 @@ class Place:
         self.limiter = TenantLimiter(
             self.store,
             policy_of=lambda tenant, _: policy if tenant == ACME else None,
+            prices=lambda: PRICES,
             observer=self.seen,
             lease_s=lease_s,
             wall_s=lambda: self.now_ms / 1_000,
             now_s=lambda: self.now_ms / 1_000,
+            sleep=self._sleep,
         )
         self.made.picker.gate = Door(policy)
         self.made.picker.traffic.limiter = self.limiter
         self.policy = policy
+
+    async def renew_for(self, seconds: float) -> None:
+        """Let time pass, renewing leases as the limiter does."""
+        for _ in range(round(seconds / 15)):
+            self.now_ms += 15_000
+            await self.limiter._renew_old()
+
+    async def _sleep(self, seconds: float) -> None:
+        self.now_ms += round(seconds * 1_000)
+        await asyncio.sleep(0)
 
     async def used(self, subject: Subject | None = None) -> dict[str, int]:
         """By bucket key: what is taken, held or charged."""
@@ -297,6 +310,7 @@ async def test_closed_models_are_refused_and_not_listed() -> None:
     answer = await refused(place.made, chat())
     assert answer.status == 403
     assert orjson.loads(answer.body)["error"]["code"] == "model_not_allowed"
+    assert place.made.seen.rejections[0].labels.model == "llama"
     rewritten = head(x_gateway_model_name_rewrite="llama")
     assert (await refused(place.made, chat(model="llama-x"), rewritten)).status == 403
     unnamed = head("/v1/audio/transcriptions", content_type="multipart/form-data")
@@ -378,26 +392,92 @@ async def test_leases_are_renewed_while_a_request_runs_and_end_with_its_picker()
     await decided(place.made, chat())
 
 
-@pytest.mark.parametrize("why", ["its engine is idle", "a picker is gone"])
+@pytest.mark.parametrize("why", ["its engine is idle", "a picker has died", "its own lease"])
 async def test_what_nobody_may_tell_the_end_of_is_back_with_its_lease(why: str) -> None:
     """And is charged when its end is told after all."""
     policy = tenant(rule(Dimension.CONCURRENCY, Concurrency(1)), rule(Dimension.REQUESTS, 10))
     place = Place(policy, lease_s=30.0)
+    place.made.configure(lease_s=600.0)
     traffic = place.made.picker.traffic
-    traffic.live_pickers = frozenset({"p0", "p1"})
     decision = await decided(place.made, chat())
-    if why == "a picker is gone":
-        traffic.live_pickers = frozenset({"p0", "p2"})
-    else:
+    if why == "a picker has died":
+        traffic.picker_crashed()
+        await place.renew_for(150)
+        place.made.clock.now_s += 150
+        traffic.tick()
+        assert (await place.used())["concurrency"] == 1  # it may well be running
+        place.made.clock.now_s += 151
+        traffic.tick()
+    elif why == "its engine is idle":
         place.made.clock.now_s += 10
         place.made.report(int(decision.addresses[0].split(".")[3].split(":")[0]))
-    for _ in range(2):
-        place.now_ms += 15_000
-        await place.limiter._renew_old()
+    else:
+        place.made.clock.now_s += 601
+        traffic.tick()
+        assert [done.reason for done in place.made.seen.completions] == ["unreported"]
+    await place.renew_for(45)
     assert (await place.used())["concurrency"] == 0
-    place.made.picker.complete(ended(decision, input_tokens=10, output_tokens=5))
+    for _ in range(2):
+        place.made.picker.complete(ended(decision, input_tokens=10, output_tokens=5))
     assert await place.used() == {"concurrency": 0, "requests": 1}
     assert len(place.seen.charges) == 1
+    assert len(place.made.seen.completions) == 1
+
+
+async def test_a_client_that_never_has_two_at_once_is_not_refused_for_concurrency() -> None:
+    """Its last request's end is known a little later than it has it itself."""
+    place = Place(tenant(rule(Dimension.CONCURRENCY, Concurrency(1))))
+    first = await decided(place.made, chat())
+
+    async def told_later(seconds: float) -> None:
+        place.made.picker.complete(ended(first))
+        await asyncio.sleep(0)
+
+    place.limiter._sleep = told_later
+    await decided(place.made, chat())
+    assert place.seen.refusals == []
+
+
+async def test_a_guess_never_makes_a_request_impossible() -> None:
+    place = Place(tenant(rule(Dimension.TOTAL_TOKENS, 1_000)))
+    for _ in range(3):
+        await decided(place.made, chat())
+    assert 600 < (await place.used())["total_tokens"] <= 750
+    answer = await refused(place.made, chat(max_tokens=2_000))  # declared: its own fault
+    assert dict(answer.headers)["x-should-retry"] == "false"
+
+
+async def test_prices_are_those_of_when_it_was_asked_for() -> None:
+    """Also for a tenant that was deleted meanwhile."""
+    place = Place(tenant(*EVERYTHING))
+    decision = await decided(place.made, chat(max_tokens=100))
+    place.limiter._policy_of = lambda *_: None
+    place.limiter._prices = PriceList
+    place.made.picker.complete(ended(decision, input_tokens=10, output_tokens=5, cached_tokens=0))
+    await asyncio.sleep(0)
+    assert [cost for _, _, cost in place.seen.charges] == [60]
+
+
+async def test_it_is_settled_where_it_was_granted() -> None:
+    place = Place(tenant(*EVERYTHING))
+    decision = await decided(place.made, chat(max_tokens=100))
+    place.made.picker.traffic.limiter = Unlimited()  # tenants were taken out of the configuration
+    place.made.picker.complete(ended(decision, input_tokens=10, output_tokens=5))
+    assert (await place.used())["total_tokens"] == 15
+    await asyncio.wait_for(place.limiter.drained(), 1)
+
+
+async def test_a_shorter_lease_is_renewed_in_time() -> None:
+    place = Place(tenant(rule(Dimension.CONCURRENCY, Concurrency(1))), lease_s=3_600.0)
+    await decided(place.made, chat())
+    place.limiter.start()
+    await asyncio.sleep(0)
+    place.now_ms += 3_000_000
+    place.limiter.lease_s = 6_000.0
+    await asyncio.sleep(0.01)  # woken, it renews what is older than a third of the lease
+    place.now_ms += 3_000_000
+    assert (await refused(place.made, chat())).status == 429
+    await place.limiter.close()
 
 
 class StuckStore(MemoryStore):
