@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
+from collections.abc import Sequence
+from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import orjson
 import typer
@@ -33,6 +34,9 @@ app.add_typer(config_app, name="config")
 app.add_typer(envoy_app, name="envoy")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
+
+COMMANDS: Final = "penstock.commands"
+"""Entry points: each a `typer.Typer` that becomes a command of its name."""
 
 ConfigFile = Annotated[
     Path, typer.Option("--config", "-c", help="Configuration file (YAML).", show_default=False)
@@ -113,8 +117,21 @@ def _fail(message: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def _plug_in(words: Sequence[str]) -> None:
+    """Add the commands of entry points that ``words`` ask for, or all where they ask for help;
+    ``penstock up`` does not import what it has no use for."""
+    for point in entry_points(group=COMMANDS):
+        if not words or words[0].startswith("-") or words[0] == point.name:
+            try:
+                added = point.load()
+            except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+                _fail(f"command {point.name!r} ({point.value}) cannot be loaded: {error}")
+            app.add_typer(added, name=point.name)
+
+
 def main() -> None:
     """Entry point of the command."""
+    _plug_in(sys.argv[1:])
     app()
 
 

@@ -55,8 +55,8 @@ class SupervisorStatus:
         )
 
     def config_document(self) -> Mapping[str, object]:
-        """The accepted configuration; secrets are references."""
-        return self._supervisor.config.model_dump(mode="json")
+        """The accepted configuration."""
+        return config_document(self._supervisor.config)
 
     async def set_draining(self, pool: str, address: str, *, draining: bool) -> None:
         """Send an endpoint no new requests, or some again; raises UnknownEndpointError."""
@@ -164,6 +164,16 @@ class SupervisorTenants:
             for index, child in enumerate(self._supervisor.pickers)
             if child.state is ChildState.READY
         ]
+
+
+def config_document(config: Config) -> dict[str, object]:
+    """A configuration as JSON; secrets are references, and hashes of keys are not told."""
+    document = config.model_dump(mode="json")
+    for tenant in document["tenants"]:
+        for key in tenant["keys"]:
+            if isinstance(key["sha256"], str):
+                key["sha256"] = "<sha256>"
+    return document
 
 
 def admin_token(config: Config) -> str | None:

@@ -18,6 +18,7 @@ from gateway.admin.serve import AdminServer
 from gateway.child import Child, ChildError, ChildState
 from gateway.commands.api import LOCAL
 from gateway.config.schema import Config
+from gateway.config.terms import join_endpoint
 from gateway.listening import require_free
 from gateway.pools.types import ReplicaState, ReplicaStatus
 from gateway.rundir import RunDir
@@ -121,13 +122,10 @@ def _replica_row(table: Table, pool: str, replica: ReplicaStatus) -> None:
 
 def _first_steps(supervisor: Supervisor, took_s: float) -> str:
     config = supervisor.config
-    admin = f"http://{config.admin.address}:{config.admin.port}/"
-    lines = [f"\nReady in {took_s:.1f} s. Status and metrics: {admin}"]
+    lines = [f"\nReady in {took_s:.1f} s. Status and metrics: {_admin_url(config)}/"]
     if config.envoy.enabled:
         scheme = "https" if config.listen.tls is not None else "http"
-        everywhere = ipaddress.ip_address(config.listen.address).is_unspecified
-        host = "127.0.0.1" if everywhere else config.listen.address
-        base = f"{scheme}://{host}:{config.listen.port}"
+        base = f"{scheme}://{_reachable(config.listen.address, config.listen.port)}"
         model = supervisor.some_model() or "MODEL"
         body = (
             f'{{"model": "{model}", "max_tokens": 16,'
@@ -136,7 +134,7 @@ def _first_steps(supervisor: Supervisor, took_s: float) -> str:
         lines.append("Try:")
         needs_key = config.has_tenants and config.identity_in_force.anonymous is None
         if needs_key and config.identity_in_force.api_keys:
-            lines += _first_key(config)
+            lines += first_key(config)
         lines.append(f"  curl {base}/v1/chat/completions \\")
         if needs_key:
             lines.append('    -H "authorization: Bearer $KEY" \\')
@@ -144,10 +142,10 @@ def _first_steps(supervisor: Supervisor, took_s: float) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _first_key(config: Config) -> list[str]:
+def first_key(config: Config) -> list[str]:
     """Commands that make a key, and a tenant for it where there is none."""
     admin, before, after = config.admin, "", ""
-    if (url := f"http://{admin.address}:{admin.port}") != LOCAL:
+    if (url := _admin_url(config)) != LOCAL:
         after += f" --url {url}"
     if admin.token is not None and admin.token.file is not None:
         after += f" --token-file {admin.token.file}"
@@ -159,3 +157,15 @@ def _first_key(config: Config) -> list[str]:
     tenant = config.tenants[0].name if config.tenants else "demo"
     lines.append(f"  KEY=$({before}penstock keys create {tenant} --quiet{after})")
     return lines
+
+
+def _admin_url(config: Config) -> str:
+    return f"http://{_reachable(config.admin.address, config.admin.port)}"
+
+
+def _reachable(address: str, port: int) -> str:
+    """Where a client of this machine finds a listener: on its loopback, when it is everywhere."""
+    listening = ipaddress.ip_address(address)
+    if listening.is_unspecified:
+        address = "127.0.0.1" if listening.version == 4 else "::1"
+    return join_endpoint(address, port)

@@ -61,6 +61,15 @@ class Catalog:
             return targets[0]
         return self._rng.choices(targets, weights=[target.weight for target in targets])[0]
 
+    def only_model(self) -> RewriteTarget | None:
+        """The base model of the default pool; None when it has another number of them than one."""
+        pool = self.default_pool
+        if pool is None:
+            return None
+        known = pool.state.models.known().values()
+        names = {model.id for model in known if model.parent is None} | set(pool.settings.models)
+        return RewriteTarget(names.pop(), pool=pool.name) if len(names) == 1 else None
+
     def place(self, model: str, *, pool: str | None = None) -> Place | None:
         """The pool that serves ``model``; one with a live replica for it before one without."""
         places: list[Place] = []
@@ -86,7 +95,7 @@ class Catalog:
 
     def is_known(self, model: str) -> bool:
         """The name is an alias, a base model or an adapter of ours (and so bounded in number)."""
-        return model in self._rules or self._is_served(model)
+        return (model in self._rules and model != GENERIC) or self._is_served(model)
 
     def _is_served(self, model: str) -> bool:
         return any(

@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Final
+
 from picker.completion import Report
 from policies.limits.prices import Usage
 
+log = logging.getLogger(__name__)
 
-def charged(report: Report, expected: Usage, streamed_tokens: int | None = None) -> Usage | None:
+MOST: Final = Usage(2**30, 2**30)
+"""No request can have used more."""
+
+
+def charged(
+    report: Report,
+    expected: Usage,
+    streamed_tokens: int | None = None,
+    *,
+    possible: Usage = MOST,
+) -> Usage | None:
     """Tokens to charge; None: nothing at all, not even the request. ``streamed_tokens``: in the
     report's events; None: one in each.
 
-    What the engine reported counts. Without that: a stream counts for what was streamed, a whole
-    answer for what was ``expected``. A client that left before the first token is charged the
-    request without tokens, and what failed before the first token is not charged.
+    What the engine reported counts, as far as it is ``possible``. Without that: a stream counts for
+    what was streamed, a whole answer for what was ``expected``. A client that left before the first
+    token is charged the request without tokens, and what failed before the first token is not
+    charged. A request that is expected to use nothing is charged no tokens, whatever the answer
+    says: that may be the usage of another, such as a stored answer's.
     """
     reported = report.input_tokens is not None or report.output_tokens is not None
     if reported or report.streamed_events:
+        if not is_metered(expected):
+            return Usage(0, 0)
         given = report.input_tokens
         if streamed_tokens is None:
             streamed_tokens = report.streamed_events
         return _usage(
+            report,
+            possible,
             expected.input_tokens if given is None else given,
             streamed_tokens if report.output_tokens is None else report.output_tokens,
-            report.cached_tokens or 0,
-            report.reasoning_tokens or 0,
         )
     if report.reason == "ok" and report.status == 200:
         return expected
@@ -34,8 +52,24 @@ def charged(report: Report, expected: Usage, streamed_tokens: int | None = None)
     return None
 
 
-def _usage(input_tokens: int, output_tokens: int, cached: int, reasoning: int) -> Usage:
+def is_metered(expected: Usage) -> bool:
+    """A prompt was read, and a model runs on it."""
+    return expected.input_tokens > 0
+
+
+def _usage(report: Report, possible: Usage, input_tokens: int, output_tokens: int) -> Usage:
     """Parts larger than their whole, as a broken engine may report them, are cut."""
+    if input_tokens > possible.input_tokens or output_tokens > possible.output_tokens:
+        log.warning(
+            "request %s: %s reports %d and %d tokens; at most %d and %d are charged",
+            *(report.id, report.address, input_tokens, output_tokens),
+            *(possible.input_tokens, possible.output_tokens),
+        )
+        input_tokens = min(input_tokens, possible.input_tokens)
+        output_tokens = min(output_tokens, possible.output_tokens)
     return Usage(
-        input_tokens, output_tokens, min(cached, input_tokens), min(reasoning, output_tokens)
+        input_tokens,
+        output_tokens,
+        min(report.cached_tokens or 0, input_tokens),
+        min(report.reasoning_tokens or 0, output_tokens),
     )

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+_SENDING: Final = frozenset({"POST", "PUT", "PATCH"})
+"""SGLang takes PUT where others take POST."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +16,7 @@ class RequestHead:
 
     method: str
     path: str
-    """Without the query string."""
+    """As the replica's server reads it: unescaped, without the query string."""
     headers: Mapping[str, str]
     """By lower-case name."""
     subset: frozenset[str] | None
@@ -23,6 +27,11 @@ class RequestHead:
     """Of a token that Envoy has verified; empty: there was none."""
     claims_error: str = ""
     """Why Envoy refused the token that was there, "" when it did not."""
+
+    @property
+    def sends(self) -> bool:
+        """Its method gives the replica something to work on."""
+        return self.method in _SENDING
 
 
 @dataclass(frozen=True, slots=True)

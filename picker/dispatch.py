@@ -28,6 +28,7 @@ class Dispatch:
     prompt_tokens: float
     matched_tokens: float
     expected: Usage
+    possible: Usage
     grant: Grant | None
     limiter: Limiter
     """Of the grant: another one may be in force when the request ends."""
@@ -57,6 +58,7 @@ class Dispatch:
             prompt_tokens=context.prompt_tokens,
             matched_tokens=context.matched_tokens,
             expected=context.expected,
+            possible=context.possible,
             grant=context.grant,
             limiter=limiter,
             text_bytes=prompt.text_bytes if prompt is not None and only_text else 0,

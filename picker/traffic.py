@@ -6,7 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from picker.charge import charged
+from picker.charge import charged, is_metered
 from picker.completion import Report
 from picker.dispatch import Dispatch
 from picker.events import Observer
@@ -232,7 +232,7 @@ class Traffic:
     def _settle(self, sent: Dispatch, report: Report) -> Usage | None:
         """What the request is charged; its reservation ends."""
         streamed = self._chunks.tokens(sent.served_model, report.streamed_events)
-        usage = charged(report, sent.expected, streamed)
+        usage = charged(report, sent.expected, streamed, possible=sent.possible)
         if sent.grant is not None:
             if usage is None:
                 sent.limiter.release(sent.grant)
@@ -250,14 +250,9 @@ class Traffic:
         if report.upstream_failed and used:
             pool.state.mark_failed(used, now_s, "the data plane could not reach it")
             self.watch.poke(pool.name, used)
-        if ok and report.input_tokens and sent.text_bytes:
-            self._ratio.observe(sent.served_model, sent.text_bytes, report.input_tokens)
-            if sent.counted_tokens is not None:
-                self._counted.observe(sent.served_model, sent.counted_tokens, report.input_tokens)
-        if ok and report.reason == "ok" and report.output_tokens is not None:
-            self._output.observe(sent.labels.tenant, sent.served_model, report.output_tokens)
-            self._chunks.observe(sent.served_model, report.streamed_events, report.output_tokens)
         completed = sent.completed(report, usage)
+        if ok and usage is not None and is_metered(sent.expected):
+            self._learn(sent, report, usage)
         slot = pool.state.slot_of.get(used)
         if entry is not None and slot is not None:
             uncached_tokens = entry.uncached_tokens  # as believed, where the engine does not tell
@@ -277,6 +272,19 @@ class Traffic:
                 now_s,
             )
         self._observer.completed(completed)
+
+    def _learn(self, sent: Dispatch, report: Report, usage: Usage) -> None:
+        """From what the engine told of a good answer."""
+        model = sent.served_model
+        if report.input_tokens and sent.text_bytes:
+            self._ratio.observe(model, sent.text_bytes, usage.input_tokens)
+            if sent.counted_tokens is not None:
+                self._counted.observe(model, sent.counted_tokens, usage.input_tokens)
+        if report.reason == "ok" and report.output_tokens is not None:
+            self._output.observe(sent.labels.tenant, model, usage.output_tokens)
+            self._chunks.observe(
+                model, report.streamed_events, usage.output_tokens, usage.reasoning_tokens
+            )
 
     def _moved(self, sent: Dispatch, used: str, now_s: float) -> None:
         """A fallback served: what we believed of the first choice is true of another."""

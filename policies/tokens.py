@@ -10,6 +10,8 @@ MIN_BYTES_PER_TOKEN = 1.0
 MAX_BYTES_PER_TOKEN = 16.0
 PRIOR_WEIGHT_TOKENS = 1_000.0
 """The prior counts like this many observed tokens, so that one odd request does not swing it."""
+MAX_TOKENS_PER_CHUNK = 16.0
+_FULL_WEIGHT_CHUNKS = 100
 DECAY = 0.98
 """Weight that remains of everything seen before, at each observation: about the last 50 count."""
 
@@ -79,28 +81,36 @@ class TokenRatio:
 
 class ChunkRatio:
     """Output tokens per chunk of a stream, by model: an engine that is ahead of its reader, or that
-    speculates, puts several into one. The same kind of ratio of sums as `TokenRatio`."""
+    speculates, puts several into one. A mean of ratios, each within a factor of two of the mean so
+    far: no answer, however long or odd, moves it by more than a fiftieth, and a short one by less.
+    """
 
     def __init__(self, *, max_models: int = 4_096) -> None:
         self._max_models = max_models
-        self._sums: dict[str, tuple[float, float]] = {}
-        """Tokens and chunks."""
+        self._ratios: dict[str, float] = {}
 
     def tokens(self, model: str, chunks: int) -> int:
         """Estimated tokens in that many chunks; as many for a model not observed yet."""
-        tokens, counted = self._sums.get(model, (1.0, 1.0))
-        return round(chunks * tokens / counted)
+        return round(chunks * self._ratios.get(model, 1.0))
 
-    def observe(self, model: str, chunks: int, tokens: int) -> None:
-        """Learn from one completed stream: its chunks, and the output tokens reported for it.
+    def observe(self, model: str, chunks: int, tokens: int, reasoning_tokens: int = 0) -> None:
+        """Learn from one completed stream: its chunks, and the output tokens reported for it,
+        ``reasoning_tokens`` of which the client may not have been shown.
 
         The token that ends an answer has a chunk on some APIs and none on others: one token more
-        than chunks says nothing, and neither do chunks without a token.
+        than chunks says nothing, and neither do chunks without a token, or with more than
+        `MAX_TOKENS_PER_CHUNK`: the rest was not streamed.
         """
         if chunks <= 0 or tokens <= 0:
             return
-        if model not in self._sums and len(self._sums) >= self._max_models:
-            del self._sums[next(iter(self._sums))]
-        sums = self._sums.get(model, (PRIOR_WEIGHT_TOKENS, PRIOR_WEIGHT_TOKENS))
-        said = max(chunks, tokens - 1)
-        self._sums[model] = (DECAY * sums[0] + said, DECAY * sums[1] + chunks)
+        visible = tokens - reasoning_tokens
+        shown = tokens if chunks > visible + 1 else visible  # more chunks than other tokens
+        seen = max(chunks, shown - 1) / chunks
+        if seen > MAX_TOKENS_PER_CHUNK:
+            return
+        if model not in self._ratios and len(self._ratios) >= self._max_models:
+            del self._ratios[next(iter(self._ratios))]
+        known = self._ratios.get(model, 1.0)
+        bounded = min(2 * known, max(known / 2, seen))
+        weight = (1 - DECAY) * min(1.0, chunks / _FULL_WEIGHT_CHUNKS)
+        self._ratios[model] = known + weight * (bounded - known)

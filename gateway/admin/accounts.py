@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
@@ -12,7 +11,9 @@ from aiohttp import web
 from gateway.admin.answers import BadRequest, answer, query
 from gateway.admin.tenants import TenantSource, admin_of
 from gateway.admin.usage import MAX_ROWS, MICROS, TooManyRows, UsageTable, groups_of
-from policies.limits.plan import Subject
+from gateway.tenancy.service import TenantAdmin, UnknownTenant
+from picker.pipeline.context import bounded
+from policies.limits.plan import By, Subject
 from policies.limits.types import (
     NOMINAL_MS,
     CalendarWindow,
@@ -25,7 +26,6 @@ _DAYS: Final = 30
 """Of usage, unless asked otherwise."""
 _MAX_DAYS: Final = 3_660
 """Usage is kept no longer."""
-_SCOPE: Final = re.compile(r"\|(?=(?:key|user|model|pool)=)")
 _PERIODS: Final = {length_ms: period.value for period, length_ms in NOMINAL_MS.items()}
 
 
@@ -53,24 +53,24 @@ class AccountHandlers:
             tenant, line = record.tenant, record.line
         if not tenant:
             raise BadRequest("tell whose limits: tenant=NAME or key=ID")
-        subject = Subject(
-            tenant, line, given.get("user", ""), given.get("model", ""), given.get("pool", "")
-        )
+        user = bounded(given.get("user", ""))
+        subject = Subject(tenant, line, user, given.get("model", ""), given.get("pool", ""))
         standings = await self._source.accounts.limits(subject, key)
         now = datetime.now(UTC)
         now = now.replace(microsecond=now.microsecond // 1_000 * 1_000)
         return answer(
             {
                 "tenant": tenant,
+                "note": _note(admin, tenant),
                 "currency": self._source.currency,
                 "at": now,
-                "limits": [standing_json(one, now) for one in standings],
+                "limits": [standing_json(one, subject, now) for one in standings],
             }
         )
 
     async def usage(self, request: web.Request) -> web.Response:
         """Query: from, to (days, UTC, both included), tenant, by, format (json, csv)."""
-        admin_of(self._source)
+        admin = admin_of(self._source)
         given = query(request, ("from", "to", "tenant", "by", "format"))
         first, last = _days(given)
         try:
@@ -99,11 +99,37 @@ class AccountHandlers:
                     "Content-Disposition": f'attachment; filename="{name}"',
                 },
             )
-        return answer({"from": first, "to": last, "currency": currency, **table.as_json()})
+        whose = given.get("tenant")
+        return answer(
+            {
+                "from": first,
+                "to": last,
+                "tenant": whose,
+                "note": _note(admin, whose) if whose else None,
+                "currency": currency,
+                **table.as_json(),
+            }
+        )
 
 
-def standing_json(standing: Standing, now: datetime) -> dict[str, object]:
-    """A limit as the API shows it, in the configuration's words; amounts of money in units."""
+def _note(admin: TenantAdmin, tenant: str) -> str | None:
+    """What to know of a tenant that is not configured; None: it is."""
+    try:
+        admin.get_tenant(tenant)
+    except UnknownTenant as problem:
+        plan = admin.plan_of_unknown(tenant)
+        if plan is None:
+            return str(problem)
+        return (
+            f"the tenant {tenant!r} is not configured; the plan {plan} of unknown_tenants would"
+            " apply"
+        )
+    return None
+
+
+def standing_json(standing: Standing, subject: Subject, now: datetime) -> dict[str, object]:
+    """A limit of the subject as the API shows it, in the configuration's words; amounts of money
+    in units."""
     bucket = standing.bucket
     money = bucket.dimension is Dimension.MONEY
     window, period, limit = "concurrency", None, bucket.limit
@@ -112,22 +138,46 @@ def standing_json(standing: Standing, now: datetime) -> dict[str, object]:
         period = _PERIODS.get(bucket.rule.period_ms, f"{bucket.rule.period_ms} ms")
     elif isinstance(bucket.rule, CalendarWindow):
         window, period = "calendar", bucket.rule.period.value
-    name, *scope = _SCOPE.split(bucket.key)
     reset_at = now + timedelta(milliseconds=standing.reset_ms)
     return {
-        "name": name,
-        "of": dict(part.partition("=")[::2] for part in scope),
+        "name": bucket.key.partition("|")[0],
+        "of": _of(bucket.key, subject),
         "count": "cost" if money else bucket.dimension.value,
         "window": window,
         "period": period,
         "limit": _amount(limit, money=money),
         "burst": _amount(bucket.limit, money=money),
-        "used": _amount(standing.limit - standing.remaining, money=money),
+        "used": _amount(_used(standing), money=money),
         "remaining": _amount(standing.remaining, money=money),
         "reset_s": standing.reset_s,
         "reset_at": reset_at if standing.reset_ms else None,
         "shadow": bucket.shadow,
     }
+
+
+def _used(standing: Standing) -> int:
+    """Taken and not yet back. Of the debt of a rolling limit: by how long it takes to come back, so
+    at most what comes back in a millisecond too much; other limits do not tell theirs."""
+    used, rule = standing.limit - standing.remaining, standing.bucket.rule
+    if standing.remaining > 0 or not isinstance(rule, TokenBucket):
+        return used
+    return max(used, standing.reset_ms * rule.refill // rule.period_ms)
+
+
+def _of(key: str, subject: Subject) -> dict[str, str]:
+    """What a bucket of the subject counts separately. Users are named by clients: nothing is to be
+    read from their names."""
+    rest, found = key.partition("|")[2], {}
+    if rest.startswith("window="):
+        rest = rest.partition("|")[2]
+    if rest.startswith("window="):  # the rule's, not the subject's
+        rest = rest.partition("|")[2]
+    for by in By:
+        value = subject.of(by)
+        if rest == f"{by.value}={value}" or rest.startswith(f"{by.value}={value}|"):
+            found[by.value] = value
+            rest = rest[len(by.value) + len(value) + 2 :]
+    return found
 
 
 def _amount(amount: int, *, money: bool) -> int | float:

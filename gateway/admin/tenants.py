@@ -20,7 +20,8 @@ from gateway.admin.answers import (
     time_of,
 )
 from gateway.control.accounts import AccountsClient
-from gateway.tenancy.service import KeyView, NewKey, TenantAdmin, TenantView
+from gateway.tenancy.records import ALL_MODELS
+from gateway.tenancy.service import KeyChanges, KeyView, NewKey, TenantAdmin, TenantView
 
 
 class TenantSource(Protocol):
@@ -60,6 +61,7 @@ class TenantHandlers:
         routes.add_get("/api/keys", self.keys)
         routes.add_post("/api/keys", self.create_key)
         routes.add_get("/api/keys/{id}", self.key)
+        routes.add_patch("/api/keys/{id}", self.update_key)
         routes.add_post("/api/keys/{id}/rotate", self.rotate_key)
         routes.add_post("/api/keys/{id}/revoke", self.revoke_key)
 
@@ -110,13 +112,32 @@ class TenantHandlers:
             _text(given, "tenant"),
             name=_text(given, "name", ""),
             expires_s=instant(given.get("expires"), "expires"),
-            models=_texts(given, "models", ("*",)),
+            models=_texts(given, "models", ALL_MODELS),
             limits=_objects(given, "limits"),
         )
         return _told_once(made)
 
     async def key(self, request: web.Request) -> web.Response:
         return answer(key_json(admin_of(self._source).get_key(request.match_info["id"])))
+
+    async def update_key(self, request: web.Request) -> web.Response:
+        """Body: what to replace of name, expires, models, limits; null brings back the default.
+        If-Match: the version that the caller has seen."""
+        admin = admin_of(self._source)
+        given = await fields(request, ("name", "expires", "models", "limits"))
+        changes = KeyChanges()
+        if "name" in given:
+            changes["name"] = "" if given["name"] is None else _text(given, "name")
+        if "expires" in given:
+            changes["expires_s"] = instant(given["expires"], "expires")
+        if "models" in given:
+            changes["models"] = _texts(given, "models", ALL_MODELS)
+        if "limits" in given:
+            changes["limits"] = _objects(given, "limits")
+        changed = await admin.update_key(
+            request.match_info["id"], changes, version=_version(request)
+        )
+        return answer(key_json(changed))
 
     async def rotate_key(self, request: web.Request) -> web.Response:
         """Body: {"overlap_s": 86400, "expires"}, both optional."""
@@ -171,6 +192,7 @@ def key_json(view: KeyView) -> dict[str, object]:
         "models": list(record.models),
         "limits": [limit.model_dump(mode="json") for limit in record.limits],
         "in_configuration": view.in_configuration,
+        "version": record.version,
     }
 
 
@@ -184,7 +206,7 @@ def _version(request: web.Request) -> int | None:
         return None
     digits = given.strip().strip('"')
     if not (digits.isascii() and digits.isdigit()):
-        raise BadRequest(f"If-Match must be a tenant's version, got {given!r}")
+        raise BadRequest(f"If-Match must be the version that was read, got {given!r}")
     return int(digits)
 
 

@@ -89,8 +89,9 @@ class UsageTable:
         return {"by": self.by, "rows": rows, "total": self.total.as_json()}
 
     def as_csv(self) -> str:
-        """A line of names, then a line for each group (RFC 4180). What a spreadsheet would take for
-        a formula begins with an apostrophe: users are named by clients."""
+        """A line of names, then a line for each group (RFC 4180). Users are named by clients, so
+        what a spreadsheet would take for a formula begins with an apostrophe, and what does not
+        print, line breaks too, is U+FFFD."""
         out = io.StringIO()
         writer = csv.writer(out)
         writer.writerow((*self.by, *_COUNTS, "cost"))
@@ -121,7 +122,8 @@ def _value(group: str, tenant: str, row: UsageRecord) -> str:
 
 
 def _cell(value: str) -> str:
-    return f"'{value}" if value.startswith(_FORMULA) else value
+    formula = "'" if value.startswith(_FORMULA) else ""
+    return formula + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
 
 
 def groups_of(names: Sequence[str]) -> tuple[str, ...]:

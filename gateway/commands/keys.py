@@ -10,7 +10,14 @@ import typer
 from gateway.commands import shorthand
 from gateway.commands.api import LOCAL, Api, Document, TokenFile, Url, at
 from gateway.commands.output import AsJson, day_and_time, fail, say, show_json, show_table
-from gateway.commands.tenants import limit_of
+from gateway.commands.tenants import (
+    GoneLimits,
+    limit_of,
+    limits_in,
+    merged_limits,
+    models_of,
+    show_document,
+)
 
 app = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
 
@@ -100,11 +107,76 @@ def create(
     if expires is not None:
         body["expires"] = _instant(expires)
     if model:
-        body["models"] = model
+        body["models"] = models_of(model)
     if limit:
         body["limits"] = [limit_of(text) for text in limit]
     made = Api.at(url, token_file).post(at("keys"), body)
     _show_new(made, quiet=quiet, as_json=as_json)
+
+
+@app.command("set")
+def set_(
+    key: KeyId,
+    name: Annotated[
+        str | None, typer.Option("--name", help="What you call it.", show_default=False)
+    ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            "--expires",
+            help="When it ends to be good: 90d, 2027-01-31, 2027-01-31T12:00:00Z or never.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="Model it may use, of the tenant's, or a pattern, instead of those so far;"
+            " repeatable. '*': all.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--limit",
+            help=f"A limit of this key alone; repeatable. {shorthand.LIMIT_FORM}",
+            show_default=False,
+        ),
+    ] = None,
+    no_limit: GoneLimits = None,
+    url: Url = LOCAL,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change what is given of a key; a limit replaces the one of its name, or is added."""
+    changes: Document = {}
+    if name is not None:
+        changes["name"] = name
+    if expires is not None:
+        changes["expires"] = None if expires == "never" else _instant(expires)
+    if model:
+        changes["models"] = models_of(model)
+    if not (changes or limit or no_limit):
+        fail("nothing to change: give at least one option, see penstock keys set --help")
+    api = Api.at(url, token_file)
+    before = api.get(at("keys", key))
+    if limit or no_limit:
+        changes["limits"] = merged_limits(limits_in(before), limit or (), no_limit or ())
+    changed = api.patch(at("keys", key), changes, version=cast("int", before["version"]))
+    if as_json:
+        show_json(changed)
+        return
+    lines = {
+        "key": str(changed["id"]),
+        "tenant": str(changed["tenant"]),
+        "name": str(changed["name"]),
+        "state": str(changed["state"]),
+        "expires": day_and_time(changed["expires"]) or "never",
+        "models": " ".join(cast("list[str]", changed["models"])),
+    }
+    show_document(lines, limits_in(changed))
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated, Final, cast
 import typer
 
 from gateway.commands.api import LOCAL, Api, Document, TokenFile, Url, at
-from gateway.commands.output import AsJson, amount, say, show_json, show_table, span
+from gateway.commands.output import AsJson, amount, say, sentence, show_json, show_table, span
 
 _MOST_TENANTS: Final = 20
 
@@ -58,6 +58,9 @@ def limits(
         for answer in answers
         for limit in cast("list[Document]", answer["limits"])
     ]
+    for answer in answers:
+        if answer["note"] is not None:
+            say(sentence(answer["note"]))
     if not rows:
         say("No limits hold here. Limits by key, user, model or pool show when you name one.")
         return

@@ -43,7 +43,7 @@ def show_table(
         )
     for index, row in enumerate(rows):
         last = total and index == len(rows) - 1
-        table.add_row(*(Text(plain(cell)) for cell in row), style="bold" if last else None)
+        table.add_row(*(Text(in_a_line(cell)) for cell in row), style="bold" if last else None)
     out = console()
     with out.capture() as printed:
         out.print(table)
@@ -55,6 +55,12 @@ def say(line: str) -> None:
     console().print(Text(plain(line)), soft_wrap=True)
 
 
+def sentence(note: object) -> str:
+    """A remark of an answer, for people."""
+    text = str(note)
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def console() -> Console:
     """Standard output; as wide as need be where it is no terminal."""
     found = Console(highlight=False)
@@ -62,8 +68,14 @@ def console() -> Console:
 
 
 def plain(text: str) -> str:
-    """Without control characters: users and models are named by clients."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    """Without control characters and those that turn the direction of writing."""
+    return "\n".join(map(in_a_line, text.split("\n")))
+
+
+def in_a_line(text: str) -> str:
+    """Without line breaks too: users and models are named by clients, and a name must not look
+    like another row."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def number(value: object) -> str:

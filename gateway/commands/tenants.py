@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, cast
 
@@ -13,9 +14,11 @@ from pydantic import ValidationError
 from gateway.commands import shorthand
 from gateway.commands.api import LOCAL, Api, Document, TokenFile, Url, at
 from gateway.commands.limits import allowed
-from gateway.commands.output import AsJson, fail, say, show_json, show_table
+from gateway.commands.output import AsJson, fail, in_a_line, say, show_json, show_table
 from gateway.config.limits import Limit
 
+_AS_PLAN: Final = "plan"
+_NOT_YET: Final = "Kept for the admission queue, which is not there yet: no effect so far."
 app = typer.Typer(help="Tenants: who may use the gateway, and how much.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of the tenant.", show_default=False)]
@@ -24,19 +27,33 @@ PlanName = Annotated[
 ]
 Models = Annotated[
     list[str] | None,
-    typer.Option("--model", help="Model it may use, or a pattern; repeatable.", show_default=False),
+    typer.Option(
+        "--model",
+        help="Model it may use, or a pattern; repeatable. 'plan': those of its plan.",
+        show_default=False,
+    ),
 ]
 Priority = Annotated[
-    int | None, typer.Option("--priority", help="Priority class.", show_default=False)
+    str | None,
+    typer.Option(
+        "--priority",
+        help=f"Priority class, or 'plan': that of its plan. {_NOT_YET}",
+        show_default=False,
+    ),
 ]
 Weight = Annotated[
-    int | None, typer.Option("--weight", help="Share of a contended pool.", show_default=False)
+    str | None,
+    typer.Option(
+        "--weight",
+        help=f"Share of a contended pool, or 'plan': that of its plan. {_NOT_YET}",
+        show_default=False,
+    ),
 ]
 OnStoreFailure = Annotated[
     str | None,
     typer.Option(
         "--on-store-failure",
-        help="open, closed or share: while the limit store is away.",
+        help="open, closed or share: while the limit store is away. 'plan': as its plan says.",
         show_default=False,
     ),
 ]
@@ -129,7 +146,7 @@ def create(
         fail(f"{file}: the tenant there is {document['name']!r}, not {name!r}")
     document |= _changes(plan, model, priority, weight, on_store_failure)
     if limit:
-        document["limits"] = _merged(_limits_in(document), limit, ())
+        document["limits"] = merged_limits(limits_in(document), limit, ())
     _show(Api.at(url, token_file).post(at("tenants"), document), as_json=as_json)
 
 
@@ -158,8 +175,8 @@ def set_(
     api = Api.at(url, token_file)
     before = api.get(at("tenants", name))
     if limit or no_limit:
-        known = _limits_in(changes if "limits" in changes else before)
-        changes["limits"] = _merged(known, limit or (), no_limit or ())
+        known = limits_in(changes if "limits" in changes else before)
+        changes["limits"] = merged_limits(known, limit or (), no_limit or ())
     changed = api.patch(at("tenants", name), changes, version=cast("int", before["version"]))
     _show(changed, as_json=as_json)
 
@@ -222,10 +239,14 @@ def _show(tenant: Document, *, as_json: bool) -> None:
         "on store failure": _or_plan(tenant["on_store_failure"]),
         "kept in": "configuration" if tenant["in_configuration"] else "registry",
     }
+    show_document(lines, limits_in(tenant))
+
+
+def show_document(lines: Mapping[str, str], limits: list[Document]) -> None:
+    """Print what a tenant or key is, and its own limits."""
     width = max(map(len, lines))
     for key, value in lines.items():
-        say(f"{key:{width}}  {value}")
-    limits = cast("list[Document]", tenant["limits"])
+        say(f"{key:{width}}  {in_a_line(value)}".rstrip())
     if limits:
         say("")
         show_table(
@@ -233,7 +254,7 @@ def _show(tenant: Document, *, as_json: bool) -> None:
             [
                 (
                     _limit_name(limit),
-                    allowed(limit),
+                    allowed(limit | {"window": _window(limit)}),
                     " ".join(cast("list[str]", limit["by"])),
                     " ".join(cast("list[str]", limit["models"])) or "all",
                     " ".join(cast("list[str]", limit["pools"])) or "all",
@@ -251,19 +272,37 @@ def _or_plan(value: object) -> str:
 def _changes(
     plan: str | None,
     models: list[str] | None,
-    priority: int | None,
-    weight: int | None,
+    priority: str | None,
+    weight: str | None,
     on_store_failure: str | None,
 ) -> Document:
-    """What was given; an empty text is null."""
-    given: Document = {
-        "plan": plan,
-        "models": models or None,
-        "priority": priority,
-        "weight": weight,
-        "on_store_failure": on_store_failure,
-    }
-    return {key: value or None for key, value in given.items() if value is not None}
+    """What was given; null is the plan's, and for the plan itself none."""
+    found: Document = {}
+    if plan is not None:
+        found["plan"] = plan or None
+    if models:
+        found["models"] = None if models == [_AS_PLAN] else models_of(models)
+    for key, text in (("priority", priority), ("weight", weight)):
+        if text is not None:
+            found[key] = None if text == _AS_PLAN else _whole(key, text)
+    if on_store_failure is not None:
+        found["on_store_failure"] = None if on_store_failure == _AS_PLAN else on_store_failure
+    return found
+
+
+def _whole(option: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        fail(f"--{option}: expected a whole number or plan, not {text!r}")
+
+
+def models_of(patterns: list[str]) -> list[str]:
+    """Patterns of the command line; ends the command when one is several."""
+    for pattern in patterns:
+        if any(c.isspace() for c in pattern):
+            fail(f"--model {pattern!r}: a model has no white space in its name; repeat --model")
+    return patterns
 
 
 def _read(file: Path) -> Document:
@@ -276,16 +315,19 @@ def _read(file: Path) -> Document:
     return cast("Document", found)
 
 
-def _limits_in(tenant: Document) -> list[Document]:
+def limits_in(tenant: Document) -> list[Document]:
+    """The limits of a tenant's or key's document; ends the command when there is something else."""
     limits = tenant.get("limits") or []
     if not isinstance(limits, list) or not all(isinstance(one, dict) for one in limits):
         fail("limits must be a list of limits")
     return cast("list[Document]", limits)
 
 
-def _merged(
+def merged_limits(
     known: list[Document], added: list[str] | tuple[()], gone: list[str] | tuple[()]
 ) -> list[Document]:
+    """Limits after some, of the command line, were added or replaced and others, by name, removed;
+    ends the command when there is none to remove."""
     found = {_limit_name(limit): limit for limit in known}
     for name in gone:
         if found.pop(name, None) is None:
@@ -305,8 +347,20 @@ def limit_of(text: str) -> Document:
 
 
 def _limit_name(limit: Document) -> str:
+    known = _known(limit)
+    if known is not None:
+        return known.effective_name
+    return str(limit.get("name") or orjson.dumps(limit, option=orjson.OPT_SORT_KEYS))
+
+
+def _window(limit: Document) -> str:
+    known = _known(limit)
+    return str(limit["window"]) if known is None else known.effective_window
+
+
+def _known(limit: Document) -> Limit | None:
+    """None: the server says what is wrong with it, or is of another version."""
     try:
-        return Limit.model_validate_json(orjson.dumps(limit)).effective_name
+        return Limit.model_validate_json(orjson.dumps(limit))
     except ValidationError:
-        # The server says what is wrong with it.
-        return str(limit.get("name") or orjson.dumps(limit, option=orjson.OPT_SORT_KEYS))
+        return None

@@ -7,7 +7,16 @@ from typing import Annotated, Final, cast
 import typer
 
 from gateway.commands.api import LOCAL, Api, Document, TokenFile, Url, at
-from gateway.commands.output import AsJson, amount, fail, number, say, show_json, show_table
+from gateway.commands.output import (
+    AsJson,
+    amount,
+    fail,
+    number,
+    say,
+    sentence,
+    show_json,
+    show_table,
+)
 
 _COUNTS: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", "total_tokens")
 
@@ -49,6 +58,8 @@ def usage(
     rows, currency = cast("list[Document]", answer["rows"]), str(answer["currency"])
     if not rows:
         say(f"Nothing was used from {answer['from']} to {answer['to']}.")
+        if answer["note"] is not None:
+            say(sentence(answer["note"]))
         return
     groups = cast("list[str]", answer["by"])
     shown = [tuple(str(row[group]) for group in groups) + _numbers(row, currency) for row in rows]

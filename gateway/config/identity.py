@@ -83,7 +83,9 @@ Claim = Annotated[str, AfterValidator(_claim)]
 class TrustedHeaders(Section):
     """Headers that a proxy in front of Penstock sets. Only when every request comes through that
     proxy, and it removes these headers from what clients send: whoever can set them is whom they
-    name."""
+    name. OpenAI's clients always send an `Authorization` header, which counts first and is 401
+    when it holds no key of Penstock's: set `api_keys: false`, or have the proxy remove
+    `authorization`, `x-api-key` and `api-key`."""
 
     tenant: HeaderName = "x-tenant-id"
     """Header that names the tenant."""
@@ -98,7 +100,8 @@ class TrustedHeaders(Section):
 
 
 class Jwt(Section):
-    """Tokens (RFC 7519) in the Authorization header, verified by Envoy."""
+    """Tokens (RFC 7519) in the Authorization header, verified by Envoy. A token must say when it
+    ends (`exp`): one without is refused."""
 
     issuer: Annotated[str, AfterValidator(_issuer)]
     """The tokens' `iss`."""
@@ -137,8 +140,9 @@ class Identity(Section):
     jwt: Jwt | None = None
     """Take tokens of an identity provider."""
     user_header: HeaderName | None = None
-    """Header in which clients may name the user of a request with a key, for limits by user.
-    Null: only the body's `user`."""
+    """Header in which clients may name the user of a request with a key, for limits by user. It is
+    their own word: who names another user each time gets a full limit each time. Null: only the
+    body's `user`."""
     anonymous: Name | None = None
     """Tenant that requests without key, token and trusted header count as. Null: 401."""
     unknown_tenants: Name | None = None

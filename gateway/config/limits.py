@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -26,9 +27,14 @@ Counted = Literal[
     "cost",
 ]
 Per = Literal["second", "minute", "hour", "day", "month"]
+Window = Literal["rolling", "calendar"]
 Separate = Literal["key", "user", "model", "pool"]
 _PREFIX: Final = re.compile(r"[^{}\s]*")
 _ORDER: Final = ("key", "user", "model", "pool")
+_MAX_NAME: Final = 96
+_PLAIN: Final = re.compile(r"(?!.*-in-)[A-Za-z0-9._:/*?\[\]!-]+")
+"""Patterns of models that a name tells apart by themselves."""
+_NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9._:/*?\[\]!+-]")
 
 
 class Limit(Section):
@@ -36,9 +42,9 @@ class Limit(Section):
     itself."""
 
     name: Name | None = None
-    """Name in answers, metrics and `penstock limits`. Null: made of `count`, `period` and `by`,
-    such as `total_tokens-per-minute` or `requests-per-second-by-user`. What was counted stays
-    with the name when the limit changes."""
+    """Name in answers, metrics and `penstock limits`. Null: made of all but the amounts, such as
+    `cost-per-month`, `total_tokens-per-calendar-hour` or `requests-per-second-by-user-for-big`.
+    What was counted stays with the name when the amounts change."""
     count: Counted
     """What is counted. `concurrency`: requests in flight. `cost`: money, by `pricing`.
     `weighted_tokens`: tokens of each kind by weight."""
@@ -46,15 +52,16 @@ class Limit(Section):
     """How much, above 0: a whole number, or for `cost` an amount of money."""
     period: Per | None = None
     """Time that the limit is for. Required, but not for `concurrency`, which has none."""
-    window: Literal["rolling", "calendar"] = "rolling"
+    window: Window | None = None
     """rolling: a token bucket that refills continuously; a month counts 30 days. calendar: a
-    fixed second, minute, hour, day or month, UTC, at whose end counting starts again."""
+    fixed second, minute, hour, day or month, UTC, at whose end counting starts again. Null:
+    calendar for `cost` per day or month, else rolling."""
     burst: Exact | None = None
-    """Most that can be used at once of a rolling limit, after a time of little use. Null: as
-    `limit`."""
+    """Most that can be used at once of a rolling limit, after a time of little use; below `limit`
+    it makes the use more even. Null: as `limit`."""
     by: tuple[Separate, ...] = ()
     """Count separately for each of these. `[]`: the tenant as a whole. Requests without a key or
-    a user are not counted by it."""
+    a user are not counted by it; with an API key the user is the client's own word."""
     models: tuple[ModelPattern, ...] = ()
     """Patterns of the models that it holds for, as clients name them. `[]`: all."""
     pools: tuple[Name, ...] = ()
@@ -71,12 +78,37 @@ class Limit(Section):
 
     @property
     def effective_name(self) -> str:
-        """`name`, or the one made of what is counted."""
+        """`name`, or one made of what is counted, when, for whom and of what: the same for limits
+        that differ in their amounts only. At most `_MAX_NAME` characters, without `|`."""
         if self.name is not None:
             return self.name
-        text = self.count if self.period is None else f"{self.count}-per-{self.period}"
-        by = [kind for kind in _ORDER if kind in self.by]
-        return "-".join((text, "by", *by)) if by else text
+        parts: list[str] = [self.count]
+        if self.period is not None:
+            usual = self.effective_window == self._usual_window
+            parts += ("per", self.period) if usual else ("per", self.effective_window, self.period)
+        if self.by:
+            parts += ("by", *(kind for kind in _ORDER if kind in self.by))
+        models, pools = sorted(set(self.models)), sorted(set(self.pools))
+        if models:
+            parts += ("for", "+".join(models))
+        if pools:
+            parts += ("in", "+".join(pools))
+        name = "-".join(parts)
+        if len(name) <= _MAX_NAME and all(_PLAIN.fullmatch(model) for model in models):
+            return name
+        digest = sha256(repr((models, pools)).encode(errors="surrogatepass")).hexdigest()
+        return f"{_NOT_PLAIN.sub('_', name)[: _MAX_NAME - 9]}-{digest[:8]}"
+
+    @property
+    def effective_window(self) -> Window:
+        """`window`, or the one that stands for null: people mean a budget of a day or a month by
+        the calendar. Of concurrency, which has none, it says nothing."""
+        return self._usual_window if self.window is None else self.window
+
+    @property
+    def _usual_window(self) -> Window:
+        budget = self.count == "cost" and self.period in ("day", "month")
+        return "calendar" if budget else "rolling"
 
     def _amounts(self) -> list[Fault]:
         money = self.count == "cost"
@@ -101,7 +133,7 @@ class Limit(Section):
                 Fault((key,), "nothing: concurrency is counted at every instant")
                 for key, given in (
                     ("period", self.period is not None),
-                    ("window", self.window != "rolling"),
+                    ("window", self.window == "calendar"),
                     ("burst", self.burst is not None),
                 )
                 if given
@@ -109,7 +141,7 @@ class Limit(Section):
         faults = []
         if self.period is None:
             faults.append(Fault(("period",), "one of second, minute, hour, day, month", got="none"))
-        if self.burst is not None and self.window == "calendar":
+        if self.burst is not None and self.effective_window == "calendar":
             faults.append(
                 Fault(
                     ("burst",),
@@ -161,7 +193,9 @@ KeyPrefix = Annotated[str, AfterValidator(_prefix)]
 
 
 class Redis(Section):
-    """Redis 7 or Valkey, shared by every picker."""
+    """Redis 7 or Valkey, shared by every picker. It holds the limits and the usage ledger: turn
+    persistence on (`appendonly yes`, `appendfsync everysec`) and set `maxmemory-policy
+    noeviction`."""
 
     url: RedisUrl
     """`redis://HOST:PORT/DB`, `rediss://...` with TLS, or `unix:///PATH`; one with a password as a
@@ -282,7 +316,8 @@ class Limits(Section):
     """How many output tokens are reserved."""
     tokenizers: tuple[ModelTokenizer, ...] = ()
     """Exact counts of prompt tokens, about 0.5 ms for each kB of prompt. `[]`: they are estimated
-    from bytes, by a ratio that the engines' own counts calibrate. Needs `penstock[tokenizers]`."""
+    from bytes, by a ratio that starts at 4 bytes a token and that the engines' own counts
+    calibrate. Needs `penstock[tokenizers]`."""
     usage_days: Annotated[int, Field(ge=1, le=3_660)] = 400
     """Time that usage is kept, days."""
     max_users_per_day: Count = 10_000

@@ -112,9 +112,15 @@ Those who know other gateways' limits find them here:
 | `tpm_limit`, tokens per minute | `{count: total_tokens, limit: N, period: minute}` |
 | `max_parallel_requests` | `{count: concurrency, limit: N}` |
 | `max_budget` of a month | `{count: cost, limit: N, period: month, window: calendar}` |
+| `max_budget` of a day | `{count: cost, limit: N, period: day, window: calendar}` |
 | a budget of each end user | `{count: cost, limit: N, period: month, by: [user]}` |
 | `model_rpm_limit`, `model_tpm_limit` | `by: [model]` for each model, `models: [NAME]` for one |
 | limits of a virtual key | `limits` of the key, or `by: [key]` for each key |
+
+A budget of a day or a month is by the calendar, also without `window`: it is there again all at
+once at 0:00 UTC. With `window: rolling` it heals continuously instead: of 30 a month, 1 comes back
+each day. Beside a limit by user have one for the whole tenant: with an API key the user is the
+client's own word.
 """
 
 _CEL: Final = """

@@ -35,9 +35,11 @@ class Plan(Section):
     name: Name
     """Name of the plan, unique."""
     priority: Priority = 0
-    """Priority class, -1000 to 1000: higher is more important. Below 0 is shed first."""
+    """Priority class, -1000 to 1000: higher is more important. Kept for the admission queue, which
+    is not there yet: no effect so far."""
     weight: Weight = 1
-    """Share of a contended pool, relative to other tenants of the same priority."""
+    """Share of a contended pool, relative to other tenants of the same priority. Kept for the
+    admission queue, which is not there yet: no effect so far."""
     models: tuple[ModelPattern, ...] = ("*",)
     """Patterns of the models that may be used, as clients name them. `[]`: none."""
     on_store_failure: OnStoreFailure = "open"
@@ -90,9 +92,9 @@ class Tenant(Section):
     plan: Name | None = None
     """Plan that it refers to. Null: none, and so no limits but its own."""
     priority: Priority | None = None
-    """Priority class, -1000 to 1000. Null: the plan's."""
+    """Priority class, -1000 to 1000; no effect so far, see `plans[]`. Null: the plan's."""
     weight: Weight | None = None
-    """Share of a contended pool. Null: the plan's."""
+    """Share of a contended pool; no effect so far, see `plans[]`. Null: the plan's."""
     models: tuple[ModelPattern, ...] | None = None
     """Patterns of the models that it may use. `[]`: none. Null: the plan's."""
     on_store_failure: OnStoreFailure | None = None

@@ -17,29 +17,33 @@ _MAX_EVENT_BYTES: Final = 10_485_760
 _JSON_CONTENT: Final = r"(?i)application/json\s*(;.*)?"
 
 _USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
-    # metadata key: where engines put it, in OpenAI's, the Responses API's and Anthropic's shapes
-    "input": (
+    # metadata key: where engines put it, in OpenAI's, the Responses API's, Anthropic's and SGLang's
+    # shapes
+    "prompt": (
         ("usage", "prompt_tokens"),
-        ("usage", "input_tokens"),
+        ("meta_info", "prompt_tokens"),
     ),
+    "input": (("usage", "input_tokens"),),
     "output": (
         ("usage", "completion_tokens"),
         ("usage", "output_tokens"),
+        ("meta_info", "completion_tokens"),
     ),
     "cached": (
         ("usage", "prompt_tokens_details", "cached_tokens"),
         ("usage", "input_tokens_details", "cached_tokens"),
+        ("meta_info", "cached_tokens"),
     ),
     "reasoning": (
         ("usage", "completion_tokens_details", "reasoning_tokens"),
         ("usage", "output_tokens_details", "reasoning_tokens"),
     ),
-    # Anthropic's input_tokens leaves these two out
+    # Anthropic's "input" leaves these two out
     "cache_read": (("usage", "cache_read_input_tokens"),),
     "cache_creation": (("usage", "cache_creation_input_tokens"),),
 }
 _EVENT_PARENTS: Final[tuple[tuple[str, ...], ...]] = ((), ("response",), ("message",))
-"""In streams usage is at the top, in ``response.completed`` or in ``message_start``."""
+"""In streams OpenAI's usage is at the top, in ``response.completed`` or in ``message_start``."""
 _PREMATURE: Final = ("message", "usage", "output_tokens")
 """``message_start`` tells 0 or 1: a stream that is broken off would count as that."""
 
@@ -204,7 +208,7 @@ def _usage_paths(parents: tuple[tuple[str, ...], ...]) -> list[tuple[str, tuple[
         for key, paths in _USAGE_PATHS.items()
         for parent in parents
         for path in paths
-        if parent + path != _PREMATURE
+        if parent + path != _PREMATURE and (path[0] == "usage" or not parent)
     ]
 
 

@@ -306,6 +306,8 @@ def _connection_manager(plan: Plan) -> Json:
         use_remote_address=True,
         normalize_path=True,
         merge_slashes=True,
+        # The picker and the replicas must read one path: %2F is a slash to an ASGI server.
+        path_with_escaped_slashes_action="UNESCAPE_AND_FORWARD",
         generate_request_id=True,
         preserve_external_request_id=True,
         always_set_request_id_in_response=True,

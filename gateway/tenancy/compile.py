@@ -188,7 +188,7 @@ def _arithmetic(limit: Limit) -> Rule:
     if limit.period is None:
         return Concurrency(most)
     period = Period(limit.period)
-    if limit.window == "calendar":
+    if limit.effective_window == "calendar":
         return CalendarWindow(most, period)
     return TokenBucket.per(period, most, burst=None if limit.burst is None else amount(limit.burst))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from dataclasses import replace
+from typing import Final, TypedDict, TypeVar
 
 from gateway.config.documents import KeyRules, key_rules_from, tenant_from
 from gateway.config.problems import ConfigError
@@ -23,6 +23,7 @@ from gateway.tenancy.problems import (
     UnknownTenant,
 )
 from gateway.tenancy.records import (
+    ALL_MODELS,
     KeyRecord,
     KeyState,
     TenantRecord,
@@ -31,11 +32,13 @@ from gateway.tenancy.records import (
     tenant_json,
 )
 from gateway.tenancy.registry import Conflict, RegistryUnavailable
+from gateway.tenancy.views import KeyView, NewKey, TenantView
 
 __all__ = [
     "AlreadyExists",
     "InConfiguration",
     "Invalid",
+    "KeyChanges",
     "KeyView",
     "NewKey",
     "RegistryUnavailable",
@@ -58,41 +61,13 @@ _LATEST_S: Final = 253_370_764_800.0
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class TenantView:
-    """A tenant as it is in force."""
+class KeyChanges(TypedDict, total=False):
+    """What to replace of a key, as `TenantAdmin.create_key` takes it."""
 
     name: str
-    document: Tenant
-    """As written: without what its plan adds. ``keys`` are those of the configuration only."""
-    version: int
-    """For `TenantAdmin.update_tenant`; 0: it stands in the configuration."""
-
-    @property
-    def in_configuration(self) -> bool:
-        """Whether it stands in the configuration file, which the API cannot change."""
-        return self.version == 0
-
-
-@dataclass(frozen=True, slots=True)
-class KeyView:
-    """An API key, without its secret."""
-
-    record: KeyRecord
-
-    @property
-    def in_configuration(self) -> bool:
-        """Whether it stands in the configuration file, which the API cannot change."""
-        return self.record.version == 0
-
-
-@dataclass(frozen=True, slots=True)
-class NewKey:
-    """A key that was just made: the only time that it is told."""
-
-    text: str = field(repr=False)
-    """Give it to its user, and keep it nowhere."""
-    record: KeyRecord
+    expires_s: float | None
+    models: Sequence[str]
+    limits: Sequence[Mapping[str, object]]
 
 
 class TenantAdmin:
@@ -181,6 +156,12 @@ class TenantAdmin:
         if known is None or known.document is None:
             raise UnknownTenant(f"there is no tenant {name!r}")
         return TenantView(name, known.document, known.version)
+
+    def plan_of_unknown(self, name: str) -> str | None:
+        """The plan of `identity.unknown_tenants` that would apply to a tenant that is not
+        configured; None for one that is, or where such ones are refused."""
+        policy = None if self._directory.policy(name) else self._directory.unknown(name)
+        return None if policy is None else policy.plan
 
     def list_tenants(self, *, after: str = "", limit: int = 1_000) -> list[TenantView]:
         """By name, from the one after ``after``."""
@@ -277,6 +258,44 @@ class TenantAdmin:
             )
             await self._follower.write([key_entry(record), key_entry(retired)])
             return NewKey(made.text, record)
+
+        return await self._insisting(attempt)
+
+    async def update_key(
+        self,
+        id: str,  # noqa: A002 - the key's
+        changes: KeyChanges,
+        *,
+        version: int | None = None,
+    ) -> KeyView:
+        """Replace what is given of a key; the key itself stays, also for one that has expired.
+
+        ``version``: what the caller has seen; StaleVersion when it is not that any more.
+        Raises UnknownKey, InConfiguration, and Invalid, also for a key that was revoked.
+        """
+        rules = self._rules(
+            changes.get("name", ""),
+            changes.get("expires_s"),
+            changes.get("models", ALL_MODELS),
+            changes.get("limits", ()),
+        )
+
+        async def attempt() -> KeyView:
+            old = self._key(id)
+            if version is not None and version != old.version:
+                raise StaleVersion(f"the key {id!r} is at version {old.version} by now")
+            if old.revoked_s is not None:
+                raise Invalid([("id", f"the key {id} is revoked: create a new one")])
+            key = replace(
+                old,
+                name=changes.get("name", old.name),
+                expires_s=changes.get("expires_s", old.expires_s),
+                models=rules.models if "models" in changes else old.models,
+                limits=rules.limits if "limits" in changes else old.limits,
+                version=old.version + 1,
+            )
+            await self._follower.write([key_entry(key)])
+            return KeyView(key)
 
         return await self._insisting(attempt)
 

@@ -1,23 +1,51 @@
-"""Step: the caller may use the model."""
+"""Step: the caller may use the model, and what it uses can be told."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from picker import names
 from picker.pipeline.context import RequestContext
 from picker.pipeline.rejection import Reason, Rejection
+from picker.prompt.forms import Form
+from policies.limits.plan import TenantPolicy
+from policies.limits.types import TOKEN_DIMENSIONS, Dimension
 
-_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_REQUESTS_ONLY: Final = (
+    "/render",
+    "/derender",
+    "/detokenize",
+    "/cancel",
+    "/ping",
+    "/audio/speech",
+    "/audio/transcriptions",
+    "/audio/translations",
+    "/images/edits",
+    "/images/generations",
+    "/images/variations",
+)
+"""Ends of paths without a prompt that we read, and that may be used under limits of tokens or money
+all the same: they generate no tokens, or none that an engine tells."""
+_TOKENS_OR_MONEY: Final = TOKEN_DIMENSIONS | {Dimension.MONEY}
 
 
 def authorize(context: RequestContext) -> None:
-    """403 for a model that the tenant or its key may not use; before it is told whether the model
-    exists."""
+    """403 for a model that the tenant or its key may not use, before it is told whether the model
+    exists; and for what a limit of tokens or money would not see."""
+    if not context.caller.may_use_all:
+        _authorize_models(context)
+    if _is_unmetered(context) and _limits_tokens(context.caller.policy):
+        raise Rejection(
+            Reason.NOT_METERED,
+            f"What {context.head.path} uses cannot be told, and the tenant"
+            f" {context.caller.tenant!r} has limits of tokens or money.",
+        )
+
+
+def _authorize_models(context: RequestContext) -> None:
     caller, head = context.caller, context.head
-    if caller.may_use_all:
-        return
-    asked = context.fields.model if context.fields is not None else None
-    rewritten = next((head.headers[n] for n in names.MODEL_REWRITE if head.headers.get(n)), None)
-    wanted = [name for name in (asked, rewritten) if name]
+    wanted = _wanted(context)
     for name in wanted:
         if not caller.may_use(name):
             raise Rejection(
@@ -25,9 +53,33 @@ def authorize(context: RequestContext) -> None:
                 f"The tenant {caller.tenant!r} may not use the model {name!r}, or its key may not.",
                 param="model",
             )
-    if not wanted and context.form is None and head.method not in _READING:
+    if not wanted and head.method not in _READING:
         raise Rejection(
             Reason.MODEL_NOT_ALLOWED,
             f"The tenant {caller.tenant!r} may use some models only, and this request names none.",
             param="model",
         )
+
+
+def _wanted(context: RequestContext) -> list[str]:
+    """Every model that the request names: in its body, in a header, and SGLang's adapters."""
+    headers, document = context.head.headers, context.document or {}
+    rewritten = next((headers[n] for n in names.MODEL_REWRITE if headers.get(n)), None)
+    asked = context.fields.model if context.fields is not None else None
+    adapters = document.get("lora_path")
+    each = adapters if isinstance(adapters, list) else [adapters]
+    return [name for name in (asked, rewritten, *each) if isinstance(name, str) and name]
+
+
+def _is_unmetered(context: RequestContext) -> bool:
+    head, fields, prompt = context.head, context.fields, context.prompt
+    if context.form is None:
+        return head.sends and not head.path.rstrip("/").endswith(_REQUESTS_ONLY)
+    if context.form is not Form.SGLANG or fields is None or prompt is None:
+        return False
+    # Each of its events tells the usage of one answer of several.
+    return fields.stream and fields.choices * len(prompt.sequences) > 1
+
+
+def _limits_tokens(policy: TenantPolicy) -> bool:
+    return any(rule.dimension in _TOKENS_OR_MONEY and not rule.shadow for rule in policy.rules)

@@ -6,7 +6,6 @@ Passing them through would let any client unload an adapter or put a replica to 
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import unquote
 
 from picker.pipeline.context import RequestContext
 from picker.pipeline.rejection import Reason, Rejection
@@ -63,8 +62,6 @@ CLOSED_PATHS: Final = frozenset(
 
 def refuse_closed(context: RequestContext) -> None:
     """404 for a closed path, whatever the method."""
-    # As the engine's server will read it: unescaped, whatever the number of slashes.
-    parts = [part for part in unquote(context.head.path).split("/") if part]
-    path = "/" + "/".join(parts)
+    path = context.head.path.rstrip("/")
     if path in CLOSED_PATHS:
         raise Rejection(Reason.PATH_NOT_FOUND, f"There is no {path} here.")

@@ -9,6 +9,7 @@ import xxhash
 
 from picker import names
 from picker.caller import UNKNOWN, Caller
+from picker.charge import MOST
 from picker.decision import Answer, RequestHead
 from picker.events import RequestLabels
 from picker.limits import Grant, Limiter
@@ -44,6 +45,8 @@ class RequestContext:
     """Model name as the client gave it, "" when it gave none."""
     served_model: str = ""
     """Model name that the replica gets."""
+    billed_model: str = ""
+    """Model name that limits and prices go by: of the catalogue, "" for none."""
     adapter: str = ""
     """LoRA adapter of that name, "" for a base model."""
     pool: PoolRuntime | None = None
@@ -58,7 +61,9 @@ class RequestContext:
     blocks: Blocks | None = None
     # reserve
     expected: Usage = _NOTHING
-    """What it may cost at most, as far as can be told."""
+    """What it may cost at most, as far as can be told; nothing: it counts as a request only."""
+    possible: Usage = MOST
+    """What an engine can have used for it at most."""
     limiter: Limiter | None = None
     """Whom the grant is from."""
     grant: Grant | None = None

@@ -38,6 +38,8 @@ _UNITS: Final = {
     Dimension.MONEY: "units of money",
 }
 _MICROS: Final = 1_000_000
+_FAR_MS: Final = 100 * 366 * 86_400_000
+"""A reset later than in 100 years is told as that: dates have an end."""
 _NAMES: Final = {length_ms: period.value for period, length_ms in NOMINAL_MS.items()}
 
 
@@ -148,5 +150,5 @@ def _least(standings: Iterable[Standing], dimensions: frozenset[Dimension]) -> S
 
 
 def _instant(after_ms: int, wall_s: float) -> str:
-    at = datetime.fromtimestamp(wall_s, UTC) + timedelta(milliseconds=after_ms)
+    at = datetime.fromtimestamp(wall_s, UTC) + timedelta(milliseconds=min(after_ms, _FAR_MS))
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")

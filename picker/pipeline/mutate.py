@@ -13,7 +13,7 @@ from picker.prompt.forms import Form
 
 _NAMED_PATHS: Final = ("/v1/audio/", "/v1/images/", "/detokenize")
 """Paths without a prompt whose JSON names a model all the same."""
-_ASKS_FOR_USAGE: Final = frozenset({Form.CHAT, Form.COMPLETIONS})
+_ASKS_FOR_USAGE: Final = frozenset({Form.CHAT, Form.COMPLETIONS, Form.GENERATE})
 _STREAM_OPTIONS: Final = re.compile(rb'"stream_options"\s*:\s*(?:null|\{[^{}]*\})')
 _INCLUDE_USAGE: Final = b'"stream_options":{"include_usage":true}'
 _EMPTY_OBJECT: Final = re.compile(rb"\s*\}")
@@ -29,7 +29,7 @@ def mutate(context: RequestContext) -> None:
     if context.form is None and not _names_a_model(context):
         return  # a path that we do not know passes byte for byte
     body = context.body
-    if context.served_model != context.asked_model:
+    if context.served_model != context.asked_model and context.form is not Form.SGLANG:
         body = with_model(body, document, context.served_model)
         document["model"] = context.served_model
         context.model_changed = True

@@ -7,7 +7,7 @@ import orjson
 from picker.pipeline.context import RequestContext
 from picker.pipeline.rejection import Reason, Rejection
 from picker.prompt.fields import read_fields
-from picker.prompt.forms import read_prompt, require_object
+from picker.prompt.forms import Form, invoked, read_prompt, require_object
 from picker.prompt.messages import InvalidPrompt
 
 
@@ -16,10 +16,12 @@ def parse(context: RequestContext) -> None:
     if context.form is None:
         _peek(context)
         return
-    if context.head.method != "POST":
-        return  # GET /v1/responses/{id} and the like: nothing to read
+    if not context.head.sends:
+        return  # nothing to read
     try:
         document = require_object(orjson.loads(context.body))
+        if context.form is Form.INVOCATION:
+            context.form = invoked(document)
         context.document = document
         context.fields = read_fields(context.form, document)
         context.prompt = read_prompt(context.form, document)

@@ -31,6 +31,7 @@ class Reason(Enum):
     CONTEXT_LENGTH = Verdict(400, "invalid_request_error", "context_length_exceeded")
     INVALID_API_KEY = Verdict(401, "invalid_request_error", "invalid_api_key")
     MODEL_NOT_ALLOWED = Verdict(403, "invalid_request_error", "model_not_allowed")
+    NOT_METERED = Verdict(403, "invalid_request_error", "path_not_metered")
     TENANT_DISABLED = Verdict(403, "invalid_request_error", "tenant_disabled")
     UNKNOWN_TENANT = Verdict(403, "invalid_request_error", "unknown_tenant")
     MODEL_NOT_FOUND = Verdict(404, "invalid_request_error", "model_not_found")

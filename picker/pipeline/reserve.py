@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Final
 
 from picker.catalog import Catalog
+from picker.charge import MOST
 from picker.limits import Limiter, LimitsUnavailable
 from picker.pipeline.context import RequestContext
 from picker.pipeline.limited import rate_headers, refusal
 from picker.pipeline.rejection import Reason, Rejection
-from picker.prompt.forms import Form
+from picker.prompt.fields import RequestFields
+from picker.prompt.forms import Form, Prompt
 from policies.limits.estimate import OutputQuantile
 from policies.limits.fit import fitted
 from policies.limits.plan import Subject
@@ -21,8 +23,12 @@ from policies.limits.types import MAX_AMOUNT
 from policies.limits.verdict import Denied
 
 _GENERATES: Final = frozenset(
-    {Form.CHAT, Form.COMPLETIONS, Form.RESPONSES, Form.ANTHROPIC, Form.GENERATE}
+    {Form.CHAT, Form.COMPLETIONS, Form.RESPONSES, Form.ANTHROPIC, Form.GENERATE, Form.SGLANG}
 )
+_ANSWERS_EACH: Final = frozenset({Form.COMPLETIONS, Form.SGLANG, Form.GENERATIVE_SCORE})
+"""An answer for each prompt of several."""
+_TURNS: Final = 16
+"""Contexts that one answer can fill: an engine that calls tools itself adds up its turns."""
 _COSTS_NOTHING: Final = ("/tokenize", "/render", "/count_tokens")
 """Paths that read a prompt and run no model."""
 
@@ -42,7 +48,7 @@ class Reserve:
         self._wall_s = wall_s
 
     async def __call__(self, context: RequestContext, limiter: Limiter) -> None:
-        context.expected = self._expected(context)
+        context.expected, context.possible = self._expected(context), self._possible(context)
         subject = self._subject(context)
         try:
             verdict = await limiter.reserve(
@@ -73,12 +79,12 @@ class Reserve:
             )
 
     def _subject(self, context: RequestContext) -> Subject:
-        caller, asked = context.caller, context.asked_model
+        caller = context.caller
         return Subject(
             tenant=caller.tenant,
             key=caller.line,
             user=context.user,
-            model=asked if self._catalog.is_known(asked) else context.served_model,
+            model=context.billed_model,
             pool=context.pool.name if context.pool is not None else "",
         )
 
@@ -87,16 +93,32 @@ class Reserve:
         if prompt is None or fields is None or context.head.path.endswith(_COSTS_NOTHING):
             return _NOTHING
         input_tokens = min(MAX_AMOUNT, math.ceil(context.prompt_tokens))
+        if context.form is Form.GENERATIVE_SCORE:
+            return Usage(input_tokens, len(prompt.sequences))
         if context.form not in _GENERATES:
             return Usage(input_tokens, 0)
-        prompts = len(prompt.sequences) if context.form is Form.COMPLETIONS else 1
         bound = fields.max_output_tokens
         if bound is None:
             bound = self._output.tokens(context.caller.tenant, context.served_model)
         longest = self._catalog.max_model_tokens(context.served_model)
         if longest is not None:
             bound = min(bound, longest)
-        return Usage(input_tokens, min(MAX_AMOUNT, bound * fields.choices * prompts))
+        return Usage(input_tokens, min(MAX_AMOUNT, bound * _answers(context.form, fields, prompt)))
+
+    def _possible(self, context: RequestContext) -> Usage:
+        prompt, fields = context.prompt, context.fields
+        longest = self._catalog.max_model_tokens(context.served_model)
+        if prompt is None or fields is None or longest is None:
+            return MOST
+        most_tokens = longest * _TURNS
+        return Usage(
+            min(MOST.input_tokens, most_tokens * len(prompt.sequences)),
+            min(MOST.output_tokens, most_tokens * _answers(context.form, fields, prompt)),
+        )
+
+
+def _answers(form: Form | None, fields: RequestFields, prompt: Prompt) -> int:
+    return fields.choices * (len(prompt.sequences) if form in _ANSWERS_EACH else 1)
 
 
 _NOTHING: Final = Usage(0, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import unquote
 
 from picker import names
 from picker.caller import Caller
@@ -11,6 +10,7 @@ from picker.catalog import Catalog
 from picker.decision import Answer
 from picker.pipeline.context import RequestContext
 from picker.pipeline.rejection import Reason, Rejection
+from picker.prompt.forms import Form
 from picker.settings import RewriteTarget
 
 _MODELS: Final = "/v1/models"
@@ -38,9 +38,12 @@ class Resolve:
                 param="model",
             )
         context.asked_model = asked or ""
-        target = self._rewrite(context, asked)
+        rewritten = _rewritten(context)
+        target = RewriteTarget(rewritten) if rewritten else self._catalog.rewrite(asked)
+        if target is None and context.form is Form.SGLANG:  # an API that knows one model only
+            target = self._catalog.only_model()
         if target is None:
-            if context.form is not None and context.head.method == "POST":
+            if context.form is not None and context.head.sends:
                 raise Rejection(Reason.MISSING_MODEL, "The request names no model.", param="model")
             self._default_pool(context)
             return
@@ -67,14 +70,10 @@ class Resolve:
             )
         context.pool = place.pool
         context.served_model = target.model
+        # Only an operator's alias is billed by the name asked for: a header's is the client's own.
+        aliased = asked is not None and not rewritten and self._catalog.is_known(asked)
+        context.billed_model = asked if asked is not None and aliased else target.model
         context.adapter = target.model if place.is_adapter else ""
-
-    def _rewrite(self, context: RequestContext, asked: str | None) -> RewriteTarget | None:
-        for name in names.MODEL_REWRITE:
-            given = context.head.headers.get(name)
-            if given:
-                return RewriteTarget(given)
-        return self._catalog.rewrite(asked)
 
     def _default_pool(self, context: RequestContext) -> None:
         context.pool = self._catalog.default_pool
@@ -82,7 +81,7 @@ class Resolve:
             raise Rejection(Reason.NO_ENDPOINTS, "No pool is configured.")
 
     def _models(self, path: str, caller: Caller) -> Answer:
-        wanted = unquote(path.removeprefix(_MODELS).strip("/"))
+        wanted = path.removeprefix(_MODELS).strip("/")
         body = None
         if not wanted:
             body = self._catalog.listing(caller.may_use)
@@ -93,3 +92,9 @@ class Resolve:
                 Reason.MODEL_NOT_FOUND, f"The model {wanted!r} does not exist here.", param="model"
             )
         return Answer(200, (("content-type", "application/json"),), body)
+
+
+def _rewritten(context: RequestContext) -> str:
+    """The model that a header names instead of the body's, "" for none."""
+    given = context.head.headers
+    return next((given[name] for name in names.MODEL_REWRITE if given.get(name)), "")

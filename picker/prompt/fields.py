@@ -59,7 +59,7 @@ def read_fields(form: Form | None, body: Mapping[str, object]) -> RequestFields:
         stream=_flag(body.get("stream")),
         include_usage=form in _USAGE_ALWAYS or _asks_for_usage(body.get("stream_options")),
         max_output_tokens=_output_bound(form, sampling),
-        choices=max((_whole(one.get("n")) or 1 for one in sampling), default=1),
+        choices=_choices(form, sampling),
         cache_salt=_text(body.get("cache_salt")),
         user=_user(body),
         session_id=_text(body.get("session_id")) or _text(body.get("prompt_cache_key")),
@@ -67,22 +67,31 @@ def read_fields(form: Form | None, body: Mapping[str, object]) -> RequestFields:
 
 
 def _sampling(form: Form | None, body: Mapping[str, object]) -> Sequence[Mapping[str, object]]:
-    """What holds bound and number of the answers; several where each prompt has its own."""
-    if form not in _CHOOSES and form not in _OUTPUT_BOUNDS:
-        return ()
+    """What declares bound and number of answers; several where each prompt has its own."""
     if form not in _SAMPLED:
-        return (body,) if form in _CHOOSES else ({**body, "n": 1},)
+        return (body,)
     given = body.get("sampling_params")
     each = given if isinstance(given, list) else [given]
     return [one for one in each if isinstance(one, dict)]
 
 
 def _output_bound(form: Form | None, sampling: Sequence[Mapping[str, object]]) -> int | None:
-    """The largest, when there are several; None when one declares none."""
+    """The largest of several; None when one is not declared."""
     keys = _OUTPUT_BOUNDS.get(form, ()) if form is not None else ()
-    bounds = [next((n for key in keys if (n := _whole(one.get(key))) is not None), None) for one in sampling]
+    bounds = [_first(one, keys) for one in sampling]
     declared = [bound for bound in bounds if bound is not None]
     return max(declared) if declared and len(declared) == len(bounds) else None
+
+
+def _first(parameters: Mapping[str, object], keys: Sequence[str]) -> int | None:
+    whole = (_whole(parameters.get(key)) for key in keys)
+    return next((number for number in whole if number is not None), None)
+
+
+def _choices(form: Form | None, sampling: Sequence[Mapping[str, object]]) -> int:
+    if form not in _CHOOSES:
+        return 1
+    return max((_whole(one.get("n")) or 1 for one in sampling), default=1)
 
 
 def _asks_for_usage(options: object) -> bool:

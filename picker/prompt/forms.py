@@ -11,7 +11,7 @@ import array
 import enum
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from picker.prompt.messages import (
     InvalidPrompt,
@@ -55,9 +55,14 @@ class Form(enum.Enum):
     SCORE = "score"
     TOKENIZE = "tokenize"
     GENERATE = "generate"
+    SGLANG = "sglang"
+    """SGLang's own API."""
+    GENERATIVE_SCORE = "generative_score"
+    INVOCATION = "invocation"
+    """SageMaker's: one of the others, as its body tells."""
 
 
-_FORM_BY_SUFFIX = {
+_FORM_BY_SUFFIX: dict[str, Form | None] = {
     "/chat/completions": Form.CHAT,
     "/chat/completions/render": Form.CHAT,
     "/completions": Form.COMPLETIONS,
@@ -72,6 +77,10 @@ _FORM_BY_SUFFIX = {
     "/score": Form.SCORE,
     "/tokenize": Form.TOKENIZE,
     "/inference/v1/generate": Form.GENERATE,
+    "/generate": Form.SGLANG,
+    "/api/generate": None,  # Ollama's
+    "/generative_scoring": Form.GENERATIVE_SCORE,
+    "/invocations": Form.INVOCATION,
 }
 _SUFFIXES = tuple(sorted(_FORM_BY_SUFFIX, key=len, reverse=True))
 
@@ -86,6 +95,31 @@ def form_of(path: str) -> Form | None:
     return None
 
 
+_INVOCATIONS = {
+    "messages": Form.CHAT,
+    "prompt": Form.COMPLETIONS,
+    "prompt_embeds": Form.COMPLETIONS,
+    "input": Form.EMBEDDINGS,
+    "query": Form.RERANK,
+    "text_1": Form.SCORE,
+    "queries": Form.SCORE,
+    "data_1": Form.SCORE,
+}
+
+
+def invoked(body: Body) -> Form:
+    """The form of an invocation's body. Raises InvalidPrompt when it could be none or several:
+    which one the engine takes, it decides by details that are not ours to know."""
+    forms = {form for key, form in _INVOCATIONS.items() if body.get(key) is not None}
+    if len(forms) != 1:
+        raise InvalidPrompt(
+            "an invocation must have the prompt of one API: messages, prompt, input, query or"
+            " text_1",
+            None,
+        )
+    return forms.pop()
+
+
 def require_object(body: object) -> dict[str, object]:
     """The body as a JSON object. Raises InvalidPrompt for any other JSON value."""
     if not isinstance(body, dict):
@@ -94,7 +128,8 @@ def require_object(body: object) -> dict[str, object]:
 
 
 def read_prompt(form: Form, body: Body) -> Prompt:
-    """The prompt of a body. Raises InvalidPrompt naming the parameter that is wrong or empty."""
+    """The prompt of a body; an invocation's by the form that it is `invoked` as. Raises
+    InvalidPrompt naming the parameter that is wrong or empty."""
     return _READERS[form](body)
 
 
@@ -160,6 +195,39 @@ def _tokenize(body: Body) -> Prompt:
 
 def _generate(body: Body) -> Prompt:
     return _sequences(body.get("token_ids"), "token_ids")
+
+
+def _sglang(body: Body) -> Prompt:
+    if body.get("text") is not None:
+        prompt = _sequences(body["text"], "text")
+    elif body.get("input_ids") is not None:
+        prompt = _sequences(body["input_ids"], "input_ids")
+    else:
+        raise InvalidPrompt("text or input_ids must be given", "text")
+    media = sum(_count_items(body.get(key)) for key in ("image_data", "audio_data", "video_data"))
+    return replace(prompt, media_items=media)
+
+
+def _count_items(value: object) -> int:
+    """Media of one prompt or of several: leaves of nested lists."""
+    if isinstance(value, list):
+        return sum(map(_count_items, value))
+    return int(value is not None)
+
+
+def _generative_score(body: Body) -> Prompt:
+    """One sequence for each item: it with the query, in the order that the engine puts them."""
+    query, items = _sequences(body.get("query"), "query"), _sequences(body.get("items"), "items")
+    if len(query.sequences) != 1 or bool(query.token_ids) != bool(items.token_ids):
+        raise InvalidPrompt("query must be one text or list of token ids, as items are", "query")
+    (first,) = query.sequences
+    item_first = body.get("item_first") is True
+    sequences = tuple(item + first if item_first else first + item for item in items.sequences)
+    return Prompt(
+        sequences,
+        len(sequences) * query.text_bytes + items.text_bytes,
+        len(sequences) * query.token_ids + items.token_ids,
+    )
 
 
 def _rerank(body: Body) -> Prompt:
@@ -269,4 +337,6 @@ _READERS: dict[Form, Callable[[Body], Prompt]] = {
     Form.SCORE: _score,
     Form.TOKENIZE: _tokenize,
     Form.GENERATE: _generate,
+    Form.SGLANG: _sglang,
+    Form.GENERATIVE_SCORE: _generative_score,
 }

@@ -19,7 +19,7 @@ from picker.completion import Report
 from picker.core import Picker
 from picker.events import Rejected, RequestLabels
 from picker.server import wire
-from picker.server.usage import produced
+from picker.server.usage import is_possible, produced
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ _UPSTREAM_FAILED: Final = (
     "upstream_remote_reset",
     "upstream_protocol_error",
 )
-_MAX_COUNT: Final = 2.0**53
 
 
 class AccessLogs:
@@ -161,15 +160,16 @@ def _numbers(metadata: Mapping[str, Struct], namespace: str) -> dict[str, int]:
 
 def _count(value: Value) -> int | None:
     """None for what a broken replica may report."""
-    number = value.number_value
-    return int(number) if value.HasField("number_value") and 0 <= number < _MAX_COUNT else None
+    told = value.HasField("number_value") and is_possible(value.number_value)
+    return int(value.number_value) if told else None
 
 
 def _input_tokens(usage: Mapping[str, int]) -> int | None:
-    given = usage.get("input")
-    if given is None:
-        return None
-    # Anthropic leaves cached and newly cached tokens out of input_tokens.
+    whole, given = usage.get("prompt"), usage.get("input")
+    if whole is not None or given is None:
+        return whole
+    # Anthropic leaves cached and newly cached tokens out of input_tokens; nobody leaves them out of
+    # prompt_tokens.
     return given + usage.get("cache_read", 0) + usage.get("cache_creation", 0)
 
 

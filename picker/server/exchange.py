@@ -32,6 +32,8 @@ class StandardExchange:
         self._decision: Decision | None = None
         self._reader: ResponseReader | None = None
         self._status = _CLIENT_LEFT
+        self._sent = False
+        """The gateway has the whole request: a replica may have seen it."""
         self._served: str | None = None
         self._ended = False
         self._first_body_s: float | None = None
@@ -84,6 +86,7 @@ class StandardExchange:
                 await self._context.write(wire.request_chunk(chunk))
         if trailers:
             await self._context.write(wire.CONTINUE_REQUEST_TRAILERS)
+        self._sent = True
         return True
 
     def _on_headers(self, decision: Decision, head: RequestHead) -> bytes:
@@ -167,7 +170,7 @@ class StandardExchange:
             Report(
                 id=decision.id,
                 owner=self._picker.id,
-                address=self._address(decision),
+                address=self._address(decision) if self._sent or self._reader is not None else "",
                 status=self._status,
                 reason=reason,
                 input_tokens=usage.input_tokens,

@@ -1,9 +1,24 @@
-"""Token usage from responses, in the shapes of OpenAI, the Responses API and Anthropic."""
+"""Token usage from responses, in the shapes of OpenAI, the Responses API, Anthropic and SGLang."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+MAX_REPORTED: Final = 2**31
+"""A count this large is none: as if it had not been told."""
+
+
+def is_possible(tokens: float) -> bool:
+    """Whether a replica can have counted so many."""
+    if 0 <= tokens < MAX_REPORTED:
+        return True
+    log.warning("a replica tells a usage of %g tokens: it is not believed", tokens)
+    return False
 
 
 @dataclass(slots=True)
@@ -21,6 +36,9 @@ class Usage:
         """What a JSON answer or an event of a stream reports."""
         if not isinstance(document, dict):
             return
+        meta = document.get("meta_info")
+        if isinstance(meta, dict):
+            self._take_meta(meta)
         # In streams: response.completed of the Responses API, Anthropic's message_start, whose
         # output is 0 or 1: a stream that is broken off would count as that.
         for place in ("", "response", "message"):
@@ -34,7 +52,8 @@ class Usage:
         given = _count(usage, "input_tokens")
         read = _count(usage, "cache_read_input_tokens")
         if whole is None and given is not None:
-            # Anthropic leaves cached and newly cached tokens out of input_tokens.
+            # Anthropic leaves cached and newly cached tokens out of input_tokens; nobody leaves
+            # them out of prompt_tokens.
             created = _count(usage, "cache_creation_input_tokens")
             whole = given + (read or 0) + (created or 0)
         if whole is not None:
@@ -53,6 +72,17 @@ class Usage:
             reasoning = _detail(usage, key, "reasoning_tokens")
             if reasoning is not None:
                 self.reasoning_tokens = reasoning
+
+    def _take_meta(self, meta: Mapping[str, object]) -> None:
+        """SGLang's own API: so far, in each event of a stream."""
+        given, output = _count(meta, "prompt_tokens"), _count(meta, "completion_tokens")
+        cached = _count(meta, "cached_tokens")
+        if given is not None:
+            self.input_tokens = given
+        if output is not None:
+            self.output_tokens = output
+        if cached is not None:
+            self.cached_tokens = cached
 
 
 def produced(reported: int | None, streamed: int, *, whole: bool) -> int | None:
@@ -92,6 +122,6 @@ def _detail(usage: Mapping[str, object], part: str, name: str) -> int | None:
 
 def _count(usage: Mapping[str, object], name: str) -> int | None:
     value = usage.get(name)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int) and not isinstance(value, bool) and is_possible(value):
         return value
     return None

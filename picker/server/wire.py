@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, TypeAlias
+from urllib.parse import unquote
 
 from envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValueOption, Metadata
 from envoy.service.ext_proc.v3.external_processor_pb2 import (
@@ -32,6 +34,7 @@ BODY_CHUNK_BYTES: Final = 62_000
 ANSWER_DETAILS: Final = "penstock"
 """Response code details of what the picker answers itself."""
 
+_SLASHES: Final = re.compile("/{2,}")
 _MISSING: Final = "Jwt is missing"
 """What Envoy says when there was no token."""
 _NO_CLAIMS: Final[Mapping[str, object]] = MappingProxyType({})
@@ -75,13 +78,20 @@ def request_head(message: ProcessingRequest, received_s: float) -> RequestHead:
     claims, claims_error = _claims(message.metadata_context)
     return RequestHead(
         method=headers.get(":method", "POST"),
-        path=path.partition("?")[0],
+        path=_read_path(path),
         headers=headers,
         subset=_subset(message.metadata_context),
         received_s=received_s,
         claims=claims,
         claims_error=claims_error,
     )
+
+
+def _read_path(target: str) -> str:
+    """As the servers of engines read it (ASGI): unescaped once, so that no spelling of a path gets
+    by what is decided by it. Repeated slashes count as one: servers in between may merge them."""
+    path = unquote(target.partition("?")[0].partition("#")[0])
+    return _SLASHES.sub("/", path)
 
 
 def _claims(metadata: Metadata) -> tuple[Mapping[str, object], str]:

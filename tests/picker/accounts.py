@@ -21,6 +21,8 @@ class Accounts:
     settled: list[Usage] = field(default_factory=list)
     released: int = 0
     reserved: int = 0
+    asked: list[tuple[Subject, Usage]] = field(default_factory=list)
+    """What each reservation was for."""
 
     async def reserve(
         self,
@@ -35,6 +37,7 @@ class Accounts:
         if self.denied is not None:
             return self.denied
         self.reserved += 1
+        self.asked.append((subject, expected))
         return Grant(
             id=id,
             subject=subject,
@@ -64,4 +67,5 @@ class Accounts:
     def clear(self) -> None:
         """As if nothing had happened."""
         self.settled.clear()
+        self.asked.clear()
         self.reserved = self.released = 0

@@ -105,5 +105,4 @@ def test_the_list_has_every_name_once() -> None:
         "alias",
         "lora",
         "later",
-        "*",
     ]

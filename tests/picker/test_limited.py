@@ -146,3 +146,9 @@ def test_too_many_at_once_may_be_tried_again_soon() -> None:
     )
     assert dict(rejection.headers())["retry-after"] == "1"
     assert "Limit 2 requests at once, remaining 0, requested 1" in rejection.message
+
+
+def test_a_reset_beyond_all_dates_is_told_as_a_date() -> None:
+    far = standing(Dimension.OUTPUT_TOKENS, 10, 0, 10**18)
+    told = dict(rate_headers([far], anthropic=True, wall_s=WALL_S))
+    assert told["anthropic-ratelimit-output-tokens-reset"].startswith("2127-")

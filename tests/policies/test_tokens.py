@@ -89,6 +89,24 @@ def test_chunks_that_say_nothing_are_ignored(chunks: int, tokens: int) -> None:
     assert ratio.tokens("m", 1_000) == 1_000
 
 
+def test_no_one_answer_makes_others_dear() -> None:
+    ratio = ChunkRatio()
+    ratio.observe("m", 4, 4_000)  # hidden, and not told to be
+    ratio.observe("m", 10_000, 160_000)
+    assert ratio.tokens("m", 100) <= 102
+    ratio.observe("m", 1, 10**14)
+    assert ratio.tokens("m", 100) <= 102
+
+
+def test_hidden_reasoning_is_in_no_chunk() -> None:
+    hidden, shown = ChunkRatio(), ChunkRatio()
+    for _ in range(300):
+        hidden.observe("m", 100, 1_100, 1_000)
+        shown.observe("m", 550, 1_100, 1_000)
+    assert hidden.tokens("m", 100) == 100
+    assert shown.tokens("m", 100) == pytest.approx(200, abs=1)
+
+
 def test_models_with_chunks_are_bounded() -> None:
     ratio = ChunkRatio(max_models=2)
     for model in ("a", "b", "c"):

@@ -162,7 +162,7 @@ async def test_limits_headers_and_refusals(gateway: Gateway) -> None:
         async for _ in stream:
             pass
         with pytest.raises(openai.NotFoundError):  # refunded: nothing was served
-            await one.post("/responses/none", cast_to=object, body={"model": "m"})
+            await one.post("/responses/none/cancel", cast_to=object, body={"model": "m"})
 
         async def refunded() -> bool:
             told = json.loads(await run(gateway, "limits", "--tenant", "trial", "--json"))
@@ -184,7 +184,7 @@ async def test_limits_headers_and_refusals(gateway: Gateway) -> None:
         assert also.value.response.json()["error"]["type"] == "rate_limit_error"
         assert also.value.response.headers["anthropic-ratelimit-requests-remaining"] == "0"
     table = await run(gateway, "limits", "--tenant", "trial")
-    assert "requests-per-hour" in table
+    assert "requests-per-calendar-hour" in table
 
 
 async def test_usage_is_counted_once_and_survives_restarts(gateway: Gateway) -> None:

@@ -102,7 +102,9 @@ class Place:
 
     def policy_of(self, tenant: str, key_id: str) -> TenantPolicy | None:
         key = self.directory.key(key_id)
-        return self.directory.policy(tenant) if key is None else self.directory.policy_of(key)
+        if key is not None:
+            return self.directory.policy_of(key)
+        return self.directory.policy(tenant) or self.directory.unknown(tenant)
 
     async def use(
         self,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 from collections.abc import AsyncIterator
 from datetime import date, datetime, timedelta
+from urllib.parse import quote
 
 import pytest
 from aiohttp import ClientSession
 
 from gateway.control.accounts import AccountsClient
-from policies.limits.plan import Subject
+from picker.pipeline.context import bounded
+from policies.limits.plan import Subject, charges, takes
 from policies.limits.prices import Usage
 from tests.gateway.admin.place import NOON, TODAY, place
 from tests.gateway.admin.test_tenants import Api
@@ -22,6 +24,18 @@ async def api() -> AsyncIterator[Api]:
         yield Api(client, made)
 
 
+@pytest.fixture
+async def unknown() -> AsyncIterator[Api]:
+    """Where tenants need not be configured."""
+    async with place(UNKNOWN) as (made, url), ClientSession(url) as client:
+        yield Api(client, made)
+
+
+UNKNOWN = """
+identity: {api_keys: false, trusted_headers: {}, unknown_tenants: free}
+plans: [{name: free, limits: [{count: requests, limit: 5, period: day}]}]
+tenants: [{name: acme}]
+"""
 BOB = Subject("fixed", "ci", "bob", "llama", "main")
 ANN = Subject("fixed", "ci", "=ann()", "llama", "main")
 
@@ -60,6 +74,50 @@ async def test_what_is_left_and_when_it_is_back(api: Api) -> None:
     assert (concurrency["window"], concurrency["period"]) == ("concurrency", None)
     assert (concurrency["limit"], concurrency["remaining"]) == (4, 3)
     assert concurrency["reset_at"] is None
+
+
+async def test_a_debt_shows_in_what_was_used(api: Api) -> None:
+    rolling = {"count": "total_tokens", "limit": 600, "period": "minute"}
+    await api("POST", "tenants", {"name": "acme", "limits": [rolling]})
+    policy = api.place.policy_of("acme", "")
+    assert policy is not None
+    meters = policy.meters(Subject("acme", "", "", "llama"))
+    await api.place.store.reserve("acme", "r", takes(meters, Usage(100, 50)), 60.0)
+    await api.place.store.settle("acme", "r", charges(meters, Usage(1_000, 500)))
+    _, body = await api("GET", "limits?tenant=acme")
+    (limit,) = body["limits"]
+    assert (limit["remaining"], limit["used"], limit["reset_s"]) == (0, 1_500, 150.0)
+
+
+async def test_a_users_name_is_nothing_but_a_name(api: Api) -> None:
+    name = "bob|model=llama|key=ci"
+    await api.place.use(Subject("fixed", "ci", name, "llama", "main"), Usage(10, 0), key_id="ci")
+    _, body = await api("GET", f"limits?key=ci&user={quote(name)}")
+    tokens = body["limits"][1]
+    assert (tokens["of"], tokens["used"]) == ({"user": name}, 10)
+
+
+async def test_a_user_with_a_long_name_is_found_by_it(api: Api) -> None:
+    name = "u" * 100
+    await api.place.use(Subject("fixed", "ci", bounded(name), "llama", "main"), Usage(10, 0))
+    _, body = await api("GET", f"limits?tenant=fixed&user={name}")
+    assert body["limits"][1]["used"] == 10
+
+
+async def test_a_tenant_that_is_not_configured(unknown: Api) -> None:
+    await unknown.place.use(Subject("nope"), Usage(10, 5))
+    status, body = await unknown("GET", "limits?tenant=nope")
+    assert status == 200
+    assert body["note"] == (
+        "the tenant 'nope' is not configured; the plan free of unknown_tenants would apply"
+    )
+    assert [(one["name"], one["used"]) for one in body["limits"]] == [("requests-per-day", 1)]
+    _, body = await unknown("GET", "limits?tenant=acme")
+    assert body["note"] is None
+    status, body = await unknown("GET", "limits?tenant=NOT%20A%20NAME")
+    assert (status, body["error"]["code"]) == (404, "unknown_tenant")
+    _, body = await unknown("GET", "usage?tenant=NOT%20A%20NAME")
+    assert (body["rows"], body["note"]) == ([], "there is no tenant 'NOT A NAME'")
 
 
 async def test_limits_by_something_show_when_it_is_named(api: Api) -> None:
@@ -147,6 +205,14 @@ async def test_usage_is_added_up_as_asked_for(api: Api) -> None:
     assert [row["requests"] for row in body["rows"]] == [1]
     _, body = await api("GET", "usage?from=2027-02-01&to=2027-02-02")
     assert (body["rows"], body["total"]["requests"]) == ([], 0)
+
+
+async def test_a_user_adds_no_line_to_a_csv(api: Api) -> None:
+    eve = Subject("fixed", "ci", "eve\nbob\u202e", "llama", "main")
+    await api.place.use(eve, Usage(1, 1), key_id="ci")
+    async with api.client.get("/api/usage?to=2027-01-15&by=user&format=csv") as answer:
+        lines = (await answer.text()).splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["user", "eve\ufffdbob\ufffd"]
 
 
 async def test_usage_as_csv(api: Api) -> None:

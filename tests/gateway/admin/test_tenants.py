@@ -94,6 +94,10 @@ async def test_what_is_not_sound_is_told_key_by_key(api: Api) -> None:
         ("POST", "keys", {"tenant": "fixed", "models": "*"}, 400, "bad_request"),
         ("POST", "keys", {"tenant": "fixed", "limits": [{"count": "cost"}]}, 400, "invalid"),
         ("POST", "keys", {"tenant": "fixed", "sha256": "0"}, 400, "bad_request"),
+        ("PATCH", "keys/ci", {"name": "x"}, 409, "in_configuration"),
+        ("PATCH", "keys/none", {"name": "x"}, 404, "unknown_key"),
+        ("PATCH", "keys/none", {"tenant": "x"}, 400, "bad_request"),
+        ("PATCH", "keys/none", {"expires": "soon"}, 400, "bad_request"),
         ("POST", "keys/ci/rotate", {}, 409, "in_configuration"),
         ("POST", "keys/ci/revoke", {}, 409, "in_configuration"),
         ("POST", "keys/none/rotate", {}, 404, "unknown_key"),
@@ -164,6 +168,27 @@ async def test_a_key_is_told_once(api: Api) -> None:
     _, everything = await api("GET", "keys")
     assert {one["id"] for one in everything["keys"]} == {"ci", made["id"]}
     assert key not in str(everything)
+
+
+async def test_a_key_is_changed(api: Api) -> None:
+    limit = {"count": "concurrency", "limit": 1}
+    _, made = await api("POST", "keys", {"tenant": "fixed", "name": "laptop", "limits": [limit]})
+    path = f"keys/{made['id']}"
+    status, changed = await api(
+        "PATCH", path, {"models": ["llama-*"], "expires": "2040-01-01T00:00:00Z"}
+    )
+    assert (status, changed["version"]) == (200, 2)
+    assert (changed["models"], changed["expires"]) == (["llama-*"], "2040-01-01T00:00:00Z")
+    assert (changed["name"], changed["limits"]) == ("laptop", made["limits"])
+    assert "key" not in changed
+
+    nothing = {"name": None, "models": None, "expires": None, "limits": None}
+    status, body = await api("PATCH", path, nothing, **{"If-Match": '"1"'})
+    assert (status, body["error"]["code"]) == (412, "stale_version")
+    _, changed = await api("PATCH", path, nothing, **{"If-Match": '"2"'})
+    assert (changed["name"], changed["models"], changed["limits"]) == ("", ["*"], [])
+    assert changed["expires"] is None
+    assert await api("GET", path) == (200, changed)
 
 
 async def test_rotation_overlaps_and_revocation_does_not(api: Api) -> None:

@@ -20,6 +20,7 @@ from gateway.control.accounts import AccountsClient
 from policies.limits.plan import Subject
 from policies.limits.prices import Usage
 from tests.gateway.admin.place import TODAY, Place, place
+from tests.gateway.admin.test_accounts import UNKNOWN
 
 DAYS = ("--from", "2027-01-01", "--to", "2027-01-15")
 
@@ -75,6 +76,13 @@ async def penstock() -> AsyncIterator[Terminal]:
         yield Terminal(made, url)
 
 
+@pytest.fixture
+async def unknown() -> AsyncIterator[Terminal]:
+    """Where tenants need not be configured."""
+    async with place(UNKNOWN) as (made, url):
+        yield Terminal(made, url)
+
+
 def cells(line: str) -> list[str]:
     """Of a table's line: columns are at least two spaces apart."""
     return [cell.strip() for cell in line.split("  ") if cell.strip()]
@@ -92,7 +100,7 @@ async def test_a_tenant_is_made_changed_and_deleted(penstock: Terminal) -> None:
     assert ["weight", "plan"] in shown
     limits = {row[0]: row[1] for row in shown if len(row) > 2}
     assert limits["total_tokens-per-minute"] == "100,000 per minute, 200,000 at once"
-    assert limits["cost-per-month"] == "25.00 per month"
+    assert limits["cost-per-month"] == "25.00 per month (calendar)"
     assert (await penstock("tenants", "show", "acme")).out == made.out
 
     changed = await penstock(
@@ -115,6 +123,17 @@ async def test_a_tenant_is_made_changed_and_deleted(penstock: Terminal) -> None:
     gone = await penstock("tenants", "delete", "acme", "--yes")
     assert gone.out == "Tenant acme is deleted; keys revoked: 1.\n"
     assert await penstock.refused("tenants", "show", "acme") == "there is no tenant 'acme'"
+
+
+async def test_what_a_tenant_has_of_its_own_is_given_back_to_its_plan(penstock: Terminal) -> None:
+    own = ("--priority", "0", "--weight", "3", "--model", "a", "--on-store-failure", "closed")
+    made = await penstock("tenants", "create", "acme", "--plan", "gold", *own, "--json")
+    keys = ("priority", "weight", "models", "on_store_failure")
+    assert [made.json[key] for key in keys] == [0, 3, ["a"], "closed"]
+    plans = [word if word.startswith("--") else "plan" for word in own]
+    changed = await penstock("tenants", "set", "acme", *plans, "--json")
+    assert [changed.json[key] for key in keys] == [None] * 4
+    assert "not 'high'" in await penstock.refused("tenants", "set", "acme", "--priority", "high")
 
 
 async def test_a_tenant_from_a_file(penstock: Terminal, tmp_path: Path) -> None:
@@ -158,6 +177,14 @@ async def test_what_cannot_be_done_is_one_line(penstock: Terminal) -> None:
     assert "a time is written like 90d" in await refused(
         *("keys", "create", "fixed", "--expires", "soon")
     )
+    for words in (
+        ("keys", "create", "fixed"),
+        ("keys", "set", "ci"),
+        ("tenants", "create", "acme"),
+    ):
+        assert "repeat --model" in await refused(*words, "--model", "llama qwen")
+    assert "stands in the configuration" in await refused("keys", "set", "ci", "--name", "x")
+    assert "nothing to change" in await refused("keys", "set", "ci")
     assert "there is no key 'a/b'" in await refused("keys", "revoke", "a/b")
     assert "cannot group by 'hour'" in await refused("usage", "--by", "hour")
     assert "exclude each other" in await refused("usage", "--csv", "--json")
@@ -188,6 +215,31 @@ async def test_a_key_is_shown_once(penstock: Terminal) -> None:
         one["id"]: one["state"] for one in (await penstock("keys", "list", "--json")).json["keys"]
     }
     assert states == {"ci": "active", key_id: "revoked", new_id: "active"}
+
+
+async def test_a_key_is_changed(penstock: Terminal) -> None:
+    made = await penstock("keys", "create", "fixed", "--limit", "requests=3/day", "--quiet")
+    key_id = made.out.split("_")[1]
+    changed = await penstock(
+        *("keys", "set", key_id, "--name", "laptop", "--model", "llama-*", "--model", "qwen"),
+        *("--expires", "2040-01-01", "--limit", "cost=2/day", "--no-limit", "requests-per-day"),
+    )
+    assert [cells(line) for line in changed.out.splitlines()] == [
+        ["key", key_id],
+        ["tenant", "fixed"],
+        ["name", "laptop"],
+        ["state", "active"],
+        ["expires", "2040-01-01 00:00 UTC"],
+        ["models", "llama-* qwen"],
+        [],
+        ["own limit", "allowed", "separately by", "models", "pools", "mode"],
+        ["cost-per-day", "2.00 per day (calendar)", "all", "all", "enforced"],
+    ]
+    changed = await penstock("keys", "set", key_id, "--expires", "never", "--json")
+    assert (changed.json["expires"], changed.json["name"]) == (None, "laptop")
+    assert "it has no limit 'x' of its own" in await penstock.refused(
+        *("keys", "set", key_id, "--no-limit", "x")
+    )
 
 
 async def test_a_script_gets_the_key_alone(penstock: Terminal) -> None:
@@ -245,7 +297,29 @@ async def test_what_was_used(penstock: Terminal) -> None:
     assert as_csv.out.splitlines()[1] == "fixed,2,1501,400,101,1602,0.001703"
     assert (await penstock("usage", *DAYS, "--json")).json["total"]["requests"] == 2
     nothing = await penstock("usage", *DAYS, "--tenant", "nobody")
-    assert nothing.out == "Nothing was used from 2027-01-01 to 2027-01-15.\n"
+    assert nothing.out.splitlines() == [
+        "Nothing was used from 2027-01-01 to 2027-01-15.",
+        "There is no tenant 'nobody'.",
+    ]
+    nothing = await penstock("usage", "--from", "2026-12-01", "--to", "2026-12-02")
+    assert nothing.out == "Nothing was used from 2026-12-01 to 2026-12-02.\n"
+
+
+async def test_a_name_of_a_client_is_one_cell_of_one_row(penstock: Terminal) -> None:
+    eve = Subject("fixed", "ci", "eve\nann  1,000\u2028\u202ecba", "llama", "main")
+    await penstock.place.use(eve, Usage(1, 1), key_id="ci")
+    shown = await penstock("usage", *DAYS, "--by", "user")
+    assert len(shown.out.splitlines()) == 4  # the days, the columns, Eve and the total
+    assert shown.out.splitlines()[2].startswith("eve�ann  1,000��cba ")
+
+
+async def test_a_tenant_that_is_not_configured(unknown: Terminal) -> None:
+    shown = await unknown("limits", "--tenant", "nope")
+    first, _, row = shown.out.splitlines()
+    assert first == (
+        "The tenant 'nope' is not configured; the plan free of unknown_tenants would apply."
+    )
+    assert cells(row)[:2] == ["nope", "requests-per-day"]
 
 
 async def test_the_token(penstock: Terminal, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +60,11 @@ def loaded(tmp_path: Path, text: str, environment: dict[str, str] | None = None)
         (LIMIT.format("{count: concurrency, limit: 5, window: calendar}"), "window", "nothing"),
         (
             LIMIT.format("{count: requests, limit: 5, period: day, window: calendar, burst: 9}"),
+            "burst",
+            "window: rolling",
+        ),
+        (
+            LIMIT.format("{count: cost, limit: 5, period: month, burst: 9}"),
             "burst",
             "window: rolling",
         ),
@@ -385,10 +391,45 @@ def test_numbers_are_taken_as_they_are_written(tmp_path: Path) -> None:
             '{"count": "total_tokens", "limit": 1, "period": "day", "by": ["model"]}',
             "total_tokens-per-day-by-model",
         ),
+        (
+            '{"count": "requests", "limit": 1, "period": "day", "window": "calendar"}',
+            "requests-per-calendar-day",
+        ),
+        (
+            '{"count": "cost", "limit": 1, "period": "day", "window": "rolling"}',
+            "cost-per-rolling-day",
+        ),
+        (
+            '{"count": "requests", "limit": 1, "period": "minute", "models": ["small", "big"]}',
+            "requests-per-minute-for-big+small",
+        ),
+        (
+            '{"count": "concurrency", "limit": 1, "models": ["org/llama-*"], "pools": ["chat"]}',
+            "concurrency-for-org/llama-*-in-chat",
+        ),
     ],
 )
 def test_limits_are_named_by_what_they_count(text: str, name: str) -> None:
     assert Limit.model_validate_json(text).effective_name == name
+
+
+def test_limits_of_other_requests_have_other_names_and_no_name_is_long() -> None:
+    def name(**more: object) -> str:
+        limit = {"count": "requests", "limit": 1, "period": "day", **more}
+        return Limit.model_validate_json(orjson.dumps(limit)).effective_name
+
+    kinds: list[dict[str, object]] = [
+        {"models": models, "pools": pools}
+        for pools in ([], ["b"], ["a"], ["a", "b"], ["x" * 60])
+        for models in ([], ["a+b"], ["a", "b"], ["a-in-b"], ["a b"], ["a_b"], ["a|key=k"])
+    ]
+    kinds += [{"models": ["m" * 200 + end]} for end in "xy"]
+    kinds += [{"window": "calendar"}, {"by": ["key"]}]
+    names = {name(**kind) for kind in kinds}
+    assert len(names) == len(kinds)
+    assert max(map(len, names)) <= 96
+    assert not any("|" in one for one in names)
+    assert name(models=["a", "b"], limit=5) == name(models=["b", "a", "a"])
 
 
 def test_times_are_instants(tmp_path: Path) -> None:

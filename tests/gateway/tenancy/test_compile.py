@@ -135,6 +135,16 @@ tenants:
             CalendarWindow(150_000, Period.MONTH),
         ),
         (
+            "{count: cost, limit: 0.15, period: day}",
+            Dimension.MONEY,
+            CalendarWindow(150_000, Period.DAY),
+        ),
+        (
+            "{count: cost, limit: 3, period: month, window: rolling}",
+            Dimension.MONEY,
+            TokenBucket.per(Period.MONTH, 3_000_000),
+        ),
+        (
             "{count: cost, limit: 0.000001, period: hour, burst: 2.5}",
             Dimension.MONEY,
             TokenBucket(2_500_000, 1, 3_600_000),
@@ -160,20 +170,20 @@ pricing:
 tenants:
   - name: acme
     limits:
-      - {count: cost, limit: 1, period: day}
+      - {count: cost, limit: 1, period: hour}
       - {count: weighted_tokens, limit: 1000, period: day}
       - {name: own, count: weighted_tokens, limit: 1000, period: day, weights: {input: 2}}
       - {name: cel, count: weighted_tokens, limit: 1000, period: day, weights: {cel: "7"}}
 """,
     )
     assert charges(found.meters(Subject("acme", model="a")), USAGE) == {
-        "cost-per-day": 156,  # 600 * 0.15 + 400 * 0.015 + 100 * 0.6
+        "cost-per-hour": 156,  # 600 * 0.15 + 400 * 0.015 + 100 * 0.6
         "weighted_tokens-per-day": 600 + 40 + 4 * 40,
         "own": 2_000 + 100,
         "cel": 7,
     }
-    assert charges(found.meters(Subject("acme", model="b")), USAGE)["cost-per-day"] == 2_200
-    assert charges(found.meters(Subject("acme", model="c")), USAGE)["cost-per-day"] == 0
+    assert charges(found.meters(Subject("acme", model="b")), USAGE)["cost-per-hour"] == 2_200
+    assert charges(found.meters(Subject("acme", model="c")), USAGE)["cost-per-hour"] == 0
 
 
 def test_weighted_tokens_without_weights_are_total_tokens(tmp_path: Path) -> None:
@@ -303,7 +313,9 @@ def test_the_example(tmp_path: Path) -> None:
 )
 def test_money_is_exact_to_the_micro_unit(micros: int, period: str) -> None:
     written = f"{micros // 10**6}.{micros % 10**6:06d}"
-    money = limit(f'{{"count": "cost", "limit": {written}, "period": "{period}"}}')
+    money = limit(
+        f'{{"count": "cost", "limit": {written}, "period": "{period}", "window": "rolling"}}'
+    )
     found = Policies(Config()).of(Tenant(name="a", limits=(money,)))
     assert found.rules[0].rule == TokenBucket.per(Period(period), micros)
     again = Tenant.model_validate_json(Tenant(name="a", limits=(money,)).model_dump_json())

@@ -18,6 +18,7 @@ from gateway.tenancy.service import (
     AlreadyExists,
     InConfiguration,
     Invalid,
+    KeyChanges,
     RegistryUnavailable,
     StaleVersion,
     TenantAdmin,
@@ -107,6 +108,8 @@ async def test_what_is_in_the_file_is_changed_there(office: Office) -> None:
         await office.admin.revoke_key("ci")
     with pytest.raises(InConfiguration):
         await office.admin.rotate_key("ci")
+    with pytest.raises(InConfiguration):
+        await office.admin.update_key("ci", {"name": "x"})
     assert office.admin.get_key("ci").in_configuration
     made = await office.admin.create_key("infile")
     assert office.opens(made.text), "a tenant of the file may have keys that are made"
@@ -252,6 +255,62 @@ async def test_rotation_overlaps(office: Office) -> None:
     assert newest.record.line == old.record.id
     assert not office.opens(new.text)
     assert office.opens(newest.text)
+
+
+async def test_a_key_is_changed_and_stays_the_same_key(offices: Iterator[Office]) -> None:
+    here, there = next(offices), next(offices)
+    limit = {"count": "concurrency", "limit": 2}
+    made = await here.admin.create_key("infile", name="laptop", limits=[limit])
+    key_id = made.record.id
+    changed = await there.admin.update_key(
+        key_id, {"models": ["small-*"], "expires_s": NOW_S + HOUR_S}
+    )
+    assert (changed.record.models, changed.record.expires_s) == (("small-*",), NOW_S + HOUR_S)
+    assert (changed.record.name, len(changed.record.limits)) == ("laptop", 1)
+    assert changed.record.version == 2
+    await here.follower.poll()
+    caller = here.gate.identify(head_of({"x-api-key": made.text}))
+    assert caller.models == ("small-*",)
+
+    with pytest.raises(StaleVersion, match="version 2"):
+        await here.admin.update_key(key_id, {"name": "other"}, version=1)
+    changed = await here.admin.update_key(
+        key_id, {"name": "", "expires_s": None, "limits": ()}, version=2
+    )
+    record = changed.record
+    assert (record.name, record.expires_s, record.limits) == ("", None, ())
+    assert record.models == ("small-*",)
+
+
+async def test_an_expired_key_may_live_on_and_a_revoked_one_not(office: Office) -> None:
+    made = await office.admin.create_key("infile", expires_s=NOW_S + 10)
+    office.clock.now_s += 20
+    assert not office.opens(made.text)
+    await office.admin.update_key(made.record.id, {"expires_s": NOW_S + HOUR_S})
+    assert office.opens(made.text)
+    await office.admin.revoke_key(made.record.id)
+    with pytest.raises(Invalid, match="revoked"):
+        await office.admin.update_key(made.record.id, {"expires_s": None})
+    assert not office.opens(made.text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"expires_s": NOW_S - 1}, "expires"),
+        ({"name": "a\nb"}, "name"),
+        ({"models": [""]}, "models[0]"),
+        ({"limits": [{"count": "requests", "limit": 1}]}, "limits[0].period"),
+    ],
+)
+async def test_a_key_is_not_changed_to_what_is_unsound(
+    office: Office, changes: KeyChanges, key: str
+) -> None:
+    made = await office.admin.create_key("infile")
+    with pytest.raises(Invalid) as caught:
+        await office.admin.update_key(made.record.id, changes)
+    assert [found for found, _ in caught.value.problems] == [key]
+    assert office.admin.get_key(made.record.id).record == made.record
 
 
 async def test_rotation_keeps_the_length_of_a_life(office: Office) -> None:

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from picker.pipeline.mutate import with_model, with_usage
-from tests.picker.fleet import chat, decided, fleet
+from tests.picker.fleet import MODEL, chat, decided, fleet, head
 
 _TEXTS = st.sampled_from(
     ["model", "a", "stream_options", "é", '"model":"a"', "\\", '\\"', 'x"model', "null", "{", ""]
@@ -117,7 +117,11 @@ def test_many_names_in_one_body_cost_no_more_than_writing_it_anew() -> None:
         (b',"stream_options":"odd"', "odd", False),
         (b',"stream_options":[1]', [1], False),
         (b',"stream":false', None, False),
-        (b',"stream":"true"', None, False),
+        (b',"stream":0', None, False),
+        (b',"stream":"odd"', None, False),
+        (b',"stream":1', {"include_usage": True}, True),
+        (b',"stream":"Yes"', {"include_usage": True}, True),
+        (b',"stream_options":{"include_usage":1}', {"include_usage": 1}, False),
     ],
 )
 async def test_usage_is_asked_for_in_streams_only(
@@ -128,3 +132,10 @@ async def test_usage_is_asked_for_in_streams_only(
     assert orjson.loads(decision.body or body).get("stream_options") == sent
     assert decision.strip_usage == strips
     assert (decision.metadata.get("strip_usage") is True) == strips
+
+
+async def test_usage_is_asked_for_in_streams_of_token_ids() -> None:
+    body = orjson.dumps({"model": MODEL, "token_ids": [1], "stream": True, "sampling_params": {}})
+    decision = await decided(fleet(), body, head("/inference/v1/generate"))
+    assert orjson.loads(decision.body or body)["stream_options"] == {"include_usage": True}
+    assert decision.strip_usage

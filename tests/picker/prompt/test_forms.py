@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picker.prompt.forms import Form, Prompt, form_of, read_prompt, require_object
+from picker.prompt.forms import Form, Prompt, form_of, invoked, read_prompt, require_object
 from picker.prompt.messages import InvalidPrompt
 
 
@@ -31,6 +31,11 @@ from picker.prompt.messages import InvalidPrompt
         ("/v1/score", Form.SCORE),
         ("/tokenize", Form.TOKENIZE),
         ("/inference/v1/generate", Form.GENERATE),
+        ("/generate", Form.SGLANG),
+        ("/team-a/generate", Form.SGLANG),
+        ("/api/generate", None),
+        ("/generative_scoring", Form.GENERATIVE_SCORE),
+        ("/invocations", Form.INVOCATION),
         ("/v1/models", None),
         ("/v1/audio/transcriptions", None),
         ("/v1/images/generations", None),
@@ -354,7 +359,60 @@ JSON = st.recursive(
 )
 def test_any_json_is_a_prompt_or_invalid(form: Form, body: dict[str, object]) -> None:
     try:
+        form = invoked(body) if form is Form.INVOCATION else form
         prompt = read_prompt(form, body)
     except InvalidPrompt:
         return
     assert prompt.sequences
+
+
+@pytest.mark.parametrize(
+    ("body", "form"),
+    [
+        ({"messages": []}, Form.CHAT),
+        ({"prompt": "a"}, Form.COMPLETIONS),
+        ({"prompt_embeds": "AA=="}, Form.COMPLETIONS),
+        ({"input": "a", "messages": None}, Form.EMBEDDINGS),
+        ({"query": "q", "documents": ["d"]}, Form.RERANK),
+        ({"queries": "q", "documents": ["d"]}, Form.SCORE),
+        ({"text_1": "a", "text_2": "b"}, Form.SCORE),
+        ({"data_1": "a", "data_2": "b"}, Form.SCORE),
+    ],
+)
+def test_an_invocation_is_what_its_body_is(body: dict[str, object], form: Form) -> None:
+    assert invoked(body) is form
+
+
+@pytest.mark.parametrize("body", [{}, {"messages": [], "prompt": "a"}, {"prompt": "a", "input": 1}])
+def test_an_invocation_that_may_be_several_is_refused(body: dict[str, object]) -> None:
+    with pytest.raises(InvalidPrompt, match="one API"):
+        invoked(body)
+
+
+def test_sglangs_own_prompts() -> None:
+    assert read_prompt(Form.SGLANG, {"text": ["ab", "c"]}) == Prompt((b"ab", b"c"), 3, 0)
+    assert read_prompt(Form.SGLANG, {"text": None, "input_ids": [[1, 2], [3]]}).token_ids == 3
+    media = {"text": "a", "image_data": [["x", "y"], None], "audio_data": "z"}
+    assert read_prompt(Form.SGLANG, media).media_items == 3
+    wrong: list[dict[str, object]] = [{}, {"text": ""}, {"input_ids": []}, {"text": 5}]
+    for body in wrong:
+        with pytest.raises(InvalidPrompt):
+            read_prompt(Form.SGLANG, body)
+
+
+def test_generative_scoring_puts_the_query_to_each_item() -> None:
+    texts = {"query": "Q", "items": ["ab", "c"]}
+    assert read_prompt(Form.GENERATIVE_SCORE, texts) == Prompt((b"Qab", b"Qc"), 5, 0)
+    turned = read_prompt(Form.GENERATIVE_SCORE, {**texts, "item_first": True})
+    assert turned.sequences == (b"abQ", b"cQ")
+    ids = read_prompt(Form.GENERATIVE_SCORE, {"query": [1, 2], "items": [[3], [4, 5]]})
+    assert (ids.token_ids, ids.text_bytes) == (7, 0)
+    wrong: list[dict[str, object]] = [
+        {"query": ["a", "b"], "items": ["c"]},
+        {"query": "a", "items": [[1]]},
+        {"query": [1], "items": ["a"]},
+        {"query": "a"},
+    ]
+    for body in wrong:
+        with pytest.raises(InvalidPrompt):
+            read_prompt(Form.GENERATIVE_SCORE, body)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
+from typing import cast
 
+import grpc
 import pytest
 from envoy.config.core.v3.base_pb2 import Metadata
 from envoy.service.ext_proc.v3.external_processor_pb2 import (
@@ -14,8 +17,12 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
     ProcessingResponse,
 )
 
+from picker.server.exchange import StandardExchange
+from picker.server.ext_proc import Context
 from picker.server.listen import Address, Listeners, Servers
-from tests.picker.fleet import address, chat
+from policies.limits.prices import Usage
+from tests.picker.accounts import Accounts
+from tests.picker.fleet import address, chat, fleet
 from tests.picker.server.conftest import Served
 from tests.picker.server.edge import SSE, Call, Edge, header_map
 
@@ -112,6 +119,41 @@ async def test_a_decision_that_cannot_be_written_is_given_back(edge: Edge, serve
         await processor._buffered(HEAD, read_body, write)
     assert edge.fleet.is_settled
     assert [done.reason for done in edge.fleet.seen.completions] == ["client_aborted"]
+
+
+class Broken:
+    """A gateway's side of a standard stream, gone at the write of a number."""
+
+    def __init__(self, fails_at: int) -> None:
+        self._left = fails_at
+        self._messages: list[object] = [BODY, grpc.aio.EOF]
+
+    async def read(self) -> object:
+        return self._messages.pop(0)
+
+    async def write(self, _: bytes) -> None:
+        self._left -= 1
+        if self._left == 0:
+            raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize(
+    ("fails_at", "charged"),
+    [(1, []), (2, []), (99, [Usage(0, 0)])],
+    ids=["decision", "body", "whole request sent"],
+)
+async def test_what_no_replica_can_have_seen_is_not_charged(
+    fails_at: int, charged: list[Usage]
+) -> None:
+    made, accounts = fleet(), Accounts()
+    made.picker.traffic.limiter = accounts
+    context = cast("Context", Broken(fails_at))
+    with contextlib.suppress(asyncio.CancelledError):
+        await StandardExchange(made.picker, context, HEAD).run()
+    assert made.is_settled
+    assert [done.reason for done in made.seen.completions] == ["client_aborted"]
+    assert accounts.settled == charged
+    assert accounts.released == 1 - len(charged)
 
 
 @pytest.mark.parametrize("transport", ["fast"], indirect=True)

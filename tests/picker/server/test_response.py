@@ -73,6 +73,19 @@ def test_half_an_event_is_not_counted() -> None:
         ),
         ({"usage": {"completion_tokens_details": {"reasoning_tokens": -1}}}, Usage()),
         ({"message": {"usage": {"input_tokens": 7, "output_tokens": 1}}}, Usage(7)),
+        (
+            {"usage": {"prompt_tokens": 100, "cache_read_input_tokens": 80}},
+            Usage(100, None, 80),
+        ),
+        (
+            {"usage": {"prompt_tokens": 2**31, "completion_tokens": 2**31 - 1}},
+            Usage(None, 2**31 - 1),
+        ),
+        (
+            {"meta_info": {"prompt_tokens": 9, "completion_tokens": 4, "cached_tokens": 3}},
+            Usage(9, 4, 3),
+        ),
+        ({"meta_info": []}, Usage()),
         ([], Usage()),
         (None, Usage()),
     ],

@@ -71,3 +71,20 @@ def test_a_good_token_beside_a_bad_one() -> None:
 def test_no_token(metadata: Mapping[str, object]) -> None:
     told = head(metadata)
     assert (told.claims, told.claims_error) == ({}, "")
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        ("/v1/chat/completions?api-version=1", "/v1/chat/completions"),
+        ("/v1/chat%2fcompletions", "/v1/chat/completions"),
+        ("/v1%2Fchat/%63ompletions?a=%2f", "/v1/chat/completions"),
+        ("//v1//chat%2F/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions#x", "/v1/chat/completions"),
+        ("/v1/chat%252fcompletions", "/v1/chat%2fcompletions"),
+        ("/v1/models/a%23b%3Fc", "/v1/models/a#b?c"),
+    ],
+)
+def test_a_path_is_read_as_the_engines_server_does(sent: str, read: str) -> None:
+    headers = HttpHeaders(headers=header_map({":path": sent, ":method": "POST"}))
+    assert request_head(ProcessingRequest(request_headers=headers), 0.0).path == read

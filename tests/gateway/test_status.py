@@ -1,0 +1,21 @@
+"""What the admin API shows of the configuration."""
+
+from __future__ import annotations
+
+import json
+
+from gateway.config.schema import Config
+from gateway.status import config_document
+
+
+def test_hashes_of_keys_are_not_told() -> None:
+    key = {"id": "ci", "sha256": "0" * 64}
+    other = {"id": "cd", "sha256": {"env": "CD_SHA256"}}
+    written = {"tenants": [{"name": "acme", "keys": [key, other]}, {"name": "b"}]}
+    shown = config_document(Config.model_validate_json(json.dumps(written)))
+    text = json.dumps(shown)
+    assert "0" * 64 not in text
+    assert [tenant["name"] for tenant in json.loads(text)["tenants"]] == ["acme", "b"]
+    first, second = json.loads(text)["tenants"][0]["keys"]
+    assert first["sha256"] == "<sha256>"
+    assert second["sha256"]["env"] == "CD_SHA256"

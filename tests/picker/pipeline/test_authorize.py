@@ -1,0 +1,156 @@
+"""Who may use what: models by their patterns, paths by what limits can see of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+import pytest
+
+from picker.caller import Caller
+from picker.decision import Answer, Decision, RequestHead
+from picker.settings import RewriteRule, RewriteTarget
+from policies.limits.plan import LimitRule, TenantPolicy
+from policies.limits.types import CalendarWindow, Dimension, Period
+from tests.picker.accounts import Accounts
+from tests.picker.fleet import MODEL, Fleet, ask, chat, fleet, head
+
+OTHER = "other"
+TEXT = orjson.dumps({"model": MODEL, "prompt": "a"})
+
+
+class Door:
+    """Everybody is this tenant."""
+
+    def __init__(self, policy: TenantPolicy) -> None:
+        self._caller = Caller(policy)
+
+    def identify(self, head: RequestHead) -> Caller:
+        return self._caller
+
+
+def place(policy: TenantPolicy) -> Fleet:
+    made = fleet(models=(MODEL, OTHER))
+    made.configure(rewrites=[RewriteRule("*", (RewriteTarget(OTHER),))])
+    made.picker.gate = Door(policy)
+    made.picker.traffic.limiter = Accounts()
+    return made
+
+
+def rule(dimension: Dimension, *, shadow: bool = False) -> LimitRule:
+    return LimitRule("limit", dimension, CalendarWindow(1_000_000, Period.DAY), shadow=shadow)
+
+
+def code(outcome: Decision | Answer) -> str:
+    """Of the refusal, "" for none."""
+    if isinstance(outcome, Decision):
+        return ""
+    error = orjson.loads(outcome.body)["error"]
+    assert outcome.status == 403, error
+    return str(error.get("code", error["type"]))
+
+
+RESTRICTED = TenantPolicy("acme", models=(MODEL,))
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", chat(model=None)),
+        ("/v1/chat/completions", chat(model="")),
+        ("/v1/completions", b'{"prompt": "a"}'),
+        ("/v1/embeddings", b'{"input": "a"}'),
+        ("/v1/responses", b'{"input": "a"}'),
+        ("/rerank", b'{"query": "a", "documents": ["b"]}'),
+        ("/v1/score", b'{"text_1": "a", "text_2": "b"}'),
+        ("/tokenize", b'{"prompt": "a"}'),
+        ("/inference/v1/generate", b'{"token_ids": [1]}'),
+        ("/generate", b'{"text": "a"}'),
+        ("/generative_scoring", b'{"query": "a", "items": ["b"]}'),
+        ("/invocations", b'{"prompt": "a"}'),
+        ("/opaque", b"{}"),
+    ],
+)
+async def test_who_may_use_some_models_only_must_name_one(path: str, body: bytes) -> None:
+    assert code(await ask(place(RESTRICTED), body, head(path))) == "model_not_allowed"
+
+
+async def test_messages_too() -> None:
+    body = orjson.dumps({"max_tokens": 5, "messages": [{"role": "user", "content": "a"}]})
+    outcome = await ask(place(RESTRICTED), body, head("/v1/messages"))
+    assert code(outcome) == "permission_error"
+
+
+async def test_every_name_must_be_allowed() -> None:
+    made = place(RESTRICTED)
+    assert code(await ask(made, chat())) == ""
+    assert code(await ask(made, chat(model=OTHER))) == "model_not_allowed"
+    rewritten = head(x_gateway_model_name_rewrite=OTHER)
+    assert code(await ask(made, chat(), rewritten)) == "model_not_allowed"
+    for adapters in (OTHER, [None, OTHER]):
+        body = chat(lora_path=adapters)
+        assert code(await ask(made, body)) == "model_not_allowed"
+    assert code(await ask(made, b"", head("/v1/responses/resp_1", "GET"))) == ""
+
+
+METERED = [
+    (rule(Dimension.TOTAL_TOKENS),),
+    (rule(Dimension.WEIGHTED_TOKENS),),
+    (rule(Dimension.REQUESTS), rule(Dimension.MONEY)),
+]
+NOT_METERED = [
+    (),
+    (rule(Dimension.REQUESTS), rule(Dimension.CONCURRENCY)),
+    (rule(Dimension.TOTAL_TOKENS, shadow=True),),
+]
+SEVERAL = {"text": "a", "stream": 1, "sampling_params": {"n": 2}}
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "body"),
+    [
+        ("/api/generate", "POST", b"{}"),
+        ("/api/generate", "PUT", b"{}"),
+        ("/cohere/v2/chat", "POST", chat()),
+        ("/v1/chat/completions/batch", "POST", chat()),
+        ("/anything", "POST", b""),
+        ("/generate", "POST", orjson.dumps({"model": MODEL, **SEVERAL})),
+        ("/generate", "POST", b'{"model": "llama", "text": ["a", "b"], "stream": true}'),
+    ],
+)
+async def test_what_no_limit_would_see_is_refused_to_who_has_limits(
+    path: str, method: str, body: bytes
+) -> None:
+    for rules in METERED:
+        outcome = await ask(place(TenantPolicy("acme", rules)), body, head(path, method))
+        assert code(outcome) == "path_not_metered", rules
+    for rules in NOT_METERED:
+        outcome = await ask(place(TenantPolicy("acme", rules)), body, head(path, method))
+        assert code(outcome) == "", rules
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "body"),
+    [
+        ("/v1/chat/completions", "POST", chat()),
+        ("/v1/completions", "POST", TEXT),
+        ("/generate", "POST", b'{"model": "llama", "text": ["a", "b"]}'),
+        ("/generate", "POST", b'{"model": "llama", "text": "a", "stream": true}'),
+        ("/tokenize", "POST", TEXT),
+        ("/detokenize", "POST", b'{"tokens": [1]}'),
+        ("/v1/chat/completions/render", "POST", chat()),
+        ("/v1/messages/render", "POST", chat()),
+        ("/v1/completions/derender", "POST", b"{}"),
+        ("/v1/audio/transcriptions", "POST", b"--"),
+        ("/v1/audio/speech", "POST", b"{}"),
+        ("/v1/images/generations", "POST", b"{}"),
+        ("/v1/responses/resp_1/cancel", "POST", b""),
+        ("/v1/responses/resp_1", "GET", b""),
+        ("/v1/responses/resp_1", "DELETE", b""),
+        ("/health", "GET", b""),
+    ],
+)
+async def test_what_is_metered_or_harmless_is_not(path: str, method: str, body: bytes) -> None:
+    policies: Sequence[TenantPolicy] = [TenantPolicy("acme", rules) for rules in METERED]
+    for policy in policies:
+        assert code(await ask(place(policy), body, head(path, method))) == ""
