@@ -1,0 +1,341 @@
+"""One engine in virtual time: requests in, events out, and nothing happens in between.
+
+The engine is told the time and never waits. Decode steps that only add a token to every running
+sequence are not run one by one: a *plateau* of them is described by the end of its first step and
+the arithmetic of the rest, and `advance` moves along it in one go. Both ways give the same bits,
+because the end of a plateau's n-th step is one expression either way.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+from collections import deque
+from dataclasses import dataclass
+from math import inf, sqrt
+
+from loadtests.sim.model.kv import BlockListener
+from loadtests.sim.model.profile import Profile
+from loadtests.sim.model.request import EngineRequest, Sequence, State
+from loadtests.sim.model.scheduler import Limits, Scheduler, Step
+from loadtests.sim.model.step_time import StepTime
+
+_FIRST_USES = 5
+"""Steps with prefill that a server needs to have seen every kernel it will want: each meets a
+batch of another shape. The number explains mean and p99 of measured latencies together."""
+
+
+class Kind(enum.Enum):
+    """What an event tells."""
+
+    FIRST_TOKEN = "first_token"  # noqa: S105
+    FINISHED = "finished"
+    PREEMPTED = "preempted"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something a client (or, for PREEMPTED, an observer) sees at ``at_s``.
+
+    A sequence of one token has a FIRST_TOKEN and a FINISHED at the same time.
+    """
+
+    at_s: float
+    kind: Kind
+    sequence: Sequence
+
+
+@dataclass(slots=True)
+class _Plateau:
+    """Equal decode steps; step 0 is on the accelerator when it begins, and ends at ``end_s``."""
+
+    end_s: float
+    step_s: float
+    """Duration of step 1."""
+    growth_s: float
+    """By which each step is longer than the one before: every context is a token more."""
+    rounds: int
+    """Steps after step 0 whose composition is certain."""
+    done: int = 0
+    """Steps that are over."""
+
+    def ends_s(self, step: int) -> float:
+        """End of the plateau's step, 0 ..."""
+        return self.end_s + step * (self.step_s + self.growth_s * (step - 1) / 2)
+
+    def over_at(self, now_s: float) -> int:
+        """How many steps have ended by now, at most ``rounds``."""
+        if now_s < self.end_s:
+            return 0
+        if now_s >= self.ends_s(self.rounds - 1):
+            return self.rounds
+        gap, half = now_s - self.end_s, self.growth_s / 2
+        if half * gap > 1e-9 * self.step_s**2:
+            slope = self.step_s - half
+            guess = (sqrt(slope * slope + 4 * half * gap) - slope) / (2 * half)
+        else:
+            guess = gap / self.step_s
+        steps = min(int(guess) + 1, self.rounds)
+        while steps < self.rounds and self.ends_s(steps) <= now_s:
+            steps += 1
+        while steps and self.ends_s(steps - 1) > now_s:
+            steps -= 1
+        return steps
+
+
+class Engine:
+    """An engine of a profile. ``cold``: a server just started, which pays for first uses.
+
+    Times given to `add`, `abort` and `advance` must not go back.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        limits: Limits,
+        *,
+        listener: BlockListener | None = None,
+        cold: bool = False,
+        skip: bool = True,
+    ) -> None:
+        self.profile = profile
+        self.scheduler = Scheduler(limits, listener)
+        self.steps = 0
+        """Run or skipped over."""
+        self.iterations = 0
+        """Run."""
+        self.busy_s = 0.0
+        """Time with a step on the accelerator."""
+        self._slowdown = 1.0
+        self._time = StepTime(profile)
+        self._ahead = limits.async_scheduling
+        self._first_uses = _FIRST_USES if cold else 0
+        self._skip = skip
+        self._inbox: list[tuple[float, int, Sequence]] = []
+        self._outbox: deque[Event] = deque()
+        self._current: Step | None = None
+        self._end_s = 0.0
+        self._queued: Step | None = None
+        self._plateau: _Plateau | None = None
+        self._added = 0
+
+    def add(self, request: EngineRequest, now_s: float) -> Sequence:
+        """A client sends a request. Raises ValueError when it can never run."""
+        self._added += 1
+        profile = self.profile
+        ready_s = now_s + profile.input_s + profile.input_token_s * request.prompt_tokens
+        sequence = self.scheduler.enter(request, now_s)
+        heapq.heappush(self._inbox, (ready_s, self._added, sequence))
+        return sequence
+
+    def abort(self, sequence: Sequence, now_s: float) -> list[Event]:
+        """A client goes away: blocks are free at once. Gives the events up to now."""
+        events = self.advance(now_s)
+        if sequence.done:
+            return events
+        left = [entry for entry in self._inbox if entry[2] is not sequence]
+        if len(left) < len(self._inbox):
+            heapq.heapify(left)
+            self._inbox = left
+            sequence.state = State.ABORTED
+        else:
+            self._plateau = None
+            self.scheduler.abort(sequence)
+        return events
+
+    @property
+    def running_sequences(self) -> int:
+        """In the batch."""
+        return len(self.scheduler.running)
+
+    @property
+    def waiting_sequences(self) -> int:
+        """In the queue, or on the way to it."""
+        return len(self.scheduler.waiting) + len(self._inbox)
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of the KV blocks that sequences hold, 0..1, as of the last `advance`."""
+        pool = self.scheduler.pool
+        return pool.used_blocks / pool.num_blocks
+
+    def slow_down(self, factor: float, now_s: float) -> list[Event]:
+        """Every step that starts from now on takes ``factor`` times as long."""
+        events = self.advance(now_s)
+        self._plateau = None
+        self._slowdown = factor
+        return events
+
+    @property
+    def idle(self) -> bool:
+        """Nothing to do and nothing to tell."""
+        return self._current is None and not self._inbox and not self._outbox
+
+    def next_event_s(self) -> float:
+        """When `advance` should be called next, at the latest; inf when idle.
+
+        Nothing that anybody can see happens before it, unless a request is added or aborted.
+        """
+        soonest = self._outbox[0].at_s if self._outbox else inf
+        if self._inbox and self._current is None:
+            soonest = min(soonest, self._inbox[0][0])
+        if self._current is not None:
+            plateau = self._plateau
+            if plateau is None:
+                soonest = min(soonest, self._end_s)
+            else:
+                end_s = plateau.ends_s(plateau.rounds)
+                if self._inbox and not self._full():
+                    arrival_s = self._inbox[0][0]
+                    end_s = min(end_s, max(arrival_s, plateau.ends_s(plateau.done)))
+                soonest = min(soonest, end_s)
+        return soonest
+
+    def advance(self, now_s: float) -> list[Event]:
+        """Let time pass until ``now_s``; what clients have seen by then, in order."""
+        while True:
+            if self._current is None:
+                if not self._inbox or self._inbox[0][0] > now_s:
+                    break
+                self._receive(self._inbox[0][0])
+                self._start(max(self._end_s, self.scheduler.waiting[0].arrived_s))
+                continue
+            if self._plateau is not None:
+                if not self._move(now_s):
+                    break
+                continue
+            if self._end_s > now_s:
+                break
+            self._finish_step()
+        told: list[Event] = []
+        while self._outbox and self._outbox[0].at_s <= now_s:
+            told.append(self._outbox.popleft())
+        return told
+
+    def _receive(self, now_s: float) -> None:
+        """What has reached the scheduler's queue by now."""
+        while self._inbox and self._inbox[0][0] <= now_s:
+            ready_s, _, sequence = heapq.heappop(self._inbox)
+            sequence.arrived_s = ready_s
+            self.scheduler.waiting.append(sequence)
+
+    def _full(self) -> bool:
+        return len(self.scheduler.running) >= self.scheduler.limits.max_num_seqs
+
+    def _start(self, now_s: float) -> None:
+        """The accelerator is free: put the next step on it, and with `ahead` one more behind."""
+        step = self._schedule(now_s)
+        self._current = step
+        if step is None:
+            return
+        self._end_s = now_s + self._duration_s(step)
+        if self._ahead:
+            self._queued = self._schedule(now_s)
+        self._try_plateau()
+
+    def _finish_step(self) -> None:
+        step = self._current
+        assert step is not None
+        now_s = self._end_s
+        self._tell(self.scheduler.complete(step), now_s)
+        self._receive(now_s)
+        if not self._ahead or self._queued is None:
+            self._current = self._queued = None
+            self._start(now_s)
+            return
+        self._current = self._queued
+        self._end_s = now_s + self._duration_s(self._current)
+        self._queued = self._schedule(now_s)
+        self._try_plateau()
+
+    def _schedule(self, now_s: float) -> Step | None:
+        step = self.scheduler.schedule(now_s)
+        for victim in self.scheduler.preempted:
+            self._post(Event(now_s, Kind.PREEMPTED, victim))
+        return step
+
+    def _duration_s(self, step: Step) -> float:
+        duration_s = self._time.step_s(step.work) + step.adapter_loads * self.profile.adapter_load_s
+        if self._first_uses and step.prefill:
+            duration_s += self.profile.first_use_s
+            self._first_uses -= 1
+        duration_s *= self._slowdown
+        self.steps += 1
+        self.iterations += 1
+        self.busy_s += duration_s
+        return duration_s
+
+    def _tell(self, advanced: list[Sequence], now_s: float) -> None:
+        seen_s = now_s + self.profile.output_s
+        for sequence in advanced:
+            if sequence.generated_tokens == 1:
+                sequence.first_token_s = seen_s
+                self._post(Event(seen_s, Kind.FIRST_TOKEN, sequence))
+            if sequence.done:
+                sequence.finished_s = seen_s
+                self._post(Event(seen_s, Kind.FINISHED, sequence))
+
+    def _post(self, event: Event) -> None:
+        """Into the outbox, which stays in order of time."""
+        later: list[Event] = []
+        while self._outbox and self._outbox[-1].at_s > event.at_s:
+            later.append(self._outbox.pop())
+        self._outbox.append(event)
+        self._outbox.extend(reversed(later))
+
+    def _try_plateau(self) -> None:
+        """Enter a plateau if all steps in flight are decodes of all that run."""
+        self._plateau = None
+        current, queued = self._current, self._queued
+        running = self.scheduler.running
+        if current is None or not current.plain or current.decode != running:
+            return
+        if self._ahead and (queued is None or not queued.plain or queued.decode != running):
+            return
+        if len(running) >= self.scheduler.limits.max_num_batched_tokens:
+            return
+        if not self.scheduler.blocked():
+            return
+        rounds = self.scheduler.steady_rounds()
+        if rounds < 2:
+            return
+        context_tokens = current.decode_context_tokens + len(running)
+        growth_s = self._time.context_token_s * len(running) * self._slowdown
+        step_s = self._time.decode_s(len(running), context_tokens) * self._slowdown
+        self._plateau = _Plateau(self._end_s, step_s, growth_s, rounds)
+
+    def _move(self, now_s: float) -> bool:
+        """Along the plateau, until now or until it ends; False when nothing more ends by now."""
+        plateau = self._plateau
+        assert plateau is not None
+        over = plateau.over_at(now_s)
+        if self._inbox and not self._full():
+            # The round in which an arrival is seen is scheduled as any other.
+            ready_s = self._inbox[0][0]
+            if ready_s <= now_s:
+                over = min(over, plateau.over_at(ready_s))
+                seen = plateau.ends_s(over - 1) >= ready_s if over else False
+                over -= seen
+                if over <= plateau.done:
+                    self._plateau = None
+                    return True
+        if not self._skip:
+            over = min(over, plateau.done + 1)
+        rounds = over - plateau.done
+        if rounds:
+            self.scheduler.repeat(rounds)
+            self.steps += rounds
+            self.busy_s += plateau.ends_s(over) - plateau.ends_s(plateau.done)
+            plateau.done = over
+            self._end_s = plateau.ends_s(over)
+            self._age(rounds)
+        if over == plateau.rounds:
+            self._plateau = None
+            return True
+        return rounds > 0
+
+    def _age(self, rounds: int) -> None:
+        """The steps in flight are those of `rounds` later."""
+        for step in (self._current, self._queued):
+            if step is not None:
+                step.decode_context_tokens += rounds * len(step.decode)

@@ -1,0 +1,308 @@
+"""From measurements to profiles, and from profiles to predictions: the table of the truth.
+
+    python -m loadtests.sim.model.fit FILE [--predict OTHER] [--save FOLDER] [--seeds 3]
+
+Profiles are fitted to the `codegen` experiments of FILE, one per model, accelerator and tensor
+parallel size; every other experiment of FILE (and all of OTHER) is then predicted and compared.
+A server without such an experiment is predicted with the built-in profile of its name, or, with a
+warning, from data sheets alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loadtests.sim.model.calibrate import (
+    calibration_experiments,
+    fit_profile,
+    prior_profile,
+)
+from loadtests.sim.model.catalogue import ACCELERATORS, Accelerator, UnknownModelError
+from loadtests.sim.model.client import StageResult, replay
+from loadtests.sim.model.measured import Experiment, MeasuredError, Stage, read_measured
+from loadtests.sim.model.profile import Profile, ProfileError, built_in, write_profile
+
+METRICS = (
+    "time_per_output_token",
+    "request_latency",
+    "time_to_first_token",
+    "completed",
+    "failures",
+    "output_tokens_per_sec",
+)
+TARGETS = {
+    "time_per_output_token": 0.07,
+    "request_latency": 0.07,
+    "time_to_first_token": 0.15,
+    "completed": 0.10,
+    "output_tokens_per_sec": 0.10,
+}
+"""Relative errors that a believable engine model stays within."""
+
+
+_WIDTH = 100
+"""Columns that the table needs; a narrower terminal folds its lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One metric of one stage. Times in seconds (means), rates per second."""
+
+    experiment: str
+    stage: int
+    rate: float
+    metric: str
+    predicted: float
+    measured: float | None
+    calibrated_on: bool
+    """The profile was fitted to this very experiment."""
+    overloaded: bool
+    """The real server failed requests."""
+
+    @property
+    def error(self) -> float | None:
+        """Relative; None where nothing (or zero) was measured."""
+        if not self.measured:
+            return None
+        return self.predicted / self.measured - 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A server's profile, and how inference-perf counts what that model says."""
+
+    profile: Profile
+    fitted_to: str | None = None
+    counted_share: float | None = None
+    """Tokens that the client counts in an answer, per token generated: it tokenizes the text."""
+
+
+def calibrate(
+    experiments: Sequence[Experiment],
+    accelerator: Accelerator,
+    *,
+    seed: int = 0,
+    told: Callable[[str], None] = lambda line: None,
+) -> dict[str, Calibration]:
+    """A calibration for each server that has a calibration experiment, by server name."""
+    found: dict[str, Calibration] = {}
+    for experiment in calibration_experiments(experiments):
+        name = experiment.server_name
+        if name in found:
+            continue
+        told(f"{name}: fitting to {experiment.experiment}")
+
+        def progress(replays: int, misfit: float, name: str = name) -> None:
+            told(f"{name}: {replays} replays, misfit {misfit:.2f}")
+
+        fit = fit_profile(experiment, accelerator, seed=seed, told=progress)
+        found[name] = Calibration(fit.profile, experiment.experiment, _counted_share(experiment))
+    return found
+
+
+def profile_for(
+    experiment: Experiment,
+    calibrations: Mapping[str, Calibration],
+    accelerator: Accelerator,
+    told: Callable[[str], None] = lambda line: None,
+) -> Calibration:
+    """Fitted, built in, or from data sheets. Raises UnknownModelError for an unknown model."""
+    fitted = calibrations.get(experiment.server_name)
+    if fitted is not None:
+        return fitted
+    prior = prior_profile(experiment, accelerator)
+    try:
+        return Calibration(built_in(prior.name))
+    except ProfileError:
+        told(f"{experiment.experiment}: no profile {prior.name}; using data sheets alone")
+        return Calibration(prior)
+
+
+def predict(
+    experiments: Iterable[Experiment],
+    calibrations: Mapping[str, Calibration],
+    accelerator: Accelerator,
+    *,
+    seeds: int = 3,
+    told: Callable[[str], None] = lambda line: None,
+) -> list[Prediction]:
+    """Every stage of every experiment, as the mean over ``seeds`` replays."""
+    predictions: list[Prediction] = []
+    for experiment in experiments:
+        calibration = profile_for(experiment, calibrations, accelerator, told)
+        told(f"{experiment.experiment}: replaying")
+        runs = [
+            replay(experiment, calibration.profile, seed=100 + number) for number in range(seeds)
+        ]
+        for index, load in enumerate(experiment.load.stages):
+            stage = experiment.stages[index] if index < len(experiment.stages) else Stage()
+            share = calibration.counted_share or _stage_share(experiment, stage) or 1.0
+            ours = [_metrics(run[index], share) for run in runs]
+            theirs = _measured(stage) if index < len(experiment.stages) else {}
+            predictions.extend(
+                Prediction(
+                    experiment.experiment,
+                    index,
+                    load.rate,
+                    metric,
+                    fmean(each[metric] for each in ours),
+                    theirs.get(metric),
+                    calibration.fitted_to == experiment.experiment,
+                    stage.failures > 0,
+                )
+                for metric in METRICS
+            )
+    return predictions
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A target and what came of it: the median error over the stages it is about."""
+
+    what: str
+    error: float
+    target: float
+
+    @property
+    def met(self) -> bool:
+        """Within the target."""
+        return self.error <= self.target
+
+
+def verdicts(predictions: Sequence[Prediction]) -> list[Verdict]:
+    """Over the stages that nothing was fitted to."""
+    found: list[Verdict] = []
+    for overloaded in (False, True):
+        metrics = METRICS[3:] if overloaded else METRICS[:3]
+        for metric in metrics:
+            errors = [
+                abs(each.error)
+                for each in predictions
+                if each.metric == metric
+                and each.overloaded is overloaded
+                and not each.calibrated_on
+                and each.error is not None
+            ]
+            if errors and metric in TARGETS:
+                kind = "overload" if overloaded else "held out"
+                found.append(Verdict(f"{kind}: {metric}", median(errors), TARGETS[metric]))
+    return found
+
+
+def _metrics(result: StageResult, counted_share: float) -> dict[str, float]:
+    return {
+        "time_per_output_token": fmean(result.output_token_s or [0.0]),
+        "request_latency": fmean(result.latency_s or [0.0]),
+        "time_to_first_token": fmean(result.first_token_s or [0.0]),
+        "completed": float(result.completed),
+        "failures": float(result.failures),
+        "output_tokens_per_sec": result.output_tokens_per_s * counted_share,
+    }
+
+
+def _measured(stage: Stage) -> dict[str, float | None]:
+    return {
+        "time_per_output_token": stage.time_per_output_token.mean,
+        "request_latency": stage.request_latency.mean,
+        "time_to_first_token": stage.time_to_first_token.mean,
+        "completed": float(stage.count),
+        "failures": float(stage.failures),
+        "output_tokens_per_sec": stage.throughput.output_tokens_per_sec,
+    }
+
+
+def _stage_share(experiment: Experiment, stage: Stage) -> float | None:
+    counted = stage.output_len.mean
+    return counted / experiment.prompts.output_len if counted else None
+
+
+def _counted_share(experiment: Experiment) -> float | None:
+    shares = [share for stage in experiment.stages if (share := _stage_share(experiment, stage))]
+    return fmean(shares) if shares else None
+
+
+def table(predictions: Sequence[Prediction]) -> Table:
+    """Predicted and measured side by side; fitted stages are marked."""
+    shown = Table(title="Engine model against real servers")
+    for heading in ("experiment", "requests/s", "metric", "measured", "predicted", "error"):
+        shown.add_column(
+            heading, justify="left" if heading in ("experiment", "metric") else "right"
+        )
+    previous = ("", -1)
+    for each in predictions:
+        first = (each.experiment, each.stage) != previous
+        if first and previous[0]:
+            shown.add_section()
+        previous = (each.experiment, each.stage)
+        name = each.experiment + (" (fitted)" if each.calibrated_on else "")
+        shown.add_row(
+            name if first else "",
+            f"{each.rate:g}" if first else "",
+            each.metric,
+            "" if each.measured is None else f"{each.measured:.5g}",
+            f"{each.predicted:.5g}",
+            "" if each.error is None else f"{each.error:+.1%}",
+        )
+    return shown
+
+
+def main(
+    file: Annotated[Path, typer.Argument(help="measurements to fit to, and to compare with")],
+    predict_file: Annotated[
+        list[Path] | None, typer.Option("--predict", help="further measurements to predict")
+    ] = None,
+    accelerator: Annotated[str, typer.Option(help="where a file does not say")] = "h100",
+    seeds: Annotated[int, typer.Option(min=1, help="replays that are averaged")] = 3,
+    save: Annotated[Path | None, typer.Option(help="folder for the fitted profiles")] = None,
+    refit: Annotated[bool, typer.Option(help="off: use the built-in profiles")] = True,
+    output: Annotated[Path | None, typer.Option("--json", help="predictions as JSON")] = None,
+) -> None:
+    """Fit profiles to measurements and print how well they predict the rest."""
+    console, progress = Console(), Console(stderr=True)
+    console.width = max(console.width, _WIDTH)
+
+    def told(line: str) -> None:
+        progress.print(line, style="dim", highlight=False)
+
+    try:
+        chip = ACCELERATORS[accelerator]
+    except KeyError:
+        known = ", ".join(ACCELERATORS)
+        raise typer.BadParameter(f"{accelerator!r} is not known; known are {known}") from None
+    try:
+        experiments = read_measured(file)
+        others = [each for path in predict_file or [] for each in read_measured(path)]
+        calibrations = calibrate(experiments, chip, told=told) if refit else {}
+        if save is not None:
+            save.mkdir(parents=True, exist_ok=True)
+            for calibration in calibrations.values():
+                profile = calibration.profile
+                write_profile(profile, save / f"{profile.name}.yaml")
+        predictions = predict([*experiments, *others], calibrations, chip, seeds=seeds, told=told)
+    except (MeasuredError, ProfileError, UnknownModelError) as error:
+        progress.print(str(error), style="red", highlight=False)
+        sys.exit(2)
+    console.print(table(predictions))
+    for verdict in verdicts(predictions):
+        console.print(
+            f"{verdict.what}: median error {verdict.error:.1%}, target {verdict.target:.0%}: "
+            + ("met" if verdict.met else "NOT met"),
+            highlight=False,
+        )
+    if output is not None:
+        rows = [asdict(each) | {"error": each.error} for each in predictions]
+        output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,377 @@
+"""What an engine computes in each step, without a clock: vLLM V1's scheduling, told shortly.
+
+A step has a token budget. Running sequences take their share first (one token each in decode, a
+chunk in prefill), then waiting ones are admitted in order of arrival while budget, KV blocks,
+places and adapter slots last. A running sequence that finds no block preempts the youngest running
+one, which starts over later, before those that wait. `schedule` and `complete` may overlap by a
+step: with asynchronous scheduling the next step is put together while one is being computed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+from loadtests.sim.model.kv import BlockListener, BlockPool
+from loadtests.sim.model.request import EngineRequest, Sequence, State
+from loadtests.sim.model.step_time import Work
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """An engine's size, in vLLM's names."""
+
+    num_blocks: int
+    """Usable ones: vLLM's num_gpu_blocks less its placeholder."""
+    block_size_tokens: int = 16
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    max_model_len: int = 32768
+    long_prefill_token_threshold: int = 0
+    """Longest prefill chunk while others want a share as well; 0: only the budget counts."""
+    max_loras: int = 0
+    prefix_caching: bool = True
+    reserve_full_prompt: bool = True
+    """A sequence is admitted only when blocks for all it has so far are free."""
+    async_scheduling: bool = True
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_blocks",
+            "block_size_tokens",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "max_model_len",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        held = self.num_blocks * self.block_size_tokens
+        if self.max_model_len > held:
+            raise ValueError(
+                f"a sequence of max_model_len {self.max_model_len} does not fit into {held} KV "
+                "tokens: raise num_blocks or lower max_model_len"
+            )
+
+
+@dataclass(slots=True)
+class Step:
+    """One forward pass."""
+
+    prefill: list[tuple[Sequence, int]] = field(default_factory=list)
+    """Sequences with more than one token to compute, and how many of them."""
+    decode: list[Sequence] = field(default_factory=list)
+    producing: list[Sequence] = field(default_factory=list)
+    """Those that will have a new token, in order."""
+    prefill_tokens: int = 0
+    prefill_pairs: float = 0.0
+    prefill_context_tokens: int = 0
+    decode_context_tokens: int = 0
+    adapter_loads: int = 0
+    first_tokens: int = 0
+    """Sequences whose first token it produces."""
+
+    @property
+    def plain(self) -> bool:
+        """Every sequence gets one more token, and nobody the first."""
+        return not self.prefill and not self.first_tokens
+
+    @property
+    def work(self) -> Work:
+        """For `StepTime`."""
+        return Work(
+            self.prefill_tokens,
+            self.prefill_pairs,
+            len(self.decode),
+            self.decode_context_tokens,
+            self.prefill_context_tokens,
+        )
+
+
+class Scheduler:
+    """The engine's state: its queue, what runs, its KV blocks."""
+
+    def __init__(self, limits: Limits, listener: BlockListener | None = None) -> None:
+        self.limits = limits
+        self.pool = BlockPool(limits.num_blocks, caching=limits.prefix_caching, listener=listener)
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.preempted: list[Sequence] = []
+        """By the last `schedule`."""
+        self.preemptions = 0
+        self.resident_adapters: OrderedDict[str, None] = OrderedDict()
+        """In the slots, least recently used first."""
+        self._serial = 0
+
+    def refusal(self, prompt_tokens: int) -> str | None:
+        """Why a prompt can never run, or None."""
+        if prompt_tokens >= self.limits.max_model_len:
+            return (
+                f"{prompt_tokens} prompt tokens leave no room for an answer in max_model_len "
+                f"{self.limits.max_model_len}"
+            )
+        return None
+
+    def enter(self, request: EngineRequest, now_s: float) -> Sequence:
+        """A sequence for a request, not queued yet. Raises ValueError if `refusal` has a reason."""
+        reason = self.refusal(request.prompt_tokens)
+        if reason is not None:
+            raise ValueError(f"request {request.request_id}: {reason}")
+        self._serial += 1
+        room = self.limits.max_model_len - request.prompt_tokens
+        return Sequence(
+            request,
+            self._serial,
+            request.prompt_tokens,
+            min(request.output_tokens, room),
+            request.adapter if self.limits.max_loras else None,
+            arrived_s=now_s,
+        )
+
+    def add(self, request: EngineRequest, now_s: float) -> Sequence:
+        """Queue a request. Raises ValueError when `refusal` has a reason."""
+        sequence = self.enter(request, now_s)
+        self.waiting.append(sequence)
+        return sequence
+
+    def abort(self, sequence: Sequence) -> None:
+        """Drop a sequence and free its blocks at once; nothing happens if it is done."""
+        if sequence.done:
+            return
+        if sequence.state is State.RUNNING:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        sequence.state = State.ABORTED
+        self._free(sequence)
+
+    def schedule(self, now_s: float) -> Step | None:
+        """The next step, or None when there is nothing to compute."""
+        step = Step()
+        self.preempted = []
+        threshold = self.limits.long_prefill_token_threshold
+        if threshold and len(self.running) + len(self.waiting) <= 1:
+            threshold = 0
+        budget = self._continue_running(step, self.limits.max_num_batched_tokens, threshold)
+        if self.waiting and not self.preempted:
+            self._admit_waiting(step, budget, threshold, now_s)
+        if not step.decode and not step.prefill:
+            return None
+        return step
+
+    def complete(self, step: Step) -> list[Sequence]:
+        """The step is over: sequences that have a new token (or are finished with it)."""
+        advanced: list[Sequence] = []
+        finished = False
+        for sequence in step.producing:
+            if sequence.done:
+                continue
+            sequence.generated_tokens += 1
+            advanced.append(sequence)
+            if sequence.generated_tokens >= sequence.output_tokens:
+                if sequence.state is State.WAITING:  # preempted after its last step was set up
+                    self.waiting.remove(sequence)
+                sequence.state = State.FINISHED
+                self._free(sequence)
+                finished = True
+        if finished:
+            self.running = [each for each in self.running if each.state is State.RUNNING]
+        return advanced
+
+    def steady_rounds(self) -> int:
+        """For how many further schedules every running sequence gets exactly one token.
+
+        True as long as nobody arrives or is aborted: nobody finishes scheduling, KV blocks
+        suffice, and whoever waits keeps waiting (see `blocked`).
+        """
+        rounds = min(each.output_tokens - each.promised_tokens for each in self.running)
+        free = self.pool.free_blocks
+        if rounds < 1 or self._blocks_wanted(rounds) <= free:
+            return max(rounds, 0)
+        low, high = 0, rounds
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._blocks_wanted(middle) <= free:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def blocked(self) -> bool:
+        """Whether nobody can be admitted until somebody finishes: for want of a place or KV.
+
+        Call after a schedule of decodes only, with budget left.
+        """
+        if not self.waiting:
+            return True
+        if len(self.running) >= self.limits.max_num_seqs:
+            return True
+        head = self.waiting[0]
+        if self.limits.max_loras and any(each.adapter for each in self.waiting):
+            return False
+        cached = self._match(head)
+        return not self._fits(head, cached, self.limits.max_num_batched_tokens)
+
+    def repeat(self, rounds: int) -> None:
+        """`rounds` schedules and completions of one token for each running sequence, at once."""
+        size = self.limits.block_size_tokens
+        turns: list[tuple[int, int, Sequence, int]] = []
+        for order, sequence in enumerate(self.running):
+            before = sequence.scheduled_tokens
+            first = before // size
+            for index in range(first, (before + rounds - 1) // size + 1):
+                if index >= len(sequence.blocks):
+                    turns.append((max(index * size - before, 0) * 2, order, sequence, index))
+                last = (index + 1) * size - before - 1  # the round that fills the block
+                if last < rounds:
+                    turns.append((last * 2 + 1, order, sequence, index))
+            sequence.scheduled_tokens = before + rounds
+            sequence.promised_tokens += rounds
+            sequence.generated_tokens += rounds
+        # As step by step: within a round in running order, a block taken before one filled.
+        turns.sort(key=lambda turn: (turn[0] >> 1, turn[1], turn[0] & 1))
+        pool = self.pool
+        for turn, _, sequence, index in turns:
+            if turn & 1:
+                parent = sequence.block_id(index - 1) if index else None
+                pool.publish(sequence.blocks[index], sequence.block_id(index), parent)
+            else:
+                sequence.blocks.extend(pool.take_fresh(1))
+
+    def _blocks_wanted(self, rounds: int) -> int:
+        size = self.limits.block_size_tokens
+        return sum(
+            -(-(each.scheduled_tokens + rounds) // size) - len(each.blocks) for each in self.running
+        )
+
+    def _continue_running(self, step: Step, budget: int, threshold: int) -> int:
+        position = 0
+        size = self.limits.block_size_tokens
+        while position < len(self.running) and budget > 0:
+            sequence = self.running[position]
+            position += 1
+            if sequence.promised_tokens >= sequence.output_tokens:
+                continue  # its last token is on its way
+            before = sequence.scheduled_tokens
+            tokens = sequence.prompt_tokens + sequence.promised_tokens - before
+            if tokens > 1:
+                if 0 < threshold < tokens:
+                    tokens = threshold
+                tokens = min(tokens, budget)
+            fresh = -(-(before + tokens) // size) - len(sequence.blocks)
+            while fresh > self.pool.free_blocks:
+                victim = self.running.pop()
+                self._preempt(victim)
+                if victim is sequence:
+                    return budget
+            self._compute(step, sequence, tokens, fresh)
+            budget -= tokens
+        return budget
+
+    def _admit_waiting(self, step: Step, budget: int, threshold: int, now_s: float) -> None:
+        limits = self.limits
+        slots = {each.adapter for each, _ in step.prefill if each.adapter}
+        slots.update(each.adapter for each in step.decode if each.adapter)
+        skipped: list[Sequence] = []
+        while self.waiting and budget > 0 and len(self.running) < limits.max_num_seqs:
+            sequence = self.waiting[0]
+            adapter = sequence.adapter
+            if adapter and adapter not in slots and len(slots) >= limits.max_loras:
+                skipped.append(self.waiting.popleft())
+                continue
+            cached = self._match(sequence)
+            tokens = sequence.known_tokens - len(cached) * limits.block_size_tokens
+            if 0 < threshold < tokens:
+                tokens = threshold
+            tokens = min(tokens, budget)
+            if not self._fits(sequence, cached, tokens):
+                break
+            self.waiting.popleft()
+            self._admit(sequence, cached, now_s)
+            if adapter:
+                slots.add(adapter)
+                step.adapter_loads += self._use_slot(adapter, slots)
+            after = sequence.scheduled_tokens + tokens
+            fresh = -(-after // limits.block_size_tokens) - len(sequence.blocks)
+            self._compute(step, sequence, tokens, fresh)
+            budget -= tokens
+        self.waiting.extendleft(reversed(skipped))
+
+    def _match(self, sequence: Sequence) -> list[int]:
+        """Cached blocks; the last token is always computed, it is what the answer starts from."""
+        if not self.limits.prefix_caching:
+            return []
+        usable = (sequence.known_tokens - 1) // self.limits.block_size_tokens
+        ids = sequence.request.block_ids
+        cached = self.pool.match(ids[:usable] if len(ids) > usable else ids)
+        if len(cached) == len(ids) < usable and sequence.preemptions:
+            own = map(sequence.block_id, range(len(ids), usable))
+            cached += self.pool.match(own)
+        return cached
+
+    def _fits(self, sequence: Sequence, cached: list[int], tokens: int) -> bool:
+        size = self.limits.block_size_tokens
+        wanted = sequence.known_tokens
+        if not self.limits.reserve_full_prompt:
+            wanted = min(wanted, len(cached) * size + tokens)
+        return self.pool.can_take(cached, -(-wanted // size) - len(cached))
+
+    def _admit(self, sequence: Sequence, cached: list[int], now_s: float) -> None:
+        self.pool.take_cached(cached)
+        sequence.blocks = cached
+        sequence.scheduled_tokens = len(cached) * self.limits.block_size_tokens
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = sequence.scheduled_tokens
+            sequence.admitted_s = now_s
+        sequence.state = State.RUNNING
+        self.running.append(sequence)
+
+    def _use_slot(self, adapter: str, slots: set[str]) -> int:
+        """Put an adapter into a slot; 1 if it has to be loaded, else 0."""
+        resident = self.resident_adapters
+        if adapter in resident:
+            resident.move_to_end(adapter)
+            return 0
+        if len(resident) >= self.limits.max_loras:
+            del resident[next(each for each in resident if each not in slots)]
+        resident[adapter] = None
+        return 1
+
+    def _compute(self, step: Step, sequence: Sequence, tokens: int, fresh: int) -> None:
+        """Take a sequence into the step with ``tokens`` and ``fresh`` further blocks."""
+        before = sequence.scheduled_tokens
+        after = before + tokens
+        if fresh > 0:
+            sequence.blocks.extend(self.pool.take_fresh(fresh))
+        size = self.limits.block_size_tokens
+        for index in range(before // size, after // size):
+            parent = sequence.block_id(index - 1) if index else None
+            self.pool.publish(sequence.blocks[index], sequence.block_id(index), parent)
+        sequence.scheduled_tokens = after
+        if tokens == 1:
+            step.decode.append(sequence)
+            step.decode_context_tokens += after
+        else:
+            step.prefill.append((sequence, tokens))
+            step.prefill_tokens += tokens
+            step.prefill_pairs += tokens * (before + tokens / 2)
+            step.prefill_context_tokens += after
+        if after == sequence.prompt_tokens + sequence.promised_tokens:
+            if not sequence.promised_tokens:
+                step.first_tokens += 1
+            sequence.promised_tokens += 1
+            step.producing.append(sequence)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._free(sequence)
+        sequence.state = State.WAITING
+        sequence.scheduled_tokens = 0
+        sequence.preemptions += 1
+        self.preemptions += 1
+        self.preempted.append(sequence)
+        self.waiting.appendleft(sequence)
+
+    def _free(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.blocks)
+        sequence.blocks = []
+        if sequence.adapter is not None and sequence.adapter in self.resident_adapters:
+            self.resident_adapters.move_to_end(sequence.adapter)

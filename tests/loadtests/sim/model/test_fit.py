@@ -1,0 +1,160 @@
+"""Fitting and predicting, on measurements made by the engine model itself."""
+
+import json
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from loadtests.sim.model import fit
+from loadtests.sim.model.calibrate import fit_profile, prior_profile
+from loadtests.sim.model.catalogue import H100
+from loadtests.sim.model.client import StageResult, distinct_prompts, replay
+from loadtests.sim.model.measured import Experiment, MeasuredError, read_measured
+
+
+def experiment(name: str = "toy-codegen", **changes: Any) -> dict[str, Any]:
+    return {
+        "experiment": name,
+        "config": {"model": "meta-llama/Llama-2-7b-hf", "app": "inference-perf"},
+        "workload": {
+            "type": "shared_prefix",
+            "shared_prefix": {
+                "system_prompt_len": 100,
+                "question_len": 400,
+                "output_len": changes.get("output_len", 40),
+            },
+        },
+        "load": {
+            "type": "constant",
+            "stages": changes.get("load", [{"rate": 5, "duration": 40}]),
+        },
+        "stages": changes.get("stages", []),
+    }
+
+
+def distribution(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    at = {"median": 0.5, "p90": 0.9, "p99": 0.99}
+    found = {key: ordered[int(share * (len(ordered) - 1))] for key, share in at.items()}
+    return found | {"mean": sum(values) / len(values)}
+
+
+def report(result: StageResult) -> dict[str, Any]:
+    return {
+        "count": result.completed,
+        "failures": result.failures,
+        "time_per_output_token": distribution(result.output_token_s),
+        "request_latency": distribution(result.latency_s),
+        "time_to_first_token": distribution(result.first_token_s),
+        "throughput": {"output_tokens_per_sec": result.output_tokens_per_s},
+        "output_len": {"mean": result.output_tokens / result.completed},
+    }
+
+
+def parsed(**changes: Any) -> Experiment:
+    return Experiment.model_validate(experiment(**changes))
+
+
+def test_the_same_seed_gives_the_same_bytes() -> None:
+    toy = parsed()
+    profile = prior_profile(toy, H100)
+    first, second, other = (replay(toy, profile, seed=seed) for seed in (1, 1, 2))
+    assert repr(first) == repr(second)
+    assert repr(first) != repr(other)
+
+
+def test_prompts_that_come_round_are_cached() -> None:
+    toy = parsed(load=[{"rate": 10, "duration": 100}])
+    result = replay(toy, prior_profile(toy, H100))[0]
+    assert result.completed == 1000
+    # All but the first of ten rounds, and the groups' system prompts in that one.
+    assert result.cached_tokens / result.prompt_tokens == pytest.approx(0.9, abs=0.05)
+
+
+def test_an_overloaded_server_fails_what_takes_too_long() -> None:
+    raw = experiment(load=[{"rate": 60, "duration": 60}], output_len=500)
+    raw["load"]["request_timeout"] = 30.0
+    raw["config"]["max_num_seqs"] = 32
+    toy = Experiment.model_validate(raw)
+    result = replay(toy, prior_profile(toy, H100))[0]
+    assert result.failures > 1000
+    assert result.completed + result.failures == 3600
+    assert max(result.latency_s) <= 30.1
+
+
+def test_what_does_not_fit_the_model_fails_at_once() -> None:
+    raw = experiment(load=[{"rate": 1, "duration": 10}], output_len=4000)
+    toy = Experiment.model_validate(raw)
+    result = replay(toy, prior_profile(toy, H100))[0]
+    assert (result.completed, result.failures) == (0, 10)
+
+
+@pytest.mark.parametrize(("mean", "prompts"), [(591.63, 100), (512.25, 8), (512.2501, 100)])
+def test_the_number_of_prompts_is_read_from_their_mean_length(mean: float, prompts: int) -> None:
+    raw = experiment(stages=[{"count": 200, "prompt_len": {"mean": mean}}])
+    raw["workload"]["shared_prefix"] |= {
+        "num_unique_system_prompts": 4,
+        "num_users_per_system_prompt": 2,
+    }
+    assert distinct_prompts(Experiment.model_validate(raw)) == prompts
+
+
+def test_a_fit_finds_the_server_it_was_measured_on() -> None:
+    load = [{"rate": 5, "duration": 60}, {"rate": 20, "duration": 60}]
+    toy = parsed(load=load)
+    truth = replace(
+        prior_profile(toy, H100), overhead_s=4e-3, input_s=6e-3, compute_share=0.4, first_use_s=0.05
+    )
+    measured = parsed(load=load, stages=[report(r) for r in replay(toy, truth, seed=5)])
+    found = fit_profile(measured, H100, rounds=4)
+    assert found.profile.overhead_s == pytest.approx(truth.overhead_s, rel=0.1)
+    assert found.profile.input_s == pytest.approx(truth.input_s, rel=0.25)
+    other = parsed(load=[{"rate": 12, "duration": 60}], output_len=80)
+    ours, theirs = (
+        distribution(replay(other, profile)[0].latency_s)["mean"]
+        for profile in (found.profile, truth)
+    )
+    assert ours == pytest.approx(theirs, rel=0.02)
+
+
+def test_the_command_prints_a_table_and_verdicts(tmp_path: Path) -> None:
+    toy = parsed()
+    stages = [report(r) for r in replay(toy, prior_profile(toy, H100))]
+    held_out = experiment("toy-general", load=[{"rate": 8, "duration": 30}])
+    held_out["stages"] = [
+        report(r) for r in replay(Experiment.model_validate(held_out), prior_profile(toy, H100))
+    ]
+    path = tmp_path / "measured.json"
+    path.write_text(json.dumps([experiment(stages=stages), held_out]))
+    app = typer.Typer()
+    app.command()(fit.main)
+    done = CliRunner().invoke(
+        app,
+        [str(path), "--no-refit", "--seeds", "1", "--json", str(tmp_path / "out.json")],
+        env={"COLUMNS": "160"},
+    )
+    assert done.exit_code == 0, done.output
+    assert "toy-general" in done.output
+    assert "held out: request_latency: median error" in done.output
+    rows = json.loads((tmp_path / "out.json").read_text())
+    assert {row["metric"] for row in rows} == set(fit.METRICS)
+    assert all(abs(row["error"]) < inf for row in rows if row["error"] is not None)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MeasuredError, match=r"nothing\.json: No such file"):
+        read_measured(tmp_path / "nothing.json")
+
+
+def test_a_wrong_file_says_where(tmp_path: Path) -> None:
+    raw = experiment()
+    del raw["config"]["model"]
+    path = tmp_path / "wrong.json"
+    path.write_text(json.dumps([raw]))
+    with pytest.raises(MeasuredError, match=r"0\.config\.model: Field required"):
+        read_measured(path)
