@@ -66,8 +66,8 @@ class Traffic:
         """Requests of others whose end was told here before their dispatch was."""
         self._orphans: deque[tuple[float, Report]] = deque(maxlen=_MAX_ORPHANS)
         """Ends of others' requests with something to settle, in case their picker is gone."""
-        self._suspects: deque[tuple[float, tuple[str, ...]]] = deque()
-        """When requests that were under way at a crash lapse."""
+        self._suspects: deque[tuple[float, set[str]]] = deque()
+        """When a picker died, and what was under way then and has not ended."""
         self._late: OrderedDict[str, Dispatch] = OrderedDict()
         """Requests given up on, to be settled if their end is told after all."""
 
@@ -77,8 +77,9 @@ class Traffic:
 
     def picker_crashed(self) -> None:
         """Another picker has died: ends that the data plane was telling it are lost. Which these
-        are nobody knows; what has not ended `_SUSPECT_S` later counts as if it had."""
-        self._suspects.append((self._now() + _SUSPECT_S, tuple(self._dispatches)))
+        are nobody knows: what an idle engine has done counts as ended soon, and nothing holds its
+        limits for longer than `_SUSPECT_S`."""
+        self._suspects.append((self._now(), set(self._dispatches)))
 
     # -- dispatched
 
@@ -162,14 +163,22 @@ class Traffic:
         self._ledger.settle_prefills(now_s)
         unread = [entry for entry in self._generated.values() if entry.lease_until_s <= now_s]
         self._forget((*self._ledger.expire(now_s), *unread), for_good=False)
-        while self._suspects and self._suspects[0][0] <= now_s:
-            for suspect in self._suspects.popleft()[1]:
-                if suspect in self._dispatches:
-                    self._lapse(self._dispatches[suspect])
+        self._suspect(now_s)
         while self._orphans and self._orphans[0][0] <= now_s - _ORPHAN_GRACE_S:
             _, report = self._orphans.popleft()
             if self.live_pickers and report.owner not in self.live_pickers:
                 self.limiter.settle_orphan(report)
+
+    def _suspect(self, now_s: float) -> None:
+        for died_s, suspects in self._suspects:
+            if died_s + _ORPHAN_GRACE_S > now_s:
+                break
+            suspects &= self._dispatches.keys()
+            done = [self._generated[id_] for id_ in suspects & self._generated.keys()]
+            self._forget(done, for_good=False)
+        while self._suspects and self._suspects[0][0] + _SUSPECT_S <= now_s:
+            for suspect in self._suspects.popleft()[1] & self._dispatches.keys():
+                self._lapse(self._dispatches[suspect])
 
     def forget_all(self) -> None:
         """The data plane was started anew: nothing that was in flight will be reported."""

@@ -139,6 +139,23 @@ async def test_an_idle_engine_has_no_requests_of_ours_but_a_slow_client_may() ->
     assert [(done.reason, done.output_tokens) for done in made.seen.completions] == [("ok", 5)]
 
 
+async def test_what_an_idle_engine_has_done_is_not_waited_for_when_a_picker_has_died() -> None:
+    """The end may have been told to that one; if it is told after all, nothing is counted twice."""
+    made = fleet([IDLE])
+    decision = await decided(made, chat())
+    made.picker.traffic.picker_crashed()
+    made.clock.now_s += 1
+    made.report(1)
+    made.picker.traffic.tick()
+    assert made.picker.traffic.under_way(POOL, decision.addresses[0]) == 1
+    made.clock.now_s += 2
+    made.picker.traffic.tick()
+    assert made.is_settled
+    assert made.picker.traffic.under_way(POOL, decision.addresses[0]) == 0
+    made.picker.complete(end_of(decision))
+    assert [done.reason for done in made.seen.completions] == ["unreported"]
+
+
 @pytest.mark.parametrize("end", ["lease", "Envoy started anew"])
 async def test_what_an_idle_engine_has_done_is_not_waited_for_without_end(end: str) -> None:
     made = fleet([IDLE])
