@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -22,6 +23,10 @@ from tests.real.replicas import STEADY, Replica
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
+_CUT = "not completed"
+"""A picker that dies in the instant after its decision takes that answer with it."""
+_DELAYED_CLOSE_S = 1.5
+"""Envoy lets a client know of that as late as 1 s."""
 CHAT: Json = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 3}
 
 
@@ -165,13 +170,14 @@ async def test_a_picker_killed_under_load(
 
             took_s = await eventually(restarted, "the picker is back")
             await serving(gateway)
+            await asyncio.sleep(_DELAYED_CLOSE_S)
             during = len(load.failures)
             await load.more(100)
         print(f"{workers} {mode}: {during} of {load.done} requests failed, back in {took_s:.2f} s")
         assert len(load.failures) == during
         for failure in load.failures:
-            assert failure.startswith("503 ")
-            assert '"code":"picker_unavailable"' in failure.replace(": ", ":")
+            told = '"code":"picker_unavailable"' in failure.replace(": ", ":")
+            assert (failure.startswith("503 ") and told) or _CUT in failure
         if workers == 1 and mode == "closed":
             assert during > 0
         else:

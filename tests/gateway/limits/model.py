@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -33,6 +32,9 @@ def kind(rule: Rule) -> object:
     return rule.period if isinstance(rule, CalendarWindow) else type(rule)
 
 
+BACK_MS = 1_000
+
+
 class ModelBucket:
     def __init__(self, rule: Rule, now_ms: int) -> None:
         self.lives = 0
@@ -43,17 +45,25 @@ class ModelBucket:
         self.rule = rule
         self.now_ms = now_ms
         self.level = Fraction(rule.capacity if isinstance(rule, TokenBucket) else 0)
-        self.used: defaultdict[str, int] = defaultdict(int)
+        self.used = 0
+        self.window = window(rule.period, now_ms) if isinstance(rule, CalendarWindow) else ""
         self.held = 0
 
-    def window(self) -> str:
-        assert isinstance(self.rule, CalendarWindow)
-        return window(self.rule.period, self.now_ms)
-
     def move_to(self, now_ms: int) -> None:
+        """Usually later. Earlier when the clock was set back: a little is waited out, unless
+        nobody could tell because nothing is used."""
         if isinstance(self.rule, TokenBucket):
-            gained = Fraction((now_ms - self.now_ms) * self.rule.refill, self.rule.period_ms)
-            self.level = min(Fraction(self.rule.capacity), self.level + gained)
+            if now_ms > self.now_ms:
+                gained = Fraction((now_ms - self.now_ms) * self.rule.refill, self.rule.period_ms)
+                self.level = min(Fraction(self.rule.capacity), self.level + gained)
+            elif self.now_ms - now_ms <= BACK_MS and self.level < self.rule.capacity:
+                return
+        elif isinstance(self.rule, CalendarWindow):
+            now = window(self.rule.period, now_ms)
+            if now > self.window:
+                self.window, self.used = now, 0
+            elif self.used == 0 or window(self.rule.period, now_ms + BACK_MS) < self.window:
+                self.window = now
         self.now_ms = now_ms
 
     def change(self, rule: Rule) -> None:
@@ -71,16 +81,14 @@ class ModelBucket:
         if isinstance(self.rule, TokenBucket):
             return math.floor(self.level)
         if isinstance(self.rule, CalendarWindow):
-            return self.rule.limit - self.used[self.window()]
+            return self.rule.limit - self.used
         return self.rule.limit - self.held
 
     def take(self, amount: int) -> Taken:
         self.level -= amount
         self.held += amount
-        if isinstance(self.rule, CalendarWindow):
-            self.used[self.window()] += amount
-            return self.lives, self.window()
-        return self.lives, ""
+        self.used += amount
+        return self.lives, self.window
 
     def settle(self, held: int, charge: int, taken: Taken) -> None:
         life, taken_in = taken
@@ -90,9 +98,9 @@ class ModelBucket:
         if isinstance(self.rule, TokenBucket):
             self.level = min(Fraction(self.rule.capacity), self.level + held - charge)
         elif isinstance(self.rule, CalendarWindow):
-            same = taken_in == self.window()
             change = charge - held
-            self.used[self.window()] += change if same else max(0, change)
+            change = change if taken_in >= self.window else max(0, change)
+            self.used = max(0, self.used + change)
 
 
 @dataclass
@@ -114,17 +122,23 @@ class ModelVerdict:
 class Model:
     now_ms: int
     late_ms: int
+    steady_ms: int = 0
+    """What leases go by."""
     buckets: dict[str, ModelBucket] = field(default_factory=dict)
     reservations: dict[str, ModelReservation] = field(default_factory=dict)
 
-    def move_to(self, now_ms: int) -> None:
+    def pass_time(self, ms: int) -> None:
+        end_ms = self.steady_ms + ms
         while True:
             events = [
                 (r.lease_until_ms + (self.late_ms if r.expired else 0), id_)
                 for id_, r in self.reservations.items()
             ]
-            due = min((event for event in events if event[0] <= now_ms), default=None)
-            self._tick(due[0] if due else now_ms)
+            due = min((event for event in events if event[0] <= end_ms), default=None)
+            at_ms = due[0] if due else end_ms
+            self.now_ms += at_ms - self.steady_ms
+            self.steady_ms = at_ms
+            self._tick()
             if due is None:
                 return
             reservation = self.reservations[due[1]]
@@ -135,15 +149,25 @@ class Model:
                 for take, taken_in in reservation.takes:
                     self.buckets[take.bucket.key].settle(take.amount, 0, taken_in)
 
-    def _tick(self, now_ms: int) -> None:
+    def set_clock(self, ms: int, *, with_leases: bool) -> None:
+        """Forward, or back if below 0. ``with_leases``: they go by that clock, too."""
+        if with_leases and ms > 0:
+            self.pass_time(ms)
+            return
+        if with_leases:
+            self.steady_ms += ms
+        self.now_ms += ms
+        self._tick()
+
+    def _tick(self) -> None:
         for bucket in self.buckets.values():
-            bucket.move_to(now_ms)
-        self.now_ms = now_ms
+            bucket.move_to(self.now_ms)
 
     def look(self, bucket: Bucket) -> ModelBucket:
         found = self.buckets.get(bucket.key)
         if found is None:
             found = self.buckets[bucket.key] = ModelBucket(bucket.rule, self.now_ms)
+        found.move_to(self.now_ms)
         found.change(bucket.rule)
         return found
 
@@ -159,7 +183,7 @@ class Model:
                 for take, fit in zip(takes, fits, strict=True)
                 if fit or (forced and not take.bucket.shadow)
             ]
-            self.reservations[id_] = ModelReservation(held, self.now_ms + lease_ms)
+            self.reservations[id_] = ModelReservation(held, self.steady_ms + lease_ms)
         return ModelVerdict(
             granted,
             [bucket for bucket in lacking if not bucket.shadow],
@@ -170,7 +194,7 @@ class Model:
     def renew(self, ids: Sequence[str], lease_ms: int) -> int:
         held = [r for id_ in ids if (r := self.reservations.get(id_)) and not r.expired]
         for reservation in held:
-            lease_until_ms = self.now_ms + lease_ms
+            lease_until_ms = self.steady_ms + lease_ms
             reservation.lease_until_ms = max(reservation.lease_until_ms, lease_until_ms)
         return len(held)
 

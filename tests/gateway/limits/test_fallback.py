@@ -222,11 +222,36 @@ def lease_left_ms(server: RedisServer, reservation_id: str) -> float:
     return float(str(ends_ms)) - time.time() * 1_000
 
 
-async def test_settlements_that_wait_are_bounded(own_redis: RedisServer) -> None:
+async def test_the_share_may_change(own_redis: RedisServer) -> None:
+    async with limits(own_redis, OnStoreFailure.SHARE) as store:
+        own_redis.kill()
+
+        async def granted(name: str) -> int:
+            verdicts = [
+                await store.reserve("acme", f"{name}{i}", [Take(TOGETHER, 1)], LEASE_S)
+                for i in range(5)
+            ]
+            return sum(isinstance(verdict, Granted) for verdict in verdicts)
+
+        assert await granted("a") == 1
+        store.set_share(Fraction(3, 5))
+        assert await granted("b") == 2
+        store.set_share(Fraction(1, 4))
+        assert await granted("c") == 0
+        for share in (Fraction(0), Fraction(2)):
+            with pytest.raises(ValueError, match="above 0 and at most 1"):
+                store.set_share(share)
+        own_redis.start()
+
+
+async def test_settlements_that_wait_are_bounded(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
     store = FallbackStore(
         RedisStore(connect(own_redis.url, timeout_s=1), timeout_s=1),
         mode_of=lambda _: OnStoreFailure.OPEN,
         max_pending=3,
+        close_s=0.01,
     )
     own_redis.kill()
     for i in range(5):
@@ -235,3 +260,5 @@ async def test_settlements_that_wait_are_bounded(own_redis: RedisServer) -> None
     assert (store.pending, store.counters.dropped) == (3, 2)
     await store.close()
     assert store.counters.dropped == 5
+    assert "3 settlements are lost; in all, of 1 tenants: 3 requests, 3 input" in caplog.text
+    assert "'acme': 3 requests, 3 input and 0 output tokens" in caplog.text

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import date
@@ -132,8 +134,10 @@ class SlowLine:
     and what it is told waits for the ``barrier`` that is there when it comes."""
 
     def __init__(self, server: RedisServer, socket: Path) -> None:
-        self._server, self.socket = server, socket
+        self.server, self.socket = server, socket
         self.delay_s = 0.0
+        self.refusal: bytes | None = None
+        """What every command on the connections that are open now is answered with."""
         self.barrier: asyncio.Event | None = None
         self.waiting = 0
 
@@ -141,12 +145,22 @@ class SlowLine:
     async def open(self) -> AsyncIterator[str]:
         tasks: set[asyncio.Task[None]] = set()
 
+        async def refuse(
+            data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            while data:
+                writer.write(self.refusal or b"-READONLY still\r\n")
+                data = await reader.read(65_536)
+
         async def pass_on(
-            source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, back: bool
+            source: asyncio.StreamReader, sink: asyncio.StreamWriter, back: asyncio.StreamWriter
         ) -> None:
             while data := await source.read(65_536):
-                if back:
+                if sink is back:
                     await asyncio.sleep(self.delay_s)
+                elif self.refusal is not None:
+                    await refuse(data, source, back)
+                    break
                 elif self.barrier is not None:
                     self.waiting += 1
                     await self.barrier.wait()
@@ -154,9 +168,9 @@ class SlowLine:
             sink.close()
 
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            back, forth = await asyncio.open_unix_connection(self._server.socket)
-            tasks.add(asyncio.create_task(pass_on(reader, forth, back=False)))
-            tasks.add(asyncio.create_task(pass_on(back, writer, back=True)))
+            back, forth = await asyncio.open_unix_connection(self.server.socket)
+            tasks.add(asyncio.create_task(pass_on(reader, forth, writer)))
+            tasks.add(asyncio.create_task(pass_on(back, writer, writer)))
 
         listener = await asyncio.start_unix_server(accept, self.socket)
         yield f"unix://{self.socket}"
@@ -237,3 +251,191 @@ async def test_a_reservation_that_comes_after_its_own_end_takes_nothing(
         assert [s.remaining for s in standings] == [10**6 - charged, 1_000]
         await store.close()
     await patient.close()
+
+
+def used(tokens: int) -> UsageRecord:
+    return UsageRecord(DAY, "k", "u", "m", tokens, 0, 0, 0)
+
+
+async def mended(store: FallbackStore) -> None:
+    async with asyncio.timeout(60):
+        while store.down or store.pending or store._mender:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def counted(server: RedisServer) -> tuple[int, int, list[int]]:
+    """Requests, tokens, and what remains of tokens and of concurrency; asked with patience."""
+    patient = RedisStore(connect(server.url, timeout_s=10), timeout_s=10)
+    rows = await patient.usage("acme", DAY, DAY)
+    standings = await patient.standing("acme", [TOKENS, TOGETHER])
+    await patient.close()
+    return (
+        sum(row.requests for row in rows),
+        sum(row.input_tokens for row in rows),
+        [s.remaining for s in standings],
+    )
+
+
+async def test_redis_that_is_always_slow_is_given_what_was_used(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    line = SlowLine(redis_server, tmp_path / "slow")
+    line.delay_s = 0.2
+    async with line.open() as url:
+        store = FallbackStore(
+            RedisStore(connect(url), timeout_s=0.05),
+            mode_of=lambda _: OnStoreFailure.OPEN,
+            retry_s=0.05,
+        )
+        for i in range(20):
+            assert isinstance(await store.reserve("acme", f"r{i}", TAKES, 60), Granted)
+            assert await store.settle("acme", f"r{i}", {"t": 3}, used(3))
+        assert isinstance(await store.reserve("acme", "runs", TAKES, 60), Granted)
+        async with asyncio.timeout(60):
+            while store.pending or await counted(redis_server) != (  # noqa: ASYNC110
+                *(20, 60),
+                [10**6 - 70, 999],
+            ):
+                await asyncio.sleep(0.05)
+        assert store.down, "it is too slow for requests"
+        await store.close()
+
+
+async def test_what_waits_at_the_end_is_delivered_with_patience(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    line = SlowLine(redis_server, tmp_path / "slow")
+    line.delay_s = 0.2
+    async with line.open() as url:
+        store = FallbackStore(
+            RedisStore(connect(url), timeout_s=0.05),
+            mode_of=lambda _: OnStoreFailure.OPEN,
+            retry_s=600,
+            close_s=60,
+        )
+        for i in range(600):
+            await store.reserve("acme", f"r{i}", TAKES, 60)
+            await store.settle("acme", f"r{i}", {"t": 3}, used(3))
+        assert store.pending > 500, "several batches"
+        await store.close()
+        assert store.counters.dropped == 0
+    assert await counted(redis_server) == (600, 1_800, [10**6 - 1_800, 1_000])
+
+
+async def test_connecting_may_take_longer_than_a_call() -> None:
+    with tempfile.TemporaryDirectory(prefix="pk") as folder:
+        server = RedisServer(Path(folder), options=["--requirepass", "secret"], password="secret")
+        server.start()
+        try:
+            line = SlowLine(server, Path(folder) / "slow")
+            line.delay_s = 0.3
+            async with line.open() as url:
+                redis = RedisStore(
+                    connect(url.replace("unix://", "unix://:secret@") + "?db=3", timeout_s=0.5),
+                    timeout_s=0.5,
+                )
+                with pytest.raises(StoreUnavailable, match="no answer within 500 ms"):
+                    await redis.reserve("acme", "first", TAKES, 60)
+                async with asyncio.timeout(60):
+                    while True:
+                        with contextlib.suppress(StoreUnavailable):
+                            await redis.check()
+                            break
+                await redis.close()
+        finally:
+            server.kill()
+
+
+async def test_a_failover_behind_one_address_is_followed(
+    redis_server: RedisServer, own_redis: RedisServer, tmp_path: Path
+) -> None:
+    line = SlowLine(own_redis, tmp_path / "line")
+    async with line.open() as url:
+        redis = RedisStore(connect(url, timeout_s=10), timeout_s=10)
+        store = FallbackStore(redis, mode_of=lambda _: OnStoreFailure.OPEN, retry_s=0.01)
+        redis.lost = store.lost
+        await store.reserve("acme", "before", TAKES, 60)
+        own_redis.ask("REPLICAOF", "127.0.0.1", "1")
+        line.server = redis_server
+        await store.reserve("acme", "during", TAKES, 60)
+        await mended(store)
+        assert await counted(redis_server) == (0, 0, [10**6 - 20, 998])
+        for name in ("before", "during"):
+            assert await store.settle("acme", name, {"t": 3}, used(3))
+        await store.close()
+    assert await counted(redis_server) == (2, 6, [10**6 - 6, 1_000])
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "READONLY You can't write against a read only replica.",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "LOADING Redis is loading the dataset in memory",
+        "NOAUTH Authentication required.",
+        "MOVED 3999 127.0.0.1:6381",
+        "ASK 3999 127.0.0.1:6381",
+        "CLUSTERDOWN Hash slot not served",
+        "BUSY Redis is busy running a script. You can only call SCRIPT KILL.",
+        "UNKILLABLE Sorry the script already executed write commands.",
+    ],
+)
+async def test_a_redis_that_cannot_serve_is_not_stuck_to(
+    refusal: str, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    line = SlowLine(redis_server, tmp_path / "line")
+    async with line.open() as url:
+        redis = RedisStore(connect(url, timeout_s=10), timeout_s=10)
+        losses = 0
+
+        def lost() -> None:
+            nonlocal losses
+            losses += 1
+
+        redis.lost = lost
+        await redis.check()
+        line.refusal = f"-{refusal}\r\n".encode()
+        calls = await asyncio.gather(redis.check(), redis.check(), return_exceptions=True)
+        assert [isinstance(e, StoreUnavailable) and e.lost for e in calls] == [True, True]
+        assert losses == 1
+        line.refusal = None
+        await redis.check()
+        await redis.close()
+
+
+@pytest.mark.parametrize("mode", OnStoreFailure)
+async def test_data_lost_without_a_lost_connection_is_made_up_for_once(
+    mode: OnStoreFailure, redis_server: RedisServer
+) -> None:
+    redis = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
+    store = FallbackStore(redis, mode_of=lambda _: mode, retry_s=0.01)
+    for name in ("settled", "renewed", "released"):
+        await store.reserve("acme", name, TAKES, 60)
+    redis_server.ask("FLUSHALL")
+    assert await store.settle("acme", "settled", {"t": 30}, used(30))
+    assert not await store.settle("acme", "settled", {"t": 30}, used(30))
+    await store.release("acme", "released")
+    assert await store.renew("acme", ["renewed"], 600) == 1
+    await mended(store)
+    assert await counted(redis_server) == (1, 30, [10**6 - 40, 999])
+    redis_server.ask("FLUSHALL")
+    assert await store.settle("acme", "renewed", {"t": 7}, used(7))
+    await mended(store)
+    assert await counted(redis_server) == (1, 7, [10**6 - 7, 1_000])
+    assert store.counters.forgotten == 2
+    assert not store._outstanding
+    await store.close()
+
+
+async def test_what_another_settled_after_the_lease_is_not_settled_again(
+    redis_server: RedisServer,
+) -> None:
+    now_s = 0.0
+    redis = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
+    store = FallbackStore(redis, mode_of=lambda _: OnStoreFailure.OPEN, clock=lambda: now_s)
+    await store.reserve("acme", "r", TAKES, 60)
+    assert await redis.settle("acme", "r", {"t": 5}, used(5))
+    now_s = 61.0
+    assert not await store.settle("acme", "r", {"t": 5}, used(5))
+    assert await counted(redis_server) == (1, 5, [10**6 - 5, 1_000])
+    await store.close()

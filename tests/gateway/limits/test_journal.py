@@ -332,6 +332,149 @@ async def test_a_bucket_that_cannot_be_read_is_fresh(tmp_path: Path) -> None:
     await store.close()
 
 
+async def test_one_record_that_cannot_be_written_takes_no_other_along(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, path = Clock(), tmp_path / "penstock.db"
+    store = opened(path, clock)
+    for slot, user in (("one", "u"), ("two", "\ud800"), ("three", "u")):
+        await store.reserve(slot, "r", TAKES, 60)
+        assert await store.settle(slot, "r", {"month": 5}, used(5, user=user))
+    for slot in ("one", "three"):
+        assert await store.usage(slot, DAY, DAY) == [used(5)]
+    assert await store.usage("two", DAY, DAY) == []
+    assert store._journal is not None
+    assert store._journal.counters.lost == 1
+    assert "cannot be written and is lost" in caplog.text
+    await store.close()
+    store = opened(path, clock)
+    for slot in ("one", "two", "three"):
+        standings = await store.standing(slot, BUCKETS[:1])
+        assert [standing.remaining for standing in standings] == [995]
+    await store.close()
+
+
+async def test_a_flush_writes_one_row_for_many_settlements(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "penstock.db")
+    store = MemoryStore(journal=journal)
+    for i in range(1_000):
+        await store.reserve("acme", f"{i}", [], 60)
+        await store.settle("acme", f"{i}", {}, used(2))
+    assert len(journal._waiting) == 1
+    assert await store.usage("acme", DAY, DAY) == [
+        UsageRecord(DAY, "k", "u", "m", 2_000, 1_000, 2_000, 3_000, requests=1_000)
+    ]
+    await store.close()
+
+
+async def test_sums_stay_at_the_largest_number(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "penstock.db"
+    for _ in range(2):
+        store = opened(path, clock)
+        await spend(store, "r", 5)
+        await store.close()
+        with sqlite3.connect(path) as file:
+            file.execute("UPDATE usage_rows SET cost_micros = ?", (2**63 - 2,))
+    store = opened(path, clock)
+    await spend(store, "r", 5)
+    [row] = await store.usage("acme", DAY, DAY)
+    assert (row.input_tokens, row.cost_micros) == (15, 2**63 - 1)
+    await store.close()
+
+
+@pytest.mark.parametrize("how", ["deleted", "with its folder", "replaced", "before the end"])
+async def test_a_file_that_is_deleted_or_replaced_is_written_anew(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, path = Clock(), tmp_path / "state" / "penstock.db"
+    store = opened(path, clock)
+    await spend(store, "one", 30)
+    assert len(await store.usage("acme", DAY, DAY)) == 1  # written
+    for file in path.parent.iterdir():
+        file.unlink()
+    if how == "with its folder":
+        path.parent.rmdir()
+    elif how == "replaced":
+        other = opened(path, clock)
+        await spend(other, "theirs", 5)
+        await other.reserve("other", "r", [], 60)
+        await other.settle("other", "r", {}, used(7))
+        await other.close()
+    if how != "before the end":
+        await spend(store, "two", 40)
+        assert [row.requests for row in await store.usage("acme", DAY, DAY)] == [2]
+    await store.close()
+    assert store._journal is not None
+    assert store._journal.counters.replaced == 1
+    assert "was deleted or replaced while in use" in caplog.text
+    total, requests = (30, 1) if how == "before the end" else (70, 2)
+    store = opened(path, clock)
+    assert (await left(store))["month"] == 1_000 - total
+    rows = await store.usage("acme", DAY, DAY)
+    assert [(row.requests, row.input_tokens) for row in rows] == [(requests, total)]
+    assert await store.usage_slots(DAY, DAY) == (
+        ["acme", "other"] if how == "replaced" else ["acme"]
+    )
+    await store.close()
+
+
+async def test_a_file_that_cannot_be_made_again_is_waited_for(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "state" / "penstock.db"
+    store = opened(path, clock)
+    await spend(store, "one", 30)
+    assert len(await store.usage("acme", DAY, DAY)) == 1
+    for file in path.parent.iterdir():
+        file.unlink()
+    path.parent.rmdir()
+    path.parent.write_text("in the way")
+    await spend(store, "two", 40)
+    assert [row.requests for row in await store.usage("acme", DAY, DAY)] == [2]
+    assert store._journal is not None
+    assert store._journal.counters.failures == 1
+    path.parent.unlink()
+    await store.close()
+    store = opened(path, clock)
+    assert (await left(store))["month"] == 930
+    await store.close()
+
+
+async def test_what_was_charged_while_the_clock_was_ahead_is_of_now(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "penstock.db"
+    clock.ms = START_MS + 50 * 365 * 86_400_000
+    store = opened(path, clock)
+    await spend(store, "r", 30)
+    await store.close()
+    clock.ms = START_MS
+    store = opened(path, clock)
+    found = await left(store)
+    assert (found["month"], found["daily"], found["burst"]) == (970, 970, 9_970)
+    await store.close()
+    clock.ms += 10_000
+    store = opened(path, clock)
+    assert (await left(store))["burst"] == 9_980, "it has refilled since the file was opened"
+    await store.close()
+    clock.ms = START_MS + 31 * 86_400_000
+    store = opened(path, clock)
+    assert (await left(store))["month"] == 1_000
+    await store.close()
+
+
+async def test_what_is_charged_after_the_clock_was_set_back_is_kept(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "penstock.db"
+    store = opened(path, clock)
+    clock.ms += 40 * 86_400_000
+    await spend(store, "ahead", 30)
+    await store.usage("acme", DAY, DAY)
+    await spend(store, "ahead, not yet written", 30)
+    clock.ms = START_MS
+    await spend(store, "now", 40)
+    assert (await left(store))["month"] == 900
+    await store.close()
+    store = opened(path, clock)
+    assert (await left(store))["month"] == 900
+    await store.close()
+
+
 @pytest.mark.parametrize("rule", RULES.values())
 def test_rules_are_read_as_written(rule: Rule) -> None:
     assert rule_of(rule_text(rule)) == rule

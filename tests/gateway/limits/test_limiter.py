@@ -61,10 +61,10 @@ class Seen:
         self.failures = 0
 
     def refused(self, tenant: str, bucket: Bucket) -> None:
-        self.refusals.append(bucket.key)
+        self.refusals.append(bucket.key.partition("|")[0])
 
     def would_refuse(self, tenant: str, bucket: Bucket) -> None:
-        self.shadows.append(bucket.key)
+        self.shadows.append(bucket.key.partition("|")[0])
 
     def charged(self, subject: Subject, usage: Usage, cost_micros: int) -> None:
         self.charges.append((subject, usage, cost_micros))
@@ -130,7 +130,7 @@ class Place:
         """By bucket key: what is taken, held or charged."""
         await asyncio.sleep(0)
         standings = await self.limiter.standings(subject or Subject(ACME, "k1", "", "llama"))
-        return {one.bucket.key: one.limit - one.remaining for one in standings}
+        return {one.bucket.key.partition("|")[0]: one.limit - one.remaining for one in standings}
 
 
 def tenant(*rules: LimitRule, models: Sequence[str] = ("*",)) -> TenantPolicy:

@@ -18,6 +18,7 @@ import uvloop
 from gateway.limits.redis_store import RedisStore, connect, connect_cluster
 from gateway.limits.store import DuplicateReservation, StoreUnavailable, UsageRecord
 from policies.limits.types import (
+    MAX_AMOUNT,
     MAX_PERIOD_MS,
     Bucket,
     CalendarWindow,
@@ -27,7 +28,7 @@ from policies.limits.types import (
     Take,
 )
 from policies.limits.types import TokenBucket as Tokens
-from policies.limits.verdict import Granted
+from policies.limits.verdict import Denied, Granted
 from tests.gateway.limits import script_clock
 from tests.gateway.limits.certificate import self_signed
 from tests.gateway.limits.redis_server import RedisServer
@@ -179,8 +180,8 @@ async def test_excess_of_an_old_reservation_after_a_rule_was_changed(
 async def test_usage_by_day_key_user_and_model(store: RedisStore) -> None:
     later = date(2026, 3, 3)
     records = [
-        UsageRecord(DAY, "k1", 'a"\n', "m", 2**52, 1, 2, 3),
-        UsageRecord(DAY, "k1", 'a"\n', "m", 2**52, 1, 2, 3),
+        UsageRecord(DAY, "k1", 'a"\n', "m", MAX_AMOUNT, 1, 2, 3),
+        UsageRecord(DAY, "k1", 'a"\n', "m", MAX_AMOUNT, 1, 2, 3),
         UsageRecord(DAY, "k0", "", "m", 0, 0, 0, 0),
         UsageRecord(later, "k1", "ü", "m", 5, 0, 0, 0),
     ]
@@ -190,10 +191,58 @@ async def test_usage_by_day_key_user_and_model(store: RedisStore) -> None:
     rows = await store.usage("acme", DAY, later)
     assert rows == [
         records[2],
-        UsageRecord(DAY, "k1", 'a"\n', "m", 2**53, 2, 4, 6, requests=2),
+        UsageRecord(DAY, "k1", 'a"\n', "m", 2 * MAX_AMOUNT, 2, 4, 6, requests=2),
         records[3],
     ]
     assert await store.usage("other", DAY, later) == []
+
+
+@pytest.mark.parametrize("cause", ["a full sum", "another type"])
+async def test_usage_that_cannot_be_counted_leaves_the_buckets_right(
+    cause: str, redis_server: RedisServer, store: RedisStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = "penstock:{t:acme}:u:2026-03-01"
+    if cause == "a full sum":
+        redis_server.ask("HSET", key, 'c["k","u","m"]', 2**63 - 5)
+    else:
+        redis_server.ask("SET", key, "not a hash")
+    for i in range(2):
+        await store.reserve("acme", f"r{i}", [Take(TEN, 2), Take(TOGETHER, 1)], 60)
+        usage = UsageRecord(DAY, "k", "u", "m", 3, 0, 0, 4)
+        assert await store.settle("acme", f"r{i}", {"ten": 1}, usage)
+    standings = await store.standing("acme", [TEN, TOGETHER])
+    assert [s.remaining for s in standings] == [8, 1_000]
+    assert redis_server.ask("HLEN", "penstock:{t:acme}:r") == 0
+    assert "cannot be counted in full" in caplog.text
+    if cause == "a full sum":
+        [row] = await store.usage("acme", DAY, DAY)
+        assert (row.requests, row.input_tokens, row.cost_micros) == (2, 6, 2**63 - 1)
+        assert store.counters.uncounted == 1
+    else:
+        assert store.counters.uncounted == 2
+
+
+async def test_a_node_whose_clock_is_behind_stops_nothing(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_clock.install(redis_server, monkeypatch)
+    client = connect(redis_server.url, timeout_s=10)
+    store = RedisStore(client, timeout_s=10)
+    minute = Bucket("m", Dimension.REQUESTS, Tokens(60, 60, 60_000))
+    hour = Bucket("h", Dimension.REQUESTS, CalendarWindow(60, Period.HOUR))
+    now_ms = 1_772_400_000_000
+    await client.mset(script_clock.keys_at(now_ms))
+    await store.reserve("acme", "all", [Take(minute, 60), Take(hour, 60)], 60)
+    await store.settle("acme", "all", {"m": 60, "h": 60})
+    now_ms -= 3_600_000
+    await client.mset(script_clock.keys_at(now_ms))
+    for name, bucket in (("a", minute), ("b", hour)):
+        assert isinstance(await store.reserve("acme", name, [Take(bucket, 1)], 60), Denied)
+    await client.mset(script_clock.keys_at(now_ms + 1_000))
+    assert isinstance(await store.reserve("acme", "c", [Take(minute, 1)], 60), Granted)
+    await client.mset(script_clock.keys_at(now_ms + 3_600_000))
+    assert isinstance(await store.reserve("acme", "d", [Take(hour, 60)], 60), Granted)
+    await store.close()
 
 
 async def test_all_of_many_ended_leases_are_back_before_anybody_is_denied(

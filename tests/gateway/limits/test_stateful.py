@@ -38,6 +38,8 @@ from tests.gateway.limits.redis_server import RedisServer
 START_MS = int(datetime(2028, 2, 28, 23, 59, 57, 123_000, UTC).timestamp() * 1000)
 LATE_S = 30.0
 DAY = date(2028, 2, 29)
+HOUR_MS = 3_600_000
+DAYS_MS = 40 * 86_400_000
 T = TypeVar("T")
 
 
@@ -79,8 +81,8 @@ class StoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.now_ms = START_MS
-        self.model = Model(START_MS, round(LATE_S * 1000))
+        self.now_ms = self.steady_ms = START_MS
+        self.model = Model(START_MS, round(LATE_S * 1000), START_MS)
         self.variant = [0] * len(BUCKETS)
         self.ids: list[str] = []
         self.used: dict[str, int] = {}
@@ -91,7 +93,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     async def make(self) -> LimitStore:
         if self.server is None:
-            return MemoryStore(clock_ms=lambda: self.now_ms, late_s=LATE_S)
+            return MemoryStore(
+                clock_ms=lambda: self.now_ms, steady_ms=lambda: self.steady_ms, late_s=LATE_S
+            )
         self.server.ask("FLUSHALL")
         self.client = connect(self.server.url, timeout_s=10)
         await self.set_clock()
@@ -112,11 +116,28 @@ class StoreMachine(RuleBasedStateMachine):
     def everything_is_fresh(self) -> None:
         self.look()
 
-    @rule(ms=st.integers(1, 3_000) | st.sampled_from([10_000, 90_000, 3_600_000, 40 * 86_400_000]))
+    @rule(ms=st.integers(1, 3_000) | st.sampled_from([10_000, 90_000, HOUR_MS, DAYS_MS]))
     def time_passes(self, ms: int) -> None:
         self.now_ms += ms
+        self.steady_ms += ms
         self.run(self.set_clock())
-        self.model.move_to(self.now_ms)
+        self.model.pass_time(ms)
+
+    @rule(ms=st.integers(-3_000, 3_000) | st.sampled_from([-1_000, -1_001, -HOUR_MS, -DAYS_MS]))
+    def the_clock_is_set(self, ms: int) -> None:
+        """Every bucket has just been looked at, and written, and is again."""
+        touched = [Take(bucket, 0) for bucket in self.buckets()]
+        if any(self.model.look(take.bucket).has() < 0 for take in touched if take.bucket.shadow):
+            return  # it cannot be touched
+        id_ = f"t{len(self.ids)}"
+        self.ids.append(id_)
+        self.model.reserve(id_, touched, DAYS_MS, forced=True)
+        assert self.run(self.store.adopt("acme", id_, touched, DAYS_MS / 1_000))
+        self.now_ms += ms
+        self.run(self.set_clock())
+        self.model.set_clock(ms, with_leases=self.server is not None)
+        assert self.run(self.store.release("acme", id_)) == self.model.settle(id_, {})
+        self.look()
 
     @rule(which=st.sampled_from([0, 4, 5, 7]), variant=st.integers(0, 3))
     def a_rule_is_changed(self, which: int, variant: int) -> None:
@@ -195,7 +216,12 @@ def test_memory_store_with_a_journal_does_what_the_model_does() -> None:
             self.folder = tempfile.TemporaryDirectory(prefix="pk")
             path = Path(self.folder.name) / "penstock.db"
             self.journal = Journal(path, clock_ms=lambda: self.now_ms)
-            return MemoryStore(clock_ms=lambda: self.now_ms, late_s=LATE_S, journal=self.journal)
+            return MemoryStore(
+                clock_ms=lambda: self.now_ms,
+                steady_ms=lambda: self.steady_ms,
+                late_s=LATE_S,
+                journal=self.journal,
+            )
 
         def teardown(self) -> None:
             super().teardown()

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.limits.store import OTHERS, LimitStore, UsageRecord
 from policies.limits.types import (
+    MAX_AMOUNT,
     Bucket,
     CalendarWindow,
     Concurrency,
@@ -113,3 +114,12 @@ async def test_users_beyond_the_most_of_a_day_are_summed_up(any_store: LimitStor
         used("u0", 1, day=LATER),
     ]
     assert await any_store.usage("other", LATER, LATER) == [used("u4", 1, day=LATER)]
+
+
+async def test_absurd_usage_is_bounded(any_store: LimitStore) -> None:
+    absurd = UsageRecord(DAY, "k", "u", "m", 10**15, -5, 2**70, 2**63)
+    await book(any_store, "acme", absurd, absurd)
+    bounded = UsageRecord(
+        DAY, "k", "u", "m", 2 * MAX_AMOUNT, 0, 2 * MAX_AMOUNT, 2 * MAX_AMOUNT, requests=2
+    )
+    assert await any_store.usage("acme", DAY, DAY) == [bounded]

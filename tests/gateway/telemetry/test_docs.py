@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from gateway.admin.gauges import StatusCollector
 from gateway.admin.status import ConfigStatus, EnvoyStatus, GatewayStatus
+from gateway.limits.outage import Counters
 from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.request_log import RequestLog
 from gateway.telemetry.tenant_metrics import TenantMetrics
@@ -34,12 +36,19 @@ def test_every_metric_is_documented_and_the_other_way_round() -> None:
     assert set(re.findall(r"^\| `(penstock_\w+)`", DOCS, re.MULTILINE)) == exported
 
 
+def test_every_event_of_an_outage_is_documented() -> None:
+    section = DOCS.partition("Events of `penstock_limit_store_outage_events_total`")[2]
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", section, re.MULTILINE)
+    events = {event.strip("`") for row in rows for event in row.split(", ")}
+    assert {field.name for field in fields(Counters)} <= events
+
+
 def test_every_field_of_the_request_log_is_documented(
     tmp_path: Path, completed: Callable[..., Completed]
 ) -> None:
     log = RequestLog(tmp_path / "log")
     log.completed(completed())
     log.close()
-    fields = orjson.loads((tmp_path / "log").read_bytes())
+    told = orjson.loads((tmp_path / "log").read_bytes())
     section = DOCS.partition("## Request log")[2].partition("```json")[0]
-    assert set(fields) <= set(re.findall(r"`(\w+)`", section))
+    assert set(told) <= set(re.findall(r"`(\w+)`", section))

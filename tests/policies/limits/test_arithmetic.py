@@ -158,14 +158,49 @@ def test_a_window_takes_back_only_while_it_lasts_but_always_charges() -> None:
     assert arithmetic.available(rule, arithmetic.settle(rule, used, 40, taken.at_ms, 15)) == 70
 
 
-def test_a_clock_set_back_refills_nothing_twice() -> None:
+def test_a_clock_set_back_a_little_refills_nothing_twice() -> None:
     rule = TokenBucket(10, 1, 1_000)
     state = arithmetic.take(rule, arithmetic.fresh(rule, NOW_MS), 10)
-    back = arithmetic.advance(rule, state, NOW_MS - 5_000)
+    back = arithmetic.advance(rule, state, NOW_MS - 1_000)
     assert arithmetic.advance(rule, back, NOW_MS + 3_000).value == 3
     window = CalendarWindow(10, Period.SECOND)
     used = arithmetic.take(window, arithmetic.fresh(window, NOW_MS), 10)
-    assert arithmetic.advance(window, used, NOW_MS - 5_000) == used
+    assert arithmetic.advance(window, used, used.at_ms - 1_000) == used
+
+
+def test_a_clock_set_back_by_an_hour_stops_nothing() -> None:
+    rule = TokenBucket(10, 1, 1_000)
+    state = arithmetic.take(rule, arithmetic.fresh(rule, NOW_MS), 10)
+    back_ms = NOW_MS - 3_600_000
+    back = arithmetic.advance(rule, state, back_ms)
+    assert back == State(0, 0, back_ms)
+    assert arithmetic.advance(rule, back, back_ms + 3_000).value == 3
+    window = CalendarWindow(10, Period.HOUR)
+    used = arithmetic.take(window, arithmetic.fresh(window, NOW_MS), 7)
+    now = arithmetic.advance(window, used, back_ms)
+    assert now == State(7, 0, used.at_ms - 3_600_000)
+    assert arithmetic.settle(window, now, 7, used.at_ms, 2).value == 2, "it is in there"
+
+
+@given(
+    TOKEN_BUCKETS,
+    st.lists(st.tuples(st.integers(-(10**8), 10**8) | st.integers(-3_000, 3_000), AMOUNTS)),
+)
+def test_the_bound_counts_how_far_the_clock_went_forward(
+    rule: TokenBucket, requests: list[tuple[int, int]]
+) -> None:
+    state, now_ms = arithmetic.fresh(rule, NOW_MS), NOW_MS
+    forward_ms = taken = 0
+    for step, wanted in requests:
+        now_ms += step
+        forward_ms += max(0, step)
+        state = arithmetic.advance(rule, state, now_ms)
+        assert state.at_ms - now_ms <= arithmetic.BACK_MS, "nothing waits for longer"
+        amount = wanted % (rule.capacity + 1)
+        if arithmetic.available(rule, state) >= amount:
+            state = arithmetic.take(rule, state, amount)
+            taken += amount
+        assert taken <= rule.capacity + Fraction(forward_ms * rule.refill, rule.period_ms)
 
 
 @given(RULES, st.fractions(Fraction(1, 100), 1))

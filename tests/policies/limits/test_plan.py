@@ -21,6 +21,7 @@ from policies.limits.plan import (
 from policies.limits.prices import Price, Usage
 from policies.limits.types import (
     MAX_AMOUNT,
+    CalendarWindow,
     Concurrency,
     Dimension,
     Period,
@@ -60,6 +61,23 @@ def rule(
 def test_a_bucket_for_each_value(by: tuple[By, ...], subject: Subject, key: str, name: str) -> None:
     bucket = rule(by=by).bucket(subject)
     assert (bucket.key, bucket.name) == (key, name)
+
+
+def test_rules_of_other_kinds_have_other_buckets_and_the_name_is_told_by_each() -> None:
+    kinds = (
+        PER_MINUTE,
+        CalendarWindow(5, Period.MINUTE),
+        CalendarWindow(5, Period.MONTH),
+        Concurrency(5),
+    )
+    keys = [
+        LimitRule("r", Dimension.REQUESTS, kind, (By.USER,)).bucket(SUBJECT).key for kind in kinds
+    ]
+    assert len(set(keys)) == len(kinds)
+    assert {key.partition("|")[0] for key in keys} == {"r"}
+    assert all(key.endswith("|user=ann") for key in keys)
+    other_amount = LimitRule("r", Dimension.REQUESTS, CalendarWindow(9, Period.MONTH), (By.USER,))
+    assert other_amount.bucket(SUBJECT).key == keys[2]
 
 
 def test_the_order_of_by_makes_no_other_bucket() -> None:

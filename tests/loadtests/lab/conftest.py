@@ -1,0 +1,51 @@
+"""A comparison small enough for a test."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from loadtests.lab.choices import limits, policies
+from loadtests.lab.experiment import Experiment
+from loadtests.lab.source import Extent, Source
+from loadtests.sim.model.catalogue import ACCELERATORS, architecture
+from loadtests.sim.model.profile import Profile
+
+PROFILE = Profile("test", architecture("Qwen/Qwen3-8B"), ACCELERATORS["h100"])
+
+Make = Callable[..., Experiment]
+
+
+@pytest.fixture
+def make() -> Make:
+    """An experiment: `make("workload", "policies", rates=..., requests=...)`."""
+
+    def made(
+        workload: str = "fixed-corpus-saas",
+        names: str = "round-robin,llm-d-token-aware",
+        *,
+        requests: int | None = 60,
+        duration_s: float | None = None,
+        replicas: tuple[int, ...] = (3,),
+        seeds: int = 2,
+        **levels: Any,
+    ) -> Experiment:
+        source = Source.parse(workload)
+        return Experiment(
+            source,
+            source.levels(**levels),
+            policies(names),
+            replicas,
+            PROFILE,
+            limits(
+                PROFILE,
+                max_num_batched_tokens=8192,
+                max_num_seqs=64,
+                max_model_len=131_072,
+                max_loras=8,
+            ),
+            seeds,
+            extent=Extent(duration_s, requests),
+        )
+
+    return made
