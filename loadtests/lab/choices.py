@@ -1,0 +1,121 @@
+"""What the command line gives in words: policies, lists of numbers, profiles, engine sizes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from loadtests.lab.setting import PolicyChoice
+from loadtests.lab.source import LabError
+from loadtests.sim.model.profile import Profile, built_in, read_profile
+from loadtests.sim.model.scheduler import Limits
+from policies.routing.weighted import DEFAULT_PROFILE
+
+_MOST_STEPS = 200
+
+
+def policies(text: str) -> tuple[PolicyChoice, ...]:
+    """``name,name:{json},...``; ``weighted`` alone has the default scorers. Each is built once, to
+    find mistakes before anything runs. Raises LabError, PolicyError."""
+    choices: list[PolicyChoice] = []
+    for name, params in _named(text):
+        label = name if params is None else f"{name} {json.dumps(params, separators=(',', ':'))}"
+        if params is None:
+            params = dict(DEFAULT_PROFILE) if name == "weighted" else {}
+        choice = PolicyChoice(name, params, label)
+        choice.built()
+        if any(label == other.label for other in choices):
+            raise LabError(f"policy {label} is given twice")
+        choices.append(choice)
+    return tuple(choices)
+
+
+def _named(text: str) -> Iterator[tuple[str, Mapping[str, object] | None]]:
+    decoder = json.JSONDecoder()
+    rest = text.strip()
+    while rest:
+        ends = [place for place in (rest.find(","), rest.find(":")) if place >= 0]
+        end = min(ends, default=len(rest))
+        name, after = rest[:end].strip(), rest[end:]
+        if not name:
+            raise LabError(f"a policy has a name: there is none before {after!r} in {text!r}")
+        params: Mapping[str, object] | None = None
+        if after.startswith(":"):
+            after = after[1:].lstrip()
+            try:
+                params, end = decoder.raw_decode(after)
+            except ValueError as error:
+                raise LabError(f"policy {name}: its parameters are not JSON: {error}") from error
+            if not isinstance(params, dict):
+                raise LabError(f"policy {name}: its parameters are a JSON object, not {params!r}")
+            after = after[end:].lstrip()
+        if after and not after.startswith(","):
+            raise LabError(f"policy {name}: a comma is missing before {after!r}")
+        yield name, params
+        if after == ",":
+            raise LabError(f"a policy is missing after the last comma of {text!r}")
+        rest = after[1:].strip()
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """``5,10,20`` or ``5:20:5`` (first, last, step), or both. Raises LabError."""
+    found: list[float] = []
+    for part in text.split(","):
+        try:
+            ends = [float(number) for number in part.split(":")]
+        except ValueError:
+            ends = []
+        if len(ends) not in (1, 3) or not all(map(math.isfinite, ends)):
+            raise LabError(f"{option}: {part!r} is neither a number nor FIRST:LAST:STEP")
+        if len(ends) == 1:
+            found += ends
+            continue
+        first, last, step = ends
+        if step <= 0 or last < first:
+            raise LabError(f"{option}: {part!r} must rise, by a step over 0")
+        steps = math.floor((last - first) / step + 1e-9)
+        if steps > _MOST_STEPS:
+            raise LabError(f"{option}: {part!r} makes more than {_MOST_STEPS} loads")
+        found += [first + step * index for index in range(steps + 1)]
+    return tuple(found)
+
+
+def sizes(text: str, option: str) -> tuple[int, ...]:
+    """Whole numbers from 1, as in `numbers`. Raises LabError."""
+    found = numbers(text, option)
+    if any(value < 1 or value != int(value) for value in found):
+        raise LabError(f"{option}: whole numbers from 1 are wanted, not {text!r}")
+    return tuple(sorted({int(value) for value in found}))
+
+
+def profile(text: str) -> Profile:
+    """A built-in one by name, or a file. Raises ProfileError, UnknownModelError."""
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
+        return read_profile(path)
+    return built_in(text)
+
+
+def limits(
+    profile: Profile,
+    *,
+    max_num_batched_tokens: int,
+    max_num_seqs: int,
+    max_model_len: int,
+    max_loras: int,
+    block_size_tokens: int = 16,
+) -> Limits:
+    """The engine's size with as many KV blocks as the profile's memory holds. A context that does
+    not fit into them is shortened to what does, as ``vllm serve --max-model-len auto`` does.
+    Raises ValueError, ProfileError."""
+    blocks = profile.kv_blocks(block_size_tokens)
+    return Limits(
+        num_blocks=blocks,
+        block_size_tokens=block_size_tokens,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_model_len=min(max_model_len, blocks * block_size_tokens),
+        max_loras=max_loras,
+    )

@@ -1,0 +1,215 @@
+"""The HTML page of a comparison: one file, nothing to load, the answer first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from loadtests.lab.experiment import Experiment
+from loadtests.lab.plots import Plot
+from loadtests.lab.points import Point
+from loadtests.lab.verdict import CARRIED, Verdict, sentences, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure of the table: its name, its head, and what a value is multiplied with."""
+
+    figure: str
+    head: str
+    scale: float = 1.0
+
+
+COLUMNS = (
+    Column("goodput_per_s", "goodput /s"),
+    Column("good_share", "within SLO %", 100.0),
+    Column("ttft_p50_s", "TTFT p50 s"),
+    Column("ttft_p90_s", "p90"),
+    Column("ttft_p99_s", "p99"),
+    Column("tpot_p50_s", "TPOT p50 ms", 1000.0),
+    Column("tpot_p90_s", "p90", 1000.0),
+    Column("tpot_p99_s", "p99", 1000.0),
+    Column("input_tokens_per_s", "input tok/s"),
+    Column("output_tokens_per_s", "output tok/s"),
+    Column("hit_rate", "hit %", 100.0),
+    Column("busy_max_over_mean", "busy max / mean"),
+    Column("preemptions", "preempted"),
+    Column("failed", "failed"),
+)
+
+_STYLE = """
+:root { color-scheme: light; }
+body { margin: 0; background: #f5f7fa; color: #1f2933;
+  font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 64px; }
+h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; }
+h2 { font-size: 19px; margin: 40px 0 10px; }
+h3 { font-size: 15px; margin: 0 0 2px; }
+p { margin: 6px 0; } .quiet { color: #616e7c; }
+.answer { background: #fff; border-left: 5px solid #0072b2; border-radius: 4px;
+  padding: 14px 20px; margin: 16px 0; box-shadow: 0 1px 3px #0001; }
+.answer p:first-child { font-size: 18px; font-weight: 600; }
+figure, .table { background: #fff; border-radius: 6px; margin: 14px 0; padding: 14px 18px;
+  box-shadow: 0 1px 3px #0001; overflow-x: auto; }
+figcaption { color: #616e7c; font-size: 13px; margin-bottom: 6px; }
+figure svg { width: 100%; height: auto; display: block; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 8px; vertical-align: top; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid #e4e7eb; }
+th { white-space: normal; }
+td small { display: block; color: #7b8794; font-weight: 400; }
+th { color: #616e7c; font-weight: 600; }
+th:first-child, td:first-child { text-align: left; }
+tr.best td { font-weight: 600; background: #eef6fb; }
+details { margin: 10px 0; } summary { cursor: pointer; font-weight: 600; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 18px; }
+dt { color: #616e7c; } dd { margin: 0; overflow-wrap: anywhere; }
+"""
+
+
+def page(
+    experiment: Experiment,
+    points: Sequence[Point],
+    verdicts: Sequence[Verdict],
+    pictures: Mapping[int, Sequence[Plot]],
+    settings: Mapping[str, object],
+) -> str:
+    """The page. ``pictures``: by size of fleet."""
+    sections = [
+        _section(experiment, verdict, points, pictures[verdict.replicas]) for verdict in verdicts
+    ]
+    title = f"{experiment.source.name}: {len(experiment.policies)} routing policies compared"
+    if len(experiment.policies) == 1:
+        title = f"{experiment.source.name} under {experiment.policies[0].title}"
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
+        f"<h1>{escape(title)}</h1>{_compared(experiment)}{''.join(sections)}"
+        f"{_settings(settings)}{_notes(experiment)}</main></body></html>\n"
+    )
+
+
+def compared(experiment: Experiment) -> str:
+    """In a sentence: on what, under what load, how often."""
+    profile, levels = experiment.profile, experiment.levels
+    fleet = ", ".join(map(str, experiment.replicas))
+    load = levels[0].label if len(levels) == 1 else f"{levels[0].value:g} to {levels[-1].label}"
+    seeds = f"{experiment.seeds} seed{'' if experiment.seeds == 1 else 's'}"
+    return (
+        f"{experiment.source.name} ({experiment.source.about}) on {fleet} simulated replicas of"
+        f" {profile.model.name}, each {profile.tensor_parallel} x {profile.accelerator.name};"
+        f" {load}; {seeds}."
+    )
+
+
+def _compared(experiment: Experiment) -> str:
+    names = ", ".join(f"<b>{escape(choice.title)}</b>" for choice in experiment.policies)
+    return f'<p class="quiet">{escape(compared(experiment))}</p><p>Policies: {names}.</p>'
+
+
+def _section(
+    experiment: Experiment, verdict: Verdict, points: Sequence[Point], pictures: Sequence[Plot]
+) -> str:
+    mine = [point for point in points if point.replicas == verdict.replicas]
+    heading = f"<h2>On {verdict.replicas} replicas</h2>" if len(experiment.replicas) > 1 else ""
+    words = "".join(f"<p>{escape(text)}</p>" for text in sentences(verdict, experiment.slo))
+    drawn = "".join(
+        f"<figure><h3>{escape(plot.title)}</h3><figcaption>{escape(plot.caption)}</figcaption>"
+        f"{plot.svg}</figure>"
+        for plot in pictures
+    )
+    levels = sorted({point.level for point in mine})
+    others = "".join(
+        f"<h3>{escape(level.label)}</h3>{_table([p for p in mine if p.level == level], None)}"
+        for level in levels
+    )
+    return (
+        f'{heading}<div class="answer">{words}</div>'
+        f"<h2>At {escape(verdict.level.label)}</h2>{_ranked(verdict)}"
+        f"<h2>Against load</h2>{drawn}"
+        f"<details><summary>Every load in figures</summary>{others}</details>"
+    )
+
+
+def _ranked(verdict: Verdict) -> str:
+    carries = {
+        rank.point.policy: "-" if rank.carries is None else rank.carries.label
+        for rank in verdict.ranks
+    }
+    return _table([rank.point for rank in verdict.ranks], carries)
+
+
+def _table(points: Sequence[Point], carries: Mapping[str, str] | None) -> str:
+    columns = [column for column in COLUMNS if any(p.values(column.figure) for p in points)]
+    head = "".join(f"<th>{escape(column.head)}</th>" for column in columns)
+    if carries is not None:
+        head += "<th>carries up to</th>"
+    rows: list[str] = []
+    for index, point in enumerate(points):
+        cells = "".join(f"<td>{_cell(value(point, column))}</td>" for column in columns)
+        if carries is not None:
+            cells += f"<td>{escape(carries[point.policy])}</td>"
+        best = ' class="best"' if carries is not None and index == 0 else ""
+        rows.append(f"<tr{best}><td>{escape(point.policy)}</td>{cells}</tr>")
+    return (
+        f'<div class="table"><table><thead><tr><th>policy</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _cell(text: str) -> str:
+    """The interval below its mean, so that the table is not wider than a screen."""
+    mean, plus_minus, error = text.partition(" ± ")
+    return f"{mean}<small>± {error}</small>" if plus_minus else mean
+
+
+def value(point: Point, column: Column) -> str:
+    """A cell of a table, with its interval."""
+    found = point.estimate(column.figure)
+    if found is None:
+        return "-"
+    error = None if found.error is None else found.error * column.scale
+    return shown(type(found)(found.value * column.scale, error))
+
+
+def _settings(settings: Mapping[str, object]) -> str:
+    rows = "".join(
+        f"<dt>{escape(name)}</dt><dd>{escape(_shown(value))}</dd>"
+        for name, value in settings.items()
+    )
+    return f"<h2>Settings</h2><details><summary>All of them</summary><dl>{rows}</dl></details>"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str).replace('"', "")
+
+
+def _notes(experiment: Experiment) -> str:
+    cut = experiment.cut
+    text = f"""
+The window closes when {1 - cut.cool_down:.0%} of the requests have arrived and opens after
+{cut.warm_up:.0%} of the time until then; a ramp's stages are whole.
+
+Latencies, shares and hit rates are of the requests that arrived in the window; throughput is of the
+window itself, with a prompt's tokens counted when its answer begins and an answer's spread evenly
+over its time.
+
+± is half the 95 % confidence interval of the mean over seeds (Student's t). Differences are taken
+seed by seed: every policy had the same requests.
+
+A load is carried when {CARRIED:.0%} of the requests are answered within the SLO, there and at every
+lower load tried.
+
+Simulated: the live picker and policies in virtual time, over a model of the engine. What the model
+was fitted to is told under the profile's source.
+"""
+    notes = text.strip().split("\n\n")
+    if experiment.source.trace is not None:
+        notes.append("A trace is the same for every seed: intervals tell of the policies' chance.")
+    paragraphs = "".join(f'<p class="quiet">{escape(note)}</p>' for note in notes)
+    return f"<h2>How to read the figures</h2>{paragraphs}"

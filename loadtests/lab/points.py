@@ -1,0 +1,101 @@
+"""Runs that differ only in their seed, put together: means with their uncertainty, and paired
+differences between policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from loadtests.bench.stats import Estimate, estimate
+from loadtests.lab.experiment import Experiment, Run
+from loadtests.lab.source import Level, LevelKind
+from loadtests.lab.summary import Figures
+
+Number = float | int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A policy on a fleet under one load, over all seeds."""
+
+    policy: str
+    replicas: int
+    level: Level
+    """A stage of a ramp is a level of its own rate."""
+    by_seed: tuple[dict[str, Number], ...]
+    """Figures of each seed, those of the whole run among them (not for the stage of a ramp)."""
+
+    @property
+    def load(self) -> float:
+        """Its place on the axis."""
+        return self.level.value
+
+    def values(self, figure: str) -> list[float]:
+        """Of the seeds that have it."""
+        found = (seed.get(figure) for seed in self.by_seed)
+        return [float(value) for value in found if value is not None]
+
+    def estimate(self, figure: str) -> Estimate | None:
+        """Mean over seeds with its 95 % confidence interval (Student's t); None without any."""
+        values = self.values(figure)
+        return estimate(values) if values else None
+
+    def mean(self, figure: str) -> float | None:
+        """Mean over seeds."""
+        found = self.estimate(figure)
+        return None if found is None else found.value
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of those that there are."""
+        return sorted(self.by_seed[0])
+
+
+def difference(one: Point, other: Point, figure: str) -> Estimate | None:
+    """``one`` less ``other``, seed by seed: both had the same requests, so what the seeds have in
+    common falls out. None where no seed has both."""
+    pairs = [
+        (a, b)
+        for a, b in zip(
+            (seed.get(figure) for seed in one.by_seed),
+            (seed.get(figure) for seed in other.by_seed),
+            strict=True,
+        )
+        if a is not None and b is not None
+    ]
+    return estimate([a - b for a, b in pairs]) if pairs else None
+
+
+def points(experiment: Experiment, runs: Sequence[Run]) -> list[Point]:
+    """One for each policy, fleet and level, in order; for a ramp one for each stage on the way up,
+    without the stages that come before its lowest one (they seat the prompts)."""
+    groups: dict[tuple[int, Level, str], list[Run]] = {}
+    for run in runs:
+        cell = run.cell
+        groups.setdefault((cell.replicas, cell.level, cell.policy.title), []).append(run)
+    found: list[Point] = []
+    for (replicas, level, policy), alike in groups.items():
+        if level.kind is LevelKind.RAMP:
+            found += _stages(experiment, policy, replicas, alike)
+        else:
+            by_seed = tuple({**asdict(run.steady), **asdict(run.whole)} for run in alike)
+            found.append(Point(policy, replicas, level, by_seed))
+    return found
+
+
+def _stages(experiment: Experiment, policy: str, replicas: int, runs: Sequence[Run]) -> list[Point]:
+    stages = experiment.source.stages
+    lowest = min(range(len(stages)), key=lambda index: stages[index].per_s)
+    return [
+        Point(
+            policy,
+            replicas,
+            Level(stages[index].per_s, LevelKind.RATE),
+            tuple(_of(run.stages[index]) for run in runs),
+        )
+        for index in range(lowest, len(stages))
+    ]
+
+
+def _of(figures: Figures) -> dict[str, Number]:
+    return asdict(figures)

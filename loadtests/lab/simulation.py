@@ -1,0 +1,356 @@
+"""A run in virtual time: traffic, the live picker, engine models. It skips from event to event.
+
+The picker is the one that serves real requests, from the choice of replicas on: schedule, ledger,
+prefix index, sessions, scraped signals with their age, reports with their delay. What parses HTTP
+is left out; prompts come as block hashes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Final
+
+from loadtests.lab.outcome import Outcome, Sample, Served
+from loadtests.lab.setting import Setting
+from loadtests.sim.model.engine import Engine, Event, Kind
+from loadtests.sim.model.request import EngineRequest, Sequence
+from loadtests.workloads.sessions import Request
+from loadtests.workloads.traffic import Traffic
+from picker import names
+from picker.completion import Report
+from picker.core import Picker
+from picker.decision import Decision, RequestHead
+from picker.events import Completed, Rejected
+from picker.pipeline.context import RequestContext
+from picker.pipeline.rejection import Rejection
+from picker.settings import PickerSettings, PoolSettings
+from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+
+POOL: Final = "lab"
+MODEL: Final = "model"
+_SAMPLE_S: Final = 1.0
+_LEASE_S: Final = 1e9
+
+
+class _Unheard:
+    """Nobody reads the picker's metrics and logs here."""
+
+    def rejected(self, event: Rejected) -> None:
+        return
+
+    def completed(self, event: Completed) -> None:
+        return
+
+
+class _UnderWay:
+    """A request between its decision and its end."""
+
+    __slots__ = ("decision", "expected_cached_tokens", "replica", "request", "sequence")
+
+    def __init__(
+        self, request: Request, decision: Decision, replica: int, expected_cached_tokens: float
+    ) -> None:
+        self.request, self.decision, self.replica = request, decision, replica
+        self.expected_cached_tokens = expected_cached_tokens
+        self.sequence: Sequence | None = None
+
+
+class Simulation:
+    """Runs once. Everything random comes from ``seed``."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        traffic: Traffic,
+        *,
+        seed: int,
+        on_progress: Callable[[float, int], None] | None = None,
+    ) -> None:
+        """``on_progress`` hears the virtual time and the number of requests served, now and
+        then."""
+        self.now_s = 0.0
+        self._setting = setting
+        self._traffic = traffic
+        self._on_progress = on_progress
+        self._outcome = Outcome()
+        self._rng = random.Random(f"lab/{seed}")
+        self._picker = Picker(
+            "lab", observer=_Unheard(), now=lambda: self.now_s, rng=random.Random(f"picker/{seed}")
+        )
+        self._engines = [Engine(setting.profile, setting.limits) for _ in range(setting.replicas)]
+        self._addresses = [_address(index) for index in range(setting.replicas)]
+        self._replica_of = {address: index for index, address in enumerate(self._addresses)}
+        self._heap: list[tuple[float, int, Callable[[], None]]] = []
+        self._pushed = 0
+        self._due_s = [inf] * setting.replicas
+        """When each engine is looked at next."""
+        self._by_sequence: dict[Sequence, _UnderWay] = {}
+        self._adapters = {""}
+        """Seen so far; "" is the base model."""
+        self._served_models = [ServedModel(MODEL, None, setting.limits.max_model_len)]
+
+    def run(self) -> Outcome:
+        """Until the traffic has ended and everything is answered."""
+        self._open_pool()
+        while True:
+            arrival_s = self._traffic.next_s()
+            event_s = self._heap[0][0] if self._heap else inf
+            if arrival_s is not None and arrival_s <= event_s:
+                self.now_s = max(self.now_s, arrival_s)
+                for request in self._traffic.take(self.now_s):
+                    self._arrive(request)
+            elif self._traffic.in_flight:
+                self._step()
+            elif arrival_s is None:
+                break
+            else:
+                self._step()
+        outcome = self._outcome
+        outcome.duration_s = self.now_s
+        outcome.busy_s = [engine.busy_s for engine in self._engines]
+        outcome.steps = sum(engine.steps for engine in self._engines)
+        return outcome
+
+    def _step(self) -> None:
+        at_s, _, act = heapq.heappop(self._heap)
+        self.now_s = max(self.now_s, at_s)
+        self._outcome.events += 1
+        act()
+
+    def _at(self, at_s: float, act: Callable[[], None]) -> None:
+        self._pushed += 1
+        heapq.heappush(self._heap, (at_s, self._pushed, act))
+
+    # -- the pool
+
+    def _open_pool(self) -> None:
+        setting = self._setting
+        pool = PoolSettings(POOL, setting.policy.built(), (MODEL,), default=True)
+        self._picker.configure(PickerSettings((pool,), lease_s=_LEASE_S, stale_after_s=_LEASE_S))
+        self._picker.sync_endpoints(POOL, [EndpointSpec(address) for address in self._addresses])
+        for index in range(setting.replicas):
+            self._apply_signals(index, self._signals(index), began_s=0.0)
+            self._picker.apply_models(POOL, self._addresses[index], self._served_models)
+            # As in life they are not read in step.
+            first_s = self._rng.uniform(0.0, setting.seeing.scrape_interval_s)
+            self._at(first_s, lambda index=index: self._scrape(index))  # type: ignore[misc]
+        self._at(0.0, self._sample)
+
+    def _serve_adapter(self, adapter: str) -> None:
+        """Every replica lists it, as with vLLM's ``--lora-modules``; it takes a slot when used."""
+        self._adapters.add(adapter)
+        limit = self._setting.limits.max_model_len
+        self._served_models.append(ServedModel(adapter, MODEL, limit))
+        for address in self._addresses:
+            self._picker.apply_models(POOL, address, self._served_models)
+
+    def _scrape(self, index: int) -> None:
+        seeing, engine = self._setting.seeing, self._engines[index]
+        self._look(index)
+        signals, began_s = self._signals(index), self.now_s
+        self._at(
+            self.now_s + seeing.scrape_delay_s,
+            lambda: self._apply_signals(index, signals, began_s=began_s),
+        )
+        idle = engine.idle
+        interval_s = seeing.idle_scrape_interval_s if idle else seeing.scrape_interval_s
+        self._at(self.now_s + interval_s, lambda: self._scrape(index))
+
+    def _signals(self, index: int) -> Signals:
+        engine, limits = self._engines[index], self._setting.limits
+        return Signals(
+            waiting_requests=engine.waiting_sequences,
+            running_requests=engine.running_sequences,
+            kv_usage=engine.kv_usage,
+            kv_capacity_tokens=limits.num_blocks * limits.block_size_tokens,
+            kv_block_tokens=limits.block_size_tokens,
+            max_loras=limits.max_loras,
+            running_adapters=_adapters(engine.scheduler.running),
+            waiting_adapters=_adapters(engine.scheduler.waiting),
+        )
+
+    def _apply_signals(self, index: int, signals: Signals, *, began_s: float) -> None:
+        self._picker.apply_signals(
+            POOL, self._addresses[index], signals, began_s=began_s, now_s=self.now_s
+        )
+
+    def _sample(self) -> None:
+        for index, engine in enumerate(self._engines):
+            self._look(index)
+            self._outcome.samples.append(
+                Sample(
+                    self.now_s,
+                    index,
+                    engine.running_sequences,
+                    engine.waiting_sequences,
+                    engine.kv_usage,
+                )
+            )
+        if self._on_progress is not None:
+            self._on_progress(self.now_s, len(self._outcome.served))
+        self._at(self.now_s + _SAMPLE_S, self._sample)
+
+    # -- requests
+
+    def _arrive(self, request: Request) -> None:
+        if request.adapter not in self._adapters:
+            self._serve_adapter(request.adapter)
+        context = self._context(request)
+        try:
+            decision = self._picker.place(context)
+        except Rejection:
+            self._refused(request)
+            return
+        replica = self._replica_of[decision.addresses[0]]
+        under_way = _UnderWay(request, decision, replica, context.matched_tokens)
+        seeing = self._setting.seeing
+        self._at(self.now_s + seeing.decision_s + seeing.network_s, lambda: self._reach(under_way))
+
+    def _context(self, request: Request) -> RequestContext:
+        headers = {names.SESSION_ID: request.session} if request.session else {}
+        head = RequestHead("POST", "/v1/completions", headers, None, self.now_s)
+        context = RequestContext(self._picker.next_id(), head, b"", None)
+        context.pool = self._picker.pools[POOL]
+        context.asked_model = context.served_model = request.adapter or MODEL
+        context.adapter = request.adapter
+        context.prompt_tokens = float(request.prompt_tokens)
+        context.output_tokens = float(request.max_tokens)
+        context.blocks = request.live_blocks(MODEL)
+        return context
+
+    def _reach(self, under_way: _UnderWay) -> None:
+        """The replica has the request."""
+        request, limits = under_way.request, self._setting.limits
+        engine = self._engines[under_way.replica]
+        self._look(under_way.replica)
+        asked = EngineRequest(
+            request.id,
+            request.prompt_tokens,
+            request.output_tokens,
+            tuple(request.block_ids(limits.block_size_tokens)),
+            request.adapter or None,
+            request.arrival_s,
+        )
+        try:
+            sequence = engine.add(asked, self.now_s)
+        except ValueError:  # longer than the engine's context
+            self._ended(under_way, None, failed=True)
+            return
+        under_way.sequence = sequence
+        self._by_sequence[sequence] = under_way
+        self._expect(under_way.replica)
+        timeout_s = self._setting.client_timeout_s
+        if timeout_s is not None:
+            self._at(request.arrival_s + timeout_s, lambda: self._give_up(under_way))
+
+    def _look(self, index: int) -> None:
+        """Let an engine's time pass until now, and hear what it has done."""
+        self._hear(self._engines[index].advance(self.now_s))
+
+    def _expect(self, index: int) -> None:
+        """Look at an engine when something happens in it next."""
+        at_s = self._engines[index].next_event_s()
+        if at_s < self._due_s[index]:
+            self._due_s[index] = at_s
+            self._at(at_s, lambda: self._wake(index, at_s))
+
+    def _wake(self, index: int, due_s: float) -> None:
+        if self._due_s[index] == due_s:
+            self._due_s[index] = inf
+        self._look(index)
+        self._expect(index)
+
+    def _hear(self, events: list[Event]) -> None:
+        for event in events:
+            if event.kind is Kind.PREEMPTED:
+                self._outcome.preemptions += 1
+            elif event.kind is Kind.FINISHED:
+                under_way = self._by_sequence.pop(event.sequence, None)
+                if under_way is not None:
+                    self._ended(under_way, event.sequence, failed=False)
+
+    def _give_up(self, under_way: _UnderWay) -> None:
+        sequence = under_way.sequence
+        assert sequence is not None
+        if self._by_sequence.pop(sequence, None) is None:
+            return
+        self._hear(self._engines[under_way.replica].abort(sequence, self.now_s))
+        self._expect(under_way.replica)
+        self._ended(under_way, sequence, failed=True)
+
+    def _ended(self, under_way: _UnderWay, sequence: Sequence | None, *, failed: bool) -> None:
+        request, seeing = under_way.request, self._setting.seeing
+        done_s = self.now_s
+        if sequence is not None and sequence.finished_s is not None:
+            done_s = sequence.finished_s
+        done_s += seeing.network_s
+        first_s = None if sequence is None else sequence.first_token_s
+        served = Served(
+            id=request.id,
+            session=request.session,
+            tenant=request.tenant,
+            replica=under_way.replica,
+            arrival_s=request.arrival_s,
+            first_token_s=None if first_s is None else first_s + seeing.network_s,
+            finished_s=done_s,
+            input_tokens=request.prompt_tokens,
+            cached_tokens=0 if sequence is None else sequence.cached_tokens or 0,
+            expected_cached_tokens=under_way.expected_cached_tokens,
+            output_tokens=0 if sequence is None else sequence.generated_tokens,
+            failed=failed,
+        )
+        self._at(done_s, lambda: self._answered(served, request))
+        self._at(done_s + seeing.report_delay_s, lambda: self._report(served, under_way))
+
+    def _answered(self, served: Served, request: Request) -> None:
+        self._outcome.served.append(served)
+        if served.failed:
+            self._traffic.failed(request, self.now_s)
+        else:
+            self._traffic.answered(request, self.now_s)
+
+    def _report(self, served: Served, under_way: _UnderWay) -> None:
+        self._picker.complete(
+            Report(
+                id=under_way.decision.id,
+                owner=self._picker.id,
+                address=self._addresses[served.replica],
+                status=200,
+                reason="client_aborted" if served.failed else "ok",
+                input_tokens=served.input_tokens,
+                output_tokens=served.output_tokens,
+                cached_tokens=served.cached_tokens,
+                streamed_events=served.output_tokens,
+                ttft_s=served.ttft_s,
+                duration_s=served.latency_s,
+            )
+        )
+
+    def _refused(self, request: Request) -> None:
+        served = Served(
+            id=request.id,
+            session=request.session,
+            tenant=request.tenant,
+            replica=-1,
+            arrival_s=request.arrival_s,
+            first_token_s=None,
+            finished_s=self.now_s,
+            input_tokens=request.prompt_tokens,
+            cached_tokens=0,
+            expected_cached_tokens=0.0,
+            output_tokens=0,
+            failed=True,
+        )
+        self._outcome.served.append(served)
+        self._traffic.failed(request, self.now_s)
+
+
+def _adapters(sequences: Iterable[Sequence]) -> frozenset[str]:
+    return frozenset(sequence.adapter for sequence in sequences if sequence.adapter)
+
+
+def _address(index: int) -> str:
+    return f"10.{index >> 16 & 255}.{index >> 8 & 255}.{index & 255}:8000"

@@ -1,0 +1,181 @@
+"""The answer of a comparison, before its figures: which policy, by how much, how surely."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loadtests.bench.stats import Estimate
+from loadtests.lab.points import Point, difference
+from loadtests.lab.source import Level
+from loadtests.lab.summary import Slo
+
+CARRIED = 0.9
+"""A load is carried when so much of it is answered within the SLO."""
+_PAR = 0.05
+_GOODPUT, _TTFT = "goodput_per_s", "ttft_mean_s"
+
+
+class Standing(enum.Enum):
+    """Of a policy beside the best."""
+
+    BEST = "best"
+    PAR = "on a par"
+    """The difference is certain to be small, within 5 %."""
+    OPEN = "open"
+    """There may be a difference or none: more seeds would tell."""
+    BEHIND = "behind"
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A policy at the load where they are compared."""
+
+    point: Point
+    behind: Estimate | None
+    """The best one's figure less this one's, seed by seed; None for the best, or without one."""
+    standing: Standing
+    carries: Level | None
+    """The highest load up to which it carries all; None: not even the lowest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """On one size of fleet."""
+
+    replicas: int
+    level: Level
+    """Where they are compared: where the most was answered within the SLO."""
+    figure: str
+    """By which: goodput, or the mean TTFT where nobody meets the SLO."""
+    ranks: tuple[Rank, ...]
+    """Best first."""
+
+    @property
+    def best(self) -> Point:
+        """The first of them."""
+        return self.ranks[0].point
+
+
+def verdicts(points: Sequence[Point]) -> list[Verdict]:
+    """One for each size of fleet."""
+    sizes = dict.fromkeys(point.replicas for point in points)
+    return [_verdict([point for point in points if point.replicas == size]) for size in sizes]
+
+
+def _verdict(points: Sequence[Point]) -> Verdict:
+    peak = max(points, key=lambda point: point.mean(_GOODPUT) or 0.0)
+    figure, level = _GOODPUT, peak.level
+    if not peak.mean(_GOODPUT):
+        figure, level = _TTFT, min(point.level for point in points)
+    there = [point for point in points if point.level == level]
+    there.sort(key=lambda point: _badness(point, figure))
+    best = there[0]
+    ranks = tuple(
+        Rank(
+            point,
+            None if point is best else difference(best, point, figure),
+            _standing(best, point, figure),
+            _carries([each for each in points if each.policy == point.policy]),
+        )
+        for point in there
+    )
+    return Verdict(best.replicas, level, figure, ranks)
+
+
+def _standing(best: Point, point: Point, figure: str) -> Standing:
+    if point is best:
+        return Standing.BEST
+    behind = difference(best, point, figure)
+    if behind is None:
+        return Standing.BEHIND
+    near = _PAR * abs(best.mean(figure) or 0.0)
+    if abs(behind.value) + (behind.error or 0.0) <= near:
+        return Standing.PAR
+    return Standing.OPEN if behind.includes_zero else Standing.BEHIND
+
+
+def _badness(point: Point, figure: str) -> float:
+    value = point.mean(figure)
+    if value is None:
+        return float("inf")
+    return value if figure == _TTFT else -value
+
+
+def _carries(points: Sequence[Point]) -> Level | None:
+    carried: Level | None = None
+    for point in sorted(points, key=lambda point: point.level):
+        if (point.mean("good_share") or 0.0) < CARRIED:
+            break
+        carried = point.level
+    return carried
+
+
+def sentences(verdict: Verdict, slo: Slo) -> list[str]:
+    """The verdict in words, the main thing first."""
+    best, rest = verdict.ranks[0], verdict.ranks[1:]
+    first = [_opening(verdict, slo)]
+    par = [rank.point.policy for rank in rest if rank.standing is Standing.PAR]
+    if par:
+        first.append(f"On a par with it, within {_PAR:.0%}: {_listed(par)}.")
+    first += [_behind(verdict, rank) for rank in rest if rank.standing is not Standing.PAR]
+    if len(best.point.by_seed) == 1 and rest:
+        first.append("One seed only: nothing is known of how much of this is chance.")
+    return first
+
+
+def _opening(verdict: Verdict, slo: Slo) -> str:
+    best = verdict.best
+    fleet = f"{verdict.replicas} replica{'' if verdict.replicas == 1 else 's'}"
+    within = f"TTFT up to {slo.ttft_s:g} s, TPOT up to {slo.tpot_s * 1000:g} ms"
+    if verdict.figure == _TTFT:
+        ttft = shown(best.estimate(_TTFT))
+        return (
+            f"Nobody meets the SLO ({within}) under any load tried on {fleet}. {best.policy} has"
+            f" the lowest mean TTFT at {verdict.level.label}: {ttft} s."
+        )
+    share = best.mean("good_share") or 0.0
+    what = "the most requests" if len(verdict.ranks) > 1 else "at best"
+    return (
+        f"{best.policy} answers {what} within the SLO ({within}) on {fleet}:"
+        f" {shown(best.estimate(_GOODPUT))} a second at {verdict.level.label},"
+        f" {share:.0%} of those that came."
+    )
+
+
+def _behind(verdict: Verdict, rank: Rank) -> str:
+    best, point, figure = verdict.best, rank.point, verdict.figure
+    unit = "s" if figure == _TTFT else "requests/s"
+    mine, its = best.mean(figure), point.mean(figure)
+    if mine is None or its is None or rank.behind is None:
+        return f"{point.policy} answered nothing there."
+    text = f"{point.policy}: {shown(point.estimate(figure))} {unit}"
+    gap = Estimate(abs(rank.behind.value), rank.behind.error)
+    text += f", {shown(gap)} {'more' if figure == _TTFT else 'fewer'}"
+    low, high = sorted((mine, its))
+    if low > 0:
+        text += f" (a factor of {high / low:.2g})"
+    if rank.standing is Standing.OPEN:
+        text += ", which may be chance: more seeds would tell"
+    return f"{text}."
+
+
+def shown(found: Estimate | None, *, digits: int = 3) -> str:
+    """A figure with its 95 % interval, as in ``12.3 ± 0.4``."""
+    if found is None:
+        return "-"
+    value = rounded(found.value, digits)
+    return value if found.error is None else f"{value} ± {rounded(found.error, 2)}"
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """To so many significant digits, without an exponent."""
+    if value == 0:
+        return "0"
+    text = f"{float(f'{value:.{digits}g}'):,.10f}".rstrip("0").rstrip(".")
+    return text or "0"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
