@@ -19,6 +19,7 @@ from loadtests.lab.size import Trial, sizing_document, sizing_sentences, smalles
 from loadtests.lab.source import Extent, LabError, Level, LevelKind, Source
 from loadtests.lab.summary import Cut, Slo
 from loadtests.lab.sweep import Bar, bars, cores, sweep
+from loadtests.sim.model import fit
 from loadtests.sim.model.profile import built_in, built_in_names
 from loadtests.workloads.catalogue import CATALOGUE, LORA_SLOTS
 from policies import registry
@@ -62,6 +63,8 @@ Timeout = Annotated[
 Speed = Annotated[str, typer.Option(help="Of a trace, as times recorded: 1,2,4.")]
 Rate = Annotated[str, typer.Option(help="Open loop, requests/s: 5,10 or 5:30:5 (a step of 5).")]
 Concurrency = Annotated[str, typer.Option(help="Closed loop, clients: as --rate.")]
+
+app.command("fit")(fit.main)
 
 
 @app.command()
