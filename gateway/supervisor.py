@@ -36,7 +36,8 @@ from picker.state.endpoints import EndpointSpec
 
 log = logging.getLogger(__name__)
 
-_PICKER_GRACE_S: Final = 8.0
+_PICKER_GRACE_S: Final = 14.0
+"""To finish what runs, and to deliver settlements to a slow limit store."""
 _RETIRE_S: Final = 0.3
 """From taking a picker out of Envoy's list to ending it: Envoy reads the list within that time."""
 _REGISTRY_READ_S: Final = 1.0

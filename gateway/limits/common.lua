@@ -27,6 +27,7 @@ local EXPIRE_AT_ONCE = 1000
 local SMALL = 64 -- hashes up to this are not searched for idle buckets
 local LOOK_AT = 4
 local FOREVER_MS = 1e12
+local BACK_MS = 1000 -- largest step back of the clock that is waited out
 
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -101,10 +102,18 @@ local function advance(bucket)
         bucket.value, bucket.carry = bucket.value + whole + gained, carry
       end
       bucket.at = now
+    elseif elapsed < -BACK_MS then -- the clock was set back, or is that of another node
+      bucket.at, bucket.changed = now, true
     end
     fill_up(bucket)
-  elseif rule.kind ~= 'c' and window_start(rule.kind, now) > bucket.at then
-    fresh(bucket)
+    if bucket.value == rule.limit then bucket.at = now end
+  elseif rule.kind ~= 'c' then
+    local start = window_start(rule.kind, now)
+    if start > bucket.at then
+      fresh(bucket)
+    elseif bucket.at > now and (bucket.value == 0 or bucket.at - now > BACK_MS) then
+      bucket.at, bucket.changed = start, true
+    end
   end
 end
 
@@ -172,7 +181,7 @@ local function settle(hold, held, charge)
     bucket.value = math.max(0, bucket.value - held)
   else
     local change = charge - held
-    if bucket.at ~= hold.at then change = math.max(0, change) end
+    if hold.at < bucket.at then change = math.max(0, change) end
     bucket.value = math.max(0, bucket.value + change)
   end
   bucket.changed = true

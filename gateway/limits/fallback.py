@@ -9,8 +9,14 @@ settlements are delivered, each exactly once; only then do reservations go to th
 Exactly once rests on the store: a settlement ends its reservation, so a repeated one finds nothing.
 While one is under way or was queued here its repetitions are refused here, since adopting may bring
 the reservation back: a reservation may only be settled through the `FallbackStore` that made it.
-If the store comes back without its data, what is in flight is adopted anew; only settlements that
-were on their way when it broke stay lost with the rest, because they may have been done.
+If the store comes back without its data, what is in flight is adopted anew; so is a reservation
+whose lease runs and that the store does not know (any more), when it is renewed or settled. Only
+settlements that were on their way when it broke stay lost with the rest, because they may have been
+done.
+
+Recovery is patient (`LimitStore.patient`): a store that is too slow for requests is still given
+what they used, while decisions are made here. So is the end: `close` delivers what waits for some
+seconds; what is left then is lost, and logged by tenant.
 """
 
 from __future__ import annotations
@@ -26,7 +32,7 @@ from fractions import Fraction
 from typing import Final
 
 from gateway.limits.memory import MemoryStore
-from gateway.limits.outage import Counters, Outstanding, Settlement
+from gateway.limits.outage import Counters, Outstanding, Settlement, totals
 from gateway.limits.store import LATE_S, LimitStore, StoreUnavailable, UsageRecord
 from policies.limits.plan import OnStoreFailure
 from policies.limits.share import scaled_take
@@ -34,8 +40,9 @@ from policies.limits.types import Bucket, Standing, Take, check_amount
 from policies.limits.verdict import Granted, Verdict
 
 _LOG: Final = logging.getLogger("penstock.limits")
-_BATCH: Final = 64
+_BATCH: Final = 256
 _MIN_LEASE_S: Final = 1.0
+_LAST_RETRY_S: Final = 0.1
 
 
 class FallbackStore:
@@ -51,6 +58,7 @@ class FallbackStore:
         retry_s: float = 0.2,
         max_retry_s: float = 1.0,
         max_pending: int = 100_000,
+        close_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
         share_store: MemoryStore | None = None,
     ) -> None:
@@ -58,15 +66,18 @@ class FallbackStore:
 
         Down after ``failures`` calls in a row without an answer, or one lost connection. The first
         question whether it is back comes after ``retry_s``, then doubling up to ``max_retry_s``.
+        ``close_s``: most time that `close` takes to deliver what waits. Raises ValueError for a
+        share that is not above 0 and at most 1.
         """
         self.counters = Counters()
-        self._store = store
+        self._store, self._patient = store, store.patient
         self._mode_of = mode_of
-        self._share = share
+        self.set_share(share)
         self._share_store = share_store or MemoryStore()
         self._max_failures = failures
         self._retry_s, self._max_retry_s = retry_s, max_retry_s
         self._max_pending = max_pending
+        self._close_s = close_s
         self._clock = clock
         self._outstanding: dict[tuple[str, str], Outstanding] = {}
         self._pending: deque[Settlement] = deque()
@@ -75,7 +86,20 @@ class FallbackStore:
         self._down = False
         self._lost = False
         self._losses = 0
+        self._closing = False
         self._mender: asyncio.Task[None] | None = None
+
+    @property
+    def patient(self) -> FallbackStore:
+        """See `LimitStore.patient`: nobody waits long for this one."""
+        return self
+
+    def set_share(self, share: Fraction) -> None:
+        """From now on: one over the number of pickers. What was granted stays granted. Raises
+        ValueError for one that is not above 0 and at most 1."""
+        if not 0 < share <= 1:
+            raise ValueError(f"the share must be above 0 and at most 1, got {share}")
+        self._share = share
 
     @property
     def down(self) -> bool:
@@ -162,7 +186,11 @@ class FallbackStore:
                 self._failed(error)
             else:
                 self._failures = 0
-                return len(held) - len(theirs) + renewed
+                if renewed >= len(theirs):
+                    return len(held)
+                # The store has lost some; those that it has it does not adopt.
+                for kept in theirs:
+                    kept.adopt = self._is_outstanding(kept)
         for kept in theirs:
             kept.behind = True
         self._mend()
@@ -186,7 +214,8 @@ class FallbackStore:
         reservation = self._outstanding.pop(name, None)
         if reservation is not None and reservation.shared:
             await self._share_store.settle(slot, reservation_id, charges)
-        job = Settlement(slot, reservation_id, dict(charges), usage, reservation)
+        running = reservation is not None and reservation.lease_until_s > self._clock()
+        job = Settlement(slot, reservation_id, dict(charges), usage, reservation, running)
         if self._down or (reservation is not None and reservation.adopt):
             return self._queue(job)
         try:
@@ -200,6 +229,10 @@ class FallbackStore:
             self._queue(job)
             raise
         self._failures = 0
+        if not done and (lost := job.lost()) is not None:
+            self.counters.forgotten += 1
+            lost.adopt = True
+            return self._queue(job)
         self._settled.pop(name, None)
         return done
 
@@ -236,14 +269,30 @@ class FallbackStore:
         await self._store.check()
 
     async def close(self) -> None:
-        """One last attempt to deliver, then close the store."""
+        """Deliver what waits, for ``close_s`` at most, then close the store."""
+        self._closing = True
         if self._mender is not None:
             self._mender.cancel()
             await asyncio.wait({self._mender})
-        if self._pending and not await self._reconcile():
-            _LOG.error("limit store is down: %d settlements are lost", len(self._pending))
-            self.counters.dropped += len(self._pending)
+        try:
+            async with asyncio.timeout(self._close_s):
+                while self._behind() and not await self._reconcile():  # noqa: ASYNC110
+                    await asyncio.sleep(_LAST_RETRY_S)
+        except TimeoutError:
+            _LOG.warning("limit store is too slow or away at the end")
+        if self._pending:
+            count = len(self._pending)
+            _LOG.error("%d settlements are lost; %s", count, totals(self._pending))
+            self.counters.dropped += count
         await self._store.close()
+
+    def _behind(self) -> bool:
+        """Whether the store is to be told something."""
+        now_s = self._clock()
+        return bool(self._pending) or any(
+            kept.behind or (kept.adopt and kept.lease_until_s > now_s)
+            for kept in self._outstanding.values()
+        )
 
     async def _decide(
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
@@ -334,38 +383,49 @@ class FallbackStore:
             self._mend()
 
     def _mend(self) -> None:
-        if self._mender is None:
+        if self._mender is None and not self._closing:
             self._mender = asyncio.create_task(self._until_mended(), name="limit store recovery")
 
     async def _until_mended(self) -> None:
         wait_s = self._retry_s
         try:
             while True:
+                fast = True
                 if self._down:
                     await asyncio.sleep(wait_s)
                     wait_s = min(2 * wait_s, self._max_retry_s)
-                    try:
-                        await self._store.check()
-                    except StoreUnavailable as error:
-                        self._lost = self._lost or error.lost
+                    fast = await self._answers(self._store)
+                    if not fast and not await self._answers(self._patient):
                         continue
                 losses = self._losses
-                if await self._reconcile():
-                    if self._losses == losses:
+                if await self._reconcile(in_full=fast):
+                    if self._losses != losses:
+                        continue
+                    self._lost = False
+                    if fast:
                         break
-                    continue
-                if not self._down:
+                elif not self._down:
                     await asyncio.sleep(self._retry_s)
             if self._down:
                 _LOG.warning("limit store is back; %d delivered so far", self.counters.delivered)
-            self._down = self._lost = False
+            self._down = False
             self._failures = 0
         finally:
             self._mender = None
 
-    async def _reconcile(self) -> bool:
-        """Adopt and deliver; whether nothing is left to do. What comes meanwhile is done, too."""
+    async def _answers(self, store: LimitStore) -> bool:
+        try:
+            await store.check()
+        except StoreUnavailable as error:
+            self._lost = self._lost or error.lost
+            return False
+        return True
+
+    async def _reconcile(self, *, in_full: bool = True) -> bool:
+        """Adopt and deliver; whether the store answered to all. ``in_full``: until nothing is
+        left, what comes meanwhile as well; otherwise what is there now."""
         everything = self._lost
+        batches = -(-len(self._pending) // _BATCH)
         while True:
             now_s = self._clock()
             held = [
@@ -375,20 +435,27 @@ class FallbackStore:
             ]
             everything = False
             for i in range(0, len(held), _BATCH):
-                if not all(await asyncio.gather(*map(self._adopt, held[i : i + _BATCH]))):
+                batch = [kept for kept in held[i : i + _BATCH] if self._is_outstanding(kept)]
+                if not all(await asyncio.gather(*map(self._adopt, batch))):
                     return False
             if not await self._renew_all():
                 return False
-            if not held and not self._pending:
-                return True
             if self._pending and not await self._deliver_some():
                 return False
+            batches -= 1
+            if not self._behind() or (batches <= 0 and not in_full):
+                return True
+
+    def _is_outstanding(self, reservation: Outstanding) -> bool:
+        """Still, and nobody is settling it."""
+        return self._outstanding.get((reservation.slot, reservation.id)) is reservation
 
     async def _adopt(self, reservation: Outstanding) -> bool:
         """Have the store hold it; whether it answered."""
+        reservation.adopt = True  # whoever settles it meanwhile is to wait
         lease_s = max(reservation.lease_until_s - self._clock(), _MIN_LEASE_S)
         try:
-            await self._store.adopt(reservation.slot, reservation.id, reservation.takes, lease_s)
+            await self._patient.adopt(reservation.slot, reservation.id, reservation.takes, lease_s)
         except StoreUnavailable as error:
             self._failed(error)
             return False
@@ -407,7 +474,7 @@ class FallbackStore:
             slot, some = behind.popitem()
             lease_s = max(reservation.lease_until_s for reservation in some) - self._clock()
             try:
-                await self._store.renew(
+                await self._patient.renew(
                     slot, [reservation.id for reservation in some], max(lease_s, _MIN_LEASE_S)
                 )
             except StoreUnavailable as error:
@@ -437,9 +504,17 @@ class FallbackStore:
             and not await self._adopt(reservation)
         ):
             return False
+        lost = None if job.attempted else job.lost()
         job.attempted = True
         try:
-            done = await self._store.settle(job.slot, job.id, job.charges, job.usage)
+            done = await self._patient.settle(job.slot, job.id, job.charges, job.usage)
+            if not done and lost is not None:
+                self.counters.forgotten += 1
+                job.attempted = False
+                if not await self._adopt(lost):
+                    return False
+                job.attempted = True
+                done = await self._patient.settle(job.slot, job.id, job.charges, job.usage)
         except StoreUnavailable as error:
             self._failed(error)
             return False

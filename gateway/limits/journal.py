@@ -11,7 +11,8 @@ was *settled*, not what was held: requests in flight at the end of the process h
 afterwards.
 
 While the file cannot be written (disk full, locked by somebody for seconds) what is settled waits
-here, up to a bound, and is tried again every second.
+here, up to a bound, and is tried again every second. If the file is deleted or replaced meanwhile,
+all that is known is written to the one that has its name then, at the next flush or at the end.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class JournalCounters:
     failures: int = 0
     """Transactions that did not succeed; they are tried again."""
     lost: int = 0
-    """Charges and usage records given up: too many waited, or the last attempt failed."""
+    """Charges and settlements' usage given up: too many waited, the last attempt failed, or they
+    cannot be written at all."""
+    replaced: int = 0
+    """Times that the file had been deleted or replaced while it was in use."""
 
 
 class Journal:
@@ -80,7 +84,7 @@ class Journal:
         self._flush_s = flush_s
         self._max_waiting = max_waiting
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="limits journal")
-        self._waiting = Batch([], [])
+        self._waiting = Batch()
         self._timer: asyncio.TimerHandle | None = None
         self._failing = False
         self._writing = 0
@@ -97,7 +101,7 @@ class Journal:
 
     def add(self, slot: str, usage: UsageRecord) -> None:
         """Note usage."""
-        self._waiting.usages.append((slot, usage))
+        self._waiting.add(slot, usage)
         if self._timer is None:
             self._more()
 
@@ -106,7 +110,7 @@ class Journal:
         rows = {
             _whose(row): row for row in await self._ask(lambda: self._file.usage(slot, first, last))
         }
-        for whom, usage in self._waiting.usages:  # only while the file cannot be written
+        for (whom, *_), usage in self._waiting.usages.items():  # while it cannot be written
             if whom == slot and first <= usage.day <= last:
                 known = rows.get(_whose(usage))
                 rows[_whose(usage)] = usage if known is None else summed(known, usage)
@@ -115,20 +119,20 @@ class Journal:
     async def usage_slots(self, first: date, last: date) -> list[str]:
         """See `LimitStore.usage_slots`."""
         slots = set(await self._ask(lambda: self._file.usage_slots(first, last)))
-        slots.update(slot for slot, usage in self._waiting.usages if first <= usage.day <= last)
+        slots.update(slot for slot, day, *_ in self._waiting.usages if first <= day <= last)
         return sorted(slots)
 
     async def close(self) -> None:
         """Write what waits, once, and close the file."""
-        written = self._write_soon()
-        if written is not None:
-            await asyncio.wait({written})
+        written = self._write_soon() or self._write()
+        await asyncio.wait({written})
         await asyncio.sleep(0)  # its outcome is noted
         if self._timer is not None:
             self._timer.cancel()
         if self._waiting:
-            _LOG.error("%d charges and usage records are lost", len(self._waiting))
-            self.counters.lost += len(self._waiting)
+            lost = self._waiting.settlements
+            _LOG.error("%d charges and settlements' usage are lost", lost)
+            self.counters.lost += lost
         self._thread.shutdown()
         self._file.close()
 
@@ -142,23 +146,27 @@ class Journal:
     def _wait(self, delay_s: float) -> None:
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._write_soon)
 
-    def _write_soon(self) -> asyncio.Future[None] | None:
+    def _write_soon(self) -> asyncio.Future[int] | None:
         """Have the thread write what waits, before whatever it is asked later."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._waiting:
-            return None
-        batch, self._waiting = self._waiting, Batch([], [])
+        return self._write() if self._waiting else None
+
+    def _write(self) -> asyncio.Future[int]:
+        batch, self._waiting = self._waiting, Batch()
         self._writing += 1
         written = asyncio.get_running_loop().run_in_executor(self._thread, self._file.write, batch)
-        written.add_done_callback(lambda done: self._written(batch, done.exception()))
+        written.add_done_callback(lambda done: self._written(batch, done))
         return written
 
-    def _written(self, batch: Batch, error: BaseException | None) -> None:
+    def _written(self, batch: Batch, written: asyncio.Future[int]) -> None:
         self._writing -= 1
+        error = written.exception()
         if error is None:
             self.counters.flushes += 1
+            self.counters.lost += written.result()
+            self.counters.replaced = self._file.replaced
             if self._failing:
                 _LOG.warning("the journal of limits can be written again")
             self._failing = False
@@ -166,17 +174,16 @@ class Journal:
                 self._wait(self._flush_s)
             return
         self.counters.failures += 1
-        if not isinstance(error, sqlite3.Error):  # it would fail each time, and stop all others
-            self.counters.lost += len(batch)
-            _LOG.error("%d charges and usage records cannot be written", len(batch), exc_info=error)
+        if not isinstance(error, sqlite3.Error | OSError):  # it would fail each time
+            lost = batch.settlements
+            self.counters.lost += lost
+            _LOG.error("%d charges and settlements' usage are lost", lost, exc_info=error)
             return
         if not self._failing:
             _LOG.error("the journal of limits cannot be written, trying again: %s", error)
         self._failing = True
-        waiting = self._waiting
-        waiting.charges[:0] = batch.charges
-        waiting.usages[:0] = batch.usages
-        if len(waiting) > self._max_waiting:
+        self._waiting.put_back(batch)
+        if len(self._waiting) > self._max_waiting:
             self._drop()
         if self._timer is not None:
             self._timer.cancel()
@@ -184,13 +191,9 @@ class Journal:
 
     def _drop(self) -> None:
         """Give up the oldest of what waits: a tenth, so that it is not done for each new one."""
-        waiting = self._waiting
         keep = self._max_waiting - self._max_waiting // 10
-        before = len(waiting)
-        del waiting.charges[: max(0, len(waiting.charges) - keep // 2)]
-        del waiting.usages[: max(0, len(waiting.usages) - keep // 2)]
-        self.counters.lost += before - len(waiting)
-        _LOG.error("%d charges and usage records are lost so far", self.counters.lost)
+        self.counters.lost += self._waiting.drop_oldest(keep)
+        _LOG.error("%d charges and settlements' usage are lost so far", self.counters.lost)
 
     async def _ask(self, read: Callable[[], list[T]]) -> list[T]:
         self._write_soon()

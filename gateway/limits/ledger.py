@@ -8,6 +8,9 @@ from datetime import UTC, date, datetime, timedelta
 
 from gateway.limits.store import MAX_USERS_PER_DAY, OTHERS, USAGE_DAYS, UsageRecord
 
+MAX_SUM = 2**63 - 1
+"""A sum stays there: Redis and SQLite have no larger numbers."""
+
 _Whose = tuple[str, str, str]
 
 
@@ -94,9 +97,9 @@ def summed(one: UsageRecord, other: UsageRecord) -> UsageRecord:
         one.key,
         one.user,
         one.model,
-        one.input_tokens + other.input_tokens,
-        one.cached_tokens + other.cached_tokens,
-        one.output_tokens + other.output_tokens,
-        one.cost_micros + other.cost_micros,
-        one.requests + other.requests,
+        min(MAX_SUM, one.input_tokens + other.input_tokens),
+        min(MAX_SUM, one.cached_tokens + other.cached_tokens),
+        min(MAX_SUM, one.output_tokens + other.output_tokens),
+        min(MAX_SUM, one.cost_micros + other.cost_micros),
+        min(MAX_SUM, one.requests + other.requests),
     )

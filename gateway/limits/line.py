@@ -14,14 +14,33 @@ from typing import Final, Protocol, TypeVar, cast
 
 import hiredis
 from redis.asyncio import Redis
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.limits.scripts import Script
 from gateway.limits.store import StoreUnavailable
 
 _NOTHING: Final = object()
+
+_NOT_THE_ONE: Final = frozenset(
+    {
+        *("READONLY", "MASTERDOWN", "LOADING", "NOAUTH", "WRONGPASS", "MOVED", "ASK"),
+        *("CLUSTERDOWN", "BUSY", "UNKILLABLE"),
+    }
+)
+"""Refusals after which another connection may lead to a Redis that serves: after a failover, the
+old one answers that it is a replica now."""
+_LOST: Final = (
+    *(RedisConnectionError, RedisClusterException, OSError),
+    *(ReadOnlyError, ClusterDownError, AskError),  # of which MASTERDOWN and MOVED are kinds
+)
 
 T = TypeVar("T")
 Reply = object
@@ -31,11 +50,13 @@ Word = str | int | bytes
 class Caller(Protocol):
     """What script calls are sent over."""
 
-    def call(self, script: Script, keys: Sequence[str], arguments: bytes) -> asyncio.Future[Reply]:
-        """Begin a script call; the answer, or StoreUnavailable."""
+    def call(
+        self, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float
+    ) -> asyncio.Future[Reply]:
+        """Begin a script call; the answer, or StoreUnavailable within ``timeout_s``."""
         ...
 
-    def send(self, *words: Word) -> asyncio.Future[Reply]:
+    def send(self, words: tuple[Word, ...], timeout_s: float) -> asyncio.Future[Reply]:
         """Begin another command, in order with the script calls."""
         ...
 
@@ -48,6 +69,8 @@ class _Made(Protocol):
     """What is used of redis-py's connections, which have no types."""
 
     _writer: asyncio.StreamWriter
+    socket_timeout: float
+    socket_connect_timeout: float
 
     async def connect(self) -> None:
         """Connect, authenticate, choose the database."""
@@ -57,16 +80,22 @@ class _Made(Protocol):
 class Call:
     """One that was begun."""
 
-    __slots__ = ("answer", "deadline_s", "keys", "script", "words")
+    __slots__ = ("answer", "deadline_s", "script", "timeout_s", "words")
 
-    def __init__(
-        self,
-        answer: asyncio.Future[Reply],
-        deadline_s: float,
-        words: tuple[Word, ...],
-        script: Script | None,
-    ) -> None:
-        self.answer, self.deadline_s, self.words, self.script = answer, deadline_s, words, script
+    def __init__(self, words: tuple[Word, ...], script: Script | None, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Reply] = loop.create_future()
+        self.deadline_s = loop.time() + timeout_s
+        self.words, self.script, self.timeout_s = words, script, timeout_s
+
+    @classmethod
+    def of(cls, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float) -> Call:
+        """Of a script that Redis may know."""
+        return cls(("EVALSHA", script.sha, len(keys), *keys, arguments), script, timeout_s)
+
+    def late(self) -> None:
+        """It has waited long enough."""
+        self.fail(f"no answer within {self.timeout_s * 1_000:g} ms")
 
     def fail(self, message: str, *, lost: bool = False) -> None:
         """Unless it was answered, or its caller has gone."""
@@ -79,11 +108,6 @@ class Call:
         return ("EVAL", script.source, *self.words[2:])
 
 
-def begin(loop: asyncio.AbstractEventLoop, timeout_s: float) -> tuple[asyncio.Future[Reply], float]:
-    """Of a call: its answer-to-be, and the instant at which it has failed."""
-    return loop.create_future(), loop.time() + timeout_s
-
-
 class _Connection(asyncio.Protocol):
     """Writes once a turn of the loop, reads answers in order. It is given up as soon as one is
     late: what was asked meanwhile is still waited for, nothing new is asked."""
@@ -92,14 +116,12 @@ class _Connection(asyncio.Protocol):
         self,
         opened: object,
         transport: asyncio.WriteTransport,
-        timeout_s: float,
         lost: Callable[[], None],
     ) -> None:
         self.usable = True
         self._lost = lost
         self._opened = opened  # redis-py closes the transport when this is collected
         self._transport = transport
-        self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._asked: deque[Call] = deque()
@@ -116,7 +138,9 @@ class _Connection(asyncio.Protocol):
     def ask(self, call: Call) -> None:
         """Write it with whatever else is asked in this turn of the loop."""
         self._write(call, call.words)
-        if self._timer is None:
+        if self._timer is None or call.deadline_s < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
             self._timer = self._loop.call_at(call.deadline_s, self._late)
 
     def _write(self, call: Call, words: tuple[Word, ...]) -> None:
@@ -142,19 +166,25 @@ class _Connection(asyncio.Protocol):
                 break
             call = self._asked.popleft()
             if isinstance(reply, hiredis.ReplyError):
-                self._refused(call, reply)
+                self._refused(call, str(reply))
+                if not self.usable and not self._asked:
+                    break
             elif not call.answer.done():  # its caller was cancelled, or it was late
                 call.answer.set_result(reply)
         if not self.usable and not self._asked:
             self._transport.abort()
 
-    def _refused(self, call: Call, error: hiredis.ReplyError) -> None:
-        message = str(error)
+    def _refused(self, call: Call, message: str) -> None:
         if call.script is not None and message.startswith("NOSCRIPT"):
             if not call.answer.done():
                 self._write(call, call.in_full())
-            return
-        call.fail(f"refused: {message}")
+        elif message.partition(" ")[0] in _NOT_THE_ONE:
+            call.fail(f"refused: {message}", lost=True)
+            if self.usable:
+                self._lost()
+            self.give_up(f"refused: {message}")
+        else:
+            call.fail(f"refused: {message}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.usable:  # not given up by ourselves
@@ -181,7 +211,7 @@ class _Connection(asyncio.Protocol):
                 continue
             if call.deadline_s <= now_s:
                 self.usable = False
-                call.fail(f"no answer within {self._timeout_s * 1_000:g} ms")
+                call.late()
             else:
                 next_s = min(next_s, call.deadline_s)
         if next_s < float("inf"):
@@ -196,40 +226,43 @@ class Line:
     def __init__(
         self,
         client: Redis,
-        timeout_s: float,
+        connect_timeout_s: float,
         *,
         connected: Callable[[], None] = lambda: None,
         lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """``timeout_s`` bounds every call, connecting included. ``connected`` is told of every new
-        connection, before anything is sent; ``lost`` of one that Redis has ended."""
+        """Connecting takes many round trips, so it has a timeout of its own and goes on when those
+        who wait for it have given up. ``connected`` is told of every new connection, before
+        anything is sent; ``lost`` of one that Redis has ended, or that leads to a Redis that
+        cannot serve."""
         self._client = client
-        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
         self._connected = connected
         self._lost = lost
         self._connection: _Connection | None = None
         self._opening: asyncio.Task[None] | None = None
         self._waiting: list[Call] = []
 
-    def call(self, script: Script, keys: Sequence[str], arguments: bytes) -> asyncio.Future[Reply]:
+    def call(
+        self, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float
+    ) -> asyncio.Future[Reply]:
         """See `Caller.call`."""
-        return self._begin(("EVALSHA", script.sha, len(keys), *keys, arguments), script)
+        return self._begin(Call.of(script, keys, arguments, timeout_s))
 
-    def send(self, *words: Word) -> asyncio.Future[Reply]:
+    def send(self, words: tuple[Word, ...], timeout_s: float) -> asyncio.Future[Reply]:
         """See `Caller.send`."""
-        return self._begin(words, None)
+        return self._begin(Call(words, None, timeout_s))
 
-    def _begin(self, words: tuple[Word, ...], script: Script | None) -> asyncio.Future[Reply]:
-        answer, deadline_s = begin(asyncio.get_running_loop(), self._timeout_s)
-        call = Call(answer, deadline_s, words, script)
+    def _begin(self, call: Call) -> asyncio.Future[Reply]:
         connection = self._connection
         if connection is not None and connection.usable:
             connection.ask(call)
         else:
+            asyncio.get_running_loop().call_at(call.deadline_s, call.late)
             self._waiting.append(call)
             if self._opening is None:
                 self._opening = asyncio.create_task(self._open(), name="limit store connection")
-        return answer
+        return call.answer
 
     async def close(self) -> None:
         """See `Caller.close`."""
@@ -241,14 +274,16 @@ class Line:
 
     async def _open(self) -> None:
         try:
-            self._connection = await in_time(self._opened(), self._timeout_s)
+            self._connection = await in_time(self._opened(), self._connect_timeout_s)
             self._connected()
         except StoreUnavailable as error:
             for call in self._waiting:
                 call.fail(str(error), lost=error.lost)
         else:
+            now_s = asyncio.get_running_loop().time()
             for call in self._waiting:
                 if not call.answer.done():
+                    call.deadline_s = now_s + call.timeout_s  # the new connection is not to blame
                     self._connection.ask(call)
         finally:
             self._waiting = []
@@ -257,9 +292,16 @@ class Line:
     async def _opened(self) -> _Connection:
         make = cast("Callable[[], _Made]", self._client.connection_pool.make_connection)
         made = make()
+        made.socket_timeout = made.socket_connect_timeout = self._connect_timeout_s
         await made.connect()
         transport = made._writer.transport  # noqa: SLF001
-        return _Connection(made, transport, self._timeout_s, self._lost)
+        return _Connection(made, transport, self._lost)
+
+
+def connect_timeout_s(timeout_s: float) -> float:
+    """For connecting, where a call may take ``timeout_s``: a second at least, and 20 round trips
+    unless that is more than 5 seconds."""
+    return max(timeout_s, 1.0, min(20 * timeout_s, 5.0))
 
 
 async def in_time(asked: Awaitable[T], timeout_s: float) -> T:
@@ -275,6 +317,6 @@ def unavailable(error: Exception, timeout_s: float) -> StoreUnavailable:
     """What an error of redis-py or asyncio means."""
     if isinstance(error, (TimeoutError, RedisTimeoutError)):
         return StoreUnavailable(f"no answer within {timeout_s * 1_000:g} ms")
-    if isinstance(error, (RedisConnectionError, RedisClusterException, OSError)):
+    if isinstance(error, _LOST):
         return StoreUnavailable(f"no connection: {error}", lost=True)
     return StoreUnavailable(f"refused: {error}")

@@ -20,13 +20,13 @@ from gateway.limits.store import (
     USAGE_DAYS,
     DuplicateReservation,
     UsageRecord,
+    bounded,
 )
 from policies.limits import arithmetic
 from policies.limits.arithmetic import State
 from policies.limits.types import (
     Bucket,
     Hold,
-    Reservation,
     Rule,
     Standing,
     Take,
@@ -39,6 +39,14 @@ _LOOK_AT = 2
 """Cells looked at for idleness by each reservation, beside one for each cell that it makes."""
 _SLACK = 1_024
 """Ended leases that may lie in the heap beside as many running ones."""
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _steady_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
 
 
 class _Cell:
@@ -66,9 +74,14 @@ class _Slot:
 
 @dataclass(slots=True)
 class _Entry:
-    reservation: Reservation
+    """A reservation that is remembered."""
+
+    id: str
     slot: _Slot
+    holds: Sequence[Hold]
+    """(): settled; it only waits in the heap for its turn."""
     lease_until_ms: int
+    """By the steady clock."""
     expired: bool = False
     settled: bool = False
 
@@ -85,15 +98,19 @@ class MemoryStore:
     def __init__(
         self,
         *,
-        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] | None = None,
+        steady_ms: Callable[[], int] | None = None,
         late_s: float = LATE_S,
         usage_days: int = USAGE_DAYS,
         max_users_per_day: int = MAX_USERS_PER_DAY,
         journal: Journal | None = None,
     ) -> None:
-        """``clock_ms`` tells whole milliseconds since the Unix epoch. ``journal``: what is known
-        before and after; with one, ``usage_days`` and ``max_users_per_day`` are the journal's."""
-        self._clock_ms = clock_ms
+        """``clock_ms`` tells whole milliseconds since the Unix epoch, and may be set; ``steady_ms``
+        tells those since any instant, and is never set: leases go by it. None: the machine's; but
+        leases go by a ``clock_ms`` that is given alone. ``journal``: what is known before and
+        after; with one, ``usage_days`` and ``max_users_per_day`` are the journal's."""
+        self._clock_ms = clock_ms or _wall_ms
+        self._steady_ms = steady_ms or clock_ms or _steady_ms
         self._late_ms = round(late_s * 1_000)
         self._slots: dict[str, _Slot] = {}
         self._hand: deque[_Cell] = deque()
@@ -104,6 +121,11 @@ class MemoryStore:
         self._journal = journal
         if journal is not None:
             self._load(journal)
+
+    @property
+    def patient(self) -> MemoryStore:
+        """See `LimitStore.patient`."""
+        return self
 
     async def reserve(
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
@@ -135,12 +157,11 @@ class MemoryStore:
 
     async def renew(self, slot: str, reservation_ids: Sequence[str], lease_s: float) -> int:
         """See `LimitStore.renew`."""
-        now_ms = self._clock_ms()
-        self._expire(now_ms)
+        self._expire(self._clock_ms())
         place = self._slots.get(slot)
         if place is None or place.reservations is None:
             return 0
-        lease_until_ms = now_ms + round(lease_s * 1_000)
+        lease_until_ms = self._steady_ms() + round(lease_s * 1_000)
         held = 0
         for id_ in reservation_ids:
             entry = place.reservations.get(id_)
@@ -167,15 +188,16 @@ class MemoryStore:
         entry = place.reservations.get(reservation_id)
         if entry is None:
             return False
-        entry.settled = True
+        holds, entry.holds, entry.settled = entry.holds, (), True
         self._forget(entry)
-        for hold in entry.reservation.holds:
+        for hold in holds:
             self._settle(
                 place, hold, charges.get(hold.take.bucket.key, 0), now_ms, returned=entry.expired
             )
-        self._let_go(entry)
+        _let_go(place, holds)
         self._drop_if_empty(place)
         if usage is not None:
+            usage = bounded(usage)
             if self._journal is not None:
                 self._journal.add(slot, usage)
             else:
@@ -280,9 +302,8 @@ class MemoryStore:
             cell.state = arithmetic.take(take.bucket.rule, state, take.amount)
             cell.holders += 1
             holds.append(Hold(take, state.at_ms, cell.epoch))
-        lease_until_ms = now_ms + round(lease_s * 1_000)
-        reservation = Reservation(reservation_id, tuple(holds), now_ms, lease_until_ms)
-        entry = _Entry(reservation, place, lease_until_ms)
+        lease_until_ms = self._steady_ms() + round(lease_s * 1_000)
+        entry = _Entry(reservation_id, place, tuple(holds), lease_until_ms)
         if place.reservations is None:
             place.reservations = {}
         place.reservations[reservation_id] = entry
@@ -309,31 +330,28 @@ class MemoryStore:
 
     def _expire(self, now_ms: int) -> None:
         """Give back what leases held that have ended; forget those that ended long ago."""
-        while self._due and self._due[0][0] <= now_ms:
+        steady_ms = self._steady_ms()
+        while self._due and self._due[0][0] <= steady_ms:
             _, order, entry = heapq.heappop(self._due)
             if entry.settled:
                 continue
-            if not entry.expired and entry.lease_until_ms > now_ms:  # renewed
+            if not entry.expired and entry.lease_until_ms > steady_ms:  # renewed
                 heapq.heappush(self._due, (entry.lease_until_ms, order, entry))
             elif not entry.expired:
                 entry.expired = True
-                for hold in entry.reservation.holds:
+                for hold in entry.holds:
                     self._settle(entry.slot, hold, 0, now_ms, returned=False)
                 late_ms = entry.lease_until_ms + self._late_ms
                 heapq.heappush(self._due, (late_ms, order, entry))
             else:
                 self._forget(entry)
-                self._let_go(entry)
+                _let_go(entry.slot, entry.holds)
                 self._drop_if_empty(entry.slot)
-
-    def _let_go(self, entry: _Entry) -> None:
-        for hold in entry.reservation.holds:
-            entry.slot.cells[hold.take.bucket.key].holders -= 1
 
     def _forget(self, entry: _Entry) -> None:
         reservations = entry.slot.reservations
         if reservations is not None:
-            del reservations[entry.reservation.id]
+            del reservations[entry.id]
             if not reservations:
                 entry.slot.reservations = None
         self._entries -= 1
@@ -356,3 +374,8 @@ class MemoryStore:
     def _drop_if_empty(self, place: _Slot) -> None:
         if not place.cells and place.reservations is None:
             self._slots.pop(place.name, None)
+
+
+def _let_go(place: _Slot, holds: Sequence[Hold]) -> None:
+    for hold in holds:
+        place.cells[hold.take.bucket.key].holders -= 1

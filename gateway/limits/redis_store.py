@@ -17,8 +17,11 @@ a settlement is remembered for `REMEMBER_S`, so that the late one finds it and t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final, cast
 
@@ -28,7 +31,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from gateway.limits.cluster import ClusterCaller
-from gateway.limits.line import Caller, Line, in_time
+from gateway.limits.line import Caller, Line, connect_timeout_s, in_time
 from gateway.limits.rules import rule_text
 from gateway.limits.scripts import Script
 from gateway.limits.store import (
@@ -39,6 +42,7 @@ from gateway.limits.store import (
     DuplicateReservation,
     StoreUnavailable,
     UsageRecord,
+    bounded,
 )
 from policies.limits.arithmetic import State
 from policies.limits.types import Bucket, Standing, Take, check_amount, check_takes
@@ -48,6 +52,10 @@ REMEMBER_S: Final = 60.0
 """How long after a settlement a reservation of the same id, lost on its way till then, is known to
 be too late."""
 
+PATIENCE_S: Final = 1.0
+"""Least timeout of what no request waits for: recovery and accounts."""
+
+_LOG: Final = logging.getLogger("penstock.limits")
 _RESERVE: Final = Script.load("reserve")
 _SETTLE: Final = Script.load("settle")
 _RENEW: Final = Script.load("renew")
@@ -55,6 +63,7 @@ _STANDING: Final = Script.load("standing")
 _RENEW_AT_ONCE: Final = 500
 _SCAN: Final = 1_000
 _ASK_AGAIN: Final = 2
+_NOT_COUNTED: Final = 2
 _MOST_DOUBTFUL: Final = 10_000
 _LISTED_DAYS: Final = 4
 _ROWS: Final = b"#"
@@ -70,6 +79,14 @@ _METRICS: Final = {
 Argument = str | int
 Arguments = list[Argument]
 Client = Redis | RedisCluster
+
+
+@dataclass(slots=True)
+class RedisCounters:
+    """For metrics; each only grows."""
+
+    uncounted: int = 0
+    """Settlements whose usage could not be counted in full; their buckets are right."""
 
 
 class RedisStore:
@@ -91,30 +108,43 @@ class RedisStore:
     ) -> None:
         """``client`` must not retry by itself and must not decode answers: see `connect`.
 
-        ``timeout_s`` bounds every call, connecting included. ``max_users_per_day``: see
-        `LimitStore.settle`. ``prefix`` must not contain a brace; ValueError otherwise.
+        ``timeout_s`` bounds every call but those for accounts; connecting goes on in the
+        background, for `connect_timeout_s`. ``max_users_per_day``: see `LimitStore.settle`.
+        ``prefix`` must not contain a brace; ValueError otherwise.
         """
         if "{" in prefix or "}" in prefix:
             raise ValueError(f"the key prefix {prefix!r} must not contain braces: they tag slots")
         self.lost: Callable[[], None] = lambda: None
         """Called when a connection has ended that nobody gave up: Redis may come back empty, and
         sooner than any call of ours fails."""
+        self.counters = RedisCounters()
         self._client = client
         self._timeout_s = timeout_s
+        self._patience_s = max(timeout_s, PATIENCE_S)
+        self._patient: RedisStore | None = None
         self._late_ms = round(late_s * 1_000)
         self._usage_s = usage_days * 86_400
         self._max_users = max_users_per_day
         self._prefix = prefix
         self._listed: dict[date, set[str]] = {}
         self._doubtful: OrderedDict[tuple[str, str], None] = OrderedDict()
+        connect_s = connect_timeout_s(timeout_s)
         if isinstance(client, RedisCluster):
-            self._reservations: Caller = ClusterCaller(client, timeout_s)
-            self._settlements: Caller = ClusterCaller(client, timeout_s)
+            self._reservations: Caller = ClusterCaller(client, connect_s, lost=self._tell)
+            self._settlements: Caller = ClusterCaller(client, connect_s, lost=self._tell)
         else:
-            self._reservations = Line(client, timeout_s, lost=self._tell)
+            self._reservations = Line(client, connect_s, lost=self._tell)
             self._settlements = Line(
-                client, timeout_s, connected=self._listed.clear, lost=self._tell
+                client, connect_s, connected=self._listed.clear, lost=self._tell
             )
+
+    @property
+    def patient(self) -> RedisStore:
+        """See `LimitStore.patient`: over the same connections, with `PATIENCE_S` for each call."""
+        if self._patient is None:
+            self._patient = copy(self)
+            self._patient._timeout_s = self._patience_s  # noqa: SLF001 - it is one of us
+        return self._patient
 
     async def reserve(
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
@@ -151,6 +181,7 @@ class RedisStore:
                 orjson.dumps(
                     [self._late_ms, lease_ms, *reservation_ids[start : start + _RENEW_AT_ONCE]]
                 ),
+                self._timeout_s,
             )
             for start in range(0, len(reservation_ids), _RENEW_AT_ONCE)
         ]
@@ -172,6 +203,7 @@ class RedisStore:
             arguments += (key, charge)
         keys = self._keys(slot)
         if usage is not None:
+            usage = bounded(usage)
             self._list(slot, usage.day)
             keys.append(self._usage_key(slot, usage.day))
             arguments += (
@@ -185,11 +217,18 @@ class RedisStore:
                 usage.output_tokens,
                 usage.cost_micros,
             )
-        done = await self._settlements.call(_SETTLE, keys, orjson.dumps(arguments))
+        done = await self._settlements.call(_SETTLE, keys, orjson.dumps(arguments), self._timeout_s)
         if usage is not None:
             self._list(slot, usage.day)  # again, if it took a new connection
         if doubtful:
             self._doubtful.pop((slot, reservation_id), None)
+        if done == _NOT_COUNTED:
+            self.counters.uncounted += 1
+            if self.counters.uncounted % 1_000 == 1:
+                _LOG.error(
+                    "usage of %r cannot be counted in full (%d settlements so far): %r",
+                    *(slot, self.counters.uncounted, usage),
+                )
         return bool(done)
 
     async def release(self, slot: str, reservation_id: str) -> bool:
@@ -213,8 +252,8 @@ class RedisStore:
         ]
 
     async def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
-        """See `LimitStore.usage`. A round trip for each day and 1,000 counts, each with its own
-        timeout."""
+        """See `LimitStore.usage`. A round trip for each day and 1,000 counts, each with
+        `PATIENCE_S`."""
         rows: list[UsageRecord] = []
         for day in _days(first, last):
             fields: dict[bytes, bytes] = {}
@@ -222,7 +261,7 @@ class RedisStore:
             while True:
                 asked = self._client.hscan(key, cursor=cursor, count=_SCAN)
                 cursor, some = await in_time(
-                    cast("Awaitable[tuple[int, dict[bytes, bytes]]]", asked), self._timeout_s
+                    cast("Awaitable[tuple[int, dict[bytes, bytes]]]", asked), self._patience_s
                 )
                 fields.update(some)
                 if not cursor:
@@ -238,7 +277,7 @@ class RedisStore:
             while True:
                 asked = self._client.sscan(self._listing_key(day), cursor=cursor, count=_SCAN)
                 cursor, some = await in_time(
-                    cast("Awaitable[tuple[int, list[bytes]]]", asked), self._timeout_s
+                    cast("Awaitable[tuple[int, list[bytes]]]", asked), self._patience_s
                 )
                 slots.update(some)
                 if not cursor:
@@ -292,7 +331,9 @@ class RedisStore:
             raise
 
     async def _run(self, script: Script, keys: list[str], arguments: Arguments) -> list[int]:
-        answer = await self._reservations.call(script, keys, orjson.dumps(arguments))
+        answer = await self._reservations.call(
+            script, keys, orjson.dumps(arguments), self._timeout_s
+        )
         return cast("list[int]", answer)
 
     def _list(self, slot: str, day: date) -> None:
@@ -311,8 +352,8 @@ class RedisStore:
             if answer.cancelled() or answer.exception() is not None:
                 listed.discard(slot)  # the next settlement lists it
 
-        self._settlements.send("SADD", key, slot).add_done_callback(done)
-        self._settlements.send("EXPIRE", key, self._usage_s).add_done_callback(done)
+        for words in (("SADD", key, slot), ("EXPIRE", key, self._usage_s)):
+            self._settlements.send(words, self._timeout_s).add_done_callback(done)
 
 
 def connect(url: str, *, timeout_s: float = 0.05, max_connections: int = 32) -> Redis:
@@ -320,14 +361,16 @@ def connect(url: str, *, timeout_s: float = 0.05, max_connections: int = 32) -> 
     would hide how long a call takes, bytes as answers, and a bounded pool, for which calls wait
     within their own timeout.
 
-    ``url``: ``redis://``, ``rediss://`` or ``unix://``. Raises ValueError for another one.
+    ``timeout_s``: of a call; redis-py's own timeouts leave time for connecting. ``url``:
+    ``redis://``, ``rediss://`` or ``unix://``. Raises ValueError for another one.
     """
+    patience_s = connect_timeout_s(timeout_s)
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
         timeout=None,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
+        socket_timeout=patience_s,
+        socket_connect_timeout=patience_s,
         retry=Retry(NoBackoff(), 0),
         decode_responses=False,
         protocol=2,
@@ -337,10 +380,11 @@ def connect(url: str, *, timeout_s: float = 0.05, max_connections: int = 32) -> 
 
 def connect_cluster(url: str, *, timeout_s: float = 0.05) -> RedisCluster:
     """The same for a Redis Cluster, found from any of its nodes."""
+    patience_s = connect_timeout_s(timeout_s)
     return RedisCluster.from_url(
         url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
+        socket_timeout=patience_s,
+        socket_connect_timeout=patience_s,
         retry=Retry(NoBackoff(), 0),
         decode_responses=False,
         protocol=2,

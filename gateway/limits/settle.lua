@@ -3,10 +3,12 @@
 -- day, whose the usage is, to whom it is booked when that would be one row too many (the same:
 -- never), and by how much to increase METRICS.
 -- KEYS[4] hash: metric and whose -> sum; ROWS -> number of rows that count towards the most
--- Returns 1, or 0 when the reservation is not known (any more).
+-- Returns 1; 2 when the usage could not be counted in full; or 0 when the reservation is not known
+-- (any more).
 
 local METRICS = { 'n', 'i', 'h', 'o', 'c' }
 local ROWS = '#'
+local MOST = '9223372036854775807'
 
 local id, remember_ms, charges = ARGS[2], ARGS[3], {}
 local last = 4 + 2 * ARGS[4]
@@ -34,7 +36,10 @@ for _, hold in ipairs(holds) do
   settle(hold, state == RUNNING and hold.amount or 0, charges[hold.key] or 0)
   let_go(hold)
 end
-if KEYS[4] then
+save(remember_ms)
+-- Nothing may fail before the buckets are as they should be; a sum that would not fit stays full.
+local counted = true
+local function book()
   local keep_s, most, whose, others = ARGS[last + 1], ARGS[last + 2], ARGS[last + 3], ARGS[last + 4]
   if whose ~= others and redis.call('HEXISTS', KEYS[4], 'n' .. whose) == 0 then
     if tonumber(redis.call('HGET', KEYS[4], ROWS) or 0) >= most then
@@ -45,9 +50,15 @@ if KEYS[4] then
   end
   for i, metric in ipairs(METRICS) do
     local amount = ARGS[last + 4 + i]
-    if amount ~= 0 or metric == 'n' then redis.call('HINCRBY', KEYS[4], metric .. whose, amount) end
+    if amount ~= 0 or metric == 'n' then
+      local sum = redis.pcall('HINCRBY', KEYS[4], metric .. whose, amount)
+      if type(sum) == 'table' then
+        counted = false
+        redis.call('HSET', KEYS[4], metric .. whose, MOST)
+      end
+    end
   end
   redis.call('EXPIRE', KEYS[4], keep_s)
 end
-save(remember_ms)
-return 1
+if KEYS[4] and not pcall(book) then counted = false end
+return counted and 1 or 2

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Protocol
 
-from policies.limits.types import Bucket, Standing, Take
+from policies.limits.types import MAX_AMOUNT, Bucket, Standing, Take
 from policies.limits.verdict import Verdict
 
 LATE_S = 3_600.0
@@ -57,9 +57,29 @@ class UsageRecord:
     requests: int = 1
 
 
+def bounded(usage: UsageRecord) -> UsageRecord:
+    """Of one settlement, as it is booked: each count from 0 to MAX_AMOUNT."""
+    counts = (
+        usage.input_tokens,
+        usage.cached_tokens,
+        usage.output_tokens,
+        usage.cost_micros,
+        usage.requests,
+    )
+    if min(counts) >= 0 and max(counts) <= MAX_AMOUNT:
+        return usage
+    within = (min(max(0, count), MAX_AMOUNT) for count in counts)
+    return UsageRecord(usage.day, usage.key, usage.user, usage.model, *within)
+
+
 class LimitStore(Protocol):
     """Reservations, buckets and usage by slot. Every method raises StoreUnavailable where the store
     is not in this process."""
+
+    @property
+    def patient(self) -> LimitStore:
+        """The same store, for what can wait longer than a request: recovery."""
+        ...
 
     async def reserve(
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float

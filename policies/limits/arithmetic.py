@@ -11,6 +11,11 @@ reservation: it is at most the sum of those excesses of requests that were in fl
 0 when reservations are upper bounds. The next reservations wait until it is paid. The clock is read
 in whole milliseconds, so against true time the bound is one millisecond of refill wider.
 
+T_ms is how far the clock went forward, step by step. A clock that is set back by no more than
+`BACK_MS` refills nothing until it has caught up; by more, refilling goes on from where it is now.
+So a clock that is set back by B_ms and forward again gains at most refill * B_ms / period_ms, and
+a calendar window is counted anew at most once for each time that the clock crosses its start.
+
 ``gateway/limits/*.lua`` computes the same, and the same tests run against both.
 """
 
@@ -18,7 +23,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from policies.limits.types import (
     DAY_MS,
@@ -29,6 +34,9 @@ from policies.limits.types import (
     Rule,
     TokenBucket,
 )
+
+BACK_MS: Final = 1_000
+"""Largest step back of the clock that is waited out."""
 
 
 class State(NamedTuple):
@@ -56,18 +64,24 @@ def fresh(rule: Rule, now_ms: int) -> State:
 def advance(rule: Rule, state: State, now_ms: int) -> State:
     """The state at ``now_ms``: refilled, or rolled over to the window that holds ``now_ms``.
 
-    A clock that was set back refills nothing until it has caught up.
+    A clock that was set back refills nothing. By more than `BACK_MS`, the state is as it was, but
+    of now: what was used of a window to come counts in the present one. What is idle is of now.
     """
     if isinstance(rule, TokenBucket):
         value, carry, at_ms = state
         if now_ms > at_ms:
             gained, carry = divmod(carry + (now_ms - at_ms) * rule.refill, rule.period_ms)
             value, at_ms = value + gained, now_ms
-        return (
-            State(rule.capacity, 0, at_ms) if value >= rule.capacity else State(value, carry, at_ms)
-        )
-    if isinstance(rule, CalendarWindow) and now_ms >= window_end_ms(rule.period, state.at_ms):
-        return fresh(rule, now_ms)
+        elif at_ms - now_ms > BACK_MS:
+            at_ms = now_ms
+        if value >= rule.capacity:
+            return State(rule.capacity, 0, now_ms)
+        return State(value, carry, at_ms)
+    if isinstance(rule, CalendarWindow):
+        if now_ms >= window_end_ms(rule.period, state.at_ms):
+            return fresh(rule, now_ms)
+        if state.at_ms > now_ms and (state.value == 0 or state.at_ms - now_ms > BACK_MS):
+            return State(state.value, 0, window_start_ms(rule.period, now_ms))
     return state
 
 
@@ -108,8 +122,9 @@ def settle(rule: Rule, state: State, held: int, taken_at_ms: int, charge: int) -
     """An advanced state after a request that held ``held`` was charged ``charge``.
 
     Less than held: the rest is given back, up to the capacity, and to a calendar window only while
-    it lasts. More: the excess is charged now, into debt if need be. A window's debt ends with it.
-    Concurrency gives ``held`` back, whatever the charge. ``held`` is 0 once the lease has ended.
+    it lasts (``taken_at_ms`` is after it if the clock was set back). More: the excess is charged
+    now, into debt if need be. A window's debt ends with it. Concurrency gives ``held`` back,
+    whatever the charge. ``held`` is 0 once the lease has ended.
     """
     if isinstance(rule, TokenBucket):
         value = state.value + held - charge
@@ -119,7 +134,7 @@ def settle(rule: Rule, state: State, held: int, taken_at_ms: int, charge: int) -
     if isinstance(rule, Concurrency):
         return State(max(0, state.value - held), 0, state.at_ms)
     change = charge - held
-    if state.at_ms != taken_at_ms:
+    if taken_at_ms < state.at_ms:
         change = max(0, change)
     return State(max(0, state.value + change), 0, state.at_ms)
 

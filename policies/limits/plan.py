@@ -9,7 +9,15 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from policies.limits.prices import Cost, Usage
-from policies.limits.types import MAX_AMOUNT, Bucket, Dimension, Rule, Take
+from policies.limits.types import (
+    MAX_AMOUNT,
+    Bucket,
+    CalendarWindow,
+    Concurrency,
+    Dimension,
+    Rule,
+    Take,
+)
 
 
 class By(enum.Enum):
@@ -61,7 +69,7 @@ class LimitRule:
     """One limit as an operator wrote it."""
 
     name: str
-    """Unique among the rules of a policy, and stable: it is part of the buckets' keys."""
+    """Unique among the rules of a policy, and stable: the buckets' keys begin with it."""
     dimension: Dimension
     rule: Rule
     by: tuple[By, ...] = ()
@@ -84,9 +92,14 @@ class LimitRule:
         )
 
     def bucket(self, subject: Subject) -> Bucket:
-        """The bucket of the request."""
+        """The bucket of the request. Its key begins with the rule's name and a ``|``, or is it.
+
+        Rules of one name and of different kinds have different buckets, so that gateways whose
+        configurations differ do not begin each other's anew by turns.
+        """
         values = [(by, subject.of(by)) for by in sorted(self.by, key=_ORDER.__getitem__)]
-        key = "|".join((self.name, *(f"{by.value}={value}" for by, value in values)))
+        parts = (self.name, *_kind(self.rule), *(f"{by.value}={value}" for by, value in values))
+        key = "|".join(parts)
         whose = [f"tenant {subject.tenant}", *(f"{by.value} {value}" for by, value in values)]
         return Bucket(
             key=key,
@@ -95,6 +108,13 @@ class LimitRule:
             name=f"{self.name} of {', '.join(whose)}",
             shadow=self.shadow,
         )
+
+
+def _kind(rule: Rule) -> tuple[str, ...]:
+    """As part of a bucket's key; () for the most usual one."""
+    if isinstance(rule, CalendarWindow):
+        return (f"window={rule.period.value}",)
+    return ("window=none",) if isinstance(rule, Concurrency) else ()
 
 
 @dataclass(frozen=True, slots=True)

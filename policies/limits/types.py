@@ -1,4 +1,4 @@
-"""What is limited and how: dimensions, rules, buckets, takes and reservations.
+"""What is limited and how: dimensions, rules, buckets, takes and holds.
 
 Amounts are whole numbers: requests, tokens, micro-units of money. Instants are whole milliseconds
 since the Unix epoch, durations whole milliseconds. Nothing here is a float, so nothing drifts.
@@ -160,16 +160,6 @@ class Hold:
     epoch: int = 0
     """How many rules of another kind the bucket had had by then: what is held of a bucket that
     starts afresh under another kind of rule is not in it any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """What a request in flight holds until it is settled or its lease ends."""
-
-    id: str
-    holds: tuple[Hold, ...]
-    created_ms: int
-    lease_until_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -285,6 +285,7 @@ async def test_redis_that_is_always_slow_is_given_what_was_used(
         store = FallbackStore(
             RedisStore(connect(url), timeout_s=0.05),
             mode_of=lambda _: OnStoreFailure.OPEN,
+            failures=1,
             retry_s=0.05,
         )
         for i in range(20):
