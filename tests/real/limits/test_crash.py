@@ -135,7 +135,10 @@ async def agreed(gateway: Gateway) -> Used:
         found = await in_ledger(gateway)
         told = await left(gateway, tenant="acme")
         tokens = found.input_tokens + found.output_tokens
-        return (told["requests-per-month"].used, told["total_tokens-per-month"].used) == (
+        return (
+            told["requests-per-calendar-month"].used,
+            told["total_tokens-per-calendar-month"].used,
+        ) == (
             found.requests,
             tokens,
         )
