@@ -128,7 +128,7 @@ async def test_the_number_of_workers_changes_under_load(gateway: Gateway) -> Non
     async def all_logged() -> bool:
         return len(gateway.request_log()) - before == load.done
 
-    await eventually(all_logged, f"{load.done} lines in the request log", timeout_s=5)
+    await eventually(all_logged, f"{load.done} lines in the request log")
 
 
 async def test_a_burst_over_two_workers_spreads(gateway: Gateway, replicas: list[Replica]) -> None:
