@@ -301,7 +301,7 @@ async def test_the_estimate_of_a_prompt_has_learned(
 ) -> None:
     # A stream that is broken off has reported nothing: its line has what the picker expected.
     body = chat_of(words, 4_000, max_tokens=4_000 - words)
-    left = await leave(fleet, CHAT, body, events=1)
+    left = await leave(fleet, CHAT, body, events=3)  # the first one only opens the answer
     assert left.line["usage_reported"] is False
     question = {"model": BASE, "messages": body["messages"]}
     async with http.post("/tokenize", json=question) as answer:
@@ -416,7 +416,7 @@ async def test_a_client_that_leaves_pays_for_what_it_got(
     # A chunk of an engine that is ahead of its server holds several tokens.
     content = left.events - other_events
     assert content - 1 <= billed <= 1.5 * content + 1
-    assert 0 <= left.counted.output - (left.events - other_events) < 300  # ahead of Envoy
+    assert left.counted.output >= left.events - other_events  # it is ahead of its client
 
 
 # -- a replica that dies; last, for it takes a replica with it
