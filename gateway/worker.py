@@ -115,9 +115,9 @@ class Worker:
             await self._servers.stop(_DRAIN_GRACE_S)
         if self._scraper is not None:
             await self._scraper.close()
+        self._peers.stop()  # no end may be told to accounts that are closed
         if self._tenancy is not None:
             await self._tenancy.close()
-        self._peers.stop()
         self._telemetry.close()
 
     # -- what the supervisor says

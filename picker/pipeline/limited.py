@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -22,12 +22,13 @@ from policies.limits.verdict import Denied, Refusal, tightest
 
 Headers = tuple[tuple[str, str], ...]
 
-_ANTHROPIC: Final = {
+_FAMILIES: Final = {
     "requests": frozenset({Dimension.REQUESTS}),
     "tokens": TOKEN_DIMENSIONS,
     "input-tokens": frozenset({Dimension.INPUT_TOKENS}),
     "output-tokens": frozenset({Dimension.OUTPUT_TOKENS}),
 }
+"""What headers tell of: OpenAI's know the first two, Anthropic's all."""
 _UNITS: Final = {
     Dimension.REQUESTS: "requests",
     Dimension.INPUT_TOKENS: "input tokens",
@@ -47,8 +48,8 @@ def rate_headers(standings: Sequence[Standing], *, anthropic: bool, wall_s: floa
     """OpenAI's ``x-ratelimit-*`` of the tightest limit of requests and of tokens; on Anthropic's
     API its own names as well, with instants instead of durations. ``wall_s``: Unix time."""
     headers: list[tuple[str, str]] = []
-    requests, tokens = tightest(standings, "requests"), tightest(standings, "tokens")
-    for family, standing in (("requests", requests), ("tokens", tokens)):
+    for family in ("requests", "tokens"):
+        standing = tightest(standings, _FAMILIES[family])
         if standing is not None:
             headers += (
                 (f"x-ratelimit-limit-{family}", str(standing.limit)),
@@ -56,8 +57,8 @@ def rate_headers(standings: Sequence[Standing], *, anthropic: bool, wall_s: floa
                 (f"x-ratelimit-reset-{family}", duration(standing.reset_ms)),
             )
     if anthropic:
-        for family, dimensions in _ANTHROPIC.items():
-            standing = _least(standings, dimensions)
+        for family, dimensions in _FAMILIES.items():
+            standing = tightest(standings, dimensions)
             if standing is not None:
                 headers += (
                     (f"anthropic-ratelimit-{family}-limit", str(standing.limit)),
@@ -139,14 +140,6 @@ def _period(bucket: Bucket) -> str:
     if rule.capacity == rule.refill:
         return f" per {every}"
     return f" at once, refilled by {_amount(bucket, rule.refill)} per {every}"
-
-
-def _least(standings: Iterable[Standing], dimensions: frozenset[Dimension]) -> Standing | None:
-    return min(
-        (s for s in standings if s.bucket.dimension in dimensions and not s.bucket.shadow),
-        key=lambda s: (s.remaining, -s.reset_ms),
-        default=None,
-    )
 
 
 def _instant(after_ms: int, wall_s: float) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from policies.limits import arithmetic
 from policies.limits.arithmetic import State
 from policies.limits.types import (
-    TOKEN_DIMENSIONS,
     Bucket,
     Dimension,
     Standing,
@@ -96,14 +95,11 @@ def standing(bucket: Bucket, state: State, now_ms: int) -> Standing:
     )
 
 
-def tightest(
-    standings: Iterable[Standing], family: Literal["requests", "tokens"]
-) -> Standing | None:
-    """The enforced bucket of the family with the least remaining, of equals the last to reset.
+def tightest(standings: Iterable[Standing], dimensions: Collection[Dimension]) -> Standing | None:
+    """The enforced bucket of the dimensions with the least remaining, of equals the last to reset.
 
-    None when the family has no limit. Tokens are input, output, total and weighted tokens.
+    None when none of them has a limit.
     """
-    dimensions = _FAMILIES[family]
     least = None
     for one in standings:
         if (
@@ -115,7 +111,6 @@ def tightest(
     return least
 
 
-_FAMILIES: Final = {"requests": (Dimension.REQUESTS,), "tokens": tuple(TOKEN_DIMENSIONS)}
 _RANK: Final = {Refusal.BUSY: 0, Refusal.EMPTY: 1, Refusal.NEVER: 2}
 
 

@@ -35,7 +35,7 @@ from policies.limits.types import (
     Take,
     TokenBucket,
 )
-from tests.gateway.limits.redis_server import RedisServer
+from tests.redis_server import RedisServer
 
 PAIRS = 10_000
 TENANTS = 100_000

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.limits import redis_store
 from gateway.limits.scripts import Script
-from tests.gateway.limits.redis_server import RedisServer
+from tests.redis_server import RedisServer
 
 
 def install(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:

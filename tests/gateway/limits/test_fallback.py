@@ -25,7 +25,7 @@ from policies.limits.types import (
     Take,
 )
 from policies.limits.verdict import Denied, Granted, Refusal
-from tests.gateway.limits.redis_server import RedisServer
+from tests.redis_server import RedisServer
 
 DAY = date(2026, 3, 1)
 TOKENS = Bucket("t", Dimension.TOTAL_TOKENS, CalendarWindow(100, Period.MONTH), "tokens a month")

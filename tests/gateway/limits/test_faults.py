@@ -21,7 +21,7 @@ from gateway.limits.store import StoreUnavailable, UsageRecord
 from policies.limits.plan import OnStoreFailure
 from policies.limits.types import Bucket, CalendarWindow, Concurrency, Dimension, Period, Take
 from policies.limits.verdict import Granted, Verdict
-from tests.gateway.limits.redis_server import RedisServer
+from tests.redis_server import RedisServer
 
 DAY = date(2026, 3, 1)
 TOKENS = Bucket("t", Dimension.TOTAL_TOKENS, CalendarWindow(10**6, Period.MONTH))

@@ -31,8 +31,8 @@ from policies.limits.types import TokenBucket as Tokens
 from policies.limits.verdict import Denied, Granted
 from tests.gateway.limits import script_clock
 from tests.gateway.limits.certificate import self_signed
-from tests.gateway.limits.redis_server import RedisServer
 from tests.real.ports import free_port
+from tests.redis_server import RedisServer
 
 DAY = date(2026, 3, 1)
 TEN = Bucket("ten", Dimension.REQUESTS, CalendarWindow(10, Period.MONTH), "ten a month")

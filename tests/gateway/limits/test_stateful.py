@@ -33,7 +33,7 @@ from policies.limits.types import (
 from policies.limits.verdict import Denied, Granted, Refusal
 from tests.gateway.limits import script_clock
 from tests.gateway.limits.model import Model
-from tests.gateway.limits.redis_server import RedisServer
+from tests.redis_server import RedisServer
 
 START_MS = int(datetime(2028, 2, 28, 23, 59, 57, 123_000, UTC).timestamp() * 1000)
 LATE_S = 30.0

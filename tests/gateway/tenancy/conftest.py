@@ -1,42 +1,14 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from gateway.tenancy.registry import Registry
-from tests.gateway.limits.redis_server import RedisServer
 from tests.gateway.tenancy.parts import open_registry
-
-
-@pytest.fixture(scope="session")
-def shared_redis() -> Iterator[RedisServer]:
-    with tempfile.TemporaryDirectory(prefix="pk") as folder:
-        server = RedisServer(Path(folder))
-        server.start()
-        yield server
-        server.kill()
-
-
-@pytest.fixture
-def redis_server(shared_redis: RedisServer) -> RedisServer:
-    """A running, empty Redis that other tests use too: do not kill it."""
-    shared_redis.ask("FLUSHALL")
-    shared_redis.ask("SCRIPT", "FLUSH")
-    return shared_redis
-
-
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    """One to kill."""
-    with tempfile.TemporaryDirectory(prefix="pk") as folder:
-        server = RedisServer(Path(folder))
-        server.start()
-        yield server
-        server.kill()
+from tests.redis_server import RedisServer
 
 
 @pytest.fixture(params=["sqlite", "redis"])

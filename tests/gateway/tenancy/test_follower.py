@@ -15,7 +15,6 @@ from gateway.tenancy.keys import digest_of
 from gateway.tenancy.records import KeyRecord, TenantRecord, key_entry, read_tenant, tenant_entry
 from gateway.tenancy.registry import START, Entry, Kind, Registry, RegistryUnavailable
 from gateway.tenancy.service import TenantAdmin
-from tests.gateway.limits.redis_server import RedisServer
 from tests.gateway.tenancy.parts import (
     NOW_S,
     WallClock,
@@ -24,6 +23,7 @@ from tests.gateway.tenancy.parts import (
     config_of,
     open_registry,
 )
+from tests.redis_server import RedisServer
 
 
 def follower_of(registry: Registry, *, keeper: bool = False) -> Follower:

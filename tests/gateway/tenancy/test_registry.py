@@ -26,8 +26,8 @@ from gateway.tenancy.registry import (
     RegistryUnavailable,
 )
 from gateway.tenancy.sqlite import SqliteRegistry
-from tests.gateway.limits.redis_server import RedisServer
 from tests.gateway.tenancy.parts import PATIENT_S, all_of, open_registry
+from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[3]
 

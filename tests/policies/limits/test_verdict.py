@@ -8,6 +8,7 @@ from policies.limits import arithmetic
 from policies.limits.arithmetic import State
 from policies.limits.types import (
     MAX_AMOUNT,
+    TOKEN_DIMENSIONS,
     Bucket,
     CalendarWindow,
     Concurrency,
@@ -89,9 +90,9 @@ def test_tightest_of_a_family() -> None:
         Standing(SHADOW, 1, 0, 1),
         Standing(BUSY, 1, 0, 0),
     ]
-    assert tightest(standings, "tokens") == standings[1]
-    assert tightest(standings, "requests") == standings[2]
-    assert tightest([], "tokens") is None
+    assert tightest(standings, TOKEN_DIMENSIONS) == standings[1]
+    assert tightest(standings, [Dimension.REQUESTS]) == standings[2]
+    assert tightest([], TOKEN_DIMENSIONS) is None
 
 
 @pytest.mark.parametrize("amount", [-1, 1.5, MAX_AMOUNT + 1])

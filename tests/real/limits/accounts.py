@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from tests.gateway.limits.redis_server import RedisServer
 from tests.real.gateway import Gateway, Json, eventually
+from tests.redis_server import RedisServer
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.gateway.limits.redis_server import RedisServer
 from tests.real.gateway import Gateway, Json, eventually
 from tests.real.limits.accounts import (
     held,
@@ -25,6 +24,7 @@ from tests.real.limits.accounts import (
 )
 from tests.real.limits.asking import Api, Ask, Outcome, send
 from tests.real.replicas import STEADY, Replica
+from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 

@@ -15,12 +15,12 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.gateway.limits.redis_server import RedisServer
 from tests.real.gateway import Gateway, Json, eventually
 from tests.real.limits.accounts import Used, key_of, left, limit, redis_store, settled, tenant
 from tests.real.limits.asking import Api, Ask, Outcome, send
 from tests.real.limits.redis_proxy import RedisProxy
 from tests.real.replicas import STEADY, Replica
+from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 

@@ -10,11 +10,11 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.gateway.limits.redis_server import RedisServer
 from tests.real.gateway import Gateway, Json
 from tests.real.limits.accounts import key_of, limit, redis_store, settled, tenant
 from tests.real.limits.asking import Api, Ask, Outcome, send
 from tests.real.replicas import Replica
+from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
