@@ -187,16 +187,33 @@ async def test_over_a_limit(setting: Setting) -> None:
     assert (setting.edge.accounts.settled, setting.edge.accounts.released) == ([], 0)
 
 
+class AtOnce(http.client.HTTPConnection):
+    """Sends head and body in one piece: Envoy closes a connection whose request it refuses before
+    it has all of it."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__("127.0.0.1", port, timeout=10)
+
+    def ask(self, body: bytes, headers: dict[str, str]) -> None:
+        head = [f"POST {PATH} HTTP/1.1", f"host: 127.0.0.1:{self.port}"]
+        head += [f"{name}: {value}" for name, value in headers.items()]
+        head.append(f"content-length: {len(body)}")
+        self.send("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+
+
 def one_after_another(port: int, bodies: Sequence[tuple[bytes, dict[str, str]]]) -> list[int]:
     """The answers' statuses; AssertionError unless they come over one connection."""
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    client = AtOnce(port)
     statuses, links = [], set()
     for body, headers in bodies:
-        client.request("POST", PATH, body, {**JSON, **headers})
+        client.ask(body, {**JSON, **headers})
         links.add(client.sock)
-        answer = client.getresponse()
+        answer = http.client.HTTPResponse(client.sock, method="POST")
+        answer.begin()
         answer.read()
+        answer.close()
         statuses.append(answer.status)
+        assert not answer.will_close
     assert len(links) == 1
     client.close()
     return statuses
