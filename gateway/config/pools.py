@@ -13,6 +13,7 @@ from gateway.config.section import ConfigPath, Fault, Section, raise_faults
 from gateway.config.terms import (
     Count,
     Endpoint,
+    EngineProfile,
     HttpPath,
     IpAddress,
     ModelName,
@@ -144,12 +145,17 @@ class SimulatedPool(_AnyPool):
     """LoRA adapters that every replica serves."""
     max_loras: Annotated[int, Field(ge=0)] | None = None
     """Adapters that one replica can run at the same time. Null: 1 with adapters, else 0."""
-    num_blocks: Count = 16384
-    """KV blocks of one replica."""
+    engine_profile: EngineProfile = "qwen3-8b-tp1-h100"
+    """Speed and memory of a replica: a built-in profile (`penstock lab profiles` lists them), or a
+    file that `penstock lab fit` wrote, relative to the configuration file."""
+    num_blocks: Count | None = None
+    """KV blocks of one replica. Null: what the profile's memory holds."""
     block_size: Count = 16
     """Tokens in one KV block."""
     max_num_seqs: Count = 256
     """Requests that one replica runs at the same time; more wait in its queue."""
+    max_num_batched_tokens: Count = 8192
+    """Tokens that one replica computes in one step."""
     max_model_len: Count | None = None
     """Longest context, tokens (prompt and output). Null: what the KV blocks hold."""
     time_scale: Annotated[float, Field(ge=0)] = 1.0

@@ -25,6 +25,7 @@ from gateway.config.sections import hints, item_of, members, sections_of
 from gateway.config.tenancy import Digest
 from gateway.config.terms import (
     Endpoint,
+    EngineProfile,
     Exact,
     HttpPath,
     Instant,
@@ -48,6 +49,7 @@ _NAMED_TYPES: Final[tuple[tuple[object, str], ...]] = (
     (ModelName, "model name"),
     (IpAddress, "IP address"),
     (Endpoint, "host:port"),
+    (EngineProfile, "profile"),
     (HttpPath, "HTTP path"),
     (ConfigPath, "path"),
     (Port, "port, 1 to 65535"),

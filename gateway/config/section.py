@@ -71,10 +71,11 @@ class Base:
     folder: Path
 
 
-def _absolute(path: Path, info: ValidationInfo) -> Path:
+def absolute(path: Path, info: ValidationInfo) -> Path:
+    """The path, a relative one from the folder of the configuration file."""
     context = info.context
     return context.folder / path if isinstance(context, Base) else path
 
 
-ConfigPath = Annotated[Path, AfterValidator(_absolute)]
+ConfigPath = Annotated[Path, AfterValidator(absolute)]
 """A path; a relative one starts from the folder of the configuration file."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
-from gateway.config.section import refuse
+from gateway.config.section import absolute, refuse
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 _NUMBER: Final = re.compile(r"[+-]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][+-]?[0-9]{1,3})?")
@@ -67,6 +69,18 @@ def _model_name(value: str) -> str:
     return value
 
 
+def _engine_profile(value: str, info: ValidationInfo) -> str:
+    path = Path(value)
+    if path.suffix not in (".yaml", ".yml", ".json") and len(path.parts) == 1:
+        if not _NAME.fullmatch(value):
+            raise refuse("the name of a built-in profile, or a file ending in .yaml or .json")
+        return value
+    path = absolute(path, info)
+    if not path.is_file() or not os.access(path, os.R_OK):
+        raise refuse("the name of a built-in profile, or a readable file", hint=f"looked at {path}")
+    return str(path)
+
+
 def _http_path(value: str) -> str:
     if not value.startswith("/") or any(c.isspace() for c in value):
         raise refuse("an HTTP path that starts with /")
@@ -119,6 +133,8 @@ HttpPath = Annotated[str, AfterValidator(_http_path)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+EngineProfile = Annotated[str, AfterValidator(_engine_profile)]
+"""A name without a folder or an ending, or a file; a relative one is made absolute."""
 ModelPattern = Annotated[str, AfterValidator(_pattern)]
 """A model's name; ``*``, ``?`` and ``[...]`` stand for other characters."""
 Instant = Annotated[datetime, BeforeValidator(_instant)]

@@ -22,17 +22,17 @@ def simulated_plan(config: PoolConfig) -> ReplicaPlan:
         "host": "{host}",
         "port": "{port}",
         "model": config.model,
+        "profile": config.engine_profile,
         "num-blocks": config.num_blocks,
         "block-size": config.block_size,
         "max-num-seqs": config.max_num_seqs,
+        "max-num-batched-tokens": config.max_num_batched_tokens,
+        "max-model-len": config.max_model_len,
+        "max-loras": config.max_loras,
         "time-scale": config.time_scale,
         "seed": "{seed}",
     }
-    if config.max_loras is not None:
-        options["max-loras"] = config.max_loras
-    if config.max_model_len is not None:
-        options["max-model-len"] = config.max_model_len
-    arguments = [f"--{key}={value}" for key, value in options.items()]
+    arguments = [f"--{key}={value}" for key, value in options.items() if value is not None]
     arguments += [f"--lora={adapter}" for adapter in config.adapters]
     command = (sys.executable, "-m", "loadtests.sim", *arguments)
     launch = LaunchPlan(command, first_seed=config.seed)

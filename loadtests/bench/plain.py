@@ -1,7 +1,8 @@
-"""Envoy alone, to compare with: the same program in front of the same replicas, round robin."""
+"""Envoy alone, to compare with: the same program in front of the same replicas."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -13,8 +14,11 @@ _UPSTREAM_IDLE = "4s"
 _MANY = {"max_connections": 10_000, "max_pending_requests": 10_000, "max_requests": 10_000}
 
 
-def configuration(port: int, upstreams: Sequence[int]) -> Json:
-    """A proxy from 127.0.0.1:``port`` to the ports of the replicas: no filters but the router."""
+def configuration(port: int, replicas: Sequence[str], *, policy: str = "ROUND_ROBIN") -> Json:
+    """A proxy from 127.0.0.1:``port`` to the replicas (``host:port``): no filters but the router.
+
+    ``policy``: Envoy's ``lb_policy``."""
+    cluster = _cluster([replica.rsplit(":", 1) for replica in replicas], policy)
     router = _typed("filters.http.router", "extensions.filters.http.router.v3.Router")
     manager = _typed(
         "filters.network.http_connection_manager",
@@ -42,16 +46,17 @@ def configuration(port: int, upstreams: Sequence[int]) -> Json:
         "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
         "filter_chains": [{"filters": [manager]}],
     }
-    return {"static_resources": {"listeners": [listener], "clusters": [_cluster(upstreams)]}}
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
-def _cluster(upstreams: Sequence[int]) -> Json:
+def _cluster(replicas: Sequence[Sequence[str]], policy: str) -> Json:
     options = f"{_TYPE}extensions.upstreams.http.v3.HttpProtocolOptions"
-    members = [{"endpoint": {"address": _address(upstream)}} for upstream in upstreams]
+    members = [{"endpoint": {"address": _address(int(port), host)}} for host, port in replicas]
+    resolved = all(_is_address(host) for host, _ in replicas)
     return {
         "name": "replicas",
-        "type": "STATIC",
-        "lb_policy": "ROUND_ROBIN",
+        "type": "STATIC" if resolved else "STRICT_DNS",
+        "lb_policy": policy,
         "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
         "circuit_breakers": {"thresholds": [_MANY]},
         "typed_extension_protocol_options": {
@@ -68,8 +73,16 @@ def _cluster(upstreams: Sequence[int]) -> Json:
     }
 
 
-def _address(port: int) -> Json:
-    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+def _address(port: int, host: str = "127.0.0.1") -> Json:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _typed(name: str, message: str, **fields: object) -> Json:

@@ -226,7 +226,8 @@ class Stand:
         ports: list[int] = orjson.loads(self._upstream.read())
         envoy = str(Path(sys.executable).parent / "envoy")
         plain_file = self._folder / "plain.json"
-        plain_file.write_bytes(orjson.dumps(plain.configuration(self.plain_port, ports)))
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        plain_file.write_bytes(orjson.dumps(plain.configuration(self.plain_port, addresses)))
         options = ["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning"]
         alone = self._run("plain", [envoy, "-c", str(plain_file), *options])
         file = self._folder / "penstock.yaml"

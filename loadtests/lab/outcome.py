@@ -1,8 +1,13 @@
-"""What a simulated run leaves: one row for each request, and how the replicas fared."""
+"""What a run leaves: one row for each request, and how the replicas fared."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
+
+REFUSED: Final = -1
+UNKNOWN: Final = -2
+"""In place of a replica's index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,16 +18,16 @@ class Served:
     session: str
     tenant: str
     replica: int
-    """-1: it was refused."""
+    """Index; REFUSED when none was chosen, UNKNOWN to a client that is not told."""
     arrival_s: float
     first_token_s: float | None
     """At the client; None: none came."""
     finished_s: float
     input_tokens: int
-    cached_tokens: int
-    """Of the input, as the engine found them."""
-    expected_cached_tokens: float
-    """As the picker's index believed."""
+    cached_tokens: int | None
+    """Of the input, as the engine found them; None: it does not tell."""
+    expected_cached_tokens: float | None
+    """As the picker's index believed; None: it is not known."""
     output_tokens: int
     failed: bool = False
 

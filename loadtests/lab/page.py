@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from loadtests.lab.experiment import Experiment
+from loadtests.lab.comparison import Comparison
 from loadtests.lab.plots import Plot
 from loadtests.lab.points import Point
 from loadtests.lab.verdict import CARRIED, Verdict, sentences, shown
@@ -35,8 +35,10 @@ COLUMNS = (
     Column("output_tokens_per_s", "output tok/s"),
     Column("hit_rate", "hit %", 100.0),
     Column("busy_max_over_mean", "busy max / mean"),
+    Column("tokens_max_over_mean", "computed max / mean"),
     Column("preemptions", "preempted"),
     Column("failed", "failed"),
+    Column("gateway_cpu_ms", "gateway CPU ms/request"),
 )
 
 _STYLE = """
@@ -50,6 +52,7 @@ h3 { font-size: 15px; margin: 0 0 2px; }
 p { margin: 6px 0; } .quiet { color: #616e7c; }
 .answer { background: #fff; border-left: 5px solid #0072b2; border-radius: 4px;
   padding: 14px 20px; margin: 16px 0; box-shadow: 0 1px 3px #0001; }
+.remarks { border-left: 5px solid #e69f00; padding: 2px 20px; margin: 16px 0; }
 .answer p:first-child { font-size: 18px; font-weight: 600; }
 figure, .table { background: #fff; border-radius: 6px; margin: 14px 0; padding: 14px 18px;
   box-shadow: 0 1px 3px #0001; overflow-x: auto; }
@@ -70,79 +73,89 @@ dt { color: #616e7c; } dd { margin: 0; overflow-wrap: anywhere; }
 
 
 def page(
-    experiment: Experiment,
+    comparison: Comparison,
     points: Sequence[Point],
     verdicts: Sequence[Verdict],
     pictures: Mapping[int, Sequence[Plot]],
     settings: Mapping[str, object],
+    remarks: Sequence[str] = (),
 ) -> str:
     """The page. ``pictures``: by size of fleet."""
     sections = [
-        _section(experiment, verdict, points, pictures[verdict.replicas]) for verdict in verdicts
+        _section(comparison, verdict, points, pictures[verdict.replicas]) for verdict in verdicts
     ]
-    title = f"{experiment.source.name}: {len(experiment.policies)} routing policies compared"
-    if len(experiment.policies) == 1:
-        title = f"{experiment.source.name} under {experiment.policies[0].title}"
+    titles = comparison.titles
+    title = f"{comparison.source.name}: {len(titles)} {comparison.subject} compared"
+    if len(titles) == 1:
+        title = f"{comparison.source.name} under {titles[0]}"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>"
-        f"<h1>{escape(title)}</h1>{_compared(experiment)}{''.join(sections)}"
-        f"{_settings(settings)}{_notes(experiment)}</main></body></html>\n"
+        f"<h1>{escape(title)}</h1>{_compared(comparison)}{_remarks(remarks)}"
+        f"{''.join(sections)}"
+        f"{_settings(settings)}{_notes(comparison)}</main></body></html>\n"
     )
 
 
-def compared(experiment: Experiment) -> str:
+def compared(comparison: Comparison) -> str:
     """In a sentence: on what, under what load, how often."""
-    profile, levels = experiment.profile, experiment.levels
-    fleet = ", ".join(map(str, experiment.replicas))
+    levels = comparison.levels
+    fleet = ", ".join(map(str, comparison.replicas))
     load = levels[0].label if len(levels) == 1 else f"{levels[0].value:g} to {levels[-1].label}"
-    seeds = f"{experiment.seeds} seed{'' if experiment.seeds == 1 else 's'}"
+    seeds = f"{comparison.seeds} seed{'' if comparison.seeds == 1 else 's'}"
     return (
-        f"{experiment.source.name} ({experiment.source.about}) on {fleet} simulated replicas of"
-        f" {profile.model.name}, each {profile.tensor_parallel} x {profile.accelerator.name};"
-        f" {load}; {seeds}."
+        f"{comparison.source.name} ({comparison.source.about}) on {fleet}"
+        f" {comparison.fleet}; {load}; {seeds}."
     )
 
 
-def _compared(experiment: Experiment) -> str:
-    names = ", ".join(f"<b>{escape(choice.title)}</b>" for choice in experiment.policies)
-    return f'<p class="quiet">{escape(compared(experiment))}</p><p>Policies: {names}.</p>'
+def _compared(comparison: Comparison) -> str:
+    names = ", ".join(f"<b>{escape(title)}</b>" for title in comparison.titles)
+    nouns = comparison.nouns.capitalize()
+    return f'<p class="quiet">{escape(compared(comparison))}</p><p>{nouns}: {names}.</p>'
+
+
+def _remarks(remarks: Sequence[str]) -> str:
+    if not remarks:
+        return ""
+    return f'<div class="remarks">{"".join(f"<p>{escape(text)}</p>" for text in remarks)}</div>'
 
 
 def _section(
-    experiment: Experiment, verdict: Verdict, points: Sequence[Point], pictures: Sequence[Plot]
+    comparison: Comparison, verdict: Verdict, points: Sequence[Point], pictures: Sequence[Plot]
 ) -> str:
     mine = [point for point in points if point.replicas == verdict.replicas]
-    heading = f"<h2>On {verdict.replicas} replicas</h2>" if len(experiment.replicas) > 1 else ""
-    words = "".join(f"<p>{escape(text)}</p>" for text in sentences(verdict, experiment.slo))
+    heading = f"<h2>On {verdict.replicas} replicas</h2>" if len(comparison.replicas) > 1 else ""
+    words = "".join(f"<p>{escape(text)}</p>" for text in sentences(verdict, comparison.slo))
     drawn = "".join(
         f"<figure><h3>{escape(plot.title)}</h3><figcaption>{escape(plot.caption)}</figcaption>"
         f"{plot.svg}</figure>"
         for plot in pictures
     )
     levels = sorted({point.level for point in mine})
+    noun = comparison.noun
     others = "".join(
-        f"<h3>{escape(level.label)}</h3>{_table([p for p in mine if p.level == level], None)}"
+        f"<h3>{escape(level.label)}</h3>{_table(noun, [p for p in mine if p.level == level])}"
         for level in levels
     )
     return (
         f'{heading}<div class="answer">{words}</div>'
-        f"<h2>At {escape(verdict.level.label)}</h2>{_ranked(verdict)}"
+        f"<h2>At {escape(verdict.level.label)}</h2>{_ranked(noun, verdict)}"
         f"<h2>Against load</h2>{drawn}"
         f"<details><summary>Every load in figures</summary>{others}</details>"
     )
 
 
-def _ranked(verdict: Verdict) -> str:
+def _ranked(noun: str, verdict: Verdict) -> str:
     carries = {
-        rank.point.policy: "-" if rank.carries is None else rank.carries.label
+        rank.point.contender: "-" if rank.carries is None else rank.carries.label
         for rank in verdict.ranks
     }
-    return _table([rank.point for rank in verdict.ranks], carries)
+    return _table(noun, [rank.point for rank in verdict.ranks], carries)
 
 
-def _table(points: Sequence[Point], carries: Mapping[str, str] | None) -> str:
+def _table(noun: str, points: Sequence[Point], carries: Mapping[str, str] | None = None) -> str:
     columns = [column for column in COLUMNS if any(p.values(column.figure) for p in points)]
     head = "".join(f"<th>{escape(column.head)}</th>" for column in columns)
     if carries is not None:
@@ -151,11 +164,11 @@ def _table(points: Sequence[Point], carries: Mapping[str, str] | None) -> str:
     for index, point in enumerate(points):
         cells = "".join(f"<td>{_cell(value(point, column))}</td>" for column in columns)
         if carries is not None:
-            cells += f"<td>{escape(carries[point.policy])}</td>"
+            cells += f"<td>{escape(carries[point.contender])}</td>"
         best = ' class="best"' if carries is not None and index == 0 else ""
-        rows.append(f"<tr{best}><td>{escape(point.policy)}</td>{cells}</tr>")
+        rows.append(f"<tr{best}><td>{escape(point.contender)}</td>{cells}</tr>")
     return (
-        f'<div class="table"><table><thead><tr><th>policy</th>{head}</tr></thead>'
+        f'<div class="table"><table><thead><tr><th>{escape(noun)}</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -189,8 +202,8 @@ def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str).replace('"', "")
 
 
-def _notes(experiment: Experiment) -> str:
-    cut = experiment.cut
+def _notes(comparison: Comparison) -> str:
+    cut, noun = comparison.cut, comparison.noun
     text = f"""
 The window closes when {1 - cut.cool_down:.0%} of the requests have arrived and opens after
 {cut.warm_up:.0%} of the time until then; a ramp's stages are whole.
@@ -200,16 +213,15 @@ window itself, with a prompt's tokens counted when its answer begins and an answ
 over its time.
 
 ± is half the 95 % confidence interval of the mean over seeds (Student's t). Differences are taken
-seed by seed: every policy had the same requests.
+seed by seed: every {noun} had the same requests.
 
 A load is carried when {CARRIED:.0%} of the requests are answered within the SLO, there and at every
 lower load tried.
-
-Simulated: the live picker and policies in virtual time, over a model of the engine. What the model
-was fitted to is told under the profile's source.
 """
-    notes = text.strip().split("\n\n")
-    if experiment.source.trace is not None:
-        notes.append("A trace is the same for every seed: intervals tell of the policies' chance.")
+    notes = [*text.strip().split("\n\n"), *comparison.notes()]
+    if comparison.source.trace is not None:
+        notes.append(
+            f"A trace is the same for every seed: intervals tell of the {comparison.nouns}' chance."
+        )
     paragraphs = "".join(f'<p class="quiet">{escape(note)}</p>' for note in notes)
     return f"<h2>How to read the figures</h2>{paragraphs}"

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from loadtests.lab.experiment import Run
+from loadtests.lab.comparison import Run
 from loadtests.lab.points import Point
 from loadtests.lab.summary import Slo, Timeline
 
@@ -53,7 +53,7 @@ def plots(points: Sequence[Point], runs: Sequence[Run], slo: Slo) -> list[Plot]:
     with mpl.rc_context():
         _set_style()
         found = [_grid(points, *picture) for picture in _pictures(slo)]
-        timelines = [(run.cell.policy.title, run.timeline) for run in runs if run.timeline]
+        timelines = [(run.cell.contender, run.timeline) for run in runs if run.timeline]
         if timelines:
             found.append(_timelines(timelines))
     return found
@@ -118,6 +118,7 @@ def _pictures(slo: Slo) -> list[tuple[str, str, str, tuple[_Panel, ...]]]:
             (
                 _Panel("Prefix hit rate", "hit_rate", "%", 100.0, None, "expected_hit_rate", True),
                 _Panel("Busy time, most over mean", "busy_max_over_mean", "times"),
+                _Panel("Tokens computed, most over mean", "tokens_max_over_mean", "times"),
                 _Panel("Spread of requests in flight", "in_flight_cv", "deviation / mean"),
             ),
         ),
@@ -128,25 +129,25 @@ def _grid(
     points: Sequence[Point], name: str, title: str, caption: str, panels: Sequence[_Panel]
 ) -> Plot:
     panels = [panel for panel in panels if any(point.values(panel.figure) for point in points)]
-    policies = list(dict.fromkeys(point.policy for point in points))
+    contenders = list(dict.fromkeys(point.contender for point in points))
     loads = sorted({point.load for point in points})
-    canvas = Canvas(figsize=(10.5, 2.9 if len(loads) > 1 else 1.3 + 0.3 * len(policies)))
+    canvas = Canvas(figsize=(10.5, 2.9 if len(loads) > 1 else 1.3 + 0.3 * len(contenders)))
     draw = _lines if len(loads) > 1 else _bars
     for index, panel in enumerate(panels):
         axes = canvas.add_subplot(1, len(panels), index + 1)
         axes.set_title(panel.title)
-        draw(axes, panel, points, policies)
+        draw(axes, panel, points, contenders)
         if draw is _bars and index:
             axes.set_yticklabels([])
     if draw is _lines and panels:
-        _legend(canvas, len(policies))
+        _legend(canvas, len(contenders))
     return Plot(name, title, caption, _svg(canvas, title, legend=draw is _lines))
 
 
-def _lines(axes: Axes, panel: _Panel, points: Sequence[Point], policies: Sequence[str]) -> None:
+def _lines(axes: Axes, panel: _Panel, points: Sequence[Point], contenders: Sequence[str]) -> None:
     drawn: list[float] = []
-    for index, policy in enumerate(policies):
-        mine = sorted((p for p in points if p.policy == policy), key=lambda point: point.load)
+    for index, contender in enumerate(contenders):
+        mine = sorted((p for p in points if p.contender == contender), key=lambda point: point.load)
         colour = _COLOURS[index % len(_COLOURS)]
         x, y, error = _series(mine, panel.figure, panel.scale)
         if not x:
@@ -160,7 +161,7 @@ def _lines(axes: Axes, panel: _Panel, points: Sequence[Point], policies: Sequenc
             marker=_MARKERS[index % len(_MARKERS)],
             markersize=3.5,
             linewidth=1.6,
-            label=policy,
+            label=contender,
         )
         low = [max(value - by, 0.0) for value, by in zip(y, error, strict=True)]
         high = [value + by for value, by in zip(y, error, strict=True)]
@@ -181,10 +182,10 @@ def _lines(axes: Axes, panel: _Panel, points: Sequence[Point], policies: Sequenc
     axes.set_ylabel(panel.unit)
 
 
-def _bars(axes: Axes, panel: _Panel, points: Sequence[Point], policies: Sequence[str]) -> None:
-    places = [len(policies) - 1 - index for index in range(len(policies))]
-    for index, (policy, place) in enumerate(zip(policies, places, strict=True)):
-        mine = [point for point in points if point.policy == policy]
+def _bars(axes: Axes, panel: _Panel, points: Sequence[Point], contenders: Sequence[str]) -> None:
+    places = [len(contenders) - 1 - index for index in range(len(contenders))]
+    for index, (contender, place) in enumerate(zip(contenders, places, strict=True)):
+        mine = [point for point in points if point.contender == contender]
         _, values, errors = _series(mine, panel.figure, panel.scale)
         if not values:
             continue
@@ -196,7 +197,7 @@ def _bars(axes: Axes, panel: _Panel, points: Sequence[Point], policies: Sequence
                 axes.plot([expected[0]], [place], marker="|", color="#1f2933", markersize=11)
     if panel.limit is not None:
         axes.axvline(panel.limit * panel.scale, color="#52606d", linestyle="--", linewidth=0.9)
-    axes.set_yticks(places, list(policies))
+    axes.set_yticks(places, list(contenders))
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(panel.unit)
 
@@ -217,22 +218,22 @@ def _plain(value: float, _place: float) -> str:
     return f"{value:g}"
 
 
-def _legend(canvas: Canvas, policies: int) -> None:
+def _legend(canvas: Canvas, contenders: int) -> None:
     handles, labels = canvas.axes[0].get_legend_handles_labels()
     canvas.legend(
-        handles, labels, loc="lower center", ncols=min(policies, 4), frameon=False,
+        handles, labels, loc="lower center", ncols=min(contenders, 4), frameon=False,
         bbox_to_anchor=(0.5, 1.0),
     )  # fmt: skip
 
 
 def _timelines(timelines: Sequence[tuple[str, Timeline]]) -> Plot:
-    """A row of colours for each replica, one map for each policy, on one scale."""
+    """A row of colours for each replica, one map for each contender, on one scale."""
     rows = math.ceil(len(timelines) / 2)
     replicas = len(timelines[0][1].in_flight)
     high = min(2.6, 0.9 + 0.11 * replicas)
     canvas = Canvas(figsize=(10.5, rows * high + 0.2))
     most = max((max(row) for _, line in timelines for row in line.in_flight if row), default=1.0)
-    for index, (policy, line) in enumerate(timelines):
+    for index, (contender, line) in enumerate(timelines):
         axes = canvas.add_subplot(rows, 2, index + 1)
         cells = np.array(line.in_flight)
         end_s = line.column_s * cells.shape[1]
@@ -246,7 +247,7 @@ def _timelines(timelines: Sequence[tuple[str, Timeline]]) -> Plot:
             vmax=most,
             rasterized=True,
         )
-        axes.set_title(policy)
+        axes.set_title(contender)
         axes.grid(visible=False)
         axes.set_ylabel("replica")
         axes.set_xlabel("s")

@@ -1,5 +1,5 @@
 """Runs that differ only in their seed, put together: means with their uncertainty, and paired
-differences between policies."""
+differences between contenders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from loadtests.bench.stats import Estimate, estimate
-from loadtests.lab.experiment import Experiment, Run
+from loadtests.lab.comparison import Comparison, Run
 from loadtests.lab.source import Level, LevelKind
 from loadtests.lab.summary import Figures
 
@@ -16,9 +16,9 @@ Number = float | int | None
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A policy on a fleet under one load, over all seeds."""
+    """A policy or target on a fleet under one load, over all seeds."""
 
-    policy: str
+    contender: str
     replicas: int
     level: Level
     """A stage of a ramp is a level of its own rate."""
@@ -66,29 +66,31 @@ def difference(one: Point, other: Point, figure: str) -> Estimate | None:
     return estimate([a - b for a, b in pairs]) if pairs else None
 
 
-def points(experiment: Experiment, runs: Sequence[Run]) -> list[Point]:
-    """One for each policy, fleet and level, in order; for a ramp one for each stage on the way up,
-    without the stages that come before its lowest one (they seat the prompts)."""
+def points(comparison: Comparison, runs: Sequence[Run]) -> list[Point]:
+    """One for each contender, fleet and level, in order; for a ramp one for each stage on the way
+    up, without the stages that come before its lowest one (they seat the prompts)."""
     groups: dict[tuple[int, Level, str], list[Run]] = {}
     for run in runs:
         cell = run.cell
-        groups.setdefault((cell.replicas, cell.level, cell.policy.title), []).append(run)
+        groups.setdefault((cell.replicas, cell.level, cell.contender), []).append(run)
     found: list[Point] = []
-    for (replicas, level, policy), alike in groups.items():
+    for (replicas, level, contender), alike in groups.items():
         if level.kind is LevelKind.RAMP:
-            found += _stages(experiment, policy, replicas, alike)
+            found += _stages(comparison, contender, replicas, alike)
         else:
             by_seed = tuple({**asdict(run.steady), **asdict(run.whole)} for run in alike)
-            found.append(Point(policy, replicas, level, by_seed))
+            found.append(Point(contender, replicas, level, by_seed))
     return found
 
 
-def _stages(experiment: Experiment, policy: str, replicas: int, runs: Sequence[Run]) -> list[Point]:
-    stages = experiment.source.stages
+def _stages(
+    comparison: Comparison, contender: str, replicas: int, runs: Sequence[Run]
+) -> list[Point]:
+    stages = comparison.source.stages
     lowest = min(range(len(stages)), key=lambda index: stages[index].per_s)
     return [
         Point(
-            policy,
+            contender,
             replicas,
             Level(stages[index].per_s, LevelKind.RATE),
             tuple(_of(run.stages[index]) for run in runs),

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.lab.experiment import Experiment, Run
+from loadtests.lab.comparison import Comparison, Run
 from loadtests.lab.points import points
 from loadtests.lab.result import document, dumped, settings
 from loadtests.lab.source import LabError, LevelKind
@@ -32,21 +32,21 @@ def prepare(folder: Path) -> None:
         raise LabError(f"--out {folder}: {error.strerror}") from error
 
 
-def write(experiment: Experiment, runs: Sequence[Run], folder: Path) -> None:
+def write(comparison: Comparison, runs: Sequence[Run], folder: Path) -> None:
     """result.json, index.html and plots/*.svg into a folder that `prepare` made."""
     # Here, not above: importing matplotlib takes longer than many a run.
     from loadtests.lab.page import page
     from loadtests.lab.plots import plots
 
-    (folder / RESULT).write_bytes(dumped(document(experiment, runs)))
-    together = points(experiment, runs)
+    (folder / RESULT).write_bytes(dumped(document(comparison, runs)))
+    together = points(comparison, runs)
     found = verdicts(together)
     (folder / PLOTS).mkdir(exist_ok=True)
     pictures = {
         verdict.replicas: plots(
             [point for point in together if point.replicas == verdict.replicas],
             _at(runs, verdict),
-            experiment.slo,
+            comparison.slo,
         )
         for verdict in found
     }
@@ -54,7 +54,9 @@ def write(experiment: Experiment, runs: Sequence[Run], folder: Path) -> None:
         suffix = f"-{replicas}" if len(pictures) > 1 else ""
         for plot in drawn:
             (folder / PLOTS / f"{plot.name}{suffix}.svg").write_text(plot.svg, encoding="utf-8")
-    text = page(experiment, together, found, pictures, settings(experiment))
+    text = page(
+        comparison, together, found, pictures, settings(comparison), comparison.remarks(runs)
+    )
     (folder / PAGE).write_text(text, encoding="utf-8")
 
 
@@ -68,18 +70,18 @@ def _at(runs: Sequence[Run], verdict: Verdict) -> list[Run]:
     ]
 
 
-def show(console: Console, experiment: Experiment, runs: Sequence[Run]) -> None:
+def show(console: Console, comparison: Comparison, runs: Sequence[Run]) -> None:
     """The answer and the table, on a terminal."""
     from loadtests.lab.page import COLUMNS, compared, value
 
-    together = points(experiment, runs)
-    console.print(compared(experiment), style="dim", highlight=False)
+    together = points(comparison, runs)
+    console.print(compared(comparison), style="dim", highlight=False)
     for verdict in verdicts(together):
         mine = [point for point in together if point.replicas == verdict.replicas]
         columns = [each for each in COLUMNS if any(point.values(each.figure) for point in mine)]
         table = Table(title=f"{verdict.replicas} replicas", title_justify="left")
         table.add_column("load", no_wrap=True)
-        table.add_column("policy")
+        table.add_column(comparison.noun, overflow="fold")
         for column in columns:
             table.add_column(column.head, justify="right")
         for level in sorted({point.level for point in mine}):
@@ -87,12 +89,14 @@ def show(console: Console, experiment: Experiment, runs: Sequence[Run]) -> None:
             for index, point in enumerate(there):
                 table.add_row(
                     level.label if index == 0 else "",
-                    point.policy,
+                    point.contender,
                     *(value(point, column).replace(" ± ", "\n± ") for column in columns),
                     end_section=index == len(there) - 1,
                 )
         console.print(table)
-        answer(console, verdict, experiment.slo)
+        answer(console, verdict, comparison.slo)
+    for text in comparison.remarks(runs):
+        console.print(text, style="yellow", highlight=False)
 
 
 def answer(console: Console, verdict: Verdict, slo: Slo) -> None:

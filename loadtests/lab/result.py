@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from loadtests.bench.stats import Estimate
-from loadtests.lab.experiment import Experiment, Run
+from loadtests.lab.comparison import Comparison, Run
 from loadtests.lab.points import Point, difference, points
 from loadtests.lab.source import Level
 from loadtests.lab.verdict import Verdict, sentences, verdicts
@@ -20,38 +20,32 @@ FORMAT = 1
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
 
-def settings(experiment: Experiment) -> dict[str, object]:
+def settings(comparison: Comparison) -> dict[str, object]:
     """Everything that the result follows from."""
     return {
-        "workload": experiment.source.name,
-        "about": experiment.source.about,
-        "ramp": [asdict(stage) for stage in experiment.source.stages],
-        "levels": [_level(level) for level in experiment.levels],
-        "policies": [
-            {"label": choice.title, "name": choice.name, "params": choice.params}
-            for choice in experiment.policies
-        ],
-        "replicas": list(experiment.replicas),
-        "seeds": experiment.seeds,
-        "slo": asdict(experiment.slo),
-        "cut": asdict(experiment.cut),
-        "extent": asdict(experiment.extent),
-        "seeing": asdict(experiment.seeing),
-        "client_timeout_s": experiment.client_timeout_s,
-        "limits": asdict(experiment.limits),
-        "profile": asdict(experiment.profile),
+        "workload": comparison.source.name,
+        "about": comparison.source.about,
+        "ramp": [asdict(stage) for stage in comparison.source.stages],
+        "levels": [_level(level) for level in comparison.levels],
+        comparison.nouns: comparison.contenders_as_data(),
+        "replicas": list(comparison.replicas),
+        "seeds": comparison.seeds,
+        "slo": asdict(comparison.slo),
+        "cut": asdict(comparison.cut),
+        "extent": asdict(comparison.extent),
+        **comparison.settings(),
     }
 
 
-def document(experiment: Experiment, runs: Sequence[Run]) -> dict[str, object]:
+def document(comparison: Comparison, runs: Sequence[Run]) -> dict[str, object]:
     """The whole result."""
-    together = points(experiment, runs)
+    together = points(comparison, runs)
     return {
         "format": FORMAT,
-        "settings": settings(experiment),
-        "verdicts": [_verdict(each, experiment) for each in verdicts(together)],
-        "points": [_point(point, together) for point in together],
-        "runs": [_run(run) for run in runs],
+        "settings": settings(comparison),
+        "verdicts": [_verdict(each, comparison) for each in verdicts(together)],
+        "points": [_point(point, together, comparison.noun) for point in together],
+        "runs": [_run(run, comparison.noun) for run in runs],
     }
 
 
@@ -64,33 +58,33 @@ def _level(level: Level) -> dict[str, object]:
     return {"kind": level.kind.name.lower(), "value": level.value}
 
 
-def _verdict(verdict: Verdict, experiment: Experiment) -> dict[str, object]:
+def _verdict(verdict: Verdict, comparison: Comparison) -> dict[str, object]:
     return {
         "replicas": verdict.replicas,
         "level": _level(verdict.level),
         "figure": verdict.figure,
-        "best": verdict.best.policy,
+        "best": verdict.best.contender,
         "ranks": [
             {
-                "policy": rank.point.policy,
+                comparison.noun: rank.point.contender,
                 "standing": rank.standing.value,
                 "behind": _estimate(rank.behind),
                 "carries": None if rank.carries is None else _level(rank.carries),
             }
             for rank in verdict.ranks
         ],
-        "words": sentences(verdict, experiment.slo),
+        "words": sentences(verdict, comparison.slo),
     }
 
 
-def _point(point: Point, together: Sequence[Point]) -> dict[str, object]:
-    """``less_first``: what it has more or less than the first policy of the list, by paired
+def _point(point: Point, together: Sequence[Point], noun: str) -> dict[str, object]:
+    """``less_first``: what it has more or less than the first contender of the list, by paired
     seeds."""
     first = next(
         each for each in together if each.replicas == point.replicas and each.level == point.level
     )
     return {
-        "policy": point.policy,
+        noun: point.contender,
         "replicas": point.replicas,
         "level": _level(point.level),
         "figures": {name: _estimate(point.estimate(name)) for name in point.figures},
@@ -100,9 +94,9 @@ def _point(point: Point, together: Sequence[Point]) -> dict[str, object]:
     }
 
 
-def _run(run: Run) -> dict[str, object]:
+def _run(run: Run, noun: str) -> dict[str, object]:
     return {
-        "policy": run.cell.policy.title,
+        noun: run.cell.contender,
         "replicas": run.cell.replicas,
         "level": _level(run.cell.level),
         "seed": run.cell.seed,
@@ -110,6 +104,7 @@ def _run(run: Run) -> dict[str, object]:
         "stages": [asdict(stage) for stage in run.stages],
         "whole": asdict(run.whole),
         "timeline": None if run.timeline is None else asdict(run.timeline),
+        **({} if run.details is None else run.details.as_data()),
     }
 
 

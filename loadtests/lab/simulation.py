@@ -33,6 +33,7 @@ POOL: Final = "lab"
 MODEL: Final = "model"
 _SAMPLE_S: Final = 1.0
 _LEASE_S: Final = 1e9
+_NO_ADAPTERS: Final[frozenset[str]] = frozenset()
 
 
 class _Unheard:
@@ -67,10 +68,11 @@ class Simulation:
         traffic: Traffic,
         *,
         seed: int,
+        skip: bool = True,
         on_progress: Callable[[float, int], None] | None = None,
     ) -> None:
-        """``on_progress`` hears the virtual time and the number of requests served, now and
-        then."""
+        """``skip``: engines jump over equal steps, which changes nothing but the time it takes.
+        ``on_progress`` hears the virtual time and the number of requests served, now and then."""
         self.now_s = 0.0
         self._setting = setting
         self._traffic = traffic
@@ -80,7 +82,9 @@ class Simulation:
         self._picker = Picker(
             "lab", observer=_Unheard(), now=lambda: self.now_s, rng=random.Random(f"picker/{seed}")
         )
-        self._engines = [Engine(setting.profile, setting.limits) for _ in range(setting.replicas)]
+        self._engines = [
+            Engine(setting.profile, setting.limits, skip=skip) for _ in range(setting.replicas)
+        ]
         self._addresses = [_address(index) for index in range(setting.replicas)]
         self._replica_of = {address: index for index, address in enumerate(self._addresses)}
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
@@ -90,16 +94,20 @@ class Simulation:
         self._by_sequence: dict[Sequence, _UnderWay] = {}
         self._adapters = {""}
         """Seen so far; "" is the base model."""
+        self._arrival_s: float | None = None
+        self._arrival_known = False
+        """Whether nothing has happened to the traffic since ``_arrival_s`` was asked for."""
         self._served_models = [ServedModel(MODEL, None, setting.limits.max_model_len)]
 
     def run(self) -> Outcome:
         """Until the traffic has ended and everything is answered."""
         self._open_pool()
         while True:
-            arrival_s = self._traffic.next_s()
+            arrival_s = self._next_arrival_s()
             event_s = self._heap[0][0] if self._heap else inf
             if arrival_s is not None and arrival_s <= event_s:
                 self.now_s = max(self.now_s, arrival_s)
+                self._arrival_known = False
                 for request in self._traffic.take(self.now_s):
                     self._arrive(request)
             elif self._traffic.in_flight:
@@ -113,6 +121,13 @@ class Simulation:
         outcome.busy_s = [engine.busy_s for engine in self._engines]
         outcome.steps = sum(engine.steps for engine in self._engines)
         return outcome
+
+    def _next_arrival_s(self) -> float | None:
+        """Asked again only where the answer may have changed: most events are scrapes."""
+        if not self._arrival_known:
+            self._arrival_s = self._traffic.next_s()
+            self._arrival_known = True
+        return self._arrival_s
 
     def _step(self) -> None:
         at_s, _, act = heapq.heappop(self._heap)
@@ -161,6 +176,7 @@ class Simulation:
 
     def _signals(self, index: int) -> Signals:
         engine, limits = self._engines[index], self._setting.limits
+        base_only = len(self._adapters) == 1
         return Signals(
             waiting_requests=engine.waiting_sequences,
             running_requests=engine.running_sequences,
@@ -168,8 +184,8 @@ class Simulation:
             kv_capacity_tokens=limits.num_blocks * limits.block_size_tokens,
             kv_block_tokens=limits.block_size_tokens,
             max_loras=limits.max_loras,
-            running_adapters=_adapters(engine.scheduler.running),
-            waiting_adapters=_adapters(engine.scheduler.waiting),
+            running_adapters=_NO_ADAPTERS if base_only else _adapters(engine.scheduler.running),
+            waiting_adapters=_NO_ADAPTERS if base_only else _adapters(engine.scheduler.waiting),
         )
 
     def _apply_signals(self, index: int, signals: Signals, *, began_s: float) -> None:
@@ -248,7 +264,9 @@ class Simulation:
 
     def _look(self, index: int) -> None:
         """Let an engine's time pass until now, and hear what it has done."""
-        self._hear(self._engines[index].advance(self.now_s))
+        engine = self._engines[index]
+        if not engine.idle:
+            self._hear(engine.advance(self.now_s))
 
     def _expect(self, index: int) -> None:
         """Look at an engine when something happens in it next."""
@@ -307,6 +325,7 @@ class Simulation:
 
     def _answered(self, served: Served, request: Request) -> None:
         self._outcome.served.append(served)
+        self._arrival_known = False
         if served.failed:
             self._traffic.failed(request, self.now_s)
         else:
@@ -345,6 +364,7 @@ class Simulation:
             failed=True,
         )
         self._outcome.served.append(served)
+        self._arrival_known = False
         self._traffic.failed(request, self.now_s)
 
 

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from math import ceil
 
 from loadtests.bench.stats import Estimate, estimate
-from loadtests.lab.experiment import Experiment, Run
+from loadtests.lab.comparison import Run
+from loadtests.lab.experiment import Experiment
 from loadtests.lab.result import FORMAT, settings
 from loadtests.lab.source import LabError, LevelKind
 from loadtests.lab.summary import Figures

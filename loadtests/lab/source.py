@@ -11,6 +11,7 @@ from pathlib import Path
 
 from loadtests.workloads.arrivals import Stage
 from loadtests.workloads.catalogue import CATALOGUE, Entry, Load
+from loadtests.workloads.corpora import LoraMix
 from loadtests.workloads.traces import Trace, read_trace
 from loadtests.workloads.traffic import ClosedLoop, OpenLoop, Traffic
 
@@ -90,6 +91,13 @@ class Source:
         """Of the catalogue's ramp; none where the load is something else."""
         load = None if self.trace is not None else CATALOGUE[self.name].load
         return load.stages if load is not None and len(load.stages) > 1 else ()
+
+    def adapters(self) -> tuple[str, ...]:
+        """LoRA adapters that its requests may ask for."""
+        if self.trace is not None:
+            return ()
+        workload = CATALOGUE[self.name].make(1)
+        return tuple(workload.adapter_names()) if isinstance(workload, LoraMix) else ()
 
     def levels(
         self,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from loadtests.lab.outcome import Outcome, Sample, Served
+from loadtests.lab.outcome import REFUSED, Outcome, Sample, Served
 from loadtests.workloads.arrivals import Stage
 
 _BINS = 100
@@ -131,13 +131,19 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class Totals:
     """Of a run from end to end."""
 
     duration_s: float
     requests: int
     failed: int
     preemptions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Totals):
+    """Of a simulated run."""
+
     busy_share: float
     """Of the replicas' time."""
     busy_max_over_mean: float | None
@@ -175,14 +181,14 @@ def figures(outcome: Outcome, window: Window, slo: Slo) -> Figures:
         finished_per_s=finished / span_s,
         input_tokens_per_s=_input_tokens(outcome.served, window) / span_s,
         output_tokens_per_s=_output_tokens(outcome.served, window) / span_s,
-        hit_rate=_share(sum(served.cached_tokens for served in answered), input_tokens),
+        hit_rate=_share(_sum(served.cached_tokens for served in answered), input_tokens),
         expected_hit_rate=_share(
-            sum(served.expected_cached_tokens for served in answered), input_tokens
+            _sum(served.expected_cached_tokens for served in answered), input_tokens
         ),
         in_flight_cv=_in_flight_cv(outcome.samples, window),
         requests=len(arrived),
         failed=len(arrived) - len(answered),
-        refused=sum(served.replica < 0 for served in arrived),
+        refused=sum(served.replica == REFUSED for served in arrived),
     )
 
 
@@ -242,8 +248,18 @@ def _spread(values: Iterable[float | None]) -> _Spread:
     return (float(known.mean()), p50, p90, p99)
 
 
-def _share(part: float, of: int) -> float | None:
-    return part / of if of else None
+def _sum(values: Iterable[float | None]) -> float | None:
+    """None where one of them is not known."""
+    total = 0.0
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total
+
+
+def _share(part: float | None, of: int) -> float | None:
+    return part / of if of and part is not None else None
 
 
 def _input_tokens(served: Sequence[Served], window: Window) -> float:

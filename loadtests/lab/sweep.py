@@ -22,7 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from loadtests.lab.experiment import Cell, Experiment, Run, run_cell
+from loadtests.lab.comparison import Cell, Run
+from loadtests.lab.experiment import Experiment, run_cell
 from loadtests.lab.source import LabError
 from policies.registry import load_plugins
 

@@ -1,4 +1,4 @@
-"""The answer of a comparison, before its figures: which policy, by how much, how surely."""
+"""The answer of a comparison, before its figures: which contender, by how much, how surely."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _GOODPUT, _TTFT = "goodput_per_s", "ttft_mean_s"
 
 
 class Standing(enum.Enum):
-    """Of a policy beside the best."""
+    """Of a contender beside the best."""
 
     BEST = "best"
     PAR = "on a par"
@@ -30,7 +30,7 @@ class Standing(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """A policy at the load where they are compared."""
+    """A contender at the load where they are compared."""
 
     point: Point
     behind: Estimate | None
@@ -77,7 +77,7 @@ def _verdict(points: Sequence[Point]) -> Verdict:
             point,
             None if point is best else difference(best, point, figure),
             _standing(best, point, figure),
-            _carries([each for each in points if each.policy == point.policy]),
+            _carries([each for each in points if each.contender == point.contender]),
         )
         for point in there
     )
@@ -116,7 +116,7 @@ def sentences(verdict: Verdict, slo: Slo) -> list[str]:
     """The verdict in words, the main thing first."""
     best, rest = verdict.ranks[0], verdict.ranks[1:]
     first = [_opening(verdict, slo)]
-    par = [rank.point.policy for rank in rest if rank.standing is Standing.PAR]
+    par = [rank.point.contender for rank in rest if rank.standing is Standing.PAR]
     if par:
         first.append(f"On a par with it, within {_PAR:.0%}: {_listed(par)}.")
     first += [_behind(verdict, rank) for rank in rest if rank.standing is not Standing.PAR]
@@ -132,13 +132,13 @@ def _opening(verdict: Verdict, slo: Slo) -> str:
     if verdict.figure == _TTFT:
         ttft = shown(best.estimate(_TTFT))
         return (
-            f"Nobody meets the SLO ({within}) under any load tried on {fleet}. {best.policy} has"
+            f"Nobody meets the SLO ({within}) under any load tried on {fleet}. {best.contender} has"
             f" the lowest mean TTFT at {verdict.level.label}: {ttft} s."
         )
     share = best.mean("good_share") or 0.0
     what = "the most requests" if len(verdict.ranks) > 1 else "at best"
     return (
-        f"{best.policy} answers {what} within the SLO ({within}) on {fleet}:"
+        f"{best.contender} answers {what} within the SLO ({within}) on {fleet}:"
         f" {shown(best.estimate(_GOODPUT))} a second at {verdict.level.label},"
         f" {share:.0%} of those that came."
     )
@@ -149,8 +149,8 @@ def _behind(verdict: Verdict, rank: Rank) -> str:
     unit = "s" if figure == _TTFT else "requests/s"
     mine, its = best.mean(figure), point.mean(figure)
     if mine is None or its is None or rank.behind is None:
-        return f"{point.policy} answered nothing there."
-    text = f"{point.policy}: {shown(point.estimate(figure))} {unit}"
+        return f"{point.contender} answered nothing there."
+    text = f"{point.contender}: {shown(point.estimate(figure))} {unit}"
     gap = Estimate(abs(rank.behind.value), rank.behind.error)
     text += f", {shown(gap)} {'more' if figure == _TTFT else 'fewer'}"
     low, high = sorted((mine, its))

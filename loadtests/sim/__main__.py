@@ -7,6 +7,7 @@ import sys
 
 import uvloop
 
+from loadtests.sim.kv_publisher import EndpointError
 from loadtests.sim.options import Options, parse
 from loadtests.sim.replica import Replica
 from loadtests.sim.server import ReplicaServer
@@ -20,9 +21,14 @@ async def serve(options: Options) -> int:
         loop.add_signal_handler(number, stop.set)
     if options.startup_delay_s:
         await asyncio.wait([loop.create_task(stop.wait())], timeout=options.startup_delay_s)
+    try:
+        replicas = [Replica(settings, host=options.host) for settings in options.replicas]
+    except EndpointError as error:
+        print(error, file=sys.stderr)
+        return 1
     servers = [
-        ReplicaServer(Replica(options.replica), host=options.host, port=port)
-        for port in options.ports
+        ReplicaServer(replica, host=options.host, port=port)
+        for replica, port in zip(replicas, options.ports, strict=True)
     ]
     for server in servers:
         try:

@@ -71,6 +71,11 @@ class Answer:
         """Visible text of the tokens first (inclusive) to last (exclusive)."""
         return self.text[first * TOKEN_BYTES : last * TOKEN_BYTES]
 
+    def cut(self, tokens: int) -> "Answer":
+        """What there is of it when it is aborted after so many tokens."""
+        end = tokens * TOKEN_BYTES
+        return Answer(Tokens(self.tokens[:end]), self.text[:end], "abort", None)
+
 
 def write_answer(
     prompt: bytes, limits: OutputLimits, lengths: AnswerLengths, *, seed: int, choice: int = 0

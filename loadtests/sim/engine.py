@@ -1,34 +1,74 @@
 """The engine behind one simulated replica, driven in real time: the seam to the HTTP surface.
 
-The surface submits groups of sequences and waits for progress; how steps are scheduled and how long
-they take is the scheduler's business.
+The surface submits jobs and waits for their progress; what is computed when is the engine model's
+business (`model/engine.py`), which this lets run as the wall clock goes on.
 """
 
 import asyncio
 import time
 from collections.abc import Sequence as Ordered
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Protocol
 
-from loadtests.sim.scheduler import EngineSettings, Scheduler, Sequence, Step
+from loadtests.sim.clock import ScaledClock
+from loadtests.sim.job import Job
+from loadtests.sim.model.engine import Engine, Event, Kind
+from loadtests.sim.model.kv import BlockListener
+from loadtests.sim.model.profile import Profile
+from loadtests.sim.model.request import EngineRequest, Sequence, State
+from loadtests.sim.model.scheduler import Limits
 from loadtests.sim.stats import EngineStats
+from loadtests.sim.tally import Tally
+from loadtests.sim.tokens import Tokens, block_ids, prefix_salt
 
-_SHORTEST_SLEEP_S = 0.001  # what the event loop's timer can tell apart
-_LONGEST_LAG_S = 0.05  # a loop that was held up does not catch up more than this
-_STAT_SERIES = 64
+_SHORTEST_SLEEP_S = 0.001
+"""What the event loop's timer can tell apart."""
+_LONGEST_SLEEP_S = 3600.0
+_EARLY_S = 0.0006
+"""By which a timer may come too early: uvloop rounds to milliseconds."""
+
+
+class KvJournal(BlockListener, Protocol):
+    """Tells others what the prefix cache holds, and in what tokens."""
+
+    def announce(
+        self, block_ids: Ordered[int], tokens: bytes, adapter: str | None, *, cache_salt: str
+    ) -> None:
+        """What the blocks of a sequence will hold, from its first token on."""
+
+    def withdraw(self, block_ids: Ordered[int]) -> None:
+        """That sequence will store no more."""
+
+    def flush(self) -> None:
+        """Send what has gathered."""
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """One engine's speed and size; a second of it takes ``time_scale`` seconds (0: no waiting)."""
+
+    profile: Profile
+    limits: Limits
+    time_scale: float = 1.0
 
 
 class Submission:
-    """Sequences of one request, and the place where their progress is waited for."""
+    """Jobs of one request, and the place where their progress is waited for."""
 
-    def __init__(self, engine: "Engine", sequences: Ordered[Sequence]) -> None:
-        self.sequences = sequences
+    def __init__(self, engine: "RealTimeEngine", jobs: Ordered[Job]) -> None:
+        self.jobs = jobs
         self._engine = engine
         self._news: asyncio.Future[None] | None = None
         self._fresh = False
 
     @property
     def done(self) -> bool:
-        """All sequences are finished or aborted."""
-        return all(sequence.done for sequence in self.sequences)
+        """All jobs are finished or aborted."""
+        return all(job.done for job in self.jobs)
 
     async def progress(self) -> None:
         """Wait until something has happened since the last call returned. One waiter at a time."""
@@ -41,7 +81,7 @@ class Submission:
         self._fresh = False
 
     async def finished(self) -> None:
-        """Wait until all sequences are done."""
+        """Wait until all jobs are done."""
         while not self.done:
             await self.progress()
 
@@ -56,100 +96,268 @@ class Submission:
             self._news.set_result(None)
 
 
-class Engine:
-    """Runs a scheduler's steps in wall time; while idle it has no task and no timer."""
+class RealTimeEngine:
+    """Runs an engine model by the wall clock; while idle it has no task and no timer.
 
-    def __init__(self, settings: EngineSettings) -> None:
+    A replica's slowness is its profile's, but for the loop's: a step is over when its time has
+    passed and the loop gets round to it. Use it from one event loop.
+    """
+
+    def __init__(self, settings: EngineSettings, *, journal: KvJournal | None = None) -> None:
         self.settings = settings
-        self._scheduler = Scheduler(settings)
-        self._owner: dict[Sequence, Submission] = {}
-        self._task: asyncio.Task[None] | None = None
+        self._clock = ScaledClock(settings.time_scale)
+        profile = settings.profile
+        # What an answer takes on its way out is taken on the way in: tokens leave when made.
+        self._profile = replace(profile, input_s=profile.input_s + profile.output_s, output_s=0.0)
+        self._model = Engine(self._profile, settings.limits, listener=journal, observer=self)
+        self._journal = journal
+        self._tally = Tally(settings.limits.max_model_len)
+        self._open: dict[Sequence, tuple[Job, Submission]] = {}
+        self._news: dict[Submission, None] = {}
+        self._adapters_changed = False
+        self._timer: asyncio.Handle | None = None
+        self._due_s = inf
+        self._closed = False
 
     @property
     def stats(self) -> EngineStats:
         """What has been counted so far."""
-        return self._scheduler.stats
+        return self._tally.stats
 
     @property
     def running_requests(self) -> int:
         """Sequences in the batch."""
-        return len(self._scheduler.running)
+        return self._model.running_sequences
 
     @property
     def waiting_requests(self) -> int:
-        """Sequences in the queue."""
-        return len(self._scheduler.waiting)
+        """Sequences in the queue or on the way to it."""
+        return self._model.waiting_sequences
+
+    @property
+    def deferred_requests(self) -> int:
+        """Those of the waiting ones that only lack a slot for their adapter."""
+        limits = self.settings.limits
+        if not limits.max_loras or self.running_requests >= limits.max_num_seqs:
+            return 0
+        running, _ = self._adapters()
+        if len(running) < limits.max_loras:
+            return 0
+        waiting = self._model.scheduler.waiting
+        return sum(1 for each in waiting if each.adapter and each.adapter not in running)
 
     @property
     def kv_usage(self) -> float:
         """Share of KV blocks that sequences hold, 0..1."""
-        return self._scheduler.pool.used_blocks / self.settings.num_blocks
+        return self._model.kv_usage
 
-    def submit(self, sequences: Ordered[Sequence]) -> Submission:
-        """Queue sequences; each must fit into max_model_tokens."""
-        submission = Submission(self, sequences)
-        now_s = time.monotonic()
-        for sequence in sequences:
-            self._owner[sequence] = submission
-            self._scheduler.add(sequence, now_s)
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+    @property
+    def paused(self) -> bool:
+        """Nothing is computed."""
+        return self._clock.stopped
+
+    def submit(self, jobs: Ordered[Job]) -> Submission:
+        """Queue jobs. A prompt that leaves no room for an answer is a ValueError."""
+        for job in jobs:
+            if (reason := self._model.scheduler.refusal(job.prompt_tokens)) is not None:
+                raise ValueError(reason)
+        submission = Submission(self, jobs)
+        size = self.settings.limits.block_size_tokens
+        now_s, wall_s = self._now_s(), time.monotonic()
+        for job in jobs:
+            content = Tokens(job.prompt + job.answer)
+            salt = prefix_salt(job.adapter, job.adapter_path, job.cache_salt)
+            job.block_ids = block_ids(content, salt, size)
+            request = EngineRequest(
+                "", job.prompt_tokens, max(job.answer_tokens, 1), job.block_ids, job.adapter
+            )
+            job.sequence = self._model.add(request, now_s)
+            job.sent_s = wall_s
+            way_s = self._profile.input_s + self._profile.input_token_s * job.prompt_tokens
+            job.queued_s = wall_s + way_s * self.settings.time_scale
+            self._open[job.sequence] = (job, submission)
+            if self._journal is not None:
+                self._journal.announce(
+                    job.block_ids, content, job.adapter, cache_salt=job.cache_salt
+                )
+        self._adapters_changed = True
+        self._plan()
         return submission
 
     def abort(self, submission: Submission) -> None:
-        """Drop what is not finished of a submission."""
-        for sequence in submission.sequences:
-            if self._owner.pop(sequence, None) is not None:
-                self._scheduler.abort(sequence)
-        self._note_adapters()
-        submission.notify()
+        """Drop what is not finished of a submission, and free its KV blocks at once."""
+        if submission.done:
+            return
+        now_s = self._now_s()
+        self._advance(now_s)
+        for job in submission.jobs:
+            self._drop(job, now_s)
+        self._settle()
 
-    def forget_prefixes(self) -> None:
-        """Empty the prefix cache, except for what is in use."""
-        self._scheduler.pool.forget_free()
+    def abort_all(self) -> None:
+        """Drop everything, as an engine does that is told to; answers end where they are."""
+        now_s = self._now_s()
+        self._advance(now_s)
+        for job, _ in list(self._open.values()):
+            self._drop(job, now_s)
+            self.stats.finished["abort"] += 1
+        self._settle()
+
+    def forget_prefixes(self, *, running: bool = False) -> bool:
+        """Empty the prefix cache. False, and nothing happens, while sequences hold blocks; with
+        ``running`` these are preempted."""
+        forgotten, events = self._model.forget_prefixes(self._now_s(), running=running)
+        self._handle(events)
+        self._settle()
+        return forgotten
+
+    def load_adapter(self, adapter: str) -> None:
+        """An adapter's weights are in a slot, if one can be had."""
+        self._model.scheduler.load_adapter(adapter)
+
+    def slow_down(self, factor: float) -> None:
+        """Steps that start from now on take ``factor`` times as long."""
+        self._handle(self._model.slow_down(factor, self._now_s()))
+        self._settle()
+
+    def pause(self, *, drain: bool = False) -> None:
+        """Compute nothing; what is submitted waits. With ``drain`` only admit nobody."""
+        if drain:
+            self._clock.go_on()
+            self._handle(self._model.admit(False, self._now_s()))
+        else:
+            self._advance(self._now_s())
+            self._clock.stop()
+        self._settle()
+
+    def resume(self) -> None:
+        """Go on where it stopped."""
+        self._clock.go_on()
+        self._handle(self._model.admit(True, self._now_s()))
+        self._settle()
 
     async def close(self) -> None:
         """Stop at once; waiting submissions see no further progress."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        self._closed = True
+        self._plan()
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
 
-    async def _run(self) -> None:
-        try:
-            # Requests that arrive in the same turn of the loop share the first step.
-            await asyncio.sleep(0)
-            due_s = yielded_s = time.monotonic()
-            while (step := self._scheduler.schedule(time.monotonic())) is not None:
-                self._note_adapters()
-                now_s = time.monotonic()
-                due_s = max(due_s, now_s - _LONGEST_LAG_S)
-                due_s += step.duration_s * self.settings.time_scale
-                # Steps shorter than the timer can tell apart run together.
-                if due_s - now_s >= _SHORTEST_SLEEP_S:
-                    await asyncio.sleep(due_s - now_s)
-                    yielded_s = time.monotonic()
-                elif now_s - yielded_s >= _SHORTEST_SLEEP_S:
-                    await asyncio.sleep(0)
-                    yielded_s = time.monotonic()
-                self._finish(step)
-            self._note_adapters()
-        finally:
-            self._task = None
+    def stepped(self, sequences: Ordered[Sequence], steps: int, end_s: float) -> None:
+        """The model tells of a step."""
+        jobs: list[Job] = []
+        for sequence in sequences:
+            job, submission = self._open[sequence]
+            self._news[submission] = None
+            if job.admitted_s is None:
+                self._admitted(sequence, job)
+            jobs.append(job)
+        self._tally.stepped(jobs, steps, self._clock.wall_s(end_s))
+        self._note_adapters()
 
-    def _finish(self, step: Step) -> None:
-        for sequence in self._scheduler.complete(step, time.monotonic()):
-            owner = self._owner.pop(sequence) if sequence.done else self._owner[sequence]
-            owner.notify()
+    def _now_s(self) -> float:
+        return self._clock.now_s(self._model.next_step_s())
+
+    def _turn(self) -> None:
+        """Let the model catch up with the clock."""
+        self._timer = None
+        if self.settings.time_scale:
+            # A step that ends before the timer can tell counts as ended.
+            early_s = _EARLY_S / self.settings.time_scale
+            now_s = self._now_s()
+            self._clock.jump(min(self._due_s, now_s + early_s))
+            self._advance(self._now_s())
+        else:
+            end_s = time.monotonic() + _SHORTEST_SLEEP_S
+            while (due_s := self._model.next_step_s()) < inf:
+                self._clock.jump(due_s)
+                self._advance(due_s)
+                if time.monotonic() >= end_s:
+                    break
+        self._settle()
+
+    def _advance(self, now_s: float) -> None:
+        self._handle(self._model.advance(now_s))
+
+    def _handle(self, events: list[Event]) -> None:
+        for sequence in reversed(self._model.scheduler.running):
+            job, _ = self._open[sequence]
+            if job.admitted_s is None:
+                self._admitted(sequence, job)
+            elif not sequence.preemptions:  # those before it have been here longer
+                break
+        for event in events:
+            if event.kind is Kind.FINISHED:
+                self._finished(event.sequence)
+            elif event.kind is Kind.PREEMPTED:
+                self._tally.preempted()
+                self._adapters_changed = True
+
+    def _admitted(self, sequence: Sequence, job: Job) -> None:
+        assert sequence.admitted_s is not None
+        self._tally.admitted(job, self._clock.wall_s(sequence.admitted_s))
+        self._adapters_changed = True
+
+    def _finished(self, sequence: Sequence) -> None:
+        job, submission = self._open.pop(sequence)
+        self._tally.finished(job)
+        self._left(job, submission)
+
+    def _drop(self, job: Job, now_s: float) -> None:
+        if job.sequence is None or job.done:
+            return
+        _, submission = self._open.pop(job.sequence)
+        self._model.abort(job.sequence, now_s)
+        self._left(job, submission)
+
+    def _left(self, job: Job, submission: Submission) -> None:
+        self._news[submission] = None
+        self._adapters_changed = True
+        if self._journal is not None:
+            self._journal.withdraw(job.block_ids)
+
+    def _settle(self) -> None:
+        """After a change: tell those who wait for it, and arrange for the next one."""
+        if self._journal is not None:
+            self._journal.flush()
+        self._note_adapters()
+        news, self._news = self._news, {}
+        for submission in news:
+            submission.notify()
+        self._plan()
 
     def _note_adapters(self) -> None:
-        if not self.settings.max_loras:
+        if self._adapters_changed and self.settings.limits.max_loras:
+            self._tally.adapters(*self._adapters(), time.time())
+        self._adapters_changed = False
+
+    def _adapters(self) -> tuple[set[str], set[str]]:
+        """Of sequences that run and that wait."""
+        running: set[str] = set()
+        waiting: set[str] = set()
+        for sequence in self._open:
+            if sequence.adapter and not sequence.done:
+                (running if sequence.state is State.RUNNING else waiting).add(sequence.adapter)
+        return running, waiting
+
+    def _plan(self) -> None:
+        """Have `_turn` called when the model's next step ends."""
+        due_s = self._model.next_step_s()
+        if self._closed or self._clock.stopped:
+            due_s = inf
+        if self._timer is not None:
+            if due_s == self._due_s:
+                return
+            self._timer.cancel()
+            self._timer = None
+        self._due_s = due_s
+        if due_s == inf:
             return
-        running, waiting = self._scheduler.adapters()
-        seen = self.stats.adapters_seen_s
-        names = (",".join(sorted(running)), ",".join(sorted(waiting)))
-        # Like vLLM's gauge, series of earlier states stay; the newest has the largest value.
-        seen.pop(names, None)
-        seen[names] = time.time()
-        if len(seen) > _STAT_SERIES:
-            del seen[next(iter(seen))]
+        loop = asyncio.get_running_loop()
+        if not self.settings.time_scale:
+            self._timer = loop.call_soon(self._turn)
+            return
+        sleep_s = self._clock.wall_s(due_s) - time.monotonic()
+        sleep_s = min(max(sleep_s, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S)
+        self._timer = loop.call_later(sleep_s, self._turn)

@@ -1,60 +1,116 @@
 """A replica's /metrics page with vLLM V1's names and labels (Prometheus text format 0.0.4)."""
 
+from collections.abc import Mapping
+
 from loadtests.sim.replica import Replica
-from loadtests.sim.stats import Histogram
+from loadtests.sim.stats import EngineStats, Histogram
 
 _FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
+_TIERS = ("device", "host", "p2p", "disk", "external_unspecified")
 
 
 def render(replica: Replica) -> bytes:
     """The page."""
     engine, stats = replica.engine, replica.engine.stats
-    labels = f'engine="0",model_name="{replica.base_model}"'
-    page = _Page(labels)
+    page = _Page(f'engine="0",model_name="{replica.base_model}"')
+    waiting, deferred = engine.waiting_requests, engine.deferred_requests
     page.gauge("num_requests_running", "Requests in the batch.", engine.running_requests)
-    page.gauge("num_requests_waiting", "Requests in the queue.", engine.waiting_requests)
-    page.family("num_requests_waiting_by_reason", "Requests in the queue by reason.", "gauge")
-    for cause, queued in (("capacity", engine.waiting_requests), ("deferred", 0)):
-        page.sample("num_requests_waiting_by_reason", f'{labels},reason="{cause}"', queued)
+    page.gauge("num_requests_waiting", "Requests in the queue.", waiting)
+    page.labelled(
+        "num_requests_waiting_by_reason",
+        "Requests in the queue by reason.",
+        "reason",
+        {"capacity": waiting - deferred, "deferred": deferred},
+        kind="gauge",
+    )
+    page.labelled(
+        "engine_sleep_state",
+        "Whether the engine is awake, and how it sleeps.",
+        "sleep_state",
+        replica.control.sleep_state(),
+        kind="gauge",
+    )
     page.gauge("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent.", engine.kv_usage)
+    _tokens(page, stats)
+    finished = {reason: stats.finished[reason] for reason in _FINISH_REASONS}
+    page.labelled("request_success_total", "Finished requests.", "finished_reason", finished)
+    _distributions(page, stats)
+    _engine_info(page, replica)
+    return page.text()
+
+
+def _tokens(page: "_Page", stats: EngineStats) -> None:
     page.counter("prefix_cache_queries", "Tokens looked up.", stats.prefix_queries)
     page.counter("prefix_cache_hits", "Tokens found cached.", stats.prefix_hits)
     page.counter("num_preemptions", "Preempted requests.", stats.preemptions)
     page.counter("prompt_tokens", "Prefill tokens processed.", stats.prompt_tokens)
-    page.counter("prompt_tokens_cached", "Prompt tokens found cached.", stats.prefix_hits)
+    page.labelled(
+        "prompt_tokens_by_source_total",
+        "Prompt tokens by where their KV came from.",
+        "source",
+        {
+            "local_compute": stats.prompt_tokens - stats.cached_tokens,
+            "local_cache_hit": stats.cached_tokens,
+            "external_kv_transfer": 0,
+        },
+    )
+    page.counter("prompt_tokens_cached", "Prompt tokens not computed.", stats.cached_tokens)
+    page.labelled(
+        "prompt_tokens_cached_by_source_total",
+        "Tokens found cached, by the tier that had them.",
+        "source",
+        {tier: stats.prefix_hits if tier == "device" else 0 for tier in _TIERS},
+    )
     page.counter("generation_tokens", "Tokens generated.", stats.generation_tokens)
-    page.family("request_success_total", "Finished requests.", "counter")
-    for reason in _FINISH_REASONS:
-        page.sample(
-            "request_success_total",
-            f'{labels},finished_reason="{reason}"',
-            stats.finished[reason],
-        )
-    page.histogram("time_to_first_token_seconds", "TTFT.", stats.ttft_s)
-    page.histogram("request_time_per_output_token_seconds", "Mean TPOT.", stats.tpot_s)
-    page.histogram("e2e_request_latency_seconds", "Arrival to last token.", stats.e2e_s)
-    page.histogram("request_queue_time_seconds", "Time in the queue.", stats.queue_s)
-    settings = engine.settings
+
+
+def _distributions(page: "_Page", stats: EngineStats) -> None:
+    for name, meaning, histogram in (
+        ("request_prompt_tokens", "Of a prompt.", stats.request_prompt_tokens),
+        ("request_generation_tokens", "Of an answer.", stats.request_generation_tokens),
+        ("iteration_tokens_total", "Computed in a step.", stats.step_tokens),
+        ("request_params_max_tokens", "Asked for.", stats.request_max_tokens),
+        ("time_to_first_token_seconds", "TTFT.", stats.first_token_s),
+        ("inter_token_latency_seconds", "Between tokens.", stats.between_tokens_s),
+        ("request_time_per_output_token_seconds", "Mean TPOT.", stats.output_token_s),
+        ("e2e_request_latency_seconds", "Arrival to last token.", stats.whole_s),
+        ("request_queue_time_seconds", "Time in the queue.", stats.queue_s),
+        ("request_inference_time_seconds", "Admission to last token.", stats.inference_s),
+        ("request_prefill_time_seconds", "Admission to first token.", stats.prefill_s),
+        ("request_decode_time_seconds", "First to last token.", stats.decode_s),
+        ("request_num_preemptions", "Of a request.", stats.request_preemptions),
+        (
+            "request_prefill_kv_computed_tokens",
+            "Of a prompt, not found cached.",
+            stats.request_computed_tokens,
+        ),
+    ):
+        page.histogram(name, meaning, histogram)
+
+
+def _engine_info(page: "_Page", replica: Replica) -> None:
+    limits = replica.settings.engine.limits
+    blocks = limits.num_blocks + 1  # vLLM counts its placeholder, which holds nothing
     page.family("cache_config_info", "Information of the LLMEngine CacheConfig", "gauge")
     page.sample(
         "cache_config_info",
-        f'block_size="{settings.block_size_tokens}",cache_dtype="auto",enable_prefix_caching="True"'
-        f',engine="0",kv_cache_size_tokens="{settings.num_blocks * settings.block_size_tokens}"'
-        f',num_cpu_blocks="None",num_gpu_blocks="{settings.num_blocks}"'
+        f'block_size="{limits.block_size_tokens}",cache_dtype="auto"'
+        f',enable_prefix_caching="{limits.prefix_caching}"'
+        f',engine="0",kv_cache_size_tokens="{limits.num_blocks * limits.block_size_tokens}"'
+        f',num_cpu_blocks="None",num_gpu_blocks="{blocks}"'
         ',num_gpu_blocks_override="None"'
         ',prefix_caching_hash_algo="xxhash"',
         1.0,
     )
-    if settings.max_loras:
+    if limits.max_loras:
         page.family("lora_requests_info", "Running stats on lora requests.", "gauge")
-        for (running, waiting), seen_s in stats.adapters_seen_s.items():
+        for (running, waiting), seen_s in replica.engine.stats.adapters_seen_s.items():
             page.sample(
                 "lora_requests_info",
-                f'max_lora="{settings.max_loras}",running_lora_adapters="{running}"'
+                f'max_lora="{limits.max_loras}",running_lora_adapters="{running}"'
                 f',waiting_lora_adapters="{waiting}"',
                 seen_s,
             )
-    return page.text()
 
 
 class _Page:
@@ -75,6 +131,19 @@ class _Page:
     def counter(self, name: str, meaning: str, value: float) -> None:
         self.family(f"{name}_total", meaning, "counter")
         self.sample(f"{name}_total", self._labels, value)
+
+    def labelled(
+        self,
+        name: str,
+        meaning: str,
+        label: str,
+        values: Mapping[str, float],
+        *,
+        kind: str = "counter",
+    ) -> None:
+        self.family(name, meaning, kind)
+        for value, number in values.items():
+            self.sample(name, f'{self._labels},{label}="{value}"', number)
 
     def histogram(self, name: str, meaning: str, histogram: Histogram) -> None:
         self.family(name, meaning, "histogram")

@@ -3,11 +3,12 @@
 import time
 from dataclasses import dataclass, field
 
-import xxhash
-
 from loadtests.sim.answers import AnswerLengths
-from loadtests.sim.engine import Engine
-from loadtests.sim.scheduler import EngineSettings
+from loadtests.sim.control import EngineControl
+from loadtests.sim.engine import EngineSettings, RealTimeEngine
+from loadtests.sim.faults import Fault, Faults
+from loadtests.sim.kv_events import KvEvents
+from loadtests.sim.kv_publisher import PublisherOptions
 
 VERSION = "0.32.0+sim"
 """The vLLM version whose HTTP surface is followed."""
@@ -22,24 +23,38 @@ class ReplicaSettings:
     """What is served. `models` are names of the one base model, the first is the canonical one."""
 
     models: tuple[str, ...]
+    engine: EngineSettings
     adapters: tuple[str, ...] = ()
-    engine: EngineSettings = field(default_factory=EngineSettings)
     lengths: AnswerLengths = field(default_factory=AnswerLengths)
     seed: int = 0
+    kv_events: PublisherOptions | None = None
+    faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.models:
             raise ValueError("no model name is given")
-        if self.adapters and not self.engine.max_loras:
+        if self.adapters and not self.engine.limits.max_loras:
             raise ValueError(f"adapters {', '.join(self.adapters)} need max_loras of at least 1")
 
 
 class Replica:
-    """State behind one port."""
+    """State behind one port. Raises EndpointError when its KV events cannot be published."""
 
-    def __init__(self, settings: ReplicaSettings) -> None:
+    def __init__(self, settings: ReplicaSettings, *, host: str = "*") -> None:
         self.settings = settings
-        self.engine = Engine(settings.engine)
+        self.kv_events: KvEvents | None = None
+        if settings.kv_events is not None:
+            self.kv_events = KvEvents(
+                settings.kv_events,
+                block_size_tokens=self.block_tokens,
+                adapters=settings.adapters,
+                host=host,
+            )
+        self.engine = RealTimeEngine(settings.engine, journal=self.kv_events)
+        self.control = EngineControl(
+            self.engine, settings.engine.profile, time_scale=settings.engine.time_scale
+        )
+        self.faults = Faults(self.control, settings.faults, seed=settings.seed)
         self.adapter_paths = {name: f"/adapters/{name}" for name in settings.adapters}
         self.started_at = int(time.time())
 
@@ -51,7 +66,17 @@ class Replica:
     @property
     def max_model_tokens(self) -> int:
         """Longest prompt plus answer."""
-        return self.settings.engine.max_model_tokens
+        return self.settings.engine.limits.max_model_len
+
+    @property
+    def block_tokens(self) -> int:
+        """Of a KV block."""
+        return self.settings.engine.limits.block_size_tokens
+
+    @property
+    def max_loras(self) -> int:
+        """Adapters in one batch; 0: no LoRA at all."""
+        return self.settings.engine.limits.max_loras
 
     def adapter_of(self, model: str) -> str | None:
         """The adapter that a model name means, None for the base model.
@@ -64,6 +89,6 @@ class Replica:
             return model
         raise UnknownModelError(model)
 
-    def salt(self, adapter: str | None, cache_salt: str) -> int:
-        """Start of the chain of block hashes: prefixes with different salts never match."""
-        return xxhash.xxh3_64_intdigest(f"{adapter or ''}\0{cache_salt}".encode())
+    def adapter_path(self, adapter: str | None) -> str:
+        """Where an adapter was loaded from; empty for the base model."""
+        return "" if adapter is None else self.adapter_paths.get(adapter, "")

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
@@ -9,14 +11,17 @@ from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
+from loadtests.sim.faults import CutError, RefusalError
 from loadtests.sim.replica import Replica
 from loadtests.sim.surface import (
     chat,
     completions,
+    faults,
     messages,
     models,
     pooling,
     responses,
+    sleep,
     tokenizing,
 )
 from loadtests.sim.surface.body import ApiError
@@ -29,31 +34,60 @@ Endpoint = Callable[[Replica, web.BaseRequest], Awaitable[web.StreamResponse]]
 _MAX_BODY_BYTES = 256 * 1024 * 1024
 _KEEPALIVE_S = 75.0
 _CUT_OFF_S = 0.01  # aiohttp takes 0 for no limit
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""Value of SO_LINGER: no waiting, a reset."""
 
-_ROUTES: Mapping[str, tuple[str, Endpoint]] = {
-    "/health": ("GET", models.health),
-    "/ping": ("GET", models.health),
-    "/version": ("GET", models.version),
-    "/metrics": ("GET", models.metrics),
-    "/load": ("GET", models.load),
-    "/v1/models": ("GET", models.list_models),
-    "/v1/load_lora_adapter": ("POST", models.load_lora_adapter),
-    "/v1/unload_lora_adapter": ("POST", models.unload_lora_adapter),
-    "/reset_prefix_cache": ("POST", models.reset_prefix_cache),
-    "/v1/chat/completions": ("POST", chat.chat_completions),
-    "/v1/completions": ("POST", completions.completions),
-    "/v1/responses": ("POST", responses.responses),
-    "/v1/messages": ("POST", messages.messages),
-    "/v1/messages/count_tokens": ("POST", messages.count_tokens),
-    "/v1/embeddings": ("POST", pooling.embeddings),
-    "/rerank": ("POST", pooling.rerank),
-    "/v1/rerank": ("POST", pooling.rerank),
-    "/v2/rerank": ("POST", pooling.rerank),
-    "/score": ("POST", pooling.score),
-    "/v1/score": ("POST", pooling.score),
-    "/tokenize": ("POST", tokenizing.tokenize),
-    "/detokenize": ("POST", tokenizing.detokenize),
+_FAULTS = "/sim/faults"
+_GENERATING: Mapping[str, Endpoint] = {
+    "/v1/chat/completions": chat.chat_completions,
+    "/v1/completions": completions.completions,
+    "/v1/responses": responses.responses,
+    "/v1/messages": messages.messages,
+    "/v1/embeddings": pooling.embeddings,
+    "/rerank": pooling.rerank,
+    "/v1/rerank": pooling.rerank,
+    "/v2/rerank": pooling.rerank,
+    "/score": pooling.score,
+    "/v1/score": pooling.score,
 }
+"""POST. They run in the engine."""
+_ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
+    **{path: {"POST": endpoint} for path, endpoint in _GENERATING.items()},
+    "/health": {"GET": models.health},
+    "/ping": {"GET": models.health},
+    "/version": {"GET": models.version},
+    "/metrics": {"GET": models.metrics},
+    "/load": {"GET": models.load},
+    "/v1/models": {"GET": models.list_models},
+    "/v1/load_lora_adapter": {"POST": models.load_lora_adapter},
+    "/v1/unload_lora_adapter": {"POST": models.unload_lora_adapter},
+    "/reset_prefix_cache": {"POST": models.reset_prefix_cache},
+    "/sleep": {"POST": sleep.sleep},
+    "/wake_up": {"POST": sleep.wake_up},
+    "/is_sleeping": {"GET": sleep.is_sleeping},
+    "/pause": {"POST": sleep.pause},
+    "/resume": {"POST": sleep.resume},
+    "/is_paused": {"GET": sleep.is_paused},
+    "/v1/messages/count_tokens": {"POST": messages.count_tokens},
+    "/tokenize": {"POST": tokenizing.tokenize},
+    "/detokenize": {"POST": tokenizing.detokenize},
+    _FAULTS: {
+        "GET": faults.list_faults,
+        "POST": faults.give_faults,
+        "DELETE": faults.take_back_faults,
+    },
+}
+_PLAIN = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
+_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+_BUSY = (
+    "The engine is currently busy and cannot accept new requests. "
+    "Please try again later or on a different instance."
+)
+_REFUSALS: Mapping[HTTPStatus, tuple[str, str]] = {
+    HTTPStatus.INTERNAL_SERVER_ERROR: ("InternalServerError", _DEAD),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("Service Unavailable", _BUSY),
+}
+"""Type and message as vLLM has them; for a status it never sends, the status says both."""
 
 
 class ReplicaServer:
@@ -86,6 +120,7 @@ class ReplicaServer:
         )
         self._listener = await loop.create_server(self._web, self.host, self.port, backlog=1024)
         self.port = self._listener.sockets[0].getsockname()[1]
+        self.replica.faults.start()
 
     async def stop(self, drain_s: float = 0.0) -> None:
         """Accept nothing more, let what runs finish for up to drain_s, then cut it off."""
@@ -102,38 +137,87 @@ class ReplicaServer:
         if self._web is not None:
             await self._web.shutdown(_CUT_OFF_S)
             self._web = None
+        self.replica.faults.clear()
         await self.replica.engine.close()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         self._requests += 1
         self._idle.clear()
         try:
-            return await self._dispatch(request)
-        except ApiError as error:
-            if error.kind == error.status.phrase and error.status is not HTTPStatus.BAD_REQUEST:
-                body = error.plain()
-            elif request.path.startswith("/v1/messages"):
-                body = error.anthropic()
-            else:
-                body = error.openai()
-            return json_bytes(body, request, error.status)
+            return await self._answer(request)
         finally:
             self._requests -= 1
             if not self._requests:
                 self._idle.set()
 
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._dispatch(request)
+        except ApiError as error:
+            return _error_reply(error, request)
+        except RefusalError as refusal:
+            return _refusal_reply(refusal, request)
+        except CutError:
+            _reset(request)
+            return web.Response()  # to nobody
+        except ConnectionError:
+            raise  # the client left
+        except Exception:
+            logger.exception("%s %s failed", request.method, request.path)
+            if request.writer.output_size:
+                _reset(request)  # vLLM's stream would break off as well
+                return web.Response()
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            return _refusal_reply(RefusalError(status), request)
+
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
-        method, endpoint = _ROUTES.get(request.path, (None, None))
-        if endpoint is None:
+        path = request.path
+        if path != _FAULTS:
+            await self.replica.faults.before_request(generating=path in _GENERATING)
+        endpoints = _ROUTES.get(path)
+        if endpoints is None:
             raise _plain_error(HTTPStatus.NOT_FOUND)
-        if request.method != method and not (method == "GET" and request.method == "HEAD"):
-            raise _plain_error(HTTPStatus.METHOD_NOT_ALLOWED)
+        method = "GET" if request.method == "HEAD" else request.method
+        endpoint = endpoints.get(method)
+        if endpoint is None:
+            response = _error_reply(_plain_error(HTTPStatus.METHOD_NOT_ALLOWED), request)
+            response.headers["Allow"] = ", ".join(endpoints)
+            return response
         return await endpoint(self.replica, request)
 
 
 def _plain_error(status: HTTPStatus) -> ApiError:
     """What vLLM answers where no endpoint of its own does."""
     return ApiError(status.phrase, status=status, kind=status.phrase)
+
+
+def _error_reply(error: ApiError, request: web.BaseRequest) -> web.Response:
+    if error.kind == error.status.phrase and error.status in _PLAIN:
+        body = error.plain()
+    elif request.path.startswith("/v1/messages"):
+        body = error.anthropic()
+    else:
+        body = error.openai()
+    return json_bytes(body, request, error.status)
+
+
+def _refusal_reply(refusal: RefusalError, request: web.BaseRequest) -> web.Response:
+    status = refusal.status
+    kind, message = _REFUSALS.get(status, (status.phrase, status.phrase))
+    response = _error_reply(ApiError(message, status=status, kind=kind), request)
+    if refusal.retry_after_s is not None:
+        response.headers["Retry-After"] = str(refusal.retry_after_s)
+    return response
+
+
+def _reset(request: web.BaseRequest) -> None:
+    """Close a connection as a crashed peer does, so that its client sees a reset."""
+    transport = request.transport
+    if transport is not None:
+        transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE
+        )
+        transport.abort()
 
 
 def _make_request(

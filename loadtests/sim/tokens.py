@@ -26,6 +26,7 @@ TURN_START = Tokens(b"\xff\xff\xff\x01")
 TURN_END = Tokens(b"\xff\xff\xff\x02")
 """Ends a message; the model's end-of-sequence token."""
 
+_NAME_MASK = (1 << 63) - 1
 _PAD = b"\xfe"
 _IMAGE = b"\xfd"
 
@@ -58,6 +59,27 @@ def from_ids(ids: Sequence[int]) -> Tokens:
 def to_ids(tokens: bytes) -> list[int]:
     """Ids of tokens, each 0..MAX_TOKEN_ID."""
     return memoryview(tokens).cast("I").tolist()
+
+
+def prefix_salt(adapter: str | None, adapter_path: str, cache_salt: str) -> int:
+    """Start of the chain of block names: prefixes with different salts never match."""
+    return xxhash.xxh3_64_intdigest(f"{adapter or ''}\0{adapter_path}\0{cache_salt}".encode())
+
+
+def block_ids(tokens: bytes, salt: int, block_tokens: int) -> tuple[int, ...]:
+    """Names of the full KV blocks: 63 bits, each hashed with the one before, the first with salt.
+
+    So equal names mean equal tokens from the beginning on, and equal salts.
+    """
+    size = block_tokens * TOKEN_BYTES
+    view = memoryview(tokens)
+    digest = xxhash.xxh3_64_intdigest
+    names: list[int] = []
+    name = salt
+    for end in range(size, len(tokens) + 1, size):
+        name = digest(view[end - size : end], name) & _NAME_MASK
+        names.append(name)
+    return tuple(names)
 
 
 def render_chat(

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from loadtests.workloads.sessions import Request
 
 SESSION_HEADER = "x-session-id"
+
+Api = Literal["chat", "completions"]
+
+PATHS: Mapping[Api, str] = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
+
+
+def body(request: Request, model: str, api: Api) -> dict[str, object]:
+    """Of either."""
+    return (chat_body if api == "chat" else completions_body)(request, model)
 
 
 def chat_body(request: Request, model: str) -> dict[str, object]:

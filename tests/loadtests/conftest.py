@@ -1,5 +1,6 @@
 """A simulated replica on a free port, in the test's own event loop."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
@@ -7,13 +8,23 @@ import aiohttp
 import pytest
 
 from loadtests.sim.answers import AnswerLengths
+from loadtests.sim.engine import EngineSettings
+from loadtests.sim.model.profile import built_in
+from loadtests.sim.model.scheduler import Limits
 from loadtests.sim.replica import Replica, ReplicaSettings
-from loadtests.sim.scheduler import EngineSettings
 from loadtests.sim.server import ReplicaServer
 
-FAST = EngineSettings(time_scale=0.0, max_model_tokens=4096)
-STALLED = replace(FAST, step_fixed_s=3600.0, time_scale=1.0)
+CONSTANT_STEP = built_in("constant-step")
+FAST = EngineSettings(CONSTANT_STEP, Limits(16384, max_model_len=4096), time_scale=0.0)
+STALLED = EngineSettings(replace(CONSTANT_STEP, overhead_s=3600.0), FAST.limits)
 """Its first step never ends within a test."""
+
+
+async def until(check: Callable[[], object]) -> None:
+    """Look again and again; the test's own time limit ends it."""
+    while not check():  # noqa: ASYNC110 - nothing tells of it
+        await asyncio.sleep(0.001)
+
 
 Serve = Callable[..., Awaitable[ReplicaServer]]
 
@@ -34,7 +45,7 @@ async def serve() -> AsyncIterator[Serve]:
         settings = ReplicaSettings(
             models=("sim-model", "sim-alias"),
             adapters=adapters,
-            engine=replace(base, max_loras=max_loras),
+            engine=replace(base, limits=replace(base.limits, max_loras=max_loras)),
             lengths=AnswerLengths(median_tokens=24, shortest_tokens=12),
         )
         server = ReplicaServer(Replica(settings))

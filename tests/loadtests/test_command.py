@@ -5,10 +5,13 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
 
 import aiohttp
 import pytest
 
+from loadtests.sim.model.profile import built_in, write_profile
 from loadtests.sim.options import parse
 
 Start = Callable[..., Awaitable[tuple[Process, list[str]]]]
@@ -39,7 +42,9 @@ async def start() -> AsyncIterator[Start]:
 async def test_replicas_in_one_process_are_independent(
     start: Start, http: aiohttp.ClientSession
 ) -> None:
-    _, addresses = await start("--port", "0", "--replicas", "2", "--model", "m", "--step-ms", "0")
+    _, addresses = await start(
+        "--port", "0", "--replicas", "2", "--model", "m", "--time-scale", "0"
+    )
     assert len(set(addresses)) == 2
 
     async def cached(address: str) -> int:
@@ -57,7 +62,7 @@ async def test_sigterm_ends_it_cleanly_under_load(
     start: Start, http: aiohttp.ClientSession
 ) -> None:
     process, (address,) = await start(
-        "--port", "0", "--model", "m", "--step-ms", "1e9", "--drain-s", "0"
+        "--port", "0", "--model", "m", "--set", "overhead_s=1e9", "--drain-s", "0"
     )
     body = {"model": "m", "prompt": "x", "stream": True}
     async with http.post(f"http://{address}/v1/completions", json=body) as response:
@@ -79,16 +84,43 @@ async def test_a_taken_port_is_named(start: Start) -> None:
 
 def test_options_become_settings() -> None:
     arguments = (
-        "--model a,b --lora x --lora y --port 9000 --replicas 3 "
-        "--prefill-us-per-token 100 --num-blocks 100 --block-size 8"
+        "--model a,b --lora x --lora y --port 9000 --replicas 3 --profile constant-step "
+        "--set overhead_s=0.5 --set tensor_parallel=2 --num-blocks 100 --block-size 8 "
+        "--max-num-batched-tokens 512 --time-scale 0.5 --seed 7 "
+        "--kv-events-endpoint tcp://*:5557 --kv-events-topic kv"
     )
     options = parse(arguments.split())
     assert options.ports == (9000, 9001, 9002)
-    assert options.replica.models == ("a", "b")
-    assert options.replica.adapters == ("x", "y")
-    engine = options.replica.engine
-    assert engine.prefill_s_per_token == pytest.approx(1e-4)
-    assert (engine.max_model_tokens, engine.max_loras) == (800, 1)
+    replica = options.replicas[0]
+    assert replica.models == ("a", "b")
+    assert replica.adapters == ("x", "y")
+    assert replica.seed == 7
+    engine = replica.engine
+    assert (engine.profile.name, engine.time_scale) == ("constant-step", 0.5)
+    assert (engine.profile.overhead_s, engine.profile.tensor_parallel) == (0.5, 2)
+    limits = engine.limits
+    assert (limits.max_model_len, limits.max_loras, limits.max_num_batched_tokens) == (800, 1, 512)
+    events = [each.kv_events for each in options.replicas]
+    assert [each and each.endpoint for each in events] == [
+        f"tcp://*:{port}" for port in (5557, 5558, 5559)
+    ]
+    assert {each and each.topic for each in events} == {"kv"}
+
+
+def test_memory_is_the_profiles_and_no_events_are_published_unless_told() -> None:
+    (replica,) = parse(["--model", "m"]).replicas
+    profile = replica.engine.profile
+    assert profile.name == "qwen3-8b-tp1-h100"
+    assert replica.engine.limits.num_blocks == profile.kv_blocks(16)
+    assert replica.engine.limits.max_model_len == profile.kv_blocks(16) * 16
+    assert replica.kv_events is None
+
+
+def test_a_profile_can_be_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    write_profile(replace(built_in("constant-step"), name="mine"), file)
+    (replica,) = parse(["--model", "m", "--profile", str(file)]).replicas
+    assert replica.engine.profile.name == "mine"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +129,16 @@ def test_options_become_settings() -> None:
         ([], "--model"),
         (["--model", "m", "--max-model-len", "999999999"], "raise num_blocks"),
         (["--model", "m", "--replicas", "0"], "--replicas is 0, must be at least 1"),
+        (["--model", "m", "--num-blocks", "0"], "num_blocks is 0, must be at least 1"),
+        (["--model", "m", "--time-scale", "-1"], "--time-scale is -1.0, must not be negative"),
+        (["--model", "m", "--profile", "h900"], "among the built-in ones: codellama"),
+        (["--model", "m", "--profile", "./none.yaml"], "none.yaml: No such file"),
+        (["--model", "m", "--set", "overhead_s"], "FIELD=VALUE is wanted; fields are tensor_par"),
+        (["--model", "m", "--set", "name=x"], "FIELD=VALUE is wanted"),
+        (["--model", "m", "--set", "overhead_s=-1"], "overhead_s is a number that is not neg"),
+        (["--model", "m", "--set", "tensor_parallel=1.5"], "tensor_parallel is a whole number"),
+        (["--model", "m", "--kv-events-replay-endpoint", "x"], "needs --kv-events-endpoint"),
+        (["--model", "m", "--fault", '{"kind": "flood"}'], "flood"),
         (["--model", "m", "--lora", "x", "--max-loras", "0"], "need max_loras of at least 1"),
     ],
 )

@@ -21,9 +21,15 @@ from tests.real.spawn import spawn, tail
 
 _READY_S: Final = 30.0
 
-FAST: Final = ("--time-scale=0",)
+
+def stepping(step_ms: float) -> tuple[str, ...]:
+    """Options for a token in every so many milliseconds, however much is computed."""
+    return ("--profile=constant-step", f"--set=overhead_s={step_ms / 1e3}")
+
+
+FAST: Final = ("--profile=constant-step", "--num-blocks=16384", "--time-scale=0")
 """Answers come without waiting."""
-STEADY: Final = ("--step-ms=10", "--output-tokens-min=100000", "--num-blocks=65536")
+STEADY: Final = (*stepping(10), "--output-tokens-min=100000", "--num-blocks=65536")
 """A hundred tokens a second, until max_tokens."""
 
 

@@ -19,7 +19,7 @@ from gateway.config.schema import EnvoyProxy
 from gateway.envoy.proxy import binary
 from tests.real.gateway import Gateway, Json, eventually
 from tests.real.load import Load
-from tests.real.replicas import STEADY, Replica
+from tests.real.replicas import STEADY, Replica, stepping
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -32,7 +32,7 @@ CHAT: Json = {"model": "m", "messages": [{"role": "user", "content": "hello"}], 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replica(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Replica]:
-    async with Replica(tmp_path_factory.mktemp("replica"), *STEADY, "--step-ms=4") as running:
+    async with Replica(tmp_path_factory.mktemp("replica"), *STEADY, *stepping(4)) as running:
         yield running
 
 

@@ -14,18 +14,16 @@ import pytest_asyncio
 
 from tests.real.gateway import Gateway, Json, eventually
 from tests.real.load import Load
-from tests.real.replicas import Replica
+from tests.real.replicas import Replica, stepping
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
-
-QUICK = ("--step-ms=2", "--prefill-us-per-token=0")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replicas(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[Replica]]:
     """Three of model ``m``, one of ``other``."""
     folder = tmp_path_factory.mktemp("replicas")
-    made = [Replica(folder, *QUICK, model=model) for model in ("m", "m", "m", "other")]
+    made = [Replica(folder, *stepping(2), model=model) for model in ("m", "m", "m", "other")]
     await asyncio.gather(*(replica.start() for replica in made))
     yield made
     for replica in made:

@@ -14,7 +14,7 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from tests.real.gateway import Gateway, Json, eventually
 from tests.real.load import Load
-from tests.real.replicas import Replica
+from tests.real.replicas import Replica, stepping
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
@@ -24,7 +24,7 @@ REPLICAS = 4
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replicas(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[Replica]]:
     folder = tmp_path_factory.mktemp("replicas")
-    made = [Replica(folder, "--step-ms=2") for _ in range(REPLICAS)]
+    made = [Replica(folder, *stepping(2)) for _ in range(REPLICAS)]
     await asyncio.gather(*(replica.start() for replica in made))
     yield made
     for replica in made:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from loadtests.sim.model.catalogue import ACCELERATORS, Accelerator, architecture
 from loadtests.sim.model.client import StageResult, replay
-from loadtests.sim.model.measured import Experiment, Stage
+from loadtests.sim.model.measured import Experiment, MeasuredError, Stage
 from loadtests.sim.model.profile import Profile
 
 Floats = NDArray[np.float64]
@@ -75,14 +75,32 @@ def calibration_experiments(experiments: Sequence[Experiment]) -> list[Experimen
     ]
 
 
+def profile_name(experiment: Experiment, accelerator: Accelerator) -> str:
+    """Of the server that was measured: model, tensor parallel size and accelerator."""
+    return f"{experiment.server_name}-{_chip(experiment, accelerator).name}"
+
+
+def _chip(experiment: Experiment, accelerator: Accelerator) -> Accelerator:
+    """What the experiment says, or else what is given. Raises MeasuredError for an unknown one."""
+    told = experiment.config.accelerator
+    if told is None:
+        return accelerator
+    if told.lower() not in ACCELERATORS:
+        known = ", ".join(ACCELERATORS)
+        raise MeasuredError(
+            f"{experiment.experiment}: accelerator {told!r} is not known; known are {known}"
+        )
+    return ACCELERATORS[told.lower()]
+
+
 def prior_profile(experiment: Experiment, accelerator: Accelerator) -> Profile:
-    """What is known before any measurement. Raises UnknownModelError."""
-    chip = ACCELERATORS.get((experiment.config.accelerator or "").lower(), accelerator)
+    """What is known before any measurement. Raises UnknownModelError, MeasuredError."""
+    chip = _chip(experiment, accelerator)
     shards = experiment.config.tensor_parallelism
     values = {p.name: p.mean for p in PARAMETERS if shards >= p.least_shards}
     utilization = experiment.config.gpu_memory_utilization or 0.9
     return Profile(
-        name=f"{experiment.server_name}-{chip.name}",
+        name=profile_name(experiment, accelerator),
         model=architecture(experiment.config.model),
         accelerator=chip,
         tensor_parallel=shards,

@@ -123,7 +123,13 @@ def architecture(name: str) -> Architecture:
     if found is None:
         known = ", ".join(sorted(a.name for a in ARCHITECTURES.values()))
         raise UnknownModelError(
-            f"model {name!r}: its architecture is not known here; known are {known}. Give a "
-            "profile file that has it under `model`"
+            f"model {name!r}: its architecture is not known here; known are {known}. Give its "
+            "config.json (penstock lab fit --model NAME --config FILE), or a profile file that has "
+            "it under `model`"
         )
     return found
+
+
+def know(found: Architecture) -> None:
+    """From now on `architecture` knows it by its name."""
+    ARCHITECTURES[found.name.lower()] = found

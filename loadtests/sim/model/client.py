@@ -7,7 +7,7 @@ Facts taken from its source and from its reports in `vllm-h100/measured.json`:
   that can keep them has all of a prompt but its last block;
 - a stream is read line by line and every line is stamped, the empty line after each event as
   well: n tokens and [DONE] make 2 (n + 1) stamps, so the reported time per output token is half
-  of what a user sees;
+  of what a user sees (`halves_token_times` finds out whether a report was made like that);
 - the answer is tokenized before the clock is stopped; a request that takes 300 s fails.
 """
 
@@ -20,7 +20,7 @@ from math import inf
 import numpy as np
 
 from loadtests.sim.model.engine import Engine, Kind
-from loadtests.sim.model.measured import Experiment
+from loadtests.sim.model.measured import Experiment, MeasuredError
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.request import EngineRequest, Sequence
 from loadtests.sim.model.scheduler import Limits
@@ -74,13 +74,16 @@ def replay(
     blocks = profile.kv_blocks(server.block_size)
     if server.num_gpu_blocks is not None:
         blocks = server.num_gpu_blocks - 1  # vLLM keeps one of them as a placeholder
-    limits = Limits(
-        num_blocks=blocks,
-        block_size_tokens=server.block_size,
-        max_num_seqs=server.max_num_seqs,
-        max_num_batched_tokens=server.max_num_batched_tokens,
-        max_model_len=server.max_model_len,
-    )
+    try:
+        limits = Limits(
+            num_blocks=blocks,
+            block_size_tokens=server.block_size,
+            max_num_seqs=server.max_num_seqs,
+            max_num_batched_tokens=server.max_num_batched_tokens,
+            max_model_len=server.max_model_len,
+        )
+    except ValueError as error:
+        raise MeasuredError(f"{experiment.experiment}: config: {error}") from error
     engine = Engine(profile, limits, cold=True, skip=skip)
     generator = np.random.default_rng(seed)
     prompts = _prompts(experiment, generator)
@@ -88,13 +91,28 @@ def replay(
     results: list[StageResult] = []
     now_s = 0.0
     for load in experiment.load.stages:
-        count = int(load.rate * load.duration)
-        intervals = generator.exponential(1.0, count)
-        arrivals = now_s + np.cumsum(intervals) * (load.duration / intervals.sum())
+        intervals = generator.exponential(1.0, int(load.rate * load.duration))
+        stretch = load.duration / max(float(intervals.sum()), 1e-9)
+        arrivals = now_s + np.cumsum(intervals) * stretch
         result = _run_stage(engine, prompts, arrivals.tolist(), timeout_s, experiment)
         results.append(result)
         now_s = max(result.ended_s, now_s + load.duration) + _STAGE_GAP_S
     return results
+
+
+def halves_token_times(experiment: Experiment) -> bool:
+    """Whether the report's times per output token are half of what a user sees.
+
+    Then they are half of what is left of the latency after the first token, over the tokens.
+    Where nothing tells, what inference-perf did.
+    """
+    tokens = experiment.prompts.output_len
+    for stage in experiment.stages:
+        latency, first = stage.request_latency.mean, stage.time_to_first_token.mean
+        each = stage.time_per_output_token.mean
+        if latency is not None and first is not None and each and tokens > 1:
+            return (latency - first) / (each * tokens) > 1.4
+    return experiment.config.app == "inference-perf"
 
 
 def distinct_prompts(experiment: Experiment) -> int:
@@ -156,6 +174,7 @@ def _run_stage(
     deadlines: list[tuple[float, int, Sequence]] = []
     position = 0
     limit = experiment.config.max_model_len
+    halved = halves_token_times(experiment)
     while position < len(arrivals) or open_requests:
         arrival_s = arrivals[position] if position < len(arrivals) else inf
         deadline_s = deadlines[0][0] if deadlines else inf
@@ -170,7 +189,8 @@ def _run_stage(
             events = engine.advance(now_s)
         for event in events:
             if event.kind is Kind.FINISHED and event.sequence in open_requests:
-                _note(result, event.sequence, open_requests.pop(event.sequence), event.at_s)
+                sent_s = open_requests.pop(event.sequence)
+                _note(result, event.sequence, sent_s, event.at_s, halved=halved)
         if now_s == deadline_s and late in open_requests:
             del open_requests[late]
             result.failures += 1
@@ -189,13 +209,16 @@ def _run_stage(
     return result
 
 
-def _note(result: StageResult, sequence: Sequence, sent_s: float, at_s: float) -> None:
+def _note(
+    result: StageResult, sequence: Sequence, sent_s: float, at_s: float, *, halved: bool
+) -> None:
     assert sequence.first_token_s is not None
     tokens = sequence.output_tokens
     result.ended_s = max(result.ended_s, at_s + _TAIL_S)
     result.latency_s.append(at_s + _TAIL_S - sent_s)
     result.first_token_s.append(sequence.first_token_s - sent_s)
-    result.output_token_s.append((at_s - sequence.first_token_s) / (2 * tokens + 1))
+    gaps = 2 * tokens + 1 if halved else max(tokens - 1, 1)
+    result.output_token_s.append((at_s - sequence.first_token_s) / gaps)
     result.output_tokens += tokens
     result.prompt_tokens += sequence.prompt_tokens
     result.cached_tokens += sequence.cached_tokens or 0

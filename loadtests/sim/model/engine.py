@@ -11,8 +11,10 @@ from __future__ import annotations
 import enum
 import heapq
 from collections import deque
+from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from math import inf, sqrt
+from typing import Protocol
 
 from loadtests.sim.model.kv import BlockListener
 from loadtests.sim.model.profile import Profile
@@ -43,6 +45,16 @@ class Event:
     at_s: float
     kind: Kind
     sequence: Sequence
+
+
+class StepObserver(Protocol):
+    """Is told of every step: what a server that streams needs to know."""
+
+    def stepped(self, sequences: Ordered[Sequence], steps: int, end_s: float) -> None:
+        """So many steps in a row gave each of these a token; the last of them ended at ``end_s``.
+
+        Called before the events of the step are told. The list may change afterwards.
+        """
 
 
 @dataclass(slots=True)
@@ -95,6 +107,7 @@ class Engine:
         limits: Limits,
         *,
         listener: BlockListener | None = None,
+        observer: StepObserver | None = None,
         cold: bool = False,
         skip: bool = True,
     ) -> None:
@@ -106,6 +119,7 @@ class Engine:
         """Run."""
         self.busy_s = 0.0
         """Time with a step on the accelerator."""
+        self._observer = observer
         self._slowdown = 1.0
         self._time = StepTime(profile)
         self._ahead = limits.async_scheduling
@@ -166,6 +180,23 @@ class Engine:
         self._slowdown = factor
         return events
 
+    def admit(self, admitting: bool, now_s: float) -> list[Event]:
+        """Whether sequences that wait may start, from now on."""
+        events = self.advance(now_s)
+        self.scheduler.admitting = admitting
+        self._plateau = None
+        if self._current is None:
+            self._start(max(self._end_s, now_s))
+        return events
+
+    def forget_prefixes(self, now_s: float, *, running: bool = False) -> tuple[bool, list[Event]]:
+        """Empty the prefix cache; False while sequences hold blocks, unless these start over."""
+        events = self.advance(now_s)
+        if running:
+            self._plateau = None
+            events += [Event(now_s, Kind.PREEMPTED, v) for v in self.scheduler.preempt_all()]
+        return self.scheduler.pool.forget_free(), events
+
     @property
     def idle(self) -> bool:
         """Nothing to do and nothing to tell."""
@@ -190,6 +221,16 @@ class Engine:
                     end_s = min(end_s, max(arrival_s, plateau.ends_s(plateau.done)))
                 soonest = min(soonest, end_s)
         return soonest
+
+    def next_step_s(self) -> float:
+        """When the next step ends, or starts if none is under way; inf when idle.
+
+        Called at each of these times, `advance` lets nobody wait for a token that is there.
+        """
+        soonest = self._outbox[0].at_s if self._outbox else inf
+        if self._current is not None:
+            return min(soonest, self._end_s)
+        return min(soonest, self._inbox[0][0]) if self._inbox else soonest
 
     def advance(self, now_s: float) -> list[Event]:
         """Let time pass until ``now_s``; what clients have seen by then, in order."""
@@ -237,7 +278,10 @@ class Engine:
         step = self._current
         assert step is not None
         now_s = self._end_s
-        self._tell(self.scheduler.complete(step), now_s)
+        advanced = self.scheduler.complete(step)
+        if self._observer is not None:
+            self._observer.stepped(advanced, 1, now_s)
+        self._tell(advanced, now_s)
         self._receive(now_s)
         if not self._ahead or self._queued is None:
             self._current = self._queued = None
@@ -326,6 +370,8 @@ class Engine:
             self.scheduler.repeat(rounds)
             self.steps += rounds
             self.busy_s += plateau.ends_s(over) - plateau.ends_s(plateau.done)
+            if self._observer is not None:
+                self._observer.stepped(self.scheduler.running, rounds, plateau.ends_s(over - 1))
             plateau.done = over
             self._end_s = plateau.ends_s(over)
             self._age(rounds)

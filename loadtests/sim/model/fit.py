@@ -1,11 +1,12 @@
 """From measurements to profiles, and from profiles to predictions: the table of the truth.
 
     python -m loadtests.sim.model.fit FILE [--predict OTHER] [--save FOLDER] [--seeds 3]
+    python -m loadtests.sim.model.fit --probe http://127.0.0.1:8000 [--save PROFILE.yaml]
 
-Profiles are fitted to the `codegen` experiments of FILE, one per model, accelerator and tensor
-parallel size; every other experiment of FILE (and all of OTHER) is then predicted and compared.
-A server without such an experiment is predicted with the built-in profile of its name, or, with a
-warning, from data sheets alone.
+With --probe, a live server is asked (`probe.py`). From a FILE, profiles are fitted to the `codegen`
+experiments, one per model, accelerator and tensor parallel size; every other experiment of FILE
+(and all of OTHER) is then predicted and compared. A server without such an experiment is predicted
+with the built-in profile of its name, or, with a warning, from data sheets alone.
 """
 
 from __future__ import annotations
@@ -26,10 +27,24 @@ from loadtests.sim.model.calibrate import (
     calibration_experiments,
     fit_profile,
     prior_profile,
+    profile_name,
 )
-from loadtests.sim.model.catalogue import ACCELERATORS, Accelerator, UnknownModelError
+from loadtests.sim.model.catalogue import (
+    ACCELERATORS,
+    Accelerator,
+    UnknownModelError,
+    know,
+)
 from loadtests.sim.model.client import StageResult, replay
+from loadtests.sim.model.hf_config import ConfigError, read_architecture
 from loadtests.sim.model.measured import Experiment, MeasuredError, Stage, read_measured
+from loadtests.sim.model.probe_command import (
+    GENERIC,
+    check_table,
+    probe_server,
+    residual_table,
+    save_profile,
+)
 from loadtests.sim.model.profile import Profile, ProfileError, built_in, write_profile
 
 METRICS = (
@@ -94,10 +109,10 @@ def calibrate(
     seed: int = 0,
     told: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Calibration]:
-    """A calibration for each server that has a calibration experiment, by server name."""
+    """A calibration for each server that has a calibration experiment, by profile name."""
     found: dict[str, Calibration] = {}
     for experiment in calibration_experiments(experiments):
-        name = experiment.server_name
+        name = profile_name(experiment, accelerator)
         if name in found:
             continue
         told(f"{name}: fitting to {experiment.experiment}")
@@ -117,7 +132,7 @@ def profile_for(
     told: Callable[[str], None] = lambda line: None,
 ) -> Calibration:
     """Fitted, built in, or from data sheets. Raises UnknownModelError for an unknown model."""
-    fitted = calibrations.get(experiment.server_name)
+    fitted = calibrations.get(profile_name(experiment, accelerator))
     if fitted is not None:
         return fitted
     prior = prior_profile(experiment, accelerator)
@@ -257,29 +272,76 @@ def table(predictions: Sequence[Prediction]) -> Table:
 
 
 def main(
-    file: Annotated[Path, typer.Argument(help="measurements to fit to, and to compare with")],
+    file: Annotated[
+        Path | None, typer.Argument(help="measurements to fit to, and to compare with")
+    ] = None,
     predict_file: Annotated[
         list[Path] | None, typer.Option("--predict", help="further measurements to predict")
     ] = None,
-    accelerator: Annotated[str, typer.Option(help="where a file does not say")] = "h100",
+    accelerator: Annotated[
+        str,
+        typer.Option(help=f"where a file does not say; for a probe also {GENERIC}: measured"),
+    ] = "h100",
     seeds: Annotated[int, typer.Option(min=1, help="replays that are averaged")] = 3,
-    save: Annotated[Path | None, typer.Option(help="folder for the fitted profiles")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="folder for the fitted profiles; for a probe also a file")
+    ] = None,
     refit: Annotated[bool, typer.Option(help="off: use the built-in profiles")] = True,
     output: Annotated[Path | None, typer.Option("--json", help="predictions as JSON")] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--probe", help="address of a live, idle server (vLLM) to measure"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="that the probe may take")] = 60.0,
+    model: Annotated[
+        str,
+        typer.Option(help="of the catalogue, for a probe whose server calls it otherwise"),
+    ] = "",
+    config: Annotated[
+        Path | None,
+        typer.Option(help="config.json of a model that the catalogue has not; --model names it"),
+    ] = None,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="of the probed server")] = 1,
+    max_num_batched_tokens: Annotated[int, typer.Option(min=1, help="of the probed server")] = 8192,
 ) -> None:
-    """Fit profiles to measurements and print how well they predict the rest."""
+    """Fit profiles to measurements and print how well they predict the rest, or probe a server."""
     console, progress = Console(), Console(stderr=True)
     console.width = max(console.width, _WIDTH)
 
     def told(line: str) -> None:
-        progress.print(line, style="dim", highlight=False)
+        progress.print(line, style="dim", highlight=False, soft_wrap=True)
 
+    if (file is None) == (url is None):
+        raise typer.BadParameter("give either a FILE of measurements or --probe URL")
+    if url is not None:
+        try:
+            probed = probe_server(
+                url,
+                seconds=seconds,
+                model=model,
+                config=config,
+                accelerator=accelerator,
+                tensor_parallel=tensor_parallel,
+                max_num_batched_tokens=max_num_batched_tokens,
+                told=told,
+            )
+            console.print(residual_table(probed.fit))
+            console.print(check_table(probed))
+            if save is not None:
+                told(f"profile: {save_profile(probed.fit, save)}")
+        except (ValueError, OSError) as error:
+            progress.print(str(error), style="red", highlight=False, soft_wrap=True)
+            sys.exit(2)
+        return
+    assert file is not None
     try:
         chip = ACCELERATORS[accelerator]
     except KeyError:
         known = ", ".join(ACCELERATORS)
         raise typer.BadParameter(f"{accelerator!r} is not known; known are {known}") from None
     try:
+        if config is not None:
+            know(read_architecture(config, model))
         experiments = read_measured(file)
         others = [each for path in predict_file or [] for each in read_measured(path)]
         calibrations = calibrate(experiments, chip, told=told) if refit else {}
@@ -289,8 +351,8 @@ def main(
                 profile = calibration.profile
                 write_profile(profile, save / f"{profile.name}.yaml")
         predictions = predict([*experiments, *others], calibrations, chip, seeds=seeds, told=told)
-    except (MeasuredError, ProfileError, UnknownModelError) as error:
-        progress.print(str(error), style="red", highlight=False)
+    except (MeasuredError, ProfileError, UnknownModelError, ConfigError) as error:
+        progress.print(str(error), style="red", highlight=False, soft_wrap=True)
         sys.exit(2)
     console.print(table(predictions))
     for verdict in verdicts(predictions):

@@ -17,16 +17,25 @@ class OutOfBlocksError(Exception):
 
 
 class BlockListener(Protocol):
-    """Is told what the prefix cache holds: the seam for KV events."""
+    """Is told what the prefix cache holds: the seam for KV events.
 
-    def stored(self, block_id: int, parent_id: int | None) -> None:
-        """A block can be found from now on; its parent is the block before it in the chain."""
+    Told of every block, as vLLM does: an id that two blocks have is stored and removed twice.
+    """
+
+    def stored(self, block_ids: Sequence[int], parent_id: int | None) -> None:
+        """A step fills these blocks of one sequence: they can be found from now on.
+
+        They follow each other in the chain; the parent is the one before the first.
+        """
 
     def removed(self, block_id: int) -> None:
         """A block's content was given up."""
 
     def cleared(self) -> None:
         """All content was given up."""
+
+    def stepped(self) -> None:
+        """A step is over."""
 
 
 class BlockPool:
@@ -98,15 +107,18 @@ class BlockPool:
             raise OutOfBlocksError(f"{count} KV blocks wanted, {self.free_blocks} free")
         return [self._take_one() for _ in range(count)]
 
-    def publish(self, block: int, block_id: int, parent_id: int | None) -> None:
-        """A block is full: let others find it."""
-        if not self._caching or self._id_of[block] is not None:
+    def publish(
+        self, blocks: Sequence[int], block_ids: Sequence[int], parent_id: int | None
+    ) -> None:
+        """A sequence's next blocks are full: let others find them."""
+        if not self._caching or not blocks:
             return
-        self._id_of[block] = block_id
-        if self._block_of.setdefault(block_id, block) != block:
-            self._twins.setdefault(block_id, []).append(block)
-        elif self._listener is not None:
-            self._listener.stored(block_id, parent_id)
+        for block, block_id in zip(blocks, block_ids, strict=True):
+            self._id_of[block] = block_id
+            if self._block_of.setdefault(block_id, block) != block:
+                self._twins.setdefault(block_id, []).append(block)
+        if self._listener is not None:
+            self._listener.stored(block_ids, parent_id)
 
     def release(self, blocks: Sequence[int]) -> None:
         """Give back a sequence's blocks; the end of a prefix is reused before its beginning."""
@@ -119,14 +131,20 @@ class BlockPool:
                 else:
                     self._free[block] = None
 
-    def forget_free(self) -> None:
-        """Drop the content of all free blocks, as vLLM's /reset_prefix_cache does."""
+    def forget_free(self) -> bool:
+        """Drop all content, as vLLM's /reset_prefix_cache does.
+
+        Nothing happens, and False is the answer, while a sequence refers to a block.
+        """
+        if self.used_blocks:
+            return False
         for block in self._free:
             self._forget(block, quiet=True)
             self._blank.append(block)
         self._free.clear()
         if self._listener is not None:
             self._listener.cleared()
+        return True
 
     def _take_one(self) -> int:
         if self._blank:
@@ -147,6 +165,8 @@ class BlockPool:
             return
         self._id_of[block] = None
         self.evicted_blocks += 1
+        if self._listener is not None and not quiet:
+            self._listener.removed(block_id)
         twins = self._twins.get(block_id)
         if twins is not None:
             if self._block_of[block_id] == block:
@@ -157,5 +177,3 @@ class BlockPool:
                 del self._twins[block_id]
             return
         del self._block_of[block_id]
-        if self._listener is not None and not quiet:
-            self._listener.removed(block_id)

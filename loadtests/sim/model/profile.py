@@ -54,6 +54,11 @@ class Profile:
     """Of a fresh server's first steps with prefill, each: kernels are compiled or tuned."""
     adapter_load_s: float = 0.02
     """Of a LoRA adapter that is in no slot, inside the step that first uses it."""
+    host_bandwidth_bytes_per_s: float = 25e9
+    """Between each accelerator and the host's memory, for sleep and wake-up: PCIe 4.0 x16 with
+    pinned memory reaches it, PCIe 5.0 about twice that."""
+    remap_s: float = 0.1
+    """Of giving up or getting back memory at sleep and wake-up, whatever its size."""
     kv_reserve_bytes: float = 0.5e9
     """Per accelerator: activations and the runtime's own memory, which the KV cache cannot have."""
     gpu_memory_utilization: float = 0.9

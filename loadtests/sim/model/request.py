@@ -69,6 +69,8 @@ class Sequence:
     preemptions: int = 0
     blocks: list[int] = field(default_factory=list)
     """KV blocks held, in order."""
+    published_blocks: int = 0
+    """Of these, how many (from the first on) others can find."""
     arrived_s: float = 0.0
     admitted_s: float | None = None
     first_token_s: float | None = None

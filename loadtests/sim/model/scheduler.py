@@ -93,6 +93,9 @@ class Scheduler:
     def __init__(self, limits: Limits, listener: BlockListener | None = None) -> None:
         self.limits = limits
         self.pool = BlockPool(limits.num_blocks, caching=limits.prefix_caching, listener=listener)
+        self._listener = listener
+        self.admitting = True
+        """Whether anybody who waits may start."""
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preempted: list[Sequence] = []
@@ -144,6 +147,21 @@ class Scheduler:
         sequence.state = State.ABORTED
         self._free(sequence)
 
+    def preempt_all(self) -> list[Sequence]:
+        """Whoever runs starts over, in the order of before."""
+        victims = self.running[::-1]
+        self.running.clear()
+        for sequence in victims:
+            self._preempt(sequence)
+        return victims
+
+    def load_adapter(self, adapter: str) -> None:
+        """Into a slot, if there is one that no running sequence uses."""
+        used = {each.adapter for each in self.running if each.adapter}
+        resident = self.resident_adapters
+        if adapter in resident or len(resident) < self.limits.max_loras or set(resident) - used:
+            self._use_slot(adapter, used)
+
     def schedule(self, now_s: float) -> Step | None:
         """The next step, or None when there is nothing to compute."""
         step = Step()
@@ -152,7 +170,7 @@ class Scheduler:
         if threshold and len(self.running) + len(self.waiting) <= 1:
             threshold = 0
         budget = self._continue_running(step, self.limits.max_num_batched_tokens, threshold)
-        if self.waiting and not self.preempted:
+        if self.waiting and self.admitting and not self.preempted:
             self._admit_waiting(step, budget, threshold, now_s)
         if not step.decode and not step.prefill:
             return None
@@ -170,11 +188,14 @@ class Scheduler:
             if sequence.generated_tokens >= sequence.output_tokens:
                 if sequence.state is State.WAITING:  # preempted after its last step was set up
                     self.waiting.remove(sequence)
+                else:
+                    self._publish(sequence, sequence.scheduled_tokens)
                 sequence.state = State.FINISHED
                 self._free(sequence)
                 finished = True
         if finished:
             self.running = [each for each in self.running if each.state is State.RUNNING]
+        self._step_over()
         return advanced
 
     def steady_rounds(self) -> int:
@@ -201,7 +222,7 @@ class Scheduler:
 
         Call after a schedule of decodes only, with budget left.
         """
-        if not self.waiting:
+        if not self.waiting or not self.admitting:
             return True
         if len(self.running) >= self.limits.max_num_seqs:
             return True
@@ -214,28 +235,39 @@ class Scheduler:
     def repeat(self, rounds: int) -> None:
         """`rounds` schedules and completions of one token for each running sequence, at once."""
         size = self.limits.block_size_tokens
+        lag = int(self.limits.async_scheduling)
         turns: list[tuple[int, int, Sequence, int]] = []
         for order, sequence in enumerate(self.running):
             before = sequence.scheduled_tokens
-            first = before // size
-            for index in range(first, (before + rounds - 1) // size + 1):
-                if index >= len(sequence.blocks):
-                    turns.append((max(index * size - before, 0) * 2, order, sequence, index))
-                last = (index + 1) * size - before - 1  # the round that fills the block
-                if last < rounds:
-                    turns.append((last * 2 + 1, order, sequence, index))
+            turns += (
+                (max(index * size - before, 0) * 2, order, sequence, index)
+                for index in range(len(sequence.blocks), (before + rounds - 1) // size + 1)
+            )
+            turns += (
+                (((index + 1) * size - before - 1 + lag) * 2 + 1, order, sequence, index)
+                for index in range(sequence.published_blocks, (before + rounds - lag) // size)
+            )
             sequence.scheduled_tokens = before + rounds
             sequence.promised_tokens += rounds
             sequence.generated_tokens += rounds
         # As step by step: within a round in running order, a block taken before one filled.
         turns.sort(key=lambda turn: (turn[0] >> 1, turn[1], turn[0] & 1))
-        pool = self.pool
+        self._step_over()
+        latest = 0
         for turn, _, sequence, index in turns:
+            if turn >> 1 > latest:
+                latest = turn >> 1
+                self._step_over()
             if turn & 1:
-                parent = sequence.block_id(index - 1) if index else None
-                pool.publish(sequence.blocks[index], sequence.block_id(index), parent)
+                self._publish(sequence, (index + 1) * size)
             else:
-                sequence.blocks.extend(pool.take_fresh(1))
+                sequence.blocks.extend(self.pool.take_fresh(1))
+        if latest < rounds - 1:
+            self._step_over()
+
+    def _step_over(self) -> None:
+        if self._listener is not None:
+            self._listener.stepped()
 
     def _blocks_wanted(self, rounds: int) -> int:
         size = self.limits.block_size_tokens
@@ -318,6 +350,7 @@ class Scheduler:
     def _admit(self, sequence: Sequence, cached: list[int], now_s: float) -> None:
         self.pool.take_cached(cached)
         sequence.blocks = cached
+        sequence.published_blocks = len(cached)
         sequence.scheduled_tokens = len(cached) * self.limits.block_size_tokens
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.scheduled_tokens
@@ -342,10 +375,8 @@ class Scheduler:
         after = before + tokens
         if fresh > 0:
             sequence.blocks.extend(self.pool.take_fresh(fresh))
-        size = self.limits.block_size_tokens
-        for index in range(before // size, after // size):
-            parent = sequence.block_id(index - 1) if index else None
-            self.pool.publish(sequence.blocks[index], sequence.block_id(index), parent)
+        # A token that a step in flight is still to produce cannot be part of a block's id yet.
+        self._publish(sequence, min(after, sequence.prompt_tokens + sequence.generated_tokens))
         sequence.scheduled_tokens = after
         if tokens == 1:
             step.decode.append(sequence)
@@ -360,6 +391,15 @@ class Scheduler:
                 step.first_tokens += 1
             sequence.promised_tokens += 1
             step.producing.append(sequence)
+
+    def _publish(self, sequence: Sequence, tokens: int) -> None:
+        """Let others find the blocks that so many of the sequence's tokens fill."""
+        first, end = sequence.published_blocks, tokens // self.limits.block_size_tokens
+        if first < end:
+            ids = [sequence.block_id(index) for index in range(first, end)]
+            parent = sequence.block_id(first - 1) if first else None
+            self.pool.publish(sequence.blocks[first:end], ids, parent)
+            sequence.published_blocks = end
 
     def _preempt(self, sequence: Sequence) -> None:
         self._free(sequence)

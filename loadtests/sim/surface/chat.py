@@ -78,16 +78,18 @@ class _ChatStream:
         return "".join(chunks).encode()
 
     def tokens(self, choice: Choice, first: int, last: int) -> bytes:
-        answer, start = choice.answer, self._starts[choice.index]
+        plan, start = choice.plan, self._starts[choice.index]
         plain = self._plain
         if self._options.continuous_usage:
             plain = f"{plain[:-3]}{self._usage_so_far()}}}\n\n"
-        ends = last == choice.sequence.answer_tokens
-        chunks = [start + answer.piece(i, i + 1) + plain for i in range(first, last - ends)]
+        ends = choice.ends(last)
+        chunks = [start + plan.piece(i, i + 1) + plain for i in range(first, last - ends)]
         if ends:
+            answer = choice.answer
+            end = plan.piece(max(first, last - 1), last)
             stop_reason = orjson.dumps(answer.stop_reason).decode()
             chunks.append(
-                f'{start}{answer.piece(last - 1, last)}"}},"logprobs":null,"finish_reason":'
+                f'{start}{end}"}},"logprobs":null,"finish_reason":'
                 f'"{answer.finish_reason}","stop_reason":{stop_reason},"token_ids":null}}]'
                 f"{self._usage_so_far()}}}\n\n"
             )

@@ -44,17 +44,19 @@ class _CompletionStream:
         return b""
 
     def tokens(self, choice: Choice, first: int, last: int) -> bytes:
-        answer = choice.answer
+        plan = choice.plan
         start = f'{self._opening}"choices":[{{"index":{choice.index},"text":"'
         ids = '"prompt_token_ids":null,"token_ids":null}]'
         usage = self._usage_so_far()
         plain = f'","logprobs":null,"finish_reason":null,"stop_reason":null,{ids}{usage}}}\n\n'
-        ends = last == choice.sequence.answer_tokens
-        chunks = [start + answer.piece(i, i + 1) + plain for i in range(first, last - ends)]
+        ends = choice.ends(last)
+        chunks = [start + plan.piece(i, i + 1) + plain for i in range(first, last - ends)]
         if ends:
+            answer = choice.answer
+            end = plan.piece(max(first, last - 1), last)
             stop_reason = orjson.dumps(answer.stop_reason).decode()
             chunks.append(
-                f'{start}{answer.piece(last - 1, last)}","logprobs":null,"finish_reason":'
+                f'{start}{end}","logprobs":null,"finish_reason":'
                 f'"{answer.finish_reason}","stop_reason":{stop_reason},{ids}{usage}}}\n\n'
             )
         return "".join(chunks).encode()

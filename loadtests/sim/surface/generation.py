@@ -10,8 +10,9 @@ from aiohttp import web
 
 from loadtests.sim import tokens
 from loadtests.sim.answers import Answer, OutputLimits, write_answer
+from loadtests.sim.faults import Stream
+from loadtests.sim.job import Job
 from loadtests.sim.replica import Replica, UnknownModelError
-from loadtests.sim.scheduler import Sequence
 from loadtests.sim.surface.body import ApiError, Body, not_found
 from loadtests.sim.tokens import Tokens
 
@@ -48,8 +49,19 @@ class Choice:
     """One answer in the making."""
 
     index: int
-    sequence: Sequence
-    answer: Answer
+    job: Job
+    plan: Answer
+    """What it will be unless it is aborted."""
+
+    @property
+    def answer(self) -> Answer:
+        """As far as it will ever come."""
+        job = self.job
+        return self.plan.cut(job.generated_tokens) if job.aborted else self.plan
+
+    def ends(self, tokens: int) -> bool:
+        """Whether there is nothing after so many tokens, all that there are so far."""
+        return tokens == self.job.answer_tokens or self.job.aborted
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,10 @@ class StreamFormat(Protocol):
         ...
 
     def tokens(self, choice: Choice, first: int, last: int) -> bytes:
-        """Tokens first (inclusive) to last (exclusive) of a choice, and its end if it ends."""
+        """Tokens first (inclusive) to last (exclusive) of a choice, and its end if it ends.
+
+        There may be no tokens, but an end.
+        """
         ...
 
     def tail(self) -> bytes:
@@ -109,7 +124,7 @@ class Generation:
         self.request_id = request_id
         self.created_s = int(time.time())
         adapter, self.model = find_model(replica, body)
-        salt = replica.salt(adapter, body.text("cache_salt"))
+        cache_salt = body.text("cache_salt")
         self.choices: list[Choice] = []
         self._prompts = len(prompts)
         self._replica = replica
@@ -123,27 +138,33 @@ class Generation:
                     seed=replica.settings.seed,
                     choice=choice,
                 )
-                sequence = Sequence(prompt, answer.tokens, answer.finish_reason, adapter, salt)
-                self.choices.append(Choice(len(self.choices), sequence, answer))
+                job = Job(
+                    prompt,
+                    answer.tokens,
+                    answer.finish_reason,
+                    adapter=adapter,
+                    adapter_path=replica.adapter_path(adapter),
+                    cache_salt=cache_salt,
+                    max_tokens=sampling.max_tokens,
+                )
+                self.choices.append(Choice(len(self.choices), job, answer))
 
     def usage(self) -> Usage:
         """Tokens so far."""
-        block_tokens = self._replica.settings.engine.block_size_tokens
-        firsts = [choice.sequence for choice in self.choices[:: len(self.choices) // self._prompts]]
-        cached_tokens = sum(sequence.cached_tokens or 0 for sequence in firsts)
-        full_tokens = sum(
-            sequence.prompt_tokens // block_tokens * block_tokens for sequence in firsts
-        )
+        block_tokens = self._replica.block_tokens
+        firsts = [choice.job for choice in self.choices[:: len(self.choices) // self._prompts]]
+        cached_tokens = sum(job.cached_tokens for job in firsts)
+        full_tokens = sum(job.prompt_tokens // block_tokens * block_tokens for job in firsts)
         return Usage(
-            prompt_tokens=sum(sequence.prompt_tokens for sequence in firsts),
-            completion_tokens=sum(choice.sequence.generated_tokens for choice in self.choices),
+            prompt_tokens=sum(job.prompt_tokens for job in firsts),
+            completion_tokens=sum(choice.job.generated_tokens for choice in self.choices),
             cached_tokens=cached_tokens,
             created_cache_tokens=full_tokens - cached_tokens,
         )
 
     async def run(self) -> None:
         """Until all choices are finished; leaves nothing behind in the engine when cancelled."""
-        submission = self._replica.engine.submit([choice.sequence for choice in self.choices])
+        submission = self._replica.engine.submit([choice.job for choice in self.choices])
         try:
             await submission.finished()
         finally:
@@ -152,27 +173,38 @@ class Generation:
     async def stream(
         self, request: web.BaseRequest, stream_format: StreamFormat
     ) -> web.StreamResponse:
-        """Send headers at once and tokens as they come; a client that leaves ends the work."""
+        """Send headers at once and tokens as they come; a client that leaves ends the work.
+
+        A client that reads slowly does not hold up the engine: it gets the rest when it is ready.
+        """
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8"} | echo_request_id(request)
         )
-        submission = self._replica.engine.submit([choice.sequence for choice in self.choices])
+        submission = self._replica.engine.submit([choice.job for choice in self.choices])
         try:
             await response.prepare(request)
             sent = [0] * len(self.choices)
+            unfinished = list(self.choices)
+            stream = Stream()
             started = False
-            while not submission.done:
+            while unfinished:
                 await submission.progress()
-                events = b"" if started else stream_format.head()
+                events = [] if started else [stream_format.head()]
                 started = True
-                for index, choice in enumerate(self.choices):
-                    generated = choice.sequence.generated_tokens
-                    if generated > sent[index]:
-                        events += stream_format.tokens(choice, sent[index], generated)
-                        sent[index] = generated
-                if submission.done:
-                    events += stream_format.tail()
-                await response.write(events)
+                fresh_tokens = 0
+                for choice in tuple(unfinished):
+                    first, last = sent[choice.index], choice.job.generated_tokens
+                    over = choice.job.done
+                    if last > first or over:
+                        events.append(stream_format.tokens(choice, first, last))
+                        sent[choice.index] = last
+                        fresh_tokens += last - first
+                    if over:
+                        unfinished.remove(choice)
+                if not unfinished:
+                    events.append(stream_format.tail())
+                await self._replica.faults.before_write(stream, fresh_tokens)
+                await response.write(b"".join(events))
             await response.write_eof()
         finally:
             submission.abort()

@@ -129,7 +129,9 @@ def _message(generation: Generation) -> dict[str, object]:
     }
 
 
-def _stop_reason(choice: Choice) -> str:
+def _stop_reason(choice: Choice) -> str | None:
+    if choice.answer.finish_reason == "abort":
+        return None
     if choice.answer.stop_reason is not None:
         return "stop_sequence"
     return "max_tokens" if choice.answer.finish_reason == "length" else "end_turn"

@@ -3,11 +3,13 @@
 from http import HTTPStatus
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from loadtests.sim.metrics import render
 from loadtests.sim.replica import VERSION, Replica
-from loadtests.sim.surface.body import ApiError, Body, not_found
+from loadtests.sim.surface.body import ApiError, not_found
 from loadtests.sim.surface.reply import json_reply
+from loadtests.sim.surface.validation import read_json, read_query
 
 
 async def health(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
@@ -21,9 +23,10 @@ async def version(replica: Replica, request: web.BaseRequest) -> web.StreamRespo
 
 
 async def metrics(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
-    """Prometheus page."""
+    """Prometheus page, or what a fault makes of it."""
+    page = await replica.faults.metrics(render(replica))
     return web.Response(
-        body=render(replica), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        body=page, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
     )
 
 
@@ -46,48 +49,73 @@ async def list_models(replica: Replica, request: web.BaseRequest) -> web.StreamR
     return json_reply({"object": "list", "data": cards}, request)
 
 
+class _Load(BaseModel):
+    lora_name: str
+    lora_path: str
+    load_inplace: bool = False
+
+
+class _Unload(BaseModel):
+    lora_name: str
+
+
+class _Reset(BaseModel):
+    reset_running_requests: bool = False
+
+
 async def load_lora_adapter(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
-    """Serve an adapter from now on."""
-    name, body = await _adapter_name(replica, request)
-    path = body.text("lora_path")
-    if not name or not path:
-        raise ApiError(
-            "Both 'lora_name' and 'lora_path' must be provided.", kind="InvalidUserInput"
-        )
-    if name in replica.adapter_paths and not body.flag("load_inplace"):
-        raise ApiError(
-            f"The lora adapter '{name}' has already been loaded. If you want to load the adapter "
-            "in place, set 'load_inplace' to True.",
-            kind="InvalidUserInput",
-        )
-    replica.adapter_paths[name] = path
+    """Serve an adapter from now on; the engine stands still while its weights are loaded."""
+    _need_loras(replica)
+    wanted = await read_json(_Load, request)
+    name = wanted.lora_name
+    if not name or not wanted.lora_path:
+        raise _invalid("Both 'lora_name' and 'lora_path' must be provided.")
+    if name in replica.settings.models:
+        raise _invalid(f"The lora adapter '{name}' conflicts with a served base model.")
+    await replica.control.carry_out(_load(replica, wanted))
     return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
 
 
 async def unload_lora_adapter(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
-    """Stop serving an adapter; requests that run with it finish."""
-    name, _ = await _adapter_name(replica, request)
+    """Stop serving an adapter; requests that run or wait with it finish."""
+    _need_loras(replica)
+    name = (await read_json(_Unload, request)).lora_name
     if not name:
-        raise ApiError(
-            "'lora_name' needs to be provided to unload a LoRA adapter.", kind="InvalidUserInput"
-        )
-    if name not in replica.adapter_paths:
-        raise not_found(f"The lora adapter '{name}' cannot be found.")
-    del replica.adapter_paths[name]
+        raise _invalid("'lora_name' needs to be provided to unload a LoRA adapter.")
+    async with replica.control.adapter_lock(name):
+        if name not in replica.adapter_paths:
+            raise not_found(f"The lora adapter '{name}' cannot be found.")
+        del replica.adapter_paths[name]
     return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
 
 
 async def reset_prefix_cache(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
-    """Forget cached prefixes that no running request uses."""
-    replica.engine.forget_prefixes()
-    return web.Response()
+    """Empty the prefix cache; fails while requests run, unless these are to start over."""
+    running = read_query(_Reset, request).reset_running_requests
+    success = replica.engine.forget_prefixes(running=running)
+    return json_reply({"success": success}, request)
 
 
-async def _adapter_name(replica: Replica, request: web.BaseRequest) -> tuple[str, Body]:
-    if not replica.settings.engine.max_loras:
-        raise ApiError("Not Found", status=HTTPStatus.NOT_FOUND, kind="Not Found")
-    body = Body.parse(await request.read())
-    return body.text("lora_name"), body
+async def _load(replica: Replica, wanted: _Load) -> None:
+    name = wanted.lora_name
+    async with replica.control.adapter_lock(name):
+        if name in replica.adapter_paths and not wanted.load_inplace:
+            raise _invalid(
+                f"The lora adapter '{name}' has already been loaded. If you want to load the "
+                "adapter in place, set 'load_inplace' to True."
+            )
+        await replica.control.load_adapter(name)
+        replica.adapter_paths[name] = wanted.lora_path
+
+
+def _need_loras(replica: Replica) -> None:
+    if not replica.max_loras:
+        status = HTTPStatus.NOT_FOUND
+        raise ApiError(status.phrase, status=status, kind=status.phrase)
+
+
+def _invalid(message: str) -> ApiError:
+    return ApiError(message, kind="InvalidUserInput")
 
 
 def _card(

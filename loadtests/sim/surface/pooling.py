@@ -10,8 +10,8 @@ import xxhash
 from aiohttp import web
 
 from loadtests.sim import tokens
+from loadtests.sim.job import Job
 from loadtests.sim.replica import Replica
-from loadtests.sim.scheduler import Sequence
 from loadtests.sim.surface.body import ApiError, Body
 from loadtests.sim.surface.generation import check_prompt, find_model, make_request_id
 from loadtests.sim.surface.prompts import read_prompts
@@ -114,9 +114,13 @@ async def _compute(replica: Replica, body: Body, prompts: Ordered[Tokens]) -> st
     adapter, model = find_model(replica, body)
     for prompt in prompts:
         check_prompt(tokens.count(prompt), replica.max_model_tokens)
-    salt = replica.salt(adapter, body.text("cache_salt"))
+    cache_salt = body.text("cache_salt")
+    path = replica.adapter_path(adapter)
     submission = replica.engine.submit(
-        [Sequence(prompt, adapter=adapter, salt=salt) for prompt in prompts]
+        [
+            Job(prompt, adapter=adapter, adapter_path=path, cache_salt=cache_salt)
+            for prompt in prompts
+        ]
     )
     try:
         await submission.finished()

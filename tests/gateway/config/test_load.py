@@ -86,6 +86,24 @@ def test_values_arrive(write: Write) -> None:
     assert config.pool("z") is None
 
 
+def test_a_simulated_engines_profile_is_a_name_or_a_file_beside_the_configuration(
+    write: Write,
+) -> None:
+    file = write("pools: [{name: a, type: simulated, engine_profile: own.yaml}]\n")
+    own = file.parent / "own.yaml"
+    own.write_text("name: own\n")
+    named = write("pools: [{name: a, type: simulated, engine_profile: qwen3-32b-tp2-h100}]\n")
+    assert _engine_profile(named) == "qwen3-32b-tp2-h100"
+    file = write("pools: [{name: a, type: simulated, engine_profile: own.yaml}]\n")
+    assert _engine_profile(file) == str(own)
+
+
+def _engine_profile(file: Path) -> str:
+    (pool,) = load(file).pools
+    assert isinstance(pool, SimulatedPool)
+    return pool.engine_profile
+
+
 @pytest.mark.parametrize(
     ("text", "place", "key", "got", "expected", "hint"),
     [
@@ -215,6 +233,24 @@ def test_values_arrive(write: Write) -> None:
             "text",
             'put it between quotation marks: "1"',
             id="number in env",
+        ),
+        pytest.param(
+            "pools:\n- {name: x, type: simulated, engine_profile: mine.yaml}\n",
+            (2, 46),
+            "pools[0].engine_profile",
+            '"mine.yaml"',
+            "a readable file",
+            "looked at ",
+            id="no profile",
+        ),
+        pytest.param(
+            "pools:\n- {name: x, type: simulated, engine_profile: H 100}\n",
+            (2, 46),
+            "pools[0].engine_profile",
+            '"H 100"',
+            "the name of a built-in profile",
+            None,
+            id="profile name",
         ),
         pytest.param(
             "scheduling: {profiles: {p: {scorers: [{name: queu}]}}}\n",

@@ -303,9 +303,18 @@ async def test_another_type_of_pool_is_refused(make: Make, config: Config) -> No
 
 def test_the_simulators_command_has_the_settings() -> None:
     given = SimulatedPool(
-        name="s", type="simulated", model="qwen", adapters=("sql", "law"), max_loras=2, seed=7
+        name="s",
+        type="simulated",
+        model="qwen",
+        adapters=("sql", "law"),
+        max_loras=2,
+        engine_profile="qwen3-32b-tp2-h100",
+        max_num_batched_tokens=2048,
+        seed=7,
     )
     command = simulated_plan(given).launch.command
+    assert {"--profile=qwen3-32b-tp2-h100", "--max-num-batched-tokens=2048"} <= set(command)
+    assert not [each for each in command if each.startswith("--num-blocks")]  # the profile's
     assert command[:3] == (sys.executable, "-m", "loadtests.sim")
     assert {"--model=qwen", "--lora=sql", "--lora=law", "--max-loras=2", "--port={port}"} <= set(
         command

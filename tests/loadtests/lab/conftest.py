@@ -32,19 +32,19 @@ def make() -> Make:
     ) -> Experiment:
         source = Source.parse(workload)
         return Experiment(
-            source,
-            source.levels(**levels),
-            policies(names),
-            replicas,
-            PROFILE,
-            limits(
+            source=source,
+            levels=source.levels(**levels),
+            policies=policies(names),
+            replicas=replicas,
+            profile=PROFILE,
+            limits=limits(
                 PROFILE,
                 max_num_batched_tokens=8192,
                 max_num_seqs=64,
                 max_model_len=131_072,
                 max_loras=8,
             ),
-            seeds,
+            seeds=seeds,
             extent=Extent(duration_s, requests),
         )
 

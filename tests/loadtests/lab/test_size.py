@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from loadtests.lab.experiment import Cell, Experiment, Run
+from loadtests.lab.comparison import Cell, Run
+from loadtests.lab.experiment import Experiment
 from loadtests.lab.size import sizing_document, sizing_sentences, smallest_fleet
 from loadtests.lab.source import LabError
 from loadtests.lab.summary import Figures, Slo, Whole, Window, figures

@@ -10,7 +10,6 @@ import pytest
 from loadtests.lab.experiment import run_cell
 from loadtests.lab.points import difference, points
 from loadtests.lab.result import document, dumped
-from loadtests.lab.setting import Setting
 from loadtests.lab.simulation import Simulation
 from loadtests.lab.source import LabError
 from loadtests.lab.summary import Cut
@@ -53,14 +52,14 @@ def test_every_request_is_served_once_and_none_of_its_tokens_is_lost(
         return list(taken)
 
     traffic.take = recorded  # type: ignore[method-assign,assignment]
-    setting = Setting(experiment.profile, experiment.limits, cell.replicas, cell.policy)
-    served = Simulation(setting, traffic, seed=1).run().served
+    served = Simulation(experiment.setting(cell), traffic, seed=1).run().served
     assert traffic.in_flight == 0
     assert len(asked) == 80
     assert Counter(each.id for each in served) == Counter(list(asked))
     for each in served:
         assert not each.failed
         assert (each.input_tokens, each.output_tokens) == asked[each.id]
+        assert each.cached_tokens is not None
         assert 0 <= each.cached_tokens < each.input_tokens
         assert each.first_token_s is not None
         assert each.arrival_s < each.first_token_s <= each.finished_s
@@ -69,9 +68,8 @@ def test_every_request_is_served_once_and_none_of_its_tokens_is_lost(
 def test_all_tokens_are_in_the_figures_of_a_run_that_is_not_cut(make: Make) -> None:
     experiment = make(rates=(10.0,), seeds=1)
     cell = next(experiment.cells())
-    setting = Setting(experiment.profile, experiment.limits, cell.replicas, cell.policy)
     traffic = experiment.source.traffic(cell.level, cell.seed, experiment.extent)
-    outcome = Simulation(setting, traffic, seed=cell.seed).run()
+    outcome = Simulation(experiment.setting(cell), traffic, seed=cell.seed).run()
     window = Cut(0, 0).window(outcome)
     found = run_cell(replace(experiment, cut=Cut(0, 0)), cell).steady
     assert found.requests == 60
@@ -83,8 +81,7 @@ def test_a_sweep_covers_every_policy_level_fleet_and_seed_in_order(make: Make) -
     experiment = make(rates=(2.0, 4.0), replicas=(1, 2), requests=20)
     runs = sweep(experiment)
     found = [
-        (run.cell.replicas, run.cell.level.value, run.cell.policy.name, run.cell.seed)
-        for run in runs
+        (run.cell.replicas, run.cell.level.value, run.cell.contender, run.cell.seed) for run in runs
     ]
     assert found == [
         (replicas, rate, policy, seed)
@@ -114,7 +111,7 @@ def test_a_ramp_is_told_stage_by_stage_from_its_lowest_on(make: Make) -> None:
     experiment = make(requests=500, seeds=1)
     together = points(experiment, sweep(experiment))
     stages = experiment.source.stages
-    mine = [point for point in together if point.policy == "round-robin"]
+    mine = [point for point in together if point.contender == "round-robin"]
     assert [point.load for point in mine] == [stage.per_s for stage in stages[1:]]
 
 

@@ -39,7 +39,7 @@ def test_the_best_is_told_where_the_most_was_good() -> None:
             point("turns", 15, (1.0, 1.0), share=0.1), point("sticky", 15, (7.0, 7.0), share=0.5),
         ]
     )  # fmt: skip
-    assert (verdict.best.policy, verdict.level.value) == ("sticky", 10)
+    assert (verdict.best.contender, verdict.level.value) == ("sticky", 10)
     sticky, turns = verdict.ranks
     assert sticky.carries == Level(10, LevelKind.RATE)
     assert turns.carries == Level(5, LevelKind.RATE)
@@ -60,7 +60,7 @@ def test_what_cannot_be_told_apart_is_not_called_worse() -> None:
         point("d", 1, (5.0, 5.1, 4.9)),
     ]
     [verdict] = verdicts(points)
-    assert [(rank.point.policy, rank.standing) for rank in verdict.ranks] == [
+    assert [(rank.point.contender, rank.standing) for rank in verdict.ranks] == [
         ("a", Standing.BEST),
         ("b", Standing.PAR),
         ("c", Standing.OPEN),

@@ -18,7 +18,7 @@ import pytest_asyncio
 from tests.real.gateway import Gateway, Json, eventually
 from tests.real.limits.accounts import Used, key_of, left, limit, redis_store, tenant, used
 from tests.real.limits.asking import Api, Ask, Outcome, send
-from tests.real.replicas import Replica
+from tests.real.replicas import Replica, stepping
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def replica(tmp_path: Path) -> AsyncIterator[Replica]:
-    options = (f"--step-ms={STEP_MS}", "--output-tokens-min=100000", "--num-blocks=65536")
+    options = (*stepping(STEP_MS), "--output-tokens-min=100000", "--num-blocks=65536")
     async with Replica(tmp_path, *options) as running:
         yield running
 

@@ -32,7 +32,7 @@ from tests.real.limits.accounts import (
 )
 from tests.real.limits.asking import Api, Ask, Outcome, send
 from tests.real.limits.engines import Counting, Failing
-from tests.real.replicas import Replica
+from tests.real.replicas import Replica, stepping
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -245,9 +245,8 @@ class Place:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place]:
     folder = tmp_path_factory.mktemp("exact")
-    options = (f"--step-ms={STEP_MS}", "--decode-us-per-sequence=0", "--prefill-us-per-token=0")
     lengths = ("--output-tokens-median=20", "--output-tokens-sigma=0.4", "--output-tokens-min=2")
-    replicas = [Replica(folder, *options, *lengths) for _ in range(REPLICAS)]
+    replicas = [Replica(folder, *stepping(STEP_MS), *lengths) for _ in range(REPLICAS)]
     server = RedisServer(Path(tmp_path_factory.mktemp("redis")))
     async with AsyncExitStack() as stack:
         stack.callback(server.kill)

@@ -13,7 +13,7 @@ import pytest_asyncio
 from tests.real.gateway import Gateway, Json
 from tests.real.limits.accounts import key_of, limit, redis_store, settled, tenant
 from tests.real.limits.asking import Api, Ask, Outcome, send
-from tests.real.replicas import Replica
+from tests.real.replicas import Replica, stepping
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -29,7 +29,7 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
     folder = tmp_path_factory.mktemp("streams")
     server = RedisServer(Path(tmp_path_factory.mktemp("redis")))
     server.start()
-    options = (f"--step-ms={STEP_MS}", "--output-tokens-min=100000", "--num-blocks=65536")
+    options = (*stepping(STEP_MS), "--output-tokens-min=100000", "--num-blocks=65536")
     try:
         async with Replica(folder, *options) as replica:
             config: Json = {

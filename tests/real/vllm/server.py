@@ -57,6 +57,8 @@ class ReplicaOptions:
     max_running: int = 16
     threads: int = 1
     runtime_lora_updates: bool = False
+    development_endpoints: bool = False
+    """/pause, /resume, /sleep, /reset_prefix_cache ..."""
     extra_arguments: tuple[str, ...] = ()
 
     def arguments(self, port: int) -> list[str]:
@@ -92,6 +94,7 @@ class ReplicaOptions:
             "HF_HUB_OFFLINE": "1",
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
+            **({"VLLM_SERVER_DEV_MODE": "1"} if self.development_endpoints else {}),
         }
 
 

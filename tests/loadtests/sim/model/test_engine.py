@@ -1,5 +1,6 @@
 """The engine in virtual time: skipping over equal steps changes nothing, and time adds up."""
 
+from collections.abc import Sequence as Ordered
 from dataclasses import replace
 from math import inf
 
@@ -166,3 +167,79 @@ def test_a_slow_replica_takes_so_many_times_as_long() -> None:
     usual = Engine(INSTANT, limits())
     usual.add(EngineRequest("a", 50, 100), 0.0)
     assert engine.advance(inf)[-1].at_s == pytest.approx(3 * usual.advance(inf)[-1].at_s)
+
+
+class Watch:
+    """Tokens of each request by the time they came, and steps."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[tuple[str, ...], int, float]] = []
+
+    def stepped(self, sequences: Ordered[Sequence], steps: int, end_s: float) -> None:
+        names = tuple(each.request.request_id for each in sequences)
+        self.steps.append((names, steps, end_s))
+
+
+def test_an_observer_sees_every_step_when_it_is_asked_for_at_its_end() -> None:
+    leaping, walking = Watch(), Watch()
+    for watch in (leaping, walking):
+        engine = Engine(INSTANT, limits(), observer=watch)
+        engine.add(EngineRequest("a", 40, 50), 0.0)
+        engine.add(EngineRequest("b", 40, 20), 0.05)
+        next_s = engine.next_event_s if watch is leaping else engine.next_step_s
+        while not engine.idle:
+            seen = len(watch.steps)
+            engine.advance(next_s())
+            assert watch is leaping or len(watch.steps) <= seen + 1
+        assert engine.next_step_s() == inf
+    assert [steps for _, steps, _ in walking.steps] == [1] * len(walking.steps)
+    assert len(walking.steps) > 40 > len(leaping.steps)
+    for name, tokens in (("a", 50), ("b", 20)):
+        for watch in (leaping, walking):
+            assert sum(steps for names, steps, _ in watch.steps if name in names) == tokens
+    ends_s = {end_s for *_, end_s in walking.steps}
+    assert {end_s for *_, end_s in leaping.steps} <= ends_s
+
+
+def test_with_nobody_admitted_what_runs_ends_and_the_rest_starts_when_it_may() -> None:
+    engine = Engine(INSTANT, limits())
+    running = engine.add(EngineRequest("running", 40, 20), 0.0)
+    engine.advance(0.05)
+    engine.admit(False, 0.05)
+    waiting = engine.add(EngineRequest("waiting", 40, 5), 0.05)
+    engine.advance(100.0)
+    assert running.done
+    assert engine.waiting_sequences == 1
+    assert engine.next_step_s() == inf
+    engine.admit(True, 100.0)
+    engine.advance(200.0)
+    assert waiting.done
+    assert waiting.admitted_s == 100.0
+
+
+def test_forgetting_what_runs_makes_it_start_over_and_end_all_the_same() -> None:
+    engine = Engine(INSTANT, limits())
+    both = [engine.add(EngineRequest(name, 40, 60), 0.0) for name in "ab"]
+    engine.advance(0.1)
+    before = [each.generated_tokens for each in both]
+    assert engine.forget_prefixes(0.1) == (False, [])
+    forgotten, events = engine.forget_prefixes(0.1, running=True)
+    assert forgotten
+    assert [each.kind for each in events] == [Kind.PREEMPTED] * 2
+    assert engine.scheduler.pool.used_blocks == 0
+    assert list(engine.scheduler.waiting) == both
+    engine.advance(inf)
+    assert all(0 < tokens < 60 for tokens in before)
+    assert [each.generated_tokens for each in both] == [60, 60]
+    assert engine.scheduler.pool.used_blocks == 0
+
+
+def test_an_adapter_is_loaded_before_it_is_asked_for() -> None:
+    engine = Engine(INSTANT, replace(limits(), max_loras=1))
+    engine.scheduler.load_adapter("x")
+    engine.scheduler.load_adapter("y")
+    assert list(engine.scheduler.resident_adapters) == ["y"]
+    engine.add(EngineRequest("a", 40, 100, adapter="y"), 0.0)
+    engine.advance(0.05)
+    engine.scheduler.load_adapter("x")  # the only slot is in use
+    assert list(engine.scheduler.resident_adapters) == ["y"]

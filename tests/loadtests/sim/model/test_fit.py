@@ -10,10 +10,15 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from loadtests.sim.model import fit
-from loadtests.sim.model.calibrate import fit_profile, prior_profile
+from loadtests.sim.model import catalogue, fit
+from loadtests.sim.model.calibrate import fit_profile, prior_profile, profile_name
 from loadtests.sim.model.catalogue import H100
-from loadtests.sim.model.client import StageResult, distinct_prompts, replay
+from loadtests.sim.model.client import (
+    StageResult,
+    distinct_prompts,
+    halves_token_times,
+    replay,
+)
 from loadtests.sim.model.measured import Experiment, MeasuredError, read_measured
 
 
@@ -158,3 +163,93 @@ def test_a_wrong_file_says_where(tmp_path: Path) -> None:
     path.write_text(json.dumps([raw]))
     with pytest.raises(MeasuredError, match=r"0\.config\.model: Field required"):
         read_measured(path)
+
+
+def command(*words: str) -> Any:
+    app = typer.Typer()
+    app.command()(fit.main)
+    return CliRunner().invoke(app, [*words, "--seeds", "1"], env={"COLUMNS": "160"})
+
+
+def saved(path: Path, *experiments: dict[str, Any]) -> str:
+    path.write_text(json.dumps(experiments))
+    return str(path)
+
+
+def test_one_server_on_two_accelerators_is_two_servers() -> None:
+    here, there = parsed(), parsed(name="elsewhere")
+    there = there.model_copy(
+        update={"config": there.config.model_copy(update={"accelerator": "A100-80GB"})}
+    )
+    fitted = {
+        profile_name(here, H100): fit.Calibration(replace(prior_profile(here, H100), name="mine"))
+    }
+    assert fit.profile_for(here, fitted, H100).profile.name == "mine"
+    assert fit.profile_for(there, fitted, H100).profile.accelerator.name == "a100-80gb"
+
+
+def test_times_per_token_are_compared_as_the_report_counts_them() -> None:
+    toy = parsed()
+    tokens = toy.prompts.output_len
+    stage = {"request_latency": {"mean": 1.0}, "time_to_first_token": {"mean": 0.2}}
+    halved, plain = (
+        parsed(stages=[stage | {"time_per_output_token": {"mean": 0.8 / tokens / parts}}])
+        for parts in (2, 1)
+    )
+    assert halves_token_times(halved)
+    assert not halves_token_times(plain)
+    profile = prior_profile(toy, H100)
+    halves, wholes = (replay(each, profile)[0] for each in (halved, plain))
+    assert halves.latency_s == wholes.latency_s
+    ratio = sum(wholes.output_token_s) / sum(halves.output_token_s)
+    assert ratio == pytest.approx((2 * tokens + 1) / (tokens - 1))
+
+
+def test_what_is_predicted_is_not_trained_on(tmp_path: Path) -> None:
+    truth = replace(prior_profile(parsed(), H100), overhead_s=5e-3)
+    load = [{"rate": 8, "duration": 20}]
+    held_out = experiment("toy2-codegen", load=load)
+    held_out["stages"] = [report(r) for r in replay(parsed(load=load), truth)]
+    unmeasured = saved(tmp_path / "one.json", experiment("toy-general", load=load))
+    other = saved(tmp_path / "other.json", held_out)
+    out = tmp_path / "rows.json"
+    done = command(unmeasured, "--predict", other, "--json", str(out), "--save", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    rows = [row for row in json.loads(out.read_text()) if row["experiment"] == "toy2-codegen"]
+    assert rows
+    assert not any(row["calibrated_on"] for row in rows)
+    assert list(tmp_path.glob("*.yaml")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": "nobody/nothing-1b"}, "--model NAME --config FILE"),
+        ({"accelerator": "abacus"}, "toy-codegen: accelerator 'abacus' is not known"),
+        ({"num_gpu_blocks": 10}, "toy-codegen: config: a sequence of max_model_len 4096"),
+    ],
+)
+def test_an_experiment_that_cannot_be_replayed_says_why(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    raw = experiment(load=[{"rate": 5, "duration": 5}])
+    raw["config"] |= changes
+    done = command(saved(tmp_path / "odd.json", raw), "--no-refit")
+    assert done.exit_code == 2
+    assert says in done.output
+
+
+def test_a_model_the_catalogue_has_not_comes_with_its_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "ARCHITECTURES", dict(catalogue.ARCHITECTURES))
+    raw = experiment("new-general", load=[{"rate": 5, "duration": 5}, {"rate": 0.1, "duration": 5}])
+    raw["config"]["model"] = "somebody/brand-new"
+    (tmp_path / "config.json").write_text(
+        '{"num_hidden_layers": 20, "hidden_size": 2048, "num_attention_heads": 16, '
+        '"intermediate_size": 8192, "vocab_size": 50000}'
+    )
+    given = ("--config", str(tmp_path), "--model", "somebody/brand-new")
+    done = command(saved(tmp_path / "new.json", raw), *given)
+    assert done.exit_code == 0, done.output
+    assert "new-general" in done.output

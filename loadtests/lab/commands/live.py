@@ -1,0 +1,142 @@
+"""``penstock lab live``."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from rich.console import Console
+
+from loadtests.lab import choices, report
+from loadtests.lab.commands import options as given
+from loadtests.lab.comparison import Run
+from loadtests.lab.live import replicas as live_replicas
+from loadtests.lab.live import target
+from loadtests.lab.live.experiment import LiveExperiment
+from loadtests.lab.live.replicas import Simulated
+from loadtests.lab.live.runs import run_all
+from loadtests.lab.source import Extent, LabError, LevelKind, Source
+from loadtests.lab.summary import Cut, Slo
+from loadtests.lab.sweep import Bar, bars
+from loadtests.workloads.bodies import Api
+from loadtests.workloads.catalogue import LORA_SLOTS
+from policies import registry
+
+_DURATION_S = 120.0
+
+
+def live(
+    workload: given.Workload,
+    targets: Annotated[
+        str,
+        typer.Option(
+            help="penstock, penstock:POLICY, envoy-round-robin, envoy-least-request, vllm-router,"
+            " sglang-router (both with :POLICY), NAME=http://host:port.",
+            show_default=False,
+        ),
+    ],
+    profile: Annotated[
+        str, typer.Option(help="Of simulated replicas: built-in, or a file.")
+    ] = "qwen3-8b-tp1-h100",
+    replicas: Annotated[
+        str, typer.Option(help="Simulated replicas to start: 4, or 2,4 one after the other.")
+    ] = "4",
+    replica: Annotated[
+        str, typer.Option(help="Instead: those that run, http://host:port,... (vLLM, say).")
+    ] = "",
+    rate: given.Rate = "",
+    concurrency: given.Concurrency = "",
+    speed: given.Speed = "",
+    duration: Annotated[
+        float | None,
+        typer.Option(help="Seconds of sending, of the model. Rates: 120 when left out.", min=0.001),
+    ] = None,
+    requests: given.Requests = None,
+    time_scale: Annotated[
+        float, typer.Option(help="Wall time over the model's: 2 runs at half the speed.", min=0.01)
+    ] = 1.0,
+    seeds: given.Seeds = 3,
+    slo_ttft: given.SloTtft = 2.0,
+    slo_tpot: given.SloTpot = 0.05,
+    warm_up: given.WarmUp = 0.2,
+    cool_down: given.CoolDown = 0.1,
+    max_num_batched_tokens: given.BatchedTokens = 8192,
+    max_num_seqs: given.NumSeqs = 256,
+    max_model_len: given.ModelLen = 131_072,
+    max_loras: given.Loras = LORA_SLOTS,
+    client_timeout: Annotated[
+        float, typer.Option(help="Seconds (of the model) after which clients give up.", min=0.001)
+    ] = 600.0,
+    api: Annotated[Api, typer.Option(help="Of the requests.")] = "chat",
+    model: Annotated[
+        str, typer.Option(help="To ask for; what the replicas serve when left out.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for index.html, result.json and plots.")
+    ] = None,
+) -> None:
+    """Compare gateways over HTTP, on the same replicas, in one run.
+
+    Each target is started for each run and stopped again, and so are the simulated replicas.
+    Routers that are not installed are installed into an environment of their own (penstock lab
+    peers); one that cannot be had is left out, and the report says why.
+    """
+    with given.problems():
+        registry.load_plugins()
+        source = Source.parse(workload)
+        levels = given.levels(source, rate, concurrency, speed)
+        if duration is None and requests is None and levels[0].kind is LevelKind.RATE:
+            duration = _DURATION_S
+        if replica and time_scale != 1.0:
+            raise LabError("--time-scale is of simulated replicas, not of those that run already")
+        running = live_replicas.addresses(replica) if replica else ()
+        chip = None if running else choices.profile(profile)
+        simulated = None
+        if chip is not None:
+            simulated = Simulated(
+                profile,
+                choices.limits(
+                    chip,
+                    max_num_batched_tokens=max_num_batched_tokens,
+                    max_num_seqs=max_num_seqs,
+                    max_model_len=max_model_len,
+                    max_loras=max_loras,
+                ),
+                source.adapters(),
+                time_scale,
+            )
+        experiment = LiveExperiment(
+            source=source,
+            levels=levels,
+            targets=target.parse(targets),
+            simulated=simulated,
+            profile=chip,
+            given=running,
+            replicas=(len(running),) if running else choices.sizes(replicas, "--replicas"),
+            seeds=seeds,
+            slo=Slo(slo_ttft, slo_tpot),
+            cut=Cut(warm_up, cool_down),
+            extent=Extent(duration, requests),
+            client_timeout_s=client_timeout,
+            model=model,
+            api=api,
+        )
+        given.fits(experiment)
+        if out is not None:
+            report.prepare(out)
+        experiment, runs = _run(experiment)
+        if out is not None:
+            report.write(experiment, runs, out)
+    report.show(given.console(), experiment, runs)
+    if out is not None:
+        print(f"\nReport: {out / report.PAGE}")
+
+
+def _run(experiment: LiveExperiment) -> tuple[LiveExperiment, tuple[Run, ...]]:
+    console = Console(stderr=True)
+    with bars(console) as progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        watcher = Bar(progress, len(tuple(experiment.cells())), experiment.source.name)
+        return runner.run(run_all(experiment, watcher, progress.console.print))

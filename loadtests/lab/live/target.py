@@ -1,0 +1,143 @@
+"""What is compared: a gateway to start in front of the replicas, or one that is there."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from yarl import URL
+
+from loadtests.lab import choices
+from loadtests.lab.source import LabError
+
+
+class Kind(enum.StrEnum):
+    """Which gateway."""
+
+    PENSTOCK = "penstock"
+    ENVOY_ROUND_ROBIN = "envoy-round-robin"
+    ENVOY_LEAST_REQUEST = "envoy-least-request"
+    VLLM_ROUTER = "vllm-router"
+    SGLANG_ROUTER = "sglang-router"
+    RUNNING = "running"
+    """Somebody else's, by its URL."""
+
+
+ROUTER_POLICIES: Mapping[Kind, tuple[str, ...]] = {
+    Kind.VLLM_ROUTER: (
+        "cache_aware",
+        "round_robin",
+        "random",
+        "power_of_two",
+        "consistent_hash",
+        "sticky_least_loaded",
+    ),
+    Kind.SGLANG_ROUTER: ("cache_aware", "round_robin", "random", "power_of_two"),
+}
+"""Those that need nothing but the workers' addresses; the first is the router's own default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One of them."""
+
+    kind: Kind
+    title: str
+    policy: str = ""
+    """By the gateway's own name; "" = its default."""
+    params: Mapping[str, object] = field(default_factory=dict)
+    """Of Penstock's policy."""
+    url: str = ""
+    """Of a running one."""
+
+    def as_data(self) -> Mapping[str, object]:
+        """For the result."""
+        return {
+            "label": self.title,
+            "kind": str(self.kind),
+            "policy": self.policy,
+            "params": self.params,
+            "url": self.url,
+        }
+
+
+def parse(text: str) -> tuple[Target, ...]:
+    """``name,name:policy,penstock:policy:{json},label=http://host:port,...``. Raises LabError,
+    PolicyError."""
+    targets: list[Target] = []
+    for part in _parts(text):
+        target = _target(part)
+        if any(target.title == other.title for other in targets):
+            raise LabError(f"target {target.title} is given twice")
+        targets.append(target)
+    if not targets:
+        raise LabError(f"--targets: none is named; there are {_known()}")
+    return tuple(targets)
+
+
+def _target(text: str) -> Target:
+    label, is_labelled, rest = text.partition("=")
+    if is_labelled and rest.startswith(("http://", "https://")):
+        return Target(Kind.RUNNING, label.strip() or rest, url=_url(rest))
+    if text.startswith(("http://", "https://")):
+        return Target(Kind.RUNNING, text, url=_url(text))
+    name, _, policy = text.partition(":")
+    try:
+        kind = Kind(name)
+    except ValueError:
+        kind = Kind.RUNNING
+    if kind is Kind.RUNNING:
+        raise LabError(f"target {name!r}: there are {_known()}")
+    if kind is Kind.PENSTOCK:
+        return _penstock(policy)
+    known = ROUTER_POLICIES.get(kind, ())
+    if policy and policy not in known:
+        choice = ", ".join(known) if known else "none, its name says it"
+        raise LabError(f"target {name}: policy {policy!r} is not among those it has here: {choice}")
+    return Target(kind, f"{name} {policy}" if policy else name, policy or "".join(known[:1]))
+
+
+def _penstock(policy: str) -> Target:
+    if not policy:
+        return Target(Kind.PENSTOCK, "penstock")
+    chosen = choices.policies(policy)
+    if len(chosen) != 1:
+        raise LabError(f"target penstock: one policy is wanted, not {policy!r}")
+    [choice] = chosen
+    return Target(Kind.PENSTOCK, f"penstock {choice.title}", choice.name, choice.params)
+
+
+def _url(text: str) -> str:
+    url = URL(text)
+    if not url.host:
+        raise LabError(f"target {text!r}: a URL has a host, as in http://127.0.0.1:8080")
+    return str(url).rstrip("/")
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Between commas, but for those in JSON."""
+    decoder, part, place = json.JSONDecoder(), "", 0
+    while place < len(text):
+        if text.startswith(":{", place):
+            try:
+                _, end = decoder.raw_decode(text, place + 1)
+            except ValueError as error:
+                raise LabError(f"target {part}: its parameters are not JSON: {error}") from error
+            part += text[place:end]
+            place = end
+            continue
+        if text[place] == ",":
+            yield part.strip()
+            part = ""
+        else:
+            part += text[place]
+        place += 1
+    if part.strip() or text.rstrip().endswith(","):
+        yield part.strip()
+
+
+def _known() -> str:
+    started = [str(kind) for kind in Kind if kind is not Kind.RUNNING]
+    return f"{', '.join(started)}, and any running one as NAME=http://host:port"

@@ -1,0 +1,184 @@
+"""The requests, run by the engine model step by step, without a clock.
+
+Where a burst comes into another, its step is taken from a recording: so the model sees the same
+arrivals at the same steps as whoever was recorded, and must then do the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence as SequenceOf
+
+from loadtests.lab.parity.asks import Ask, Burst
+from loadtests.lab.parity.order import order_of, waves_of
+from loadtests.lab.parity.recording import Answer, Clock, ParityError, Recording
+from loadtests.sim.model.request import EngineRequest, Sequence, State
+from loadtests.sim.model.scheduler import Limits, Scheduler, Step
+
+_TOKEN_BYTES = 4
+FIRST_ANSWER_TOKEN = 1 << 30
+"""Answers of the model: tokens that no prompt has of itself."""
+
+
+class _Memory:
+    """Of the prefix cache: which blocks it had once and gave up."""
+
+    def __init__(self) -> None:
+        self.copies: Counter[int] = Counter()
+        """Of each block that was ever stored."""
+        self.told: list[int] = []
+        """What was stored, in order."""
+
+    def stored(self, block_ids: SequenceOf[int], parent_id: int | None) -> None:
+        self.copies.update(block_ids)
+        self.told += block_ids
+
+    def removed(self, block_id: int) -> None:
+        self.copies[block_id] -= 1
+
+    def cleared(self) -> None:
+        for block_id in self.copies:
+            self.copies[block_id] = 0
+
+    def stepped(self) -> None:
+        """Nothing to do."""
+
+    def gave_up(self, block_id: int) -> bool:
+        """The block was stored, and no copy of it is left."""
+        return block_id in self.copies and not self.copies[block_id]
+
+
+def replay(
+    bursts: SequenceOf[Burst],
+    limits: Limits,
+    like: Recording | None = None,
+    *,
+    lag: int = 0,
+    who: str = "model",
+) -> Recording:
+    """Run all bursts.
+
+    ``like``: arrivals and answers are those of this recording; without it arrivals are as the
+    bursts would have them, and no two answers have anything in common. ``lag``: arrivals
+    are seen so many steps later. Raises
+    ParityError when a burst comes after its time: the recorded server cannot have done that.
+    """
+    return _Replay(limits, like, who).run(bursts, lag)
+
+
+class _Replay:
+    def __init__(self, limits: Limits, like: Recording | None, who: str) -> None:
+        self._memory = _Memory()
+        self._limits = limits
+        self._like = like
+        self._scheduler = Scheduler(limits, self._memory)
+        self._recording = Recording(who)
+        self._prompts: dict[str, tuple[int, ...]] = {}
+        self._flight: list[Step] = []
+        self._sequences: dict[str, Sequence] = {}
+        self._blocks: dict[str, tuple[int, ...]] = {}
+        """Of the prompts."""
+
+    def run(self, bursts: SequenceOf[Burst], lag: int) -> Recording:
+        for number, burst in enumerate(bursts):
+            if self._like is not None:
+                came = self._like.came[number]
+            elif burst.after_tokens is not None:
+                came = Clock(bursts[number - 1].asks[0].name, burst.after_tokens)
+            else:
+                came = None
+            if came is None:
+                self._until_idle()
+            else:
+                self._until(self._sequences[came.request], came.tokens + lag)
+            self._recording.came.append(came)
+            for ask in burst.asks:
+                self._sequences[ask.name] = self._add(ask)
+        self._until_idle()
+        waves = waves_of(bursts, self._recording.came, self._blocks)
+        self._recording.admitted = order_of(waves, self._memory.told)
+        self._recording.preemptions = self._scheduler.preemptions
+        self._recording.evicted_blocks = self._scheduler.pool.evicted_blocks
+        self._recording.hit_tokens = sum(
+            answer.cached_tokens for answer in self._recording.answers.values()
+        )
+        return self._recording
+
+    def _add(self, ask: Ask) -> Sequence:
+        prompt = ask.tokens
+        if ask.continues is not None:
+            earlier = self._recording.answers[ask.continues]
+            prompt = self._prompts[ask.continues] + earlier.tokens + prompt
+        serial = len(self._prompts)
+        self._prompts[ask.name] = prompt
+        first = FIRST_ANSWER_TOKEN + serial * self._limits.max_model_len
+        answer = tuple(range(first, first + ask.max_tokens))
+        if self._like is not None:
+            answer = self._like.answers[ask.name].tokens
+        self._recording.answers[ask.name] = Answer(len(prompt), 0, 0, answer)
+        size = self._limits.block_size_tokens
+        ids = tuple(block_ids(prompt + answer, size, ask.adapter))
+        self._blocks[ask.name] = ids[: len(prompt) // size]
+        return self._scheduler.add(
+            EngineRequest(ask.name, len(prompt), ask.max_tokens, ids, ask.adapter), 0.0
+        )
+
+    def _until(self, watched: Sequence, tokens: int) -> None:
+        while watched.generated_tokens < tokens:
+            if watched.done:
+                raise ParityError(f"{watched.request.request_id} never has {tokens} tokens")
+            self._step()
+
+    def _until_idle(self) -> None:
+        while self._scheduler.running or self._scheduler.waiting or self._flight:
+            self._step()
+
+    def _step(self) -> None:
+        """Schedules one step and completes one; with asynchronous scheduling, the one before."""
+        waiting = {id(each) for each in self._scheduler.waiting if each.cached_tokens is None}
+        step = self._scheduler.schedule(0.0)
+        if step is not None:
+            self._flight.append(step)
+            self._note_admissions(waiting)
+        if self._flight and (step is None or len(self._flight) > self._limits.async_scheduling):
+            for sequence in self._scheduler.complete(self._flight.pop(0)):
+                if sequence.state is State.FINISHED:
+                    self._finished(sequence)
+
+    def _note_admissions(self, waiting: set[int]) -> None:
+        new = [
+            each
+            for each in self._scheduler.running
+            if id(each) in waiting and each.cached_tokens is not None
+        ]
+        for sequence in new:
+            name = sequence.request.request_id
+            self._recording.stops[name] = self._why_no_further(sequence)
+
+    def _why_no_further(self, sequence: Sequence) -> str:
+        size = self._limits.block_size_tokens
+        index = (sequence.cached_tokens or 0) // size
+        if index >= (sequence.prompt_tokens - 1) // size:
+            return "all of it found"
+        gone = self._memory.gave_up(sequence.block_id(index))
+        return "evicted" if gone else "not there yet"
+
+    def _finished(self, sequence: Sequence) -> None:
+        answer = self._recording.answers[sequence.request.request_id]
+        answer.cached_tokens = sequence.cached_tokens or 0
+        answer.output_tokens = sequence.generated_tokens
+
+
+def block_ids(
+    tokens: SequenceOf[int], block_size_tokens: int, adapter: str | None = None
+) -> list[int]:
+    """Chained ids of the full blocks, 63 bits each."""
+    ids: list[int] = []
+    parent = (adapter or "").encode()
+    data = b"".join(token.to_bytes(_TOKEN_BYTES, "little") for token in tokens)
+    width = block_size_tokens * _TOKEN_BYTES
+    for start in range(0, len(data) - width + 1, width):
+        parent = hashlib.blake2b(parent + data[start : start + width], digest_size=8).digest()
+        ids.append(int.from_bytes(parent, "little") >> 1)
+    return ids
