@@ -96,7 +96,8 @@ async def test_in_mid_stream(
     print(f"{path}: the picker knew after {(ended_s - left_s) * 1e3:.0f} ms")
     assert ended_s - left_s < 1
     assert told["reason"] == "client_aborted"
-    assert abs(int(str(told["output_tokens"])) - chunks) <= 1
+    # A step's tokens, one of each choice, may be on their way while the client leaves.
+    assert abs(int(str(told["output_tokens"])) - chunks) <= int(str(body.get("n", 1)))
     assert told["input_tokens"] != 0
 
     async def nothing_runs() -> bool:
