@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from loadtests.lab.setting import PolicyChoice
 from loadtests.lab.source import LabError
-from loadtests.sim.model.profile import Profile, built_in, read_profile
+from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.scheduler import Limits
 from policies.routing.weighted import DEFAULT_PROFILE
 
@@ -88,14 +87,6 @@ def sizes(text: str, option: str) -> tuple[int, ...]:
     if any(value < 1 or value != int(value) for value in found):
         raise LabError(f"{option}: whole numbers from 1 are wanted, not {text!r}")
     return tuple(sorted({int(value) for value in found}))
-
-
-def profile(text: str) -> Profile:
-    """A built-in one by name, or a file. Raises ProfileError, UnknownModelError."""
-    path = Path(text)
-    if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
-        return read_profile(path)
-    return built_in(text)
 
 
 def limits(

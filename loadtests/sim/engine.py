@@ -33,7 +33,13 @@ class KvJournal(BlockListener, Protocol):
     """Tells others what the prefix cache holds, and in what tokens."""
 
     def announce(
-        self, block_ids: Ordered[int], tokens: bytes, adapter: str | None, *, cache_salt: str
+        self,
+        block_ids: Ordered[int],
+        tokens: bytes,
+        adapter: str | None,
+        *,
+        cache_salt: str,
+        session_id: str | None,
     ) -> None:
         """What the blocks of a sequence will hold, from its first token on."""
 
@@ -178,7 +184,11 @@ class RealTimeEngine:
             self._open[job.sequence] = (job, submission)
             if self._journal is not None:
                 self._journal.announce(
-                    job.block_ids, content, job.adapter, cache_salt=job.cache_salt
+                    job.block_ids,
+                    content,
+                    job.adapter,
+                    cache_salt=job.cache_salt,
+                    session_id=job.session_id,
                 )
         self._adapters_changed = True
         self._plan()

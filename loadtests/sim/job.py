@@ -22,6 +22,8 @@ class Job:
     adapter: str | None = None
     adapter_path: str = ""
     cache_salt: str = ""
+    session_id: str | None = None
+    """Which conversation it belongs to, for KV events."""
     max_tokens: int | None = None
     """As the request says."""
     sequence: Sequence | None = None

@@ -4,14 +4,13 @@ import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from loadtests.sim.answers import AnswerLengths
 from loadtests.sim.engine import EngineSettings
 from loadtests.sim.faults import parse as parse_fault
 from loadtests.sim.kv_publisher import PublisherOptions
-from loadtests.sim.model.profile import Profile, built_in, built_in_names, read_profile
+from loadtests.sim.model.profile import Profile, built_in_names, find
 from loadtests.sim.model.scheduler import Limits
 from loadtests.sim.replica import ReplicaSettings
 
@@ -71,7 +70,7 @@ def _options(given: argparse.Namespace) -> Options:
 
 
 def _engine(given: argparse.Namespace, adapters: tuple[str, ...]) -> EngineSettings:
-    profile = _adjusted(_profile(given.profile), given.set)
+    profile = _adjusted(find(given.profile), given.set)
     num_blocks = given.num_blocks
     if num_blocks is None:
         num_blocks = profile.kv_blocks(given.block_size)
@@ -88,14 +87,6 @@ def _engine(given: argparse.Namespace, adapters: tuple[str, ...]) -> EngineSetti
         async_scheduling=given.async_scheduling,
     )
     return EngineSettings(profile, limits, given.time_scale)
-
-
-def _profile(text: str) -> Profile:
-    """A file, or the name of a built-in one. Raises ProfileError."""
-    path = Path(text)
-    if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
-        return read_profile(path)
-    return built_in(text)
 
 
 def _adjusted(profile: Profile, changes: Sequence[str]) -> Profile:

@@ -21,6 +21,7 @@ from loadtests.lab.live.runs import run_all
 from loadtests.lab.source import Extent, LabError, LevelKind, Source
 from loadtests.lab.summary import Cut, Slo
 from loadtests.lab.sweep import Bar, bars
+from loadtests.sim.model.profile import find
 from loadtests.workloads.bodies import Api
 from loadtests.workloads.catalogue import LORA_SLOTS
 from policies import registry
@@ -93,7 +94,7 @@ def live(
         if replica and time_scale != 1.0:
             raise LabError("--time-scale is of simulated replicas, not of those that run already")
         running = live_replicas.addresses(replica) if replica else ()
-        chip = None if running else choices.profile(profile)
+        chip = None if running else find(profile)
         simulated = None
         if chip is not None:
             simulated = Simulated(

@@ -15,6 +15,7 @@ from loadtests.lab.experiment import Experiment
 from loadtests.lab.source import Extent, Source
 from loadtests.lab.summary import Cut, Slo
 from loadtests.lab.sweep import Bar, bars, cores, sweep
+from loadtests.sim.model.profile import find
 from loadtests.workloads.catalogue import LORA_SLOTS
 from policies import registry
 
@@ -58,7 +59,7 @@ def sim(
     with given.problems():
         registry.load_plugins()
         source = Source.parse(workload)
-        chip = choices.profile(profile)
+        chip = find(profile)
         experiment = Experiment(
             source=source,
             levels=given.levels(source, rate, concurrency, speed),

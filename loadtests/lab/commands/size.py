@@ -16,6 +16,7 @@ from loadtests.lab.result import dumped
 from loadtests.lab.size import Trial, sizing_document, sizing_sentences, smallest_fleet
 from loadtests.lab.source import Extent, LabError, Source
 from loadtests.lab.summary import Cut, Slo
+from loadtests.sim.model.profile import find
 from loadtests.workloads.catalogue import LORA_SLOTS
 from policies import registry
 
@@ -55,7 +56,7 @@ def size(
     with given.problems():
         registry.load_plugins()
         source = Source.parse(workload)
-        chip = choices.profile(profile)
+        chip = find(profile)
         experiment = Experiment(
             source=source,
             levels=given.levels(source, rate, concurrency, speed),

@@ -136,3 +136,14 @@ def built_in(name: str) -> Profile:
         known = ", ".join(built_in_names())
         raise ProfileError(f"profile {name!r}: not among the built-in ones: {known}")
     return read_profile(path)
+
+
+def find(text: str) -> Profile:
+    """A file (a path, or a name with a suffix of YAML or JSON), or a built-in one by name.
+
+    Raises ProfileError, UnknownModelError.
+    """
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:
+        return read_profile(path)
+    return built_in(text)

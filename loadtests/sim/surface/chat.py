@@ -6,7 +6,7 @@ from aiohttp import web
 from loadtests.sim import tokens
 from loadtests.sim.replica import Replica
 from loadtests.sim.surface.body import ApiError, Body
-from loadtests.sim.surface.generation import Choice, Generation, Sampling, make_request_id
+from loadtests.sim.surface.generation import Choice, Generation, Sampling
 from loadtests.sim.surface.reply import json_reply
 
 _DONE = b"data: [DONE]\n\n"
@@ -25,7 +25,7 @@ async def chat_completions(replica: Replica, request: web.BaseRequest) -> web.St
         max_tokens = body.integer("max_tokens", least=1)
     sampling = Sampling.read(body, max_tokens, choices=body.integer("n", least=1) or 1)
     options = StreamOptions.read(body)
-    generation = Generation(replica, body, [prompt], sampling, make_request_id("chatcmpl", request))
+    generation = Generation(replica, request, body, [prompt], sampling, prefix="chatcmpl")
     if body.flag("stream"):
         return await generation.stream(request, _ChatStream(generation, options))
     await generation.run()

@@ -115,16 +115,18 @@ class Generation:
     def __init__(
         self,
         replica: Replica,
+        request: web.BaseRequest,
         body: Body,
         prompts: Ordered[Tokens],
         sampling: Sampling,
-        request_id: str,
+        *,
+        prefix: str,
     ) -> None:
-        """Checks the request; nothing runs yet. Raises ApiError."""
-        self.request_id = request_id
+        """Checks the request; nothing runs yet. ``prefix`` is of its id. Raises ApiError."""
+        self.request_id = make_request_id(prefix, request)
         self.created_s = int(time.time())
         adapter, self.model = find_model(replica, body)
-        cache_salt = body.text("cache_salt")
+        cache_salt, session_id = body.text("cache_salt"), _session_id(request, body)
         self.choices: list[Choice] = []
         self._prompts = len(prompts)
         self._replica = replica
@@ -145,6 +147,7 @@ class Generation:
                     adapter=adapter,
                     adapter_path=replica.adapter_path(adapter),
                     cache_salt=cache_salt,
+                    session_id=session_id,
                     max_tokens=sampling.max_tokens,
                 )
                 self.choices.append(Choice(len(self.choices), job, answer))
@@ -221,6 +224,13 @@ def find_model(replica: Replica, body: Body) -> tuple[str | None, str]:
         raise not_found(
             f"The model `{model}` does not exist. Valid aliases: {aliases}.", "model"
         ) from error
+
+
+def _session_id(request: web.BaseRequest, body: Body) -> str | None:
+    """Where vLLM looks for it, in this order."""
+    extra = body.part("vllm_xargs").get("session_id")
+    named = body.text("session_id") or request.headers.get("X-Session-ID") or extra
+    return named if isinstance(named, str) and named else None
 
 
 def make_request_id(prefix: str, request: web.BaseRequest) -> str:

@@ -13,7 +13,6 @@ from loadtests.sim.surface.generation import (
     Generation,
     Sampling,
     find_model,
-    make_request_id,
 )
 from loadtests.sim.surface.reply import json_reply
 from loadtests.sim.tokens import Tokens
@@ -26,9 +25,7 @@ async def messages(replica: Replica, request: web.BaseRequest) -> web.StreamResp
     if max_tokens is None:
         raise ApiError("max_tokens: Field required", param="max_tokens")
     sampling = Sampling.read(body, max_tokens, stop="stop_sequences")
-    generation = Generation(
-        replica, body, [_prompt(body)], sampling, make_request_id("chatcmpl", request)
-    )
+    generation = Generation(replica, request, body, [_prompt(body)], sampling, prefix="chatcmpl")
     if body.flag("stream"):
         return await generation.stream(request, _MessageStream(generation))
     await generation.run()

@@ -8,7 +8,7 @@ from aiohttp import web
 from loadtests.sim import tokens
 from loadtests.sim.replica import Replica
 from loadtests.sim.surface.body import ApiError, Body
-from loadtests.sim.surface.generation import Choice, Generation, Sampling, make_request_id
+from loadtests.sim.surface.generation import Choice, Generation, Sampling
 from loadtests.sim.surface.reply import json_reply
 
 
@@ -17,7 +17,7 @@ async def responses(replica: Replica, request: web.BaseRequest) -> web.StreamRes
     body = Body.parse(await request.read())
     prompt = tokens.render_chat(_messages(body), body.get("tools"))
     sampling = Sampling.read(body, body.integer("max_output_tokens", least=1))
-    generation = Generation(replica, body, [prompt], sampling, make_request_id("resp", request))
+    generation = Generation(replica, request, body, [prompt], sampling, prefix="resp")
     if body.flag("stream"):
         return await generation.stream(request, _ResponseStream(generation))
     await generation.run()

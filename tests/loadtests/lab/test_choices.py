@@ -2,9 +2,9 @@
 
 import pytest
 
-from loadtests.lab.choices import numbers, policies, profile, sizes
+from loadtests.lab.choices import numbers, policies, sizes
 from loadtests.lab.source import LabError, Level, LevelKind, Source
-from loadtests.sim.model.profile import ProfileError
+from loadtests.sim.model.profile import ProfileError, find
 from policies.registry import PolicyError
 from policies.routing.weighted import DEFAULT_PROFILE
 
@@ -62,9 +62,9 @@ def test_fleets_are_of_whole_replicas(text: str) -> None:
 
 def test_profiles_are_names_or_files() -> None:
     with pytest.raises(ProfileError, match="not among the built-in ones"):
-        profile("no-such")
+        find("no-such")
     with pytest.raises(ProfileError, match=r"no-such\.yaml"):
-        profile("no-such.yaml")
+        find("no-such.yaml")
 
 
 def test_a_workload_has_a_load_of_its_own() -> None:

@@ -306,7 +306,13 @@ class Journal:
         self.closed = False
 
     def announce(
-        self, block_ids: Sequence[int], tokens: bytes, adapter: str | None, *, cache_salt: str
+        self,
+        block_ids: Sequence[int],
+        tokens: bytes,
+        adapter: str | None,
+        *,
+        cache_salt: str,
+        session_id: str | None,
     ) -> None:
         assert len(tokens) // 4 // 16 == len(block_ids)
         for each in block_ids:

@@ -297,13 +297,15 @@ async def test_a_replica_tells_of_the_requests_that_it_gets(http: aiohttp.Client
         assert server.replica.kv_events is not None
         url = f"http://{server.address}"
         body = {"prompt": list(range(40)), "max_tokens": 30, "ignore_eos": True}
-        for model, salt in (("base", None), ("poet", "mine"), ("poet", "mine")):
-            sent = body | {"model": model} | ({"cache_salt": salt} if salt else {})
-            async with http.post(f"{url}/v1/completions", json=sent) as answer:
+        own = {"cache_salt": "mine", "session_id": "s-1"}
+        for sent in ({"model": "base"}, {"model": "poet"} | own, {"model": "poet"} | own):
+            async with http.post(f"{url}/v1/completions", json=body | sent) as answer:
                 assert answer.status == 200
         async with http.post(f"{url}/reset_prefix_cache") as answer:
             assert answer.status == 200
-        async with http.post(f"{url}/v1/completions", json=body | {"model": "base"}) as answer:
+        last = body | {"model": "base", "vllm_xargs": {"session_id": "not this one"}}
+        named = {"x-session-id": "s-2"}
+        async with http.post(f"{url}/v1/completions", json=last, headers=named) as answer:
             assert answer.status == 200
         events = await asyncio.to_thread(flat, server.replica.kv_events)
     finally:
@@ -311,11 +313,12 @@ async def test_a_replica_tells_of_the_requests_that_it_gets(http: aiohttp.Client
     first = next(event for event in events if event["type"] == "BlockStored")
     assert first["token_ids"] == list(range(32))
     prompts = [event for event in events if not event.get("parent_block_hash")]
-    assert [(e["type"], e.get("lora_name"), e.get("extra_keys")) for e in prompts] == [
-        ("BlockStored", None, [None, None]),
-        ("BlockStored", "poet", [["poet", "mine"], ["poet"]]),
-        ("AllBlocksCleared", None, None),
-        ("BlockStored", None, [None, None]),
+    keys = ("type", "lora_name", "extra_keys", "session_id")
+    assert [tuple(map(event.get, keys)) for event in prompts] == [
+        ("BlockStored", None, [None, None], None),
+        ("BlockStored", "poet", [["poet", "mine"], ["poet"]], "s-1"),
+        ("AllBlocksCleared", None, None, None),
+        ("BlockStored", None, [None, None], "s-2"),
     ]
     # Of the four blocks of prompt and answer, the request that came again found two.
     assert sum(len(e.get("block_hashes", [])) for e in events) == 3 * 4 + 2
