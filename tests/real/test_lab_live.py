@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -81,7 +82,10 @@ def test_gateways_are_compared_on_equal_terms(trace: Path, tmp_path: Path) -> No
         check(run)
     by_target = {run["target"]: run for run in result["runs"]}
     turns = by_target["envoy-round-robin"]["by_replica"]
-    assert [each["finished"] for each in turns] == [REQUESTS / 3] * 3
+    # Each of Envoy's threads, one a core, takes turns by itself.
+    assert [each["finished"] for each in turns] == pytest.approx(
+        [REQUESTS / 3] * 3, abs=os.cpu_count() or 1
+    )
 
 
 def test_routers_of_others_are_compared_too(trace: Path, tmp_path: Path) -> None:
