@@ -52,6 +52,16 @@ def names(kind: Kind) -> list[str]:
     return sorted(name for k, name in _factories if k == kind)
 
 
+def about(kind: Kind, name: str) -> str:
+    """A line on it for people: the first sentence of the factory's docstring, "" without one.
+    Raises KeyError for an unknown name."""
+    factory = _factories[kind, name]
+    text = inspect.cleandoc(factory.__doc__ or "").partition("\n\n")[0]
+    if text.startswith(f"{getattr(factory, '__name__', '')}("):  # what a dataclass writes of itself
+        return ""
+    return " ".join(text.replace("``", "").split()).partition(". ")[0].removesuffix(".")
+
+
 def build(kind: Kind, name: str, params: Mapping[str, object] | None = None) -> object:
     """Build one policy part. Raises PolicyError naming kind, name, parameter and what is right."""
     factory = _factories.get((kind, name))

@@ -164,8 +164,20 @@ class SimulatedPool(_AnyPool):
     """Seed of the made-up text and times. Replica i uses seed + i."""
 
     @model_validator(mode="after")
-    def _distinct_adapters(self) -> Self:
-        raise_faults("pool", _repeated("adapters", (self.model, *self.adapters), offset=-1))
+    def _can_start(self) -> Self:
+        faults = _repeated("adapters", (self.model, *self.adapters), offset=-1)
+        if self.adapters and self.max_loras == 0:
+            faults.append(Fault(("max_loras",), "1 or more, or null, with adapters", "0"))
+        if self.num_blocks is not None and self.max_model_len is not None:
+            held = self.num_blocks * self.block_size
+            if self.max_model_len > held:
+                fault = Fault(
+                    ("max_model_len",),
+                    f"at most {held}, which num_blocks x block_size holds",
+                    str(self.max_model_len),
+                )
+                faults.append(fault)
+        raise_faults("pool", faults)
         return self
 
 

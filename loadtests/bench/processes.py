@@ -23,6 +23,9 @@ class Stat:
     pid: int
     command: str
     parent: int
+    ended_children_s: float
+    """CPU seconds of those that it has started, that have ended and that it has waited for; and of
+    theirs. To a tick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,13 @@ class Memory:
     pss_bytes: int
 
 
-def parse_stat(text: str) -> Stat:
+def parse_stat(text: str, ticks_per_s: int = _TICKS_PER_S) -> Stat:
     """One line of /proc/PID/stat; the command may hold spaces and parentheses."""
     pid, _, rest = text.partition(" (")
     command, _, fields = rest.rpartition(") ")
-    return Stat(int(pid), command, int(fields.split()[1]))
+    found = fields.split()
+    user, system = map(int, found[13:15])
+    return Stat(int(pid), command, int(found[1]), (user + system) / ticks_per_s)
 
 
 def parse_memory(text: str) -> Memory:
@@ -68,6 +73,14 @@ def cpu_s(pid: int) -> float:
     clock = (~pid << 3) | 2  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the Linux ABI
     try:
         return time.clock_gettime(clock)
+    except OSError as error:
+        raise GoneError(f"process {pid} has ended") from error
+
+
+def ended_children_s(pid: int) -> float:
+    """CPU seconds of what a process has started and that has ended. Raises GoneError."""
+    try:
+        return parse_stat((_PROC / str(pid) / "stat").read_text()).ended_children_s
     except OSError as error:
         raise GoneError(f"process {pid} has ended") from error
 

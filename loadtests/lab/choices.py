@@ -28,6 +28,8 @@ def policies(text: str) -> tuple[PolicyChoice, ...]:
         if any(label == other.label for other in choices):
             raise LabError(f"policy {label} is given twice")
         choices.append(choice)
+    if not choices:
+        raise LabError("name at least one policy: penstock lab policies lists them")
     return tuple(choices)
 
 

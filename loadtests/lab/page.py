@@ -23,14 +23,15 @@ class Column:
 
 
 COLUMNS = (
+    Column("arrived_per_s", "arrived /s"),
     Column("goodput_per_s", "goodput /s"),
     Column("good_share", "within SLO %", 100.0),
     Column("ttft_p50_s", "TTFT p50 s"),
-    Column("ttft_p90_s", "p90"),
-    Column("ttft_p99_s", "p99"),
+    Column("ttft_p90_s", "TTFT p90 s"),
+    Column("ttft_p99_s", "TTFT p99 s"),
     Column("tpot_p50_s", "TPOT p50 ms", 1000.0),
-    Column("tpot_p90_s", "p90", 1000.0),
-    Column("tpot_p99_s", "p99", 1000.0),
+    Column("tpot_p90_s", "TPOT p90 ms", 1000.0),
+    Column("tpot_p99_s", "TPOT p99 ms", 1000.0),
     Column("input_tokens_per_s", "input tok/s"),
     Column("output_tokens_per_s", "output tok/s"),
     Column("hit_rate", "hit %", 100.0),
@@ -45,7 +46,7 @@ _STYLE = """
 :root { color-scheme: light; }
 body { margin: 0; background: #f5f7fa; color: #1f2933;
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 32px 20px 64px; }
+main { max-width: 1240px; margin: 0 auto; padding: 32px 20px 64px; }
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; }
 h2 { font-size: 19px; margin: 40px 0 10px; }
 h3 { font-size: 15px; margin: 0 0 2px; }
@@ -59,7 +60,7 @@ figure, .table { background: #fff; border-radius: 6px; margin: 14px 0; padding: 
 figcaption { color: #616e7c; font-size: 13px; margin-bottom: 6px; }
 figure svg { width: 100%; height: auto; display: block; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 5px 8px; vertical-align: top; text-align: right; white-space: nowrap;
+th, td { padding: 5px 6px; vertical-align: top; text-align: right; white-space: nowrap;
   border-bottom: 1px solid #e4e7eb; }
 th { white-space: normal; }
 td small { display: block; color: #7b8794; font-weight: 400; }
@@ -213,7 +214,11 @@ window itself, with a prompt's tokens counted when its answer begins and an answ
 over its time.
 
 ± is half the 95 % confidence interval of the mean over seeds (Student's t). Differences are taken
-seed by seed: every {noun} had the same requests.
+seed by seed: every {noun} had the same sessions. Further turns of a session come when those before
+are answered, so under overload fewer requests arrive than the load asks for: see "arrived".
+
+TTFT, TPOT and latencies are of answered requests; failed ones count against goodput. A 99th
+percentile of fewer than some hundred requests is little more than the slowest of them.
 
 A load is carried when {CARRIED:.0%} of the requests are answered within the SLO, there and at every
 lower load tried.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rich.console import Console
 from rich.table import Table
 
 from loadtests.lab.comparison import Comparison, Run
-from loadtests.lab.points import points
+from loadtests.lab.points import Point, points
 from loadtests.lab.result import document, dumped, settings
 from loadtests.lab.source import LabError, LevelKind
 from loadtests.lab.summary import Slo
@@ -19,6 +20,9 @@ from loadtests.lab.verdict import Verdict, sentences, verdicts
 RESULT = "result.json"
 PAGE = "index.html"
 PLOTS = "plots"
+_EDGES = 3
+"""Columns of the terminal around a cell."""
+_LEAST_NAME = 20
 
 
 def prepare(folder: Path) -> None:
@@ -28,6 +32,7 @@ def prepare(folder: Path) -> None:
         raise LabError("plots need matplotlib: pip install 'penstock[lab]'")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
     except OSError as error:
         raise LabError(f"--out {folder}: {error.strerror}") from error
 
@@ -72,31 +77,56 @@ def _at(runs: Sequence[Run], verdict: Verdict) -> list[Run]:
 
 def show(console: Console, comparison: Comparison, runs: Sequence[Run]) -> None:
     """The answer and the table, on a terminal."""
-    from loadtests.lab.page import COLUMNS, compared, value
+    from loadtests.lab.page import compared
 
     together = points(comparison, runs)
     console.print(compared(comparison), style="dim", highlight=False)
     for verdict in verdicts(together):
         mine = [point for point in together if point.replicas == verdict.replicas]
-        columns = [each for each in COLUMNS if any(point.values(each.figure) for point in mine)]
-        table = Table(title=f"{verdict.replicas} replicas", title_justify="left")
-        table.add_column("load", no_wrap=True)
-        table.add_column(comparison.noun, overflow="fold")
-        for column in columns:
-            table.add_column(column.head, justify="right")
-        for level in sorted({point.level for point in mine}):
-            there = [point for point in mine if point.level == level]
-            for index, point in enumerate(there):
-                table.add_row(
-                    level.label if index == 0 else "",
-                    point.contender,
-                    *(value(point, column).replace(" ± ", "\n± ") for column in columns),
-                    end_section=index == len(there) - 1,
-                )
-        console.print(table)
+        for table in _tables(mine, verdict.replicas, comparison.noun, console.width):
+            console.print(table)
         answer(console, verdict, comparison.slo)
     for text in comparison.remarks(runs):
-        console.print(text, style="yellow", highlight=False)
+        # Others' words are among them, with brackets that are no markup.
+        console.print(text, style="yellow", highlight=False, markup=False)
+
+
+def _tables(points: Sequence[Point], replicas: int, noun: str, width: int) -> list[Table]:
+    """All columns, below each other where they are too many for one table of ``width``."""
+    from loadtests.lab.page import COLUMNS, value
+
+    points = sorted(points, key=lambda point: point.level)  # contenders keep their order
+    loads = [point.level.label for point in points]
+    names = [point.contender for point in points]
+    name_width = min(max(map(len, (noun, *names))), max(_LEAST_NAME, width // 4))
+    room = width - max(map(len, loads)) - name_width - 2 * _EDGES - 1
+    groups: list[list[list[str]]] = []
+    left = 0
+    for column in COLUMNS:
+        if not any(point.values(column.figure) for point in points):
+            continue
+        texts = [value(point, column).replace(" ± ", "\n± ") for point in points]
+        texts.insert(0, column.head.replace(" ", "\n", 1))
+        needed = _EDGES + max(len(line) for text in texts for line in text.split("\n"))
+        if not groups or needed > left:
+            groups.append([])
+            left = room
+        groups[-1].append(texts)
+        left -= needed
+    tables: list[Table] = []
+    for group in groups:
+        table = Table("load", title_justify="left")
+        table.add_column(noun, overflow="fold", max_width=name_width)
+        for texts in group:
+            table.add_column(texts[0], justify="right", no_wrap=True)
+        for row, (load, name) in enumerate(zip(loads, names, strict=True)):
+            first = row == 0 or loads[row - 1] != load
+            last = row + 1 == len(loads) or loads[row + 1] != load
+            cells = (texts[row + 1] for texts in group)
+            table.add_row(load if first else "", name, *cells, end_section=last)
+        tables.append(table)
+    tables[0].title = f"{replicas} replica{'' if replicas == 1 else 's'}"
+    return tables
 
 
 def answer(console: Console, verdict: Verdict, slo: Slo) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from math import inf
 from typing import Final
 
-from loadtests.lab.outcome import Outcome, Sample, Served
+from loadtests.lab.outcome import REFUSED, Outcome, Sample, Served
 from loadtests.lab.setting import Setting
 from loadtests.sim.model.engine import Engine, Event, Kind
 from loadtests.sim.model.request import EngineRequest, Sequence
@@ -82,6 +82,8 @@ class Simulation:
         self._picker = Picker(
             "lab", observer=_Unheard(), now=lambda: self.now_s, rng=random.Random(f"picker/{seed}")
         )
+        pool = PoolSettings(POOL, setting.policy.built(), (MODEL,), default=True)
+        self._picker_settings = PickerSettings((pool,), lease_s=_LEASE_S, stale_after_s=_LEASE_S)
         self._engines = [
             Engine(setting.profile, setting.limits, skip=skip) for _ in range(setting.replicas)
         ]
@@ -143,8 +145,7 @@ class Simulation:
 
     def _open_pool(self) -> None:
         setting = self._setting
-        pool = PoolSettings(POOL, setting.policy.built(), (MODEL,), default=True)
-        self._picker.configure(PickerSettings((pool,), lease_s=_LEASE_S, stale_after_s=_LEASE_S))
+        self._picker.configure(self._picker_settings)
         self._picker.sync_endpoints(POOL, [EndpointSpec(address) for address in self._addresses])
         for index in range(setting.replicas):
             self._apply_signals(index, self._signals(index), began_s=0.0)
@@ -233,7 +234,11 @@ class Simulation:
         context.asked_model = context.served_model = request.adapter or MODEL
         context.adapter = request.adapter
         context.prompt_tokens = float(request.prompt_tokens)
-        context.output_tokens = float(request.max_tokens)
+        context.output_tokens = float(
+            self._picker_settings.default_output_tokens
+            if request.max_tokens is None
+            else request.max_tokens
+        )
         context.blocks = request.live_blocks(MODEL)
         return context
 
@@ -332,16 +337,24 @@ class Simulation:
             self._traffic.answered(request, self.now_s)
 
     def _report(self, served: Served, under_way: _UnderWay) -> None:
+        """As Envoy tells it: usage comes at the end of an answer, so a client that left before
+        brings none, and no status either when it left before the first token."""
+        status, reason = 200, "ok"
+        if under_way.sequence is None:
+            status, reason = 400, "http_error"
+        elif served.failed:
+            status, reason = 0 if served.ttft_s is None else 200, "client_aborted"
+        told = reason == "ok"
         self._picker.complete(
             Report(
                 id=under_way.decision.id,
                 owner=self._picker.id,
                 address=self._addresses[served.replica],
-                status=200,
-                reason="client_aborted" if served.failed else "ok",
-                input_tokens=served.input_tokens,
-                output_tokens=served.output_tokens,
-                cached_tokens=served.cached_tokens,
+                status=status,
+                reason=reason,
+                input_tokens=served.input_tokens if told else None,
+                output_tokens=served.output_tokens if told else None,
+                cached_tokens=served.cached_tokens if told else None,
                 streamed_events=served.output_tokens,
                 ttft_s=served.ttft_s,
                 duration_s=served.latency_s,
@@ -353,7 +366,7 @@ class Simulation:
             id=request.id,
             session=request.session,
             tenant=request.tenant,
-            replica=-1,
+            replica=REFUSED,
             arrival_s=request.arrival_s,
             first_token_s=None,
             finished_s=self.now_s,

@@ -1,6 +1,7 @@
 """The smallest fleet that meets an SLO: by doubling, then bisection, over the number of replicas.
 
-Assumes that what n replicas carry, n + 1 carry too.
+Assumes that what n replicas carry, n + 1 carry too, and tries whether that is so of the answer:
+where the share is near the goal, chance decides which sizes meet it.
 """
 
 from __future__ import annotations
@@ -67,8 +68,15 @@ class Sizing:
         """The size below the smallest, which misses the SLO; None when that is 1."""
         if self.smallest is None:
             return None
-        below = self.smallest.replicas - 1
-        return next((trial for trial in self.trials if trial.replicas == below), None)
+        return self._tried(self.smallest.replicas - 1)
+
+    @property
+    def one_more(self) -> Trial | None:
+        """The size above the smallest; None where that would be too many."""
+        return None if self.smallest is None else self._tried(self.smallest.replicas + 1)
+
+    def _tried(self, replicas: int) -> Trial | None:
+        return next((trial for trial in self.trials if trial.replicas == replicas), None)
 
 
 Sweep = Callable[[Experiment], tuple[Run, ...]]
@@ -102,6 +110,8 @@ def smallest_fleet(
             meeting = middle
         else:
             fails = middle
+    if meeting is not None and meeting < most and meeting + 1 not in trials:
+        meets(meeting + 1)
     return Sizing(
         experiment.policies[0].title,
         None if meeting is None else trials[meeting],
@@ -181,6 +191,11 @@ def sizing_sentences(experiment: Experiment, sizing: Sizing) -> list[str]:
         found.append(f"They answer {_shares(smallest)}; {_margins(experiment, smallest)}.")
     if fewer is not None:
         found.append(f"One fewer would answer {_shares(fewer)}.")
+    if (more := sizing.one_more) is not None and not more.met:
+        found.append(
+            f"One more would answer {_shares(more)}, which misses it: chance decides here; take"
+            " more seeds or a longer --duration."
+        )
     return found
 
 

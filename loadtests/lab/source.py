@@ -52,8 +52,8 @@ class Extent:
     """How long a run sends."""
 
     duration_s: float | None = None
-    """None: 600 s for a rate; a closed loop of the catalogue as long as its clients have left to
-    send; a trace to its end."""
+    """None: 600 s; where the catalogue says how much each client of a closed loop sends, until they
+    have; a trace to its end."""
     max_requests: int | None = None
 
 
@@ -141,6 +141,8 @@ class Source:
         load = _load(entry, level, extent)
         if level.kind is LevelKind.RATE:
             until_s = load.stages[0].duration_s
+        elif load.requests_per_client is None and level.kind is LevelKind.CONCURRENCY:
+            until_s = extent.duration_s or DEFAULT_DURATION_S
         return load.traffic(
             entry.make(seed), seed=seed, max_requests=extent.max_requests, until_s=until_s
         )
@@ -163,12 +165,9 @@ def _load(entry: Entry, level: Level, extent: Extent) -> Load:
     if level.kind is LevelKind.RATE:
         duration_s = extent.duration_s or DEFAULT_DURATION_S
         return Load.open(level.value, duration_s=duration_s, cv=own.cv)
-    clients = int(level.value)
-    if own.concurrency and extent.duration_s is None:
-        return Load.closed(
-            clients, recycle=own.recycle, requests_per_client=own.requests_per_client
-        )
-    return Load.closed(clients)
+    # A duration bounds a run instead of what each client sends.
+    each = own.requests_per_client if extent.duration_s is None else None
+    return Load.closed(int(level.value), recycle=own.recycle, requests_per_client=each)
 
 
 @lru_cache(maxsize=2)

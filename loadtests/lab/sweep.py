@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -142,8 +143,17 @@ def _begin(experiment: Experiment, told: multiprocessing.Queue[_Told]) -> None:
     """Once in each worker process, which has one experiment."""
     global _experiment, _told
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started us
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     load_plugins()
     _experiment, _told = experiment, told
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed cannot end its workers."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _in_worker(index: int, cell: Cell) -> Run:

@@ -38,6 +38,8 @@ class Rank:
     standing: Standing
     carries: Level | None
     """The highest load up to which it carries all; None: not even the lowest."""
+    peak: Point
+    """Where it answers most within the SLO itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,9 @@ def verdicts(points: Sequence[Point]) -> list[Verdict]:
 
 
 def _verdict(points: Sequence[Point]) -> Verdict:
-    peak = max(points, key=lambda point: point.mean(_GOODPUT) or 0.0)
+    peak = max(points, key=_goodput)
     figure, level = _GOODPUT, peak.level
-    if not peak.mean(_GOODPUT):
+    if not _goodput(peak):
         figure, level = _TTFT, min(point.level for point in points)
     there = [point for point in points if point.level == level]
     there.sort(key=lambda point: _badness(point, figure))
@@ -77,7 +79,8 @@ def _verdict(points: Sequence[Point]) -> Verdict:
             point,
             None if point is best else difference(best, point, figure),
             _standing(best, point, figure),
-            _carries([each for each in points if each.contender == point.contender]),
+            _carries(mine := [each for each in points if each.contender == point.contender]),
+            max(mine, key=_goodput),
         )
         for point in there
     )
@@ -91,16 +94,28 @@ def _standing(best: Point, point: Point, figure: str) -> Standing:
     if behind is None:
         return Standing.BEHIND
     near = _PAR * abs(best.mean(figure) or 0.0)
-    if abs(behind.value) + (behind.error or 0.0) <= near:
+    if behind.error is None:  # one seed: nothing is certain
+        return Standing.OPEN if abs(behind.value) <= near else Standing.BEHIND
+    if abs(behind.value) + behind.error <= near:
         return Standing.PAR
     return Standing.OPEN if behind.includes_zero else Standing.BEHIND
 
 
-def _badness(point: Point, figure: str) -> float:
+def _goodput(point: Point) -> float:
+    return point.mean(_GOODPUT) or 0.0
+
+
+def _failed(point: Point) -> float:
+    """Share of its requests, whose waiting is in no TTFT."""
+    return sum(point.values("failed")) / max(1.0, sum(point.values("requests")))
+
+
+def _badness(point: Point, figure: str) -> tuple[float, float]:
+    """Where TTFT decides, who fails fewer by a percent comes first: it cannot be had by failing."""
     value = point.mean(figure)
-    if value is None:
-        return float("inf")
-    return value if figure == _TTFT else -value
+    if figure == _TTFT:
+        return round(_failed(point), 2), float("inf") if value is None else value
+    return 0.0, -_goodput(point)
 
 
 def _carries(points: Sequence[Point]) -> Level | None:
@@ -130,11 +145,15 @@ def _opening(verdict: Verdict, slo: Slo) -> str:
     fleet = f"{verdict.replicas} replica{'' if verdict.replicas == 1 else 's'}"
     within = f"TTFT up to {slo.ttft_s:g} s, TPOT up to {slo.tpot_s * 1000:g} ms"
     if verdict.figure == _TTFT:
-        ttft = shown(best.estimate(_TTFT))
-        return (
-            f"Nobody meets the SLO ({within}) under any load tried on {fleet}. {best.contender} has"
-            f" the lowest mean TTFT at {verdict.level.label}: {ttft} s."
-        )
+        nobody = f"Nobody meets the SLO ({within}) under any load tried on {fleet}."
+        ttft = best.estimate(_TTFT)
+        if ttft is None:
+            return f"{nobody} No request was answered at {verdict.level.label}."
+        least = "has the lowest mean TTFT"
+        if any(_failed(rank.point) for rank in verdict.ranks):
+            least = f"fails fewest, {_failed(best):.0%}, and answers the others with the mean TTFT"
+            least = least if len(verdict.ranks) > 1 else f"fails {_failed(best):.0%}; mean TTFT"
+        return f"{nobody} {best.contender} {least} at {verdict.level.label}: {shown(ttft)} s."
     share = best.mean("good_share") or 0.0
     what = "the most requests" if len(verdict.ranks) > 1 else "at best"
     return (
@@ -154,10 +173,14 @@ def _behind(verdict: Verdict, rank: Rank) -> str:
     gap = Estimate(abs(rank.behind.value), rank.behind.error)
     text += f", {shown(gap)} {'more' if figure == _TTFT else 'fewer'}"
     low, high = sorted((mine, its))
-    if low > 0:
+    if low > 0 and high >= 1.05 * low:
         text += f" (a factor of {high / low:.2g})"
     if rank.standing is Standing.OPEN:
         text += ", which may be chance: more seeds would tell"
+    if figure == _TTFT and _failed(point):
+        text += f"; {_failed(point):.0%} of its requests failed"
+    if figure == _GOODPUT and rank.peak.level != point.level:
+        text += f"; at its own best, {rank.peak.level.label}, {shown(rank.peak.estimate(figure))}"
     return f"{text}."
 
 

@@ -1,4 +1,4 @@
-"""`python -m loadtests.sim`: serve simulated replicas until SIGTERM or SIGINT."""
+"""`python -m loadtests.sim`: serve simulated replicas until SIGTERM, SIGINT, or an engine fails."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from loadtests.sim.server import ReplicaServer
 
 
 async def serve(options: Options) -> int:
-    """Serve until told to stop; the exit status."""
+    """Serve until told to stop or an engine dies, as vLLM does; the exit status."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -39,9 +39,11 @@ async def serve(options: Options) -> int:
     ports = ",".join(str(server.port) for server in servers)
     print(f"ready model={servers[0].replica.base_model} host={options.host} ports={ports}")
     sys.stdout.flush()
-    await stop.wait()
+    deaths = [replica.engine.dead for replica in replicas]
+    ends = [loop.create_task(event.wait()) for event in (stop, *deaths)]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     await asyncio.gather(*(server.stop(options.drain_s) for server in servers))
-    return 0
+    return int(any(death.is_set() for death in deaths))
 
 
 def main() -> None:

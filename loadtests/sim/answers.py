@@ -26,6 +26,8 @@ _WORDS = (
 )  # fmt: skip
 _ENDS = ("it", "so", "us", "answer", "system", "prompt", "result", "memory", "tokens", "theory")
 _CORPUS_TOKENS = 8192
+_LONGEST_MEDIAN_TOKENS = 1e9
+_WIDEST_SIGMA = 10.0
 _SEED_WINDOW_BYTES = 4096
 
 
@@ -36,6 +38,15 @@ class AnswerLengths:
     median_tokens: float = 128.0
     sigma: float = 0.6
     shortest_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.median_tokens <= _LONGEST_MEDIAN_TOKENS:
+            raise ValueError(
+                f"an answer's median is {self.median_tokens} tokens, "
+                f"must be above 0 and at most {_LONGEST_MEDIAN_TOKENS:.0e}"
+            )
+        if not 0.0 <= self.sigma <= _WIDEST_SIGMA:
+            raise ValueError(f"an answer's sigma is {self.sigma}, must be 0 to {_WIDEST_SIGMA}")
 
     def draw(self, rng: random.Random) -> int:
         """One length in tokens."""

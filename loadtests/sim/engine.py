@@ -5,22 +5,25 @@ business (`model/engine.py`), which this lets run as the wall clock goes on.
 """
 
 import asyncio
+import logging
 import time
+from collections import Counter
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Protocol
 
 from loadtests.sim.clock import ScaledClock
 from loadtests.sim.job import Job
+from loadtests.sim.journal import KvJournal
 from loadtests.sim.model.engine import Engine, Event, Kind
-from loadtests.sim.model.kv import BlockListener
 from loadtests.sim.model.profile import Profile
-from loadtests.sim.model.request import EngineRequest, Sequence, State
+from loadtests.sim.model.request import EngineRequest, Sequence
 from loadtests.sim.model.scheduler import Limits
 from loadtests.sim.stats import EngineStats
 from loadtests.sim.tally import Tally
 from loadtests.sim.tokens import Tokens, block_ids, prefix_salt
+
+logger = logging.getLogger(__name__)
 
 _SHORTEST_SLEEP_S = 0.001
 """What the event loop's timer can tell apart."""
@@ -29,28 +32,8 @@ _EARLY_S = 0.0006
 """By which a timer may come too early: uvloop rounds to milliseconds."""
 
 
-class KvJournal(BlockListener, Protocol):
-    """Tells others what the prefix cache holds, and in what tokens."""
-
-    def announce(
-        self,
-        block_ids: Ordered[int],
-        tokens: bytes,
-        adapter: str | None,
-        *,
-        cache_salt: str,
-        session_id: str | None,
-    ) -> None:
-        """What the blocks of a sequence will hold, from its first token on."""
-
-    def withdraw(self, block_ids: Ordered[int]) -> None:
-        """That sequence will store no more."""
-
-    def flush(self) -> None:
-        """Send what has gathered."""
-
-    def close(self) -> None:
-        """Nothing comes any more."""
+class EngineDeadError(Exception):
+    """The engine has failed and computes nothing any more; the log says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +60,10 @@ class Submission:
         return all(job.done for job in self.jobs)
 
     async def progress(self) -> None:
-        """Wait until something has happened since the last call returned. One waiter at a time."""
+        """Wait until something has happened since the last call returned. One waiter at a time.
+
+        Raises EngineDeadError.
+        """
         if not self._fresh:
             self._news = asyncio.get_running_loop().create_future()
             try:
@@ -85,9 +71,10 @@ class Submission:
             finally:
                 self._news = None
         self._fresh = False
+        self._engine.check_alive()
 
     async def finished(self) -> None:
-        """Wait until all jobs are done."""
+        """Wait until all jobs are done. Raises EngineDeadError."""
         while not self.done:
             await self.progress()
 
@@ -121,9 +108,13 @@ class RealTimeEngine:
         self._open: dict[Sequence, tuple[Job, Submission]] = {}
         self._news: dict[Submission, None] = {}
         self._adapters_changed = False
+        self._asked_for: Counter[str] = Counter()
+        """Sequences that run or wait, by adapter."""
         self._timer: asyncio.Handle | None = None
         self._due_s = inf
         self._closed = False
+        self.dead = asyncio.Event()
+        """Set for good when the model has failed."""
 
     @property
     def stats(self) -> EngineStats:
@@ -162,9 +153,19 @@ class RealTimeEngine:
         """Nothing is computed."""
         return self._clock.stopped
 
+    def check_alive(self) -> None:
+        """Raises EngineDeadError."""
+        if self.dead.is_set():
+            raise EngineDeadError
+
     def submit(self, jobs: Ordered[Job]) -> Submission:
-        """Queue jobs. A prompt that leaves no room for an answer is a ValueError."""
+        """Queue jobs: all of them, or none. Raises EngineDeadError, and ValueError for a prompt
+        that is empty or leaves no room for an answer.
+        """
+        self.check_alive()
         for job in jobs:
+            if not job.prompt_tokens:
+                raise ValueError("a prompt is empty")
             if (reason := self._model.scheduler.refusal(job.prompt_tokens)) is not None:
                 raise ValueError(reason)
         submission = Submission(self, jobs)
@@ -182,6 +183,8 @@ class RealTimeEngine:
             way_s = self._profile.input_s + self._profile.input_token_s * job.prompt_tokens
             job.queued_s = wall_s + way_s * self.settings.time_scale
             self._open[job.sequence] = (job, submission)
+            if job.sequence.adapter:
+                self._asked_for[job.sequence.adapter] += 1
             if self._journal is not None:
                 self._journal.announce(
                     job.block_ids,
@@ -196,7 +199,7 @@ class RealTimeEngine:
 
     def abort(self, submission: Submission) -> None:
         """Drop what is not finished of a submission, and free its KV blocks at once."""
-        if submission.done:
+        if submission.done or self.dead.is_set():
             return
         now_s = self._now_s()
         self._advance(now_s)
@@ -262,6 +265,8 @@ class RealTimeEngine:
             self._news[submission] = None
             if job.admitted_s is None:
                 self._admitted(sequence, job)
+            if sequence.done:
+                self._asks_no_more(sequence)
             jobs.append(job)
         self._tally.stepped(jobs, steps, self._clock.wall_s(end_s))
         self._note_adapters()
@@ -270,8 +275,22 @@ class RealTimeEngine:
         return self._clock.now_s(self._model.next_step_s())
 
     def _turn(self) -> None:
-        """Let the model catch up with the clock."""
+        """The timer's: nobody else would see that the model fails, so it ends the engine."""
         self._timer = None
+        try:
+            self._catch_up()
+        except Exception:
+            logger.critical("the engine has failed and is dead", exc_info=True)
+            self._die()
+
+    def _die(self) -> None:
+        self.dead.set()
+        self._plan()
+        for submission in {submission for _, submission in self._open.values()}:
+            submission.notify()
+
+    def _catch_up(self) -> None:
+        """Let the model catch up with the clock."""
         if self.settings.time_scale:
             # A step that ends before the timer can tell counts as ended.
             early_s = _EARLY_S / self.settings.time_scale
@@ -319,6 +338,7 @@ class RealTimeEngine:
             return
         _, submission = self._open.pop(job.sequence)
         self._model.abort(job.sequence, now_s)
+        self._asks_no_more(job.sequence)
         self._left(job, submission)
 
     def _left(self, job: Job, submission: Submission) -> None:
@@ -344,17 +364,21 @@ class RealTimeEngine:
 
     def _adapters(self) -> tuple[set[str], set[str]]:
         """Of sequences that run and that wait."""
-        running: set[str] = set()
-        waiting: set[str] = set()
-        for sequence in self._open:
-            if sequence.adapter and not sequence.done:
-                (running if sequence.state is State.RUNNING else waiting).add(sequence.adapter)
-        return running, waiting
+        batch = self._model.scheduler.running
+        running = Counter(each.adapter for each in batch if each.adapter)
+        waiting = {name for name, count in self._asked_for.items() if count > running[name]}
+        return set(running), waiting
+
+    def _asks_no_more(self, sequence: Sequence) -> None:
+        if sequence.adapter:
+            self._asked_for[sequence.adapter] -= 1
+            if not self._asked_for[sequence.adapter]:
+                del self._asked_for[sequence.adapter]
 
     def _plan(self) -> None:
         """Have `_turn` called when the model's next step ends."""
         due_s = self._model.next_step_s()
-        if self._closed or self._clock.stopped:
+        if self._closed or self._clock.stopped or self.dead.is_set():
             due_s = inf
         if self._timer is not None:
             if due_s == self._due_s:

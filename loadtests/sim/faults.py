@@ -12,7 +12,7 @@ import asyncio
 import math
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Annotated, Literal
@@ -187,7 +187,7 @@ class Slow(Fault):
     """Every step of the engine takes ``factor`` times as long; several multiply."""
 
     kind: Literal["slow"]
-    factor: float = Field(gt=0.0)
+    factor: float = Field(ge=1e-3, le=1e6)
 
     @property
     def step_factor(self) -> float:
@@ -376,8 +376,9 @@ class Faults:
             page = await live.fault.metrics(live, page)
         return page
 
-    def _active(self) -> list[Live]:
-        return [live for live in self._given.values() if live.active]
+    def _active(self) -> Iterator[Live]:
+        """One after the other: while one makes a request wait, others may end."""
+        return (live for live in list(self._given.values()) if live.active)
 
     def _set_speed(self) -> None:
         factors = [live.fault.step_factor for live in self._active()]

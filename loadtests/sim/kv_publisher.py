@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _SEQUENCE_BYTES = 8
 _END = (-1).to_bytes(_SEQUENCE_BYTES, "big", signed=True)
 _WAKE = "inproc://wake"
+_HIGHEST_PORT = 65535
 
 
 class EndpointError(Exception):
@@ -56,7 +57,8 @@ class Publisher:
 
     def __init__(self, options: PublisherOptions, *, host: str = "*") -> None:
         self.dropped_batches = 0
-        """That found the queue full; what a slow subscriber loses nobody here can see."""
+        """That found the queue full or cannot be encoded; what a slow subscriber loses nobody here
+        can see."""
         self._topic = options.topic.encode()
         self._queue: queue.Queue[tuple[int, object]] = queue.Queue(options.max_queue_size)
         self._buffer: deque[tuple[bytes, bytes]] = deque(maxlen=options.buffer_steps)
@@ -134,7 +136,12 @@ class Publisher:
             except queue.Empty:
                 return
             number = sequence.to_bytes(_SEQUENCE_BYTES, "big")
-            payload = self._encoder.encode(batch)
+            try:
+                payload = self._encoder.encode(batch)
+            except (TypeError, ValueError, OverflowError):
+                self.dropped_batches += 1
+                _log.exception("KV events: batch %d cannot be encoded and is dropped", sequence)
+                continue
             self._pub.send_multipart((self._topic, number, payload))
             self._buffer.append((number, payload))
 
@@ -154,6 +161,9 @@ class Publisher:
 def _open(socket: zmq.Socket[bytes], endpoint: str, host: str, *, listen: bool) -> str:
     """Listen or connect; the endpoint with the port that it got. Raises EndpointError."""
     wild = "*" in endpoint or "::" in endpoint or endpoint.startswith(("ipc://", "inproc://"))
+    port = endpoint.rpartition(":")[2]
+    if port.isdigit() and int(port) > _HIGHEST_PORT:  # ZeroMQ would take another one
+        raise EndpointError(f"KV events endpoint {endpoint}: ports are 0 to {_HIGHEST_PORT}")
     address = endpoint.replace("*", f"[{host}]" if ":" in host else host, 1)
     try:
         if "[" in address:

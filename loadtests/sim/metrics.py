@@ -12,7 +12,7 @@ _TIERS = ("device", "host", "p2p", "disk", "external_unspecified")
 def render(replica: Replica) -> bytes:
     """The page."""
     engine, stats = replica.engine, replica.engine.stats
-    page = _Page(f'engine="0",model_name="{replica.base_model}"')
+    page = _Page(f'engine="0",model_name="{_escaped(replica.base_model)}"')
     waiting, deferred = engine.waiting_requests, engine.deferred_requests
     page.gauge("num_requests_running", "Requests in the batch.", engine.running_requests)
     page.gauge("num_requests_waiting", "Requests in the queue.", waiting)
@@ -107,10 +107,15 @@ def _engine_info(page: "_Page", replica: Replica) -> None:
         for (running, waiting), seen_s in replica.engine.stats.adapters_seen_s.items():
             page.sample(
                 "lora_requests_info",
-                f'max_lora="{limits.max_loras}",running_lora_adapters="{running}"'
-                f',waiting_lora_adapters="{waiting}"',
+                f'max_lora="{limits.max_loras}",running_lora_adapters="{_escaped(running)}"'
+                f',waiting_lora_adapters="{_escaped(waiting)}"',
                 seen_s,
             )
+
+
+def _escaped(value: str) -> str:
+    """A label's value as the text format has it."""
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 
 class _Page:

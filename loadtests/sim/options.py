@@ -10,11 +10,12 @@ from loadtests.sim.answers import AnswerLengths
 from loadtests.sim.engine import EngineSettings
 from loadtests.sim.faults import parse as parse_fault
 from loadtests.sim.kv_publisher import PublisherOptions
-from loadtests.sim.model.profile import Profile, built_in_names, find
+from loadtests.sim.model.profile import Profile, ProfileError, built_in_names, find
 from loadtests.sim.model.scheduler import Limits
 from loadtests.sim.replica import ReplicaSettings
 
 DEFAULT_PROFILE = "qwen3-8b-tp1-h100"
+_HIGHEST_PORT = 65535
 _NUMBERS = [each.name for each in fields(Profile) if each.type in ("int", "float")]
 
 
@@ -44,8 +45,15 @@ def _options(given: argparse.Namespace) -> Options:
     adapters = tuple(name for value in given.lora for name in value.split(",") if name)
     if given.replicas < 1:
         raise ValueError(f"--replicas is {given.replicas}, must be at least 1")
-    if not 0.0 <= given.time_scale < math.inf:
-        raise ValueError(f"--time-scale is {given.time_scale}, must not be negative")
+    for option, value in (
+        ("time-scale", given.time_scale),
+        ("startup-delay-s", given.startup_delay_s),
+        ("drain-s", given.drain_s),
+    ):
+        if not 0.0 <= value < math.inf:
+            raise ValueError(f"--{option} is {value}, must be a number that is not negative")
+    if not 0 <= given.port <= given.port + given.replicas - 1 <= _HIGHEST_PORT:
+        raise ValueError(f"--port is {given.port}: ports are 0 to {_HIGHEST_PORT}, one a replica")
     settings = ReplicaSettings(
         models=tuple(name for value in given.model for name in value.split(",") if name),
         adapters=adapters,
@@ -105,7 +113,10 @@ def _adjusted(profile: Profile, changes: Sequence[str]) -> Profile:
             wanted = "a whole number from 1" if whole else "a number that is not negative"
             raise ValueError(f"--set {change}: {name} is {wanted}")
         changed: dict[str, Any] = {name: int(value) if whole else value}
-        profile = replace(profile, **changed)
+        try:
+            profile = replace(profile, **changed)
+        except ProfileError as error:
+            raise ValueError(f"--set {change}: {error}") from error
     return profile
 
 

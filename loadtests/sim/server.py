@@ -11,6 +11,7 @@ from aiohttp import StreamReader, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 
+from loadtests.sim.engine import EngineDeadError
 from loadtests.sim.faults import CutError, RefusalError
 from loadtests.sim.replica import Replica
 from loadtests.sim.surface import (
@@ -160,15 +161,13 @@ class ReplicaServer:
         except CutError:
             _reset(request)
             return web.Response()  # to nobody
+        except EngineDeadError:
+            return _failed(request)
         except ConnectionError:
-            raise  # the client left
+            return web.Response()  # to nobody: the client left
         except Exception:
             logger.exception("%s %s failed", request.method, request.path)
-            if request.writer.output_size:
-                _reset(request)  # vLLM's stream would break off as well
-                return web.Response()
-            status = HTTPStatus.INTERNAL_SERVER_ERROR
-            return _refusal_reply(RefusalError(status), request)
+            return _failed(request)
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
@@ -208,6 +207,13 @@ def _refusal_reply(refusal: RefusalError, request: web.BaseRequest) -> web.Respo
     if refusal.retry_after_s is not None:
         response.headers["Retry-After"] = str(refusal.retry_after_s)
     return response
+
+
+def _failed(request: web.BaseRequest) -> web.Response:
+    if request.writer.output_size:
+        _reset(request)  # vLLM's stream would break off as well
+        return web.Response()
+    return _refusal_reply(RefusalError(HTTPStatus.INTERNAL_SERVER_ERROR), request)
 
 
 def _reset(request: web.BaseRequest) -> None:

@@ -16,7 +16,7 @@ from loadtests.workloads.conversations import Asides, Conversations
 from loadtests.workloads.corpora import LoraMix, SharedPrefix
 from loadtests.workloads.lengths import Length
 from loadtests.workloads.mixes import Share, TenantMix
-from loadtests.workloads.sessions import Workload
+from loadtests.workloads.sessions import UNLOADED_S_PER_TOKEN, UNLOADED_TTFT_S, Workload
 from loadtests.workloads.traffic import ClosedLoop, OpenLoop, Traffic
 
 LORA_SLOTS = 8
@@ -73,8 +73,8 @@ class Load:
         until_s: float = math.inf,
     ) -> Traffic:
         """This load of ``workload``. Sessions begin at the stages' rates over the mean number of
-        their requests, so that requests come at those rates once the first sessions come to their
-        end: in chat that takes minutes."""
+        their requests, the first ones before the run: so requests come at those rates from its
+        beginning on, as long as they are answered."""
         if self.concurrency:
             return ClosedLoop(
                 workload,
@@ -86,7 +86,10 @@ class Load:
             )
         each = requests_per_session(workload)
         stages = [replace(stage, per_s=stage.per_s / each) for stage in self.stages]
-        times_s = arrival_times(stages, seed=seed, cv=self.cv)
+        before_s = longest_session_s(workload)
+        if before_s:
+            stages.insert(0, replace(stages[0], duration_s=before_s))
+        times_s = (at_s - before_s for at_s in arrival_times(stages, seed=seed, cv=self.cv))
         return OpenLoop(workload, times_s, max_requests=max_requests, until_s=until_s)
 
 
@@ -103,6 +106,18 @@ class Entry:
 def requests_per_session(workload: Workload, *, sample: int = 1_000) -> float:
     """Mean requests of the first ``sample`` sessions."""
     return sum(workload.session(index).requests for index in range(sample)) / sample
+
+
+def longest_session_s(workload: Workload, *, sample: int = 1_000) -> float:
+    """From the first request to the last, of the first ``sample`` sessions, where nobody waits for
+    an engine."""
+    longest_s = 0.0
+    for index in range(sample):
+        steps = workload.session(index).steps
+        answers = (max(ask.answer_tokens for ask in step.asks) for step in steps[:-1])
+        answering_s = sum(UNLOADED_TTFT_S + UNLOADED_S_PER_TOKEN * tokens for tokens in answers)
+        longest_s = max(longest_s, answering_s + sum(step.pause_s for step in steps))
+    return longest_s
 
 
 def interactive_chat(seed: int, *, name: str = "interactive-chat") -> Conversations:

@@ -8,6 +8,10 @@ from typing import Protocol
 from loadtests.workloads.prompts import Prompt, Role, Segment
 from picker.prompt.blocks import Blocks
 
+UNLOADED_TTFT_S = 0.2
+UNLOADED_S_PER_TOKEN = 0.02
+"""Of a server without limits, where none is simulated."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -16,8 +20,8 @@ class Ask:
     says: tuple[Segment, ...]
     answer_tokens: int
     """How long the answer is, which no gateway knows."""
-    max_tokens: int
-    """The bound that the client declares."""
+    max_tokens: int | None
+    """The bound that the client declares; None: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,8 @@ class Request:
     prompt: Prompt
     answer: Segment
     """What a simulated engine generates, and the next step of the session repeats."""
-    max_tokens: int
+    max_tokens: int | None
+    """As the client declares it, which is all that a gateway knows of the answer's length."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -136,6 +141,22 @@ class Conversation:
             return None
         self._prompt = self._next
         return None if self.over else self.session.steps[self._step].pause_s
+
+    def catch_up(self, begun_s: float, now_s: float) -> float | None:
+        """The session began earlier, and a server without limits (`UNLOADED_TTFT_S`) has
+        answered since: skip what was sent before ``now_s``. When it goes
+        on; None when it is over by then."""
+        at_s = begun_s
+        while at_s < now_s:
+            requests = self.ask(at_s)
+            pause_s: float | None = None
+            for request in requests:
+                pause_s = self.answered(request)
+            if pause_s is None:
+                return None
+            longest = max(request.output_tokens for request in requests)
+            at_s += UNLOADED_TTFT_S + UNLOADED_S_PER_TOKEN * longest + pause_s
+        return at_s
 
     def finish(self) -> None:
         """Ask nothing after the step under way."""

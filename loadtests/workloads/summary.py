@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtests.workloads.sessions import Request
+from loadtests.workloads.sessions import UNLOADED_S_PER_TOKEN, UNLOADED_TTFT_S, Request
 from loadtests.workloads.traffic import Traffic
 
 BLOCK_TOKENS = 16
@@ -41,7 +41,12 @@ class Summary:
     """Coefficient of variation of the time between arrivals: 1 for a Poisson process."""
 
 
-def walk(traffic: Traffic, *, ttft_s: float = 0.2, s_per_token: float = 0.02) -> Iterator[Request]:
+def walk(
+    traffic: Traffic,
+    *,
+    ttft_s: float = UNLOADED_TTFT_S,
+    s_per_token: float = UNLOADED_S_PER_TOKEN,
+) -> Iterator[Request]:
     """All requests of ``traffic`` in order of arrival, answered by a server with no limits:
     ``ttft_s`` and then a token every ``s_per_token``."""
     order = itertools.count()

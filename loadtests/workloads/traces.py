@@ -34,7 +34,8 @@ class Recorded:
 @dataclass(frozen=True, slots=True)
 class Trace:
     """Requests as they were recorded, each a session of its own. The ids of a trace say where
-    prompts agree, not which requests are one conversation."""
+    prompts agree, not which requests are one conversation; nor which bound the clients declared,
+    so none does."""
 
     name: str
     requests: tuple[Recorded, ...]
@@ -42,7 +43,7 @@ class Trace:
     def session(self, index: int) -> Session:
         """The request number ``index``; raises IndexError beyond the last."""
         recorded = self.requests[index]
-        ask = Ask(recorded.prompt, recorded.output_tokens, max_tokens=recorded.output_tokens)
+        ask = Ask(recorded.prompt, recorded.output_tokens, max_tokens=None)
         return Session(f"{self.name}/{index}", (), (Step((ask,)),))
 
     def times(self, *, speed: float = 1.0) -> Iterator[float]:

@@ -110,7 +110,8 @@ class OpenLoop(Traffic):
         max_requests: int | None = None,
         until_s: float = math.inf,
     ) -> None:
-        """``times_s`` rise; session n of the workload begins at the nth."""
+        """``times_s`` rise; session n of the workload begins at the nth. Those that begin before 0
+        are under way when the run begins: what they asked by then was asked of others."""
         super().__init__(workload, max_requests=max_requests, until_s=until_s)
         self._times_s = iter(times_s)
         self._begun = 0
@@ -118,7 +119,10 @@ class OpenLoop(Traffic):
 
     def _begin_next(self) -> None:
         while self._start_s is not None and (not self._due or self._start_s <= self._due[0][0]):
-            self._push(self._start_s, Conversation(self.workload.session(self._begun)))
+            conversation = Conversation(self.workload.session(self._begun))
+            at_s = conversation.catch_up(self._start_s, 0.0)
+            if at_s is not None:
+                self._push(at_s, conversation)
             self._begun += 1
             self._start_s = next(self._times_s, None)
 

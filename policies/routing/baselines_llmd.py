@@ -43,6 +43,8 @@ class LlmdLegacy(Baseline):
         self._no_hit_lru, self._lora = no_hit_lru, lora
         self._cold: dict[int, None] = {}
         """Slots that got a request nobody had cached, longest ago first."""
+        self._is_cold = False
+        """No candidate for the request that was scored last has any of it."""
 
     def scores(
         self, request: RoutingRequest, pool: PoolView, candidates: Slots, rng: random.Random
@@ -51,12 +53,13 @@ class LlmdLegacy(Baseline):
         total += self._kv * _KV.score(request, pool, candidates)
         total += self._prefix * _PREFIX.score(request, pool, candidates)
         total += self._lora * _LORA.score(request, pool, candidates)
-        if self._no_hit_lru and _is_cold(request, candidates):
+        self._is_cold = not request.matched_tokens.take(candidates).any()
+        if self._no_hit_lru and self._is_cold:
             total += self._no_hit_lru * self._longest_ago(candidates)
         return total
 
     def chosen(self, request: RoutingRequest, slot: int) -> None:
-        if not request.matched_tokens.any():
+        if self._is_cold:
             self._cold.pop(slot, None)
             self._cold[slot] = None
 
@@ -127,7 +130,3 @@ class LlmdTokenAware(Baseline):
             return False
         lead = float(in_flight[sticky].min() - in_flight[~sticky].min())
         return lead > self._max_lead_tokens
-
-
-def _is_cold(request: RoutingRequest, candidates: Slots) -> bool:
-    return not request.matched_tokens.take(candidates).any()

@@ -89,7 +89,10 @@ def weighted_policy(
     filters: Sequence[Part] = (),
     picker: Part | None = None,
 ) -> WeightedPolicy:
-    """Build a WeightedPolicy from names and parameters; raises PolicyError."""
+    """Filters, then a weighted sum of scorers, then a picker: the gateway's default.
+
+    Built from names and parameters; raises PolicyError.
+    """
     return WeightedPolicy(
         filters=[_filter(part) for part in _parts("filters", filters)],
         scorers=[_weighted_scorer(part) for part in _parts("scorers", scorers)],

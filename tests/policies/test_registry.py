@@ -121,6 +121,21 @@ def test_plugins_register_by_module_or_by_call(monkeypatch: pytest.MonkeyPatch) 
     ]
     assert registry.load_plugins(points) == ["acme-module", "acme-call"]
     assert "acme" in registry.names("scorer")
+    assert registry.about("scorer", "acme").startswith("Leaves out endpoints with more than limit")
+
+
+def test_a_policy_tells_what_it_does_in_a_line() -> None:
+    for kind in registry.KINDS:
+        for name in registry.names(kind):
+            assert "\n" not in registry.about(kind, name)
+    assert all(registry.about("policy", name) for name in registry.names("policy"))
+
+    @registry.register("scorer", "undescribed")
+    @dataclass
+    class Undescribed:
+        weight: float = 1.0
+
+    assert registry.about("scorer", "undescribed") == ""
 
 
 def test_a_broken_plugin_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +75,12 @@ def check(run: dict[str, Any]) -> None:
     assert steady["latency_p50_s"] > steady["ttft_p50_s"]
 
 
-def test_gateways_are_compared_on_equal_terms(trace: Path, tmp_path: Path) -> None:
+def test_gateways_are_compared_on_equal_terms(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Longer than unix sockets may be.
+    (place := tmp_path / ("x" * 60)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
     targets = "penstock,envoy-round-robin,envoy-least-request"
     # Without a cut, so that figures are of all requests, as the replicas' counters are.
     result = compared(trace, targets, tmp_path / "out", "--warm-up", "0", "--cool-down", "0")
@@ -101,24 +109,107 @@ def test_routers_of_others_are_compared_too(trace: Path, tmp_path: Path) -> None
         check(run)
 
 
-def test_what_was_started_is_stopped_on_ctrl_c(trace: Path, tmp_path: Path) -> None:
-    penstock = Path(sys.executable).parent / "penstock"
-    command = [str(penstock), "lab", "live", "--workload", f"trace:{trace}", "--speed", "0.01"]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([*command, "--targets", "penstock", *REPLICAS], stderr=log)
-    family: list[psutil.Process] = []
-    try:
+@dataclass(frozen=True)
+class Lab:
+    """A slow comparison in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def family(self, *, least: int, having: str = "") -> list[psutil.Process]:
+        """All that it has started, once they are so many and one has such a command line."""
         deadline_s = time.monotonic() + 60
-        # Three replicas, the supervisor, its picker and its Envoy.
-        while len(family) < 6:
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline_s, family
-            family = psutil.Process(process.pid).children(recursive=True)
+        while True:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline_s
+            found = psutil.Process(self.process.pid).children(recursive=True)
+            if len(found) >= least and any(map(_has(having), found)):
+                return found
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(40) == 130
-    finally:
-        process.kill()
-    assert "stopped" in (tmp_path / "log").read_text()
+
+    def ends(self) -> tuple[int, str]:
+        """Exit code, and what it said."""
+        return self.process.wait(40), self.log.read_text()
+
+
+def _has(word: str) -> Callable[[psutil.Process], bool]:
+    def has(process: psutil.Process) -> bool:
+        try:
+            return word in " ".join(process.cmdline())
+        except psutil.Error:
+            return False
+
+    return has
+
+
+@pytest.fixture
+def files() -> Iterator[Path]:
+    """Where the lab has its own: a short path, for unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="pst-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def start(trace: Path, tmp_path: Path, files: Path) -> Iterator[Callable[..., Lab]]:
+    running: list[Lab] = []
+
+    def started(*words: str) -> Lab:
+        command = [str(Path(sys.executable).parent / "penstock"), "lab", "live", *REPLICAS]
+        command += ["--workload", f"trace:{trace}", "--seeds", "1", *words]
+        log = tmp_path / "log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": str(files)},
+            )
+        running.append(Lab(process, log))
+        return running[-1]
+
+    yield started
+    for lab in running:
+        lab.process.kill()
+        lab.process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_was_started_is_stopped_on_a_signal(
+    start: Callable[..., Lab], files: Path, number: signal.Signals
+) -> None:
+    lab = start("--targets", "penstock", "--speed", "0.01")
+    # Three replicas, the supervisor, its picker and its Envoy.
+    family = lab.family(least=6)
+    assert list(files.iterdir()) != []
+    lab.process.send_signal(number)
+    code, said = lab.ends()
+    assert (code, said) == (130, "stopped\n")
     _, alive = psutil.wait_procs(family, timeout=5)
     assert alive == []
+    assert list(files.iterdir()) == []
+
+
+def test_a_gateway_that_dies_in_a_run_is_left_out_and_the_others_are_compared(
+    start: Callable[..., Lab], files: Path
+) -> None:
+    lab = start("--targets", "penstock,envoy-round-robin", "--speed", "0.2")
+    family = lab.family(least=6, having="gateway.worker")
+    while not any(path.stat().st_size for path in files.glob("*/*/requests.jsonl")):
+        assert lab.process.poll() is None, lab.log.read_text()
+        time.sleep(0.1)
+    next(filter(_has("gateway.cli"), family)).kill()
+    code, said = lab.ends()
+    assert code == 0
+    assert "penstock is left out: penstock has ended with -9 in the middle of a run" in said
+    assert "envoy-round-robin answers" in said
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert alive == []
+
+
+def test_without_one_of_its_replicas_a_comparison_ends_at_once(start: Callable[..., Lab]) -> None:
+    lab = start("--targets", "envoy-round-robin", "--speed", "0.01")
+    family = lab.family(least=4, having="envoy.json")
+    next(filter(_has("loadtests.sim"), family)).kill()
+    code, said = lab.ends()
+    assert code == 1
+    assert said.startswith("replica 0 has ended with -9 in the middle of a run")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import aiohttp
 import anthropic
 import openai
+import orjson
 import pytest
 import pytest_asyncio
 from anthropic import AsyncAnthropic
@@ -417,6 +420,53 @@ async def test_a_client_that_leaves_pays_for_what_it_got(
     content = left.events - other_events
     assert content - 1 <= billed <= 1.5 * content + 1
     assert left.counted.output >= left.events - other_events  # it is ahead of its client
+
+
+# -- penstock lab live
+
+
+async def test_the_lab_compares_gateways_over_real_replicas(fleet: Fleet, tmp_path: Path) -> None:
+    requests, output_tokens = 40, 16
+    rows = (
+        {
+            "timestamp": 75 * nth,
+            "input_length": 600,
+            "output_length": output_tokens,
+            "hash_ids": [nth % 4, 100 + nth % 8],
+        }
+        for nth in range(requests)
+    )
+    trace, out = tmp_path / "trace.jsonl", tmp_path / "out"
+    trace.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+    before = await fleet.counted()
+    lab = await asyncio.create_subprocess_exec(
+        *(str(Path(sys.executable).parent / "penstock"), "lab", "live"),
+        *("--workload", f"trace:{trace}", "--targets", "penstock,envoy-round-robin"),
+        *("--replica", ",".join(replica.url for replica in fleet.replicas)),
+        *("--model", BASE, "--seeds", "1", "--warm-up", "0", "--cool-down", "0"),
+        *("--out", str(out)),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await lab.communicate()
+    assert lab.returncode == 0, said.decode()
+    runs = orjson.loads((out / "result.json").read_bytes())["runs"]
+    assert [run["target"] for run in runs] == ["penstock", "envoy-round-robin"]
+    told = Tokens()
+    for run in runs:
+        assert (run["whole"]["requests"], run["errors"], run["uncounted"]) == (requests, {}, 0)
+        assert run["caches_emptied"]
+        told += (mine := Tokens(**run["tokens"]))
+        assert mine.output == requests * output_tokens
+        # Emptied before: each run has computed 4 beginnings of 512 and 8 ends of 88 of its 24,000.
+        assert 0 < mine.cached < 0.9 * mine.input
+        counted = run["by_replica"]
+        assert sum(each["finished"] for each in counted) == requests
+        assert sum(each["prompt_tokens"] for each in counted) == mine.input
+        assert sum(each["cached_tokens"] for each in counted) == mine.cached
+        assert run["steady"]["ttft_p50_s"] < run["steady"]["latency_p50_s"]
+    grown = await fleet.growth(before)
+    assert sum(grown.values(), Tokens()) == told
 
 
 # -- a replica that dies; last, for it takes a replica with it

@@ -24,21 +24,25 @@ def policies() -> None:
     """Routing policies that can be compared, those of plugins among them."""
     with given.problems():
         registry.load_plugins()
+    table = Table("policy", "what it does")
+    table.columns[0].no_wrap = True
     for name in registry.names("policy"):
-        print(name)
+        table.add_row(name, registry.about("policy", name))
+    given.console().print(table)
 
 
 def profiles() -> None:
     """Built-in profiles: a model on an accelerator, and how fast that is."""
-    table = Table("profile", "model", "each replica", "KV tokens", "source")
+    table = Table("profile", "KV tokens", "what it is, and where its figures are from")
+    table.columns[0].no_wrap = True
     with given.problems():
         for name in built_in_names():
             profile = built_in(name)
+            what = f"{profile.model.name}, {profile.tensor_parallel} x {profile.accelerator.name}"
             table.add_row(
                 name,
-                profile.model.name,
-                f"{profile.tensor_parallel} x {profile.accelerator.name}",
                 f"{profile.kv_blocks() * 16:,}",
-                profile.source,
+                f"{what}: {profile.source}",
+                end_section=True,
             )
     given.console().print(table)

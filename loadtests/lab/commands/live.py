@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -17,7 +22,7 @@ from loadtests.lab.live import replicas as live_replicas
 from loadtests.lab.live import target
 from loadtests.lab.live.experiment import LiveExperiment
 from loadtests.lab.live.replicas import Simulated
-from loadtests.lab.live.runs import run_all
+from loadtests.lab.live.runs import run_all, with_peers
 from loadtests.lab.source import Extent, LabError, LevelKind, Source
 from loadtests.lab.summary import Cut, Slo
 from loadtests.lab.sweep import Bar, bars
@@ -85,7 +90,7 @@ def live(
     Routers that are not installed are installed into an environment of their own (penstock lab
     peers); one that cannot be had is left out, and the report says why.
     """
-    with given.problems():
+    with given.problems(), _ended_by_signals():
         registry.load_plugins()
         source = Source.parse(workload)
         levels = given.levels(source, rate, concurrency, speed)
@@ -129,15 +134,49 @@ def live(
         if out is not None:
             report.prepare(out)
         experiment, runs = _run(experiment)
+        # First, whatever becomes of the folder.
+        report.show(given.console(), experiment, runs)
         if out is not None:
-            report.write(experiment, runs, out)
-    report.show(given.console(), experiment, runs)
-    if out is not None:
-        print(f"\nReport: {out / report.PAGE}")
+            _write(experiment, runs, out)
 
 
 def _run(experiment: LiveExperiment) -> tuple[LiveExperiment, tuple[Run, ...]]:
     console = Console(stderr=True)
+    # What is told has words of others in it: brackets that are no markup, paths to copy.
+    tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    # Before there is a loop, whose threads would hold up Ctrl-C.
+    experiment = with_peers(experiment, tell)
     with bars(console) as progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         watcher = Bar(progress, len(tuple(experiment.cells())), experiment.source.name)
-        return runner.run(run_all(experiment, watcher, progress.console.print))
+        return runner.run(run_all(experiment, watcher, tell))
+
+
+def _write(experiment: LiveExperiment, runs: tuple[Run, ...], out: Path) -> None:
+    try:
+        report.write(experiment, runs, out)
+    except OSError as error:
+        raise LabError(f"--out {out}: {error}") from error
+    print(f"\nReport: {out / report.PAGE}")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and a terminal that goes away end it in order, as Ctrl-C does."""
+
+    def interrupt(_: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        if callable(handler):
+            handler(signal.SIGINT, frame)
+        else:  # a shell that started it in the background has Ctrl-C ignored
+            raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # nohup
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

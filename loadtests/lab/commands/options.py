@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -42,7 +43,8 @@ NumSeqs = Annotated[int, typer.Option(help="As vLLM's.", min=1)]
 ModelLen = Annotated[int, typer.Option(help="As vLLM's, shortened to what fits.", min=2)]
 Loras = Annotated[int, typer.Option(help="LoRA slots of a replica.", min=0)]
 Timeout = Annotated[
-    float | None, typer.Option(help="Seconds after which clients give up; never when left out.")
+    float | None,
+    typer.Option(help="Seconds after which clients give up; never when left out.", min=0.001),
 ]
 Speed = Annotated[str, typer.Option(help="Of a trace, as times recorded: 1,2,4.")]
 Rate = Annotated[str, typer.Option(help="Open loop, requests/s: 5,10 or 5:30:5 (a step of 5).")]
@@ -68,6 +70,14 @@ def fits(comparison: Comparison) -> None:
 def console() -> Console:
     """As wide as the terminal; wide enough for every column elsewhere."""
     return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def writable(path: Path, option: str) -> None:
+    """Raises LabError where the file cannot be written: before hours of runs, not after."""
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise LabError(f"{option} {path}: {error.strerror}") from error
 
 
 @contextmanager

@@ -48,6 +48,8 @@ def main(
     there is a difference that nothing explains.
     """
     with given.problems():
+        if json is not None:
+            given.writable(json, "--json")
         servers = (
             http.Server(real, real_events or None),
             http.Server(simulated, simulated_events or None),

@@ -14,7 +14,7 @@ from loadtests.lab.commands.sim import swept
 from loadtests.lab.experiment import Experiment
 from loadtests.lab.result import dumped
 from loadtests.lab.size import Trial, sizing_document, sizing_sentences, smallest_fleet
-from loadtests.lab.source import Extent, LabError, Source
+from loadtests.lab.source import Extent, Source
 from loadtests.lab.summary import Cut, Slo
 from loadtests.sim.model.profile import find
 from loadtests.workloads.catalogue import LORA_SLOTS
@@ -77,6 +77,8 @@ def size(
             client_timeout_s=client_timeout,
         )
         given.fits(experiment)
+        if out is not None:
+            given.writable(out, "--out")
         sizing = smallest_fleet(
             experiment,
             lambda sized: swept(sized, jobs, f"{sized.replicas[0]} replicas"),
@@ -84,7 +86,7 @@ def size(
             most=most,
         )
         if out is not None:
-            _write(out, dumped(sizing_document(experiment, sizing)))
+            out.write_bytes(dumped(sizing_document(experiment, sizing)))
     console = given.console()
     console.print(_trials(sizing.trials))
     for index, text in enumerate(sizing_sentences(experiment, sizing)):
@@ -103,10 +105,3 @@ def _trials(trials: tuple[Trial, ...]) -> Table:
             "meets it" if trial.met else "",
         )
     return table
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.write_bytes(data)
-    except OSError as error:
-        raise LabError(f"--out {path}: {error.strerror}") from error

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import orjson
+
+_SAID_CHARACTERS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +26,23 @@ class Answer:
 
     first_token_at: float | None = None
     last_token_at: float | None = None
+    """Of the last one with text, or of the event that says why the answer ends, which comes with
+    the last token: with `ignore_eos`, tokens after the end of the text have none to show."""
     token_events: int = 0
-    """Events with text; as many as tokens where the server sends each by itself."""
+    """Events with text or thoughts; as many as tokens where the server sends each by itself."""
     usage: Usage | None = None
     finished: bool = False
     """It said itself that this is all."""
     error: str = ""
-    """What the server says went wrong, in the stream itself."""
+    """What kind of thing went wrong in the stream itself."""
+    said: str = ""
+    """What the server has to say about it."""
     _texts: list[str] = field(default_factory=list)
     _rest: bytes = b""
 
     @property
     def text(self) -> str:
-        """All of it, put together."""
+        """All of it, put together, without thoughts: what the next turn repeats."""
         return "".join(self._texts)
 
     @property
@@ -64,19 +71,44 @@ class Answer:
         if not isinstance(event, dict):
             return
         if event.get("error"):
-            self.error = self.error or "an error event"
+            self.error, self.said = self.error or "an error event", self.said or said(data)
             return
         usage = event.get("usage")
         if isinstance(usage, dict):
             self.usage = _usage(usage)
-        for choice in event.get("choices") or ():
-            text = (choice.get("delta") or {}).get("content") or choice.get("text")
-            if text:
-                self._texts.append(text)
-                self.token_events += 1
-                self.last_token_at = at
-                if self.first_token_at is None:
-                    self.first_token_at = at
+        choices = event.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict):
+                self._choice(choice, at)
+
+    def _choice(self, choice: dict[str, object], at: float) -> None:
+        delta = choice.get("delta")
+        text, thought = choice.get("text"), None
+        if isinstance(delta, dict):
+            text = delta.get("content")
+            thought = delta.get("reasoning") or delta.get("reasoning_content")
+        if isinstance(text, str) and text:
+            self._texts.append(text)
+        if text or thought:
+            self.token_events += 1
+        elif not choice.get("finish_reason"):
+            return
+        self.last_token_at = at
+        if self.first_token_at is None:
+            self.first_token_at = at
+
+
+def said(body: bytes) -> str:
+    """The message of an error: OpenAI's form, FastAPI's, or the beginning of whatever it is."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        found = None
+    for key in ("error", "message", "detail"):
+        if isinstance(found, dict) and key in found:
+            found = found[key]
+    text = found if isinstance(found, str) else body.decode(errors="replace")
+    return " ".join(text.split())[:_SAID_CHARACTERS]
 
 
 def _usage(told: dict[str, object]) -> Usage:

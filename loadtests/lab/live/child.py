@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from loadtests.lab.source import LabError
 
 _STOP_S: Final = 10.0
 _POLL_S: Final = 0.05
+_WATCH_S: Final = 0.5
 _LAST_LINES: Final = 12
 
 # Has the kernel end the process when the lab is gone, even by SIGKILL.
@@ -31,7 +33,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 class StartError(LabError):
-    """A process does not run as it should; the message has its last words."""
+    """A process does not run as it should (any more); the message has its last words."""
 
 
 class Child:
@@ -80,19 +82,34 @@ class Child:
                 raise self._problem(f"is not ready after {within_s:g} s")
             await asyncio.sleep(_POLL_S)
 
+    def problem(self) -> StartError | None:
+        """None while it runs."""
+        if self._popen.poll() is None:
+            return None
+        return self._problem(f"has ended with {self._popen.returncode} in the middle of a run")
+
+    async def ended(self) -> StartError:
+        """Returns when it has ended by itself, with what to say about it."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            if (problem := self.problem()) is not None:
+                return problem
+
     def cpu_s(self) -> float:
-        """CPU seconds so far of it and of those it has started and that still run."""
+        """CPU seconds so far of it and of all that it has started, those that have ended too: a
+        worker that dies in a run takes nothing with it."""
         total_s = 0.0
         for pid in _family(self.pid):
             try:
-                total_s += processes.cpu_s(pid)
+                total_s += processes.cpu_s(pid) + processes.ended_children_s(pid)
             except processes.GoneError:
                 continue
         return total_s
 
     async def stop(self) -> None:
-        """SIGTERM, and SIGKILL when that does not do."""
+        """SIGTERM, and SIGKILL when that does not do, for what it has left behind as well."""
         if self._popen.poll() is not None:
+            self._kill_family()
             return
         self._popen.send_signal(signal.SIGTERM)
         stopping = asyncio.ensure_future(asyncio.to_thread(self._ended))
@@ -106,8 +123,14 @@ class Child:
         try:
             self._popen.wait(_STOP_S)
         except subprocess.TimeoutExpired:
-            self._popen.kill()
+            self._kill_family()
             self._popen.wait()
+        self._kill_family()
+
+    def _kill_family(self) -> None:
+        """Its process group, which has its number for as long as one of them is there."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def _problem(self, what: str) -> StartError:
         lines = [line for line in self.output().splitlines() if line.strip()]

@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 import orjson
 
-from loadtests.lab.live.answer import Answer
+from loadtests.lab.live.answer import Answer, said
 from loadtests.lab.outcome import REFUSED, UNKNOWN, Served
 from loadtests.workloads import bodies
 from loadtests.workloads.sessions import Request
@@ -49,6 +49,8 @@ class Sent:
     """By their ends."""
     errors: Counter[str] = field(default_factory=Counter)
     """Of requests that failed, by kind."""
+    said: dict[str, str] = field(default_factory=dict)
+    """What the first of each kind was told, where it was told anything."""
     duration_s: float = 0.0
     lag: Lag = field(default_factory=Lag)
     uncounted: int = 0
@@ -157,8 +159,10 @@ class Client:
             problem = "the client went away"
         except aiohttp.ClientConnectionError as error:
             problem = f"connection: {type(error).__name__}"
+            answer.said = str(error)
         except aiohttp.ClientError as error:
             problem = f"stream: {type(error).__name__}"
+            answer.said = str(error)
         self._note(request, answer, problem, refused=refused)
 
     async def _exchange(self, request: Request, answer: Answer) -> tuple[bool, str]:
@@ -169,7 +173,7 @@ class Client:
         self.sent.lag.sent_late_s.append(late_s)
         async with self._http.post(self._url, data=body, headers=headers) as response:
             if response.status != _OK:
-                await response.read()
+                answer.said = said(await response.read())
                 return True, f"status {response.status}"
             async for data in response.content.iter_any():
                 answer.feed(data, self.now_s)
@@ -196,6 +200,8 @@ class Client:
         )
         if problem:
             self.sent.errors[problem] += 1
+            if answer.said:
+                self.sent.said.setdefault(problem, answer.said)
             self._traffic.failed(request, now_s)
         else:
             self.sent.uncounted += usage is None

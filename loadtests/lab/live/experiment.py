@@ -79,6 +79,9 @@ the time scale of {self.time_scale:g}: what a gateway itself takes is divided as
 Hit rates are what the engines report. Tokens computed: prompt tokens that were not cached and
 generated ones, the replica with most over the mean, by the replicas' counters over the whole run.
 
+Gateway CPU is of all its processes, over the requests: what it does at rest (scrapes, health checks)
+is in it.
+
 A run is flagged when the machine was more than {strain.BUSY:.0%} busy, the client more than
 {strain.LATE_S * 1000:g} ms late (99th percentile), or a simulated replica used more than
 {strain.REPLICA_BUSY:.0%} of a core.
@@ -115,13 +118,19 @@ def _failures(runs: Sequence[Run]) -> list[str]:
     """A line for each target some of whose requests failed."""
     kinds: dict[str, Counter[str]] = {}
     requests: Counter[str] = Counter()
+    said: dict[tuple[str, str], str] = {}
     for run in runs:
         if isinstance(run.details, LiveDetails):
             kinds.setdefault(run.cell.contender, Counter()).update(run.details.errors)
             requests[run.cell.contender] += run.whole.requests
+            for kind, text in run.details.said.items():
+                said.setdefault((run.cell.contender, kind), text)
     found: list[str] = []
     for title, errors in kinds.items():
         if errors:
-            told = ", ".join(f"{kind} ({count})" for kind, count in errors.most_common())
+            told = ", ".join(
+                f"{kind} ({count})" + (f', "{said[title, kind]}"' if (title, kind) in said else "")
+                for kind, count in errors.most_common()
+            )
             found.append(f"{title}: {errors.total()} of {requests[title]} requests failed: {told}")
     return found

@@ -6,12 +6,13 @@ listens, and quieter logs.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Never
 
 import aiohttp
 import orjson
@@ -45,6 +46,13 @@ class Gateway:
         """CPU seconds so far; None where it is not ours."""
         return None if self.child is None else self.child.cpu_s()
 
+    async def ended(self) -> Never:
+        """For as long as it runs. Raises StartError."""
+        if self.child is None:
+            await asyncio.Event().wait()
+            raise AssertionError
+        raise await self.child.ended()
+
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
@@ -60,6 +68,8 @@ async def started(
     """A gateway that knows all the replicas (``host:port``), ended on leaving. ``folder``: for its
     files. Raises StartError, PeerError."""
     if target.kind is Kind.RUNNING:
+        if not await _listens(http, target.url):
+            raise StartError(f"nothing answers at {target.url}")
         yield Gateway(target.url, None)
         return
     port = free_port()
@@ -167,6 +177,15 @@ async def _asked(http: aiohttp.ClientSession, url: str) -> dict[str, object]:
     except (aiohttp.ClientError, TimeoutError, orjson.JSONDecodeError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+async def _listens(http: aiohttp.ClientSession, url: str) -> bool:
+    """Whether there is any answer: somebody else's gateway need not have a list of models."""
+    try:
+        async with http.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(total=_ASK_S)):
+            return True
+    except (aiohttp.ClientError, TimeoutError):
+        return False
 
 
 async def _answers(http: aiohttp.ClientSession, url: str) -> bool:

@@ -50,6 +50,8 @@ class LiveDetails:
     strain: Strain
     errors: Mapping[str, int]
     """Requests that failed, by kind."""
+    said: Mapping[str, str]
+    """What the first of a kind was told."""
     tokens: Tokens
     uncounted: int
     """Answers that did not tell their usage: their tokens are estimates."""
@@ -64,6 +66,7 @@ class LiveDetails:
         return {
             "strain": self.strain.as_data(),
             "errors": dict(self.errors),
+            "said": dict(self.said),
             "tokens": asdict(self.tokens),
             "uncounted": self.uncounted,
             "by_replica": [asdict(counters) for counters in self.by_replica],

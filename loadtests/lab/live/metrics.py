@@ -16,7 +16,7 @@ class Counters:
     generation_tokens: int = 0
     preemptions: int = 0
     finished: int = 0
-    """Requests, aborted ones included."""
+    """Requests, by whatever reason the engine gives; vLLM has none for a client that left."""
 
     def __sub__(self, other: Counters) -> Counters:
         return Counters(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))

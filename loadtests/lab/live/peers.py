@@ -52,12 +52,12 @@ def install(kind: Kind, tell: Tell) -> None:
     wanted, root = REQUIREMENTS[kind], environment()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / ".lock"):
+        with _locked(root / ".lock", tell):
             if _installed(kind):
                 return
             tell(f"Installing {wanted} into {root} ...")
-            if not interpreter().exists():
-                venv.create(root, with_pip=True)
+            if not _runs("import pip"):  # not there, or left half made
+                venv.create(root, symlinks=True, with_pip=True)
             _pip(wanted, root / "install.log")
     except (OSError, subprocess.SubprocessError) as error:
         raise PeerError(f"{wanted} cannot be installed into {root}: {error}") from error
@@ -80,21 +80,27 @@ def _pip(wanted: str, log: Path) -> None:
         file.write(done.stdout)
     if done.returncode:
         lines = done.stdout.decode(errors="replace").splitlines()
-        errors = [line for line in lines if line.startswith("ERROR:")] or lines[-3:]
+        errors = [line for line in lines if line.startswith("ERROR:")][:1] or lines[-3:]
+        # An index that cannot be reached is a warning to pip, which then finds no version.
+        errors += [line for line in lines if line.startswith("WARNING: Retrying")][:1]
         raise PeerError(f"{wanted} cannot be installed: {' '.join(errors)} (all of it: {log})")
 
 
 def _installed(kind: Kind) -> bool:
     """In the version wanted, and with a native part that loads here."""
-    if not interpreter().exists():
-        return False
     name, _, version = REQUIREMENTS[kind].partition("==")
-    probe = (
+    return _runs(
         f"import importlib, importlib.metadata as m; importlib.import_module({MODULES[kind]!r});"
         f" raise SystemExit(m.version({name!r}) != {version!r})"
     )
+
+
+def _runs(code: str) -> bool:
+    """Whether the routers' Python is there and ends this well."""
+    if not interpreter().exists():
+        return False
     done = subprocess.run(
-        [str(interpreter()), "-c", probe],
+        [str(interpreter()), "-c", code],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
@@ -104,14 +110,21 @@ def _installed(kind: Kind) -> bool:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, tell: Tell) -> Iterator[None]:
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(f"Another installation into {path.parent} is under way: waiting for it ...")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def main() -> None:
-    """Install the routers that penstock lab live can compare with, and say where."""
+    """Install the routers that penstock lab live can compare with, and say where.
+
+    PENSTOCK_LAB_PEERS names another folder for them than ~/.cache/penstock/peers.
+    """
     failed = False
     for kind, wanted in REQUIREMENTS.items():
         try:

@@ -96,6 +96,16 @@ class Fleet:
         """Of each."""
         return [metrics.gauges(page) for page in await self._pages()]
 
+    async def settled(self) -> list[metrics.Counters]:
+        """What each has counted, once none has anything to do: a real one publishes the counts of
+        its last step a little after the answer. Raises ReplicaError when that takes too long."""
+        await self.idle()
+        before, now = None, await self.counters()
+        while now != before:
+            await asyncio.sleep(_POLL_S)
+            before, now = now, await self.counters()
+        return now
+
     async def idle(self) -> None:
         """Returns when none has anything to do. Raises ReplicaError when that takes too long."""
         deadline_s = time.monotonic() + _IDLE_S
@@ -141,6 +151,10 @@ class Fleet:
             ) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
+            if self._children:
+                problem = self._children[self.addresses.index(address)].problem()
+                if problem is not None:
+                    raise ReplicaError(str(problem)) from error
             what = str(error) or type(error).__name__
             raise ReplicaError(f"replica {address}: {path}: {what}") from error
 

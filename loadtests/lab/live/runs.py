@@ -6,19 +6,19 @@ import asyncio
 import contextlib
 import random
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Final, Never
 
 import aiohttp
 
 from loadtests.lab.comparison import Cell, Run
 from loadtests.lab.live import gateways, peers, replicas
 from loadtests.lab.live.child import StartError
-from loadtests.lab.live.client import Client
+from loadtests.lab.live.client import Client, Sent
 from loadtests.lab.live.experiment import LiveExperiment
 from loadtests.lab.live.measured import LiveDetails, Tokens, totals
 from loadtests.lab.live.replicas import Fleet
@@ -28,6 +28,9 @@ from loadtests.lab.source import LabError
 from loadtests.lab.sweep import Watcher
 
 _SAMPLE_S: Final = 1.0
+_LONGEST_PATH: Final = 36
+_SHORT_PATH: Final = "/tmp"  # noqa: S108 - a folder of our own is made in it
+"""For files where the usual folder has a longer name: a gateway's unix sockets are among them."""
 
 Tell = Callable[[str], None]
 
@@ -36,26 +39,25 @@ async def run_all(
     experiment: LiveExperiment, watcher: Watcher, tell: Tell
 ) -> tuple[LiveExperiment, tuple[Run, ...]]:
     """All runs, in the order of its cells, and the experiment without the targets that could not
-    be started. Raises LabError, ValueError."""
-    experiment = await asyncio.to_thread(_with_peers, experiment, tell)
+    be started or did not last. Raises LabError, ValueError."""
     cells = {cell: index for index, cell in enumerate(experiment.cells())}
     found: dict[Cell, Run] = {}
     async with _stage(experiment) as stage:
         for place, cell in in_drawn_order(cells):
-            if cell.contender in experiment.left_out:
-                continue
             index = cells[cell]
-            try:
-                hears = partial(watcher.served, index)
-                found[cell] = await stage.run(experiment, cell, place, hears)
-            except StartError as error:
-                experiment = _without(experiment, cell.contender, error, tell)
+            if cell.contender not in experiment.left_out:
+                try:
+                    hears = partial(watcher.served, index)
+                    found[cell] = await stage.run(experiment, cell, place, hears)
+                except StartError as error:
+                    experiment = _without(experiment, cell.contender, error, tell)
             watcher.finished(index)
     return experiment, tuple(found[cell] for cell in experiment.cells())
 
 
-def _with_peers(experiment: LiveExperiment, tell: Tell) -> LiveExperiment:
-    """Without those that cannot be installed. Raises LabError when none is left."""
+def with_peers(experiment: LiveExperiment, tell: Tell) -> LiveExperiment:
+    """Has the routers of others installed; without those that cannot be. Raises LabError when none
+    is left."""
     for target in experiment.targets:
         if target.kind in peers.REQUIREMENTS:
             try:
@@ -69,7 +71,7 @@ def _without(experiment: LiveExperiment, title: str, error: LabError, tell: Tell
     tell(f"{title} is left out: {error}")
     kept = experiment.without(title, str(error))
     if not kept.targets:
-        raise LabError("no target could be started")
+        raise LabError("no target is left to compare")
     return kept
 
 
@@ -89,7 +91,9 @@ def in_drawn_order(cells: Iterable[Cell]) -> Iterator[tuple[int, Cell]]:
 async def _stage(experiment: LiveExperiment) -> AsyncIterator[_Stage]:
     """The replicas, for all runs."""
     async with contextlib.AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pst-lab-")))
+        room = None if len(tempfile.gettempdir()) <= _LONGEST_PATH else _SHORT_PATH
+        files = tempfile.TemporaryDirectory(prefix="pst-lab-", dir=room)
+        folder = Path(stack.enter_context(files))
         http = await stack.enter_async_context(Client.session())
         if experiment.simulated is None:
             fleet = Fleet(http, experiment.given)
@@ -121,7 +125,7 @@ class _Stage:
         fleet, target = self._fleet.first(cell.replicas), experiment.target(cell.contender)
         traffic = experiment.source.traffic(cell.level, cell.seed, experiment.extent)
         async with gateways.started(target, fleet.addresses, folder, self._http) as gateway:
-            await fleet.idle()
+            before = await fleet.settled()
             emptied = await fleet.forget()
             client = Client(
                 self._http,
@@ -133,19 +137,11 @@ class _Stage:
                 timeout_s=experiment.client_timeout_s,
                 on_progress=on_progress,
             )
-            before = await fleet.counters()
             meter = Meter(gateway, fleet)
-            watching = asyncio.create_task(_samples(fleet, client))
-            try:
-                sent = await client.run()
-            finally:
-                watching.cancel()
-                [samples] = await asyncio.gather(watching, return_exceptions=True)
+            samples: list[Sample] = []
+            sent = await _while(client.run(), gateway.ended(), _sample(fleet, client, samples))
             strain = meter.read(sent.lag)
-            await fleet.idle()
-            after = await fleet.counters()
-        if isinstance(samples, BaseException):
-            raise samples
+            after = await fleet.settled()
         by_replica = tuple(b - a for a, b in zip(before, after, strict=True))
         whole = totals(
             duration_s=sent.duration_s,
@@ -157,6 +153,7 @@ class _Stage:
         details = LiveDetails(
             strain=strain,
             errors=dict(sent.errors),
+            said=sent.said,
             tokens=Tokens.of(sent.served),
             uncounted=sent.uncounted,
             by_replica=by_replica,
@@ -172,15 +169,28 @@ class _Stage:
         return run
 
 
-async def _samples(fleet: Fleet, client: Client) -> list[Sample]:
-    """The replicas' gauges from time to time, until cancelled."""
-    found: list[Sample] = []
-    with contextlib.suppress(asyncio.CancelledError):
-        while True:
-            at_s, gauges = client.now_s, await fleet.gauges()
-            found += [
-                Sample(at_s, index, each.running, each.waiting, each.kv_usage)
-                for index, each in enumerate(gauges)
-            ]
-            await asyncio.sleep(_SAMPLE_S)
-    return found
+async def _while(sending: Coroutine[None, None, Sent], *all_is_well: Awaitable[Never]) -> Sent:
+    """What was sent, unless one of the others raises before: then there is no point in going on."""
+    client = asyncio.ensure_future(sending)
+    watching = [asyncio.ensure_future(each) for each in all_is_well]
+    try:
+        done, _ = await asyncio.wait({client, *watching}, return_when=asyncio.FIRST_COMPLETED)
+        if client not in done:
+            for each in done:
+                each.result()
+        return await client
+    finally:
+        for task in (client, *watching):
+            task.cancel()
+        await asyncio.gather(client, *watching, return_exceptions=True)
+
+
+async def _sample(fleet: Fleet, client: Client, into: list[Sample]) -> Never:
+    """The replicas' gauges from time to time."""
+    while True:
+        at_s, gauges = client.now_s, await fleet.gauges()
+        into += [
+            Sample(at_s, index, each.running, each.waiting, each.kv_usage)
+            for index, each in enumerate(gauges)
+        ]
+        await asyncio.sleep(_SAMPLE_S)

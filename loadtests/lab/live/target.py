@@ -113,7 +113,8 @@ def _url(text: str) -> str:
     url = URL(text)
     if not url.host:
         raise LabError(f"target {text!r}: a URL has a host, as in http://127.0.0.1:8080")
-    return str(url).rstrip("/")
+    # Clients are told of a base URL with it; the lab's has its own paths.
+    return str(url).rstrip("/").removesuffix("/v1")
 
 
 def _parts(text: str) -> Iterator[str]:

@@ -14,7 +14,8 @@ from loadtests.lab.parity.asks import Ask, Burst
 from loadtests.lab.parity.order import order_of, waves_of
 from loadtests.lab.parity.recording import Answer, Clock, ParityError, Recording
 from loadtests.sim.model.request import EngineRequest, Sequence, State
-from loadtests.sim.model.scheduler import Limits, Scheduler, Step
+from loadtests.sim.model.scheduler import Limits, Scheduler
+from loadtests.sim.model.step import Step
 
 _TOKEN_BYTES = 4
 FIRST_ANSWER_TOKEN = 1 << 30

@@ -19,7 +19,8 @@ from typing import Protocol
 from loadtests.sim.model.kv import BlockListener
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.request import EngineRequest, Sequence, State
-from loadtests.sim.model.scheduler import Limits, Scheduler, Step
+from loadtests.sim.model.scheduler import Limits, Scheduler
+from loadtests.sim.model.step import Step
 from loadtests.sim.model.step_time import StepTime
 
 _FIRST_USES = 5
@@ -174,9 +175,13 @@ class Engine:
         return pool.used_blocks / pool.num_blocks
 
     def slow_down(self, factor: float, now_s: float) -> list[Event]:
-        """Every step that starts from now on takes ``factor`` times as long."""
+        """From now on steps take ``factor`` times as long, what is left of one under way too."""
         events = self.advance(now_s)
         self._plateau = None
+        if self._current is not None:
+            left_s = self._end_s - now_s
+            self._end_s = now_s + left_s * factor / self._slowdown
+            self.busy_s += self._end_s - now_s - left_s
         self._slowdown = factor
         return events
 

@@ -16,12 +16,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from loadtests.sim.model.calibrate import (
     calibration_experiments,
@@ -38,6 +37,7 @@ from loadtests.sim.model.catalogue import (
 from loadtests.sim.model.client import StageResult, replay
 from loadtests.sim.model.hf_config import ConfigError, read_architecture
 from loadtests.sim.model.measured import Experiment, MeasuredError, Stage, read_measured
+from loadtests.sim.model.predictions import METRICS, Prediction, misjudged, table, verdicts
 from loadtests.sim.model.probe_command import (
     GENERIC,
     check_table,
@@ -47,49 +47,8 @@ from loadtests.sim.model.probe_command import (
 )
 from loadtests.sim.model.profile import Profile, ProfileError, built_in, write_profile
 
-METRICS = (
-    "time_per_output_token",
-    "request_latency",
-    "time_to_first_token",
-    "completed",
-    "failures",
-    "output_tokens_per_sec",
-)
-TARGETS = {
-    "time_per_output_token": 0.07,
-    "request_latency": 0.07,
-    "time_to_first_token": 0.15,
-    "completed": 0.10,
-    "output_tokens_per_sec": 0.10,
-}
-"""Relative errors that a believable engine model stays within."""
-
-
 _WIDTH = 100
 """Columns that the table needs; a narrower terminal folds its lines."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One metric of one stage. Times in seconds (means), rates per second."""
-
-    experiment: str
-    stage: int
-    rate: float
-    metric: str
-    predicted: float
-    measured: float | None
-    calibrated_on: bool
-    """The profile was fitted to this very experiment."""
-    overloaded: bool
-    """The real server failed requests."""
-
-    @property
-    def error(self) -> float | None:
-        """Relative; None where nothing (or zero) was measured."""
-        if not self.measured:
-            return None
-        return self.predicted / self.measured - 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +69,43 @@ def calibrate(
     told: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Calibration]:
     """A calibration for each server that has a calibration experiment, by profile name."""
+
+    def fitted(experiment: Experiment) -> Profile:
+        name = profile_name(experiment, accelerator)
+        told(f"{name}: fitting to {experiment.experiment}")
+
+        def progress(replays: int, misfit: float) -> None:
+            told(f"{name}: {replays} replays, misfit {misfit:.2f}")
+
+        return fit_profile(experiment, accelerator, seed=seed, told=progress).profile
+
+    return _calibrations(experiments, accelerator, fitted)
+
+
+def recall(experiments: Sequence[Experiment], accelerator: Accelerator) -> dict[str, Calibration]:
+    """As `calibrate`, with the built-in profiles that were fitted to the experiment earlier."""
+
+    def kept(experiment: Experiment) -> Profile | None:
+        try:
+            profile = built_in(profile_name(experiment, accelerator))
+        except ProfileError:
+            return None
+        return profile if f"fitted to {experiment.experiment} " in profile.source else None
+
+    return _calibrations(experiments, accelerator, kept)
+
+
+def _calibrations(
+    experiments: Sequence[Experiment],
+    accelerator: Accelerator,
+    profile_of: Callable[[Experiment], Profile | None],
+) -> dict[str, Calibration]:
     found: dict[str, Calibration] = {}
     for experiment in calibration_experiments(experiments):
         name = profile_name(experiment, accelerator)
-        if name in found:
-            continue
-        told(f"{name}: fitting to {experiment.experiment}")
-
-        def progress(replays: int, misfit: float, name: str = name) -> None:
-            told(f"{name}: {replays} replays, misfit {misfit:.2f}")
-
-        fit = fit_profile(experiment, accelerator, seed=seed, told=progress)
-        found[name] = Calibration(fit.profile, experiment.experiment, _counted_share(experiment))
+        profile = None if name in found else profile_of(experiment)
+        if profile is not None:
+            found[name] = Calibration(profile, experiment.experiment, _counted_share(experiment))
     return found
 
 
@@ -161,7 +145,7 @@ def predict(
         ]
         for index, load in enumerate(experiment.load.stages):
             stage = experiment.stages[index] if index < len(experiment.stages) else Stage()
-            share = calibration.counted_share or _stage_share(experiment, stage) or 1.0
+            share = calibration.counted_share or 1.0  # never that of the stage to be predicted
             ours = [_metrics(run[index], share) for run in runs]
             theirs = _measured(stage) if index < len(experiment.stages) else {}
             predictions.extend(
@@ -172,46 +156,13 @@ def predict(
                     metric,
                     fmean(each[metric] for each in ours),
                     theirs.get(metric),
+                    calibration.profile.name,
                     calibration.fitted_to == experiment.experiment,
                     stage.failures > 0,
                 )
                 for metric in METRICS
             )
     return predictions
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """A target and what came of it: the median error over the stages it is about."""
-
-    what: str
-    error: float
-    target: float
-
-    @property
-    def met(self) -> bool:
-        """Within the target."""
-        return self.error <= self.target
-
-
-def verdicts(predictions: Sequence[Prediction]) -> list[Verdict]:
-    """Over the stages that nothing was fitted to."""
-    found: list[Verdict] = []
-    for overloaded in (False, True):
-        metrics = METRICS[3:] if overloaded else METRICS[:3]
-        for metric in metrics:
-            errors = [
-                abs(each.error)
-                for each in predictions
-                if each.metric == metric
-                and each.overloaded is overloaded
-                and not each.calibrated_on
-                and each.error is not None
-            ]
-            if errors and metric in TARGETS:
-                kind = "overload" if overloaded else "held out"
-                found.append(Verdict(f"{kind}: {metric}", median(errors), TARGETS[metric]))
-    return found
 
 
 def _metrics(result: StageResult, counted_share: float) -> dict[str, float]:
@@ -244,31 +195,6 @@ def _stage_share(experiment: Experiment, stage: Stage) -> float | None:
 def _counted_share(experiment: Experiment) -> float | None:
     shares = [share for stage in experiment.stages if (share := _stage_share(experiment, stage))]
     return fmean(shares) if shares else None
-
-
-def table(predictions: Sequence[Prediction]) -> Table:
-    """Predicted and measured side by side; fitted stages are marked."""
-    shown = Table(title="Engine model against real servers")
-    for heading in ("experiment", "requests/s", "metric", "measured", "predicted", "error"):
-        shown.add_column(
-            heading, justify="left" if heading in ("experiment", "metric") else "right"
-        )
-    previous = ("", -1)
-    for each in predictions:
-        first = (each.experiment, each.stage) != previous
-        if first and previous[0]:
-            shown.add_section()
-        previous = (each.experiment, each.stage)
-        name = each.experiment + (" (fitted)" if each.calibrated_on else "")
-        shown.add_row(
-            name if first else "",
-            f"{each.rate:g}" if first else "",
-            each.metric,
-            "" if each.measured is None else f"{each.measured:.5g}",
-            f"{each.predicted:.5g}",
-            "" if each.error is None else f"{each.error:+.1%}",
-        )
-    return shown
 
 
 def main(
@@ -335,6 +261,13 @@ def main(
         return
     assert file is not None
     try:
+        if save is not None:
+            save.mkdir(parents=True, exist_ok=True)
+        if output is not None:
+            output.open("ab").close()
+    except OSError as error:
+        raise typer.BadParameter(f"{error.filename}: {error.strerror}") from None
+    try:
         chip = ACCELERATORS[accelerator]
     except KeyError:
         known = ", ".join(ACCELERATORS)
@@ -344,9 +277,10 @@ def main(
             know(read_architecture(config, model))
         experiments = read_measured(file)
         others = [each for path in predict_file or [] for each in read_measured(path)]
-        calibrations = calibrate(experiments, chip, told=told) if refit else {}
+        calibrations = (
+            calibrate(experiments, chip, told=told) if refit else recall(experiments, chip)
+        )
         if save is not None:
-            save.mkdir(parents=True, exist_ok=True)
             for calibration in calibrations.values():
                 profile = calibration.profile
                 write_profile(profile, save / f"{profile.name}.yaml")
@@ -359,6 +293,13 @@ def main(
         console.print(
             f"{verdict.what}: median error {verdict.error:.1%}, target {verdict.target:.0%}: "
             + ("met" if verdict.met else "NOT met"),
+            highlight=False,
+        )
+    wrong, stages = misjudged(predictions)
+    if stages:
+        console.print(
+            f"failures where the real server had them, and nowhere else: in {stages - len(wrong)}"
+            f" of {stages} stages",
             highlight=False,
         )
     if output is not None:

@@ -71,11 +71,6 @@ class BlockPool:
         """Blocks that a sequence refers to."""
         return self.num_blocks - self.free_blocks
 
-    @property
-    def cached_blocks(self) -> int:
-        """Different block ids that can be found."""
-        return len(self._block_of)
-
     def match(self, block_ids: Iterable[int]) -> list[int]:
         """Blocks of the longest cached prefix of a chain of ids."""
         find = self._block_of.get

@@ -143,9 +143,12 @@ def read_measured(path: Path) -> list[Experiment]:
             "(of the form of vllm-h100/measured.json)"
         ) from error
     try:
-        return _FILE.validate_json(text)
+        found = _FILE.validate_json(text)
     except pydantic.ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5]
         )
         raise MeasuredError(f"{path}: {wrong}") from error
+    if not found:
+        raise MeasuredError(f"{path}: no experiment in it")
+    return found

@@ -60,8 +60,9 @@ class HttpTarget:
 
     async def facts(self) -> Facts:
         """From /v1/models and /metrics. Raises ProbeError."""
+        page = await self._get("/v1/models")
         try:
-            listed = orjson.loads(await self._get("/v1/models"))["data"]
+            listed = orjson.loads(page)["data"]
         except (ValueError, KeyError, TypeError) as error:
             raise ProbeError(f"{self._url}/v1/models: not a list of models") from error
         served = {str(each["id"]): each for each in listed if not each.get("parent")}

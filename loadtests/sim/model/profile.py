@@ -7,7 +7,7 @@ the part of the data sheet's figure that is reached.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import yaml
@@ -20,6 +20,20 @@ BUILT_IN = Path(__file__).parent.parent / "profiles"
 
 class ProfileError(ValueError):
     """A profile that cannot be used: says where, what is wrong and what would be right."""
+
+
+_DIVISORS = frozenset(
+    (
+        "tensor_parallel",
+        "weight_bandwidth_share",
+        "kv_bandwidth_share",
+        "link_bandwidth_share",
+        "compute_share",
+        "attention_share",
+        "host_bandwidth_bytes_per_s",
+    )
+)
+"""Fields of a profile with which nothing could be computed if they were 0."""
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -65,6 +79,16 @@ class Profile:
     source: str = ""
     """Where the numbers come from and what is assumed."""
 
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if each.type not in ("int", "float"):
+                continue
+            value = getattr(self, each.name)
+            if each.name in _DIVISORS and not value > 0:
+                raise ProfileError(f"{each.name} is {value}, must be above 0")
+            if not value >= 0:
+                raise ProfileError(f"{each.name} is {value}, must not be negative")
+
     def kv_blocks(self, block_size_tokens: int = 16) -> int:
         """KV blocks that fit beside the weights, as vLLM works it out at start.
 
@@ -77,6 +101,8 @@ class Profile:
             - self.kv_reserve_bytes
         )
         kv_bytes = self.model.kv_bytes_per_token / min(shards, self.model.kv_heads)
+        if block_size_tokens < 1:
+            raise ProfileError(f"block_size_tokens is {block_size_tokens}, must be at least 1")
         blocks = int(free_bytes / (kv_bytes * block_size_tokens))
         if blocks < 1:
             raise ProfileError(
@@ -119,7 +145,8 @@ def read_profile(path: Path) -> Profile:
         return _PROFILE.validate_python(document)
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()
+            f"{'.'.join(map(str, each['loc'])) or 'profile'}: {each['msg']}"
+            for each in error.errors()
         )
         raise ProfileError(f"{path}: {wrong}") from error
 

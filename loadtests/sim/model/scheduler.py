@@ -10,11 +10,11 @@ step: with asynchronous scheduling the next step is put together while one is be
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from loadtests.sim.model.kv import BlockListener, BlockPool
 from loadtests.sim.model.request import EngineRequest, Sequence, State
-from loadtests.sim.model.step_time import Work
+from loadtests.sim.model.step import Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,46 +45,15 @@ class Limits:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
+        for name in ("long_prefill_token_threshold", "max_loras"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, must not be negative")
         held = self.num_blocks * self.block_size_tokens
         if self.max_model_len > held:
             raise ValueError(
                 f"a sequence of max_model_len {self.max_model_len} does not fit into {held} KV "
                 "tokens: raise num_blocks or lower max_model_len"
             )
-
-
-@dataclass(slots=True)
-class Step:
-    """One forward pass."""
-
-    prefill: list[tuple[Sequence, int]] = field(default_factory=list)
-    """Sequences with more than one token to compute, and how many of them."""
-    decode: list[Sequence] = field(default_factory=list)
-    producing: list[Sequence] = field(default_factory=list)
-    """Those that will have a new token, in order."""
-    prefill_tokens: int = 0
-    prefill_pairs: float = 0.0
-    prefill_context_tokens: int = 0
-    decode_context_tokens: int = 0
-    adapter_loads: int = 0
-    first_tokens: int = 0
-    """Sequences whose first token it produces."""
-
-    @property
-    def plain(self) -> bool:
-        """Every sequence gets one more token, and nobody the first."""
-        return not self.prefill and not self.first_tokens
-
-    @property
-    def work(self) -> Work:
-        """For `StepTime`."""
-        return Work(
-            self.prefill_tokens,
-            self.prefill_pairs,
-            len(self.decode),
-            self.decode_context_tokens,
-            self.prefill_context_tokens,
-        )
 
 
 class Scheduler:
@@ -230,7 +199,8 @@ class Scheduler:
         if self.limits.max_loras and any(each.adapter for each in self.waiting):
             return False
         cached = self._match(head)
-        return not self._fits(head, cached, self.limits.max_num_batched_tokens)
+        # No chunk is shorter than a token, so who has no room for one is blocked with any budget.
+        return not self._fits(head, cached, 1) and not self._finds_more(head, len(cached))
 
     def repeat(self, rounds: int) -> None:
         """`rounds` schedules and completions of one token for each running sequence, at once."""
@@ -341,11 +311,24 @@ class Scheduler:
         return cached
 
     def _fits(self, sequence: Sequence, cached: list[int], tokens: int) -> bool:
+        """Whether blocks are free to admit it with so many tokens computed at first."""
         size = self.limits.block_size_tokens
         wanted = sequence.known_tokens
         if not self.limits.reserve_full_prompt:
             wanted = min(wanted, len(cached) * size + tokens)
         return self.pool.can_take(cached, -(-wanted // size) - len(cached))
+
+    def _finds_more(self, sequence: Sequence, cached_blocks: int) -> bool:
+        """Whether the next block that the sequence lacks is about to be filled by one that runs."""
+        ids = sequence.request.block_ids
+        usable = (sequence.known_tokens - 1) // self.limits.block_size_tokens
+        if not self.limits.prefix_caching or cached_blocks >= min(usable, len(ids)):
+            return False
+        return any(
+            each.published_blocks <= cached_blocks
+            and each.block_id(cached_blocks) == ids[cached_blocks]
+            for each in self.running
+        )
 
     def _admit(self, sequence: Sequence, cached: list[int], now_s: float) -> None:
         self.pool.take_cached(cached)

@@ -6,6 +6,9 @@ from typing import Never
 
 import orjson
 
+_DEEPEST = 200
+"""Objects and lists within each other; orjson reads deeper ones than it writes."""
+
 
 class ApiError(Exception):
     """Becomes an error response."""
@@ -70,6 +73,11 @@ class Body:
             ) from error
         if not isinstance(values, dict):
             raise ApiError("Input should be a valid dictionary")
+        if data.count(b"{") + data.count(b"[") > _DEEPEST:
+            try:
+                orjson.dumps(values)
+            except orjson.JSONEncodeError as error:
+                raise ApiError("Input is nested too deeply", param="body") from error
         return cls(values)
 
     def get(self, name: str) -> object:
@@ -101,8 +109,10 @@ class Body:
             self._wrong(name, "a valid boolean", value)
         return value
 
-    def integer(self, name: str, default: int | None = None, *, least: int) -> int | None:
-        """An integer of at least `least`."""
+    def integer(
+        self, name: str, default: int | None = None, *, least: int, most: int | None = None
+    ) -> int | None:
+        """An integer of at least `least` and at most `most`."""
         value = self._values.get(name)
         if value is None:
             return default
@@ -110,6 +120,8 @@ class Body:
             self._wrong(name, "a valid integer", value)
         if value < least:
             raise ApiError(f"{name} must be at least {least}, got {value}.", param=name)
+        if most is not None and value > most:
+            raise ApiError(f"{name} must be at most {most}, got {value}.", param=name)
         return value
 
     def number(self, name: str, default: float, *, least: float) -> float:

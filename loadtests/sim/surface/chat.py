@@ -6,7 +6,7 @@ from aiohttp import web
 from loadtests.sim import tokens
 from loadtests.sim.replica import Replica
 from loadtests.sim.surface.body import ApiError, Body
-from loadtests.sim.surface.generation import Choice, Generation, Sampling
+from loadtests.sim.surface.generation import Choice, Generation, Sampling, choices_wanted
 from loadtests.sim.surface.reply import json_reply
 
 _DONE = b"data: [DONE]\n\n"
@@ -23,7 +23,7 @@ async def chat_completions(replica: Replica, request: web.BaseRequest) -> web.St
     max_tokens = body.integer("max_completion_tokens", least=1)
     if max_tokens is None:
         max_tokens = body.integer("max_tokens", least=1)
-    sampling = Sampling.read(body, max_tokens, choices=body.integer("n", least=1) or 1)
+    sampling = Sampling.read(body, max_tokens, choices=choices_wanted(body))
     options = StreamOptions.read(body)
     generation = Generation(replica, request, body, [prompt], sampling, prefix="chatcmpl")
     if body.flag("stream"):

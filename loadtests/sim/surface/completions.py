@@ -6,7 +6,7 @@ from aiohttp import web
 from loadtests.sim.replica import Replica
 from loadtests.sim.surface.body import Body
 from loadtests.sim.surface.chat import StreamOptions
-from loadtests.sim.surface.generation import Choice, Generation, Sampling
+from loadtests.sim.surface.generation import Choice, Generation, Sampling, choices_wanted
 from loadtests.sim.surface.prompts import read_prompts
 from loadtests.sim.surface.reply import json_reply
 
@@ -19,7 +19,7 @@ async def completions(replica: Replica, request: web.BaseRequest) -> web.StreamR
     body = Body.parse(await request.read())
     prompts = read_prompts(body.need("prompt"), "prompt")
     max_tokens = body.integer("max_tokens", _DEFAULT_MAX_TOKENS, least=1)
-    sampling = Sampling.read(body, max_tokens, choices=body.integer("n", least=1) or 1)
+    sampling = Sampling.read(body, max_tokens, choices=choices_wanted(body))
     options = StreamOptions.read(body)
     generation = Generation(replica, request, body, prompts, sampling, prefix="cmpl")
     if body.flag("stream"):

@@ -45,7 +45,7 @@ async def take_back_faults(replica: Replica, request: web.BaseRequest) -> web.St
 def _read(replica: Replica, document: object) -> Fault:
     try:
         fault = parse(orjson.dumps(document))
-    except ValueError as error:
+    except (ValueError, orjson.JSONEncodeError) as error:
         raise ApiError(str(error)) from error
     if isinstance(fault, Metrics):
         page = render(replica).decode()

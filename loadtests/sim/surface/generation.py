@@ -16,6 +16,9 @@ from loadtests.sim.replica import Replica, UnknownModelError
 from loadtests.sim.surface.body import ApiError, Body, not_found
 from loadtests.sim.tokens import Tokens
 
+_MOST_CHOICES = 16384
+"""vLLM's VLLM_MAX_N_SEQUENCES."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -214,6 +217,11 @@ class Generation:
         return response
 
 
+def choices_wanted(body: Body) -> int:
+    """Answers to each prompt. Raises ApiError."""
+    return body.integer("n", least=1, most=_MOST_CHOICES) or 1
+
+
 def find_model(replica: Replica, body: Body) -> tuple[str | None, str]:
     """The adapter asked for, if any, and the model name to answer with. Raises ApiError."""
     model = body.text("model") or replica.base_model
@@ -229,19 +237,24 @@ def find_model(replica: Replica, body: Body) -> tuple[str | None, str]:
 def _session_id(request: web.BaseRequest, body: Body) -> str | None:
     """Where vLLM looks for it, in this order."""
     extra = body.part("vllm_xargs").get("session_id")
-    named = body.text("session_id") or request.headers.get("X-Session-ID") or extra
+    named = body.text("session_id") or _header(request, "X-Session-ID") or extra
     return named if isinstance(named, str) and named else None
 
 
 def make_request_id(prefix: str, request: web.BaseRequest) -> str:
     """Prefix and the client's X-Request-Id, or a fresh one."""
-    return f"{prefix}-{request.headers.get('X-Request-Id') or uuid.uuid4().hex}"
+    return f"{prefix}-{_header(request, 'X-Request-Id') or uuid.uuid4().hex}"
 
 
 def echo_request_id(request: web.BaseRequest) -> dict[str, str]:
     """The client's X-Request-Id as a response header, if it sent one."""
-    request_id = request.headers.get("X-Request-Id")
+    request_id = _header(request, "X-Request-Id")
     return {"X-Request-Id": request_id} if request_id else {}
+
+
+def _header(request: web.BaseRequest, name: str) -> str:
+    """A header as text that can be sent again; bytes that are not UTF-8 become U+FFFD."""
+    return request.headers.get(name, "").encode(errors="surrogateescape").decode(errors="replace")
 
 
 def check_prompt(prompt_tokens: int, max_model_tokens: int) -> None:

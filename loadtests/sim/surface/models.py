@@ -13,8 +13,9 @@ from loadtests.sim.surface.validation import read_json, read_query
 
 
 async def health(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
-    """200 while the process lives."""
-    return web.Response()
+    """200 while the engine lives, 503 for what is left of the process after it."""
+    alive = not replica.engine.dead.is_set()
+    return web.Response(status=HTTPStatus.OK if alive else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 async def version(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:

@@ -19,13 +19,14 @@ from loadtests.sim.surface.reply import json_reply
 from loadtests.sim.tokens import Tokens
 
 _DIMENSIONS = 64
+_MOST_DIMENSIONS = 16384
 
 
 async def embeddings(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
     """A unit vector for each input, the same for the same input."""
     body = Body.parse(await request.read())
     prompts = read_prompts(body.need("input"), "input")
-    dimensions = body.integer("dimensions", _DIMENSIONS, least=1) or _DIMENSIONS
+    dimensions = body.integer("dimensions", _DIMENSIONS, least=1, most=_MOST_DIMENSIONS)
     encoding = body.text("encoding_format", "float")
     if encoding not in ("float", "base64"):
         raise ApiError(
@@ -43,7 +44,7 @@ async def embeddings(replica: Replica, request: web.BaseRequest) -> web.StreamRe
                 {
                     "index": index,
                     "object": "embedding",
-                    "embedding": _encoded(_vector(prompt, dimensions), encoding),
+                    "embedding": _encoded(_vector(prompt, dimensions or _DIMENSIONS), encoding),
                 }
                 for index, prompt in enumerate(prompts)
             ],
@@ -113,6 +114,8 @@ async def _compute(replica: Replica, body: Body, prompts: Ordered[Tokens]) -> st
     """Run the prompts through the engine; the model name to answer with."""
     adapter, model = find_model(replica, body)
     for prompt in prompts:
+        if not prompt:
+            raise ApiError("The prompt cannot be empty", param="input")
         check_prompt(tokens.count(prompt), replica.max_model_tokens)
     cache_salt = body.text("cache_salt")
     path = replica.adapter_path(adapter)

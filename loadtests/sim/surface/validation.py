@@ -25,7 +25,8 @@ async def read_json(model: type[M], request: web.BaseRequest) -> M:
         raise _wrong(["Unsupported Media Type: Only 'application/json' is allowed"], None)
     try:
         document = json.loads(await request.read())
-    except ValueError as error:
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
         at = error.pos if isinstance(error, json.JSONDecodeError) else 0
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
         where = f"body.{at}"

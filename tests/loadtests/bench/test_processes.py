@@ -12,8 +12,8 @@ from loadtests.bench.processes import GoneError, Memory, Stat
 
 
 def test_a_command_may_look_like_the_fields_around_it() -> None:
-    text = "4711 (a) S (b c) S 42 4711 4711 0 -1 4194304 100 0 0 0 12 3 0 0 20 0 1 0"
-    assert processes.parse_stat(text) == Stat(4711, "a) S (b c", 42)
+    text = "4711 (a) S (b c) S 42 4711 4711 0 -1 4194304 100 0 0 0 12 3 150 50 20 0 1 0"
+    assert processes.parse_stat(text, ticks_per_s=100) == Stat(4711, "a) S (b c", 42, 2.0)
 
 
 def test_memory_is_told_in_bytes() -> None:

@@ -1,5 +1,6 @@
 """The command ``penstock lab``, as a person uses it."""
 
+import io
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,11 +11,14 @@ from xml.etree import ElementTree
 
 import orjson
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from loadtests.lab import page, report
 from loadtests.lab.command import app
+from loadtests.lab.sweep import sweep
 from loadtests.sim.model.profile import write_profile
-from tests.loadtests.lab.conftest import PROFILE
+from tests.loadtests.lab.conftest import PROFILE, Make
 
 PLOTS = ["cache-and-balance", "goodput", "timelines", "tokens", "tpot", "ttft"]
 
@@ -79,11 +83,11 @@ def test_a_comparison_leaves_a_report(lab: Lab, tmp_path: Path) -> None:
     assert sorted(path.stem for path in (out / "plots").iterdir()) == PLOTS
     for path in (out / "plots").iterdir():
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
-    page = _Page()
-    page.feed((out / "index.html").read_text(encoding="utf-8"))
-    assert page.tags.count("svg") == len(PLOTS)
-    assert page.outside == []
-    assert result["verdicts"][0]["words"][0] in page.text
+    read = _Page()
+    read.feed((out / "index.html").read_text(encoding="utf-8"))
+    assert read.tags.count("svg") == len(PLOTS)
+    assert read.outside == []
+    assert result["verdicts"][0]["words"][0] in read.text
 
 
 def test_the_same_command_writes_the_same_report(lab: Lab, tmp_path: Path) -> None:
@@ -131,6 +135,7 @@ def test_a_slo_out_of_reach_is_a_failure(lab: Lab) -> None:
         (["--workload", "nothing"], "workload 'nothing': not in the catalogue, which has"),
         (["--workload", "trace:gone.jsonl"], "the trace gone.jsonl cannot be read"),
         (["--workload", "trace:gone.txt"], "a trace is Mooncake's .jsonl or Azure's .csv"),
+        (["--policies", ""], "name at least one policy"),
         (["--policies", "nothing"], "unknown policy 'nothing': use one of"),
         (["--policies", 'random:{"a":1}'], "unknown parameter 'a'"),
         (["--rate", "5", "--concurrency", "5"], "exclude each other"),
@@ -159,10 +164,51 @@ def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(
     assert "--out" in said.err
 
 
+@pytest.mark.parametrize("command", ["size", "parity"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_runs(
+    lab: Lab, tmp_path: Path, command: str
+) -> None:
+    out = str(tmp_path / "none" / "out.json")
+    words = {
+        "size": ("--workload", "interactive-chat", "--policy", "random", "--rate", "1e6", "--out"),
+        "parity": (
+            "--real", "http://127.0.0.1:9", "--max-num-seqs", "1", "--max-num-batched-tokens",
+            "16", "--json",
+        ),
+    }  # fmt: skip
+    said = lab(command, *words[command], out)
+    assert said.code == 1
+    assert f"{out}: No such file or directory" in said.err
+
+
 def test_there_are_lists_of_what_there_is(lab: Lab) -> None:
     assert "fixed-corpus-saas" in lab("workloads").out
-    assert "llm-d-token-aware" in lab("policies").out.split()
+    assert "round-robin         │ Each candidate in turn, by slot" in lab("policies").out
     assert "Qwen/Qwen3-32B" in lab("profiles").out
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_table_is_whole_on_any_terminal(make: Make, width: int) -> None:
+    experiment = make(names='weighted,random,cache-aware:{"balance_abs":3}', rates=(8.0,))
+    console = Console(width=width, file=io.StringIO())
+    with console.capture() as said:
+        report.show(console, experiment, sweep(experiment))
+    lines = said.get().splitlines()
+    assert max(map(len, lines)) <= width
+    table = "\n".join(line for line in lines if "│" in line or "┃" in line)
+    assert "…" not in table
+    for text in ("TTFT", "p99 ms", "tok/s", "preempted", "weighted", "random", "cache-aware"):
+        assert text in table
+    words = set(table.split())
+    for column in page.COLUMNS:
+        if column.figure not in ("tokens_max_over_mean", "gateway_cpu_ms"):
+            assert words.issuperset(column.head.split()), column.head
+
+
+def test_a_client_has_some_patience(lab: Lab) -> None:
+    said = lab("sim", *SMALL, "--policies", "random", "--client-timeout", "-1")
+    assert said.code == 2
+    assert "--client-timeout" in said.err
 
 
 def test_the_lab_is_a_command_of_penstock() -> None:

@@ -19,8 +19,9 @@ _WHOLE = Whole(1.0, 1, 0, 0, 0.5, 1.0, 1)
 class Fleet:
     """Carries the load from a number of replicas on, with seed 2 a little later."""
 
-    def __init__(self, enough: int) -> None:
+    def __init__(self, enough: int, unlucky: int | None = None) -> None:
         self.enough = enough
+        self.unlucky = unlucky
         self.tried: list[int] = []
 
     def __call__(self, experiment: Experiment) -> tuple[Run, ...]:
@@ -29,6 +30,7 @@ class Fleet:
 
     def _run(self, cell: Cell) -> Run:
         share = 0.95 if cell.replicas >= self.enough - 1 + (cell.seed == 2) else 0.3
+        share = 0.89 if cell.replicas == self.unlucky else share
         steady: Figures = replace(
             _NOTHING, good_share=share, ttft_p90_s=1.5 if share > 0.9 else 4.0, tpot_p90_s=0.04
         )
@@ -50,6 +52,20 @@ def test_the_smallest_fleet_is_found_from_wherever_the_search_begins(
     assert (below is None) == (enough == 1)
     # With one seed it does: every seed must.
     assert below is None or (below.share.value > below.worst and not below.met)
+
+
+def test_an_answer_by_chance_is_told(make: Make) -> None:
+    experiment = make(names="round-robin", rates=(5.0,), replicas=(1,))
+    steady = smallest_fleet(experiment, Fleet(3))
+    assert steady.one_more is not None
+    assert steady.one_more.met
+    found = smallest_fleet(experiment, Fleet(3, unlucky=4), most=3)
+    assert found.smallest is not None
+    assert found.one_more is None
+    found = smallest_fleet(experiment, Fleet(4, unlucky=5))
+    assert found.smallest is not None
+    assert found.smallest.replicas == 4
+    assert "which misses it: chance decides here" in sizing_sentences(experiment, found)[-1]
 
 
 def test_it_is_told_by_how_much_the_slo_is_met(make: Make) -> None:

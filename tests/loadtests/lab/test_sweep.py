@@ -1,19 +1,30 @@
 """Sweeps: the same bytes whatever the number of processes, and every request once."""
 
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
+import psutil
 import pytest
 
 from loadtests.lab.experiment import run_cell
 from loadtests.lab.points import difference, points
 from loadtests.lab.result import document, dumped
 from loadtests.lab.simulation import Simulation
-from loadtests.lab.source import LabError
+from loadtests.lab.source import DEFAULT_DURATION_S, LabError
 from loadtests.lab.summary import Cut
 from loadtests.lab.sweep import sweep
+from loadtests.workloads.summary import walk
+from picker.completion import Report
+from picker.decision import Decision
+from picker.pipeline.context import RequestContext
+from picker.settings import PickerSettings
 from tests.loadtests.lab.conftest import Make
 
 WORKLOADS = [
@@ -137,6 +148,123 @@ def test_a_recorded_trace_is_played_at_its_speed(make: Make, tmp_path: Path) -> 
     assert slow.whole.duration_s == pytest.approx(39, abs=2)
     assert fast.whole.duration_s == pytest.approx(39 / 4, abs=2)
     assert str(tmp_path) not in dumped(document(experiment, (slow, fast))).decode()
+
+
+@pytest.mark.parametrize("workload", ["interactive-chat", "fixed-corpus-saas", "code-generation"])
+def test_clients_of_a_closed_loop_stop_some_time(make: Make, workload: str) -> None:
+    experiment = make(workload, "random", concurrencies=(2,), requests=None, seeds=1)
+    cell = next(experiment.cells())
+    traffic = experiment.source.traffic(cell.level, cell.seed, experiment.extent)
+    now_s = 0.0
+    while (due_s := traffic.next_s()) is not None:
+        for request in traffic.take(now_s := max(now_s, due_s)):
+            traffic.answered(request, now_s + 5.0)
+    assert now_s < DEFAULT_DURATION_S
+    assert traffic.sent >= 2 * 6
+
+
+def test_a_client_of_a_recycling_loop_has_its_session_again_for_as_long_as_it_is_told(
+    make: Make,
+) -> None:
+    experiment = make("code-generation", "random", concurrencies=(1,), duration_s=900.0)
+    cell = next(experiment.cells())
+    traffic = experiment.source.traffic(cell.level, cell.seed, experiment.extent)
+    first = {request.prompt.segments[0].id for request in walk(traffic)}
+    assert len(first) == 1
+
+
+def _watched(make: Make, workload: str, timeout_s: float | None = None) -> list[Any]:
+    """What the picker expects of the first request, and what it is told at its end."""
+    experiment = make(workload, "random", speeds=(1,), requests=None, seeds=1)
+    experiment = replace(experiment, client_timeout_s=timeout_s)
+    cell = next(experiment.cells())
+    traffic = experiment.source.traffic(cell.level, cell.seed, experiment.extent)
+    simulation = Simulation(experiment.setting(cell), traffic, seed=1)
+    told: list[Any] = []
+    picker = simulation._picker
+    complete, place = picker.complete, picker.place
+
+    def hear_complete(report: Report) -> None:
+        told.append(report)
+        complete(report)
+
+    def hear_place(context: RequestContext) -> Decision:
+        told.append(context.output_tokens)
+        return place(context)
+
+    picker.complete = hear_complete  # type: ignore[method-assign]
+    picker.place = hear_place  # type: ignore[method-assign]
+    simulation.run()
+    return told[:2]
+
+
+def _trace(tmp_path: Path, **row: object) -> str:
+    path = tmp_path / "trace.jsonl"
+    first = {"timestamp": 0, "hash_ids": [1, 2], **row}
+    # A run ends with its last answer, before the picker is told of that.
+    last = {"timestamp": 900_000, "hash_ids": [3], "input_length": 9, "output_length": 1}
+    path.write_bytes(b"\n".join(map(orjson.dumps, (first, last))))
+    return f"trace:{path}"
+
+
+def test_a_picker_knows_no_more_of_a_recorded_answer_than_the_live_one(
+    make: Make, tmp_path: Path
+) -> None:
+    expected, end = _watched(make, _trace(tmp_path, input_length=700, output_length=7_777))
+    assert expected == PickerSettings(()).default_output_tokens
+    assert (end.status, end.reason, end.output_tokens) == (200, "ok", 7_777)
+
+
+@pytest.mark.parametrize(("timeout_s", "status"), [(0.001, 0), (1.0, 200)])
+def test_a_client_that_leaves_brings_the_picker_no_usage(
+    make: Make, tmp_path: Path, timeout_s: float, status: int
+) -> None:
+    trace = _trace(tmp_path, input_length=700, output_length=7_777)
+    _, end = _watched(make, trace, timeout_s)
+    assert (end.status, end.reason) == (status, "client_aborted")
+    assert (end.input_tokens, end.output_tokens, end.cached_tokens) == (None, None, None)
+    assert (end.ttft_s is None) == (end.streamed_events == 0) == (status == 0)
+
+
+def test_a_prompt_that_is_too_long_is_an_error_not_a_client_that_left(
+    make: Make, tmp_path: Path
+) -> None:
+    trace = _trace(tmp_path, input_length=512_000, output_length=7, hash_ids=list(range(1000)))
+    _, end = _watched(make, trace)
+    assert (end.status, end.reason, end.input_tokens) == (400, "http_error", None)
+
+
+def test_workers_end_with_the_one_who_started_them(tmp_path: Path) -> None:
+    script = tmp_path / "sweeps.py"
+    script.write_text(
+        "from loadtests.lab.command import app\n"
+        "if __name__ == '__main__':\n"
+        "    app(['sim', '--workload', 'fixed-corpus-saas', '--policies', 'random,weighted',"
+        " '--profile', 'qwen3-32b-tp2-h100', '--rate', '60', '--duration', '3000', '--jobs', '2'])"
+    )
+    parent = psutil.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stderr=subprocess.DEVNULL,
+    )
+    workers: list[psutil.Process] = []
+    try:
+        until_s = time.monotonic() + 60
+        while len(workers) < 2 and time.monotonic() < until_s:
+            time.sleep(0.2)
+            workers = [
+                each
+                for each in parent.children()
+                if "spawn_main" in " ".join(each.cmdline()) and each.num_threads() > 1
+            ]
+        assert len(workers) == 2
+    finally:
+        parent.kill()
+        parent.wait()
+        _, alive = psutil.wait_procs(workers, timeout=10)
+        for each in alive:
+            each.kill()
+    assert alive == []
 
 
 def test_a_mistake_in_a_worker_is_told(make: Make) -> None:

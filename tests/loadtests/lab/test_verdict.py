@@ -14,11 +14,19 @@ def point(
     goodputs: tuple[float, ...],
     *,
     share: float = 0.95,
-    ttft_s: float = 1.0,
+    ttft_s: float | None = 1.0,
     replicas: int = 4,
+    failed: int = 0,
 ) -> Point:
     by_seed: tuple[dict[str, float | int | None], ...] = tuple(
-        {"goodput_per_s": each, "good_share": share, "ttft_mean_s": ttft_s} for each in goodputs
+        {
+            "goodput_per_s": each,
+            "good_share": share,
+            "ttft_mean_s": ttft_s,
+            "requests": 100,
+            "failed": failed,
+        }
+        for each in goodputs
     )
     return Point(policy, replicas, Level(rate, LevelKind.RATE), by_seed)
 
@@ -49,7 +57,8 @@ def test_the_best_is_told_where_the_most_was_good() -> None:
     first, second = sentences(verdict, Slo(2.0, 0.05))
     assert first.startswith("sticky answers the most requests within the SLO (TTFT up to 2 s, TPOT")
     assert "at 10 requests/s, 91% of those that came" in first
-    assert second == "turns: 4.1 ± 1.3 requests/s, 5 ± 0 fewer (a factor of 2.2)."
+    there = "turns: 4.1 ± 1.3 requests/s, 5 ± 0 fewer (a factor of 2.2); at its own best, 5"
+    assert second == f"{there} requests/s, 4.85 ± 0.64."
 
 
 def test_what_cannot_be_told_apart_is_not_called_worse() -> None:
@@ -81,6 +90,30 @@ def test_where_nobody_meets_the_slo_the_soonest_answer_is_best() -> None:
     assert "b has the lowest mean TTFT at 1 requests/s: 3 s." in words[0]
     assert words[1] == "a: 9 s, 6 more (a factor of 3)."
     assert words[-1].startswith("One seed only")
+
+
+def test_failing_requests_is_no_way_to_be_soonest() -> None:
+    late = point("late", 1, (0.0, 0.0), share=0.0, ttft_s=9.0)
+    failing = point("failing", 1, (0.0, 0.0), share=0.0, ttft_s=3.0, failed=60)
+    [verdict] = verdicts([failing, late])
+    assert verdict.best.contender == "late"
+    first, second = sentences(verdict, Slo())
+    assert "late fails fewest, 0%, and answers the others with the mean TTFT" in first
+    assert second.endswith("; 60% of its requests failed.")
+
+
+def test_where_nothing_is_answered_no_figure_is_told() -> None:
+    nothing = point("a", 1, (0.0,), share=0.0, ttft_s=None, failed=100)
+    [verdict] = verdicts([nothing])
+    [said] = sentences(verdict, Slo())
+    assert said.endswith("No request was answered at 1 requests/s.")
+
+
+def test_one_seed_proves_no_par() -> None:
+    [verdict] = verdicts([point("a", 1, (10.0,)), point("b", 1, (9.9,)), point("c", 1, (5.0,))])
+    assert [rank.standing for rank in verdict.ranks] == [
+        Standing.BEST, Standing.OPEN, Standing.BEHIND,
+    ]  # fmt: skip
 
 
 def test_each_size_of_fleet_has_its_answer() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from loadtests.sim.__main__ import serve
+from loadtests.sim.engine import RealTimeEngine
 from loadtests.sim.model.profile import built_in, write_profile
 from loadtests.sim.options import parse
 
@@ -130,7 +132,19 @@ def test_a_profile_can_be_a_file(tmp_path: Path) -> None:
         (["--model", "m", "--max-model-len", "999999999"], "raise num_blocks"),
         (["--model", "m", "--replicas", "0"], "--replicas is 0, must be at least 1"),
         (["--model", "m", "--num-blocks", "0"], "num_blocks is 0, must be at least 1"),
-        (["--model", "m", "--time-scale", "-1"], "--time-scale is -1.0, must not be negative"),
+        (["--model", "m", "--time-scale", "-1"], "--time-scale is -1.0, must be a number that is"),
+        (
+            ["--model", "m", "--drain-s", "nan"],
+            "--drain-s is nan, must be a number that is not neg",
+        ),
+        (["--model", "m", "--startup-delay-s", "-1"], "--startup-delay-s is -1.0"),
+        (["--model", "m", "--port", "70000"], "ports are 0 to 65535"),
+        (["--model", "m", "--port", "65535", "--replicas", "2"], "ports are 0 to 65535"),
+        (["--model", "m", "--block-size", "0"], "block_size_tokens is 0, must be at least 1"),
+        (["--model", "m", "--max-loras", "-1"], "max_loras is -1, must not be negative"),
+        (["--model", "m", "--output-tokens-median", "0"], "median is 0.0 tokens, must be above 0"),
+        (["--model", "m", "--output-tokens-sigma", "-1"], "sigma is -1.0, must be 0 to 10"),
+        (["--model", "m", "--set", "compute_share=0"], "compute_share is 0.0, must be above 0"),
         (["--model", "m", "--profile", "h900"], "among the built-in ones: codellama"),
         (["--model", "m", "--profile", "./none.yaml"], "none.yaml: No such file"),
         (["--model", "m", "--set", "overhead_s"], "FIELD=VALUE is wanted; fields are tensor_par"),
@@ -148,3 +162,25 @@ def test_wrong_options_are_explained(
     with pytest.raises(SystemExit):
         parse(arguments)
     assert message in capsys.readouterr().err
+
+
+async def test_a_dead_engine_ends_the_process_as_vllms_does(
+    http: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(self: RealTimeEngine) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(RealTimeEngine, "_catch_up", fail)
+    ended = asyncio.create_task(serve(parse(["--model", "m", "--port", "0"])))
+    printed = ""
+    while "ports=" not in printed:
+        await asyncio.sleep(0)
+        printed += capsys.readouterr().out
+    port = int(printed.rpartition("=")[2])
+    body = {"prompt": "hello"}
+    async with http.post(f"http://127.0.0.1:{port}/v1/completions", json=body) as response:
+        assert response.status == 500
+        assert (await response.json())["error"]["type"] == "InternalServerError"
+    assert await ended == 1

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from loadtests.sim.engine import EngineSettings, RealTimeEngine
+from loadtests.sim.engine import EngineDeadError, EngineSettings, RealTimeEngine
 from loadtests.sim.job import Job
 from loadtests.sim.model.scheduler import Limits
 from loadtests.sim.tokens import NO_TOKENS, Tokens, encode
@@ -369,3 +369,50 @@ async def test_a_loop_that_was_held_up_does_not_burst() -> None:
     await submission.progress()
     assert one.generated_tokens - before < 40
     submission.abort()
+
+
+async def test_a_failing_model_is_a_dead_engine_and_nobody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = RealTimeEngine(paced(0.002))
+    waiting = engine.submit([job(400)])
+    await generated(waiting.jobs[0], 1)
+
+    def fail(now_s: float) -> None:
+        raise ZeroDivisionError(now_s)
+
+    monkeypatch.setattr(engine._model, "advance", fail)
+    with pytest.raises(EngineDeadError):
+        await waiting.finished()
+    waiting.abort()
+    with pytest.raises(EngineDeadError):
+        engine.submit([job()])
+    assert engine.dead.is_set()
+    assert engine._timer is None
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_jobs_of_which_one_cannot_run_leave_nothing_behind() -> None:
+    engine = RealTimeEngine(FAST)
+    with pytest.raises(ValueError, match="empty"):
+        engine.submit([job(), job(prompt=NO_TOKENS)])
+    assert engine.waiting_requests == 0
+
+
+async def test_adapters_that_run_and_wait_are_those_of_the_sequences_that_do() -> None:
+    engine = RealTimeEngine(paced(0.001, max_loras=2, max_num_seqs=3))
+    open_ = [engine.submit([job(5 + n % 7, adapter=f"x{n % 5}")]) for n in range(30)]
+    seen: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
+    while not all(each.done for each in open_):
+        if len(seen) == 5:
+            open_[17].abort()
+        batch = engine._model.scheduler.running
+        left = {one.sequence for each in open_ for one in each.jobs if not one.done}
+        running = {each.adapter for each in batch}
+        waiting = {each.adapter for each in left - set(batch) if each is not None}
+        assert engine._adapters() == (running, waiting)
+        seen.add((tuple(sorted(map(str, running))), tuple(sorted(map(str, waiting)))))
+        await asyncio.sleep(0.001)
+    assert len(seen) > 5
+    assert engine._adapters() == (set(), set())
+    assert not engine._asked_for

@@ -279,7 +279,8 @@ async def test_faults_are_listed_and_taken_back_one_by_one(
         ({"kind": "melt"}, "'melt' found using 'kind' does not match any of the expected tags"),
         ({}, "fault: Unable to extract tag using discriminator 'kind'"),
         ({"kind": "slow"}, "slow.factor: Field required"),
-        ({"kind": "slow", "factor": 0}, "slow.factor: Input should be greater than 0"),
+        ({"kind": "slow", "factor": 0}, "slow.factor: Input should be greater than or equal to"),
+        ({"kind": "slow", "factor": 1e300}, "slow.factor: Input should be less than or equal to"),
         ({"kind": "slow", "factor": "2"}, "slow.factor: Input should be a valid number"),
         ({"kind": "error", "status": 200}, "error.status: Value error, 200 is no error"),
         ({"kind": "error", "status": 999}, "error.status: Input should be "),
@@ -353,3 +354,15 @@ async def test_a_client_that_leaves_a_hung_request_leaves_nothing(
         return holds_nothing(server)
 
     await until(is_free)
+
+
+async def test_who_is_let_go_by_one_fault_does_not_meet_another_that_is_over_too(
+    serve: Serve, http: aiohttp.ClientSession
+) -> None:
+    server = await serve()
+    hang = await give(http, server, kind="hang", paths="generating")
+    await give(http, server, kind="error", status=503)
+    waiting = asyncio.create_task(status(http, server))
+    await strikes(http, server, hang, 1)
+    await take_back(http, server)
+    assert await waiting == 200

@@ -5,6 +5,8 @@ import json
 
 import aiohttp
 import pytest
+from aiohttp import ClientConnectionResetError, web
+from prometheus_client.parser import text_string_to_metric_families
 
 from loadtests.sim.server import ReplicaServer
 from tests.loadtests.conftest import Serve
@@ -292,3 +294,92 @@ async def test_stopping_cuts_off_what_does_not_finish(
         with pytest.raises(aiohttp.ClientPayloadError):
             await response.read()
     assert server.replica.engine.kv_usage == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/v1/chat/completions", CHAT | {"n": 16385}, "n must be at most 16384, got 16385."),
+        ("/v1/completions", {"prompt": "a", "n": 10**9}, "n must be at most 16384"),
+        ("/v1/embeddings", {"input": "a", "dimensions": 10**9}, "dimensions must be at most"),
+        ("/rerank", {"query": "", "documents": ["a", ""]}, "prompt cannot be empty"),
+        ("/score", {"text_1": "", "text_2": ""}, "prompt cannot be empty"),
+    ],
+)
+async def test_what_would_never_end_or_never_begin_is_refused(
+    serve: Serve, http: aiohttp.ClientSession, path: str, body: dict[str, object], message: str
+) -> None:
+    server = await serve()
+    async with http.post(url(server, path), json=body) as response:
+        assert response.status == 400
+        assert message in (await response.json())["error"]["message"]
+    assert server.replica.engine.waiting_requests == 0
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+async def test_a_body_of_nothing_but_brackets_is_the_clients_fault(
+    serve: Serve, http: aiohttp.ClientSession, path: str
+) -> None:
+    server = await serve()
+    deep = "[" * 600 + "]" * 600
+    body = f'{{"max_tokens": 3, "messages": [{{"role": "user", "content": {deep}}}]}}'
+    async with http.post(url(server, path), data=body) as response:
+        assert response.status == 400
+        assert "nested too deeply" in await response.text()
+
+
+@pytest.mark.parametrize("body", [b'{"lora_name": "\\ud800", "lora_path": "/x"}', b"[" * 100_000])
+async def test_an_adapter_of_no_text_is_not_loaded(
+    serve: Serve, http: aiohttp.ClientSession, body: bytes
+) -> None:
+    server = await serve(max_loras=1)
+    headers = {"Content-Type": "application/json"}
+    where = url(server, "/v1/load_lora_adapter")
+    async with http.post(where, data=body, headers=headers) as response:
+        assert response.status == 400
+    assert server.replica.adapter_paths == {}
+
+
+async def test_names_are_escaped_in_metrics(serve: Serve, http: aiohttp.ClientSession) -> None:
+    name = 'a"b\\c\nd'
+    server = await serve(adapters=(name,), max_loras=1)
+    body = CHAT | {"model": name, "max_tokens": 2}
+    async with http.post(url(server, "/v1/chat/completions"), json=body) as response:
+        assert response.status == 200
+    async with http.get(url(server, "/metrics")) as response:
+        families = text_string_to_metric_families(await response.text())
+    info = next(each for each in families if each.name == "vllm:lora_requests_info")
+    assert name in {sample.labels["running_lora_adapters"] for sample in info.samples}
+
+
+async def test_a_client_that_left_before_the_headers_is_no_error(
+    serve: Serve,
+    http: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def gone(response: web.StreamResponse, request: web.BaseRequest) -> None:
+        monkeypatch.undo()
+        raise ClientConnectionResetError("Cannot write to closing transport")
+
+    server = await serve()
+    monkeypatch.setattr(web.StreamResponse, "prepare", gone)
+    body = CHAT | {"stream": True}
+    async with http.post(url(server, "/v1/chat/completions"), json=body) as response:
+        await response.read()
+    assert caplog.text == ""
+    assert server.replica.engine.waiting_requests == 0
+
+
+async def test_an_engine_that_dies_breaks_streams_off_and_is_not_healthy(
+    serve: Serve, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await serve(stalled=True)
+    body = CHAT | {"stream": True}
+    async with http.post(url(server, "/v1/chat/completions"), json=body) as response:
+        monkeypatch.setattr(server.replica.engine._model, "advance", None)
+        server.replica.engine._turn()
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
+    async with http.get(url(server, "/health")) as response:
+        assert response.status == 503

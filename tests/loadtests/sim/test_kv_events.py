@@ -436,3 +436,48 @@ def test_an_endpoint_in_use_is_named() -> None:
         with pytest.raises(EndpointError, match=rf"{events.publisher.endpoint}: .*in use"):
             KvEvents(taken, block_size_tokens=SIZE, host="127.0.0.1")
         assert psutil.Process().num_threads() == before
+
+
+def test_a_batch_that_cannot_be_sent_is_a_gap_and_not_the_end(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    events = make()
+    publish(events)
+    events.publisher.publish("half a surrogate pair: \ud800")
+    publish(events)
+    endpoint = events.publisher.replay_endpoint
+    assert endpoint is not None
+    assert [batch.number for batch in replay(endpoint)] == [0, 2]
+    assert events.publisher.dropped_batches == 1
+    assert "batch 1 cannot be encoded" in caplog.text
+
+
+async def test_a_session_id_of_no_text_is_told_as_far_as_it_can_be() -> None:
+    settings = ReplicaSettings(
+        models=("m",),
+        engine=EngineSettings(built_in("constant-step"), LIMITS, time_scale=0.0),
+        kv_events=LOOPBACK,
+    )
+    replica = Replica(settings, host="127.0.0.1")
+    server = ReplicaServer(replica)
+    await server.start()
+    body = b'{"prompt": "sixteen bytes it", "max_tokens": 4}'
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(
+        b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        b"X-Session-ID: a\xff\r\nX-Request-Id: b\xff\r\nContent-Length: %d\r\n\r\n" % len(body)
+    )
+    writer.write(body)
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert '"id":"cmpl-b\ufffd"'.encode() in answer
+    assert replica.kv_events is not None
+    (stored, *_) = await asyncio.to_thread(flat, replica.kv_events)
+    assert stored["session_id"] == "a\ufffd"
+    await server.stop()
+
+
+def test_a_port_there_cannot_be_is_named() -> None:
+    with pytest.raises(EndpointError, match=r"tcp://\*:99999: ports are 0 to 65535"):
+        KvEvents(PublisherOptions("tcp://*:99999"), block_size_tokens=SIZE)

@@ -207,6 +207,19 @@ def test_two_failures_of_one_step_end_the_session_once() -> None:
     assert ids(traffic.take(9.0)) == ["s1/0.0"]
 
 
+def test_sessions_that_begin_before_the_run_are_under_way_in_it() -> None:
+    # Steps at -5, about -2.7 and -0.4, then 1.9: an unloaded answer takes 0.3 s, a pause 2 s.
+    traffic = OpenLoop(Small(turns=5), [-100.0, -5.0, 1.0])
+    arrivals = [(request.id, request.arrival_s) for request in walk(traffic)]
+    assert arrivals[0] == ("s2/0.0", 1.0)
+    assert arrivals[1][1] == pytest.approx(-5.0 + 3 * 2.3)
+    assert [id_ for id_, _ in arrivals if id_.startswith("s1")] == ["s1/3.0", "s1/4.0"]
+    assert not any(id_.startswith("s0") for id_, _ in arrivals)
+    traffic = OpenLoop(Small(turns=5), [-5.0])
+    (request,) = traffic.take(2.0)
+    assert len(request.prompt.segments) == 1 + 3 * 2 + 1  # with what was said before
+
+
 def test_no_more_than_asked_for_and_none_too_late() -> None:
     assert len(list(walk(ClosedLoop(Small(), 3, max_requests=10)))) == 10
     late = walk(ClosedLoop(Small(), 3, until_s=10.0))

@@ -31,6 +31,14 @@ def test_legacy_blend_sends_what_nobody_has_cached_where_that_was_longest_ago() 
     assert order(policy, pool, cold) == [2, 0, 1]
 
 
+def test_legacy_blend_is_cold_where_only_others_than_the_candidates_have_the_prompt() -> None:
+    policy, pool = baseline("llm-d-legacy"), pool_of((0, 0), (0, 0), (0, 0))
+    elsewhere = request_for(pool, matched={2: 900})
+    first = policy.rank(elsewhere, pool, np.arange(2), 1, 0.0, random.Random(1)).slots.tolist()
+    then = policy.rank(elsewhere, pool, np.arange(2), 1, 0.0, random.Random(1)).slots.tolist()
+    assert {*first, *then} == {0, 1}
+
+
 def test_legacy_blend_can_do_without_the_lru() -> None:
     policy, pool = baseline("llm-d-legacy", no_hit_lru=0), pool_of((0, 0.3), (0, 0.2), (0, 0.1))
     assert [order(policy, pool)[0] for _ in range(3)] == [2, 2, 2]

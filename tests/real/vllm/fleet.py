@@ -141,7 +141,12 @@ async def started(folder: Path) -> AsyncIterator[Fleet]:
     model = await asyncio.to_thread(make, folder, interpreter())
     poet, plain = (
         Replica(
-            ReplicaOptions(model=model.base, adapters=adapters, runtime_lora_updates=True),
+            ReplicaOptions(
+                model=model.base,
+                adapters=adapters,
+                runtime_lora_updates=True,
+                development_endpoints=True,
+            ),
             log_folder=folder,
         )
         for adapters in ({ADAPTER: model.adapter}, {})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtests.lab.live.answer import Answer, Usage
+from loadtests.lab.live.answer import Answer, Usage, said
 
 CHAT = (
     b'data: {"choices":[{"index":0,"delta":{"role":"assistant","content":""}}]}\n\n'
@@ -37,6 +37,47 @@ def test_completions_have_their_text_elsewhere() -> None:
     answer.feed(b'data: {"choices":[{"index":0,"text":"hello"}],"usage":null}\n\n', 3.0)
     assert (answer.text, answer.first_token_at, answer.usage) == ("hello", 3.0, None)
     assert answer.problem == "the stream broke off"
+
+
+def test_tokens_without_text_count_for_the_time_of_the_last() -> None:
+    answer = Answer()
+    answer.feed(b'data: {"choices":[{"index":0,"delta":{"content":"end"}}]}\n\n', 1.0)
+    for at in (2.0, 3.0):  # after the end of the text, with ignore_eos
+        answer.feed(b'data: {"choices":[{"index":0,"delta":{"content":""}}]}\n\n', at)
+    answer.feed(
+        b'data: {"choices":[{"index":0,"delta":{"content":""},"finish_reason":"length"}]}\n\n', 4.0
+    )
+    assert (answer.first_token_at, answer.last_token_at, answer.token_events) == (1.0, 4.0, 1)
+
+
+@pytest.mark.parametrize("key", ["reasoning", "reasoning_content"])
+def test_thoughts_are_tokens_but_not_what_the_next_turn_repeats(key: str) -> None:
+    answer = Answer()
+    answer.feed(b'data: {"choices":[{"index":0,"delta":{"%s":"hm"}}]}\n\n' % key.encode(), 1.0)
+    answer.feed(b'data: {"choices":[{"index":0,"delta":{"content":"yes"}}]}\n\n', 2.0)
+    assert (answer.text, answer.first_token_at, answer.token_events) == ("yes", 1.0, 2)
+
+
+@pytest.mark.parametrize("event", [b"[]", b"null", b'{"choices":{}}', b'{"choices":[null,{}]}'])
+def test_odd_events_are_passed_over(event: bytes) -> None:
+    answer = Answer()
+    answer.feed(b": ping\n\ndata: " + event + b"\n\ndata: [DONE]\n\n", 0.0)
+    assert (answer.problem, answer.token_events) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"error":{"message":"too  long","code":400}}', "too long"),
+        (b'{"object":"error","message":"too long"}', "too long"),
+        (b'{"detail":"Not Found"}', "Not Found"),
+        (b'{"detail":[{"loc":1}]}', '{"detail":[{"loc":1}]}'),
+        (b"no healthy upstream", "no healthy upstream"),
+        (b"x" * 1000, "x" * 200),
+    ],
+)
+def test_what_a_server_says_of_an_error_is_found(body: bytes, text: str) -> None:
+    assert said(body) == text
 
 
 @pytest.mark.parametrize("event", [b'{"error":{"message":"engine died","code":500}}', b"{broken"])

@@ -143,6 +143,7 @@ async def test_refusals_are_told_from_other_failures(
     server = await serve()
     sent = await client(session, server, OpenLoop(Chats(), [0.0, 0.0]), model="other").run()
     assert sent.errors == {"status 404": 2}
+    assert "`other` does not exist" in sent.said["status 404"]
     assert all(served.failed and served.replica == REFUSED for served in sent.served)
 
 

@@ -29,6 +29,13 @@ def test_mistakes_are_told_in_a_line(words: Sequence[str], says: str) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_runs() -> None:
+    words = ["--targets", "penstock", "--replica", "127.0.0.1:9", "--out", "/proc"]
+    result = CliRunner().invoke(app, ["live", *WORDS, *words])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("--out /proc: ")
+
+
 def test_a_router_that_cannot_be_installed_is_left_out_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,4 +45,4 @@ def test_a_router_that_cannot_be_installed_is_left_out_with_the_reason(
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())
     assert "vllm-router is left out: vllm-router==0.1.17 cannot be installed into" in said
-    assert said.endswith("no target could be started")
+    assert said.endswith("no target is left to compare")

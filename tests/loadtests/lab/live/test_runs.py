@@ -39,13 +39,14 @@ def run(
     *,
     strain: Strain = CALM,
     errors: Mapping[str, int] | None = None,
+    said: Mapping[str, str] | None = None,
     caches_emptied: bool = True,
     uncounted: int = 0,
 ) -> Run:
     failed = sum((errors or {}).values())
     requests = [served(0.0, failed=index < failed) for index in range(4)]
     told = LiveDetails(
-        strain, errors or {}, Tokens.of(requests), uncounted, COUNTED, caches_emptied, 0
+        strain, errors or {}, said or {}, Tokens.of(requests), uncounted, COUNTED, caches_emptied, 0
     )
     whole = totals(duration_s=2.0, requests=4, failed=failed, by_replica=COUNTED, strain=strain)
     return experiment.run(cell, outcome(requests), whole, told)
@@ -78,6 +79,7 @@ def test_what_a_reader_has_to_know_is_told() -> None:
             first,
             strain=replace(CALM, machine_busy_share=0.99),
             errors={"status 503": 2, "connection: ClientOSError": 1},
+            said={"status 503": "no replica is healthy"},
             caches_emptied=False,
             uncounted=1,
         )
@@ -88,13 +90,14 @@ def test_what_a_reader_has_to_know_is_told() -> None:
     assert "VLLM_SERVER_DEV_MODE=1" in caches
     assert usage.startswith("1 answers came without their usage")
     assert failures == (
-        "penstock: 3 of 8 requests failed: status 503 (2), connection: ClientOSError (1)"
+        'penstock: 3 of 8 requests failed: status 503 (2), "no replica is healthy",'
+        " connection: ClientOSError (1)"
     )
     together = points(experiment, runs)
     text = page(experiment, together, verdicts(together), {2: []}, settings(experiment), [left_out])
     assert "2 gateways compared" in text
     assert "Left out: mine" in text
-    assert "every target had the same requests" in text
+    assert "every target had the same" in text
 
 
 def test_what_the_replicas_count_is_among_the_figures() -> None:

@@ -32,6 +32,7 @@ def test_targets_may_have_policies_and_parameters_with_commas_in_them() -> None:
     ]
     assert found[1].params == {"affinity": 0.5, "load": "requests"}
     assert [target.policy for target in found[2:5]] == ["cache_aware", "round_robin", ""]
+    assert parse("mine=http://127.0.0.1:9/v1/")[0].url == "http://127.0.0.1:9"
     assert found[5] == Target(Kind.RUNNING, "mine", url="http://127.0.0.1:9")
 
 

@@ -93,6 +93,107 @@ def test_skipping_is_stepping(
     assert skipping == watched
 
 
+class Plodding(Engine):
+    """Schedules every single step, which is what `skip=False` does not: it walks on plateaus."""
+
+    def _try_plateau(self) -> None:
+        self._plateau = None
+
+
+others = st.one_of(
+    st.tuples(st.just("slow"), st.sampled_from([0.5, 1.0, 3.0])),
+    st.tuples(st.just("admit"), st.booleans()),
+    st.tuples(st.just("forget"), st.booleans()),
+    st.tuples(st.just("abort"), st.integers(0, 12)),
+)
+prompts = st.tuples(
+    st.just("add"),
+    st.one_of(st.integers(1, 30), st.integers(60, 90)),  # prompt tokens
+    st.integers(1, 120),  # output tokens
+    st.integers(0, 1),  # which prefix
+    st.booleans(),  # whether the prefix goes on through the answer
+    st.sampled_from([None, None, "x", "y"]),
+)
+
+
+def outcome(
+    plan: list[tuple[float, tuple[object, ...]]], engine: Engine
+) -> tuple[list[tuple[float, str, str]], list[tuple[int | None, int, int]], int, int]:
+    events: list[Event] = []
+    sent: list[Sequence] = []
+    now_s = 0.0
+    for index, (gap_s, (what, *how)) in enumerate(plan):
+        now_s += gap_s
+        events += engine.advance(now_s)
+        match what, how:
+            case "add", [int(prompt), int(output), int(prefix), answers, adapter]:
+                named = (prompt + output if answers else prompt) // 4
+                ids = tuple(prefix * 1000 + number for number in range(named))
+                name = adapter if isinstance(adapter, str) else None
+                sent.append(engine.add(EngineRequest(str(index), prompt, output, ids, name), now_s))
+            case "abort", [int(number)] if number < len(sent):
+                events += engine.abort(sent[number], now_s)
+            case "slow", [float(factor)]:
+                events += engine.slow_down(factor, now_s)
+            case "admit", [bool(admitting)]:
+                events += engine.admit(admitting, now_s)
+            case "forget", [bool(running)]:
+                events += engine.forget_prefixes(now_s, running=running)[1]
+    events += engine.admit(True, now_s)
+    while not engine.idle:
+        events += engine.advance(engine.next_event_s())
+    assert all(each.done for each in sent)
+    assert engine.scheduler.pool.used_blocks == 0
+    told = [(round(e.at_s, 9), e.kind.value, e.sequence.request.request_id) for e in events]
+    ends = [(each.cached_tokens, each.preemptions, each.generated_tokens) for each in sent]
+    return told, ends, engine.scheduler.pool.evicted_blocks, engine.steps
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    plan=st.lists(
+        st.tuples(st.floats(0.0, 0.4), st.one_of(prompts, prompts, prompts, others)),
+        min_size=1,
+        max_size=12,
+    ),
+    places=st.integers(1, 8),
+    ahead=st.booleans(),
+    loras=st.sampled_from([0, 1]),
+    reserve=st.booleans(),
+)
+def test_a_plateau_is_what_scheduling_each_step_gives(
+    plan: list[tuple[float, tuple[object, ...]]],
+    places: int,
+    ahead: bool,
+    loras: int,
+    reserve: bool,
+) -> None:
+    size = Limits(
+        53,
+        4,
+        places,
+        64,
+        max_model_len=210,
+        max_loras=loras,
+        reserve_full_prompt=reserve,
+        async_scheduling=ahead,
+    )
+    assert outcome(plan, Engine(PROFILE, size)) == outcome(plan, Plodding(PROFILE, size))
+
+
+def test_a_plateau_ends_when_one_who_waits_finds_more_of_its_prompt() -> None:
+    """What others answer is what the last one asks: the blocks they fill need no further room."""
+    size = Limits(53, 4, 8, 512, max_model_len=210, async_scheduling=False)
+    plan: list[tuple[float, tuple[object, ...]]] = [
+        (0.5, ("add", 92, 102, 0, True, None)),
+        (0.2, ("add", 167, 34, 0, True, None)),
+        (0.05, ("add", 199, 4, 0, True, None)),
+    ]
+    _, ends, *_ = scheduled = outcome(plan, Plodding(PROFILE, size))
+    assert ends[2] == (176, 1, 4)
+    assert outcome(plan, Engine(PROFILE, size)) == scheduled
+
+
 def test_skipping_takes_few_iterations() -> None:
     engine = Engine(PROFILE, limits())
     engine.add(EngineRequest("a", 100, 5000), 0.0)
@@ -167,6 +268,18 @@ def test_a_slow_replica_takes_so_many_times_as_long() -> None:
     usual = Engine(INSTANT, limits())
     usual.add(EngineRequest("a", 50, 100), 0.0)
     assert engine.advance(inf)[-1].at_s == pytest.approx(3 * usual.advance(inf)[-1].at_s)
+
+
+def test_a_step_under_way_is_slow_and_fast_again_with_its_replica() -> None:
+    engine = Engine(INSTANT, limits())
+    engine.add(EngineRequest("a", 50, 1), 0.0)
+    engine.advance(0.0)
+    usual_s = engine.next_step_s()
+    engine.slow_down(1000.0, usual_s / 2)
+    assert engine.next_step_s() == pytest.approx(usual_s * 500.5)
+    engine.slow_down(1.0, usual_s * 1.5)
+    assert engine.next_step_s() == pytest.approx(usual_s * 1.999)
+    assert engine.busy_s == pytest.approx(engine.next_step_s())
 
 
 class Watch:

@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from loadtests.sim.model import catalogue, fit
+from loadtests.sim.model import catalogue, fit, predictions
 from loadtests.sim.model.calibrate import fit_profile, prior_profile, profile_name
 from loadtests.sim.model.catalogue import H100
 from loadtests.sim.model.client import (
@@ -40,6 +40,9 @@ def experiment(name: str = "toy-codegen", **changes: Any) -> dict[str, Any]:
         },
         "stages": changes.get("stages", []),
     }
+
+
+TRUTH = prior_profile(Experiment.model_validate(experiment()), H100)
 
 
 def distribution(values: list[float]) -> dict[str, float]:
@@ -147,7 +150,7 @@ def test_the_command_prints_a_table_and_verdicts(tmp_path: Path) -> None:
     assert "toy-general" in done.output
     assert "held out: request_latency: median error" in done.output
     rows = json.loads((tmp_path / "out.json").read_text())
-    assert {row["metric"] for row in rows} == set(fit.METRICS)
+    assert {row["metric"] for row in rows} == set(predictions.METRICS)
     assert all(abs(row["error"]) < inf for row in rows if row["error"] is not None)
 
 
@@ -219,6 +222,60 @@ def test_what_is_predicted_is_not_trained_on(tmp_path: Path) -> None:
     assert rows
     assert not any(row["calibrated_on"] for row in rows)
     assert list(tmp_path.glob("*.yaml")) == []
+
+
+def test_a_built_in_profile_is_not_held_out_from_what_it_was_fitted_to(tmp_path: Path) -> None:
+    toy = experiment("llama-2-7b-tp1-codegen", load=[{"rate": 8, "duration": 10}])
+    toy["stages"] = [report(r) for r in replay(Experiment.model_validate(toy), TRUTH)]
+    done = command(saved(tmp_path / "one.json", toy), "--no-refit")
+    assert done.exit_code == 0, done.output
+    assert "(fitted)" in done.output
+    assert "held out" not in done.output
+
+
+def test_the_answers_to_predict_do_not_tell_how_they_are_counted(tmp_path: Path) -> None:
+    rates: list[float] = []
+    for counted in (20.0, 40.0):
+        toy = experiment("toy-general", load=[{"rate": 8, "duration": 10}])
+        toy["stages"] = [report(r) for r in replay(Experiment.model_validate(toy), TRUTH)]
+        toy["stages"][0]["output_len"] = {"mean": counted}
+        out = tmp_path / "out.json"
+        done = command(saved(tmp_path / "one.json", toy), "--no-refit", "--json", str(out))
+        assert done.exit_code == 0, done.output
+        rows = json.loads(out.read_text())
+        rates += [row["predicted"] for row in rows if row["metric"] == "output_tokens_per_sec"]
+    assert rates[0] == rates[1]
+
+
+def test_verdicts_are_medians_over_servers_and_name_failures() -> None:
+    def row(server: str, metric: str, predicted: float, measured: float) -> predictions.Prediction:
+        return predictions.Prediction(
+            server, 0, 1.0, metric, predicted, measured, server, False, False
+        )
+
+    # Many stages of one server do not outvote the others.
+    rows = [row("a", "request_latency", 1.01, 1.0)] * 5
+    rows += [row("b", "request_latency", 1.3, 1.0), row("c", "request_latency", 0.8, 1.0)]
+    [found] = predictions.verdicts(rows)
+    assert found.error == pytest.approx(0.2)
+    assert not found.met
+    failures = [row("a", "failures", 3.0, 0.0), row("b", "failures", 2.0, 9.0)]
+    assert predictions.misjudged(failures) == ([failures[0]], 2)
+
+
+def test_a_result_that_cannot_be_written_is_said_before_anything_is_fitted(
+    tmp_path: Path,
+) -> None:
+    done = command(saved(tmp_path / "one.json", experiment()), "--json", str(tmp_path / "no" / "o"))
+    assert done.exit_code == 2
+    assert "No such file or directory" in done.output
+    assert "fitting" not in done.output
+
+
+def test_a_file_without_experiments_is_said(tmp_path: Path) -> None:
+    done = command(saved(tmp_path / "none.json"))
+    assert done.exit_code == 2
+    assert "no experiment in it" in done.output
 
 
 @pytest.mark.parametrize(

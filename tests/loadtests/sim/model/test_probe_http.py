@@ -109,7 +109,14 @@ async def test_a_server_that_is_not_there_is_said(serve: Serve) -> None:
     await server.stop()
     result = await invoke("--probe", url)
     assert result.exit_code == 2
-    assert f"{url}/v1/models" in result.output
+    assert f"{url}/v1/models: Cannot connect to host" in result.output.replace("\n", " ")
+
+
+async def test_a_server_that_lists_no_models_is_said(serve: Serve) -> None:
+    server = await serve(engine=ENGINE)
+    result = await invoke("--probe", address(server) + "/elsewhere")
+    assert result.exit_code == 2
+    assert "/elsewhere/v1/models: 404 Not Found" in result.output
 
 
 async def test_a_refused_request_is_said(serve: Serve) -> None:

@@ -29,6 +29,12 @@ def test_a_file_may_name_what_the_catalogue_has(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
+        (
+            "name: a\nmodel: qwen/qwen3-8b\naccelerator: h100\ncompute_share: 0",
+            "compute_share is 0",
+        ),
+        ("name: a\nmodel: qwen/qwen3-8b\naccelerator: h100\noverhead_s: -1", "overhead_s is -1"),
+        ("name: a\nmodel: qwen/qwen3-8b\naccelerator: h100\nremap_s: .nan", "remap_s is nan"),
         ("- 1", "a mapping is wanted, not list"),
         ("name: x\nmodel: Qwen3-8B\naccelerator: h99", "'h99' is not known; known are h100"),
         ("name: x\nmodel: Qwen3-8B\naccelerator: h100\noverhead: 1", "overhead: Unexpected"),

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from loadtests.sim.model.request import EngineRequest, Sequence, State
-from loadtests.sim.model.scheduler import Limits, Scheduler, Step
+from loadtests.sim.model.scheduler import Limits, Scheduler
+from loadtests.sim.model.step import Step
 
 
 def limits(**changes: Any) -> Limits:
