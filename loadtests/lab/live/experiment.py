@@ -79,8 +79,8 @@ the time scale of {self.time_scale:g}: what a gateway itself takes is divided as
 Hit rates are what the engines report. Tokens computed: prompt tokens that were not cached and
 generated ones, the replica with most over the mean, by the replicas' counters over the whole run.
 
-Gateway CPU is of all its processes, over the requests: what it does at rest (scrapes, health checks)
-is in it.
+Gateway CPU is of all its processes, over the requests: what it does at rest (scrapes, health
+checks) is in it.
 
 A run is flagged when the machine was more than {strain.BUSY:.0%} busy, the client more than
 {strain.LATE_S * 1000:g} ms late (99th percentile), or a simulated replica used more than
