@@ -142,6 +142,11 @@ def _has(word: str) -> Callable[[psutil.Process], bool]:
     return has
 
 
+def _hears_hangups() -> None:
+    """Also where the tests run under nohup: a lab that is told not to hear them does not."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture
 def files() -> Iterator[Path]:
     """Where the lab has its own: a short path, for unix sockets."""
@@ -163,6 +168,7 @@ def start(trace: Path, tmp_path: Path, files: Path) -> Iterator[Callable[..., La
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "TMPDIR": str(files)},
+                preexec_fn=_hears_hangups,
             )
         running.append(Lab(process, log))
         return running[-1]
