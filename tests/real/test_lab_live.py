@@ -142,9 +142,10 @@ def _has(word: str) -> Callable[[psutil.Process], bool]:
     return has
 
 
-def _hears_hangups() -> None:
-    """Also where the tests run under nohup: a lab that is told not to hear them does not."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def _hears_signals() -> None:
+    """Also where the tests run in the background or under nohup, which tell not to hear these."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -168,7 +169,7 @@ def start(trace: Path, tmp_path: Path, files: Path) -> Iterator[Callable[..., La
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "TMPDIR": str(files)},
-                preexec_fn=_hears_hangups,
+                preexec_fn=_hears_signals,
             )
         running.append(Lab(process, log))
         return running[-1]
