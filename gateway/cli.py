@@ -12,17 +12,17 @@ import orjson
 import typer
 import uvloop
 
-from gateway import derive
 from gateway.commands import keys, tenants
 from gateway.commands.limits import limits
 from gateway.commands.usage import usage
-from gateway.config.accept import accept
-from gateway.config.problems import ConfigError
-from gateway.config.schema import Config, Secret, schema_json
+from gateway.config.config import Config, Secret, schema_json
+from gateway.config.reading.accept import accept
+from gateway.config.reading.problems import ConfigError
 from gateway.envoy import render
-from gateway.rundir import RunDirError
-from gateway.supervisor import StartError
-from gateway.up import up as run_up
+from gateway.run import derive
+from gateway.run.rundir import RunDirError
+from gateway.run.supervisor import StartError
+from gateway.run.up import up as run_up
 from policies import registry
 
 app = typer.Typer(

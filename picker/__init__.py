@@ -1,4 +1,1 @@
-"""The endpoint picker: ext_proc server, request pipeline, live state, signals.
-
-May import policies.
-"""
+"""The endpoint picker: ext_proc server, a request's way, live state, signals, replication."""

@@ -10,32 +10,33 @@ from typing import Final
 import orjson
 
 from picker import names
-from picker.caller import Gate, OpenGate
-from picker.catalog import Catalog
-from picker.completion import Report
-from picker.decision import Answer, Decision, RequestHead
-from picker.dispatch import Dispatch
-from picker.events import Observer, Rejected
-from picker.peers import PeerDispatch
+from picker.flight.dispatch import Dispatch
+from picker.flight.ledger import Ledger
+from picker.flight.traffic import Traffic
 from picker.pipeline.authorize import authorize
 from picker.pipeline.closed import refuse_closed
-from picker.pipeline.context import RequestContext
 from picker.pipeline.estimate import Estimate
 from picker.pipeline.mutate import mutate
 from picker.pipeline.parse import parse
-from picker.pipeline.rejection import Reason, Rejection
 from picker.pipeline.reserve import Reserve
 from picker.pipeline.resolve import Resolve
 from picker.pipeline.schedule import Schedule, session_token
-from picker.pool import PoolRuntime
 from picker.prompt.counting import Counting
 from picker.prompt.forms import form_of
+from picker.request.answer import Answer, Decision
+from picker.request.context import RequestContext
+from picker.request.head import RequestHead
+from picker.request.rejection import Reason, Rejection
+from picker.request.report import Report
+from picker.seams.gate import Gate, OpenGate
+from picker.seams.observer import Observer, Rejected
+from picker.seams.peers import PeerDispatch
 from picker.settings import PickerSettings
+from picker.state.cache.approximate import PrefixIndex
+from picker.state.catalog import Catalog
 from picker.state.endpoints import EndpointSpec, PoolState, ServedModel, Signals
-from picker.state.ledger import Ledger
-from picker.state.prefix import PrefixIndex
+from picker.state.pool import PoolRuntime
 from picker.state.sessions import Sessions
-from picker.traffic import Traffic
 from policies.limits.estimate import OutputQuantile
 from policies.tokens import TokenRatio
 

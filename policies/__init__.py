@@ -1,4 +1,4 @@
 """Pure decisions: no I/O, no clock, no randomness of their own, no asyncio.
 
-Imports nothing of ours; the live picker and the simulator drive these very classes.
+The live picker and the simulator drive these very classes.
 """

@@ -12,7 +12,7 @@ from gateway.admin.answers import BadRequest, answer, query
 from gateway.admin.tenants import TenantSource, admin_of
 from gateway.admin.usage import MAX_ROWS, MICROS, TooManyRows, UsageTable, groups_of
 from gateway.tenancy.service import TenantAdmin, UnknownTenant
-from picker.pipeline.context import bounded
+from picker.request.context import bounded
 from policies.limits.plan import By, Subject
 from policies.limits.types import (
     NOMINAL_MS,

@@ -11,7 +11,7 @@ from gateway.admin.access import Access
 from gateway.admin.api import application, metrics_application
 from gateway.admin.status import StatusSource
 from gateway.admin.tenants import TenantSource
-from gateway.config.schema import Admin, Metrics
+from gateway.config.config import Admin, Metrics
 
 
 class AdminServer:

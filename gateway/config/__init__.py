@@ -1,4 +1,1 @@
-"""The configuration: one YAML file, its schema, loading, watching and reference page.
-
-Imports policies only (to check policy names); nothing else of ours.
-"""
+"""The configuration: one YAML file, its schema, loading, checks, watching and reference page."""

@@ -14,16 +14,26 @@ from typing import Annotated, Final, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from gateway.config.identity import Claim, HeaderName
-from gateway.config.limits import KeyPrefix, Limit, RedisUrl
-from gateway.config.pools import EnvValue, ProcessPool, SimulatedPool, StaticPool
-from gateway.config.pricing import MoneyExpression, TokenExpression, Weights
-from gateway.config.schema import Config
-from gateway.config.secret import Secret
-from gateway.config.section import ConfigPath, Section
-from gateway.config.sections import hints, item_of, members, sections_of
-from gateway.config.tenancy import Digest
-from gateway.config.terms import (
+from gateway.config.config import Config
+from gateway.config.schema.identity import Claim, HeaderName
+from gateway.config.schema.limits import KeyPrefix, Limit, RedisUrl
+from gateway.config.schema.pools import (
+    EnvValue,
+    ProcessPool,
+    SimulatedPool,
+    StaticPool,
+)
+from gateway.config.schema.pricing import MoneyExpression, TokenExpression, Weights
+from gateway.config.schema.secret import Secret
+from gateway.config.schema.section import ConfigPath, Section
+from gateway.config.schema.sections import (
+    hints,
+    item_of,
+    members,
+    sections_of,
+)
+from gateway.config.schema.tenancy import Digest
+from gateway.config.schema.terms import (
     Endpoint,
     EngineProfile,
     Exact,

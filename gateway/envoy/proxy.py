@@ -13,8 +13,13 @@ from typing import Final
 import aiohttp
 import orjson
 
-from gateway.child import Backoff, Child, ChildSpec, Launch
-from gateway.config.schema import EnvoyProxy
+from gateway.children.child import (
+    Backoff,
+    Child,
+    ChildSpec,
+    Launch,
+)
+from gateway.config.config import EnvoyProxy
 from gateway.envoy import render
 from gateway.envoy.admin import EnvoyAdmin
 from gateway.envoy.files import DiscoveryFiles

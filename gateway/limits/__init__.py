@@ -1,3 +1,1 @@
-"""Limit stores: where reservations and usage live, in process or in Redis, and what happens when
-Redis is gone. May import policies.
-"""
+"""Limits and usage: the limiter, its stores in process and in Redis, and outages of these."""

@@ -14,12 +14,13 @@ from typing import Final, Protocol
 import orjson
 
 from gateway.control.accounts import UnknownSubject
-from gateway.limits.memory import MemoryStore
+from gateway.limits.memory.store import MemoryStore
 from gateway.limits.store import LimitStore, StoreUnavailable, UsageRecord
-from picker.caller import Caller
-from picker.charge import charged
-from picker.completion import Report
-from picker.limits import Grant, LimitsUnavailable
+from picker.flight.charge import charged
+from picker.request.caller import Caller
+from picker.request.grant import Grant
+from picker.request.report import Report
+from picker.seams.limiter import LimitsUnavailable
 from policies.limits.fit import fitted
 from policies.limits.plan import Meter, PriceList, Subject, TenantPolicy, charges, takes
 from policies.limits.prices import Cost, PriceError, Usage
@@ -58,7 +59,7 @@ class LimitObserver(Protocol):
 
 
 class TenantLimiter:
-    """`picker.limits.Limiter` over a store. One event loop.
+    """`picker.seams.limiter.Limiter` over a store. One event loop.
 
     Leases are short and renewed while a request runs, so that what a picker held that died is
     back soon, however long its requests were.
@@ -131,7 +132,7 @@ class TenantLimiter:
         *,
         guessed: bool,
     ) -> Grant | Denied | None:
-        """See `picker.limits.Limiter`. A limit of concurrency is asked twice before it refuses,
+        """See `Limiter`. A limit of concurrency is asked twice before it refuses,
         `BUSY_S` apart: the end of a request is known that much later than its client has it."""
         meters = self._meters_of(caller.policy, subject)
         if guessed:
@@ -162,20 +163,20 @@ class TenantLimiter:
         )
 
     def settle(self, grant: Grant, usage: Usage) -> None:
-        """See `picker.limits.Limiter`."""
+        """See `picker.seams.limiter.Limiter`."""
         self._charge(grant.id, grant.subject, grant.key, grant.meters, grant.price, usage)
 
     def release(self, grant: Grant) -> None:
-        """See `picker.limits.Limiter`."""
+        """See `picker.seams.limiter.Limiter`."""
         self._held.pop(grant.id, None)
         self._run(self._release(grant.subject.tenant, grant.id))
 
     def lapse(self, grant: Grant) -> None:
-        """See `picker.limits.Limiter`."""
+        """See `picker.seams.limiter.Limiter`."""
         self._held.pop(grant.id, None)
 
     def settle_orphan(self, report: Report) -> None:
-        """See `picker.limits.Limiter`. The store ends a reservation once, whoever asks."""
+        """See `picker.seams.limiter.Limiter`. The store ends a reservation once, whoever asks."""
         if report.id in self._orphans:
             return
         self._orphans[report.id] = None

@@ -1,4 +1,1 @@
-"""Pools: the replicas that requests are routed to, found or run, as endpoints.
-
-May import gateway.config, gateway.child and picker.state.endpoints.
-"""
+"""Pools: the replicas that requests are routed to, found or run, as endpoints."""

@@ -1,4 +1,1 @@
-"""What operators see: Prometheus metrics, the request log, the process log.
-
-May import picker.
-"""
+"""What operators see: Prometheus metrics, the request log, the process log."""

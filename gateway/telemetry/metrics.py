@@ -10,7 +10,7 @@ from collections.abc import Callable
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from gateway.telemetry.labels import LabelLimiter
-from picker.events import Completed, Rejected
+from picker.seams.observer import Completed, Rejected
 from picker.signals.scraper import ScrapeStats
 
 _TTFT_BUCKETS_S = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.request_log import RequestLog
-from picker.events import Completed, Rejected
+from picker.seams.observer import Completed, Rejected
 
 
 class TelemetryObserver:
-    """A picker.events.Observer. ``log`` None: no request log."""
+    """A picker.seams.observer.Observer. ``log`` None: no request log."""
 
     def __init__(self, metrics: PickerMetrics, log: RequestLog | None = None) -> None:
         self._metrics = metrics

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import orjson
 
-from picker.events import Completed, Rejected
+from picker.seams.observer import Completed, Rejected
 
 logger = logging.getLogger(__name__)
 

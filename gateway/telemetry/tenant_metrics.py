@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
-from gateway.limits.outage import Counters
+from gateway.limits.outage.records import Counters
 from gateway.telemetry.labels import LabelLimiter
 from policies.limits.plan import Subject
 from policies.limits.prices import MICROS, Usage

@@ -8,10 +8,10 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Final
 
-from gateway.config.limits import Limit
-from gateway.config.pricing import ModelPrice, Pricing, Weights
-from gateway.config.schema import Config
-from gateway.config.tenancy import Plan, Tenant
+from gateway.config.config import Config
+from gateway.config.schema.limits import Limit
+from gateway.config.schema.pricing import ModelPrice, Pricing, Weights
+from gateway.config.schema.tenancy import Plan, Tenant
 from policies.limits.expression import Expression, Unit
 from policies.limits.plan import By, LimitRule, OnStoreFailure, PriceList, TenantPolicy
 from policies.limits.prices import MICROS, Cost, Price

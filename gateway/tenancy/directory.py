@@ -11,9 +11,9 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from gateway.config.schema import Config
-from gateway.config.tenancy import Tenant, TenantKey
-from gateway.config.terms import Name
+from gateway.config.config import Config
+from gateway.config.schema.tenancy import Tenant, TenantKey
+from gateway.config.schema.terms import Name
 from gateway.tenancy.compile import Policies
 from gateway.tenancy.records import (
     KeyRecord,

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final, NoReturn
 
-from gateway.config.identity import Jwt, TrustedHeaders
-from gateway.config.schema import Config
+from gateway.config.config import Config
+from gateway.config.schema.identity import Jwt, TrustedHeaders
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.keys import digest_of
 from gateway.tenancy.records import KeyRecord, KeyState
-from picker.caller import Caller
-from picker.decision import RequestHead
-from picker.pipeline.context import bounded
-from picker.pipeline.rejection import Reason, Rejection
+from picker.request.caller import Caller
+from picker.request.context import bounded
+from picker.request.head import RequestHead
+from picker.request.rejection import Reason, Rejection
 from policies.limits.plan import TenantPolicy
 
 _AUTHORIZATION: Final = "authorization"
@@ -29,7 +29,7 @@ _MAX_SHOWN: Final = 64
 
 
 class TenantGate:
-    """`picker.caller.Gate` by a directory. Not before `configure` was called."""
+    """`picker.request.caller.Gate` by a directory. Not before `configure` was called."""
 
     def __init__(self, directory: Directory, *, now_s: Callable[[], float]) -> None:
         """``now_s``: the wall clock, seconds since the epoch: keys expire by it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.config.problems import ConfigError
+from gateway.config.reading.problems import ConfigError
 
 
 class TenancyError(Exception):

@@ -9,10 +9,10 @@ from typing import Annotated, Final
 import orjson
 from pydantic import Field, ValidationError
 
-from gateway.config.limits import Limit
-from gateway.config.section import Section
-from gateway.config.tenancy import Tenant
-from gateway.config.terms import ModelPattern, Name
+from gateway.config.schema.limits import Limit
+from gateway.config.schema.section import Section
+from gateway.config.schema.tenancy import Tenant
+from gateway.config.schema.terms import ModelPattern, Name
 from gateway.tenancy.registry import Entry, Kind
 
 ALL_MODELS: Final = ("*",)

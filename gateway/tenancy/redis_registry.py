@@ -29,7 +29,7 @@ class RedisRegistry:
     def __init__(
         self, client: Redis | RedisCluster, *, timeout_s: float = 2.0, prefix: str = "penstock:"
     ) -> None:
-        """``client``: of its own, see `gateway.limits.redis_store.connect`, with this timeout.
+        """``client``: of its own, see `gateway.limits.redis.store.connect`, with this timeout.
         ``timeout_s`` bounds every call. ``prefix`` must not contain a brace; ValueError
         otherwise."""
         if "{" in prefix or "}" in prefix:

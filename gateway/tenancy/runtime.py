@@ -15,16 +15,16 @@ from typing import Final
 
 import grpc
 
-from gateway.config.limits import Redis as RedisSettings
-from gateway.config.limits import RedisStore as RedisChoice
-from gateway.config.schema import Config
+from gateway.config.config import Config
+from gateway.config.schema.limits import Redis as RedisSettings
+from gateway.config.schema.limits import RedisStore as RedisChoice
 from gateway.control.accounts import AccountsHandler
-from gateway.limits.fallback import FallbackStore
-from gateway.limits.journal import Journal
 from gateway.limits.limiter import LimitObserver, TenantLimiter
-from gateway.limits.memory import MemoryStore
-from gateway.limits.outage import Counters
-from gateway.limits.redis_store import RedisStore, connect, connect_cluster
+from gateway.limits.memory.journal import Journal
+from gateway.limits.memory.store import MemoryStore
+from gateway.limits.outage.fallback import FallbackStore
+from gateway.limits.outage.records import Counters
+from gateway.limits.redis.store import RedisStore, connect, connect_cluster
 from gateway.limits.store import LimitStore
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.follower import Follower

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypedDict, TypeVar
 
-from gateway.config.documents import KeyRules, key_rules_from, tenant_from
-from gateway.config.problems import ConfigError
-from gateway.config.tenancy import Tenant
+from gateway.config.reading.documents import KeyRules, key_rules_from, tenant_from
+from gateway.config.reading.problems import ConfigError
+from gateway.config.schema.tenancy import Tenant
 from gateway.tenancy.follower import Follower
 from gateway.tenancy.keys import MadeKey, digest_of, make_key
 from gateway.tenancy.problems import (

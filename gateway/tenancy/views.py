@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gateway.config.tenancy import Tenant
+from gateway.config.schema.tenancy import Tenant
 from gateway.tenancy.records import KeyRecord
 
 

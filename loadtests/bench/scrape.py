@@ -19,7 +19,7 @@ import uvloop
 from picker.signals.engines import Engine, extract
 from picker.signals.scraper import ScrapedPool, Scraper, ScrapeSettings
 from picker.state.endpoints import EndpointSpec, PoolState, Signals
-from picker.state.lora import ServedModel
+from picker.state.models import ServedModel
 
 _MODELS = b'{"object":"list","data":[{"id":"m","object":"model","parent":null}]}'
 

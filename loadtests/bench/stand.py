@@ -240,7 +240,7 @@ class Stand:
         self._wait(self._upstream, lambda: min(self._counts("scrapes")) > 0)
         for pid in processes.children(gateway.pid):
             words = processes.arguments(pid)
-            if "gateway.worker" in words:
+            if "gateway.run.worker" in words:
                 self._pids["picker"] = pid
             elif words and Path(words[0]).name == "envoy":
                 self._pids["envoy"] = pid

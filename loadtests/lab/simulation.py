@@ -20,12 +20,13 @@ from loadtests.sim.model.request import EngineRequest, Sequence
 from loadtests.workloads.sessions import Request
 from loadtests.workloads.traffic import Traffic
 from picker import names
-from picker.completion import Report
 from picker.core import Picker
-from picker.decision import Decision, RequestHead
-from picker.events import Completed, Rejected
-from picker.pipeline.context import RequestContext
-from picker.pipeline.rejection import Rejection
+from picker.request.answer import Decision
+from picker.request.context import RequestContext
+from picker.request.head import RequestHead
+from picker.request.rejection import Rejection
+from picker.request.report import Report
+from picker.seams.observer import Completed, Rejected
 from picker.settings import PickerSettings, PoolSettings
 from picker.state.endpoints import EndpointSpec, ServedModel, Signals
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from picker import names
-from picker.pipeline.context import RequestContext
-from picker.pipeline.rejection import Reason, Rejection
 from picker.prompt.forms import Form
+from picker.request.context import RequestContext
+from picker.request.rejection import Reason, Rejection
 from policies.limits.plan import TenantPolicy
 from policies.limits.types import TOKEN_DIMENSIONS, Dimension
 

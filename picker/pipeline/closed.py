@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from picker.pipeline.context import RequestContext
-from picker.pipeline.rejection import Reason, Rejection
+from picker.request.context import RequestContext
+from picker.request.rejection import Reason, Rejection
 
 CLOSED_PATHS: Final = frozenset(
     {

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from picker.catalog import Catalog
-from picker.pipeline.context import RequestContext
-from picker.pipeline.rejection import Reason, Rejection
 from picker.prompt.blocks import hash_blocks
+from picker.request.context import RequestContext
+from picker.request.rejection import Reason, Rejection
+from picker.state.catalog import Catalog
 from policies.tokens import TokenRatio
 
 MEDIA_ITEM_TOKENS = 512

@@ -8,8 +8,8 @@ from typing import Final
 
 import orjson
 
-from picker.pipeline.context import RequestContext
 from picker.prompt.forms import Form
+from picker.request.context import RequestContext
 
 _NAMED_PATHS: Final = ("/v1/audio/", "/v1/images/", "/detokenize")
 """Paths without a prompt whose JSON names a model all the same."""

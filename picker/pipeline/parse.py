@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import orjson
 
-from picker.pipeline.context import RequestContext
-from picker.pipeline.rejection import Reason, Rejection
 from picker.prompt.fields import read_fields
 from picker.prompt.forms import Form, invoked, read_prompt, require_object
 from picker.prompt.messages import InvalidPrompt
+from picker.request.context import RequestContext
+from picker.request.rejection import Reason, Rejection
 
 
 def parse(context: RequestContext) -> None:

@@ -7,18 +7,17 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from picker.catalog import Catalog
-from picker.charge import MOST
-from picker.limits import Limiter, LimitsUnavailable
-from picker.pipeline.context import RequestContext
-from picker.pipeline.limited import rate_headers, refusal
-from picker.pipeline.rejection import Reason, Rejection
 from picker.prompt.fields import RequestFields
 from picker.prompt.forms import Form, Prompt
+from picker.request.context import RequestContext
+from picker.request.rate_headers import rate_headers, refusal
+from picker.request.rejection import Reason, Rejection
+from picker.seams.limiter import Limiter, LimitsUnavailable
+from picker.state.catalog import Catalog
 from policies.limits.estimate import OutputQuantile
 from policies.limits.fit import fitted
 from policies.limits.plan import Subject
-from policies.limits.prices import Usage
+from policies.limits.prices import MOST, Usage
 from policies.limits.types import MAX_AMOUNT
 from policies.limits.verdict import Denied
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from picker import names
-from picker.caller import Caller
-from picker.catalog import Catalog
-from picker.decision import Answer
-from picker.pipeline.context import RequestContext
-from picker.pipeline.rejection import Reason, Rejection
 from picker.prompt.forms import Form
+from picker.request.answer import Answer
+from picker.request.caller import Caller
+from picker.request.context import RequestContext
+from picker.request.rejection import Reason, Rejection
 from picker.settings import RewriteTarget
+from picker.state.catalog import Catalog
 
 _MODELS: Final = "/v1/models"
 _MAX_NAME_CHARS: Final = 1024

@@ -11,9 +11,9 @@ import numpy as np
 import xxhash
 
 from picker import names
-from picker.pipeline.context import RequestContext
-from picker.pipeline.rejection import Reason, Rejection
-from picker.pool import PoolRuntime
+from picker.request.context import RequestContext
+from picker.request.rejection import Reason, Rejection
+from picker.state.pool import PoolRuntime
 from policies.routing.types import Floats, RoutingRequest, Slots
 from policies.tokens import TokenRatio
 

@@ -1,4 +1,1 @@
-"""What a request asks the model to read: prompt forms and their block hashes; pure functions.
-
-May import nothing of ours.
-"""
+"""What a request asks the model to read: prompt forms and their block hashes; pure functions."""

@@ -12,9 +12,9 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from picker.completion import Report
 from picker.core import Picker
-from picker.peers import Alone, PeerDispatch
+from picker.request.report import Report
+from picker.seams.peers import Alone, PeerDispatch
 from picker.wire import state_pb2
 
 log = logging.getLogger(__name__)

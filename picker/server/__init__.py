@@ -1,4 +1,1 @@
-"""The picker's gRPC edge: ext_proc in both transports, access logs, health.
-
-May import picker.pipeline and picker.core; nothing below knows gRPC.
-"""
+"""The picker's gRPC edge: ext_proc in both transports, access logs, health."""

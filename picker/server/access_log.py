@@ -14,10 +14,11 @@ from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
 
 from picker import names
-from picker.caller import ANONYMOUS
-from picker.completion import Report
 from picker.core import Picker
-from picker.events import Rejected, RequestLabels
+from picker.request.caller import ANONYMOUS
+from picker.request.labels import RequestLabels
+from picker.request.report import Report
+from picker.seams.observer import Rejected
 from picker.server import wire
 from picker.server.usage import is_possible, produced
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Final
 from envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, ProcessingRequest
 
 from picker import names
-from picker.completion import Report
 from picker.core import Picker
-from picker.decision import Answer, Decision, RequestHead
 from picker.pipeline.schedule import session_token
+from picker.request.answer import Answer, Decision
+from picker.request.head import RequestHead
+from picker.request.report import Report
 from picker.server import wire
 from picker.server.response import ResponseReader
 from picker.server.usage import Usage, produced

@@ -16,7 +16,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import ProcessingRequest
 
 from picker import names
 from picker.core import Picker
-from picker.decision import Answer, Decision
+from picker.request.answer import Answer, Decision
 from picker.server import wire
 from picker.server.exchange import StandardExchange
 

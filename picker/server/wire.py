@@ -27,7 +27,8 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
 from picker import names
-from picker.decision import Answer, Decision, RequestHead
+from picker.request.answer import Answer, Decision
+from picker.request.head import RequestHead
 
 BODY_CHUNK_BYTES: Final = 62_000
 """Largest body message; Envoy's default buffer takes no larger one."""

@@ -1,4 +1,1 @@
-"""What replicas say about themselves: reading their /metrics and /v1/models.
-
-May import policies and picker.state.
-"""
+"""What replicas report of themselves: reading their /metrics and /v1/models."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from picker.state.lora import ServedModel
+from picker.state.models import ServedModel
 
 
 class ModelsError(ValueError):

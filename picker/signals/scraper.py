@@ -15,7 +15,7 @@ from picker.signals.engines import Engine
 from picker.signals.fetch import Failure, Fetcher, FetchError, Upstream
 from picker.signals.target import Target
 from picker.state.endpoints import Signals
-from picker.state.lora import ServedModel
+from picker.state.models import ServedModel
 
 __all__ = ["ScrapeSettings", "ScrapeSink", "ScrapeStats", "ScrapedPool", "Scraper"]
 

@@ -8,7 +8,7 @@ from picker.signals.engines import ENGINES, Engine, SignalError, detect, extract
 from picker.signals.fetch import Failure, Fetcher, FetchError, Upstream
 from picker.signals.models import ModelsError, parse_models
 from picker.state.endpoints import Signals
-from picker.state.lora import ServedModel
+from picker.state.models import ServedModel
 
 _FAILURES_ALLOWED = 1
 """So many reads in a row may fail before the endpoint counts as failed; refusals none."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from picker.state.lora import ServedModel, ServedModels
+from picker.state.models import ServedModel, ServedModels
 from policies.routing.types import Floats, PoolView, Slots
 
 __all__ = ["Changes", "EndpointSpec", "PoolState", "ServedModel", "Signals"]

@@ -1,4 +1,4 @@
-"""Limits as pure arithmetic: buckets, what is left in them, verdicts, estimates, prices.
+"""Limits as pure arithmetic: buckets, verdicts, estimates, prices.
 
-Imports nothing of ours; no I/O, no clock. Instants are whole milliseconds since the Unix epoch.
+Instants are whole milliseconds since the Unix epoch.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Protocol
+from typing import Final, Protocol
 
 MICROS = 1_000_000
 
@@ -34,6 +34,10 @@ class Usage:
                     f"{part} must be from 0 to {whole} ({getattr(self, whole)}),"
                     f" got {getattr(self, part)}"
                 )
+
+
+MOST: Final = Usage(2**30, 2**30)
+"""No request can have used more."""
 
 
 class Cost(Protocol):

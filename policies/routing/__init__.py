@@ -1,6 +1,6 @@
 """Routing policies: filters, scorers, pickers and the policies made of them; pure.
 
-Importing this package registers the built-in ones. May import policies.registry and numpy.
+Importing this package registers the built-in ones.
 """
 
 from policies.routing import (

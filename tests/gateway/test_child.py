@@ -17,7 +17,14 @@ from typing import Any
 import psutil
 import pytest
 
-from gateway.child import Backoff, Child, ChildError, ChildSpec, ChildState, Launch
+from gateway.children.child import (
+    Backoff,
+    Child,
+    ChildError,
+    ChildSpec,
+    ChildState,
+    Launch,
+)
 
 QUICK = Backoff(initial_s=0.02, max_s=0.1, stable_after_s=60)
 FOREVER = "import time\nprint('up', flush=True)\ntime.sleep(600)"
@@ -306,7 +313,7 @@ async def test_cancelling_stop_leaves_nothing(moment_s: float) -> None:
 async def test_dies_with_its_supervisor(tmp_path: Path, death_signal: signal.Signals) -> None:
     supervisor = f"""
         import asyncio, sys
-        from gateway.child import Child, ChildSpec, Launch
+        from gateway.children.child import Child, ChildSpec, Launch
         import signal
 
         async def main():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.handover import LONGEST_S, Handover
+from gateway.pools.handover import LONGEST_S, Handover
 from picker.state.endpoints import EndpointSpec
 
 OLD, NEW = "10.0.0.1:80", "10.0.0.2:80"

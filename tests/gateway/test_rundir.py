@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.rundir import RunDir, RunDirError
+from gateway.run.rundir import RunDir, RunDirError
 
 
 @pytest.fixture

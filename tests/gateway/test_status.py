@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from gateway.config.schema import Config
-from gateway.status import config_document
+from gateway.config.config import Config
+from gateway.run.status import config_document
 
 
 def test_hashes_of_keys_are_not_told() -> None:

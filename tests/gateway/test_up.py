@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from gateway.config.schema import Config
-from gateway.up import first_key
+from gateway.config.config import Config
+from gateway.run.up import first_key
 
 
 def config_of(**sections: object) -> Config:

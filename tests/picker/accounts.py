@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from picker.caller import Caller
-from picker.limits import Grant
+from picker.request.caller import Caller
+from picker.request.grant import Grant
 from policies.limits.plan import Subject
 from policies.limits.prices import Usage
 from policies.limits.types import Standing
@@ -14,7 +14,7 @@ from policies.limits.verdict import Denied
 
 @dataclass
 class Accounts:
-    """Lets everything pass, or refuses everything; `picker.limits.Limiter`."""
+    """Lets everything pass, or refuses everything; `picker.seams.limiter.Limiter`."""
 
     standings: tuple[Standing, ...] = ()
     denied: Denied | None = None
@@ -33,7 +33,7 @@ class Accounts:
         *,
         guessed: bool,
     ) -> Grant | Denied | None:
-        """See `picker.limits.Limiter`."""
+        """See `picker.seams.limiter.Limiter`."""
         if self.denied is not None:
             return self.denied
         self.reserved += 1
@@ -50,18 +50,18 @@ class Accounts:
         )
 
     def settle(self, grant: Grant, usage: Usage) -> None:
-        """See `picker.limits.Limiter`."""
+        """See `picker.seams.limiter.Limiter`."""
         self.settled.append(usage)
 
     def release(self, grant: Grant) -> None:
-        """See `picker.limits.Limiter`."""
+        """See `picker.seams.limiter.Limiter`."""
         self.released += 1
 
     def lapse(self, grant: Grant) -> None:
-        """See `picker.limits.Limiter`."""
+        """See `picker.seams.limiter.Limiter`."""
 
     def settle_orphan(self, report: object) -> None:
-        """See `picker.limits.Limiter`."""
+        """See `picker.seams.limiter.Limiter`."""
         raise AssertionError(f"no orphan is expected here: {report}")
 
     def clear(self) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 import policies.routing  # noqa: F401 - registers the built-in policies
-from picker.completion import Report
 from picker.core import Picker
-from picker.decision import Answer, Decision, RequestHead
-from picker.events import Completed, Rejected
+from picker.request.answer import Answer, Decision
+from picker.request.head import RequestHead
+from picker.request.report import Report
+from picker.seams.observer import Completed, Rejected
 from picker.settings import PickerSettings, PoolSettings, RewriteRule
 from picker.state.endpoints import EndpointSpec, ServedModel, Signals
 from policies.registry import build

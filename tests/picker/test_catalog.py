@@ -6,11 +6,11 @@ import random
 
 import orjson
 
-from picker.catalog import Catalog
-from picker.pool import PoolRuntime
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
+from picker.state.cache.approximate import PrefixIndex
+from picker.state.catalog import Catalog
 from picker.state.endpoints import EndpointSpec, PoolState, ServedModel
-from picker.state.prefix import PrefixIndex
+from picker.state.pool import PoolRuntime
 from picker.state.sessions import Sessions
 from tests.picker.fleet import policy
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from picker.charge import MOST, charged
-from picker.completion import Report
-from policies.limits.prices import Usage
+from picker.flight.charge import charged
+from picker.request.report import Report
+from policies.limits.prices import MOST, Usage
 
 GOOD = Report(
     id="p0-1",

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picker.completion import Report
-from picker.decision import Decision
-from picker.peers import PeerDispatch
-from picker.pipeline.context import RequestContext
+from picker.request.answer import Decision
+from picker.request.context import RequestContext
+from picker.request.report import Report
+from picker.seams.peers import PeerDispatch
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.state.endpoints import EndpointSpec, ServedModel, Signals
 from tests.picker.fleet import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from picker.pipeline.limited import duration, rate_headers, refusal
+from picker.request.rate_headers import duration, rate_headers, refusal
 from policies.limits.types import (
     Bucket,
     CalendarWindow,

@@ -16,12 +16,12 @@ from types import TracebackType
 from typing import Self
 
 import policies.routing  # noqa: F401 - registers the built-in policies
-from gateway.config.schema import EnvoyProxy
+from gateway.config.config import EnvoyProxy
 from gateway.envoy import render
 from gateway.envoy.files import DiscoveryFiles
 from gateway.envoy.proxy import binary
-from picker.caller import Gate
 from picker.core import Picker
+from picker.seams.gate import Gate
 from picker.server.health import Health
 from picker.server.listen import Listeners, Servers
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget

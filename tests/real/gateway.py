@@ -182,7 +182,7 @@ class Gateway:
 
     def pids(self, word: str) -> list[int]:
         """Processes it has started whose command line holds the word: ``envoy``,
-        ``gateway.worker``, ``loadtests.sim``."""
+        ``gateway.run.worker``, ``loadtests.sim``."""
         found = []
         for one in self.family()[1:]:
             try:

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from gateway.certificates import write_self_signed
+from gateway.run.certificates import write_self_signed
 from tests.real.gateway import Gateway, Json
 from tests.real.replicas import FAST, Recorder, Replica
 

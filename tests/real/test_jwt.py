@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from gateway.envoy import render
 from gateway.envoy.jwt import Jwt
-from picker.caller import ANONYMOUS, Caller
-from picker.decision import RequestHead
-from picker.pipeline.rejection import Reason, Rejection
+from picker.request.caller import ANONYMOUS, Caller
+from picker.request.head import RequestHead
+from picker.request.rejection import Reason, Rejection
 from policies.limits.plan import TenantPolicy
 from tests.picker.fleet import MODEL
 from tests.real.edge import Edge
@@ -85,7 +85,7 @@ class Door:
     heads: list[RequestHead] = field(default_factory=list)
 
     def identify(self, head: RequestHead) -> Caller:
-        """See `picker.caller.Gate`."""
+        """See `picker.request.caller.Gate`."""
         self.heads.append(head)
         if head.claims_error:
             raise Rejection(Reason.INVALID_API_KEY, head.claims_error)

@@ -200,7 +200,7 @@ def test_a_gateway_that_dies_in_a_run_is_left_out_and_the_others_are_compared(
     start: Callable[..., Lab], files: Path
 ) -> None:
     lab = start("--targets", "penstock,envoy-round-robin", "--speed", "0.2")
-    family = lab.family(least=6, having="gateway.worker")
+    family = lab.family(least=6, having="gateway.run.worker")
     while not any(path.stat().st_size for path in files.glob("*/*/requests.jsonl")):
         assert lab.process.poll() is None, lab.log.read_text()
         time.sleep(0.1)

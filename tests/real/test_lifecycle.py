@@ -15,7 +15,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from gateway.config.schema import EnvoyProxy
+from gateway.config.config import EnvoyProxy
 from gateway.envoy.proxy import binary
 from tests.real.gateway import Gateway, Json, eventually
 from tests.real.load import Load
@@ -158,7 +158,7 @@ async def test_a_picker_killed_under_load(
 ) -> None:
     config = {**static(replica), "picker": {"workers": workers, "failure_mode": mode}}
     async with Gateway(tmp_path, config) as gateway:
-        pids = gateway.pids("gateway.worker")
+        pids = gateway.pids("gateway.run.worker")
         assert len(pids) == workers
         async with Load(gateway.url) as load:
             os.kill(pids[0], signal.SIGKILL)

@@ -218,7 +218,7 @@ async def test_usage_is_counted_once_and_survives_restarts(gateway: Gateway) -> 
     assert {(line["tenant"], line["key"], line["user"]) for line in logged} == {
         ("acme", key_id, "ann")
     }
-    for pid in gateway.pids("gateway.worker"):
+    for pid in gateway.pids("gateway.run.worker"):
         os.kill(pid, 9)
     await eventually(counted, "the ledger is there after a picker was killed")
     await gateway.stop()

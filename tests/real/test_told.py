@@ -18,9 +18,9 @@ import pytest
 import pytest_asyncio
 
 from gateway.envoy.render import LOG_FLUSH_S
-from picker.caller import Caller
-from picker.decision import RequestHead
-from picker.pipeline.rejection import Reason, Rejection
+from picker.request.caller import Caller
+from picker.request.head import RequestHead
+from picker.request.rejection import Reason, Rejection
 from policies.limits.plan import TenantPolicy
 from policies.limits.types import Bucket, Dimension, Period, Standing, TokenBucket
 from policies.limits.verdict import Denied, Refusal
@@ -51,7 +51,7 @@ class Door:
     """A gate that asks for a word, at the request's headers."""
 
     def identify(self, head: RequestHead) -> Caller:
-        """See `picker.caller.Gate`."""
+        """See `picker.request.caller.Gate`."""
         if "x-stranger" in head.headers:
             headers = (("www-authenticate", "Bearer"),)
             raise Rejection(Reason.INVALID_API_KEY, "Who are you?", headers=headers)

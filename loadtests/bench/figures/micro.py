@@ -21,11 +21,11 @@ from loadtests.bench import processes
 from loadtests.bench.figures.measurement import Effort
 from loadtests.bench.rows import Row
 from loadtests.bench.stats import percentile
+from picker.flight.ledger import Ledger
 from picker.prompt.blocks import hash_blocks
 from picker.prompt.forms import Form, read_prompt
+from picker.state.cache.approximate import PrefixIndex
 from picker.state.endpoints import EndpointSpec, PoolState, Signals
-from picker.state.ledger import Ledger
-from picker.state.prefix import PrefixIndex
 from policies.registry import build
 from policies.routing.types import PoolView, RoutingPolicy, RoutingRequest
 from policies.routing.weighted import DEFAULT_PROFILE

@@ -15,10 +15,10 @@ from aiohttp import web
 from gateway.admin.access import Access
 from gateway.admin.api import application
 from gateway.admin.status import ConfigStatus, EnvoyStatus, GatewayStatus
-from gateway.config.load import load
+from gateway.config.reading.load import load
 from gateway.control.accounts import AccountsClient, AccountsHandler, AccountsSource
 from gateway.limits.limiter import TenantLimiter
-from gateway.limits.memory import MemoryStore
+from gateway.limits.memory.store import MemoryStore
 from gateway.limits.store import UsageRecord
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.follower import Follower

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession
 
 from gateway.control.accounts import AccountsClient
-from picker.pipeline.context import bounded
+from picker.request.context import bounded
 from policies.limits.plan import Subject, charges, takes
 from policies.limits.prices import Usage
 from tests.gateway.admin.place import NOON, TODAY, place

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.load import load
-from gateway.config.problems import ConfigError
+from gateway.config.reading.load import load
+from gateway.config.reading.problems import ConfigError
 
 POOL = "{{name: {name}, type: simulated, model: {name}-model{more}}}"
 

@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.accept import accept
-from gateway.config.load import load
-from gateway.config.problems import ConfigError, Problem
-from gateway.config.schema import Config, ProcessPool, SimulatedPool, StaticPool, schema_json
+from gateway.config.config import (
+    Config,
+    ProcessPool,
+    SimulatedPool,
+    StaticPool,
+    schema_json,
+)
+from gateway.config.reading.accept import accept
+from gateway.config.reading.load import load
+from gateway.config.reading.problems import ConfigError, Problem
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "deploy" / "examples").glob("*.yaml"))
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.config.config import Config
 from gateway.config.reference import PAGE, render
-from gateway.config.schema import Config
-from gateway.config.section import Section
-from gateway.config.sections import hints, item_of, sections_of
+from gateway.config.schema.section import Section
+from gateway.config.schema.sections import hints, item_of, sections_of
 
 
 def every_section(annotation: object = Config) -> Iterator[type[Section]]:

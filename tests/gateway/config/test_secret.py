@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.load import load
-from gateway.config.problems import ConfigError
-from gateway.config.schema import Config, ProcessPool, Secret
-from gateway.config.wire import from_json, to_json
+from gateway.config.config import Config, ProcessPool, Secret
+from gateway.config.reading.load import load
+from gateway.config.reading.problems import ConfigError
+from gateway.config.reading.wire import from_json, to_json
 
 PRIVATE = "hush-hush-4711"
 TLS = "listen: {{tls: {{certificate: {{file: cert.pem}}, key: {key}}}}}\n"

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.documents import key_rules_from, stale, tenant_from
-from gateway.config.limits import Limit, RedisStore
-from gateway.config.load import load
-from gateway.config.problems import ConfigError
-from gateway.config.schema import Config
-from gateway.config.tenancy import Tenant, TenantKey
-from gateway.config.wire import from_json, to_json
+from gateway.config.config import Config
+from gateway.config.reading.documents import key_rules_from, stale, tenant_from
+from gateway.config.reading.load import load
+from gateway.config.reading.problems import ConfigError
+from gateway.config.reading.wire import from_json, to_json
+from gateway.config.schema.limits import Limit, RedisStore
+from gateway.config.schema.tenancy import Tenant, TenantKey
 
 PRIVATE = "correct-horse-battery"
 HASH = hashlib.sha256(b"k").hexdigest()

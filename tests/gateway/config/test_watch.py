@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.accept import accept
-from gateway.config.problems import ConfigError
-from gateway.config.schema import Config
-from gateway.config.watch import watch
+from gateway.config.config import Config
+from gateway.config.reading.accept import accept
+from gateway.config.reading.problems import ConfigError
+from gateway.config.sources.file import watch
 
 Next = Callable[[], Awaitable[Config | ConfigError]]
 Follow = Callable[[Path], Next]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.certificates import write_self_signed
-from gateway.config.schema import EnvoyProxy
+from gateway.config.config import EnvoyProxy
 from gateway.envoy.proxy import binary
+from gateway.run.certificates import write_self_signed
 from tests.gateway.envoy.command import penstock
 
 pytestmark = pytest.mark.envoy

@@ -17,10 +17,10 @@ from typing import cast
 import uvloop
 from rich.console import Console
 
-from gateway.limits.fallback import FallbackStore
-from gateway.limits.journal import Journal
-from gateway.limits.memory import MemoryStore
-from gateway.limits.redis_store import RedisStore, connect
+from gateway.limits.memory.journal import Journal
+from gateway.limits.memory.store import MemoryStore
+from gateway.limits.outage.fallback import FallbackStore
+from gateway.limits.redis.store import RedisStore, connect
 from gateway.limits.store import LimitStore, UsageRecord
 from loadtests.bench.rows import Row, below, table
 from loadtests.bench.stats import spread

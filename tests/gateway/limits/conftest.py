@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.limits.journal import Journal
-from gateway.limits.memory import MemoryStore
-from gateway.limits.redis_store import RedisStore, connect
+from gateway.limits.memory.journal import Journal
+from gateway.limits.memory.store import MemoryStore
+from gateway.limits.redis.store import RedisStore, connect
 from gateway.limits.store import LimitStore
 from tests.redis_server import RedisServer
 

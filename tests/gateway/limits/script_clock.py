@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.limits import redis_store
-from gateway.limits.scripts import Script
+from gateway.limits.redis import store as redis_store
+from gateway.limits.redis.scripts import Script
 from tests.redis_server import RedisServer
 
 

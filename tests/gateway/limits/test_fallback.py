@@ -12,8 +12,8 @@ from fractions import Fraction
 
 import pytest
 
-from gateway.limits.fallback import FallbackStore
-from gateway.limits.redis_store import RedisStore, connect
+from gateway.limits.outage.fallback import FallbackStore
+from gateway.limits.redis.store import RedisStore, connect
 from gateway.limits.store import StoreUnavailable, UsageRecord
 from policies.limits.plan import OnStoreFailure
 from policies.limits.types import (

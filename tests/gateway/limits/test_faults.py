@@ -14,9 +14,9 @@ from typing import TypeVar, cast
 
 import pytest
 
-from gateway.limits.fallback import FallbackStore
-from gateway.limits.memory import MemoryStore
-from gateway.limits.redis_store import RedisStore, connect
+from gateway.limits.memory.store import MemoryStore
+from gateway.limits.outage.fallback import FallbackStore
+from gateway.limits.redis.store import RedisStore, connect
 from gateway.limits.store import StoreUnavailable, UsageRecord
 from policies.limits.plan import OnStoreFailure
 from policies.limits.types import Bucket, CalendarWindow, Concurrency, Dimension, Period, Take

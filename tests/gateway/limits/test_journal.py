@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.limits.journal import Journal
-from gateway.limits.journal_file import lasts
-from gateway.limits.memory import MemoryStore
+from gateway.limits.memory.journal import Journal
+from gateway.limits.memory.journal_file import lasts
+from gateway.limits.memory.store import MemoryStore
 from gateway.limits.rules import rule_of, rule_text
 from gateway.limits.store import OTHERS, UsageRecord
 from policies.limits.types import (

@@ -11,13 +11,14 @@ import orjson
 import pytest
 
 from gateway.limits.limiter import TenantLimiter
-from gateway.limits.memory import MemoryStore
+from gateway.limits.memory.store import MemoryStore
 from gateway.limits.store import StoreUnavailable
-from picker.caller import Caller
-from picker.completion import Report
-from picker.decision import Answer, Decision, RequestHead
-from picker.limits import Unlimited
-from picker.pipeline.rejection import Reason, Rejection
+from picker.request.answer import Answer, Decision
+from picker.request.caller import Caller
+from picker.request.head import RequestHead
+from picker.request.rejection import Reason, Rejection
+from picker.request.report import Report
+from picker.seams.limiter import Unlimited
 from policies.limits.plan import By, LimitRule, PriceList, Subject, TenantPolicy
 from policies.limits.prices import Price, Usage
 from policies.limits.types import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, date, datetime, timedelta
 
-from gateway.limits.memory import MemoryStore
+from gateway.limits.memory.store import MemoryStore
 from gateway.limits.store import UsageRecord
 from policies.limits.plan import LimitRule, Subject
 from policies.limits.types import (

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from gateway.limits.redis_store import RedisStore, connect, connect_cluster
+from gateway.limits.redis.store import RedisStore, connect, connect_cluster
 from gateway.limits.store import DuplicateReservation, StoreUnavailable, UsageRecord
 from policies.limits.types import (
     MAX_AMOUNT,

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from gateway.limits.journal import Journal
-from gateway.limits.memory import MemoryStore
-from gateway.limits.redis_store import RedisStore, connect
+from gateway.limits.memory.journal import Journal
+from gateway.limits.memory.store import MemoryStore
+from gateway.limits.redis.store import RedisStore, connect
 from gateway.limits.store import LimitStore, UsageRecord
 from policies.limits.types import (
     MAX_AMOUNT,

@@ -15,12 +15,19 @@ import aiohttp
 import psutil
 import pytest
 
-from gateway.config.pools import ProcessPool, Ready, Restart, SimulatedPool, StaticPool, Stop
-from gateway.config.secret import HostSecrets, SecretContext
-from gateway.pools.build import build_pool
-from gateway.pools.process import ReplicaProcesses, process_plan
-from gateway.pools.simulated import simulated_plan
-from gateway.pools.types import ReplicaState
+from gateway.config.schema.pools import (
+    ProcessPool,
+    Ready,
+    Restart,
+    SimulatedPool,
+    StaticPool,
+    Stop,
+)
+from gateway.config.schema.secret import HostSecrets, SecretContext
+from gateway.pools.provider import ReplicaState
+from gateway.pools.providers.build import build_pool
+from gateway.pools.providers.process import ReplicaProcesses, process_plan
+from gateway.pools.providers.simulated import simulated_plan
 from picker.state.endpoints import EndpointSpec
 
 SERVER = Path(__file__).with_name("server.py")

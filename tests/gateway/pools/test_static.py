@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from gateway.config.pools import ProcessPool, StaticPool
-from gateway.pools.static import StaticEndpoints, resolve_host
-from gateway.pools.types import ReplicaState
+from gateway.config.schema.pools import ProcessPool, StaticPool
+from gateway.pools.provider import ReplicaState
+from gateway.pools.providers.static import StaticEndpoints, resolve_host
 from picker.state.endpoints import EndpointSpec
 
 

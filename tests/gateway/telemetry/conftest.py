@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from picker.events import Completed, Rejected, RequestLabels
+from picker.request.labels import RequestLabels
+from picker.seams.observer import Completed, Rejected
 
 
 def _labels(model: str = "llama", pool: str = "main") -> RequestLabels:

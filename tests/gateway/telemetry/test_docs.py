@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry
 
 from gateway.admin.gauges import StatusCollector
 from gateway.admin.status import ConfigStatus, EnvoyStatus, GatewayStatus
-from gateway.limits.outage import Counters
+from gateway.limits.outage.records import Counters
 from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.request_log import RequestLog
 from gateway.telemetry.tenant_metrics import TenantMetrics
-from picker.events import Completed
+from picker.seams.observer import Completed
 
 DOCS = (Path(__file__).parents[3] / "docs" / "telemetry.md").read_text()
 

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.telemetry import multiprocess
 from gateway.telemetry.labels import LabelLimiter
 from gateway.telemetry.metrics import PickerMetrics
-from picker.events import Completed, Rejected
+from picker.seams.observer import Completed, Rejected
 from picker.signals.scraper import ScrapeStats
 
 MODEL = {"model": "llama", "pool": "main"}
@@ -118,7 +118,8 @@ def test_a_new_request_log_counts_from_zero(
 WORKER = """
 from prometheus_client import Gauge
 from gateway.telemetry.metrics import PickerMetrics
-from picker.events import Rejected, RequestLabels
+from picker.seams.observer import Rejected
+from picker.request.labels import RequestLabels
 metrics = PickerMetrics(lambda model: True)
 labels = RequestLabels("id", "tenant", "llama", "main", "/")
 for _ in range(3):

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from gateway.telemetry.request_log import RequestLog
-from picker.events import Completed, Rejected, RequestLabels
+from picker.request.labels import RequestLabels
+from picker.seams.observer import Completed, Rejected
 
 NOON_S = 1_800_000_000.125
 
@@ -144,7 +145,8 @@ def test_workers_on_one_pipe_do_not_mix_lines() -> None:
     worker = """
 import sys
 from gateway.telemetry.request_log import RequestLog
-from picker.events import Rejected, RequestLabels
+from picker.seams.observer import Rejected
+from picker.request.labels import RequestLabels
 log = RequestLog(None)
 labels = RequestLabels(sys.argv[1] * 36, "tenant", "model", "pool", "/v1/chat/completions")
 for _ in range(3000):

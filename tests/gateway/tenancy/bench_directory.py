@@ -22,7 +22,7 @@ from gateway.tenancy.keys import digest_of, make_key
 from gateway.tenancy.records import KeyRecord, TenantRecord, key_entry, tenant_entry
 from gateway.tenancy.registry import Entry
 from gateway.tenancy.sqlite import SqliteRegistry
-from picker.decision import RequestHead
+from picker.request.head import RequestHead
 from tests.gateway.tenancy.parts import NOW_S, config_of, head_of
 
 _LIMIT = {"count": "total_tokens", "limit": 100_000, "period": "minute"}

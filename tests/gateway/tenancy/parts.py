@@ -8,14 +8,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from gateway.config.schema import Config
-from gateway.limits.redis_store import connect
+from gateway.config.config import Config
+from gateway.limits.redis.store import connect
 from gateway.tenancy.follower import Follower
 from gateway.tenancy.redis_registry import RedisRegistry
 from gateway.tenancy.registry import START, Conflict, Entry, Kind, Registry
 from gateway.tenancy.service import TenantAdmin
 from gateway.tenancy.sqlite import SqliteRegistry
-from picker.decision import RequestHead
+from picker.request.head import RequestHead
 
 PATIENT_S = 20.0
 """So that a busy machine fails no test."""

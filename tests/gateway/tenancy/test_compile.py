@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.config.limits import Limit
-from gateway.config.load import load
-from gateway.config.schema import Config
-from gateway.config.tenancy import Tenant
+from gateway.config.config import Config
+from gateway.config.reading.load import load
+from gateway.config.schema.limits import Limit
+from gateway.config.schema.tenancy import Tenant
 from gateway.tenancy.compile import Policies
 from policies.limits.plan import OnStoreFailure, Subject, TenantPolicy, charges, takes
 from policies.limits.prices import Usage

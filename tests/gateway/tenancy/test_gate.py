@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.schema import Config
+from gateway.config.config import Config
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.gate import TenantGate
 from gateway.tenancy.keys import digest_of, make_key
 from gateway.tenancy.records import KeyRecord, key_entry
 from gateway.tenancy.registry import Entry, Kind
-from picker.caller import Caller
-from picker.pipeline.rejection import Reason, Rejection
+from picker.request.caller import Caller
+from picker.request.rejection import Reason, Rejection
 from tests.gateway.tenancy.parts import NOW_S, WallClock, config_of, head_of
 
 KEY = "sk-of-another-gateway"

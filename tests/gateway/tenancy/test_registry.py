@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.limits.redis_store import connect, connect_cluster
+from gateway.limits.redis.store import connect, connect_cluster
 from gateway.tenancy.redis_registry import RedisRegistry
 from gateway.tenancy.registry import (
     START,

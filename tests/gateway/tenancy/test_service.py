@@ -25,7 +25,7 @@ from gateway.tenancy.service import (
     UnknownKey,
     UnknownTenant,
 )
-from picker.pipeline.rejection import Rejection
+from picker.request.rejection import Rejection
 from tests.gateway.tenancy.parts import NOW_S, WallClock, config_of, head_of, open_registry
 
 PLANS = [{"name": "gold", "priority": 10}, {"name": "free"}]

@@ -21,9 +21,9 @@ from loadtests.lab.source import DEFAULT_DURATION_S, LabError
 from loadtests.lab.summary import Cut
 from loadtests.lab.sweep import sweep
 from loadtests.workloads.summary import walk
-from picker.completion import Report
-from picker.decision import Decision
-from picker.pipeline.context import RequestContext
+from picker.request.answer import Decision
+from picker.request.context import RequestContext
+from picker.request.report import Report
 from picker.settings import PickerSettings
 from tests.loadtests.lab.conftest import Make
 

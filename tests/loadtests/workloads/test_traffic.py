@@ -15,7 +15,7 @@ from loadtests.workloads.sessions import Ask, Conversation, Request, Session, St
 from loadtests.workloads.summary import walk
 from loadtests.workloads.traffic import ClosedLoop, OpenLoop
 from loadtests.workloads.words import BYTES_PER_TOKEN
-from picker.state.prefix import PrefixIndex
+from picker.state.cache.approximate import PrefixIndex
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import orjson
 import pytest
 
-from picker.caller import Caller
-from picker.decision import Answer, Decision, RequestHead
+from picker.request.answer import Answer, Decision
+from picker.request.caller import Caller
+from picker.request.head import RequestHead
 from picker.settings import RewriteRule, RewriteTarget
 from policies.limits.plan import LimitRule, TenantPolicy
 from policies.limits.types import CalendarWindow, Dimension, Period

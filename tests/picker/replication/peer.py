@@ -8,8 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from picker.completion import Report
 from picker.replication.local import LocalPeers
+from picker.request.report import Report
 from tests.picker.fleet import address, chat, decided, fleet, head
 
 

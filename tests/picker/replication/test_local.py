@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from picker.peers import PeerDispatch
 from picker.replication.local import LocalPeers
+from picker.seams.peers import PeerDispatch
 from picker.wire import state_pb2
 from policies.limits.prices import Usage
 from tests.picker.accounts import Accounts

@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from gateway.certificates import write_self_signed
+from gateway.run.certificates import write_self_signed
 from picker.server.health import Health
 from picker.server.listen import Address, Certificate, Listeners, Servers
 from tests.picker.fleet import Fleet, fleet

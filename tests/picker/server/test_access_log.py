@@ -9,7 +9,7 @@ from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry
 from google.protobuf.json_format import ParseDict
 
 from picker import names
-from picker.completion import Report
+from picker.request.report import Report
 from picker.server.access_log import read_entry
 from tests.picker.fleet import chat
 from tests.picker.server.edge import Edge, entry_of

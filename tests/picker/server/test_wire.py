@@ -10,7 +10,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders, Proces
 from google.protobuf.json_format import ParseDict
 
 from picker import names
-from picker.decision import RequestHead
+from picker.request.head import RequestHead
 from picker.server.wire import request_head
 from tests.picker.server.edge import header_map
 

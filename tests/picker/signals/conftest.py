@@ -13,7 +13,7 @@ from aiohttp import web
 
 from picker.signals.scraper import ScrapedPool, Scraper, ScrapeSettings
 from picker.state.endpoints import Signals
-from picker.state.lora import ServedModel
+from picker.state.models import ServedModel
 
 
 def vllm_page(waiting: float = 0, running: float = 0, kv: float = 0.5, adapters: str = "") -> str:

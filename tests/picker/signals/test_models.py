@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from picker.signals.models import ModelsError, parse_models
-from picker.state.lora import ServedModel
+from picker.state.models import ServedModel
 
 
 def test_base_model_and_adapter() -> None:

@@ -13,7 +13,7 @@ import pytest
 from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
 from picker.signals.scraper import ScrapedPool, Scraper, ScrapeSettings
-from picker.state.lora import ServedModel
+from picker.state.models import ServedModel
 
 Start = Callable[..., Awaitable[Any]]
 

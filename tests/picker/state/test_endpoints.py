@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from picker.state.endpoints import EndpointSpec, PoolState, Signals
-from picker.state.lora import ServedModel
+from picker.state.models import ServedModel
 
 SIGNALS = Signals(
     waiting_requests=2,

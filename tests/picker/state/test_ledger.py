@@ -7,8 +7,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from picker.flight.ledger import InFlight, Ledger
 from picker.state.endpoints import EndpointSpec, PoolState
-from picker.state.ledger import InFlight, Ledger
 
 A, B = "10.0.0.1:8000", "10.0.0.2:8000"
 

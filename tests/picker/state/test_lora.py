@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from picker.state.lora import ServedModel, ServedModels
+from picker.state.models import ServedModel, ServedModels
 
 BASE = ServedModel("base", None, 8_192)
 TUNED = ServedModel("tuned", "base", None)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from picker.state.prefill import PrefillSpeed
+from picker.flight.prefill import PrefillSpeed
 
 
 @pytest.mark.parametrize("tokens_per_s", [300.0, 5_000.0, 60_000.0])

@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from picker.prompt.blocks import block_ends, hash_blocks
 from picker.prompt.forms import Prompt
-from picker.state.prefix import PrefixIndex
+from picker.state.cache.approximate import PrefixIndex
 
 
 def chain_of(text: bytes) -> list[int]:

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import xxhash
 
+from picker.flight.ledger import Ledger
 from picker.prompt.blocks import HASH_MASK, block_ends
+from picker.state.cache.approximate import PrefixIndex
 from picker.state.endpoints import EndpointSpec, PoolState, Signals
-from picker.state.ledger import Ledger
-from picker.state.prefix import PrefixIndex
 from policies.routing.types import RoutingPolicy, RoutingRequest
 
 BYTES_PER_TOKEN = 4

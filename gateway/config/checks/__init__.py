@@ -1,0 +1,1 @@
+"""What must hold between sections, and of the policies and tokenizers that they name."""

@@ -1,0 +1,1 @@
+"""Limits and usage in this process, with a journal on disk."""

@@ -1,0 +1,406 @@
+"""The SQLite file of a journal: its tables, and what is read from and written to them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from gateway.limits.rules import rule_of, rule_text
+from gateway.limits.store import OTHERS, UsageRecord
+from gateway.limits.usage_rows import names_a_user, oldest_day, summed
+from policies.limits import arithmetic
+from policies.limits.arithmetic import State
+from policies.limits.types import NOMINAL_MS, CalendarWindow, LimitError, Period, Rule, TokenBucket
+
+_LOG: Final = logging.getLogger("penstock.limits")
+_BUSY_S: Final = 5.0
+_HOUR_MS: Final = NOMINAL_MS[Period.HOUR]
+_FAR_MS: Final = 2**62
+_MAX_COUNTED: Final = 100_000
+
+_TABLES: Final = """
+CREATE TABLE IF NOT EXISTS limits_buckets (
+  tenant TEXT NOT NULL, bucket TEXT NOT NULL, rule TEXT NOT NULL,
+  value INTEGER NOT NULL, carry INTEGER NOT NULL, at_ms INTEGER NOT NULL,
+  fresh_at_ms INTEGER NOT NULL,
+  PRIMARY KEY (tenant, bucket)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS usage_rows (
+  tenant TEXT NOT NULL, day TEXT NOT NULL, key TEXT NOT NULL, user TEXT NOT NULL,
+  model TEXT NOT NULL, requests INTEGER NOT NULL, input_tokens INTEGER NOT NULL,
+  cached_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cost_micros INTEGER NOT NULL,
+  PRIMARY KEY (tenant, day, key, user, model)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS usage_days ON usage_rows (day, tenant);
+"""
+_COPIES: Final = (
+    ("SELECT * FROM limits_buckets", "REPLACE INTO limits_buckets VALUES (?, ?, ?, ?, ?, ?, ?)"),
+    ("SELECT * FROM usage_rows", "REPLACE INTO usage_rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"),
+)
+_ADD: Final = """
+INSERT INTO usage_rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET requests = MIN(requests + excluded.requests, 9223372036854775807),
+  input_tokens = MIN(input_tokens + excluded.input_tokens, 9223372036854775807),
+  cached_tokens = MIN(cached_tokens + excluded.cached_tokens, 9223372036854775807),
+  output_tokens = MIN(output_tokens + excluded.output_tokens, 9223372036854775807),
+  cost_micros = MIN(cost_micros + excluded.cost_micros, 9223372036854775807)
+"""
+
+
+class Charge(NamedTuple):
+    """What a bucket that lasts was charged."""
+
+    slot: str
+    key: str
+    rule: Rule
+    amount: int
+    at_ms: int
+
+
+class SavedBucket(NamedTuple):
+    """A bucket as it was when it was last charged."""
+
+    slot: str
+    key: str
+    rule: Rule
+    state: State
+
+
+Whose = tuple[str, date, str, str, str]
+"""Tenant, day, key, user and model of usage."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What was settled and is to be written."""
+
+    charges: list[Charge] = field(default_factory=list)
+    usages: dict[Whose, UsageRecord] = field(default_factory=dict)
+    """Summed up; the oldest first."""
+
+    def __len__(self) -> int:
+        return len(self.charges) + len(self.usages)
+
+    def add(self, slot: str, usage: UsageRecord) -> None:
+        """Sum it up with what is there."""
+        whose = (slot, usage.day, usage.key, usage.user, usage.model)
+        known = self.usages.get(whose)
+        self.usages[whose] = usage if known is None else summed(known, usage)
+
+    def put_back(self, older: Batch) -> None:
+        """Have it before what is there."""
+        self.charges[:0] = older.charges
+        newer, self.usages = self.usages, dict(older.usages)
+        for (slot, *_), usage in newer.items():
+            self.add(slot, usage)
+
+    def drop_oldest(self, keep: int) -> int:
+        """Keep about so many, the newest; how many charges and settlements are given up."""
+        charges = self.charges[: max(0, len(self.charges) - keep // 2)]
+        usages = list(self.usages)[: max(0, len(self.usages) - keep // 2)]
+        dropped = Batch(charges, {whose: self.usages.pop(whose) for whose in usages})
+        del self.charges[: len(charges)]
+        return dropped.settlements
+
+    @property
+    def settlements(self) -> int:
+        """Charges, and settlements whose usage it has."""
+        return len(self.charges) + sum(usage.requests for usage in self.usages.values())
+
+    def pieces(self) -> Iterator[Batch]:
+        """One by one."""
+        for charge in self.charges:
+            yield Batch([charge])
+        for whose, usage in self.usages.items():
+            yield Batch(usages={whose: usage})
+
+
+class JournalFile:
+    """For one thread at a time."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        usage_days: int,
+        max_users_per_day: int,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        """Opens or makes the file and its tables. Raises OSError or sqlite3.Error."""
+        self.replaced = 0
+        """How often the file was found deleted or replaced while it was in use."""
+        self._path = path
+        self._usage_days = usage_days
+        self._max_users = max_users_per_day
+        self._clock_ms = clock_ms
+        self.database, self._identity = self._opened()
+        self._users: dict[tuple[str, str], int] = {}
+        self._tidied: date | None = None
+
+    def _opened(self) -> tuple[sqlite3.Connection, _Identity | None]:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path.touch(mode=0o600)
+        database = sqlite3.connect(
+            self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")
+            database.executescript(_TABLES)
+        except BaseException:
+            database.close()
+            raise
+        return database, _identity(self._path)
+
+    def follow(self) -> None:
+        """If the file was deleted or replaced since it was opened, go on in the one that has its
+        name now: all that is known is written there, over rows of the same key; its other rows
+        stay. Raises OSError or sqlite3.Error; nothing has changed then."""
+        if _identity(self._path) == self._identity:
+            return
+        database, identity = self._opened()
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            for read, write in _COPIES:
+                database.executemany(write, self.database.execute(read))
+            database.execute("COMMIT")
+        except BaseException:
+            database.close()
+            raise
+        self.database.close()
+        self.database, self._identity = database, identity
+        self._users.clear()
+        self._tidied = None
+        self.replaced += 1
+        _LOG.error(
+            "%s was deleted or replaced while in use: usage and limits are in the new file, too;"
+            " what others kept in the old one is not",
+            self._path,
+        )
+
+    def close(self) -> None:
+        """Let go of it."""
+        self.database.close()
+
+    def buckets(self) -> Iterator[SavedBucket]:
+        """All that are not as good as fresh by now. Those of a time to come, written while the
+        clock was ahead, are of now from now on."""
+        now_ms = self._clock_ms()
+        ahead: list[SavedBucket] = []
+        for slot, key, text, value, carry, at_ms in self.database.execute(
+            "SELECT tenant, bucket, rule, value, carry, at_ms FROM limits_buckets"
+            " WHERE fresh_at_ms > ?",
+            (now_ms,),
+        ):
+            try:
+                rule = rule_of(text)
+            except LimitError as error:
+                _LOG.warning("bucket %r of %r is forgotten: %s", key, slot, error)
+                continue
+            saved = SavedBucket(slot, key, rule, State(value, carry, at_ms))
+            if at_ms > now_ms + arithmetic.BACK_MS:
+                saved = saved._replace(state=arithmetic.advance(rule, saved.state, now_ms))
+                ahead.append(saved)
+            yield saved
+        if ahead:
+            _LOG.warning("%d buckets were charged while the clock was ahead", len(ahead))
+            with self._transaction():
+                self._save(ahead)
+
+    def write(self, batch: Batch) -> int:
+        """All of it, or nothing; but records that cannot be written at all are left out, and
+        logged: how many charges and settlements these are. Raises OSError or sqlite3.Error."""
+        self.follow()
+        if not batch:
+            return 0
+        try:
+            with self._transaction():
+                self._write(batch)
+        except Exception as error:
+            if not _is_of_a_record(error):
+                raise
+        else:
+            return 0
+        bad = 0
+        with self._transaction():
+            for piece in batch.pieces():
+                self.database.execute("SAVEPOINT piece")
+                try:
+                    self._write(piece)
+                except Exception as error:
+                    if not _is_of_a_record(error):
+                        raise
+                    self.database.execute("ROLLBACK TO piece")
+                    self._users.clear()
+                    bad += piece.settlements
+                    _LOG.exception("it cannot be written and is lost: %r", piece)
+                self.database.execute("RELEASE piece")
+        return bad
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self.database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.database.execute("COMMIT")
+        except BaseException:
+            self._users.clear()
+            self._tidied = None
+            if self.database.in_transaction:
+                self.database.execute("ROLLBACK")
+            raise
+
+    def _write(self, batch: Batch) -> None:
+        self._charge(batch.charges)
+        for (slot, *_), usage in batch.usages.items():
+            self._add(slot, usage)
+        self._tidy()
+
+    def _charge(self, charges: Sequence[Charge]) -> None:
+        by_bucket: dict[tuple[str, str], list[Charge]] = {}
+        for charge in charges:
+            by_bucket.setdefault((charge.slot, charge.key), []).append(charge)
+        self._save(
+            SavedBucket(*whose, *self._charged(whose, some)) for whose, some in by_bucket.items()
+        )
+
+    def _save(self, buckets: Iterable[SavedBucket]) -> None:
+        self.database.executemany(
+            "INSERT OR REPLACE INTO limits_buckets VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                (
+                    *(slot, key, rule_text(rule), *state),
+                    min(_FAR_MS, arithmetic.reset_at_ms(rule, state)),
+                )
+                for slot, key, rule, state in buckets
+            ),
+        )
+
+    def _charged(self, whose: tuple[str, str], charges: Sequence[Charge]) -> tuple[Rule, State]:
+        found = self.database.execute(
+            "SELECT rule, value, carry, at_ms FROM limits_buckets WHERE tenant = ? AND bucket = ?",
+            whose,
+        ).fetchone()
+        now_ms = self._clock_ms()
+
+        def not_ahead(at_ms: int) -> int:  # noted before the clock was set back
+            return now_ms if at_ms > now_ms + arithmetic.BACK_MS else at_ms
+
+        rule = charges[0].rule
+        state = arithmetic.fresh(rule, not_ahead(charges[0].at_ms))
+        if found is not None:
+            with contextlib.suppress(LimitError):  # `buckets` has said so
+                rule, state = rule_of(found[0]), State(*found[1:])
+        if not_ahead(state.at_ms) != state.at_ms:
+            state = arithmetic.advance(rule, state, now_ms)
+        for charge in charges:
+            at_ms = not_ahead(charge.at_ms)
+            if charge.rule != rule:
+                state = arithmetic.change_rule(rule, charge.rule, state, at_ms)
+                rule = charge.rule
+            if isinstance(rule, CalendarWindow) and at_ms < state.at_ms:
+                continue  # written late, and that window is over
+            state = arithmetic.advance(rule, state, max(at_ms, state.at_ms))
+            state = arithmetic.settle(rule, state, 0, state.at_ms, charge.amount)
+        return rule, state
+
+    def _add(self, slot: str, usage: UsageRecord) -> None:
+        day, user = usage.day.isoformat(), usage.user
+        if (
+            names_a_user(user)
+            and not self.database.execute(
+                "SELECT 1 FROM usage_rows"
+                " WHERE tenant = ? AND day = ? AND key = ? AND user = ? AND model = ?",
+                (slot, day, usage.key, user, usage.model),
+            ).fetchone()
+        ):
+            users = self._count_users(slot, day)
+            if users >= self._max_users:
+                user = OTHERS
+            else:
+                self._users[slot, day] = users + 1
+        self.database.execute(
+            _ADD,
+            (
+                *(slot, day, usage.key, user, usage.model),
+                *(usage.requests, usage.input_tokens, usage.cached_tokens),
+                *(usage.output_tokens, usage.cost_micros),
+            ),
+        )
+
+    def _count_users(self, slot: str, day: str) -> int:
+        known = self._users.get((slot, day))
+        if known is not None:
+            return known
+        if len(self._users) >= _MAX_COUNTED:
+            self._users.clear()
+        (count,) = self.database.execute(
+            "SELECT COUNT(*) FROM usage_rows WHERE tenant = ? AND day = ? AND user NOT IN ('', ?)",
+            (slot, day, OTHERS),
+        ).fetchone()
+        return int(count)
+
+    def _tidy(self) -> None:
+        """Once a day: forget usage that is too old, and buckets as good as fresh."""
+        now_ms = self._clock_ms()
+        oldest = oldest_day(now_ms, self._usage_days)
+        if oldest != self._tidied:
+            self.database.execute("DELETE FROM usage_rows WHERE day < ?", (oldest.isoformat(),))
+            self.database.execute("DELETE FROM limits_buckets WHERE fresh_at_ms <= ?", (now_ms,))
+            self._tidied = oldest
+
+    def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
+        """See `LimitStore.usage`, in no order. Raises sqlite3.Error."""
+        return [
+            UsageRecord(date.fromisoformat(day), *rest)
+            for day, *rest in self.database.execute(
+                "SELECT day, key, user, model, input_tokens, cached_tokens, output_tokens,"
+                " cost_micros, requests FROM usage_rows WHERE tenant = ? AND day BETWEEN ? AND ?",
+                (slot, first.isoformat(), last.isoformat()),
+            )
+        ]
+
+    def usage_slots(self, first: date, last: date) -> list[str]:
+        """See `LimitStore.usage_slots`. Raises sqlite3.Error."""
+        return [
+            slot
+            for (slot,) in self.database.execute(
+                "SELECT DISTINCT tenant FROM usage_rows WHERE day BETWEEN ? AND ?",
+                (first.isoformat(), last.isoformat()),
+            )
+        ]
+
+
+def lasts(rule: Rule) -> bool:
+    """Whether the bucket's loss would matter: see `gateway.limits.memory.journal`."""
+    if isinstance(rule, TokenBucket):
+        period_ms = rule.period_ms
+        return period_ms >= _HOUR_MS or rule.capacity * period_ms >= _HOUR_MS * rule.refill
+    return isinstance(rule, CalendarWindow) and NOMINAL_MS[rule.period] >= _HOUR_MS
+
+
+_Identity = tuple[int, int]
+
+
+def _identity(path: Path) -> _Identity | None:
+    """Of the file that has the name now; None: there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_of_a_record(error: Exception) -> bool:
+    """Whether it is about what was to be written, so that it would fail each time."""
+    if isinstance(error, sqlite3.Error):
+        return isinstance(
+            error, sqlite3.DataError | sqlite3.IntegrityError | sqlite3.InterfaceError
+        )
+    return not isinstance(error, OSError)

@@ -1,0 +1,1 @@
+"""What happens to limits while their store is away."""

@@ -1,0 +1,1 @@
+"""Limits and usage in Redis, shared by all pickers."""

@@ -1,0 +1,322 @@
+"""A connection to Redis for script calls: many at once, answered in order, each within its time.
+
+redis-py makes the connection (TLS, authentication, database); then hiredis' packer and reader work
+on its transport directly, which costs a third of redis-py's own path for a call. redis-py keeps its
+transport to itself: `_opened` is the one place that takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, Protocol, TypeVar, cast
+
+import hiredis
+from redis.asyncio import Redis
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from gateway.limits.redis.scripts import Script
+from gateway.limits.store import StoreUnavailable
+
+_NOTHING: Final = object()
+
+_NOT_THE_ONE: Final = frozenset(
+    {
+        *("READONLY", "MASTERDOWN", "LOADING", "NOAUTH", "WRONGPASS", "MOVED", "ASK"),
+        *("CLUSTERDOWN", "BUSY", "UNKILLABLE"),
+    }
+)
+"""Refusals after which another connection may lead to a Redis that serves: after a failover, the
+old one answers that it is a replica now."""
+_LOST: Final = (
+    *(RedisConnectionError, RedisClusterException, OSError),
+    *(ReadOnlyError, ClusterDownError, AskError),  # of which MASTERDOWN and MOVED are kinds
+)
+
+T = TypeVar("T")
+Reply = object
+Word = str | int | bytes
+
+
+class Caller(Protocol):
+    """What script calls are sent over."""
+
+    def call(
+        self, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float
+    ) -> asyncio.Future[Reply]:
+        """Begin a script call; the answer, or StoreUnavailable within ``timeout_s``."""
+        ...
+
+    def send(self, words: tuple[Word, ...], timeout_s: float) -> asyncio.Future[Reply]:
+        """Begin another command, in order with the script calls."""
+        ...
+
+    async def close(self) -> None:
+        """Wait for what was begun, then let go of it."""
+        ...
+
+
+class _Made(Protocol):
+    """What is used of redis-py's connections, which have no types."""
+
+    _writer: asyncio.StreamWriter
+    socket_timeout: float
+    socket_connect_timeout: float
+
+    async def connect(self) -> None:
+        """Connect, authenticate, choose the database."""
+        ...
+
+
+class Call:
+    """One that was begun."""
+
+    __slots__ = ("answer", "deadline_s", "script", "timeout_s", "words")
+
+    def __init__(self, words: tuple[Word, ...], script: Script | None, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.answer: asyncio.Future[Reply] = loop.create_future()
+        self.deadline_s = loop.time() + timeout_s
+        self.words, self.script, self.timeout_s = words, script, timeout_s
+
+    @classmethod
+    def of(cls, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float) -> Call:
+        """Of a script that Redis may know."""
+        return cls(("EVALSHA", script.sha, len(keys), *keys, arguments), script, timeout_s)
+
+    def late(self) -> None:
+        """It has waited long enough."""
+        self.fail(f"no answer within {self.timeout_s * 1_000:g} ms")
+
+    def fail(self, message: str, *, lost: bool = False) -> None:
+        """Unless it was answered, or its caller has gone."""
+        if not self.answer.done():
+            self.answer.set_exception(StoreUnavailable(message, lost=lost))
+
+    def in_full(self) -> tuple[Word, ...]:
+        """The same with the script's source, for a Redis that does not know it; once."""
+        script, self.script = cast("Script", self.script), None
+        return ("EVAL", script.source, *self.words[2:])
+
+
+class _Connection(asyncio.Protocol):
+    """Writes once a turn of the loop, reads answers in order. It is given up as soon as one is
+    late: what was asked meanwhile is still waited for, nothing new is asked."""
+
+    def __init__(
+        self,
+        opened: object,
+        transport: asyncio.WriteTransport,
+        lost: Callable[[], None],
+    ) -> None:
+        self.usable = True
+        self._lost = lost
+        self._opened = opened  # redis-py closes the transport when this is collected
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._reader = hiredis.Reader(notEnoughData=_NOTHING)
+        self._asked: deque[Call] = deque()
+        self._out: list[bytes] = []
+        self._timer: asyncio.TimerHandle | None = None
+        transport.set_protocol(self)
+
+    async def answered(self) -> None:
+        """Return when every answer is there, or late."""
+        waiting = [call.answer for call in self._asked if not call.answer.done()]
+        if waiting:
+            await asyncio.wait(waiting)
+
+    def ask(self, call: Call) -> None:
+        """Write it with whatever else is asked in this turn of the loop."""
+        self._write(call, call.words)
+        if self._timer is None or call.deadline_s < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(call.deadline_s, self._late)
+
+    def _write(self, call: Call, words: tuple[Word, ...]) -> None:
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out.append(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub errs
+        self._asked.append(call)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def data_received(self, data: bytes) -> None:
+        reader = self._reader
+        reader.feed(data)
+        while True:
+            try:
+                reply = reader.gets()
+            except hiredis.ProtocolError as error:
+                self.give_up(f"does not speak Redis's protocol: {error}")
+                return
+            if reply is _NOTHING:
+                break
+            call = self._asked.popleft()
+            if isinstance(reply, hiredis.ReplyError):
+                self._refused(call, str(reply))
+                if not self.usable and not self._asked:
+                    break
+            elif not call.answer.done():  # its caller was cancelled, or it was late
+                call.answer.set_result(reply)
+        if not self.usable and not self._asked:
+            self._transport.abort()
+
+    def _refused(self, call: Call, message: str) -> None:
+        if call.script is not None and message.startswith("NOSCRIPT"):
+            if not call.answer.done():
+                self._write(call, call.in_full())
+        elif message.partition(" ")[0] in _NOT_THE_ONE:
+            call.fail(f"refused: {message}", lost=True)
+            if self.usable:
+                self._lost()
+            self.give_up(f"refused: {message}")
+        else:
+            call.fail(f"refused: {message}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.usable:  # not given up by ourselves
+            self._lost()
+        self.give_up(f"connection lost: {exc or 'closed by Redis'}")
+
+    def give_up(self, why: str) -> None:
+        """Everything that waits has failed."""
+        self.usable = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        asked, self._asked = self._asked, deque()
+        for call in asked:
+            call.fail(why, lost=True)
+        self._transport.abort()
+
+    def _late(self) -> None:
+        self._timer = None
+        now_s = self._loop.time()
+        next_s = float("inf")
+        for call in self._asked:
+            if call.answer.done():
+                continue
+            if call.deadline_s <= now_s:
+                self.usable = False
+                call.late()
+            else:
+                next_s = min(next_s, call.deadline_s)
+        if next_s < float("inf"):
+            self._timer = self._loop.call_at(next_s, self._late)
+        elif not self.usable:
+            self.give_up("given up")
+
+
+class Line:
+    """`Caller` over one connection at a time, made when it is needed, never retried."""
+
+    def __init__(
+        self,
+        client: Redis,
+        connect_timeout_s: float,
+        *,
+        connected: Callable[[], None] = lambda: None,
+        lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Connecting takes many round trips, so it has a timeout of its own and goes on when those
+        who wait for it have given up. ``connected`` is told of every new connection, before
+        anything is sent; ``lost`` of one that Redis has ended, or that leads to a Redis that
+        cannot serve."""
+        self._client = client
+        self._connect_timeout_s = connect_timeout_s
+        self._connected = connected
+        self._lost = lost
+        self._connection: _Connection | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._waiting: list[Call] = []
+
+    def call(
+        self, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float
+    ) -> asyncio.Future[Reply]:
+        """See `Caller.call`."""
+        return self._begin(Call.of(script, keys, arguments, timeout_s))
+
+    def send(self, words: tuple[Word, ...], timeout_s: float) -> asyncio.Future[Reply]:
+        """See `Caller.send`."""
+        return self._begin(Call(words, None, timeout_s))
+
+    def _begin(self, call: Call) -> asyncio.Future[Reply]:
+        connection = self._connection
+        if connection is not None and connection.usable:
+            connection.ask(call)
+        else:
+            asyncio.get_running_loop().call_at(call.deadline_s, call.late)
+            self._waiting.append(call)
+            if self._opening is None:
+                self._opening = asyncio.create_task(self._open(), name="limit store connection")
+        return call.answer
+
+    async def close(self) -> None:
+        """See `Caller.close`."""
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
+        if self._connection is not None:
+            await self._connection.answered()
+            self._connection.give_up("closed")
+
+    async def _open(self) -> None:
+        try:
+            self._connection = await in_time(self._opened(), self._connect_timeout_s)
+            self._connected()
+        except StoreUnavailable as error:
+            for call in self._waiting:
+                call.fail(str(error), lost=error.lost)
+        else:
+            now_s = asyncio.get_running_loop().time()
+            for call in self._waiting:
+                if not call.answer.done():
+                    call.deadline_s = now_s + call.timeout_s  # the new connection is not to blame
+                    self._connection.ask(call)
+        finally:
+            self._waiting = []
+            self._opening = None
+
+    async def _opened(self) -> _Connection:
+        make = cast("Callable[[], _Made]", self._client.connection_pool.make_connection)
+        made = make()
+        made.socket_timeout = made.socket_connect_timeout = self._connect_timeout_s
+        await made.connect()
+        transport = made._writer.transport  # noqa: SLF001
+        return _Connection(made, transport, self._lost)
+
+
+def connect_timeout_s(timeout_s: float) -> float:
+    """For connecting, where a call may take ``timeout_s``: a second at least, and 20 round trips
+    unless that is more than 5 seconds."""
+    return max(timeout_s, 1.0, min(20 * timeout_s, 5.0))
+
+
+async def in_time(asked: Awaitable[T], timeout_s: float) -> T:
+    """The answer of redis-py. Raises StoreUnavailable."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await asked
+    except (RedisError, RedisClusterException, OSError) as error:  # TimeoutError is an OSError
+        raise unavailable(error, timeout_s) from error
+
+
+def unavailable(error: Exception, timeout_s: float) -> StoreUnavailable:
+    """What an error of redis-py or asyncio means."""
+    if isinstance(error, (TimeoutError, RedisTimeoutError)):
+        return StoreUnavailable(f"no answer within {timeout_s * 1_000:g} ms")
+    if isinstance(error, _LOST):
+        return StoreUnavailable(f"no connection: {error}", lost=True)
+    return StoreUnavailable(f"refused: {error}")

@@ -1,0 +1,84 @@
+"""What a pool is to the rest of the gateway."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.config.schema.pools import ProcessPool, SimulatedPool, StaticPool
+from picker.state.endpoints import EndpointSpec
+
+PoolConfig = StaticPool | SimulatedPool | ProcessPool
+
+OnChange = Callable[[], None]
+"""Called after each change of a pool's endpoints, in the event loop; must not raise."""
+
+
+class ReplicaState(enum.StrEnum):
+    """Where a replica is in its life, as far as its pool knows."""
+
+    ACTIVE = "active"
+    """An address that was given; whether it is healthy, the picker knows."""
+    UNRESOLVED = "unresolved"
+    """A host name without an address."""
+    STARTING = "starting"
+    READY = "ready"
+    BACKOFF = "backoff"
+    """Ended; will be started again."""
+    DRAINING = "draining"
+    """Finishes its requests, gets no new ones, then leaves."""
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """One replica, for the admin API."""
+
+    name: str
+    """``pool-index`` of a process, or the endpoint as configured."""
+    state: ReplicaState
+    address: str | None
+    """``ip:port``; None as long as there is none."""
+    pid: int | None = None
+    restarts: int = 0
+    last_error: str | None = None
+    """Why it last ended or could not be resolved, with its last output."""
+
+
+class Pool(Protocol):
+    """A group of replicas. Used from one event loop."""
+
+    @property
+    def name(self) -> str:
+        """Name in the configuration."""
+        ...
+
+    async def start(self) -> None:
+        """Begin; does not wait until replicas are ready."""
+        ...
+
+    async def stop(self) -> None:
+        """End everything the pool runs, without draining; harmless when called again."""
+        ...
+
+    def endpoints(self) -> tuple[EndpointSpec, ...]:
+        """Where requests can go now, sorted by address; draining ones are still among them."""
+        ...
+
+    def reconfigure(self, config: PoolConfig) -> None:
+        """Go towards a new configuration in the background, draining what leaves.
+
+        Raises TypeError when the configuration is of another type of pool: replace the pool.
+        """
+        ...
+
+    def drained(self, address: str) -> None:
+        """Tell that a draining endpoint has no request in flight any more. To be told only after
+        every picker knows that it is draining. For any other address nothing happens."""
+        ...
+
+    def status(self) -> tuple[ReplicaStatus, ...]:
+        """Every replica, also those that are no endpoints."""
+        ...

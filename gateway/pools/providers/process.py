@@ -1,0 +1,224 @@
+"""Pools of replicas that are processes of ours: started, watched, scaled, replaced, drained."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from gateway.config.schema.pools import ProcessPool, StaticPool
+from gateway.pools.provider import OnChange, PoolConfig, ReplicaStatus
+from gateway.pools.providers.replica import LaunchPlan, Replica, ReplicaPlan
+from picker.state.endpoints import EndpointSpec
+
+_LOG: Final = logging.getLogger("penstock.pools")
+
+PlanOf = Callable[[PoolConfig], ReplicaPlan]
+"""The plan of a configuration; TypeError when it is of another type of pool."""
+
+
+def process_plan(config: PoolConfig) -> ReplicaPlan:
+    """The plan of a `process` pool."""
+    if not isinstance(config, ProcessPool):
+        raise TypeError(f"pool {config.name} is of type process and cannot become {config.type}")
+    launch = LaunchPlan(
+        command=config.command,
+        env={
+            key: value if isinstance(value, str) else value.reveal()
+            for key, value in config.env.items()
+        },
+        cwd=config.cwd,
+        host=config.host,
+        first_port=config.first_port,
+    )
+    return ReplicaPlan(launch, config.ready, config.stop, config.restart)
+
+
+class ReplicaProcesses:
+    """A pool of processes.
+
+    Fewer replicas: the last ones drain, then stop. More: they become endpoints when ready. Another
+    command, environment, folder, host or port: one replica after the other is drained, stopped and
+    started anew, the next one when that is ready, so a broken command stops the exchange early.
+    Other timings apply to replicas started from then on.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        plan_of: PlanOf,
+        *,
+        on_change: OnChange,
+        log_dir: Path | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """``log_dir``: folder for a log file of each replica; None: only their last lines."""
+        self._plan_of = plan_of
+        self._plan = plan_of(config)
+        self._config = config
+        self._count = _count(config)
+        self._on_change = on_change
+        self._log_dir = log_dir
+        self._rng = rng or random.Random()  # noqa: S311 - ports and jitter
+        self._replicas: dict[int, Replica] = {}
+        self._retiring: dict[Replica, asyncio.Task[None]] = {}
+        self._told: tuple[EndpointSpec, ...] = ()
+        self._http: aiohttp.ClientSession | None = None
+
+    @property
+    def name(self) -> str:
+        """See Pool."""
+        return self._config.name
+
+    async def start(self) -> None:
+        """See Pool."""
+        self._http = aiohttp.ClientSession()
+        self._reconcile()
+
+    async def stop(self) -> None:
+        """See Pool."""
+        http, self._http = self._http, None
+        if http is None:
+            return
+        retiring = dict(self._retiring)
+        children = [replica.child for replica in self._all()]
+        self._replicas = {}
+        for replica in retiring:
+            replica.drained.set()
+        try:
+            await asyncio.gather(*retiring.values(), *(child.stop() for child in children))
+        except asyncio.CancelledError:
+            for child in children:
+                child.kill()
+            await asyncio.gather(*(child.stop() for child in children))
+            raise
+        finally:
+            await http.close()
+            self._tell()
+
+    def endpoints(self) -> tuple[EndpointSpec, ...]:
+        """See Pool."""
+        serving = [r for r in self._all() if r.ready and (r.draining or r not in self._retiring)]
+        specs = [
+            EndpointSpec(replica.address, draining=replica.draining)
+            for replica in serving
+            if replica.address is not None
+        ]
+        return tuple(sorted(specs, key=lambda spec: spec.address))
+
+    def reconfigure(self, config: PoolConfig) -> None:
+        """See Pool."""
+        self._plan = self._plan_of(config)
+        self._config, self._count = config, _count(config)
+        self._reconcile()
+
+    def drained(self, address: str) -> None:
+        """See Pool."""
+        for replica in self._retiring:
+            if replica.address == address:
+                replica.drained.set()
+
+    def status(self) -> tuple[ReplicaStatus, ...]:
+        """See Pool."""
+        ordered = sorted(self._all(), key=lambda replica: (replica.index, not replica.draining))
+        return tuple(replica.status() for replica in ordered)
+
+    def _all(self) -> list[Replica]:
+        return [*self._replicas.values(), *self._retiring]
+
+    def _on_state(self) -> None:
+        for replica in self._retiring:
+            if not replica.ready:  # it ended while it drained: nothing left to wait for
+                replica.drained.set()
+        self._tell()
+        self._reconcile()
+
+    def _tell(self) -> None:
+        now = self.endpoints()
+        if now != self._told:
+            self._told = now
+            self._on_change()
+
+    def _reconcile(self) -> None:
+        """Take the steps towards what is configured that can be taken now."""
+        if self._http is None:
+            return
+        for index in [index for index in self._replicas if index >= self._count]:
+            self._retire(self._replicas.pop(index))
+        for replica in self._outdated():
+            self._retire(self._replicas.pop(replica.index))
+        for index in range(self._count):
+            if index not in self._replicas:
+                self._fill(index, self._http)
+        self._tell()
+
+    def _fill(self, index: int, http: aiohttp.ClientSession) -> None:
+        """Start a replica, or take back one that drains; one that stops is waited for, as it may
+        still hold the port and the device of this index."""
+        before = next((replica for replica in self._retiring if replica.index == index), None)
+        if before is None:
+            replica = Replica(
+                self.name,
+                index,
+                self._plan,
+                http=http,
+                taken_ports=lambda: {r.port for r in self._all() if r.port is not None},
+                log_dir=self._log_dir,
+                on_state=self._on_state,
+                rng=self._rng,
+            )
+            self._replicas[index] = replica
+            replica.child.start()
+        elif before.draining and before.plan.launch == self._plan.launch:
+            before.draining = False
+            self._retiring.pop(before).cancel()
+            self._replicas[index] = before
+
+    def _outdated(self) -> list[Replica]:
+        """Replicas of an old plan to be replaced now: all that serve nobody, else a single one, and
+        that only while every other is well."""
+        old = [r for r in self._replicas.values() if r.plan.launch != self._plan.launch]
+        idle = [replica for replica in old if not replica.ready]
+        new_ones_ready = all(
+            replica.ready or replica in idle for replica in self._replicas.values()
+        )
+        complete = len(self._replicas) == self._count and not self._retiring
+        if idle or not (old and new_ones_ready and complete):
+            return idle
+        return old[:1]
+
+    def _retire(self, replica: Replica) -> None:
+        replica.draining = replica.ready
+        replica.drained.clear()
+        self._retiring[replica] = asyncio.create_task(
+            self._retired(replica), name=f"retire {self.name}-{replica.index}"
+        )
+
+    async def _retired(self, replica: Replica) -> None:
+        if replica.draining:
+            try:
+                async with asyncio.timeout(self._config.drain_timeout_s):
+                    await replica.drained.wait()
+            except TimeoutError:
+                _LOG.warning(
+                    "pool %s: %s still had requests after %g s and is stopped",
+                    self.name,
+                    replica.address,
+                    self._config.drain_timeout_s,
+                )
+        replica.draining = False
+        self._tell()
+        await replica.child.stop()
+        self._retiring.pop(replica, None)
+        self._on_state()
+
+
+def _count(config: PoolConfig) -> int:
+    if isinstance(config, StaticPool):
+        raise TypeError(f"pool {config.name} runs processes and cannot become static")
+    return config.replicas

@@ -1,0 +1,169 @@
+"""One replica that is a process of ours, and what it is started from."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from gateway.children.child import (
+    Backoff,
+    Child,
+    ChildSpec,
+    ChildState,
+    Launch,
+)
+from gateway.config.schema.pools import Ready, Restart, Stop
+from gateway.config.schema.terms import join_endpoint
+from gateway.pools.provider import ReplicaState, ReplicaStatus
+from gateway.pools.providers.ports import free_port, is_free, reachable
+
+_PROBE_TIMEOUT_S: Final = 5.0
+
+_STATES: Final = {
+    ChildState.IDLE: ReplicaState.STARTING,
+    ChildState.STARTING: ReplicaState.STARTING,
+    ChildState.READY: ReplicaState.READY,
+    ChildState.ENDED: ReplicaState.BACKOFF,
+    ChildState.BACKOFF: ReplicaState.BACKOFF,
+    ChildState.STOPPING: ReplicaState.STOPPING,
+    ChildState.STOPPED: ReplicaState.STOPPING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchPlan:
+    """What replicas execute; a replica of another plan has to be replaced."""
+
+    command: tuple[str, ...]
+    """With `{port}`, `{host}`, `{index}` and `{seed}` to fill in."""
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """On top of this process's environment. May hold secrets."""
+    cwd: Path | None = None
+    host: str = "127.0.0.1"
+    first_port: int | None = None
+    first_seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlan:
+    """How a pool's replicas are run."""
+
+    launch: LaunchPlan
+    ready: Ready
+    stop: Stop
+    restart: Restart
+
+
+class Replica:
+    """One process. Its address is known once it has been started, and changes with a restart
+    when the port is not a fixed one."""
+
+    def __init__(
+        self,
+        pool: str,
+        index: int,
+        plan: ReplicaPlan,
+        *,
+        http: aiohttp.ClientSession,
+        taken_ports: Callable[[], Collection[int]],
+        log_dir: Path | None,
+        on_state: Callable[[], None],
+        rng: random.Random,
+    ) -> None:
+        self.index = index
+        self.plan = plan
+        self.draining = False
+        self.drained = asyncio.Event()
+        self.port: int | None = None
+        self._http = http
+        self._taken_ports = taken_ports
+        self._rng = rng
+        self._name = f"{pool}-{index}"
+        self.child = Child(
+            ChildSpec(
+                name=f"replica {self._name}",
+                launch=self._launch,
+                ready=self._answers,
+                ready_timeout_s=plan.ready.timeout_s,
+                ready_interval_s=plan.ready.interval_s,
+                grace_s=plan.stop.grace_s,
+                backoff=Backoff(
+                    initial_s=plan.restart.initial_backoff_s,
+                    max_s=plan.restart.max_backoff_s,
+                    stable_after_s=plan.restart.stable_after_s,
+                ),
+                death_signal=signal.SIGTERM,  # engines have processes of their own to end
+                log_file=None if log_dir is None else log_dir / f"{self._name}.log",
+            ),
+            on_state=lambda _child: on_state(),
+            rng=rng,
+        )
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests can go to it."""
+        return self.child.state is ChildState.READY
+
+    @property
+    def address(self) -> str | None:
+        """``ip:port``, or None before its first start."""
+        if self.port is None:
+            return None
+        return join_endpoint(reachable(self.plan.launch.host), self.port)
+
+    def status(self) -> ReplicaStatus:
+        """For the admin API."""
+        state = _STATES[self.child.state]
+        if self.draining and state is ReplicaState.READY:
+            state = ReplicaState.DRAINING
+        return ReplicaStatus(
+            name=self._name,
+            state=state,
+            address=self.address,
+            pid=self.child.pid,
+            restarts=self.child.restarts,
+            last_error=None if self.child.last_exit is None else str(self.child.last_exit),
+        )
+
+    def _launch(self) -> Launch:
+        plan = self.plan.launch
+        if plan.first_port is None:
+            self.port = free_port(plan.host, self._taken_ports(), self._rng)
+        else:
+            self.port = plan.first_port + self.index
+            if not is_free(plan.host, self.port):
+                raise OSError(f"{plan.host} port {self.port} is used by another program")
+        values = {
+            "{port}": str(self.port),
+            "{host}": plan.host,
+            "{index}": str(self.index),
+            "{seed}": str(plan.first_seed + self.index),
+        }
+        env = {key: _filled(value, values) for key, value in plan.env.items()}
+        command = tuple(_filled(argument, values) for argument in plan.command)
+        return Launch(command, {**os.environ, **env}, plan.cwd)
+
+    async def _answers(self) -> bool:
+        try:
+            async with self._http.get(
+                f"http://{self.address}{self.plan.ready.path}",
+                timeout=aiohttp.ClientTimeout(total=_PROBE_TIMEOUT_S),
+                allow_redirects=False,
+            ) as response:
+                return response.status == 200
+        except aiohttp.ClientError:  # not listening yet, or not yet with HTTP
+            return False
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
+    return text

@@ -1,0 +1,44 @@
+"""Simulated pools: replicas that are processes of the vLLM simulator."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from gateway.config.schema.pools import (
+    Ready,
+    Restart,
+    SimulatedPool,
+    Stop,
+)
+from gateway.pools.provider import PoolConfig
+from gateway.pools.providers.replica import LaunchPlan, ReplicaPlan
+
+_READY: Final = Ready(timeout_s=60.0, interval_s=0.1)
+_STOP: Final = Stop(grace_s=5.0)
+_RESTART: Final = Restart(initial_backoff_s=0.5, max_backoff_s=10.0, stable_after_s=30.0)
+
+
+def simulated_plan(config: PoolConfig) -> ReplicaPlan:
+    """The plan of a `simulated` pool; TypeError for another type of pool."""
+    if not isinstance(config, SimulatedPool):
+        raise TypeError(f"pool {config.name} is simulated and cannot become {config.type}")
+    options: dict[str, object] = {
+        "host": "{host}",
+        "port": "{port}",
+        "model": config.model,
+        "profile": config.engine_profile,
+        "num-blocks": config.num_blocks,
+        "block-size": config.block_size,
+        "max-num-seqs": config.max_num_seqs,
+        "max-num-batched-tokens": config.max_num_batched_tokens,
+        "max-model-len": config.max_model_len,
+        "max-loras": config.max_loras,
+        "time-scale": config.time_scale,
+        "seed": "{seed}",
+    }
+    arguments = [f"--{key}={value}" for key, value in options.items() if value is not None]
+    arguments += [f"--lora={adapter}" for adapter in config.adapters]
+    command = (sys.executable, "-m", "loadtests.sim", *arguments)
+    launch = LaunchPlan(command, first_seed=config.seed)
+    return ReplicaPlan(launch, _READY, _STOP, _RESTART)

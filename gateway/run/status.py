@@ -1,0 +1,232 @@
+"""What the admin API shows of a running supervisor."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from gateway.admin.status import (
+    ConfigStatus,
+    EndpointStatus,
+    EnvoyStatus,
+    GatewayStatus,
+    PickerStatus,
+    PoolStatus,
+    RefusedConfig,
+    ReplicaStatus,
+    UnknownEndpointError,
+)
+from gateway.children.child import Child, ChildState
+from gateway.config.config import Config
+from gateway.config.schema.pricing import Pricing
+from gateway.control.accounts import AccountsClient
+from gateway.pools.provider import ReplicaStatus as PoolReplica
+from gateway.run.supervisor import Supervisor
+from gateway.tenancy.service import TenantAdmin
+from picker.state.endpoints import EndpointSpec
+from picker.wire import control_pb2
+
+_NEVER_READ: Final = "no picker has read it yet"
+
+
+class SupervisorStatus:
+    """A gateway.admin.status.StatusSource."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def status(self) -> GatewayStatus:
+        """The state now."""
+        supervisor = self._supervisor
+        envoy, pickers, pools = self._envoy(), self._pickers(), self._pools()
+        return GatewayStatus(
+            version=version("penstock"),
+            started_at=_time(supervisor.started_s),
+            uptime_s=round(datetime.now(UTC).timestamp() - supervisor.started_s, 1),
+            not_ready=tuple(_missing(envoy, pickers, pools)),
+            config=self._config(),
+            envoy=envoy,
+            pickers=pickers,
+            pools=pools,
+        )
+
+    def config_document(self) -> Mapping[str, object]:
+        """The accepted configuration."""
+        return config_document(self._supervisor.config)
+
+    async def set_draining(self, pool: str, address: str, *, draining: bool) -> None:
+        """Send an endpoint no new requests, or some again; raises UnknownEndpointError."""
+        specs = self._supervisor.members().get(pool)
+        if specs is None:
+            raise UnknownEndpointError(f"there is no pool {pool!r}")
+        if all(spec.address != address for spec in specs):
+            raise UnknownEndpointError(f"pool {pool!r} has no endpoint {address!r}")
+        self._supervisor.hold(pool, address, held=draining)
+
+    def _config(self) -> ConfigStatus:
+        supervisor = self._supervisor
+        refused = None
+        if supervisor.refused is not None:
+            problems = tuple(str(problem) for problem in supervisor.refused.problems)
+            refused = RefusedConfig(_time(supervisor.refused_s), problems)
+        return ConfigStatus(
+            version=supervisor.config_version,
+            accepted_at=_time(supervisor.accepted_s),
+            path=str(supervisor.path),
+            refused=refused,
+        )
+
+    def _envoy(self) -> EnvoyStatus:
+        envoy, listen = self._supervisor.envoy, self._supervisor.config.listen
+        if not self._supervisor.config.envoy.enabled:
+            return EnvoyStatus(state="disabled")
+        if envoy is None:
+            return EnvoyStatus(state=ChildState.IDLE.value)
+        return EnvoyStatus(
+            state=envoy.child.state.value,
+            pid=envoy.child.pid,
+            address=f"{listen.address}:{listen.port}",
+            restarts=envoy.child.restarts,
+            detail="; ".join(envoy.refused) or _ending(envoy.child),
+        )
+
+    def _pickers(self) -> tuple[PickerStatus, ...]:
+        found = []
+        for child in self._supervisor.pickers:
+            report = self._supervisor.control.reports.get(child.spec.name)
+            endpoints = report.endpoints if report is not None else ()
+            found.append(
+                PickerStatus(
+                    name=child.spec.name,
+                    pid=child.pid,
+                    state=child.state.value,
+                    config_version=self._supervisor.config_version_of(child.spec.name),
+                    in_flight_requests=sum(one.in_flight_requests for one in endpoints),
+                    restarts=child.restarts,
+                )
+            )
+        return tuple(found)
+
+    def _pools(self) -> tuple[PoolStatus, ...]:
+        seen: dict[tuple[str, str], list[control_pb2.EndpointStatus]] = defaultdict(list)
+        for report in self._supervisor.control.reports.values():
+            for one in report.endpoints:
+                seen[one.pool, one.address].append(one)
+        members, replicas = self._supervisor.members(), self._supervisor.fleet.status()
+        found = []
+        for pool in self._supervisor.config.pools:
+            endpoints = tuple(
+                _endpoint(spec, seen[pool.name, spec.address])
+                for spec in members.get(pool.name, ())
+            )
+            found.append(
+                PoolStatus(
+                    name=pool.name,
+                    kind=pool.type,
+                    models=tuple(sorted({m for one in endpoints for m in one.models})),
+                    replicas=tuple(_replica(one) for one in replicas.get(pool.name, ())),
+                    endpoints=endpoints,
+                )
+            )
+        return tuple(found)
+
+
+class SupervisorTenants:
+    """A gateway.admin.tenants.TenantSource."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._accounts = AccountsClient(self._sockets)
+
+    @property
+    def tenants(self) -> TenantAdmin | None:
+        """None: the configuration has no tenants."""
+        supervisor = self._supervisor
+        return supervisor.tenant_admin if supervisor.config.has_tenants else None
+
+    @property
+    def accounts(self) -> AccountsClient:
+        """Asks the pickers that run."""
+        return self._accounts
+
+    @property
+    def currency(self) -> str:
+        """Of the price table."""
+        return (self._supervisor.config.pricing or Pricing()).currency
+
+    def _sockets(self) -> list[Path]:
+        return [
+            self._supervisor.run_dir.accounts_socket(index)
+            for index, child in enumerate(self._supervisor.pickers)
+            if child.state is ChildState.READY
+        ]
+
+
+def config_document(config: Config) -> dict[str, object]:
+    """A configuration as JSON; secrets are references, and hashes of keys are not told."""
+    document = config.model_dump(mode="json")
+    for tenant in document["tenants"]:
+        for key in tenant["keys"]:
+            if isinstance(key["sha256"], str):
+                key["sha256"] = "<sha256>"
+    return document
+
+
+def admin_token(config: Config) -> str | None:
+    """The admin API's token, as it is now."""
+    token = config.admin.token
+    return None if token is None else token.reveal()
+
+
+def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointStatus]) -> EndpointStatus:
+    """One endpoint; every worker counts all requests it knows of, also those of its peers."""
+    if not seen:
+        return EndpointStatus(spec.address, False, spec.draining, _NEVER_READ)
+    latest = seen[0]
+    return EndpointStatus(
+        address=spec.address,
+        healthy=any(one.healthy for one in seen),
+        draining=spec.draining,
+        reason=latest.problem,
+        in_flight_requests=max(one.in_flight_requests for one in seen),
+        waiting_requests=latest.waiting_requests,
+        running_requests=latest.running_requests,
+        kv_usage=latest.kv_usage,
+        models=tuple(latest.models),
+    )
+
+
+def _replica(one: PoolReplica) -> ReplicaStatus:
+    return ReplicaStatus(
+        name=one.name,
+        state=one.state.value,
+        address=one.address or "",
+        pid=one.pid,
+        restarts=one.restarts,
+        detail=one.last_error or "",
+    )
+
+
+def _missing(
+    envoy: EnvoyStatus, pickers: tuple[PickerStatus, ...], pools: tuple[PoolStatus, ...]
+) -> list[str]:
+    missing = []
+    if envoy.state not in ("ready", "disabled"):
+        missing.append(f"envoy is {envoy.state}")
+    if not any(picker.state == "ready" for picker in pickers):
+        missing.append("no picker is ready")
+    if not any(endpoint.healthy for pool in pools for endpoint in pool.endpoints):
+        missing.append("no replica can take requests")
+    return missing
+
+
+def _ending(child: Child) -> str:
+    return "" if child.last_exit is None else str(child.last_exit)
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,1 @@
+"""Requests under way: from their dispatch to the report of their end."""

@@ -1,0 +1,71 @@
+"""What an ended request is charged."""
+
+from __future__ import annotations
+
+import logging
+
+from picker.request.report import Report
+from policies.limits.prices import MOST, Usage
+
+log = logging.getLogger(__name__)
+
+
+def charged(
+    report: Report,
+    expected: Usage,
+    streamed_tokens: int | None = None,
+    *,
+    possible: Usage = MOST,
+) -> Usage | None:
+    """Tokens to charge; None: nothing at all, not even the request. ``streamed_tokens``: in the
+    report's events; None: one in each.
+
+    What the engine reported counts, as far as it is ``possible``. Without that: a stream counts for
+    what was streamed, a whole answer for what was ``expected``. A client that left before the first
+    token is charged the request without tokens, and what failed before the first token is not
+    charged. A request that is expected to use nothing is charged no tokens, whatever the answer
+    says: that may be the usage of another, such as a stored answer's.
+    """
+    reported = report.input_tokens is not None or report.output_tokens is not None
+    if reported or report.streamed_events:
+        if not is_metered(expected):
+            return Usage(0, 0)
+        given = report.input_tokens
+        if streamed_tokens is None:
+            streamed_tokens = report.streamed_events
+        return _usage(
+            report,
+            possible,
+            expected.input_tokens if given is None else given,
+            streamed_tokens if report.output_tokens is None else report.output_tokens,
+        )
+    if report.reason == "ok" and report.status == 200:
+        return expected
+    if report.reason == "ok":
+        return Usage(0, 0)
+    if report.reason == "client_aborted" and report.address:
+        return Usage(0, 0)
+    return None
+
+
+def is_metered(expected: Usage) -> bool:
+    """A prompt was read, and a model runs on it."""
+    return expected.input_tokens > 0
+
+
+def _usage(report: Report, possible: Usage, input_tokens: int, output_tokens: int) -> Usage:
+    """Parts larger than their whole, as a broken engine may report them, are cut."""
+    if input_tokens > possible.input_tokens or output_tokens > possible.output_tokens:
+        log.warning(
+            "request %s: %s reports %d and %d tokens; at most %d and %d are charged",
+            *(report.id, report.address, input_tokens, output_tokens),
+            *(possible.input_tokens, possible.output_tokens),
+        )
+        input_tokens = min(input_tokens, possible.input_tokens)
+        output_tokens = min(output_tokens, possible.output_tokens)
+    return Usage(
+        input_tokens,
+        output_tokens,
+        min(report.cached_tokens or 0, input_tokens),
+        min(report.reasoning_tokens or 0, output_tokens),
+    )

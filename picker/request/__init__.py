@@ -1,0 +1,1 @@
+"""A request as values: its head, its caller, its context, its answer or rejection."""

@@ -1,0 +1,46 @@
+"""What can come of a request: a decision, or the picker's own answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Where a request goes, and how it is changed on the way."""
+
+    id: str
+    """Of the in-flight entry, unique over all pickers."""
+    pool: str
+    addresses: tuple[str, ...]
+    """``ip:port``, best first; at least one."""
+    set_headers: tuple[tuple[str, str], ...]
+    remove_headers: tuple[str, ...]
+    body: bytes | None
+    """The changed body; None: as it came."""
+    rename: tuple[str, str] | None
+    """(model name the replica answers with, name the client asked for), when they differ."""
+    strip_usage: bool
+    """The usage chunk of the stream was asked for by us and is not for the client."""
+    wants_session_token: bool
+    """The client keeps to one endpoint by a token that the response tells it."""
+    metadata: Mapping[str, object]
+    """For our own Lua filter and access log."""
+    scores: Mapping[str, float] | None
+    response_headers: tuple[tuple[str, str], ...] = ()
+    """To set on the response: what is left of limits."""
+
+    @property
+    def destination(self) -> str:
+        """Value of the destination header."""
+        return ",".join(self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the picker tells the client itself."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes

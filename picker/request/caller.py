@@ -1,0 +1,47 @@
+"""Who sent a request: what the gate makes of its head, before its body is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from policies.limits.plan import TenantPolicy, matches
+
+ANONYMOUS: Final = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A tenant, and the key or user that came for it."""
+
+    policy: TenantPolicy
+    key: str = ""
+    """Id of the API key, "" without one."""
+    line: str = ""
+    """Id of the first key of those that it was rotated from: limits by key are kept under it."""
+    user: str = ""
+    """User that a trusted header or a token's claim tells; "": the request's body may."""
+    models: tuple[str, ...] = ("*",)
+    """Patterns of the models that the key may use, within the tenant's."""
+    credentials: tuple[str, ...] = ()
+    """Request headers that prove who it is, and are nobody else's business."""
+
+    @property
+    def tenant(self) -> str:
+        """Name of the tenant."""
+        return self.policy.tenant
+
+    @property
+    def may_use_all(self) -> bool:
+        """Whether no model is closed to it."""
+        return "*" in self.policy.models and "*" in self.models
+
+    def may_use(self, model: str) -> bool:
+        """Whether tenant and key are allowed the model."""
+        return matches(model, self.policy.models) and matches(model, self.models)
+
+
+ANYBODY: Final = Caller(TenantPolicy(ANONYMOUS))
+"""Without an identity and without limits."""
+UNKNOWN: Final = Caller(TenantPolicy(""))
+"""Before the gate has told."""

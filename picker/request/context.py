@@ -1,0 +1,135 @@
+"""A request on its way through the pipeline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import xxhash
+
+from picker import names
+from picker.prompt.blocks import Blocks
+from picker.prompt.fields import RequestFields
+from picker.prompt.forms import Form, Prompt
+from picker.request.answer import Answer
+from picker.request.caller import UNKNOWN, Caller
+from picker.request.grant import Grant
+from picker.request.head import RequestHead
+from picker.request.labels import RequestLabels
+from picker.seams.limiter import Limiter
+from picker.state.pool import PoolRuntime
+from policies.limits.prices import MOST, Usage
+from policies.routing.types import Ranking
+
+_MAX_USER_CHARS: Final = 64
+_NOTHING: Final = Usage(0, 0)
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """What is known of a request so far; each step fills in its part."""
+
+    id: str
+    head: RequestHead
+    body: bytes
+    form: Form | None
+    """None: a path whose body is not read for a prompt."""
+
+    # identify
+    caller: Caller = UNKNOWN
+    # parse
+    document: dict[str, object] | None = None
+    fields: RequestFields | None = None
+    prompt: Prompt | None = None
+    # resolve
+    asked_model: str = ""
+    """Model name as the client gave it, "" when it gave none."""
+    served_model: str = ""
+    """Model name that the replica gets."""
+    billed_model: str = ""
+    """Model name that limits and prices go by: of the catalogue, "" for none."""
+    adapter: str = ""
+    """LoRA adapter of that name, "" for a base model."""
+    pool: PoolRuntime | None = None
+    answer: Answer | None = None
+    """Set by a step that answers the request itself; ends the pipeline."""
+    # estimate
+    counted_tokens: int | None = None
+    """Of the prompt's text, by the model's own tokenizer; None without one."""
+    prompt_tokens: float = 0.0
+    output_tokens: float = 0.0
+    """Expected or declared output, tokens."""
+    blocks: Blocks | None = None
+    # reserve
+    expected: Usage = _NOTHING
+    """What it may cost at most, as far as can be told; nothing: it counts as a request only."""
+    possible: Usage = MOST
+    """What an engine can have used for it at most."""
+    limiter: Limiter | None = None
+    """Whom the grant is from."""
+    grant: Grant | None = None
+    response_headers: tuple[tuple[str, str], ...] = ()
+    # schedule
+    session: str = ""
+    """Key of the session the request belongs to, "" without one."""
+    ranking: Ranking | None = None
+    addresses: tuple[str, ...] = ()
+    matched_tokens: float = 0.0
+    """Of the first choice."""
+    # mutate
+    changed_body: bytes | None = None
+    model_changed: bool = False
+    """The body names the served model where the client named another."""
+    strip_usage: bool = False
+    set_headers: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def request_id(self) -> str:
+        """The client's or Envoy's request id, else ours."""
+        return self.head.headers.get(names.REQUEST_ID) or self.id
+
+    @property
+    def objective(self) -> str:
+        """Name of the objective that the request is served under, "" for none."""
+        return self._first_of(names.OBJECTIVE)
+
+    @property
+    def fairness_id(self) -> str:
+        """Whose share of a contended pool the request counts against, "" for the tenant's."""
+        return self._first_of(names.FAIRNESS_ID)
+
+    @property
+    def user(self) -> str:
+        """Whom the tenant served: as its key or token tells, else as the body does."""
+        told = self.fields.user if self.fields is not None else None
+        return self.caller.user or bounded(told or "")
+
+    @property
+    def anthropic(self) -> bool:
+        """Errors are told in Anthropic's shape."""
+        return self.form is Form.ANTHROPIC
+
+    def labels(self) -> RequestLabels:
+        """Who asked for what, as far as it is known."""
+        return RequestLabels(
+            request_id=self.request_id,
+            tenant=self.caller.tenant,
+            key=self.caller.key,
+            user=self.user,
+            model=self.asked_model,
+            pool=self.pool.name if self.pool is not None else "",
+            path=self.head.path,
+            objective=self.objective,
+            fairness_id=self.fairness_id,
+        )
+
+    def _first_of(self, headers: tuple[str, ...]) -> str:
+        given = self.head.headers
+        return next((given[name] for name in headers if given.get(name)), "")
+
+
+def bounded(user: str) -> str:
+    """A user's name as limits, accounts and logs keep it: a long one as its digest."""
+    if len(user) <= _MAX_USER_CHARS:
+        return user
+    return xxhash.xxh3_128_hexdigest(user.encode("utf-8", "surrogatepass"))

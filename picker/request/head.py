@@ -1,0 +1,34 @@
+"""A request as it arrives, without its body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+_SENDING: Final = frozenset({"POST", "PUT", "PATCH"})
+"""SGLang takes PUT where others take POST."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A request without its body."""
+
+    method: str
+    path: str
+    """As the replica's server reads it: unescaped, without the query string."""
+    headers: Mapping[str, str]
+    """By lower-case name."""
+    subset: frozenset[str] | None
+    """Endpoints the gateway allows (``ip:port`` or ``ip``); None: no restriction."""
+    received_s: float
+    """Picker's clock, seconds."""
+    claims: Mapping[str, object] = field(default_factory=dict)
+    """Of a token that Envoy has verified; empty: there was none."""
+    claims_error: str = ""
+    """Why Envoy refused the token that was there, "" when it did not."""
+
+    @property
+    def sends(self) -> bool:
+        """Its method gives the replica something to work on."""
+        return self.method in _SENDING

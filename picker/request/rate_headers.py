@@ -1,0 +1,147 @@
+"""How limits are told to clients: headers, and the refusal of a request that is over one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from picker.request.rejection import Reason, Rejection
+from policies.limits.types import (
+    NOMINAL_MS,
+    TOKEN_DIMENSIONS,
+    Bucket,
+    CalendarWindow,
+    Dimension,
+    Standing,
+    TokenBucket,
+)
+from policies.limits.verdict import Denied, Refusal, tightest
+
+Headers = tuple[tuple[str, str], ...]
+
+_FAMILIES: Final = {
+    "requests": frozenset({Dimension.REQUESTS}),
+    "tokens": TOKEN_DIMENSIONS,
+    "input-tokens": frozenset({Dimension.INPUT_TOKENS}),
+    "output-tokens": frozenset({Dimension.OUTPUT_TOKENS}),
+}
+"""What headers tell of: OpenAI's know the first two, Anthropic's all."""
+_UNITS: Final = {
+    Dimension.REQUESTS: "requests",
+    Dimension.INPUT_TOKENS: "input tokens",
+    Dimension.OUTPUT_TOKENS: "output tokens",
+    Dimension.TOTAL_TOKENS: "tokens",
+    Dimension.WEIGHTED_TOKENS: "weighted tokens",
+    Dimension.CONCURRENCY: "requests at once",
+    Dimension.MONEY: "units of money",
+}
+_MICROS: Final = 1_000_000
+_FAR_MS: Final = 100 * 366 * 86_400_000
+"""A reset later than in 100 years is told as that: dates have an end."""
+_NAMES: Final = {length_ms: period.value for period, length_ms in NOMINAL_MS.items()}
+
+
+def rate_headers(standings: Sequence[Standing], *, anthropic: bool, wall_s: float) -> Headers:
+    """OpenAI's ``x-ratelimit-*`` of the tightest limit of requests and of tokens; on Anthropic's
+    API its own names as well, with instants instead of durations. ``wall_s``: Unix time."""
+    headers: list[tuple[str, str]] = []
+    for family in ("requests", "tokens"):
+        standing = tightest(standings, _FAMILIES[family])
+        if standing is not None:
+            headers += (
+                (f"x-ratelimit-limit-{family}", str(standing.limit)),
+                (f"x-ratelimit-remaining-{family}", str(standing.remaining)),
+                (f"x-ratelimit-reset-{family}", duration(standing.reset_ms)),
+            )
+    if anthropic:
+        for family, dimensions in _FAMILIES.items():
+            standing = tightest(standings, dimensions)
+            if standing is not None:
+                headers += (
+                    (f"anthropic-ratelimit-{family}-limit", str(standing.limit)),
+                    (f"anthropic-ratelimit-{family}-remaining", str(standing.remaining)),
+                    (f"anthropic-ratelimit-{family}-reset", _instant(standing.reset_ms, wall_s)),
+                )
+    return tuple(headers)
+
+
+def refusal(
+    denied: Denied, wanted: Mapping[str, int], *, anthropic: bool, wall_s: float
+) -> Rejection:
+    """The 429 that tells which limit, how much was left and wanted, and when to come again.
+    ``wanted``: by bucket key."""
+    headers = list(rate_headers(denied.standings, anthropic=anthropic, wall_s=wall_s))
+    if denied.retry_after_ms is not None:
+        headers.append(("retry-after", str(math.ceil(denied.retry_after_ms / 1_000))))
+        headers.append(("retry-after-ms", str(denied.retry_after_ms)))
+    elif denied.refusal is Refusal.BUSY:
+        headers.append(("retry-after", "1"))
+    else:
+        headers.append(("x-should-retry", "false"))
+    return Rejection(_reason(denied.bucket), _message(denied, wanted), headers=headers)
+
+
+def duration(milliseconds: int) -> str:
+    """As OpenAI writes it: ``20ms``, ``1s``, ``6m0s``, ``1h2m3s``, ``1.5s``."""
+    if milliseconds < 1_000:
+        return f"{milliseconds}ms"
+    minutes, rest_ms = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    seconds = f"{rest_ms / 1_000:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{seconds}"
+    return f"{minutes}m{seconds}" if minutes else seconds
+
+
+def _reason(bucket: Bucket) -> Reason:
+    if bucket.dimension is Dimension.MONEY:
+        return Reason.QUOTA_EXCEEDED
+    if bucket.dimension in TOKEN_DIMENSIONS:
+        return Reason.TOKENS_LIMITED
+    return Reason.REQUESTS_LIMITED
+
+
+def _message(denied: Denied, wanted: Mapping[str, int]) -> str:
+    bucket = denied.bucket
+    unit = _UNITS[bucket.dimension]
+    amount = _amount(bucket, wanted.get(bucket.key, 0))
+    limit = f"Limit {_amount(bucket, bucket.limit)} {unit}{_period(bucket)}"
+    if denied.refusal is Refusal.NEVER:
+        return (
+            f"This request is larger than a limit ({bucket.name}) can ever grant. {limit},"
+            f" requested {amount}. Shorten the prompt or ask for fewer output tokens."
+        )
+    left = next((s.remaining for s in denied.standings if s.bucket.key == bucket.key), 0)
+    text = (
+        f"Limit reached: {bucket.name}. {limit}, remaining {_amount(bucket, left)},"
+        f" requested {amount}."
+    )
+    if denied.retry_after_ms is not None:
+        return f"{text} Try again in {duration(denied.retry_after_ms)}."
+    return f"{text} Try again when a running request has finished."
+
+
+def _amount(bucket: Bucket, amount: int) -> str:
+    if bucket.dimension is not Dimension.MONEY:
+        return str(amount)
+    return f"{Decimal(amount).scaleb(-6):f}".rstrip("0").rstrip(".")
+
+
+def _period(bucket: Bucket) -> str:
+    rule = bucket.rule
+    if isinstance(rule, CalendarWindow):
+        return f" per {rule.period.value}"
+    if not isinstance(rule, TokenBucket):
+        return ""
+    every = _NAMES.get(rule.period_ms, duration(rule.period_ms))
+    if rule.capacity == rule.refill:
+        return f" per {every}"
+    return f" at once, refilled by {_amount(bucket, rule.refill)} per {every}"
+
+
+def _instant(after_ms: int, wall_s: float) -> str:
+    at = datetime.fromtimestamp(wall_s, UTC) + timedelta(milliseconds=min(after_ms, _FAR_MS))
+    return at.strftime("%Y-%m-%dT%H:%M:%SZ")

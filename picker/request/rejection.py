@@ -1,0 +1,114 @@
+"""The one table of how a request can be turned away, and its wire form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import orjson
+
+from picker import names
+from picker.request.caller import Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """HTTP status, OpenAI error ``type`` and ``code``, and the dropped-reason header."""
+
+    status: int
+    type: str
+    code: str
+    dropped_reason: str | None = None
+
+
+class Reason(Enum):
+    """Every rejection the picker can give (PROTOCOL: rejections)."""
+
+    INVALID_REQUEST = Verdict(400, "invalid_request_error", "invalid_request")
+    INVALID_JSON = Verdict(400, "invalid_request_error", "invalid_json")
+    MISSING_MODEL = Verdict(400, "invalid_request_error", "model_required")
+    CONTEXT_LENGTH = Verdict(400, "invalid_request_error", "context_length_exceeded")
+    INVALID_API_KEY = Verdict(401, "invalid_request_error", "invalid_api_key")
+    MODEL_NOT_ALLOWED = Verdict(403, "invalid_request_error", "model_not_allowed")
+    NOT_METERED = Verdict(403, "invalid_request_error", "path_not_metered")
+    TENANT_DISABLED = Verdict(403, "invalid_request_error", "tenant_disabled")
+    UNKNOWN_TENANT = Verdict(403, "invalid_request_error", "unknown_tenant")
+    MODEL_NOT_FOUND = Verdict(404, "invalid_request_error", "model_not_found")
+    PATH_NOT_FOUND = Verdict(404, "invalid_request_error", "path_not_found")
+    NOT_CACHED = Verdict(412, "invalid_request_error", "not_cached")
+    TOO_LARGE = Verdict(413, "invalid_request_error", "request_too_large")
+    REQUESTS_LIMITED = Verdict(429, "requests", "rate_limit_exceeded")
+    TOKENS_LIMITED = Verdict(429, "tokens", "rate_limit_exceeded")
+    QUOTA_EXCEEDED = Verdict(429, "insufficient_quota", "insufficient_quota")
+    LIMITS_UNAVAILABLE = Verdict(503, "server_error", "limits_unavailable")
+    NO_ENDPOINTS = Verdict(503, "server_error", "no_endpoints", "rejected-no-endpoints")
+    SHUTTING_DOWN = Verdict(503, "server_error", "shutting_down", "rejected-shutting-down")
+    INTERNAL = Verdict(500, "server_error", "internal_error")
+
+
+class Rejection(Exception):  # noqa: N818 - a request's end, not a program's error
+    """Ends a request with an error answer."""
+
+    def __init__(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+        caller: Caller | None = None,
+    ) -> None:
+        """``headers``: of the answer, beside those that every rejection has. ``caller``: whom a
+        gate knows and turns away, for the log."""
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.param = param
+        self.caller = caller
+        self._headers = headers
+
+    @property
+    def verdict(self) -> Verdict:
+        """The row of the table this rejection stands on."""
+        return self.reason.value
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Response headers of the answer."""
+        headers = [("content-type", "application/json")]
+        if self.verdict.dropped_reason is not None:
+            headers.append((names.DROPPED_REASON, self.verdict.dropped_reason))
+        headers.extend(self._headers)
+        return headers
+
+    def body(self, *, anthropic: bool) -> bytes:
+        """Error object in the shape that the client's API uses."""
+        verdict = self.verdict
+        if anthropic:
+            error = {"type": _anthropic_type(verdict.status), "message": self.message}
+            return orjson.dumps({"type": "error", "error": error})
+        return orjson.dumps(
+            {
+                "error": {
+                    "message": self.message,
+                    "type": verdict.type,
+                    "param": self.param,
+                    "code": verdict.code,
+                }
+            }
+        )
+
+
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def _anthropic_type(status: int) -> str:
+    return _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")

@@ -1,0 +1,79 @@
+"""The seam to tenants' limits: reserve at arrival, settle at the end."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from picker.request.caller import Caller
+from picker.request.grant import Grant
+from picker.request.report import Report
+from policies.limits.plan import Subject
+from policies.limits.prices import Usage
+from policies.limits.verdict import Denied
+
+
+class LimitsUnavailable(Exception):  # noqa: N818 - a state of the world
+    """The store of limits is away, and the tenant's limits fail closed."""
+
+
+class Limiter(Protocol):
+    """Holds tenants to their limits and keeps their accounts."""
+
+    async def reserve(
+        self,
+        id: str,  # noqa: A002 - the request's id
+        caller: Caller,
+        subject: Subject,
+        expected: Usage,
+        *,
+        guessed: bool,
+    ) -> Grant | Denied | None:
+        """Reserve ``expected`` in every bucket of the request, or in none. None: there is nothing
+        to limit or to account for. ``guessed``: the request does not bound its output, so less of
+        that may be reserved. Raises LimitsUnavailable."""
+        ...
+
+    def settle(self, grant: Grant, usage: Usage) -> None:
+        """Charge what was used instead of what was reserved. Returns at once."""
+        ...
+
+    def release(self, grant: Grant) -> None:
+        """Give everything back: the request was not served. Returns at once."""
+        ...
+
+    def lapse(self, grant: Grant) -> None:
+        """Its end may never be told: what it holds is given back by the lease. It can still be
+        settled."""
+        ...
+
+    def settle_orphan(self, report: Report) -> None:
+        """Settle a request by its ticket: the picker that decided it is gone."""
+        ...
+
+
+class Unlimited:
+    """No limits and no accounts."""
+
+    async def reserve(
+        self,
+        id: str,  # noqa: A002 - the request's id
+        caller: Caller,
+        subject: Subject,
+        expected: Usage,
+        *,
+        guessed: bool,
+    ) -> Grant | Denied | None:
+        """See `Limiter`."""
+        return None
+
+    def settle(self, grant: Grant, usage: Usage) -> None:
+        """See `Limiter`."""
+
+    def release(self, grant: Grant) -> None:
+        """See `Limiter`."""
+
+    def lapse(self, grant: Grant) -> None:
+        """See `Limiter`."""
+
+    def settle_orphan(self, report: Report) -> None:
+        """See `Limiter`."""

@@ -1,0 +1,59 @@
+"""The seam to metrics and logs: how requests ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from picker.request.labels import RequestLabels
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A request the picker answered itself with an error."""
+
+    labels: RequestLabels
+    status: int
+    reason: str
+    """Error code of the rejection table, for example ``model_not_found``."""
+    decision_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A dispatched request that has ended, as the data plane reported it."""
+
+    labels: RequestLabels
+    endpoint: str
+    """Address (``ip:port``) that really served it, "" when none did."""
+    status: int
+    """HTTP status sent to the client, 0 when the client left before one."""
+    reason: str
+    """``ok``, ``client_aborted``, ``upstream_error``, ``http_error`` or ``unreported``."""
+    streaming: bool
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    usage_reported: bool
+    """False: the engine reported no usage and the token counts are estimates."""
+    matched_tokens: float
+    """Prompt tokens the prefix index expected to be cached on the endpoint."""
+    ttft_s: float | None
+    duration_s: float
+    queue_s: float
+    decision_s: float
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first, seconds; None when it cannot be told."""
+        if self.ttft_s is None or self.output_tokens < 2:
+            return None
+        return (self.duration_s - self.ttft_s) / (self.output_tokens - 1)
+
+
+class Observer(Protocol):
+    """Receives every end of a request exactly once."""
+
+    def rejected(self, event: Rejected) -> None: ...
+
+    def completed(self, event: Completed) -> None: ...

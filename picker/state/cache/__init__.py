@@ -1,0 +1,1 @@
+"""Which endpoint has how much of a prompt cached."""
