@@ -254,8 +254,7 @@ class Picker:
                 context.served_model, context.prompt
             )
         self._estimate(context)
-        context.limiter = self.traffic.limiter
-        await self._reserve(context, context.limiter)
+        await self._reserve(context, self.traffic.limiter)
 
     def place(self, context: RequestContext) -> Decision:
         """A request whose pool, model and prompt are known to a decision, which counts as sent.
@@ -291,8 +290,7 @@ class Picker:
             adapter=context.adapter,
             session=context.session,
         )
-        limiter = self.traffic.limiter if context.limiter is None else context.limiter
-        sent = Dispatch.of(context, pool, limiter, now_s - context.head.received_s)
+        sent = Dispatch.of(context, pool, now_s - context.head.received_s)
         self.traffic.open(entry, sent, told)
         return self._decision(context, pool)
 
@@ -359,8 +357,8 @@ class Picker:
 
     def _give_back(self, context: RequestContext) -> None:
         self.traffic.drop(context.id)
-        if context.grant is not None and context.limiter is not None:
-            context.limiter.release(context.grant)
+        if context.grant is not None:
+            context.grant.release()
             context.grant = None
 
     # -- ends of requests

@@ -8,6 +8,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Final, Protocol
 
@@ -56,6 +57,35 @@ class LimitObserver(Protocol):
 
     def unsettled(self) -> None:
         """A settlement failed for good: its hold ends with its lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantGrant:
+    """`picker.request.grant.Grant` of a `TenantLimiter`."""
+
+    limiter: TenantLimiter
+    id: str
+    subject: Subject
+    key: str
+    """Id of the API key, for the usage rows."""
+    expected: Usage
+    price: Cost | None
+    """Of the model when it was asked for; None: free."""
+    meters: tuple[Meter, ...]
+    standings: Sequence[Standing]
+    ticket: str
+
+    def settle(self, usage: Usage) -> None:
+        """See `Grant`."""
+        self.limiter.settle(self, usage)
+
+    def release(self) -> None:
+        """See `Grant`."""
+        self.limiter.release(self)
+
+    def lapse(self) -> None:
+        """See `Grant`."""
+        self.limiter.lapse(self)
 
 
 class TenantLimiter:
@@ -151,7 +181,8 @@ class TenantLimiter:
             self._observer.refused(slot, verdict.bucket)
             return verdict
         self._held[id] = (slot, self._now_s())
-        return Grant(
+        return TenantGrant(
+            limiter=self,
             id=id,
             subject=subject,
             key=caller.key,
@@ -162,17 +193,17 @@ class TenantLimiter:
             ticket=_ticket(subject, caller.key, expected),
         )
 
-    def settle(self, grant: Grant, usage: Usage) -> None:
-        """See `picker.seams.limiter.Limiter`."""
+    def settle(self, grant: TenantGrant, usage: Usage) -> None:
+        """Charge what was used instead of what was reserved. Returns at once."""
         self._charge(grant.id, grant.subject, grant.key, grant.meters, grant.price, usage)
 
-    def release(self, grant: Grant) -> None:
-        """See `picker.seams.limiter.Limiter`."""
+    def release(self, grant: TenantGrant) -> None:
+        """Give everything back. Returns at once."""
         self._held.pop(grant.id, None)
         self._run(self._release(grant.subject.tenant, grant.id))
 
-    def lapse(self, grant: Grant) -> None:
-        """See `picker.seams.limiter.Limiter`."""
+    def lapse(self, grant: TenantGrant) -> None:
+        """Renew its lease no more."""
         self._held.pop(grant.id, None)
 
     def settle_orphan(self, report: Report) -> None:

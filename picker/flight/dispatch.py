@@ -9,7 +9,6 @@ from picker.request.context import RequestContext
 from picker.request.grant import Grant
 from picker.request.labels import RequestLabels
 from picker.request.report import Report
-from picker.seams.limiter import Limiter
 from picker.seams.observer import Completed
 from picker.state.pool import PoolRuntime
 from policies.limits.prices import Usage
@@ -32,8 +31,6 @@ class Dispatch:
     expected: Usage
     possible: Usage
     grant: Grant | None
-    limiter: Limiter
-    """Of the grant: another one may be in force when the request ends."""
     text_bytes: int
     """Bytes of prompt whose tokens tell the bytes-per-token ratio, 0 when they do not."""
     counted_tokens: int | None
@@ -42,9 +39,7 @@ class Dispatch:
     decision_s: float
 
     @classmethod
-    def of(
-        cls, context: RequestContext, pool: PoolRuntime, limiter: Limiter, decision_s: float
-    ) -> Dispatch:
+    def of(cls, context: RequestContext, pool: PoolRuntime, decision_s: float) -> Dispatch:
         """What will be needed of ``context`` later."""
         prompt, blocks = context.prompt, context.blocks
         only_text = prompt is not None and prompt.token_ids == 0 and prompt.media_items == 0
@@ -62,7 +57,6 @@ class Dispatch:
             expected=context.expected,
             possible=context.possible,
             grant=context.grant,
-            limiter=limiter,
             text_bytes=prompt.text_bytes if prompt is not None and only_text else 0,
             counted_tokens=context.counted_tokens,
             chains=tuple(array("Q", chain) for chain in chains),

@@ -236,7 +236,7 @@ class Traffic:
     def _lapse(self, sent: Dispatch) -> None:
         """Nobody may ever tell its end: its limits are not to wait for that."""
         if sent.grant is not None:
-            sent.limiter.lapse(sent.grant)
+            sent.grant.lapse()
 
     def _settle(self, sent: Dispatch, report: Report) -> Usage | None:
         """What the request is charged; its reservation ends."""
@@ -244,9 +244,9 @@ class Traffic:
         usage = charged(report, sent.expected, streamed, possible=sent.possible)
         if sent.grant is not None:
             if usage is None:
-                sent.limiter.release(sent.grant)
+                sent.grant.release()
             else:
-                sent.limiter.settle(sent.grant, usage)
+                sent.grant.settle(usage)
         return usage
 
     def _finish(self, sent: Dispatch, report: Report, now_s: float) -> None:

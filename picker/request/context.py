@@ -16,7 +16,6 @@ from picker.request.caller import UNKNOWN, Caller
 from picker.request.grant import Grant
 from picker.request.head import RequestHead
 from picker.request.labels import RequestLabels
-from picker.seams.limiter import Limiter
 from picker.state.pool import PoolRuntime
 from policies.limits.prices import MOST, Usage
 from policies.routing.types import Ranking
@@ -65,8 +64,6 @@ class RequestContext:
     """What it may cost at most, as far as can be told; nothing: it counts as a request only."""
     possible: Usage = MOST
     """What an engine can have used for it at most."""
-    limiter: Limiter | None = None
-    """Whom the grant is from."""
     grant: Grant | None = None
     response_headers: tuple[tuple[str, str], ...] = ()
     # schedule

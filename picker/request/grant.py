@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Protocol
 
-from policies.limits.plan import Meter, Subject
-from policies.limits.prices import Cost, Usage
+from policies.limits.prices import Usage
 from policies.limits.types import Standing
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What a request holds until it is settled or released."""
+class Grant(Protocol):
+    """A reservation, until it is settled or released. Each method returns at once."""
 
-    id: str
-    """Of the reservation: the request's own."""
-    subject: Subject
-    key: str
-    """Id of the API key, for the usage ledger."""
-    expected: Usage
-    """What was reserved: a guessed output fits into every limit."""
-    price: Cost | None
-    """Of the model when it was asked for, for the ledger; None: free."""
-    meters: tuple[Meter, ...]
-    standings: tuple[Standing, ...]
-    """Of the buckets, after the reservation."""
-    ticket: str
-    """What any picker needs to settle it when this one is gone."""
+    @property
+    def expected(self) -> Usage:
+        """What was reserved: a guessed output fits into every limit."""
+        ...
+
+    @property
+    def standings(self) -> Sequence[Standing]:
+        """Of the buckets, after the reservation."""
+        ...
+
+    @property
+    def ticket(self) -> str:
+        """What any picker needs to settle it when this one is gone."""
+        ...
+
+    def settle(self, usage: Usage) -> None:
+        """Charge what was used instead of what was reserved."""
+        ...
+
+    def release(self) -> None:
+        """Give everything back: the request was not served."""
+        ...
+
+    def lapse(self) -> None:
+        """Its end may never be reported: what it holds is given back by the lease. It can still be
+        settled."""
+        ...

@@ -33,19 +33,6 @@ class Limiter(Protocol):
         that may be reserved. Raises LimitsUnavailable."""
         ...
 
-    def settle(self, grant: Grant, usage: Usage) -> None:
-        """Charge what was used instead of what was reserved. Returns at once."""
-        ...
-
-    def release(self, grant: Grant) -> None:
-        """Give everything back: the request was not served. Returns at once."""
-        ...
-
-    def lapse(self, grant: Grant) -> None:
-        """Its end may never be told: what it holds is given back by the lease. It can still be
-        settled."""
-        ...
-
     def settle_orphan(self, report: Report) -> None:
         """Settle a request by its ticket: the picker that decided it is gone."""
         ...
@@ -65,15 +52,6 @@ class Unlimited:
     ) -> Grant | Denied | None:
         """See `Limiter`."""
         return None
-
-    def settle(self, grant: Grant, usage: Usage) -> None:
-        """See `Limiter`."""
-
-    def release(self, grant: Grant) -> None:
-        """See `Limiter`."""
-
-    def lapse(self, grant: Grant) -> None:
-        """See `Limiter`."""
 
     def settle_orphan(self, report: Report) -> None:
         """See `Limiter`."""

@@ -13,6 +13,27 @@ from policies.limits.verdict import Denied
 
 
 @dataclass
+class Held:
+    """A grant that tells its `Accounts`."""
+
+    accounts: Accounts
+    expected: Usage
+    standings: tuple[Standing, ...]
+    ticket: str = "a ticket"
+
+    def settle(self, usage: Usage) -> None:
+        """See `picker.request.grant.Grant`."""
+        self.accounts.settled.append(usage)
+
+    def release(self) -> None:
+        """See `picker.request.grant.Grant`."""
+        self.accounts.released += 1
+
+    def lapse(self) -> None:
+        """See `picker.request.grant.Grant`."""
+
+
+@dataclass
 class Accounts:
     """Lets everything pass, or refuses everything; `picker.seams.limiter.Limiter`."""
 
@@ -38,27 +59,7 @@ class Accounts:
             return self.denied
         self.reserved += 1
         self.asked.append((subject, expected))
-        return Grant(
-            id=id,
-            subject=subject,
-            key=caller.key,
-            expected=expected,
-            price=None,
-            meters=(),
-            standings=self.standings,
-            ticket="a ticket",
-        )
-
-    def settle(self, grant: Grant, usage: Usage) -> None:
-        """See `picker.seams.limiter.Limiter`."""
-        self.settled.append(usage)
-
-    def release(self, grant: Grant) -> None:
-        """See `picker.seams.limiter.Limiter`."""
-        self.released += 1
-
-    def lapse(self, grant: Grant) -> None:
-        """See `picker.seams.limiter.Limiter`."""
+        return Held(self, expected, self.standings)
 
     def settle_orphan(self, report: object) -> None:
         """See `picker.seams.limiter.Limiter`."""
