@@ -1,0 +1,98 @@
+"""A picker over replicas that are only claimed, for what pickers cost each other.
+
+Run as ``python -m loadtests.bench.picker_process --own PATH --endpoints N``: it listens to other
+pickers until its standard input ends; each line there is answered with what it knows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import orjson
+import uvloop
+
+import policies.routing  # noqa: F401 - registers the built-in policies
+from loadtests.bench.prompts import MODEL
+from picker.core import Picker
+from picker.replication.local import LocalPeers
+from picker.seams.observer import Completed, Rejected
+from picker.settings import PickerSettings, PoolSettings
+from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from policies import registry
+from policies.routing.types import RoutingPolicy
+from policies.routing.weighted import DEFAULT_PROFILE
+
+POOL: Final = "bench"
+_TICK_S: Final = 0.25
+_IDLE: Final = Signals(0, 0, 0.2, 400_000, 16, 0, frozenset(), frozenset())
+
+
+class _Unheard:
+    """Nobody reads this picker's metrics and logs."""
+
+    def rejected(self, event: Rejected) -> None:
+        return
+
+    def completed(self, event: Completed) -> None:
+        return
+
+
+def picker_of(name: str, endpoints: int) -> Picker:
+    """A picker with so many idle replicas, whose signals do not age."""
+    picker = Picker(name, observer=_Unheard(), now=time.monotonic, rng=random.Random(name))
+    policy = registry.build("policy", "weighted", DEFAULT_PROFILE)
+    assert isinstance(policy, RoutingPolicy)
+    picker.configure(PickerSettings((PoolSettings(POOL, policy),), stale_after_s=1e9))
+    addresses = [f"10.0.{n // 250}.{n % 250}:8000" for n in range(endpoints)]
+    picker.sync_endpoints(POOL, map(EndpointSpec, addresses))
+    now_s = picker.now()
+    for address in addresses:
+        picker.apply_signals(POOL, address, _IDLE, began_s=now_s, now_s=now_s)
+        picker.apply_models(POOL, address, [ServedModel(MODEL, None, None)])
+    return picker
+
+
+async def tick(picker: Picker) -> None:
+    """What a worker does a few times a second."""
+    while True:
+        await asyncio.sleep(_TICK_S)
+        picker.traffic.tick()
+
+
+async def _serve(own: Path, endpoints: int) -> None:
+    picker = picker_of("listener", endpoints)
+    peers = LocalPeers(picker, own=own, others=())
+    peers.start()
+    ticking = asyncio.create_task(tick(picker))
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    print("ready", flush=True)
+    while await reader.readline():
+        known = {
+            "in_flight": float(picker.states[POOL].view.in_flight_requests.sum()),
+            "blocks": len(picker.pools[POOL].prefix),
+            "unreadable": peers.unreadable,
+        }
+        print(orjson.dumps(known).decode(), flush=True)
+    ticking.cancel()
+    peers.stop()
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="A picker that listens to others.")
+    parser.add_argument("--own", type=Path, required=True)
+    parser.add_argument("--endpoints", type=int, required=True)
+    given = parser.parse_args()
+    uvloop.run(_serve(given.own, given.endpoints))
+
+
+if __name__ == "__main__":
+    main()
