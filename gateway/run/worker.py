@@ -61,14 +61,10 @@ class Worker:
             rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
         )
         self._health = Health(self._picker)
-        self._peers = LocalPeers(
-            self._picker,
-            own=run.peer_socket(index),
-            others=(),
-        )
+        self._peers = LocalPeers(self._picker.id, own=run.peer_socket(index))
         self._tenancy: PickerTenancy | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._scraper: Scraper | None = None
+        self._scraper = Scraper(sharing=self._peers.readings, clock=self._picker.now)
         self._servers: Servers | None = None
         self._config: Config | None = None
         self._applied_version = 0
@@ -94,7 +90,9 @@ class Worker:
         attached = asyncio.create_task(client.run())
         ticking = asyncio.create_task(self._tick())
         applying = asyncio.create_task(self._applier())
-        self._peers.start()
+        self._peers.start(self._picker.traffic)
+        self._picker.traffic.peers, self._picker.traffic.watch = self._peers, self._scraper
+        self._scraper.start(self)
         try:
             stopped = asyncio.create_task(self._stop.wait())
             done, _ = await asyncio.wait(
@@ -113,8 +111,7 @@ class Worker:
         await self._health.refresh()
         if self._servers is not None:
             await self._servers.stop(_DRAIN_GRACE_S)
-        if self._scraper is not None:
-            await self._scraper.close()
+        await self._scraper.close()
         self._peers.stop()  # no end may be told to accounts that are closed
         if self._tenancy is not None:
             await self._tenancy.close()
@@ -176,18 +173,9 @@ class Worker:
         self._telemetry.configure(config.telemetry)
         workers = range(config.picker.workers)
         self._peers.follow(self._run.peer_socket(i) for i in workers if i != self._index)
-        before, self._config = self._config, config
+        self._config = config
         await self._configure_tenants(config)
-        if (
-            self._scraper is None
-            or before is None
-            or (derive.scrape_settings(before) != derive.scrape_settings(config))
-        ):
-            if self._scraper is not None:
-                await self._scraper.close()
-            self._scraper = Scraper(self, derive.scrape_settings(config), clock=self._picker.now)
-            await self._scraper.__aenter__()
-            self._picker.traffic.watch = self._scraper
+        self._scraper.configure(derive.scrape_settings(config))
 
     async def _configure_tenants(self, config: Config) -> None:
         if not config.has_tenants:
@@ -219,7 +207,6 @@ class Worker:
 
     def _sync_endpoints(self, assignment: control_pb2.Assignment) -> None:
         assert self._config is not None
-        assert self._scraper is not None
         members = {pool.pool: pool.endpoints for pool in assignment.pools}
         for pool in self._config.pools:
             specs = [EndpointSpec(e.address, e.draining) for e in members.get(pool.name, ())]
@@ -259,8 +246,7 @@ class Worker:
             await asyncio.sleep(_TICK_S)
             self._picker.traffic.tick()
             await self._health.refresh()
-            if self._scraper is not None:
-                self._telemetry.sample(self._scraper.stats)
+            self._telemetry.sample(self._scraper.stats)
             self._telemetry.sample_lost(
                 access_log=self._servers.failed_entries if self._servers is not None else 0,
                 peer_unreadable=self._peers.unreadable,

@@ -67,8 +67,8 @@ async def tick(picker: Picker) -> None:
 
 async def _serve(own: Path, endpoints: int) -> None:
     picker = picker_of("listener", endpoints)
-    peers = LocalPeers(picker, own=own, others=())
-    peers.start()
+    peers = LocalPeers(picker.id, own=own)
+    peers.start(picker.traffic)
     ticking = asyncio.create_task(tick(picker))
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import random
 import signal
 import socket
 import subprocess
@@ -311,7 +312,10 @@ def _answers(port: int, keys: int) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Nobody listens on it, and no connection of ours will have it: the kernel gives those others
+    (/proc/sys/net/ipv4/ip_local_port_range)."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

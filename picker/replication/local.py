@@ -5,73 +5,120 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
 
-from picker.core import Picker
+from picker.replication.readings import SharedReadings
 from picker.request.report import Report
-from picker.seams.peers import Alone, PeerDispatch
+from picker.seams.peers import PeerDispatch
 from picker.wire import state_pb2
 
 log = logging.getLogger(__name__)
 
 _FLUSH_S: Final = 0.005
+_READINGS_FLUSH_S: Final = 0.02
+_BEAT_S: Final = 1.0
+"""A picker with nothing to report shows so often that it lives."""
+_GONE_S: Final = 3.0
+"""A picker of which nothing was heard for so long is not counted on."""
 _MAX_BATCH_BYTES: Final = 64 * 1024
 _MAX_BACKLOG: Final = 1024
 """Batches that wait for a peer that does not read; older ones are dropped."""
 _BUFFER_BYTES: Final = 4 << 20
 _MAX_DATAGRAM_BYTES: Final = 256 * 1024
 _MAX_HASHES: Final = 8192
-"""Of one request: the first 30 MB of a prompt. The rest of it the others do not get to know."""
+"""Of one request: the first 30 MB of a prompt. The others do not hear of the rest."""
+
+
+class Receiver(Protocol):
+    """Takes what other pickers report."""
+
+    def peer_dispatched(self, sent: PeerDispatch) -> None:
+        """Another picker has sent a request."""
+
+    def peer_finished(self, report: Report) -> None:
+        """Another picker was told of a request's end."""
 
 
 class LocalPeers:
-    """Tells every other picker of this host; lost batches only make their picture less exact."""
+    """Reports to every other picker of this host; lost batches only make their picture less exact.
 
-    def __init__(self, picker: Picker, *, own: Path, others: Iterable[Path]) -> None:
-        self._picker = picker
-        self._own = own
-        self._others: dict[Path, deque[bytes]] = {}
-        self.follow(others)
-        self._batch = state_pb2.Batch(picker=picker.id)
-        self._batch_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    A picker is known by the name of its socket, and is live while its batches come.
+    """
+
+    def __init__(
+        self,
+        picker_id: str,
+        *,
+        own: Path,
+        others: Iterable[Path] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.readings = SharedReadings(
+            own.name, lambda: self._flush_within(_READINGS_FLUSH_S), self._flush
+        )
+        """What workers share of their reads of replicas."""
         self.dropped_batches = 0
         """That a peer which is there did not get."""
         self.unreadable = 0
         """Batches and events of others that could not be used."""
+        self._own = own
+        self._clock = clock
+        self._receiver: Receiver | None = None
+        self._others: dict[Path, deque[bytes]] = {}
+        self._heard_s: dict[str, float] = {}
+        """By name: when its last batch came."""
+        self._batch = state_pb2.Batch(picker=picker_id)
+        self._empty_bytes = self._batch.ByteSize()
+        self._batch_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
+        """When the timer ends."""
+        self._beat: asyncio.TimerHandle | None = None
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.follow(others)
 
-    def start(self) -> None:
-        """Listen, and be the picker's peers from now on. Raises OSError, for instance when the
-        socket's path is too long."""
+    def start(self, receiver: Receiver) -> None:
+        """Listen for ``receiver``. Raises OSError, for instance when the socket's path is too
+        long."""
+        self._receiver = receiver
         self._own.unlink(missing_ok=True)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         self._socket.bind(str(self._own))
         asyncio.get_running_loop().add_reader(self._socket, self._receive)
-        self._picker.traffic.peers = self
+        self._show_life()
 
     def follow(self, others: Iterable[Path]) -> None:
-        """Tell these from now on: pickers have come or gone."""
+        """Report to these from now on: pickers have come or gone."""
         self._others = {
             path: self._others.get(path, deque[bytes](maxlen=_MAX_BACKLOG)) for path in others
         }
+        names = {path.name for path in self._others}
+        self._heard_s = {name: at_s for name, at_s in self._heard_s.items() if name in names}
+        self._count_live()
+        if self._receiver is not None:
+            self._show_life()
 
     def stop(self) -> None:
         """Send what waits, once, and close."""
-        self._picker.traffic.peers = Alone()
+        self._batch.leaving = True
         self._flush()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._others.clear()
+        for timer in (self._timer, self._beat):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._beat = None
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
         self._own.unlink(missing_ok=True)
+
+    # -- to others
 
     def dispatched(self, sent: PeerDispatch) -> None:
         """A request was sent by this picker."""
@@ -121,23 +168,44 @@ class LocalPeers:
         self._batch_bytes += event.ByteSize()
         if self._batch_bytes >= _MAX_BATCH_BYTES:
             self._flush()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
+        else:
+            self._flush_within(_FLUSH_S)
 
-    def _flush(self) -> None:
+    def _flush_within(self, wait_s: float) -> None:
+        due_s = self._clock() + wait_s
+        if self._timer is not None:
+            if self._timer_s <= due_s:
+                return
+            self._timer.cancel()
+        self._timer_s = due_s
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._flush)
+
+    def _show_life(self) -> None:
+        """Send a batch, even an empty one, now and every `_BEAT_S`."""
+        if self._beat is not None:
+            self._beat.cancel()
+            self._beat = None
+        if self._others:
+            self._count_live()
+            self._flush(even_empty=True)
+            self._beat = asyncio.get_running_loop().call_later(_BEAT_S, self._show_life)
+
+    def _flush(self, *, even_empty: bool = False) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._batch.events:
-            data = self._batch.SerializeToString()
-            self._batch.ClearField("events")
+        batch = self._batch
+        self.readings.fill(batch)
+        if even_empty or batch.ByteSize() > self._empty_bytes:
+            data = batch.SerializeToString()
+            self._batch = state_pb2.Batch(picker=batch.picker)
             self._batch_bytes = 0
             for waiting in self._others.values():
                 self.dropped_batches += len(waiting) == _MAX_BACKLOG
                 waiting.append(data)
         blocked = [self._send(path, waiting) for path, waiting in self._others.items()]
-        if any(blocked) and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
+        if any(blocked):
+            self._flush_within(_FLUSH_S)
 
     def _send(self, path: Path, waiting: deque[bytes]) -> bool:
         """True when the peer is there but does not read fast enough."""
@@ -156,10 +224,12 @@ class LocalPeers:
                 waiting.popleft()
         return False
 
+    # -- from others
+
     def _receive(self) -> None:
         for _ in range(64):
             try:
-                data = self._socket.recv(_MAX_DATAGRAM_BYTES)
+                data, sender = self._socket.recvfrom(_MAX_DATAGRAM_BYTES)
             except BlockingIOError:
                 return
             try:
@@ -168,15 +238,43 @@ class LocalPeers:
                 self.unreadable += 1
                 log.warning("a batch from another picker could not be read (%d bytes)", len(data))
                 continue
+            if sender:  # "": its socket has no name
+                self._note(Path(sender).name, batch)
             for event in batch.events:
                 self._take(event)
+            try:
+                self.readings.take(batch)
+            except Exception:
+                self.unreadable += 1
+                log.exception("what another picker has read could not be used")
+
+    def _note(self, name: str, batch: state_pb2.Batch) -> None:
+        """Another picker has sent a batch, so it lives, unless it says otherwise."""
+        if batch.leaving:
+            self._heard_s.pop(name, None)
+            self._count_live()
+        elif any(path.name == name for path in self._others):
+            is_new = name not in self._heard_s
+            self._heard_s[name] = self._clock()
+            if is_new:
+                self._count_live()
+                self._flush(even_empty=True)  # it need not wait for our next sign of life
+
+    def _count_live(self) -> None:
+        since_s = self._clock() - _GONE_S
+        self._heard_s = {name: at_s for name, at_s in self._heard_s.items() if at_s > since_s}
+        members = tuple(sorted((self._own.name, *self._heard_s)))
+        if members != self.readings.members:
+            self.readings.members = members
 
     def _take(self, event: state_pb2.Event) -> None:
+        receiver = self._receiver
+        assert receiver is not None
         try:
             if event.HasField("dispatched"):
-                self._picker.traffic.peer_dispatched(_dispatch(event.dispatched))
+                receiver.peer_dispatched(_dispatch(event.dispatched))
             elif event.HasField("finished"):
-                self._picker.traffic.peer_finished(_report(event.finished))
+                receiver.peer_finished(_report(event.finished))
         except Exception:  # one bad event must not lose the others of its batch
             self.unreadable += 1
             log.exception("an event from another picker could not be used")

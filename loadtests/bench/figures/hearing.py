@@ -95,8 +95,9 @@ async def _record(folder: Path, turns: int) -> _Recording:
         ear.bind(str(folder / "ear"))
         loop = asyncio.get_running_loop()
         loop.add_reader(ear, lambda: heard.append(ear.recv(1 << 20)))
-        peers = LocalPeers(picker, own=folder / "mouth", others=[folder / "ear"])
-        peers.start()
+        peers = LocalPeers(picker.id, own=folder / "mouth", others=[folder / "ear"])
+        picker.traffic.peers = peers
+        peers.start(picker.traffic)
         conversations = Conversations(_CONVERSATIONS, seed=1)
         under_way: deque[Report] = deque()
         for _ in range(turns):

@@ -15,8 +15,9 @@ from tests.picker.fleet import address, chat, decided, fleet, head
 
 async def main(name: str, own: str, others: list[str]) -> None:
     made = fleet(name=name)
-    peers = LocalPeers(made.picker, own=Path(own), others=[Path(other) for other in others])
-    peers.start()
+    peers = LocalPeers(made.picker.id, own=Path(own), others=[Path(other) for other in others])
+    made.picker.traffic.peers = peers
+    peers.start(made.picker.traffic)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

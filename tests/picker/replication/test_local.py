@@ -42,14 +42,20 @@ class Group:
 def member(folder: Path, index: int, size: int) -> tuple[Fleet, LocalPeers]:
     made = fleet(name=f"p{index}", seed=index)
     others = [folder / str(other) for other in range(size) if other != index]
-    return made, LocalPeers(made.picker, own=folder / str(index), others=others)
+    peers = LocalPeers(made.picker.id, own=folder / str(index), others=others)
+    return made, peers
+
+
+def begin(made: Fleet, peers: LocalPeers) -> None:
+    made.picker.traffic.peers = peers
+    peers.start(made.picker.traffic)
 
 
 @pytest.fixture(params=[2, 3])
 async def group(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Group]:
     members = [member(folder, index, request.param) for index in range(request.param)]
-    for _, peers in members:
-        peers.start()
+    for made, peers in members:
+        begin(made, peers)
     yield Group([made for made, _ in members], [peers for _, peers in members])
     for _, peers in members:
         peers.stop()
@@ -125,7 +131,7 @@ async def test_an_end_that_comes_before_its_dispatch_leaves_nothing() -> None:
 
 async def test_a_peer_that_is_dead_or_not_there_yet(folder: Path) -> None:
     made, peers = member(folder, 0, 3)
-    peers.start()
+    begin(made, peers)
     dead = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     dead.bind(str(folder / "1"))
     dead.close()  # its socket's file is still there
@@ -135,7 +141,7 @@ async def test_a_peer_that_is_dead_or_not_there_yet(folder: Path) -> None:
     assert made.is_settled
     assert peers.dropped_batches == 0
     late, late_peers = member(folder, 1, 3)
-    late_peers.start()
+    begin(late, late_peers)
     await decided(made, chat())
     await until(lambda: late.in_flight() == 1)
     late_peers.stop()
@@ -146,10 +152,10 @@ async def test_a_restarted_peer_hands_over_ends_of_requests_it_never_heard_of(
     folder: Path,
 ) -> None:
     owner, owner_peers = member(folder, 0, 2)
-    owner_peers.start()
+    begin(owner, owner_peers)
     decision = await decided(owner, chat())
     restarted, restarted_peers = member(folder, 1, 2)
-    restarted_peers.start()
+    begin(restarted, restarted_peers)
     restarted.picker.complete(end_of(decision))
     await until(lambda: owner.is_settled)
     assert len(owner.seen.completions) == 1
@@ -162,7 +168,7 @@ async def test_a_peer_that_does_not_read_costs_no_memory_and_hears_the_latest(
 ) -> None:
     monkeypatch.setattr("picker.replication.local._MAX_BACKLOG", 8)
     made, peers = member(folder, 0, 2)
-    peers.start()
+    begin(made, peers)
     deaf = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     deaf.bind(str(folder / "1"))
     decision = await decided(made, chat())
@@ -218,7 +224,7 @@ async def test_a_prompt_of_any_length_fits_a_datagram(group: Group) -> None:
 
 async def test_after_stop_the_picker_is_alone(folder: Path) -> None:
     made, peers = member(folder, 0, 2)
-    peers.start()
+    begin(made, peers)
     peers.stop()
     decision = await decided(made, chat())
     made.picker.complete(end_of(decision))
