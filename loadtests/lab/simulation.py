@@ -17,6 +17,7 @@ from loadtests.lab.outcome import REFUSED, Outcome, Sample, Served
 from loadtests.lab.setting import Setting
 from loadtests.sim.model.engine import Engine, Event, Kind
 from loadtests.sim.model.request import EngineRequest, Sequence
+from loadtests.workloads.prompts import BYTES_PER_TOKEN
 from loadtests.workloads.sessions import Request
 from loadtests.workloads.traffic import Traffic
 from picker import names
@@ -69,7 +70,7 @@ class _Read:
             user=None,
             session_id=None,
         )
-        context.prompt = Prompt((b"",), 0, asked.prompt_tokens)
+        context.prompt = Prompt((b"",), asked.prompt_tokens * BYTES_PER_TOKEN, 0)
         context.blocks = asked.live_blocks(MODEL)
 
 

@@ -290,7 +290,7 @@ async def test_a_decision_that_never_left_is_given_back() -> None:
 
 async def test_an_unknown_key_is_refused_at_the_headers() -> None:
     place = Place(tenant())
-    begun = place.made.picker.begin(head(authorization="Bearer closed"))
+    begun = await place.made.picker.begin(head(authorization="Bearer closed"))
     assert isinstance(begun, Answer)
     assert begun.status == 401
     assert orjson.loads(begun.body)["error"]["code"] == "invalid_api_key"
