@@ -17,9 +17,9 @@ from loadtests.lab.outcome import REFUSED, Outcome, Sample, Served
 from loadtests.lab.setting import Setting
 from loadtests.sim.model.engine import Engine, Event, Kind
 from loadtests.sim.model.request import EngineRequest, Sequence
-from loadtests.workloads.prompts import BYTES_PER_TOKEN
 from loadtests.workloads.sessions import Request
 from loadtests.workloads.traffic import Traffic
+from loadtests.workloads.words import BYTES_PER_TOKEN
 from picker import names
 from picker.core import Parts, Picker
 from picker.prompt.fields import RequestFields
