@@ -21,7 +21,7 @@ from gateway.envoy.jwt import Jwt
 from gateway.envoy.tls import ListenerTls
 from gateway.envoy.tls import UpstreamTls as EnvoyTls
 from gateway.run.tokenizers import FileTokenizer
-from picker.prompt.counting import Counting
+from picker.prompt.counting import Tokenizer
 from picker.settings import OutputBound, PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
@@ -65,10 +65,9 @@ def picker_settings(config: Config) -> PickerSettings:
     )
 
 
-def counting(config: Config) -> Counting | None:
-    """The models' tokenizers; None: none is configured. Raises TokenizerError."""
-    chosen = config.limits.tokenizers
-    return Counting([(one.model, FileTokenizer(one.file)) for one in chosen]) if chosen else None
+def tokenizers(config: Config) -> list[tuple[str, Tokenizer]]:
+    """The models' tokenizers by pattern of the models' names. Raises TokenizerError."""
+    return [(one.model, FileTokenizer(one.file)) for one in config.limits.tokenizers]
 
 
 def routing_policy(profile: Profile) -> RoutingPolicy:

@@ -26,22 +26,55 @@ from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
 from gateway.telemetry.worker import WorkerTelemetry
 from gateway.tenancy.runtime import PickerTenancy
-from picker.core import Picker
+from picker.core import Parts, Picker
+from picker.prompt.counting import Counting
 from picker.replication.local import LocalPeers
-from picker.seams.gate import OpenGate
-from picker.seams.limiter import Unlimited
+from picker.request.caller import Caller
+from picker.request.grant import Grant
+from picker.request.head import RequestHead
+from picker.request.report import Report
+from picker.seams.gate import Gate, OpenGate
+from picker.seams.limiter import Limiter, Unlimited
 from picker.server.health import Health
 from picker.server.listen import Address, Listeners, Servers
 from picker.signals.scraper import Scraper
 from picker.state.endpoints import EndpointSpec, ServedModel, Signals
 from picker.wire import control_pb2
 from policies import registry
+from policies.limits.plan import Subject
+from policies.limits.prices import Usage
+from policies.limits.verdict import Denied
 
 log = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.25
 _FIRST_LOOK_S: Final = 1.0
 _DRAIN_GRACE_S: Final = 5.0
+
+
+class _Inside:
+    """Gate and limiter in force."""
+
+    def __init__(self) -> None:
+        self.gate: Gate = OpenGate()
+        self.limiter: Limiter = Unlimited()
+
+    def identify(self, head: RequestHead) -> Caller:
+        return self.gate.identify(head)
+
+    async def reserve(
+        self,
+        id: str,  # noqa: A002 - the request's id
+        caller: Caller,
+        subject: Subject,
+        expected: Usage,
+        *,
+        guessed: bool,
+    ) -> Grant | Denied | None:
+        return await self.limiter.reserve(id, caller, subject, expected, guessed=guessed)
+
+    def settle_orphan(self, report: Report) -> None:
+        self.limiter.settle_orphan(report)
 
 
 class Worker:
@@ -54,17 +87,27 @@ class Worker:
         self._telemetry = WorkerTelemetry(
             self._name, lambda name: self._picker.catalog.is_known(name)
         )
+        picker_id = f"{index}.{secrets.token_hex(4)}"
+        self._peers = LocalPeers(picker_id, own=run.peer_socket(index))
+        self._scraper = Scraper(sharing=self._peers.readings)
+        self._counting = Counting()
+        self._inside = _Inside()
         self._picker = Picker(
-            f"{index}.{secrets.token_hex(4)}",
-            observer=self._telemetry.observer,
+            picker_id,
+            Parts(
+                observer=self._telemetry.observer,
+                gate=self._inside,
+                limiter=self._inside,
+                peers=self._peers,
+                watch=self._scraper,
+                counting=self._counting,
+            ),
             now=time.monotonic,
             rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
         )
         self._health = Health(self._picker)
-        self._peers = LocalPeers(self._picker.id, own=run.peer_socket(index))
         self._tenancy: PickerTenancy | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._scraper = Scraper(sharing=self._peers.readings, clock=self._picker.now)
         self._servers: Servers | None = None
         self._config: Config | None = None
         self._applied_version = 0
@@ -90,8 +133,7 @@ class Worker:
         attached = asyncio.create_task(client.run())
         ticking = asyncio.create_task(self._tick())
         applying = asyncio.create_task(self._applier())
-        self._peers.start(self._picker.traffic)
-        self._picker.traffic.peers, self._picker.traffic.watch = self._peers, self._scraper
+        self._peers.start(self._picker.flights)
         self._scraper.start(self)
         try:
             stopped = asyncio.create_task(self._stop.wait())
@@ -107,7 +149,7 @@ class Worker:
             await asyncio.gather(attached, ticking, applying, return_exceptions=True)
 
     async def _drain(self) -> None:
-        self._picker.draining = True
+        self._picker.drain()
         await self._health.refresh()
         if self._servers is not None:
             await self._servers.stop(_DRAIN_GRACE_S)
@@ -140,15 +182,15 @@ class Worker:
                     await self._tenancy.refresh()
             if assignment.crash_generation != self._crash_generation:
                 self._crash_generation = assignment.crash_generation
-                self._picker.traffic.picker_crashed()
-            self._picker.traffic.live_pickers = frozenset(assignment.live_pickers)
+                self._picker.flights.picker_died()
+            self._picker.flights.pickers_live(assignment.live_pickers)
             self._sync_endpoints(assignment)
             if self._servers is None:
                 await self._first_look(assignment)
                 await self._serve()
             if assignment.proxy_generation != self._proxy_generation:
                 self._proxy_generation = assignment.proxy_generation
-                self._picker.traffic.forget_all()
+                self._picker.flights.proxy_restarted()
             self._applied_version = assignment.version
 
     async def _first_look(self, assignment: control_pb2.Assignment) -> None:
@@ -169,7 +211,7 @@ class Worker:
     async def _configure(self, config: Config) -> None:
         self._picker.configure(derive.picker_settings(config))
         if self._config is None or self._config.limits.tokenizers != config.limits.tokenizers:
-            self._picker.counting = derive.counting(config)
+            self._counting.configure(derive.tokenizers(config))
         self._telemetry.configure(config.telemetry)
         workers = range(config.picker.workers)
         self._peers.follow(self._run.peer_socket(i) for i in workers if i != self._index)
@@ -179,7 +221,7 @@ class Worker:
 
     async def _configure_tenants(self, config: Config) -> None:
         if not config.has_tenants:
-            self._picker.gate, self._picker.traffic.limiter = OpenGate(), Unlimited()
+            self._inside.gate, self._inside.limiter = OpenGate(), Unlimited()
             if self._tenancy is not None:
                 closing, self._tenancy = self._tenancy, None
                 self._closing.add(task := asyncio.create_task(closing.close(drained=True)))
@@ -190,8 +232,8 @@ class Worker:
             tenancy = PickerTenancy(config, self._telemetry.tenants)
             await tenancy.start(self._run.accounts_socket(self._index))
             self._tenancy = tenancy
-            self._picker.gate = tenancy.gate
-            self._picker.traffic.limiter = tenancy.limiter
+            self._inside.gate = tenancy.gate
+            self._inside.limiter = tenancy.limiter
 
     def _listeners(self, config: Config) -> Listeners:
         settings, health = config.picker.ext_proc, config.picker.health
@@ -210,7 +252,7 @@ class Worker:
         members = {pool.pool: pool.endpoints for pool in assignment.pools}
         for pool in self._config.pools:
             specs = [EndpointSpec(e.address, e.draining) for e in members.get(pool.name, ())]
-            self._picker.sync_endpoints(pool.name, specs)
+            self._picker.pools.sync_endpoints(pool.name, specs)
             scraped = derive.scraped_pool(pool)
             self._scraper.sync(scraped, [spec.address for spec in specs])
         names = {pool.name for pool in self._config.pools}
@@ -222,18 +264,16 @@ class Worker:
 
     def apply_signals(self, pool: str, address: str, signals: Signals, started_s: float) -> None:
         self._look_at(pool, address)
-        self._picker.apply_signals(
-            pool, address, signals, began_s=started_s, now_s=self._picker.now()
-        )
+        self._picker.apply_signals(pool, address, signals, started_s)
 
     def apply_models(
         self, pool: str, address: str, models: Sequence[ServedModel], started_s: float
     ) -> None:
-        self._picker.apply_models(pool, address, list(models))
+        self._picker.apply_models(pool, address, models, started_s)
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         self._look_at(pool, address)
-        self._picker.mark_failed(pool, address, now_s=self._picker.now(), reason=reason)
+        self._picker.mark_failed(pool, address, reason, started_s)
 
     def _look_at(self, pool: str, address: str) -> None:
         if self._servers is None:
@@ -244,7 +284,7 @@ class Worker:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            self._picker.traffic.tick()
+            self._picker.flights.tick()
             await self._health.refresh()
             self._telemetry.sample(self._scraper.stats)
             self._telemetry.sample_lost(
@@ -277,7 +317,7 @@ class Worker:
                         address=address,
                         healthy=problem is None,
                         problem=problem or "",
-                        in_flight_requests=self._picker.traffic.under_way(name, address),
+                        in_flight_requests=self._picker.flights.under_way(name, address),
                         waiting_requests=float(view.waiting_requests[slot]),
                         running_requests=float(view.running_requests[slot]),
                         kv_usage=float(view.kv_usage[slot]),
@@ -295,7 +335,7 @@ class Worker:
                 pool=pool.pool,
                 address=endpoint.address,
                 problem="its pool is being removed",
-                in_flight_requests=self._picker.traffic.under_way(pool.pool, endpoint.address),
+                in_flight_requests=self._picker.flights.under_way(pool.pool, endpoint.address),
             )
             for pool in pools
             if pool.pool not in self._picker.pools

@@ -19,10 +19,12 @@ import uvloop
 
 import policies.routing  # noqa: F401 - registers the built-in policies
 from loadtests.bench.prompts import MODEL
-from picker.core import Picker
+from picker.core import Parts, Picker
 from picker.replication.local import LocalPeers
 from picker.seams.observer import Completed, Rejected
+from picker.seams.peers import Alone, Peers
 from picker.settings import PickerSettings, PoolSettings
+from picker.state.cache.approximate import ApproximateIndex
 from picker.state.endpoints import EndpointSpec, ServedModel, Signals
 from policies import registry
 from policies.routing.types import RoutingPolicy
@@ -43,44 +45,48 @@ class _Unheard:
         return
 
 
-def picker_of(name: str, endpoints: int) -> Picker:
+def picker_of(name: str, endpoints: int, peers: Peers | None = None) -> Picker:
     """A picker with so many idle replicas, whose signals do not age."""
-    picker = Picker(name, observer=_Unheard(), now=time.monotonic, rng=random.Random(name))
+    parts = Parts(observer=_Unheard(), peers=peers or Alone())
+    picker = Picker(name, parts, now=time.monotonic, rng=random.Random(name))
     policy = registry.build("policy", "weighted", DEFAULT_PROFILE)
     assert isinstance(policy, RoutingPolicy)
     picker.configure(PickerSettings((PoolSettings(POOL, policy),), stale_after_s=1e9))
     addresses = [f"10.0.{n // 250}.{n % 250}:8000" for n in range(endpoints)]
-    picker.sync_endpoints(POOL, map(EndpointSpec, addresses))
+    picker.pools.sync_endpoints(POOL, map(EndpointSpec, addresses))
     now_s = picker.now()
     for address in addresses:
-        picker.apply_signals(POOL, address, _IDLE, began_s=now_s, now_s=now_s)
-        picker.apply_models(POOL, address, [ServedModel(MODEL, None, None)])
+        picker.apply_signals(POOL, address, _IDLE, now_s)
+        picker.apply_models(POOL, address, [ServedModel(MODEL, None, None)], now_s)
     return picker
+
+
+def known(picker: Picker) -> dict[str, float]:
+    """What it knows of all requests, its own and others': requests in flight, prefix blocks."""
+    pool = picker.pools[POOL]
+    assert isinstance(pool.cache, ApproximateIndex)
+    return {"in_flight": float(pool.state.view.in_flight_requests.sum()), "blocks": len(pool.cache)}
 
 
 async def tick(picker: Picker) -> None:
     """What a worker does a few times a second."""
     while True:
         await asyncio.sleep(_TICK_S)
-        picker.traffic.tick()
+        picker.flights.tick()
 
 
 async def _serve(own: Path, endpoints: int) -> None:
     picker = picker_of("listener", endpoints)
     peers = LocalPeers(picker.id, own=own)
-    peers.start(picker.traffic)
+    peers.start(picker.flights)
     ticking = asyncio.create_task(tick(picker))
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     print("ready", flush=True)
     while await reader.readline():
-        known = {
-            "in_flight": float(picker.states[POOL].view.in_flight_requests.sum()),
-            "blocks": len(picker.pools[POOL].prefix),
-            "unreadable": peers.unreadable,
-        }
-        print(orjson.dumps(known).decode(), flush=True)
+        answer = {**known(picker), "unreadable": peers.unreadable}
+        print(orjson.dumps(answer).decode(), flush=True)
     ticking.cancel()
     peers.stop()
 

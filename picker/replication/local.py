@@ -9,13 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from picker.replication.readings import SharedReadings
-from picker.request.report import Report
-from picker.seams.peers import PeerDispatch
+from picker.request.report import Ending, Report
+from picker.seams.peers import Load, PeerSink, Sent
 from picker.wire import state_pb2
 
 log = logging.getLogger(__name__)
@@ -33,16 +33,6 @@ _BUFFER_BYTES: Final = 4 << 20
 _MAX_DATAGRAM_BYTES: Final = 256 * 1024
 _MAX_HASHES: Final = 8192
 """Of one request: the first 30 MB of a prompt. The others do not hear of the rest."""
-
-
-class Receiver(Protocol):
-    """Takes what other pickers report."""
-
-    def peer_dispatched(self, sent: PeerDispatch) -> None:
-        """Another picker has sent a request."""
-
-    def peer_finished(self, report: Report) -> None:
-        """Another picker was told of a request's end."""
 
 
 class LocalPeers:
@@ -69,7 +59,7 @@ class LocalPeers:
         """Batches and events of others that could not be used."""
         self._own = own
         self._clock = clock
-        self._receiver: Receiver | None = None
+        self._sink: PeerSink | None = None
         self._others: dict[Path, deque[bytes]] = {}
         self._heard_s: dict[str, float] = {}
         """By name: when its last batch came."""
@@ -83,10 +73,9 @@ class LocalPeers:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.follow(others)
 
-    def start(self, receiver: Receiver) -> None:
-        """Listen for ``receiver``. Raises OSError, for instance when the socket's path is too
-        long."""
-        self._receiver = receiver
+    def start(self, sink: PeerSink) -> None:
+        """Listen for ``sink``. Raises OSError, for instance when the socket's path is too long."""
+        self._sink = sink
         self._own.unlink(missing_ok=True)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
@@ -102,7 +91,7 @@ class LocalPeers:
         names = {path.name for path in self._others}
         self._heard_s = {name: at_s for name, at_s in self._heard_s.items() if name in names}
         self._count_live()
-        if self._receiver is not None:
+        if self._sink is not None:
             self._show_life()
 
     def stop(self) -> None:
@@ -120,33 +109,32 @@ class LocalPeers:
 
     # -- to others
 
-    def dispatched(self, sent: PeerDispatch) -> None:
-        """A request was sent by this picker."""
+    def sent(self, sent: Sent) -> None:
+        """See `Peers`."""
         if not self._others:
             return
-        event = state_pb2.Dispatched(
-            id=sent.id,
-            pool=sent.pool,
-            address=sent.address,
-            prompt_tokens=sent.prompt_tokens,
-            uncached_tokens=sent.uncached_tokens,
-            output_tokens=sent.output_tokens,
-            adapter=sent.adapter,
-            session=sent.session,
+        message = state_pb2.Sent(
+            pool=sent.pool, address=sent.address, adapter=sent.adapter, session=sent.session
         )
         room = _MAX_HASHES
         for chain in sent.chains:
             if room <= 0:
                 break
-            event.chains.add(hashes=chain[:room])
+            message.chains.add(hashes=chain[:room])
             room -= len(chain)
-        self._add(state_pb2.Event(dispatched=event))
+        self._batch.sent.append(message)
+        self._added(message.ByteSize())
 
-    def finished(self, report: Report) -> None:
-        """The data plane told this picker of a request's end."""
+    def loads_changed(self) -> None:
+        """See `Peers`."""
+        if self._others:
+            self._flush_within(_FLUSH_S)
+
+    def ended(self, report: Report) -> None:
+        """See `Peers`."""
         if not self._others:
             return
-        event = state_pb2.Finished(
+        message = state_pb2.Finished(
             id=report.id,
             owner=report.owner,
             address=report.address,
@@ -161,15 +149,15 @@ class LocalPeers:
             reasoning_tokens=report.reasoning_tokens,
             upstream_failed=report.upstream_failed,
         )
-        self._add(state_pb2.Event(finished=event))
+        self._batch.finished.append(message)
+        self._added(message.ByteSize())
 
-    def _add(self, event: state_pb2.Event) -> None:
-        self._batch.events.append(event)
-        self._batch_bytes += event.ByteSize()
+    def _added(self, size_bytes: int) -> None:
+        self._batch_bytes += size_bytes
         if self._batch_bytes >= _MAX_BATCH_BYTES:
             self._flush()
         else:
-            self._flush_within(_FLUSH_S)
+            self.loads_changed()
 
     def _flush_within(self, wait_s: float) -> None:
         due_s = self._clock() + wait_s
@@ -181,22 +169,32 @@ class LocalPeers:
         self._timer = asyncio.get_running_loop().call_later(wait_s, self._flush)
 
     def _show_life(self) -> None:
-        """Send a batch, even an empty one, now and every `_BEAT_S`."""
+        """Send a batch with all loads, even an empty one, now and every `_BEAT_S`: heals what was
+        lost, and informs peers that came late."""
         if self._beat is not None:
             self._beat.cancel()
             self._beat = None
         if self._others:
             self._count_live()
-            self._flush(even_empty=True)
+            self._flush(everything=True)
             self._beat = asyncio.get_running_loop().call_later(_BEAT_S, self._show_life)
 
-    def _flush(self, *, even_empty: bool = False) -> None:
+    def _flush(self, *, everything: bool = False) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         batch = self._batch
         self.readings.fill(batch)
-        if even_empty or batch.ByteSize() > self._empty_bytes:
+        if self._sink is not None:
+            for load in self._sink.loads(everything=everything):
+                batch.loads.add(
+                    pool=load.pool,
+                    address=load.address,
+                    requests=load.requests,
+                    prefill_tokens=load.prefill_tokens,
+                    kv_tokens=load.kv_tokens,
+                )
+        if everything or batch.ByteSize() > self._empty_bytes:
             data = batch.SerializeToString()
             self._batch = state_pb2.Batch(picker=batch.picker)
             self._batch_bytes = 0
@@ -240,13 +238,12 @@ class LocalPeers:
                 continue
             if sender:  # "": its socket has no name
                 self._note(Path(sender).name, batch)
-            for event in batch.events:
-                self._take(event)
-            try:
-                self.readings.take(batch)
-            except Exception:
-                self.unreadable += 1
-                log.exception("what another picker has read could not be used")
+            for take in (self._take, self.readings.take):
+                try:
+                    take(batch)
+                except Exception:  # what one part cannot use, the other may
+                    self.unreadable += 1
+                    log.exception("a batch from another picker could not be used")
 
     def _note(self, name: str, batch: state_pb2.Batch) -> None:
         """Another picker has sent a batch, so it lives, unless it says otherwise."""
@@ -258,7 +255,7 @@ class LocalPeers:
             self._heard_s[name] = self._clock()
             if is_new:
                 self._count_live()
-                self._flush(even_empty=True)  # it need not wait for our next sign of life
+                self._flush(everything=True)  # it need not wait for our next sign of life
 
     def _count_live(self) -> None:
         since_s = self._clock() - _GONE_S
@@ -267,31 +264,20 @@ class LocalPeers:
         if members != self.readings.members:
             self.readings.members = members
 
-    def _take(self, event: state_pb2.Event) -> None:
-        receiver = self._receiver
-        assert receiver is not None
-        try:
-            if event.HasField("dispatched"):
-                receiver.peer_dispatched(_dispatch(event.dispatched))
-            elif event.HasField("finished"):
-                receiver.peer_finished(_report(event.finished))
-        except Exception:  # one bad event must not lose the others of its batch
-            self.unreadable += 1
-            log.exception("an event from another picker could not be used")
-
-
-def _dispatch(event: state_pb2.Dispatched) -> PeerDispatch:
-    return PeerDispatch(
-        id=event.id,
-        pool=event.pool,
-        address=event.address,
-        prompt_tokens=event.prompt_tokens,
-        uncached_tokens=event.uncached_tokens,
-        output_tokens=event.output_tokens,
-        chains=[list(chain.hashes) for chain in event.chains],
-        adapter=event.adapter,
-        session=event.session,
-    )
+    def _take(self, batch: state_pb2.Batch) -> None:
+        sink = self._sink
+        if sink is None:
+            return
+        for load in batch.loads:
+            sink.peer_load(
+                batch.picker,
+                Load(load.pool, load.address, load.requests, load.prefill_tokens, load.kv_tokens),
+            )
+        for sent in batch.sent:
+            chains = [list(chain.hashes) for chain in sent.chains]
+            sink.peer_sent(Sent(sent.pool, sent.address, chains, sent.adapter, sent.session))
+        for finished in batch.finished:
+            sink.peer_ended(_report(finished))
 
 
 def _report(event: state_pb2.Finished) -> Report:
@@ -300,7 +286,7 @@ def _report(event: state_pb2.Finished) -> Report:
         owner=event.owner,
         address=event.address,
         status=event.status,
-        reason=event.reason,
+        reason=Ending(event.reason),
         input_tokens=event.input_tokens if event.HasField("input_tokens") else None,
         output_tokens=event.output_tokens if event.HasField("output_tokens") else None,
         cached_tokens=event.cached_tokens if event.HasField("cached_tokens") else None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from picker.request.pick import Role
 from picker.state.models import ServedModel, ServedModels
 from policies.routing.types import Floats, PoolView, Slots
 
@@ -160,6 +161,10 @@ class PoolState:
     def candidates(self, now_s: float) -> Slots:
         """Slots that may get requests: known, not draining, healthy, signals fresh."""
         return (self._eligible_s >= now_s - self.stale_after_s).nonzero()[0]
+
+    def in_role(self, candidates: Slots, role: Role) -> Slots:
+        """Those of the candidates that may do this part of a request."""
+        return candidates
 
     def why_not(self, address: str, now_s: float) -> str | None:
         """Why the endpoint is no candidate, for people; None when it is one."""

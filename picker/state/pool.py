@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from picker.request.pick import Role
 from picker.settings import PoolSettings
-from picker.state.cache.approximate import PrefixIndex
+from picker.state.cache.index import CacheIndex
 from picker.state.endpoints import PoolState
 from picker.state.sessions import Sessions
+from policies.routing.types import RoutingPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One choice that is made for each request of a pool."""
+
+    role: Role
+    policy: RoutingPolicy
 
 
 @dataclass(slots=True)
@@ -16,9 +26,12 @@ class PoolRuntime:
 
     settings: PoolSettings
     state: PoolState
-    prefix: PrefixIndex
+    cache: CacheIndex
     sessions: Sessions
+    profiles: tuple[Profile, ...]
+    """In the order of the choices; the last one answers the client."""
 
     @property
     def name(self) -> str:
+        """Name in the configuration."""
         return self.settings.name

@@ -38,6 +38,7 @@ class Usage:
 
 MOST: Final = Usage(2**30, 2**30)
 """No request can have used more."""
+NOTHING: Final = Usage(0, 0)
 
 
 class Cost(Protocol):

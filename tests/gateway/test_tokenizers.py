@@ -48,18 +48,17 @@ async def test_only_the_models_that_it_is_for(file: Path) -> None:
 
 
 async def test_requests_are_estimated_by_it_and_it_is_calibrated(file: Path) -> None:
-    made = fleet()
-    made.picker.counting = Counting([("*", FileTokenizer(file))])
+    made = fleet(counting=Counting([("*", FileTokenizer(file))]))
     text = " ".join(["one"] * 1_000)
     first = await decided(made, chat(text))
-    at_first = made.picker.states["main"].view.in_flight_kv_tokens.sum() - 256
+    at_first = made.picker.pools.states["main"].view.in_flight_kv_tokens.sum() - 256
     assert 1_000 <= at_first < 1_020  # by bytes it would be about the same as 4,000 / 4
     made.picker.complete(end_of(first, input_tokens=2_000))
     for _ in range(50):  # the chat template of this model doubles it
         decision = await decided(made, chat(text))
         made.picker.complete(end_of(decision, input_tokens=2_000))
     await decided(made, chat(text))
-    assert 1_900 < made.picker.states["main"].view.in_flight_kv_tokens.sum() - 256 < 2_100
+    assert 1_900 < made.picker.pools.states["main"].view.in_flight_kv_tokens.sum() - 256 < 2_100
 
 
 async def test_the_event_loop_goes_on_while_it_counts(file: Path) -> None:

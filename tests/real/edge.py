@@ -20,8 +20,8 @@ from gateway.config.config import EnvoyProxy
 from gateway.envoy import render
 from gateway.envoy.files import DiscoveryFiles
 from gateway.envoy.proxy import binary
-from picker.core import Picker
-from picker.seams.gate import Gate
+from picker.core import Parts, Picker
+from picker.seams.gate import Gate, OpenGate
 from picker.server.health import Health
 from picker.server.listen import Listeners, Servers
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
@@ -51,10 +51,8 @@ class Edge:
         self.port = free_port()
         self.seen = Recorder()
         self.accounts = Accounts()
-        self.picker = Picker("p0", observer=self.seen, now=time.monotonic, rng=random.Random(1))
-        if gate is not None:
-            self.picker.gate = gate
-        self.picker.traffic.limiter = self.accounts
+        parts = Parts(observer=self.seen, gate=gate or OpenGate(), limiter=self.accounts)
+        self.picker = Picker("p0", parts, now=time.monotonic, rng=random.Random(1))
         self._replicas = list(replicas)
         self.replicas_are_well()
         socket = self._folder / "picker.sock"
@@ -127,11 +125,13 @@ class Edge:
                 stale_after_s=3600.0,
             )
         )
-        self.picker.sync_endpoints(POOL, [EndpointSpec(address) for address in self._replicas])
+        self.picker.pools.sync_endpoints(
+            POOL, [EndpointSpec(address) for address in self._replicas]
+        )
         now_s = self.picker.now()
         for address in self._replicas:
-            self.picker.apply_signals(POOL, address, IDLE, began_s=now_s, now_s=now_s)
-            self.picker.apply_models(POOL, address, [ServedModel(MODEL, None, 32_768)])
+            self.picker.apply_signals(POOL, address, IDLE, now_s)
+            self.picker.apply_models(POOL, address, [ServedModel(MODEL, None, 32_768)], now_s)
 
     async def _listens(self) -> bool:
         try:

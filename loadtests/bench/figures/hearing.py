@@ -20,14 +20,14 @@ import uvloop
 from loadtests.bench import processes
 from loadtests.bench.conversations import Conversations
 from loadtests.bench.figures.measurement import Effort
-from loadtests.bench.picker_process import POOL, picker_of
+from loadtests.bench.picker_process import known, picker_of
 from loadtests.bench.rows import Row, below, number
 from loadtests.bench.stand import Process, StandError
 from picker.core import Picker
 from picker.replication.local import LocalPeers
 from picker.request.answer import Answer
 from picker.request.head import RequestHead
-from picker.request.report import Report
+from picker.request.report import Ending, Report
 
 _ENDPOINTS: Final = 1_000
 _CONVERSATIONS: Final = 1_000
@@ -45,9 +45,8 @@ class _Recording:
     """What a picker has sent to another while it decided ``_A_TURN`` requests at a time."""
 
     turns: list[list[bytes]] = field(default_factory=list)
-    in_flight: float = 0.0
-    """In its own view, at the end."""
-    blocks: int = 0
+    known: dict[str, float] = field(default_factory=dict)
+    """To the sender, at the end."""
 
     @property
     def requests(self) -> int:
@@ -86,7 +85,8 @@ def per_request(effort: Effort) -> list[Row]:
 
 
 async def _record(folder: Path, turns: int) -> _Recording:
-    picker = picker_of("sender", _ENDPOINTS)
+    peers = LocalPeers("sender", own=folder / "mouth", others=[folder / "ear"])
+    picker = picker_of("sender", _ENDPOINTS, peers)
     recording = _Recording()
     heard: list[bytes] = []
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as ear:
@@ -95,9 +95,7 @@ async def _record(folder: Path, turns: int) -> _Recording:
         ear.bind(str(folder / "ear"))
         loop = asyncio.get_running_loop()
         loop.add_reader(ear, lambda: heard.append(ear.recv(1 << 20)))
-        peers = LocalPeers(picker.id, own=folder / "mouth", others=[folder / "ear"])
-        picker.traffic.peers = peers
-        peers.start(picker.traffic)
+        peers.start(picker.flights)
         conversations = Conversations(_CONVERSATIONS, seed=1)
         under_way: deque[Report] = deque()
         for _ in range(turns):
@@ -110,8 +108,7 @@ async def _record(folder: Path, turns: int) -> _Recording:
             heard.clear()
         loop.remove_reader(ear)
         peers.stop()
-    recording.in_flight = float(picker.states[POOL].view.in_flight_requests.sum())
-    recording.blocks = len(picker.pools[POOL].prefix)
+    recording.known = known(picker)
     return recording
 
 
@@ -124,8 +121,8 @@ async def _decide(picker: Picker, session: str, body: bytes) -> Report:
         subset=None,
         received_s=picker.now(),
     )
-    begun = picker.begin(head)
-    decision = begun if isinstance(begun, Answer) else await picker.decide(begun, body)
+    begun = await picker.begin(head)
+    decision = begun if isinstance(begun, Answer) else await picker.offer(begun, body)
     if isinstance(decision, Answer):
         raise StandError(f"the picker refused a request: {decision.body!r}")
     return Report(
@@ -133,7 +130,7 @@ async def _decide(picker: Picker, session: str, body: bytes) -> Report:
         owner=picker.id,
         address=decision.addresses[0],
         status=200,
-        reason="ok",
+        reason=Ending.OK,
         input_tokens=len(body) // 4,
         output_tokens=200,
         cached_tokens=None,
@@ -164,12 +161,12 @@ def _hear(folder: Path, recording: _Recording) -> float:
             time.sleep(max(0.0, began_s + n * _TURN_S - time.monotonic()))
             for data in turn:
                 mouth.send(data)
-        known = orjson.loads(listener.ask(b"look"))
+        heard = orjson.loads(listener.ask(b"look"))
         used_s = processes.cpu_s(listener.pid) - before_s - idle_s
     finally:
         mouth.close()
         listener.stop()
-    wanted = {"in_flight": recording.in_flight, "blocks": recording.blocks, "unreadable": 0}
-    if known != wanted:
-        raise StandError(f"the listener knows {known}, and not {wanted}")
+    wanted = {**recording.known, "unreadable": 0}
+    if heard != wanted:
+        raise StandError(f"the listener knows {heard}, and not {wanted}")
     return used_s

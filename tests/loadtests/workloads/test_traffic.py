@@ -15,7 +15,7 @@ from loadtests.workloads.sessions import Ask, Conversation, Request, Session, St
 from loadtests.workloads.summary import walk
 from loadtests.workloads.traffic import ClosedLoop, OpenLoop
 from loadtests.workloads.words import BYTES_PER_TOKEN
-from picker.state.cache.approximate import PrefixIndex
+from picker.state.cache.approximate import ApproximateIndex
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,12 @@ def test_a_conversation_goes_on_from_the_answer() -> None:
 def test_the_pickers_index_finds_the_turn_before() -> None:
     traffic = ClosedLoop(interactive_chat(1), 1)
     (first,) = traffic.take(0.0)
-    index = PrefixIndex()
-    index.insert(2, first.live_blocks().chains)
+    index = ApproximateIndex()
+    index.sent(2, first.live_blocks().chains)
     traffic.answered(first, 1.0)
     (second,) = traffic.take(1_000.0)
     assert first.session == second.session
-    matched_bytes = index.match(second.live_blocks().chains, 3)
-    matched = second.live_blocks().matched_tokens(matched_bytes, second.prompt_tokens)
+    matched = index.match(second.live_blocks(), second.prompt_tokens, 3)
     assert matched[:2].tolist() == [0.0, 0.0]
     # All of the first prompt but its last partial block.
     assert first.prompt_tokens - 1_024 / BYTES_PER_TOKEN < matched[2] <= first.prompt_tokens

@@ -20,7 +20,7 @@ async def main(own: str, others: list[str], addresses: list[str]) -> None:
     peers = LocalPeers(own, own=Path(own), others=[Path(other) for other in others])
     settings = ScrapeSettings(interval_s=0.05, idle_interval_s=0.1, timeout_s=0.5)
     scraper = Scraper(settings, sharing=peers.readings)
-    peers.start(fleet().picker.traffic)
+    peers.start(fleet().picker.flights)
     scraper.start(heard)
     scraper.sync(ScrapedPool("pool"), addresses)
     reader = asyncio.StreamReader()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from picker.flight.charge import charged
-from picker.request.report import Report
+from picker.request.report import Ending, Report
 from policies.limits.prices import MOST, Usage
 
 GOOD = Report(
@@ -16,7 +16,7 @@ GOOD = Report(
     owner="p0",
     address="10.0.0.1:8000",
     status=200,
-    reason="ok",
+    reason=Ending.OK,
     input_tokens=100,
     output_tokens=20,
     cached_tokens=None,

@@ -7,7 +7,7 @@ import random
 import orjson
 
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
-from picker.state.cache.approximate import PrefixIndex
+from picker.state.cache.approximate import ApproximateIndex
 from picker.state.catalog import Catalog
 from picker.state.endpoints import EndpointSpec, PoolState, ServedModel
 from picker.state.pool import PoolRuntime
@@ -23,7 +23,8 @@ def pool(
     for address, models in served.items():
         state.apply_models(address, models)
     settings = PoolSettings(name, policy(), models=declared)
-    return PoolRuntime(settings, state, PrefixIndex(), Sessions(max_sessions=9, ttl_s=9.0))
+    sessions = Sessions(max_sessions=9, ttl_s=9.0)
+    return PoolRuntime(settings, state, ApproximateIndex(), sessions, profiles=())
 
 
 def catalog(*pools: PoolRuntime, rules: tuple[RewriteRule, ...] = ()) -> Catalog:
@@ -40,23 +41,23 @@ def test_a_pool_with_a_live_replica_comes_first() -> None:
     first = pool("first", {"1.1.1.1:1": [BASE]})
     second = pool("second", {"2.2.2.2:1": [BASE]})
     made = catalog(first, second)
-    found = made.place("base")
+    found = made.serving("base")
     assert found is not None
     assert found.pool is first
     first.state.sync([])
-    found = made.place("base")
+    found = made.serving("base")
     assert found is not None
     assert found.pool is second
     second.state.sync([])
-    found = made.place("base")
+    found = made.serving("base")
     assert found is not None
     assert found.pool is first
-    assert made.place("base", pool="elsewhere") is None
+    assert made.serving("base", pool="elsewhere") is None
 
 
 def test_adapters_are_told_from_base_models() -> None:
     made = catalog(pool("p", {"1.1.1.1:1": [BASE, LORA]}, declared=("declared",)))
-    kinds = {name: made.place(name) for name in ("base", "lora", "declared", "none")}
+    kinds = {name: made.serving(name) for name in ("base", "lora", "declared", "none")}
     assert {name: place and place.is_adapter for name, place in kinds.items()} == {
         "base": False,
         "lora": True,

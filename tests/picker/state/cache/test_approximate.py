@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from picker.prompt.blocks import block_ends, hash_blocks
 from picker.prompt.forms import Prompt
-from picker.state.cache.approximate import PrefixIndex
+from picker.state.cache.approximate import ApproximateIndex
 
 
 def chain_of(text: bytes) -> list[int]:
@@ -18,74 +18,79 @@ SYSTEM, FIRST, OTHER = b"s" * 1_024, b"f" * 1_024, b"o" * 1_024
 
 
 def test_the_longest_contiguous_prefix_by_slot() -> None:
-    index = PrefixIndex()
-    index.insert(0, [chain_of(SYSTEM + FIRST)])
-    index.insert(2, [chain_of(SYSTEM)])
-    assert index.match([chain_of(SYSTEM + FIRST + OTHER)], 4).tolist() == [2_048, 0, 1_024, 0]
-    assert index.match([chain_of(SYSTEM + OTHER)], 4).tolist() == [1_024, 0, 1_024, 0]
-    assert index.match([chain_of(OTHER + FIRST)], 4).tolist() == [0, 0, 0, 0]
-    assert index.match([[]], 4).tolist() == [0, 0, 0, 0]
+    index = ApproximateIndex()
+    index.sent(0, [chain_of(SYSTEM + FIRST)])
+    index.sent(2, [chain_of(SYSTEM)])
+    assert index.matched_bytes([chain_of(SYSTEM + FIRST + OTHER)], 4).tolist() == [
+        2_048,
+        0,
+        1_024,
+        0,
+    ]
+    assert index.matched_bytes([chain_of(SYSTEM + OTHER)], 4).tolist() == [1_024, 0, 1_024, 0]
+    assert index.matched_bytes([chain_of(OTHER + FIRST)], 4).tolist() == [0, 0, 0, 0]
+    assert index.matched_bytes([[]], 4).tolist() == [0, 0, 0, 0]
 
 
 def test_several_sequences_add_up() -> None:
-    index = PrefixIndex()
+    index = ApproximateIndex()
     one, two = chain_of(SYSTEM), chain_of(OTHER)
-    index.insert(1, [one, two])
-    assert index.match([one, two], 2).tolist() == [0, 2_048]
+    index.sent(1, [one, two])
+    assert index.matched_bytes([one, two], 2).tolist() == [0, 2_048]
     assert index.held_bytes(1) == 2_048
 
 
 def test_a_slot_holds_no_more_than_its_engine_and_drops_the_oldest_leaves_first() -> None:
-    index = PrefixIndex()
-    index.set_capacity(0, 4_096)
-    index.insert(0, [chain_of(SYSTEM + FIRST)])
-    index.insert(0, [chain_of(SYSTEM + OTHER)])
-    index.insert(0, [chain_of(b"n" * 1_024)])
+    index = ApproximateIndex()
+    index.set_capacity(0, 4_096, 1.0)
+    index.sent(0, [chain_of(SYSTEM + FIRST)])
+    index.sent(0, [chain_of(SYSTEM + OTHER)])
+    index.sent(0, [chain_of(b"n" * 1_024)])
     assert index.held_bytes(0) == 4_096
-    index.insert(0, [chain_of(b"t" * 256)])
+    index.sent(0, [chain_of(b"t" * 256)])
     assert index.held_bytes(0) <= 4_096
-    assert index.match([chain_of(SYSTEM + FIRST)], 1)[0] == 2_048 - 512, "the deepest went"
-    assert index.match([chain_of(SYSTEM + OTHER)], 1)[0] == 2_048
+    assert index.matched_bytes([chain_of(SYSTEM + FIRST)], 1)[0] == 2_048 - 512, "the deepest went"
+    assert index.matched_bytes([chain_of(SYSTEM + OTHER)], 1)[0] == 2_048
 
 
 def test_a_prompt_longer_than_the_capacity_keeps_its_beginning() -> None:
-    index = PrefixIndex()
-    index.set_capacity(0, 1_000)
-    index.insert(0, [chain_of(b"x" * 4_000)])
-    assert index.match([chain_of(b"x" * 4_000)], 1)[0] == 768
+    index = ApproximateIndex()
+    index.set_capacity(0, 1_000, 1.0)
+    index.sent(0, [chain_of(b"x" * 4_000)])
+    assert index.matched_bytes([chain_of(b"x" * 4_000)], 1)[0] == 768
 
 
 def test_capacity_can_shrink_grow_and_be_unknown() -> None:
-    index = PrefixIndex(default_capacity_bytes=2_048)
-    index.insert(0, [chain_of(SYSTEM + FIRST)])
-    index.set_capacity(0, 512)
+    index = ApproximateIndex(default_capacity_bytes=2_048)
+    index.sent(0, [chain_of(SYSTEM + FIRST)])
+    index.set_capacity(0, 512, 1.0)
     assert index.held_bytes(0) <= 512
-    index.set_capacity(0, 0)
-    index.insert(0, [chain_of(SYSTEM + FIRST)])
+    index.set_capacity(0, 0, 1.0)
+    index.sent(0, [chain_of(SYSTEM + FIRST)])
     assert index.held_bytes(0) == 2_048
 
 
 def test_a_cleared_slot_holds_nothing_and_the_others_all() -> None:
-    index = PrefixIndex()
-    index.set_capacity(0, 512)
+    index = ApproximateIndex()
+    index.set_capacity(0, 512, 1.0)
     for slot in (0, 1):
-        index.insert(slot, [chain_of(SYSTEM)])
-    index.clear_slot(0)
-    index.clear_slot(9)
-    assert index.match([chain_of(SYSTEM)], 2).tolist() == [0, 1_024]
+        index.sent(slot, [chain_of(SYSTEM)])
+    index.reset(0)
+    index.reset(9)
+    assert index.matched_bytes([chain_of(SYSTEM)], 2).tolist() == [0, 1_024]
     assert index.held_bytes(0) == 0
-    index.clear_slot(1)
+    index.reset(1)
     assert len(index) == 0
-    index.insert(0, [chain_of(SYSTEM)])
+    index.sent(0, [chain_of(SYSTEM)])
     assert index.held_bytes(0) == 1_024, "the capacity was that of the endpoint before"
 
 
 def test_a_hundred_slots_and_more_than_the_caller_knows() -> None:
-    index = PrefixIndex()
+    index = ApproximateIndex()
     chain = chain_of(SYSTEM)
     for slot in range(0, 130, 3):
-        index.insert(slot, [chain[: 1 + slot % 4]])
-    matched = index.match([chain], 100)
+        index.sent(slot, [chain[: 1 + slot % 4]])
+    matched = index.matched_bytes([chain], 100)
     assert matched.shape == (100,)
     for slot in range(100):
         assert matched[slot] == (0 if slot % 3 else 256 * (1 + slot % 4))
@@ -99,7 +104,7 @@ class PrefixMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.index = PrefixIndex(default_capacity_bytes=self.CAPACITY)
+        self.index = ApproximateIndex(default_capacity_bytes=self.CAPACITY)
         self.used: list[list[int]] = [[] for _ in range(self.SLOTS)]
         self.capacity = [self.CAPACITY] * self.SLOTS
         self.bytes_of: dict[int, int] = {}
@@ -119,7 +124,7 @@ class PrefixMachine(RuleBasedStateMachine):
 
     @rule(slot=slots, chain=chains)
     def insert(self, slot: int, chain: list[int]) -> None:
-        self.index.insert(slot, [chain])
+        self.index.sent(slot, [chain])
         ends = block_ends(len(chain))
         for depth in reversed(range(len(chain))):
             block = chain[depth]
@@ -131,13 +136,13 @@ class PrefixMachine(RuleBasedStateMachine):
 
     @rule(slot=slots)
     def clear(self, slot: int) -> None:
-        self.index.clear_slot(slot)
+        self.index.reset(slot)
         self.used[slot].clear()
         self.capacity[slot] = self.CAPACITY
 
     @rule(slot=slots, capacity=st.integers(200, 6_000))
     def set_capacity(self, slot: int, capacity: int) -> None:
-        self.index.set_capacity(slot, capacity)
+        self.index.set_capacity(slot, capacity, 1.0)
         self.capacity[slot] = capacity
         self._trim(slot)
 
@@ -150,7 +155,7 @@ class PrefixMachine(RuleBasedStateMachine):
             while depth < len(chain) and chain[depth] in used:
                 depth += 1
             expected.append(ends[depth])
-        assert self.index.match([chain], self.SLOTS).tolist() == expected
+        assert self.index.matched_bytes([chain], self.SLOTS).tolist() == expected
 
     @invariant()
     def bytes_are_counted_and_bounded(self) -> None:

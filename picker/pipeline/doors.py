@@ -1,10 +1,12 @@
-"""Step: the engines' own admin paths are not for clients.
+"""Steps: what is not let in at all.
 
-Passing them through would let any client unload an adapter or put a replica to sleep.
+The engines' own admin paths are closed: passing them through would let any client unload an adapter
+or put a replica to sleep.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from picker.request.context import RequestContext
@@ -60,8 +62,21 @@ CLOSED_PATHS: Final = frozenset(
 )
 
 
-def refuse_closed(context: RequestContext) -> None:
+class RefuseWhenDraining:
+    """503 while the picker shuts down."""
+
+    def __init__(self, is_draining: Callable[[], bool]) -> None:
+        self._is_draining = is_draining
+
+    async def __call__(self, context: RequestContext) -> None:
+        if self._is_draining():
+            raise Rejection(Reason.SHUTTING_DOWN, "This gateway is shutting down.")
+
+
+class RefuseClosedPaths:
     """404 for a closed path, whatever the method."""
-    path = context.head.path.rstrip("/")
-    if path in CLOSED_PATHS:
-        raise Rejection(Reason.PATH_NOT_FOUND, f"There is no {path} here.")
+
+    async def __call__(self, context: RequestContext) -> None:
+        path = context.head.path.rstrip("/")
+        if path in CLOSED_PATHS:
+            raise Rejection(Reason.PATH_NOT_FOUND, f"There is no {path} here.")

@@ -7,8 +7,8 @@ from tests.picker.fleet import chat, decided, end_of, fleet
 
 
 async def test_it_is_charged_for_what_chunks_have_held_lately() -> None:
-    one, accounts = fleet(), Accounts()
-    one.picker.traffic.limiter = accounts
+    accounts = Accounts()
+    one = fleet(limiter=accounts)
     for _ in range(300):
         done = end_of(await decided(one, chat()), output_tokens=201, streamed_events=100)
         one.picker.complete(done)
