@@ -122,6 +122,7 @@ class Place:
         name = f"r{time.monotonic_ns()}"
         await self.store.reserve(subject.tenant, name, taken, 60.0)
         if settled:
+            price = policy.prices.of(subject.model)
             record = UsageRecord(
                 day,
                 key_id,
@@ -130,7 +131,7 @@ class Place:
                 usage.input_tokens,
                 usage.cached_tokens,
                 usage.output_tokens,
-                policy.prices.micros(subject.model, usage),
+                price.micros(usage) if price is not None else 0,
             )
             charges = {take.bucket.key: take.amount for take in taken}
             await self.store.settle(subject.tenant, name, charges, record)

@@ -35,7 +35,7 @@ from tests.picker.fleet import Fleet, ask, chat, decided, end_of, fleet, head, r
 
 ACME = "acme"
 DAY = Period.DAY
-PRICES = PriceList([("*", Price.per_million(input_="1", output="10", cached_input="0.5"))])
+PRICES = PriceList([("*", Price(1_000_000, 10_000_000, 500_000))])
 
 
 def rule(
