@@ -20,16 +20,13 @@ import policies.routing  # noqa: F401 - registers the built-in policies
 from gateway.config.config import Config
 from gateway.config.reading.wire import from_json
 from gateway.control.client import ControlClient
-from gateway.run import derive
+from gateway.run import compose, derive
 from gateway.run.certificates import ext_proc_certificate
 from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
 from gateway.telemetry.worker import WorkerTelemetry
-from gateway.tenancy.runtime import PickerTenancy
 from picker.core import Picker
 from picker.replication.local import LocalPeers
-from picker.seams.gate import OpenGate
-from picker.seams.limiter import Unlimited
 from picker.server.health import Health
 from picker.server.listen import Address, Listeners, Servers
 from picker.signals.scraper import Scraper
@@ -66,8 +63,9 @@ class Worker:
             own=run.peer_socket(index),
             others=(),
         )
-        self._tenancy: PickerTenancy | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._tenancy = compose.worker_tenancy(self._telemetry.tenants, run.accounts_socket(index))
+        self._picker.gate = self._tenancy
+        self._picker.traffic.limiter = self._tenancy
         self._scraper: Scraper | None = None
         self._servers: Servers | None = None
         self._config: Config | None = None
@@ -116,8 +114,7 @@ class Worker:
         if self._scraper is not None:
             await self._scraper.close()
         self._peers.stop()  # no end may be told to accounts that are closed
-        if self._tenancy is not None:
-            await self._tenancy.close()
+        await self._tenancy.close()
         self._telemetry.close()
 
     # -- what the supervisor says
@@ -139,8 +136,7 @@ class Worker:
                 await self._configure(from_json(configuration))
             if assignment.registry_generation != self._registry_generation:
                 self._registry_generation = assignment.registry_generation
-                if self._tenancy is not None:
-                    await self._tenancy.refresh()
+                await self._tenancy.refresh()
             if assignment.crash_generation != self._crash_generation:
                 self._crash_generation = assignment.crash_generation
                 self._picker.traffic.picker_crashed()
@@ -177,7 +173,7 @@ class Worker:
         workers = range(config.picker.workers)
         self._peers.follow(self._run.peer_socket(i) for i in workers if i != self._index)
         before, self._config = self._config, config
-        await self._configure_tenants(config)
+        await self._tenancy.configure(config)
         if (
             self._scraper is None
             or before is None
@@ -188,22 +184,6 @@ class Worker:
             self._scraper = Scraper(self, derive.scrape_settings(config), clock=self._picker.now)
             await self._scraper.__aenter__()
             self._picker.traffic.watch = self._scraper
-
-    async def _configure_tenants(self, config: Config) -> None:
-        if not config.has_tenants:
-            self._picker.gate, self._picker.traffic.limiter = OpenGate(), Unlimited()
-            if self._tenancy is not None:
-                closing, self._tenancy = self._tenancy, None
-                self._closing.add(task := asyncio.create_task(closing.close(drained=True)))
-                task.add_done_callback(self._closing.discard)
-        elif self._tenancy is not None:
-            self._tenancy.configure(config)
-        else:
-            tenancy = PickerTenancy(config, self._telemetry.tenants)
-            await tenancy.start(self._run.accounts_socket(self._index))
-            self._tenancy = tenancy
-            self._picker.gate = tenancy.gate
-            self._picker.traffic.limiter = tenancy.limiter
 
     def _listeners(self, config: Config) -> Listeners:
         settings, health = config.picker.ext_proc, config.picker.health
@@ -266,11 +246,10 @@ class Worker:
                 peer_unreadable=self._peers.unreadable,
                 peer_dropped=self._peers.dropped_batches,
             )
-            if self._tenancy is not None:
-                self._telemetry.tenants.sample_expressions(self._tenancy.expression_failures)
-                self._telemetry.tenants.sample_registry(self._tenancy.registry_failures)
-                if self._tenancy.outage is not None:
-                    self._telemetry.tenants.sample_outage(self._tenancy.outage)
+            self._telemetry.tenants.sample_expressions(self._tenancy.expression_failures)
+            self._telemetry.tenants.sample_registry(self._tenancy.registry_failures)
+            if self._tenancy.outage is not None:
+                self._telemetry.tenants.sample_outage(self._tenancy.outage)
 
     def _report(self) -> control_pb2.Report:
         report = control_pb2.Report(

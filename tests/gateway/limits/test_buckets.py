@@ -6,7 +6,7 @@ from datetime import date
 
 import pytest
 
-from gateway.limits.store import OTHERS, LimitStore, UsageRecord
+from gateway.limits.usage import OTHERS, UsageRecord
 from policies.limits.types import (
     MAX_AMOUNT,
     Bucket,
@@ -18,6 +18,7 @@ from policies.limits.types import (
     Take,
     TokenBucket,
 )
+from tests.gateway.limits.either import Store
 
 DAY = date(2026, 3, 1)
 LATER = date(2026, 3, 3)
@@ -27,13 +28,13 @@ def used(user: str, tokens: int, *, day: date = DAY, model: str = "m") -> UsageR
     return UsageRecord(day, "k", user, model, tokens, 0, 0, 0)
 
 
-async def book(store: LimitStore, slot: str, *records: UsageRecord) -> None:
+async def book(store: Store, slot: str, *records: UsageRecord) -> None:
     for i, record in enumerate(records):
         await store.reserve(slot, f"{record.day} {i}", [], 60)
         assert await store.settle(slot, f"{record.day} {i}", {}, record)
 
 
-async def test_a_renewed_lease_holds_on(any_store: LimitStore) -> None:
+async def test_a_renewed_lease_holds_on(any_store: Store) -> None:
     bucket = Bucket("c", Dimension.CONCURRENCY, Concurrency(2))
     for name, lease_s in (("kept", 60.0), ("left", 0.1)):
         await any_store.reserve("acme", name, [Take(bucket, 1)], lease_s)
@@ -48,7 +49,7 @@ async def test_a_renewed_lease_holds_on(any_store: LimitStore) -> None:
     assert await any_store.renew("acme", [], 600) == 0
 
 
-async def test_renewing_does_not_shorten(any_store: LimitStore) -> None:
+async def test_renewing_does_not_shorten(any_store: Store) -> None:
     bucket = Bucket("c", Dimension.CONCURRENCY, Concurrency(2))
     for name, lease_s in (("long", 600.0), ("short", 0.1)):
         await any_store.reserve("acme", name, [Take(bucket, 1)], lease_s)
@@ -58,7 +59,7 @@ async def test_renewing_does_not_shorten(any_store: LimitStore) -> None:
     assert await any_store.renew("acme", ["long", "short"], 1) == 1
 
 
-async def test_many_are_renewed_at_once(any_store: LimitStore) -> None:
+async def test_many_are_renewed_at_once(any_store: Store) -> None:
     ids = [f"r{i}" for i in range(1_200)]
     for id_ in ids:
         await any_store.reserve("acme", id_, [], 600)
@@ -67,7 +68,7 @@ async def test_many_are_renewed_at_once(any_store: LimitStore) -> None:
 
 @pytest.mark.parametrize("other", [CalendarWindow(10, Period.HOUR), Concurrency(10)])
 async def test_what_is_held_of_another_kind_of_rule_does_not_come_back(
-    other: Rule, any_store: LimitStore
+    other: Rule, any_store: Store
 ) -> None:
     def bucket(rule: Rule) -> Bucket:
         return Bucket("b", Dimension.REQUESTS, rule)
@@ -82,7 +83,7 @@ async def test_what_is_held_of_another_kind_of_rule_does_not_come_back(
     assert [s.remaining for s in await any_store.standing("acme", [slow])] == [5]
 
 
-async def test_tenants_with_usage_by_day(any_store: LimitStore) -> None:
+async def test_tenants_with_usage_by_day(any_store: Store) -> None:
     await book(any_store, "b", used("u", 1), used("u", 1, day=LATER))
     await book(any_store, "ä {x}", used("u", 1, day=LATER))
     assert await any_store.usage_slots(DAY, LATER) == ["b", "ä {x}"]
@@ -90,7 +91,7 @@ async def test_tenants_with_usage_by_day(any_store: LimitStore) -> None:
     assert await any_store.usage_slots(date(2026, 3, 4), date(2026, 3, 5)) == []
 
 
-async def test_users_beyond_the_most_of_a_day_are_summed_up(any_store: LimitStore) -> None:
+async def test_users_beyond_the_most_of_a_day_are_summed_up(any_store: Store) -> None:
     """Three are the most here."""
     await book(
         any_store,
@@ -116,7 +117,7 @@ async def test_users_beyond_the_most_of_a_day_are_summed_up(any_store: LimitStor
     assert await any_store.usage("other", LATER, LATER) == [used("u4", 1, day=LATER)]
 
 
-async def test_absurd_usage_is_bounded(any_store: LimitStore) -> None:
+async def test_absurd_usage_is_bounded(any_store: Store) -> None:
     absurd = UsageRecord(DAY, "k", "u", "m", 10**15, -5, 2**70, 2**63)
     await book(any_store, "acme", absurd, absurd)
     bounded = UsageRecord(

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.limits.memory.batch import lasts
 from gateway.limits.memory.journal import Journal
-from gateway.limits.memory.journal_file import lasts
 from gateway.limits.memory.store import MemoryStore
-from gateway.limits.rules import rule_of, rule_text
-from gateway.limits.store import OTHERS, UsageRecord
+from gateway.limits.rule_text import rule_of, rule_text
+from gateway.limits.usage import OTHERS, UsageRecord
 from policies.limits.types import (
     Bucket,
     CalendarWindow,
@@ -167,7 +167,7 @@ async def spend_for_ever(path: Path) -> None:
 _SPENDER = """
 import asyncio, sys
 from pathlib import Path
-from tests.gateway.limits.test_journal import spend_for_ever
+from tests.gateway.limits.memory.test_journal import spend_for_ever
 asyncio.run(spend_for_ever(Path(sys.argv[1])))
 """
 

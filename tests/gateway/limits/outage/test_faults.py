@@ -14,13 +14,17 @@ from typing import TypeVar, cast
 
 import pytest
 
+from gateway.limits.buckets import StoreUnavailable
 from gateway.limits.memory.store import MemoryStore
 from gateway.limits.outage.fallback import FallbackStore
-from gateway.limits.redis.store import RedisStore, connect
-from gateway.limits.store import StoreUnavailable, UsageRecord
+from gateway.limits.outage.states import StoreMode
+from gateway.limits.redis.client import connect
+from gateway.limits.redis.store import RedisStore
+from gateway.limits.usage import UsageRecord
 from policies.limits.plan import OnStoreFailure
 from policies.limits.types import Bucket, CalendarWindow, Concurrency, Dimension, Period, Take
 from policies.limits.verdict import Granted, Verdict
+from tests.gateway.limits.outage.parts import fallback
 from tests.redis_server import RedisServer
 
 DAY = date(2026, 3, 1)
@@ -78,7 +82,7 @@ class FlakyStore(MemoryStore):
         return await self._perhaps(lambda: call(slot, reservation_ids, lease_s))
 
     async def check(self) -> None:
-        await self._perhaps(super().check)
+        await self._perhaps(lambda: asyncio.sleep(0))
 
 
 @pytest.mark.parametrize("mode", OnStoreFailure)
@@ -86,7 +90,7 @@ class FlakyStore(MemoryStore):
 async def test_every_settlement_counts_exactly_once(mode: OnStoreFailure, seed: int) -> None:
     rng = random.Random(seed)
     flaky = FlakyStore(rng)
-    store = FallbackStore(flaky, mode_of=lambda _: mode, retry_s=0, max_retry_s=0)
+    store = fallback(flaky, mode, retry_s=0, max_retry_s=0)
     granted = charged = 0
 
     async def client(name: int) -> None:
@@ -119,14 +123,14 @@ async def test_every_settlement_counts_exactly_once(mode: OnStoreFailure, seed: 
     await asyncio.gather(weather(), *(client(name) for name in range(8)))
     flaky.broken = 0.0
     async with asyncio.timeout(60):
-        while store.down or store.pending or store._mender:  # noqa: ASYNC110
+        while store.pending or store.mode is not StoreMode.UP:  # noqa: ASYNC110
             await asyncio.sleep(0)
     rows = await store.usage("acme", DAY, DAY)
     assert sum(row.requests for row in rows) == granted
     assert sum(row.input_tokens for row in rows) == charged
     standings = await store.standing("acme", [TOKENS, TOGETHER])
     assert [s.remaining for s in standings] == [10**6 - charged, 1_000]
-    assert not store._outstanding
+    assert not store._records._running
 
 
 class SlowLine:
@@ -186,18 +190,18 @@ async def test_redis_that_takes_200_ms_is_down_and_nothing_counts_twice(
     line = SlowLine(redis_server, tmp_path / "slow")
     async with line.open() as url:
         redis = RedisStore(connect(url), timeout_s=0.05)
-        store = FallbackStore(redis, mode_of=lambda _: OnStoreFailure.OPEN, retry_s=0.05)
+        store = fallback(redis, OnStoreFailure.OPEN, retry_s=0.05)
         line.delay_s = 0.2
         for i in range(100):
             assert isinstance(await store.reserve("acme", f"r{i}", TAKES, 60), Granted)
             assert await store.settle(
                 "acme", f"r{i}", {"t": 3}, UsageRecord(DAY, "k", "u", "m", 3, 0, 0, 0)
             )
-        assert store.down
+        assert store.mode.down
         assert store.counters.granted_open == 100, "each was decided without Redis"
         line.delay_s = 0.0
         async with asyncio.timeout(60):
-            while store.down or store.pending:  # noqa: ASYNC110
+            while store.mode.down or store.pending:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await store.close()
     patient = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
@@ -221,7 +225,7 @@ async def test_a_reservation_that_comes_after_its_own_end_takes_nothing(
     patient = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
     async with line.open() as url:
         redis = RedisStore(connect(url, timeout_s=1), timeout_s=1)
-        store = FallbackStore(redis, mode_of=lambda _: mode, retry_s=0.01, max_retry_s=0.01)
+        store = fallback(redis, mode, retry_s=0.01, max_retry_s=0.01)
         for other in (patient, redis):  # the scripts and the line are there
             await other.reserve("acme", "before", TAKES, 600)
             await other.release("acme", "before")
@@ -240,7 +244,7 @@ async def test_a_reservation_that_comes_after_its_own_end_takes_nothing(
             assert await store.settle("acme", "late", {"t": 3}, usage)
             charged = 3
         async with asyncio.timeout(60):
-            while store.down or store.pending or store._mender:  # noqa: ASYNC110
+            while store.pending or store.mode is not StoreMode.UP:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         before = script_calls(redis_server)
         barrier.set()
@@ -259,7 +263,7 @@ def used(tokens: int) -> UsageRecord:
 
 async def mended(store: FallbackStore) -> None:
     async with asyncio.timeout(60):
-        while store.down or store.pending or store._mender:  # noqa: ASYNC110
+        while store.pending or store.mode is not StoreMode.UP:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -282,9 +286,9 @@ async def test_redis_that_is_always_slow_is_given_what_was_used(
     line = SlowLine(redis_server, tmp_path / "slow")
     line.delay_s = 0.2
     async with line.open() as url:
-        store = FallbackStore(
+        store = fallback(
             RedisStore(connect(url), timeout_s=0.05),
-            mode_of=lambda _: OnStoreFailure.OPEN,
+            OnStoreFailure.OPEN,
             failures=1,
             retry_s=0.05,
         )
@@ -298,7 +302,7 @@ async def test_redis_that_is_always_slow_is_given_what_was_used(
                 [10**6 - 70, 999],
             ):
                 await asyncio.sleep(0.05)
-        assert store.down, "it is too slow for requests"
+        assert store.mode.down, "it is too slow for requests"
         await store.close()
 
 
@@ -308,9 +312,9 @@ async def test_what_waits_at_the_end_is_delivered_with_patience(
     line = SlowLine(redis_server, tmp_path / "slow")
     line.delay_s = 0.2
     async with line.open() as url:
-        store = FallbackStore(
+        store = fallback(
             RedisStore(connect(url), timeout_s=0.05),
-            mode_of=lambda _: OnStoreFailure.OPEN,
+            OnStoreFailure.OPEN,
             retry_s=600,
             close_s=60,
         )
@@ -352,9 +356,8 @@ async def test_a_failover_behind_one_address_is_followed(
 ) -> None:
     line = SlowLine(own_redis, tmp_path / "line")
     async with line.open() as url:
-        redis = RedisStore(connect(url, timeout_s=10), timeout_s=10)
-        store = FallbackStore(redis, mode_of=lambda _: OnStoreFailure.OPEN, retry_s=0.01)
-        redis.lost = store.lost
+        redis = RedisStore(connect(url, timeout_s=10), timeout_s=10, lost=lambda: store.lost())
+        store = fallback(redis, OnStoreFailure.OPEN, retry_s=0.01)
         await store.reserve("acme", "before", TAKES, 60)
         own_redis.ask("REPLICAOF", "127.0.0.1", "1")
         line.server = redis_server
@@ -386,14 +389,13 @@ async def test_a_redis_that_cannot_serve_is_not_stuck_to(
 ) -> None:
     line = SlowLine(redis_server, tmp_path / "line")
     async with line.open() as url:
-        redis = RedisStore(connect(url, timeout_s=10), timeout_s=10)
         losses = 0
 
         def lost() -> None:
             nonlocal losses
             losses += 1
 
-        redis.lost = lost
+        redis = RedisStore(connect(url, timeout_s=10), timeout_s=10, lost=lost)
         await redis.check()
         line.refusal = f"-{refusal}\r\n".encode()
         calls = await asyncio.gather(redis.check(), redis.check(), return_exceptions=True)
@@ -409,7 +411,7 @@ async def test_data_lost_without_a_lost_connection_is_made_up_for_once(
     mode: OnStoreFailure, redis_server: RedisServer
 ) -> None:
     redis = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
-    store = FallbackStore(redis, mode_of=lambda _: mode, retry_s=0.01)
+    store = fallback(redis, mode, retry_s=0.01)
     for name in ("settled", "renewed", "released"):
         await store.reserve("acme", name, TAKES, 60)
     redis_server.ask("FLUSHALL")
@@ -424,7 +426,7 @@ async def test_data_lost_without_a_lost_connection_is_made_up_for_once(
     await mended(store)
     assert await counted(redis_server) == (1, 7, [10**6 - 7, 1_000])
     assert store.counters.forgotten == 2
-    assert not store._outstanding
+    assert not store._records._running
     await store.close()
 
 
@@ -433,7 +435,7 @@ async def test_what_another_settled_after_the_lease_is_not_settled_again(
 ) -> None:
     now_s = 0.0
     redis = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
-    store = FallbackStore(redis, mode_of=lambda _: OnStoreFailure.OPEN, clock=lambda: now_s)
+    store = fallback(redis, OnStoreFailure.OPEN, clock=lambda: now_s)
     await store.reserve("acme", "r", TAKES, 60)
     assert await redis.settle("acme", "r", {"t": 5}, used(5))
     now_s = 61.0
