@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 import pytest
 
 from gateway.limits.buckets import StoreUnavailable
-from gateway.limits.memory.store import MemoryStore
 from gateway.limits.outage.fallback import FallbackStore
 from gateway.limits.outage.states import StoreMode
 from gateway.limits.redis.client import connect
@@ -23,74 +18,30 @@ from gateway.limits.redis.store import RedisStore
 from gateway.limits.usage import UsageRecord
 from policies.limits.plan import OnStoreFailure
 from policies.limits.types import Bucket, CalendarWindow, Concurrency, Dimension, Period, Take
-from policies.limits.verdict import Granted, Verdict
+from policies.limits.verdict import Granted
+from tests.gateway.limits.outage.faulty import FaultyStore
 from tests.gateway.limits.outage.parts import fallback
+from tests.gateway.limits.redis.slow_line import SlowLine
 from tests.redis_server import RedisServer
 
 DAY = date(2026, 3, 1)
 TOKENS = Bucket("t", Dimension.TOTAL_TOKENS, CalendarWindow(10**6, Period.MONTH))
 TOGETHER = Bucket("c", Dimension.CONCURRENCY, Concurrency(1_000))
 TAKES = [Take(TOKENS, 10), Take(TOGETHER, 1)]
-NOW_MS = 1_772_400_000_000
-T = TypeVar("T")
-
-
-class FlakyStore(MemoryStore):
-    """Fails at random while ``broken``, half of the time only after having done it."""
-
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__(clock_ms=lambda: NOW_MS)
-        self._rng = rng
-        self.broken = 0.0
-
-    async def _perhaps(self, call: Callable[[], Awaitable[T]]) -> T:
-        await asyncio.sleep(0)
-        fails = self._rng.random() < self.broken
-        error = StoreUnavailable("flaky", lost=self._rng.random() < 0.3)
-        if fails and self._rng.random() < 0.5:
-            raise error
-        result = await call()
-        await asyncio.sleep(0)
-        if fails:
-            raise error
-        return result
-
-    async def reserve(
-        self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
-    ) -> Verdict:
-        call = super().reserve
-        return await self._perhaps(lambda: call(slot, reservation_id, takes, lease_s))
-
-    async def adopt(
-        self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
-    ) -> bool:
-        call = super().adopt
-        return await self._perhaps(lambda: call(slot, reservation_id, takes, lease_s))
-
-    async def settle(
-        self,
-        slot: str,
-        reservation_id: str,
-        charges: Mapping[str, int],
-        usage: UsageRecord | None = None,
-    ) -> bool:
-        call = super().settle
-        return await self._perhaps(lambda: call(slot, reservation_id, charges, usage))
-
-    async def renew(self, slot: str, reservation_ids: Sequence[str], lease_s: float) -> int:
-        call = super().renew
-        return await self._perhaps(lambda: call(slot, reservation_ids, lease_s))
-
-    async def check(self) -> None:
-        await self._perhaps(lambda: asyncio.sleep(0))
 
 
 @pytest.mark.parametrize("mode", OnStoreFailure)
 @pytest.mark.parametrize("seed", range(25))
 async def test_every_settlement_counts_exactly_once(mode: OnStoreFailure, seed: int) -> None:
     rng = random.Random(seed)
-    flaky = FlakyStore(rng)
-    store = fallback(flaky, mode, retry_s=0, max_retry_s=0)
+    faulty, broken = FaultyStore(), 0.0
+
+    def fails() -> tuple[bool, StoreUnavailable | None]:
+        error = StoreUnavailable("faulty", lost=rng.random() < 0.3)
+        return rng.random() < 0.5, error if rng.random() < broken else None
+
+    faulty.fails = fails
+    store = fallback(faulty, mode, retry_s=0, max_retry_s=0)
     granted = charged = 0
 
     async def client(name: int) -> None:
@@ -115,13 +66,14 @@ async def test_every_settlement_counts_exactly_once(mode: OnStoreFailure, seed: 
             )
 
     async def weather() -> None:
+        nonlocal broken
         for _ in range(20):
-            flaky.broken = rng.choice([0.0, 0.3, 1.0])
+            broken = rng.choice([0.0, 0.3, 1.0])
             for _ in range(rng.randint(1, 20)):
                 await asyncio.sleep(0)
 
     await asyncio.gather(weather(), *(client(name) for name in range(8)))
-    flaky.broken = 0.0
+    broken = 0.0
     async with asyncio.timeout(60):
         while store.pending or store.mode is not StoreMode.UP:  # noqa: ASYNC110
             await asyncio.sleep(0)
@@ -131,57 +83,6 @@ async def test_every_settlement_counts_exactly_once(mode: OnStoreFailure, seed: 
     standings = await store.standing("acme", [TOKENS, TOGETHER])
     assert [s.remaining for s in standings] == [10**6 - charged, 1_000]
     assert not store._records._running
-
-
-class SlowLine:
-    """Stands between a client and Redis; what Redis says comes ``delay_s`` later,
-    and what it is told waits for the ``barrier`` that is there when it comes."""
-
-    def __init__(self, server: RedisServer, socket: Path) -> None:
-        self.server, self.socket = server, socket
-        self.delay_s = 0.0
-        self.refusal: bytes | None = None
-        """What every command on the connections that are open now is answered with."""
-        self.barrier: asyncio.Event | None = None
-        self.waiting = 0
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[str]:
-        tasks: set[asyncio.Task[None]] = set()
-
-        async def refuse(
-            data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-        ) -> None:
-            while data:
-                writer.write(self.refusal or b"-READONLY still\r\n")
-                data = await reader.read(65_536)
-
-        async def pass_on(
-            source: asyncio.StreamReader, sink: asyncio.StreamWriter, back: asyncio.StreamWriter
-        ) -> None:
-            while data := await source.read(65_536):
-                if sink is back:
-                    await asyncio.sleep(self.delay_s)
-                elif self.refusal is not None:
-                    await refuse(data, source, back)
-                    break
-                elif self.barrier is not None:
-                    self.waiting += 1
-                    await self.barrier.wait()
-                sink.write(data)
-            sink.close()
-
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            back, forth = await asyncio.open_unix_connection(self.server.socket)
-            tasks.add(asyncio.create_task(pass_on(reader, forth, writer)))
-            tasks.add(asyncio.create_task(pass_on(back, writer, writer)))
-
-        listener = await asyncio.start_unix_server(accept, self.socket)
-        yield f"unix://{self.socket}"
-        listener.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_redis_that_takes_200_ms_is_down_and_nothing_counts_twice(
@@ -327,30 +228,6 @@ async def test_what_waits_at_the_end_is_delivered_with_patience(
     assert await counted(redis_server) == (600, 1_800, [10**6 - 1_800, 1_000])
 
 
-async def test_connecting_may_take_longer_than_a_call() -> None:
-    with tempfile.TemporaryDirectory(prefix="pk") as folder:
-        server = RedisServer(Path(folder), options=["--requirepass", "secret"], password="secret")
-        server.start()
-        try:
-            line = SlowLine(server, Path(folder) / "slow")
-            line.delay_s = 0.3
-            async with line.open() as url:
-                redis = RedisStore(
-                    connect(url.replace("unix://", "unix://:secret@") + "?db=3", timeout_s=0.5),
-                    timeout_s=0.5,
-                )
-                with pytest.raises(StoreUnavailable, match="no answer within 500 ms"):
-                    await redis.reserve("acme", "first", TAKES, 60)
-                async with asyncio.timeout(60):
-                    while True:
-                        with contextlib.suppress(StoreUnavailable):
-                            await redis.check()
-                            break
-                await redis.close()
-        finally:
-            server.kill()
-
-
 async def test_a_failover_behind_one_address_is_followed(
     redis_server: RedisServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -368,42 +245,6 @@ async def test_a_failover_behind_one_address_is_followed(
             assert await store.settle("acme", name, {"t": 3}, used(3))
         await store.close()
     assert await counted(redis_server) == (2, 6, [10**6 - 6, 1_000])
-
-
-@pytest.mark.parametrize(
-    "refusal",
-    [
-        "READONLY You can't write against a read only replica.",
-        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-        "LOADING Redis is loading the dataset in memory",
-        "NOAUTH Authentication required.",
-        "MOVED 3999 127.0.0.1:6381",
-        "ASK 3999 127.0.0.1:6381",
-        "CLUSTERDOWN Hash slot not served",
-        "BUSY Redis is busy running a script. You can only call SCRIPT KILL.",
-        "UNKILLABLE Sorry the script already executed write commands.",
-    ],
-)
-async def test_a_redis_that_cannot_serve_is_not_stuck_to(
-    refusal: str, redis_server: RedisServer, tmp_path: Path
-) -> None:
-    line = SlowLine(redis_server, tmp_path / "line")
-    async with line.open() as url:
-        losses = 0
-
-        def lost() -> None:
-            nonlocal losses
-            losses += 1
-
-        redis = RedisStore(connect(url, timeout_s=10), timeout_s=10, lost=lost)
-        await redis.check()
-        line.refusal = f"-{refusal}\r\n".encode()
-        calls = await asyncio.gather(redis.check(), redis.check(), return_exceptions=True)
-        assert [isinstance(e, StoreUnavailable) and e.lost for e in calls] == [True, True]
-        assert losses == 1
-        line.refusal = None
-        await redis.check()
-        await redis.close()
 
 
 @pytest.mark.parametrize("mode", OnStoreFailure)
