@@ -26,7 +26,7 @@ from gateway.config.schema.pricing import Pricing
 from gateway.control.accounts import AccountsClient
 from gateway.pools.provider import ReplicaStatus as PoolReplica
 from gateway.run.supervisor import Supervisor
-from gateway.tenancy.service import TenantAdmin
+from gateway.tenancy.tenant_admin import TenantAdmin
 from picker.state.endpoints import EndpointSpec
 from picker.wire import control_pb2
 

@@ -35,10 +35,11 @@ from gateway.pools.handover import Handover
 from gateway.pools.provider import ReplicaState
 from gateway.run import derive
 from gateway.run.certificates import write_self_signed
+from gateway.run.compose import require_state, supervisor_tenancy
 from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import worker_ended
-from gateway.tenancy.runtime import SupervisorTenancy, require_state
-from gateway.tenancy.service import TenantAdmin
+from gateway.tenancy.supervisor import SupervisorTenancy
+from gateway.tenancy.tenant_admin import TenantAdmin
 from picker.state.endpoints import EndpointSpec
 
 log = logging.getLogger(__name__)
@@ -234,7 +235,7 @@ class Supervisor:
         if self._tenancy is not None:
             self._tenancy.configure(config)
         elif config.has_tenants:
-            tenancy = SupervisorTenancy(config, self._registry_written)
+            tenancy = supervisor_tenancy(config, self._registry_written)
             await tenancy.start()
             self._tenancy, self._store = tenancy, _store_of(config)
 

@@ -20,21 +20,14 @@ import policies.routing  # noqa: F401 - registers the built-in policies
 from gateway.config.config import Config
 from gateway.config.reading.wire import from_json
 from gateway.control.client import ControlClient
-from gateway.run import derive
+from gateway.run import compose, derive
 from gateway.run.certificates import ext_proc_certificate
 from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
 from gateway.telemetry.worker import WorkerTelemetry
-from gateway.tenancy.runtime import PickerTenancy
 from picker.core import Parts, Picker
 from picker.prompt.counting import Counting
 from picker.replication.local import LocalPeers
-from picker.request.caller import Caller
-from picker.request.grant import Grant
-from picker.request.head import RequestHead
-from picker.request.report import Report
-from picker.seams.gate import Gate, OpenGate
-from picker.seams.limiter import Limiter, Unlimited
 from picker.seams.watch import Unwatched, Watch
 from picker.server.health import Health
 from picker.server.listen import Address, Listeners, Servers
@@ -42,9 +35,6 @@ from picker.signals.scraper import Scraper
 from picker.state.endpoints import EndpointSpec, ServedModel, Signals
 from picker.wire import control_pb2
 from policies import registry
-from policies.limits.plan import Subject
-from policies.limits.prices import Usage
-from policies.limits.verdict import Denied
 
 log = logging.getLogger(__name__)
 
@@ -53,30 +43,11 @@ _FIRST_LOOK_S: Final = 1.0
 _DRAIN_GRACE_S: Final = 5.0
 
 
-class _Inside:
-    """Gate, limiter and watch in force."""
+class _Watching:
+    """The watch in force."""
 
     def __init__(self) -> None:
-        self.gate: Gate = OpenGate()
-        self.limiter: Limiter = Unlimited()
         self.watch: Watch = Unwatched()
-
-    def identify(self, head: RequestHead) -> Caller:
-        return self.gate.identify(head)
-
-    async def reserve(
-        self,
-        id: str,  # noqa: A002 - the request's id
-        caller: Caller,
-        subject: Subject,
-        expected: Usage,
-        *,
-        guessed: bool,
-    ) -> Grant | Denied | None:
-        return await self.limiter.reserve(id, caller, subject, expected, guessed=guessed)
-
-    def settle_orphan(self, report: Report) -> None:
-        self.limiter.settle_orphan(report)
 
     def touch(self, pool: str, address: str) -> None:
         self.watch.touch(pool, address)
@@ -98,23 +69,22 @@ class Worker:
         picker_id = f"{index}.{secrets.token_hex(4)}"
         self._peers = LocalPeers(picker_id, own=run.peer_socket(index))
         self._counting = Counting()
-        self._inside = _Inside()
+        self._watching = _Watching()
+        self._tenancy = compose.worker_tenancy(self._telemetry.tenants, run.accounts_socket(index))
         self._picker = Picker(
             picker_id,
             Parts(
                 observer=self._telemetry.observer,
-                gate=self._inside,
-                limiter=self._inside,
+                gate=self._tenancy,
+                limiter=self._tenancy,
                 peers=self._peers,
-                watch=self._inside,
+                watch=self._watching,
                 counting=self._counting,
             ),
             now=time.monotonic,
             rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
         )
         self._health = Health(self._picker)
-        self._tenancy: PickerTenancy | None = None
-        self._closing: set[asyncio.Task[None]] = set()
         self._scraper: Scraper | None = None
         self._servers: Servers | None = None
         self._config: Config | None = None
@@ -163,8 +133,7 @@ class Worker:
         if self._scraper is not None:
             await self._scraper.close()
         self._peers.stop()  # no end may be told to accounts that are closed
-        if self._tenancy is not None:
-            await self._tenancy.close()
+        await self._tenancy.close()
         self._telemetry.close()
 
     # -- what the supervisor says
@@ -186,8 +155,7 @@ class Worker:
                 await self._configure(from_json(configuration))
             if assignment.registry_generation != self._registry_generation:
                 self._registry_generation = assignment.registry_generation
-                if self._tenancy is not None:
-                    await self._tenancy.refresh()
+                await self._tenancy.refresh()
             if assignment.crash_generation != self._crash_generation:
                 self._crash_generation = assignment.crash_generation
                 self._picker.flights.picker_died()
@@ -224,7 +192,7 @@ class Worker:
         workers = range(config.picker.workers)
         self._peers.follow(self._run.peer_socket(i) for i in workers if i != self._index)
         before, self._config = self._config, config
-        await self._configure_tenants(config)
+        await self._tenancy.configure(config)
         if (
             self._scraper is None
             or before is None
@@ -234,23 +202,7 @@ class Worker:
                 await self._scraper.close()
             self._scraper = Scraper(self, derive.scrape_settings(config), clock=self._picker.now)
             await self._scraper.__aenter__()
-            self._inside.watch = self._scraper
-
-    async def _configure_tenants(self, config: Config) -> None:
-        if not config.has_tenants:
-            self._inside.gate, self._inside.limiter = OpenGate(), Unlimited()
-            if self._tenancy is not None:
-                closing, self._tenancy = self._tenancy, None
-                self._closing.add(task := asyncio.create_task(closing.close(drained=True)))
-                task.add_done_callback(self._closing.discard)
-        elif self._tenancy is not None:
-            self._tenancy.configure(config)
-        else:
-            tenancy = PickerTenancy(config, self._telemetry.tenants)
-            await tenancy.start(self._run.accounts_socket(self._index))
-            self._tenancy = tenancy
-            self._inside.gate = tenancy.gate
-            self._inside.limiter = tenancy.limiter
+            self._watching.watch = self._scraper
 
     def _listeners(self, config: Config) -> Listeners:
         settings, health = config.picker.ext_proc, config.picker.health
@@ -311,11 +263,10 @@ class Worker:
                 peer_unreadable=self._peers.unreadable,
                 peer_dropped=self._peers.dropped_batches,
             )
-            if self._tenancy is not None:
-                self._telemetry.tenants.sample_expressions(self._tenancy.expression_failures)
-                self._telemetry.tenants.sample_registry(self._tenancy.registry_failures)
-                if self._tenancy.outage is not None:
-                    self._telemetry.tenants.sample_outage(self._tenancy.outage)
+            self._telemetry.tenants.sample_expressions(self._tenancy.expression_failures)
+            self._telemetry.tenants.sample_registry(self._tenancy.registry_failures)
+            if self._tenancy.outage is not None:
+                self._telemetry.tenants.sample_outage(self._tenancy.outage)
 
     def _report(self) -> control_pb2.Report:
         report = control_pb2.Report(

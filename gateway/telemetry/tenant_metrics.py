@@ -6,7 +6,7 @@ from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
-from gateway.limits.outage.records import Counters
+from gateway.limits.outage.counters import OutageCounters
 from gateway.telemetry.labels import LabelLimiter
 from policies.limits.plan import Subject
 from policies.limits.prices import MICROS, Usage
@@ -96,7 +96,7 @@ class TenantMetrics:
         """See `LimitObserver`."""
         self.failed.inc()
 
-    def sample_outage(self, counters: Counters) -> None:
+    def sample_outage(self, counters: OutageCounters) -> None:
         """Note what a fallback has counted so far."""
         for event in counters.__dataclass_fields__:
             count = getattr(counters, event)

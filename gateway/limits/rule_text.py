@@ -1,4 +1,4 @@
-"""Rules as text, as the Redis scripts and the journal keep them."""
+"""Rules as text: the form in which the Redis scripts and the journal keep them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PERIODS: Final = {letter: period for period, letter in _WINDOWS.items()}
 
 @lru_cache(maxsize=16_384)
 def rule_text(rule: Rule) -> str:
-    """As ``common.lua`` reads it."""
+    """The rule in the form that ``redis/common.lua`` reads."""
     if isinstance(rule, TokenBucket):
         return f"t {rule.capacity} {rule.refill} {rule.period_ms}"
     if isinstance(rule, CalendarWindow):
@@ -36,7 +36,7 @@ def rule_text(rule: Rule) -> str:
 
 @lru_cache(maxsize=16_384)
 def rule_of(text: str) -> Rule:
-    """The rule of a `rule_text`. Raises LimitError for anything else."""
+    """The rule of a `rule_text`. Raises LimitError for any other text."""
     kind, *numbers = text.split(" ")
     try:
         amounts = [int(number) for number in numbers]

@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, date, datetime, timedelta
 
 from gateway.limits.memory.store import MemoryStore
-from gateway.limits.store import UsageRecord
+from gateway.limits.usage import UsageRecord
 from policies.limits.plan import LimitRule, Subject
 from policies.limits.types import (
     Bucket,

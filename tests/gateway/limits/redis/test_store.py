@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from gateway.limits.redis.store import RedisStore, connect, connect_cluster
-from gateway.limits.store import DuplicateReservation, StoreUnavailable, UsageRecord
+from gateway.limits.buckets import DuplicateReservation, StoreUnavailable
+from gateway.limits.redis.client import connect, connect_cluster
+from gateway.limits.redis.store import RedisStore
+from gateway.limits.usage import UsageRecord
 from policies.limits.types import (
     MAX_AMOUNT,
     MAX_PERIOD_MS,
@@ -29,8 +31,8 @@ from policies.limits.types import (
 )
 from policies.limits.types import TokenBucket as Tokens
 from policies.limits.verdict import Denied, Granted
-from tests.gateway.limits import script_clock
-from tests.gateway.limits.certificate import self_signed
+from tests.gateway.limits.redis import script_clock
+from tests.gateway.limits.redis.certificate import self_signed
 from tests.real.ports import free_port
 from tests.redis_server import RedisServer
 
@@ -40,7 +42,7 @@ TOGETHER = Bucket("together", Dimension.CONCURRENCY, Concurrency(1_000), "at onc
 
 _CLIENT = """
 import asyncio, json, sys
-from tests.gateway.limits.test_redis_store import many
+from tests.gateway.limits.redis.test_store import many
 print(json.dumps(asyncio.run(many(sys.argv[1], sys.argv[2], int(sys.argv[3])))))
 """
 
@@ -77,7 +79,7 @@ async def test_killed_client_leaves_its_hold_to_the_lease(
     redis_server: RedisServer, store: RedisStore
 ) -> None:
     held = (
-        "import asyncio, os, signal; from tests.gateway.limits.test_redis_store import *\n"
+        "import asyncio, os, signal; from tests.gateway.limits.redis.test_store import *\n"
         "async def main():\n"
         f" store = RedisStore(connect({redis_server.url!r}, timeout_s=60), timeout_s=60)\n"
         " await store.reserve('acme', 'crashed', [Take(TEN, 10)], 0.5)\n"

@@ -1,47 +1,48 @@
-"""Usage rows in memory: by day, tenant, key, user and model, bounded by tenant and day."""
+"""Usage rows in memory, by day, tenant, key, user and model; their number is bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
-from gateway.limits.store import MAX_USERS_PER_DAY, OTHERS, USAGE_DAYS, UsageRecord
+from gateway.limits.usage import OTHERS, UsageRecord
 
 MAX_SUM = 2**63 - 1
-"""A sum stays there: Redis and SQLite have no larger numbers."""
+"""A sum does not grow above this: Redis and SQLite have no larger numbers."""
 
 _Whose = tuple[str, str, str]
 
 
 class _Day:
-    """Of one tenant."""
+    """The rows of a tenant on a day."""
 
     __slots__ = ("rows", "users")
 
     def __init__(self) -> None:
         self.rows: dict[_Whose, UsageRecord] = {}
         self.users = 0
-        """Rows that name a user."""
+        """Number of rows that name a user."""
 
 
-class Ledger:
-    """What was used, until this process ends."""
+class UsageRows:
+    """`UsageStore` whose rows end with this process."""
 
     def __init__(
-        self, *, usage_days: int = USAGE_DAYS, max_users_per_day: int = MAX_USERS_PER_DAY
+        self, *, usage_days: int, max_users_per_day: int, clock_ms: Callable[[], int]
     ) -> None:
-        """``max_users_per_day``: see `LimitStore.settle`."""
+        """``max_users_per_day``: see `BucketStore.settle`. ``clock_ms``: since the Unix epoch."""
+        self._clock_ms = clock_ms
         self._usage_days = usage_days
         self._max_users = max_users_per_day
         self._days: dict[date, dict[str, _Day]] = {}
 
-    def add(self, slot: str, usage: UsageRecord, now_ms: int) -> None:
-        """Sum it up with what is there; forget the days that are too old by now."""
+    def add(self, slot: str, usage: UsageRecord) -> None:
+        """Add the usage of a settlement, and forget the days that are too old."""
         slots = self._days.get(usage.day)
         if slots is None:
             self._days[usage.day] = slots = {}
-            oldest = oldest_day(now_ms, self._usage_days)
+            oldest = oldest_day(self._clock_ms(), self._usage_days)
             for past in [past for past in self._days if past < oldest]:
                 del self._days[past]
         day = slots.get(slot)
@@ -58,8 +59,8 @@ class Ledger:
                 day.users += 1
         day.rows[whose] = usage if known is None else summed(known, usage)
 
-    def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
-        """See `LimitStore.usage`."""
+    async def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
+        """See `UsageStore.usage`."""
         return in_order(
             row
             for day, slots in self._days.items()
@@ -67,16 +68,16 @@ class Ledger:
             for row in slots[slot].rows.values()
         )
 
-    def usage_slots(self, first: date, last: date) -> list[str]:
-        """See `LimitStore.usage_slots`."""
+    async def usage_slots(self, first: date, last: date) -> list[str]:
+        """See `UsageStore.usage_slots`."""
         return sorted(
             {slot for day, slots in self._days.items() if first <= day <= last for slot in slots}
         )
 
 
 def names_a_user(user: str) -> bool:
-    """Whether its row counts towards the most of a day. Rows without a user are as many as there
-    are keys and models."""
+    """Whether the row counts towards ``max_users_per_day``. The number of the other rows is bounded
+    by the keys and models."""
     return user not in ("", OTHERS)
 
 
@@ -86,12 +87,12 @@ def oldest_day(now_ms: int, usage_days: int) -> date:
 
 
 def in_order(rows: Iterable[UsageRecord]) -> list[UsageRecord]:
-    """By day, key, user and model."""
+    """The rows sorted by day, key, user and model."""
     return sorted(rows, key=lambda row: (row.day, row.key, row.user, row.model))
 
 
 def summed(one: UsageRecord, other: UsageRecord) -> UsageRecord:
-    """Of the same day, key, user and model."""
+    """The sum of two rows of the same day, key, user and model."""
     return UsageRecord(
         one.day,
         one.key,

@@ -1,9 +1,9 @@
 """The registry in a SQLite file: for the pickers and supervisors of one machine.
 
 Several processes read and write the file at once (WAL). Writes are on disk when they return
-(synchronous FULL): a revocation that was told to have happened has happened. When somebody removes
-or replaces the file, the registry is unavailable until a restart: going on with the new file would
-have SQLite mix up their logs.
+(synchronous FULL), so a revocation that was confirmed is never lost. When somebody removes or
+replaces the file, the registry is unavailable until a restart, because SQLite would mix up the logs
+of the two files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gateway.tenancy.registry import Conflict, Entry, Kind, Page, Place, RegistryUnavailable
+from gateway.tenancy.registry import Conflict, Entry, EntryKind, Page, Position, RegistryUnavailable
 
 _SCHEMA: Final = "1"
 _TABLES: Final = """
@@ -52,8 +52,8 @@ class SqliteRegistry:
     """`Registry` in a file that only its owner may read. Use it from one event loop."""
 
     def __init__(self, path: Path, *, timeout_s: float = 5.0) -> None:
-        """The file and its folder are made at the first call. ``timeout_s``: longest wait for
-        another process's write."""
+        """The file and its folder are made at the first call. ``timeout_s``: the longest wait for
+        the write of another process."""
         self._path = path
         self._timeout_s = timeout_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="registry")
@@ -68,7 +68,7 @@ class SqliteRegistry:
         """See `Registry.merge`."""
         await self._run(lambda db: _write(db, entries, merge=True))
 
-    async def changes(self, since: Place, limit: int = 256) -> Page:
+    async def changes(self, since: Position, limit: int = 256) -> Page:
         """See `Registry.changes`."""
         return await self._run(lambda db: _changes(db, since, limit))
 
@@ -114,7 +114,7 @@ class SqliteRegistry:
                 connection.execute("PRAGMA journal_mode = WAL")
                 break
             except sqlite3.OperationalError:
-                # SQLite does not wait by itself for other processes that change the mode.
+                # SQLite itself does not wait for another process that changes the mode.
                 if time.monotonic() > end_s:
                     raise
                 time.sleep(0.01)
@@ -155,7 +155,7 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Nobody else writes meanwhile; undone by an exception."""
+    """A transaction in which nobody else writes; an exception undoes it."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -181,7 +181,7 @@ def _write(connection: sqlite3.Connection, entries: Sequence[Entry], *, merge: b
             )
 
 
-def _changes(connection: sqlite3.Connection, since: Place, limit: int) -> Page:
+def _changes(connection: sqlite3.Connection, since: Position, limit: int) -> Page:
     connection.execute("BEGIN")
     try:
         (epoch,) = connection.execute(_META, ("epoch",)).fetchone()
@@ -192,8 +192,8 @@ def _changes(connection: sqlite3.Connection, since: Place, limit: int) -> Page:
     finally:
         connection.execute("COMMIT")
     return Page(
-        entries=tuple(Entry(Kind(row[0]), row[1], row[2], row[3]) for row in rows),
-        place=Place(epoch, rows[-1][4] if rows else start),
+        entries=tuple(Entry(EntryKind(row[0]), row[1], row[2], row[3]) for row in rows),
+        position=Position(epoch, rows[-1][4] if rows else start),
         more=len(rows) == limit,
         restarted=restarted,
     )

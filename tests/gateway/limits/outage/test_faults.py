@@ -3,90 +3,45 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 import pytest
 
-from gateway.limits.memory.store import MemoryStore
+from gateway.limits.buckets import StoreUnavailable
 from gateway.limits.outage.fallback import FallbackStore
-from gateway.limits.redis.store import RedisStore, connect
-from gateway.limits.store import StoreUnavailable, UsageRecord
+from gateway.limits.outage.states import StoreMode
+from gateway.limits.redis.client import connect
+from gateway.limits.redis.store import RedisStore
+from gateway.limits.usage import UsageRecord
 from policies.limits.plan import OnStoreFailure
 from policies.limits.types import Bucket, CalendarWindow, Concurrency, Dimension, Period, Take
-from policies.limits.verdict import Granted, Verdict
+from policies.limits.verdict import Granted
+from tests.gateway.limits.outage.faulty import FaultyStore
+from tests.gateway.limits.outage.parts import fallback
+from tests.gateway.limits.redis.slow_line import SlowLine
 from tests.redis_server import RedisServer
 
 DAY = date(2026, 3, 1)
 TOKENS = Bucket("t", Dimension.TOTAL_TOKENS, CalendarWindow(10**6, Period.MONTH))
 TOGETHER = Bucket("c", Dimension.CONCURRENCY, Concurrency(1_000))
 TAKES = [Take(TOKENS, 10), Take(TOGETHER, 1)]
-NOW_MS = 1_772_400_000_000
-T = TypeVar("T")
-
-
-class FlakyStore(MemoryStore):
-    """Fails at random while ``broken``, half of the time only after having done it."""
-
-    def __init__(self, rng: random.Random) -> None:
-        super().__init__(clock_ms=lambda: NOW_MS)
-        self._rng = rng
-        self.broken = 0.0
-
-    async def _perhaps(self, call: Callable[[], Awaitable[T]]) -> T:
-        await asyncio.sleep(0)
-        fails = self._rng.random() < self.broken
-        error = StoreUnavailable("flaky", lost=self._rng.random() < 0.3)
-        if fails and self._rng.random() < 0.5:
-            raise error
-        result = await call()
-        await asyncio.sleep(0)
-        if fails:
-            raise error
-        return result
-
-    async def reserve(
-        self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
-    ) -> Verdict:
-        call = super().reserve
-        return await self._perhaps(lambda: call(slot, reservation_id, takes, lease_s))
-
-    async def adopt(
-        self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
-    ) -> bool:
-        call = super().adopt
-        return await self._perhaps(lambda: call(slot, reservation_id, takes, lease_s))
-
-    async def settle(
-        self,
-        slot: str,
-        reservation_id: str,
-        charges: Mapping[str, int],
-        usage: UsageRecord | None = None,
-    ) -> bool:
-        call = super().settle
-        return await self._perhaps(lambda: call(slot, reservation_id, charges, usage))
-
-    async def renew(self, slot: str, reservation_ids: Sequence[str], lease_s: float) -> int:
-        call = super().renew
-        return await self._perhaps(lambda: call(slot, reservation_ids, lease_s))
-
-    async def check(self) -> None:
-        await self._perhaps(super().check)
 
 
 @pytest.mark.parametrize("mode", OnStoreFailure)
 @pytest.mark.parametrize("seed", range(25))
 async def test_every_settlement_counts_exactly_once(mode: OnStoreFailure, seed: int) -> None:
     rng = random.Random(seed)
-    flaky = FlakyStore(rng)
-    store = FallbackStore(flaky, mode_of=lambda _: mode, retry_s=0, max_retry_s=0)
+    faulty, broken = FaultyStore(), 0.0
+
+    def fails() -> tuple[bool, StoreUnavailable | None]:
+        error = StoreUnavailable("faulty", lost=rng.random() < 0.3)
+        return rng.random() < 0.5, error if rng.random() < broken else None
+
+    faulty.fails = fails
+    store = fallback(faulty, mode, retry_s=0, max_retry_s=0)
     granted = charged = 0
 
     async def client(name: int) -> None:
@@ -111,73 +66,23 @@ async def test_every_settlement_counts_exactly_once(mode: OnStoreFailure, seed: 
             )
 
     async def weather() -> None:
+        nonlocal broken
         for _ in range(20):
-            flaky.broken = rng.choice([0.0, 0.3, 1.0])
+            broken = rng.choice([0.0, 0.3, 1.0])
             for _ in range(rng.randint(1, 20)):
                 await asyncio.sleep(0)
 
     await asyncio.gather(weather(), *(client(name) for name in range(8)))
-    flaky.broken = 0.0
+    broken = 0.0
     async with asyncio.timeout(60):
-        while store.down or store.pending or store._mender:  # noqa: ASYNC110
+        while store.pending or store.mode is not StoreMode.UP:  # noqa: ASYNC110
             await asyncio.sleep(0)
     rows = await store.usage("acme", DAY, DAY)
     assert sum(row.requests for row in rows) == granted
     assert sum(row.input_tokens for row in rows) == charged
     standings = await store.standing("acme", [TOKENS, TOGETHER])
     assert [s.remaining for s in standings] == [10**6 - charged, 1_000]
-    assert not store._outstanding
-
-
-class SlowLine:
-    """Stands between a client and Redis; what Redis says comes ``delay_s`` later,
-    and what it is told waits for the ``barrier`` that is there when it comes."""
-
-    def __init__(self, server: RedisServer, socket: Path) -> None:
-        self.server, self.socket = server, socket
-        self.delay_s = 0.0
-        self.refusal: bytes | None = None
-        """What every command on the connections that are open now is answered with."""
-        self.barrier: asyncio.Event | None = None
-        self.waiting = 0
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[str]:
-        tasks: set[asyncio.Task[None]] = set()
-
-        async def refuse(
-            data: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-        ) -> None:
-            while data:
-                writer.write(self.refusal or b"-READONLY still\r\n")
-                data = await reader.read(65_536)
-
-        async def pass_on(
-            source: asyncio.StreamReader, sink: asyncio.StreamWriter, back: asyncio.StreamWriter
-        ) -> None:
-            while data := await source.read(65_536):
-                if sink is back:
-                    await asyncio.sleep(self.delay_s)
-                elif self.refusal is not None:
-                    await refuse(data, source, back)
-                    break
-                elif self.barrier is not None:
-                    self.waiting += 1
-                    await self.barrier.wait()
-                sink.write(data)
-            sink.close()
-
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            back, forth = await asyncio.open_unix_connection(self.server.socket)
-            tasks.add(asyncio.create_task(pass_on(reader, forth, writer)))
-            tasks.add(asyncio.create_task(pass_on(back, writer, writer)))
-
-        listener = await asyncio.start_unix_server(accept, self.socket)
-        yield f"unix://{self.socket}"
-        listener.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    assert not store._records._running
 
 
 async def test_redis_that_takes_200_ms_is_down_and_nothing_counts_twice(
@@ -186,18 +91,18 @@ async def test_redis_that_takes_200_ms_is_down_and_nothing_counts_twice(
     line = SlowLine(redis_server, tmp_path / "slow")
     async with line.open() as url:
         redis = RedisStore(connect(url), timeout_s=0.05)
-        store = FallbackStore(redis, mode_of=lambda _: OnStoreFailure.OPEN, retry_s=0.05)
+        store = fallback(redis, OnStoreFailure.OPEN, retry_s=0.05)
         line.delay_s = 0.2
         for i in range(100):
             assert isinstance(await store.reserve("acme", f"r{i}", TAKES, 60), Granted)
             assert await store.settle(
                 "acme", f"r{i}", {"t": 3}, UsageRecord(DAY, "k", "u", "m", 3, 0, 0, 0)
             )
-        assert store.down
+        assert store.mode.down
         assert store.counters.granted_open == 100, "each was decided without Redis"
         line.delay_s = 0.0
         async with asyncio.timeout(60):
-            while store.down or store.pending:  # noqa: ASYNC110
+            while store.mode.down or store.pending:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await store.close()
     patient = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
@@ -221,7 +126,7 @@ async def test_a_reservation_that_comes_after_its_own_end_takes_nothing(
     patient = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
     async with line.open() as url:
         redis = RedisStore(connect(url, timeout_s=1), timeout_s=1)
-        store = FallbackStore(redis, mode_of=lambda _: mode, retry_s=0.01, max_retry_s=0.01)
+        store = fallback(redis, mode, retry_s=0.01, max_retry_s=0.01)
         for other in (patient, redis):  # the scripts and the line are there
             await other.reserve("acme", "before", TAKES, 600)
             await other.release("acme", "before")
@@ -240,7 +145,7 @@ async def test_a_reservation_that_comes_after_its_own_end_takes_nothing(
             assert await store.settle("acme", "late", {"t": 3}, usage)
             charged = 3
         async with asyncio.timeout(60):
-            while store.down or store.pending or store._mender:  # noqa: ASYNC110
+            while store.pending or store.mode is not StoreMode.UP:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         before = script_calls(redis_server)
         barrier.set()
@@ -259,7 +164,7 @@ def used(tokens: int) -> UsageRecord:
 
 async def mended(store: FallbackStore) -> None:
     async with asyncio.timeout(60):
-        while store.down or store.pending or store._mender:  # noqa: ASYNC110
+        while store.pending or store.mode is not StoreMode.UP:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -282,9 +187,9 @@ async def test_redis_that_is_always_slow_is_given_what_was_used(
     line = SlowLine(redis_server, tmp_path / "slow")
     line.delay_s = 0.2
     async with line.open() as url:
-        store = FallbackStore(
+        store = fallback(
             RedisStore(connect(url), timeout_s=0.05),
-            mode_of=lambda _: OnStoreFailure.OPEN,
+            OnStoreFailure.OPEN,
             failures=1,
             retry_s=0.05,
         )
@@ -298,7 +203,7 @@ async def test_redis_that_is_always_slow_is_given_what_was_used(
                 [10**6 - 70, 999],
             ):
                 await asyncio.sleep(0.05)
-        assert store.down, "it is too slow for requests"
+        assert store.mode.down, "it is too slow for requests"
         await store.close()
 
 
@@ -308,9 +213,9 @@ async def test_what_waits_at_the_end_is_delivered_with_patience(
     line = SlowLine(redis_server, tmp_path / "slow")
     line.delay_s = 0.2
     async with line.open() as url:
-        store = FallbackStore(
+        store = fallback(
             RedisStore(connect(url), timeout_s=0.05),
-            mode_of=lambda _: OnStoreFailure.OPEN,
+            OnStoreFailure.OPEN,
             retry_s=600,
             close_s=60,
         )
@@ -323,38 +228,13 @@ async def test_what_waits_at_the_end_is_delivered_with_patience(
     assert await counted(redis_server) == (600, 1_800, [10**6 - 1_800, 1_000])
 
 
-async def test_connecting_may_take_longer_than_a_call() -> None:
-    with tempfile.TemporaryDirectory(prefix="pk") as folder:
-        server = RedisServer(Path(folder), options=["--requirepass", "secret"], password="secret")
-        server.start()
-        try:
-            line = SlowLine(server, Path(folder) / "slow")
-            line.delay_s = 0.3
-            async with line.open() as url:
-                redis = RedisStore(
-                    connect(url.replace("unix://", "unix://:secret@") + "?db=3", timeout_s=0.5),
-                    timeout_s=0.5,
-                )
-                with pytest.raises(StoreUnavailable, match="no answer within 500 ms"):
-                    await redis.reserve("acme", "first", TAKES, 60)
-                async with asyncio.timeout(60):
-                    while True:
-                        with contextlib.suppress(StoreUnavailable):
-                            await redis.check()
-                            break
-                await redis.close()
-        finally:
-            server.kill()
-
-
 async def test_a_failover_behind_one_address_is_followed(
     redis_server: RedisServer, own_redis: RedisServer, tmp_path: Path
 ) -> None:
     line = SlowLine(own_redis, tmp_path / "line")
     async with line.open() as url:
-        redis = RedisStore(connect(url, timeout_s=10), timeout_s=10)
-        store = FallbackStore(redis, mode_of=lambda _: OnStoreFailure.OPEN, retry_s=0.01)
-        redis.lost = store.lost
+        redis = RedisStore(connect(url, timeout_s=10), timeout_s=10, lost=lambda: store.lost())
+        store = fallback(redis, OnStoreFailure.OPEN, retry_s=0.01)
         await store.reserve("acme", "before", TAKES, 60)
         own_redis.ask("REPLICAOF", "127.0.0.1", "1")
         line.server = redis_server
@@ -367,49 +247,12 @@ async def test_a_failover_behind_one_address_is_followed(
     assert await counted(redis_server) == (2, 6, [10**6 - 6, 1_000])
 
 
-@pytest.mark.parametrize(
-    "refusal",
-    [
-        "READONLY You can't write against a read only replica.",
-        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
-        "LOADING Redis is loading the dataset in memory",
-        "NOAUTH Authentication required.",
-        "MOVED 3999 127.0.0.1:6381",
-        "ASK 3999 127.0.0.1:6381",
-        "CLUSTERDOWN Hash slot not served",
-        "BUSY Redis is busy running a script. You can only call SCRIPT KILL.",
-        "UNKILLABLE Sorry the script already executed write commands.",
-    ],
-)
-async def test_a_redis_that_cannot_serve_is_not_stuck_to(
-    refusal: str, redis_server: RedisServer, tmp_path: Path
-) -> None:
-    line = SlowLine(redis_server, tmp_path / "line")
-    async with line.open() as url:
-        redis = RedisStore(connect(url, timeout_s=10), timeout_s=10)
-        losses = 0
-
-        def lost() -> None:
-            nonlocal losses
-            losses += 1
-
-        redis.lost = lost
-        await redis.check()
-        line.refusal = f"-{refusal}\r\n".encode()
-        calls = await asyncio.gather(redis.check(), redis.check(), return_exceptions=True)
-        assert [isinstance(e, StoreUnavailable) and e.lost for e in calls] == [True, True]
-        assert losses == 1
-        line.refusal = None
-        await redis.check()
-        await redis.close()
-
-
 @pytest.mark.parametrize("mode", OnStoreFailure)
 async def test_data_lost_without_a_lost_connection_is_made_up_for_once(
     mode: OnStoreFailure, redis_server: RedisServer
 ) -> None:
     redis = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
-    store = FallbackStore(redis, mode_of=lambda _: mode, retry_s=0.01)
+    store = fallback(redis, mode, retry_s=0.01)
     for name in ("settled", "renewed", "released"):
         await store.reserve("acme", name, TAKES, 60)
     redis_server.ask("FLUSHALL")
@@ -424,7 +267,7 @@ async def test_data_lost_without_a_lost_connection_is_made_up_for_once(
     await mended(store)
     assert await counted(redis_server) == (1, 7, [10**6 - 7, 1_000])
     assert store.counters.forgotten == 2
-    assert not store._outstanding
+    assert not store._records._running
     await store.close()
 
 
@@ -433,7 +276,7 @@ async def test_what_another_settled_after_the_lease_is_not_settled_again(
 ) -> None:
     now_s = 0.0
     redis = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
-    store = FallbackStore(redis, mode_of=lambda _: OnStoreFailure.OPEN, clock=lambda: now_s)
+    store = fallback(redis, OnStoreFailure.OPEN, clock=lambda: now_s)
     await store.reserve("acme", "r", TAKES, 60)
     assert await redis.settle("acme", "r", {"t": 5}, used(5))
     now_s = 61.0

@@ -12,9 +12,11 @@ from fractions import Fraction
 
 import pytest
 
+from gateway.limits.buckets import StoreUnavailable
 from gateway.limits.outage.fallback import FallbackStore
-from gateway.limits.redis.store import RedisStore, connect
-from gateway.limits.store import StoreUnavailable, UsageRecord
+from gateway.limits.redis.client import connect
+from gateway.limits.redis.store import RedisStore
+from gateway.limits.usage import UsageRecord
 from policies.limits.plan import OnStoreFailure
 from policies.limits.types import (
     Bucket,
@@ -25,6 +27,7 @@ from policies.limits.types import (
     Take,
 )
 from policies.limits.verdict import Denied, Granted, Refusal
+from tests.gateway.limits.outage.parts import fallback
 from tests.redis_server import RedisServer
 
 DAY = date(2026, 3, 1)
@@ -32,6 +35,7 @@ TOKENS = Bucket("t", Dimension.TOTAL_TOKENS, CalendarWindow(100, Period.MONTH), 
 TOGETHER = Bucket("c", Dimension.CONCURRENCY, Concurrency(5), "at once")
 TAKES = [Take(TOKENS, 10), Take(TOGETHER, 1)]
 LEASE_S = 60.0
+QUARTER = Fraction(1, 4)
 
 
 def used(tokens: int) -> UsageRecord:
@@ -45,12 +49,13 @@ async def limits(
     *,
     failures: int = 3,
     timeout_s: float = 2.0,
+    share: Callable[[], Fraction] = lambda: QUARTER,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[FallbackStore]:
-    store = FallbackStore(
+    store = fallback(
         RedisStore(connect(server.url, timeout_s=timeout_s), timeout_s=timeout_s),
-        mode_of=lambda _: mode,
-        share=Fraction(1, 4),
+        mode,
+        share=share,
         failures=failures,
         retry_s=0.01,
         max_retry_s=0.05,
@@ -62,7 +67,7 @@ async def limits(
 
 async def recovered(store: FallbackStore) -> None:
     async with asyncio.timeout(60):
-        while store.down or store.pending:  # noqa: ASYNC110 - nothing tells
+        while store.mode.down or store.pending:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.005)
 
 
@@ -81,7 +86,7 @@ async def test_open_grants_all_and_makes_up_for_it(own_redis: RedisServer) -> No
         own_redis.kill()
         for i in range(20):  # far over the limit
             assert isinstance(await store.reserve("acme", f"r{i}", TAKES, LEASE_S), Granted)
-        assert store.down
+        assert store.mode.down
         assert await store.settle("acme", "before", {"t": 7}, used(7))
         assert await store.settle("acme", "r0", {"t": 11}, used(11))
         assert not await store.settle("acme", "r0", {"t": 11}, used(11))
@@ -140,7 +145,7 @@ async def test_frozen_redis_delays_few_calls_and_nothing_counts_twice(
         for i in range(50):
             assert isinstance(await store.reserve("acme", f"r{i}", TAKES, LEASE_S), Granted)
             assert await store.settle("acme", f"r{i}", {"t": 1}, used(1))
-        assert store.down
+        assert store.mode.down
         for i in range(4):
             assert await store.settle("acme", f"b{i}", {"t": 2}, used(2))
         own_redis.signal(signal.SIGCONT)
@@ -156,7 +161,7 @@ async def test_many_calls_at_once_wait_for_one_timeout_only(own_redis: RedisServ
         own_redis.signal(signal.SIGSTOP)
         calls = [store.reserve("acme", f"r{i}", TAKES, LEASE_S) for i in range(200)]
         assert all(isinstance(verdict, Granted) for verdict in await asyncio.gather(*calls))
-        assert store.down
+        assert store.mode.down
         assert store.counters.granted_open == 200
         own_redis.signal(signal.SIGCONT)
         await recovered(store)
@@ -187,7 +192,7 @@ async def test_leases_are_renewed_while_the_store_is_away_and_adopted_as_long(
         await store.reserve("acme", "ends", TAKES, LEASE_S)
         own_redis.kill()
         await store.reserve("acme", "here", TAKES, LEASE_S)
-        assert store.down
+        assert store.mode.down
         now_s = LEASE_S - 1
         assert await store.renew("acme", ["before", "here", "unknown"], 600) == 2
         now_s = LEASE_S + 1
@@ -209,7 +214,7 @@ async def test_leases_that_were_renewed_without_a_frozen_store_are_renewed_there
         assert isinstance(await store.reserve("acme", "r", TAKES, LEASE_S), Granted)
         own_redis.signal(signal.SIGSTOP)
         assert await store.renew("acme", ["r"], 600) == 1
-        assert not store.down
+        assert not store.mode.down
         own_redis.signal(signal.SIGCONT)
         async with asyncio.timeout(60):
             while lease_left_ms(own_redis, "r") < 500_000:  # noqa: ASYNC110
@@ -223,7 +228,8 @@ def lease_left_ms(server: RedisServer, reservation_id: str) -> float:
 
 
 async def test_the_share_may_change(own_redis: RedisServer) -> None:
-    async with limits(own_redis, OnStoreFailure.SHARE) as store:
+    share = QUARTER
+    async with limits(own_redis, OnStoreFailure.SHARE, share=lambda: share) as store:
         own_redis.kill()
 
         async def granted(name: str) -> int:
@@ -234,22 +240,23 @@ async def test_the_share_may_change(own_redis: RedisServer) -> None:
             return sum(isinstance(verdict, Granted) for verdict in verdicts)
 
         assert await granted("a") == 1
-        store.set_share(Fraction(3, 5))
+        share = Fraction(3, 5)
         assert await granted("b") == 2
-        store.set_share(Fraction(1, 4))
+        share = QUARTER
         assert await granted("c") == 0
-        for share in (Fraction(0), Fraction(2)):
+        for wrong in (Fraction(0), Fraction(2)):
+            share = wrong
             with pytest.raises(ValueError, match="above 0 and at most 1"):
-                store.set_share(share)
+                await granted("d")
         own_redis.start()
 
 
 async def test_settlements_that_wait_are_bounded(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = FallbackStore(
+    store = fallback(
         RedisStore(connect(own_redis.url, timeout_s=1), timeout_s=1),
-        mode_of=lambda _: OnStoreFailure.OPEN,
+        OnStoreFailure.OPEN,
         max_pending=3,
         close_s=0.01,
     )

@@ -16,16 +16,13 @@ from pathlib import Path
 import pytest
 
 from gateway.limits.memory.journal import Journal
-from gateway.limits.memory.journal_file import lasts
 from gateway.limits.memory.store import MemoryStore
-from gateway.limits.rules import rule_of, rule_text
-from gateway.limits.store import OTHERS, UsageRecord
+from gateway.limits.usage import OTHERS, UsageRecord
 from policies.limits.types import (
     Bucket,
     CalendarWindow,
     Concurrency,
     Dimension,
-    LimitError,
     Period,
     Rule,
     Take,
@@ -167,7 +164,7 @@ async def spend_for_ever(path: Path) -> None:
 _SPENDER = """
 import asyncio, sys
 from pathlib import Path
-from tests.gateway.limits.test_journal import spend_for_ever
+from tests.gateway.limits.memory.test_journal import spend_for_ever
 asyncio.run(spend_for_ever(Path(sys.argv[1])))
 """
 
@@ -473,23 +470,3 @@ async def test_what_is_charged_after_the_clock_was_set_back_is_kept(tmp_path: Pa
     store = opened(path, clock)
     assert (await left(store))["month"] == 900
     await store.close()
-
-
-@pytest.mark.parametrize("rule", RULES.values())
-def test_rules_are_read_as_written(rule: Rule) -> None:
-    assert rule_of(rule_text(rule)) == rule
-
-
-@pytest.mark.parametrize("text", ["", "t 1 2", "t 0 1 1", "x 1", "c", "c x", "m 1 2", "d"])
-def test_no_other_text_is_a_rule(text: str) -> None:
-    with pytest.raises(LimitError):
-        rule_of(text)
-
-
-def test_which_buckets_last() -> None:
-    assert [name for name, rule in RULES.items() if lasts(rule)] == [
-        "month",
-        "hour",
-        "daily",
-        "burst",
-    ]
