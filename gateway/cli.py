@@ -15,9 +15,10 @@ import uvloop
 from gateway.commands import keys, tenants
 from gateway.commands.limits import limits
 from gateway.commands.usage import usage
-from gateway.config.config import Config, Secret, schema_json
+from gateway.config.config import Config, schema_json
 from gateway.config.reading.accept import accept
 from gateway.config.reading.problems import ConfigError
+from gateway.config.schema.secret import Secret
 from gateway.envoy import render
 from gateway.run import derive
 from gateway.run.rundir import RunDirError

@@ -11,7 +11,8 @@ from gateway.admin.access import Access
 from gateway.admin.api import application, metrics_application
 from gateway.admin.status import StatusSource
 from gateway.admin.tenants import TenantSource
-from gateway.config.config import Admin, Metrics
+from gateway.config.schema.admin import Admin
+from gateway.config.schema.picker import MetricsSection
 
 
 class AdminServer:
@@ -31,7 +32,7 @@ class AdminServer:
         self._metrics_dir = metrics_dir
         self._runners: list[web.AppRunner] = []
 
-    async def start(self, admin: Admin, metrics: Metrics) -> None:
+    async def start(self, admin: Admin, metrics: MetricsSection) -> None:
         """Listen; raises OSError when a port is taken."""
         app = application(self._source, self._tenants, self._access, self._metrics_dir)
         await self._listen(app, admin.address, admin.port)

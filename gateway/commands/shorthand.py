@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, get_args
 
-from gateway.config.schema.limits import Counted, Per, Separate
+from gateway.config.schema.limit import Counted, Per, Separate
 
 LIMIT_FORM: Final = (
     "COUNT=AMOUNT/PERIOD and, after commas, burst=AMOUNT, window=calendar, by=user+model,"

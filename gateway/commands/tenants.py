@@ -15,7 +15,7 @@ from gateway.commands import shorthand
 from gateway.commands.api import LOCAL, Api, Document, TokenFile, Url, at
 from gateway.commands.limits import allowed
 from gateway.commands.output import AsJson, fail, in_a_line, say, show_json, show_table
-from gateway.config.schema.limits import Limit
+from gateway.config.schema.limit import Limit
 
 _AS_PLAN: Final = "plan"
 _NOT_YET: Final = "Kept for the admission queue, which is not there yet: no effect so far."

@@ -16,27 +16,17 @@ from pydantic.fields import FieldInfo
 
 from gateway.config.config import Config
 from gateway.config.schema.identity import Claim, HeaderName
-from gateway.config.schema.limits import KeyPrefix, Limit, RedisUrl
-from gateway.config.schema.pools import (
-    EnvValue,
-    ProcessPool,
-    SimulatedPool,
-    StaticPool,
-)
+from gateway.config.schema.limit import Limit
+from gateway.config.schema.pools import EnvValue, ProcessPool, SimulatedPool, StaticPool
 from gateway.config.schema.pricing import MoneyExpression, TokenExpression, Weights
+from gateway.config.schema.redis import KeyPrefix, RedisUrl
 from gateway.config.schema.secret import Secret
 from gateway.config.schema.section import ConfigPath, Section
-from gateway.config.schema.sections import (
-    hints,
-    item_of,
-    members,
-    sections_of,
-)
 from gateway.config.schema.tenancy import Digest
 from gateway.config.schema.terms import (
-    Endpoint,
     EngineProfile,
     Exact,
+    HostPort,
     HttpPath,
     Instant,
     IpAddress,
@@ -47,6 +37,7 @@ from gateway.config.schema.terms import (
     Rate,
     Seconds,
 )
+from gateway.config.schema.walk import hints, item_of, members, sections_of
 from policies.limits.expression import FUNCTIONS, VARIABLES
 
 ROOT: Final = Path(__file__).parents[2]
@@ -58,7 +49,7 @@ _NAMED_TYPES: Final[tuple[tuple[object, str], ...]] = (
     (Name, "name"),
     (ModelName, "model name"),
     (IpAddress, "IP address"),
-    (Endpoint, "host:port"),
+    (HostPort, "host:port"),
     (EngineProfile, "profile"),
     (HttpPath, "HTTP path"),
     (ConfigPath, "path"),

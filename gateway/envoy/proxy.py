@@ -19,7 +19,7 @@ from gateway.children.child import (
     ChildSpec,
     Launch,
 )
-from gateway.config.config import EnvoyProxy
+from gateway.config.schema.envoy import EnvoyProxy
 from gateway.envoy import render
 from gateway.envoy.admin import EnvoyAdmin
 from gateway.envoy.files import DiscoveryFiles

@@ -8,19 +8,16 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from gateway.config.config import (
-    Config,
-    Pool,
-    Secret,
-    StaticPool,
-    UpstreamTls,
-)
+from gateway.config.config import Config
+from gateway.config.schema.pools import Pool, StaticPool
 from gateway.config.schema.scheduling import Policy, Profile
+from gateway.config.schema.secret import Secret
+from gateway.config.schema.tls import UpstreamTls
 from gateway.envoy import render
 from gateway.envoy.jwt import Jwt
 from gateway.envoy.tls import ListenerTls
 from gateway.envoy.tls import UpstreamTls as EnvoyTls
-from gateway.run.tokenizers import FileTokenizer
+from gateway.tokenizers import FileTokenizer
 from picker.prompt.counting import Counting
 from picker.settings import OutputBound, PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.signals.engines import Engine

@@ -23,10 +23,11 @@ from gateway.children.child import (
     ChildState,
     Launch,
 )
-from gateway.config.config import Config, SimulatedPool
+from gateway.config.config import Config
 from gateway.config.reading.problems import ConfigError, Problem
 from gateway.config.reading.wire import to_json
-from gateway.config.sources.file import watch
+from gateway.config.schema.pools import SimulatedPool
+from gateway.config.sources.source import ConfigSource
 from gateway.control.server import ControlServer
 from gateway.envoy.proxy import Envoy
 from gateway.envoy.render import Plan
@@ -59,7 +60,7 @@ class StartError(RuntimeError):
 class Supervisor:
     """One running Penstock."""
 
-    def __init__(self, path: Path, config: Config, run: RunDir) -> None:
+    def __init__(self, path: Path, config: Config, source: ConfigSource, run: RunDir) -> None:
         self.config = config
         self.run_dir = run
         self.config_version = 0
@@ -70,6 +71,7 @@ class Supervisor:
         """The last change of the file, when it was not accepted."""
         self.refused_s = 0.0
         self.path = path
+        self._source = source
         self.fleet = Fleet(run.logs, self._pools_changed)
         self.control = ControlServer(run.control_socket, self._reported)
         self.pickers: list[Child] = []
@@ -183,7 +185,7 @@ class Supervisor:
     # -- configuration
 
     async def _follow(self) -> None:
-        async for result in watch(self.path, self.config):
+        async for result in self._source.changes():
             refused = result if isinstance(result, ConfigError) else await self._obstacle(result)
             if refused is not None:
                 self.refused, self.refused_s = refused, time.time()

@@ -16,8 +16,8 @@ from typing import Final
 import grpc
 
 from gateway.config.config import Config
-from gateway.config.schema.limits import Redis as RedisSettings
-from gateway.config.schema.limits import RedisStore as RedisChoice
+from gateway.config.schema.redis import RedisChoice
+from gateway.config.schema.redis import RedisSection as RedisSettings
 from gateway.control.accounts import AccountsHandler
 from gateway.limits.limiter import LimitObserver, TenantLimiter
 from gateway.limits.memory.journal import Journal

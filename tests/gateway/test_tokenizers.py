@@ -10,7 +10,7 @@ import tokenizers
 
 from gateway.config.reading.accept import accept
 from gateway.config.reading.problems import ConfigError
-from gateway.run.tokenizers import FileTokenizer, TokenizerError
+from gateway.tokenizers import FileTokenizer, TokenizerError
 from picker.prompt.counting import Counting
 from picker.prompt.forms import Form, read_prompt
 from tests.picker.fleet import chat, decided, end_of, fleet

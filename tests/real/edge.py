@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 import policies.routing  # noqa: F401 - registers the built-in policies
-from gateway.config.config import EnvoyProxy
+from gateway.config.schema.envoy import EnvoyProxy
 from gateway.envoy import render
 from gateway.envoy.files import DiscoveryFiles
 from gateway.envoy.proxy import binary

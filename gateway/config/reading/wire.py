@@ -14,7 +14,8 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from gateway.config.config import Config
-from gateway.config.schema.secret import KnownSecrets, SecretContext, secrets_in
+from gateway.config.reading.secrets import KnownSecrets
+from gateway.config.schema.secret import SecretContext, secrets_in
 
 _Values: Final = TypeAdapter(dict[str, str])
 

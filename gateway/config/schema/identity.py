@@ -8,13 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from gateway.config.schema.fault import Fault, raise_faults, refuse
 from gateway.config.schema.secret import Secret
-from gateway.config.schema.section import (
-    Fault,
-    Section,
-    raise_faults,
-    refuse,
-)
+from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Name
 
 _TOKEN: Final = re.compile(r"[a-z0-9][a-z0-9!#$%&'*+.^_`|~-]*")

@@ -8,7 +8,8 @@ from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, model_validator
 
-from gateway.config.schema.section import Section, refuse
+from gateway.config.schema.fault import refuse
+from gateway.config.schema.section import Section
 from gateway.config.schema.terms import ModelPattern, Rate
 from policies.limits.expression import Expression, ExpressionError, Unit
 

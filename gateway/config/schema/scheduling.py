@@ -7,7 +7,8 @@ from typing import Annotated, Final, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from gateway.config.schema.section import Section, refuse
+from gateway.config.schema.fault import refuse
+from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Name
 from policies.routing.weighted import DEFAULT_PROFILE
 

@@ -6,27 +6,19 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
-from gateway.config.schema.limits import Limit
-from gateway.config.schema.secret import Secret
-from gateway.config.schema.section import Fault, Section, raise_faults
+from gateway.config.schema.fault import Fault, raise_faults, repeats
+from gateway.config.schema.limit import Limit
+from gateway.config.schema.secret import Secret, TextOrSecret, revealed
+from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Instant, ModelPattern, Name
 
 OnStoreFailure = Literal["open", "closed", "share"]
 Priority = Annotated[int, Field(ge=-1_000, le=1_000)]
 Weight = Annotated[int, Field(ge=1, le=1_000_000)]
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
-
-
-def _digest_kind(value: object) -> str:
-    return "<reference>" if isinstance(value, dict | Secret) else "<text>"
-
-
-Digest = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Secret, Tag("<reference>")],
-    Discriminator(_digest_kind),
-]
+Digest = Annotated[TextOrSecret, "SHA-256"]
 
 
 class Plan(Section):
@@ -79,8 +71,7 @@ class TenantKey(Section):
     @property
     def digest(self) -> bytes:
         """The hash, 32 bytes. Raises LookupError for a reference that was never resolved."""
-        given = self.sha256
-        return bytes.fromhex(given.reveal() if isinstance(given, Secret) else given)
+        return bytes.fromhex(revealed(self.sha256))
 
 
 class Tenant(Section):
@@ -114,26 +105,21 @@ class Tenant(Section):
 
 def repeated_names(limits: Sequence[Limit]) -> list[Fault]:
     """A fault for every limit whose name an earlier one has."""
-    first: dict[str, int] = {}
-    faults = []
-    for index, limit in enumerate(limits):
-        name = limit.effective_name
-        if name in first:
-            faults.append(
-                Fault(
-                    ("limits", index, "name"),
-                    "a name that no other limit here has",
-                    got=name,
-                    hint=f"limits[{first[name]}] has it already; give one of them a name",
-                )
-            )
-        first.setdefault(name, index)
-    return faults
+    names = [limit.effective_name for limit in limits]
+    return [
+        Fault(
+            ("limits", index, "name"),
+            "a name that no other limit here has",
+            got=names[index],
+            hint=f"limits[{first}] has it already; give one of them a name",
+        )
+        for index, first in repeats(names)
+    ]
 
 
 def _not_a_digest(given: str | Secret) -> list[Fault]:
     try:
-        text = given.reveal() if isinstance(given, Secret) else given
+        text = revealed(given)
     except LookupError:  # a reference that nobody has resolved yet
         return []
     if _DIGEST.fullmatch(text):

@@ -12,7 +12,8 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
-from gateway.config.schema.section import absolute, refuse
+from gateway.config.schema.fault import refuse
+from gateway.config.schema.section import absolute
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 _NUMBER: Final = re.compile(r"[+-]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][+-]?[0-9]{1,3})?")
@@ -55,7 +56,7 @@ def join_endpoint(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _endpoint(value: str) -> str:
+def _host_port(value: str) -> str:
     try:
         return join_endpoint(*split_endpoint(value))
     except ValueError as error:
@@ -128,7 +129,7 @@ def _number(value: Decimal) -> int | float:
 Name = Annotated[str, AfterValidator(_name)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
-Endpoint = Annotated[str, AfterValidator(_endpoint)]
+HostPort = Annotated[str, AfterValidator(_host_port)]
 HttpPath = Annotated[str, AfterValidator(_http_path)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]

@@ -8,16 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.config import (
-    Config,
-    ProcessPool,
-    SimulatedPool,
-    StaticPool,
-    schema_json,
-)
+from gateway.config.config import Config, schema_json
 from gateway.config.reading.accept import accept
 from gateway.config.reading.load import load
 from gateway.config.reading.problems import ConfigError, Problem
+from gateway.config.schema.pools import ProcessPool, SimulatedPool, StaticPool
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "deploy" / "examples").glob("*.yaml"))
 
@@ -88,8 +83,6 @@ def test_values_arrive(write: Write) -> None:
     assert c.cwd is not None
     assert c.cwd.is_absolute()  # relative to the file
     assert config.picker.ext_proc.tls == "off"
-    assert config.pool("b") is b
-    assert config.pool("z") is None
 
 
 def test_a_simulated_engines_profile_is_a_name_or_a_file_beside_the_configuration(

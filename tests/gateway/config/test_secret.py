@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.config import Config, ProcessPool, Secret
+from gateway.config.config import Config
 from gateway.config.reading.load import load
 from gateway.config.reading.problems import ConfigError
 from gateway.config.reading.wire import from_json, to_json
+from gateway.config.schema.pools import ProcessPool
+from gateway.config.schema.secret import Secret
 
 PRIVATE = "hush-hush-4711"
 TLS = "listen: {{tls: {{certificate: {{file: cert.pem}}, key: {key}}}}}\n"

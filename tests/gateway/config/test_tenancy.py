@@ -18,7 +18,8 @@ from gateway.config.reading.documents import key_rules_from, stale, tenant_from
 from gateway.config.reading.load import load
 from gateway.config.reading.problems import ConfigError
 from gateway.config.reading.wire import from_json, to_json
-from gateway.config.schema.limits import Limit, RedisStore
+from gateway.config.schema.limit import Limit
+from gateway.config.schema.redis import RedisChoice
 from gateway.config.schema.tenancy import Tenant, TenantKey
 
 PRIVATE = "correct-horse-battery"
@@ -354,7 +355,7 @@ def test_secrets_may_be_anywhere_but_in_the_file(tmp_path: Path) -> None:
         {"TOKEN": PRIVATE, "REDIS_URL": f"redis://:{PRIVATE}@h:6379/0"},
     )
     assert config.tenants[0].keys[0].digest == bytes.fromhex(HASH)
-    assert isinstance(config.limits.store, RedisStore)
+    assert isinstance(config.limits.store, RedisChoice)
     assert config.limits.store.redis.address == f"redis://:{PRIVATE}@h:6379/0"
     assert config.admin.token is not None
     assert config.admin.token.reveal() == PRIVATE

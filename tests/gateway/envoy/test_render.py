@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.config import EnvoyProxy
+from gateway.config.schema.envoy import EnvoyProxy
 from gateway.envoy.proxy import binary
 from gateway.run.certificates import write_self_signed
 from tests.gateway.envoy.command import penstock
