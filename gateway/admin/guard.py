@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import web
 
+from gateway.config.schema.terms import is_ip
+
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -71,10 +73,4 @@ def _names_this_machine(host: str) -> bool:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    return name == "localhost" or name.endswith(".localhost") or is_ip(name)

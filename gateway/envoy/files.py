@@ -10,6 +10,7 @@ import orjson
 
 from gateway.envoy import render
 from gateway.envoy.message import Json
+from gateway.envoy.plan import EnvoyPlan
 
 _MODE: Final = 0o600
 """Listener and cluster files may hold keys."""
@@ -21,9 +22,9 @@ class DiscoveryFiles:
     def __init__(self) -> None:
         self._written: dict[Path, bytes] = {}
 
-    def write(self, plan: render.Plan, endpoints: Mapping[str, Iterable[str]]) -> bool:
-        """Bring all files up to date, and tell whether one changed: endpoints before the clusters
-        that need them, clusters before the listener that needs them."""
+    def write(self, plan: EnvoyPlan, endpoints: Mapping[str, Iterable[str]]) -> bool:
+        """Bring all files up to date; returns whether one changed. Endpoints come before the
+        clusters that need them, clusters before the listener that needs them."""
         changed = False
         for pool in plan.pools:
             members = endpoints.get(pool.pool, ())

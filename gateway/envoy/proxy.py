@@ -23,6 +23,8 @@ from gateway.config.schema.envoy import EnvoyProxy
 from gateway.envoy import render
 from gateway.envoy.admin import EnvoyAdmin
 from gateway.envoy.files import DiscoveryFiles
+from gateway.envoy.listener import LOG_FLUSH_S
+from gateway.envoy.plan import EnvoyPlan
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class Envoy:
             on_state=lambda _: on_state(),
         )
 
-    def start(self, plan: render.Plan, endpoints: Mapping[str, Iterable[str]]) -> None:
+    def start(self, plan: EnvoyPlan, endpoints: Mapping[str, Iterable[str]]) -> None:
         """Begin; ``child.wait_ready`` tells when it serves."""
         bootstrap = self._run_dir / "bootstrap.json"
         bootstrap.write_bytes(orjson.dumps(render.bootstrap(plan), option=orjson.OPT_INDENT_2))
@@ -89,7 +91,7 @@ class Envoy:
         self._admin = EnvoyAdmin(plan.admin_socket)
         self.child.start()
 
-    def update(self, plan: render.Plan, endpoints: Mapping[str, Iterable[str]]) -> None:
+    def update(self, plan: EnvoyPlan, endpoints: Mapping[str, Iterable[str]]) -> None:
         """Bring a changed plan or changed endpoints to the running Envoy."""
         if self._files.write(plan, endpoints):
             if self._checking is not None:
@@ -105,7 +107,7 @@ class Envoy:
             async with asyncio.timeout(timeout_s):
                 while await self._admin.active_requests():  # noqa: ASYNC110 - Envoy's, not ours
                     await asyncio.sleep(0.1)
-            await asyncio.sleep(2 * render.LOG_FLUSH_S)  # else the last access logs were lost
+            await asyncio.sleep(2 * LOG_FLUSH_S)  # else the last access logs were lost
         except TimeoutError:
             log.warning("requests still run after %g s; they are ended", timeout_s)
         except (aiohttp.ClientError, OSError) as error:

@@ -29,8 +29,8 @@ from gateway.config.reading.wire import to_json
 from gateway.config.schema.pools import SimulatedPool
 from gateway.config.sources.source import ConfigSource
 from gateway.control.server import ControlServer
+from gateway.envoy.plan import EnvoyPlan
 from gateway.envoy.proxy import Envoy
-from gateway.envoy.render import Plan
 from gateway.pools.fleet import Fleet
 from gateway.pools.handover import Handover
 from gateway.pools.provider import ReplicaState
@@ -301,7 +301,7 @@ class Supervisor:
         """Envoy keeps draining endpoints: requests still run on them."""
         return {pool: [spec.address for spec in specs] for pool, specs in self.members().items()}
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> EnvoyPlan:
         serving = [
             index
             for index, child in enumerate(self.pickers)

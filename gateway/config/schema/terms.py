@@ -39,6 +39,15 @@ def _ip_address(value: str) -> str:
         ) from error
 
 
+def is_ip(host: str) -> bool:
+    """Whether a host is an IP address, without brackets, and not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def split_endpoint(value: str) -> tuple[str, int]:
     """Host (no brackets) and port of ``host:port`` or ``[ipv6]:port``; else ValueError."""
     host, colon, port = value.rpartition(":")

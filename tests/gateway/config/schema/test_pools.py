@@ -135,9 +135,7 @@ def test_a_replicas_variable_with_the_name_of_a_secret_takes_no_text(
         ),
     ],
 )
-def test_ports_that_do_not_exist_are_refused(
-    tmp_path: Path, text: str, key: str, says: str
-) -> None:
+def test_ports_that_do_not_exist(tmp_path: Path, text: str, key: str, says: str) -> None:
     assert_refused(tmp_path, text, key, says)
 
 
