@@ -13,7 +13,7 @@ import typer
 import uvloop
 
 from gateway.commands import keys, tenants
-from gateway.commands.limits import limits
+from gateway.commands.standing import limits
 from gateway.commands.usage import usage
 from gateway.config.config import Config, schema_json
 from gateway.config.reading.accept import accept

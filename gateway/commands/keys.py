@@ -9,8 +9,7 @@ import typer
 
 from gateway.commands import shorthand
 from gateway.commands.api import LOCAL, Api, Document, TokenFile, Url, at
-from gateway.commands.output import AsJson, day_and_time, fail, say, show_json, show_table
-from gateway.commands.tenants import (
+from gateway.commands.limit_documents import (
     GoneLimits,
     limit_of,
     limits_in,
@@ -18,6 +17,7 @@ from gateway.commands.tenants import (
     models_of,
     show_document,
 )
+from gateway.commands.output import AsJson, day_and_time, fail, say, show_json, show_table
 
 app = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import textwrap
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -48,18 +49,24 @@ def assert_refused(folder: Path, text: str, key: str, says: str) -> None:
     assert problem.line > 0
 
 
-def assert_says(
-    problem: Problem,
-    position: tuple[int, int],
-    key: str,
-    got: str,
-    expected: str,
-    hint: str | None,
-) -> None:
-    """``got``, ``expected`` and ``hint`` are parts of what it says; None: there is no hint."""
-    assert (problem.line, problem.column) == position
-    assert problem.key == key
-    assert got in problem.got
-    assert expected in problem.expected
-    assert (hint is None) == (problem.hint is None)
-    assert hint is None or hint in str(problem.hint)
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A text with one problem. ``got``, ``expected`` and ``hint`` are parts of what it says."""
+
+    text: str
+    position: tuple[int, int]
+    """Line and column."""
+    key: str
+    got: str
+    expected: str
+    hint: str | None
+    """None: there is no hint."""
+
+    def check(self, folder: Path) -> None:
+        problem = only(written(folder, self.text))
+        assert (problem.line, problem.column) == self.position
+        assert problem.key == self.key
+        assert self.got in problem.got
+        assert self.expected in problem.expected
+        assert (self.hint is None) == (problem.hint is None)
+        assert self.hint is None or self.hint in str(problem.hint)

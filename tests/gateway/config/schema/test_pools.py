@@ -8,88 +8,95 @@ import pytest
 
 from gateway.config.reading.load import load
 from gateway.config.schema.pools import SimulatedPool
-from tests.gateway.config.texts import PRIVATE, assert_refused, assert_says, loaded, only, written
+from tests.gateway.config.texts import PRIVATE, Refusal, assert_refused, loaded, only, written
 
 
 @pytest.mark.parametrize(
-    ("text", "position", "key", "got", "expected", "hint"),
+    "refusal",
     [
         pytest.param(
-            "pools:\n- {name: x, type: static, endpoints: ['http://a:1']}\n",
-            (2, 39),
-            "pools[0].endpoints[0]",
-            '"http://a:1"',
-            "host:port",
-            "give it without http://",
+            Refusal(
+                "pools:\n- {name: x, type: static, endpoints: ['http://a:1']}\n",
+                (2, 39),
+                "pools[0].endpoints[0]",
+                '"http://a:1"',
+                "host:port",
+                "give it without http://",
+            ),
             id="url for an endpoint",
         ),
         pytest.param(
-            "pools:\n- {name: x, type: static, endpoints: ['a:1', 'a:1']}\n",
-            (2, 46),
-            "pools[0].endpoints[1]",
-            '"a:1"',
-            "each one once",
-            "a:1 is already there",
+            Refusal(
+                "pools:\n- {name: x, type: static, endpoints: ['a:1', 'a:1']}\n",
+                (2, 46),
+                "pools[0].endpoints[1]",
+                '"a:1"',
+                "each one once",
+                "a:1 is already there",
+            ),
             id="endpoint twice",
         ),
         pytest.param(
-            "pools:\n- {name: x, type: process, command: [vllm]}\n",
-            (2, 37),
-            "pools[0].command",
-            "a list of 1",
-            "{port} in an argument",
-            "add --port {port}",
+            Refusal(
+                "pools:\n- {name: x, type: process, command: [vllm]}\n",
+                (2, 37),
+                "pools[0].command",
+                "a list of 1",
+                "{port} in an argument",
+                "add --port {port}",
+            ),
             id="no port",
         ),
         pytest.param(
-            "pools:\n- {name: x, type: simulated, engine_profile: mine.yaml}\n",
-            (2, 46),
-            "pools[0].engine_profile",
-            '"mine.yaml"',
-            "a readable file",
-            "looked at ",
+            Refusal(
+                "pools:\n- {name: x, type: simulated, engine_profile: mine.yaml}\n",
+                (2, 46),
+                "pools[0].engine_profile",
+                '"mine.yaml"',
+                "a readable file",
+                "looked at ",
+            ),
             id="no profile",
         ),
         pytest.param(
-            "pools:\n- {name: x, type: simulated, engine_profile: H 100}\n",
-            (2, 46),
-            "pools[0].engine_profile",
-            '"H 100"',
-            "the name of a built-in profile",
-            None,
+            Refusal(
+                "pools:\n- {name: x, type: simulated, engine_profile: H 100}\n",
+                (2, 46),
+                "pools[0].engine_profile",
+                '"H 100"',
+                "the name of a built-in profile",
+                None,
+            ),
             id="profile name",
         ),
         pytest.param(
-            "pools:\n- {name: x, type: simulated, adapters: [a], max_loras: 0}\n",
-            (2, 56),
-            "pools[0].max_loras",
-            "0",
-            "1 or more, or null, with adapters",
-            None,
+            Refusal(
+                "pools:\n- {name: x, type: simulated, adapters: [a], max_loras: 0}\n",
+                (2, 56),
+                "pools[0].max_loras",
+                "0",
+                "1 or more, or null, with adapters",
+                None,
+            ),
             id="no slot for adapters",
         ),
         pytest.param(
-            "pools:\n- {name: x, type: simulated, num_blocks: 10, max_model_len: 161}\n",
-            (2, 61),
-            "pools[0].max_model_len",
-            "161",
-            "at most 160",
-            None,
+            Refusal(
+                "pools:\n- {name: x, type: simulated, num_blocks: 10, max_model_len: 161}\n",
+                (2, 61),
+                "pools[0].max_model_len",
+                "161",
+                "at most 160",
+                None,
+            ),
             id="longer than the KV space",
         ),
     ],
 )
 def test_a_problem_has_its_position_and_says_what_is_right(
-    tmp_path: Path,
-    text: str,
-    position: tuple[int, int],
-    key: str,
-    got: str,
-    expected: str,
-    hint: str | None,
+    tmp_path: Path, refusal: Refusal
 ) -> None:
-    problem = only(written(tmp_path, text))
-    assert_says(problem, position, key, got, expected, hint)
+    refusal.check(tmp_path)
 
 
 def test_a_simulated_engines_profile_is_a_name_or_a_file_beside_the_configuration(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway.config.texts import HASH, KEY, assert_says, loaded, only, written
+from tests.gateway.config.texts import HASH, KEY, Refusal, loaded
 
 
 def test_numbers_are_taken_as_they_are_written(tmp_path: Path) -> None:
@@ -37,27 +37,22 @@ def test_times_are_instants(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "position", "key", "got", "expected", "hint"),
+    "refusal",
     [
         pytest.param(
-            "listen: {address: localhost}\n",
-            (1, 19),
-            "listen.address",
-            '"localhost"',
-            "an IP address",
-            "use 127.0.0.1",
+            Refusal(
+                "listen: {address: localhost}\n",
+                (1, 19),
+                "listen.address",
+                '"localhost"',
+                "an IP address",
+                "use 127.0.0.1",
+            ),
             id="address",
         ),
     ],
 )
 def test_a_problem_has_its_position_and_says_what_is_right(
-    tmp_path: Path,
-    text: str,
-    position: tuple[int, int],
-    key: str,
-    got: str,
-    expected: str,
-    hint: str | None,
+    tmp_path: Path, refusal: Refusal
 ) -> None:
-    problem = only(written(tmp_path, text))
-    assert_says(problem, position, key, got, expected, hint)
+    refusal.check(tmp_path)
