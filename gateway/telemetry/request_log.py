@@ -15,6 +15,7 @@ from pathlib import Path
 
 import orjson
 
+from picker.request.labels import RequestLabels
 from picker.seams.observer import Completed, Rejected
 
 logger = logging.getLogger(__name__)
@@ -60,17 +61,9 @@ class RequestLog:
 
     def rejected(self, event: Rejected) -> None:
         """Log a request that the picker refused."""
-        labels = event.labels
         self._add(
             {
-                "time": self._now(),
-                "request_id": labels.request_id,
-                "tenant": labels.tenant,
-                "key": labels.key,
-                "user": labels.user,
-                "path": labels.path,
-                "model": labels.model,
-                "pool": labels.pool,
+                **self._about(event.labels),
                 "status": event.status,
                 "reason": event.reason,
                 "decision_ms": _ms(event.decision_s),
@@ -79,17 +72,9 @@ class RequestLog:
 
     def completed(self, event: Completed) -> None:
         """Log a request that was dispatched and has ended."""
-        labels = event.labels
         self._add(
             {
-                "time": self._now(),
-                "request_id": labels.request_id,
-                "tenant": labels.tenant,
-                "key": labels.key,
-                "user": labels.user,
-                "path": labels.path,
-                "model": labels.model,
-                "pool": labels.pool,
+                **self._about(event.labels),
                 "endpoint": event.endpoint,
                 "status": event.status,
                 "reason": event.reason,
@@ -138,8 +123,17 @@ class RequestLog:
             return
         self._writer.join(max(0.0, deadline_s - time.monotonic()))
 
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._wall_clock(), UTC)
+    def _about(self, labels: RequestLabels) -> dict[str, object]:
+        return {
+            "time": datetime.fromtimestamp(self._wall_clock(), UTC),
+            "request_id": labels.request_id,
+            "tenant": labels.tenant,
+            "key": labels.key,
+            "user": labels.user,
+            "path": labels.path,
+            "model": labels.model,
+            "pool": labels.pool,
+        }
 
     def _add(self, fields: dict[str, object]) -> None:
         try:
