@@ -28,7 +28,7 @@ class EndpointStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaStatus:
+class PoolReplicaStatus:
     """A process that a pool runs."""
 
     name: str
@@ -47,7 +47,7 @@ class PoolStatus:
     name: str
     kind: str
     models: tuple[str, ...] = ()
-    replicas: tuple[ReplicaStatus, ...] = ()
+    replicas: tuple[PoolReplicaStatus, ...] = ()
     endpoints: tuple[EndpointStatus, ...] = ()
 
 
