@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
-from gateway.limits.outage.records import Counters
 from gateway.telemetry.growing import GrowingCount
 from gateway.telemetry.labels import LabelLimiter
 from policies.limits.plan import Subject
@@ -98,9 +97,9 @@ class TenantMetrics:
         """See `LimitObserver`."""
         self.failed.inc()
 
-    def sample_outage(self, counters: Counters) -> None:
-        """Note what has happened so far while the store was away."""
-        for event, count in asdict(counters).items():
+    def sample_outage(self, events: Mapping[str, int]) -> None:
+        """Note how often each event has happened so far while the store was away."""
+        for event, count in events.items():
             if count:  # an event that has not happened yet makes no series
                 self._outage.follow(count, event)
 
