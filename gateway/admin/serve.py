@@ -1,4 +1,4 @@
-"""Listening for the admin API and the second metrics port."""
+"""The servers of the admin API and of the second metrics port."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class AdminServer:
         token: Callable[[], str | None],
         metrics_dir: Path,
     ) -> None:
-        """``token``: of the configuration in force."""
+        """``token``: returns the token of the configuration in force."""
         self._source = source
         self._tenants = tenants
         self._access = Access(token)
@@ -33,7 +33,7 @@ class AdminServer:
         self._runners: list[web.AppRunner] = []
 
     async def start(self, admin: Admin, metrics: MetricsSection) -> None:
-        """Listen; raises OSError when a port is taken."""
+        """Listen. Raises OSError when a port is taken."""
         app = application(self._source, self._tenants, self._access, self._metrics_dir)
         await self._listen(app, admin.address, admin.port)
         if metrics.port is not None:
@@ -41,7 +41,7 @@ class AdminServer:
             await self._listen(app, metrics.address, metrics.port)
 
     async def stop(self) -> None:
-        """Close both."""
+        """Close both servers."""
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()

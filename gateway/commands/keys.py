@@ -26,7 +26,7 @@ Expires = Annotated[
     str | None,
     typer.Option(
         "--expires",
-        help="When it ends to be good: 90d, 2027-01-31 or 2027-01-31T12:00:00Z.",
+        help="When it expires: 90d, 2027-01-31 or 2027-01-31T12:00:00Z.",
         show_default=False,
     ),
 ]
@@ -102,7 +102,7 @@ def create(
     quiet: OnlyKey = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key for a tenant. It is shown this once only."""
+    """Make a key for a tenant. It is shown only once."""
     body: Document = {"tenant": tenant, "name": name}
     if expires is not None:
         body["expires"] = _instant(expires)
@@ -124,7 +124,7 @@ def set_(
         str | None,
         typer.Option(
             "--expires",
-            help="When it ends to be good: 90d, 2027-01-31, 2027-01-31T12:00:00Z or never.",
+            help="When it expires: 90d, 2027-01-31, 2027-01-31T12:00:00Z or never.",
             show_default=False,
         ),
     ] = None,
@@ -150,7 +150,7 @@ def set_(
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change what is given of a key; a limit replaces the one of its name, or is added."""
+    """Change a key. A limit replaces the one of its name, or is added."""
     changes: Document = {}
     if name is not None:
         changes["name"] = name
@@ -191,7 +191,7 @@ def rotate(
     quiet: OnlyKey = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a new key in the place of one, which stays good for the overlap."""
+    """Make a new key in place of an old one, which stays good for the overlap."""
     body: Document = {"overlap_s": _seconds(overlap)}
     if expires is not None:
         body["expires"] = _instant(expires)

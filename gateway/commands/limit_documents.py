@@ -45,7 +45,7 @@ def show_document(lines: Mapping[str, str], limits: list[Document]) -> None:
 
 
 def models_of(patterns: list[str]) -> list[str]:
-    """Patterns of the command line; ends the command when one is several."""
+    """Patterns of models from the command line; ends the command when one holds white space."""
     for pattern in patterns:
         if any(c.isspace() for c in pattern):
             fail(f"--model {pattern!r}: a model has no white space in its name; repeat --model")
@@ -53,7 +53,7 @@ def models_of(patterns: list[str]) -> list[str]:
 
 
 def limits_in(tenant: Document) -> list[Document]:
-    """The limits of a tenant's or key's document; ends the command when there is something else."""
+    """The limits of a tenant's or key's document; ends the command when it holds something else."""
     limits = tenant.get("limits") or []
     if not isinstance(limits, list) or not all(isinstance(one, dict) for one in limits):
         fail("limits must be a list of limits")
@@ -63,8 +63,8 @@ def limits_in(tenant: Document) -> list[Document]:
 def merged_limits(
     known: list[Document], added: Sequence[str], gone: Sequence[str]
 ) -> list[Document]:
-    """Limits after some, of the command line, were added or replaced and others, by name, removed;
-    ends the command when there is none to remove."""
+    """The known limits without those named in ``gone``, and with those written in ``added``, which
+    replace limits of the same name. Ends the command when a limit to remove is not there."""
     found = {limit_name(limit): limit for limit in known}
     for name in gone:
         if found.pop(name, None) is None:
@@ -76,7 +76,7 @@ def merged_limits(
 
 
 def limit_of(text: str) -> Document:
-    """A limit of the command line; ends the command when it is none."""
+    """A limit from the command line; ends the command when it is not one."""
     try:
         return shorthand.limit_of(text)
     except ValueError as error:
@@ -84,7 +84,7 @@ def limit_of(text: str) -> Document:
 
 
 def limit_name(limit: Document) -> str:
-    """The name that the server gives it; of a limit that is not sound, anything unlike others'."""
+    """The name that the server gives it; for a limit that is not sound, some name of its own."""
     known = _known(limit)
     if known is not None:
         return known.effective_name
@@ -97,7 +97,7 @@ def _window(limit: Document) -> str:
 
 
 def _known(limit: Document) -> Limit | None:
-    """None: the server says what is wrong with it, or is of another version."""
+    """None for a limit that this version does not accept: the server says what is wrong with it."""
     try:
         return Limit.model_validate_json(orjson.dumps(limit))
     except ValidationError:

@@ -21,7 +21,7 @@ from gateway.commands.limit_documents import (
 from gateway.commands.output import AsJson, fail, say, show_json, show_table
 
 _AS_PLAN: Final = "plan"
-_NOT_YET: Final = "Kept for the admission queue, which is not there yet: no effect so far."
+_NOT_YET: Final = "Reserved for the admission queue, which does not exist yet: no effect so far."
 app = typer.Typer(help="Tenants: who may use the gateway, and how much.", no_args_is_help=True)
 
 TenantName = Annotated[str, typer.Argument(help="Name of the tenant.", show_default=False)]
@@ -164,7 +164,7 @@ def set_(
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change what is given of a tenant; a limit replaces the one of its name, or is added."""
+    """Change a tenant. A limit replaces the one of its name, or is added."""
     changes: Document = {} if file is None else _read(file)
     if changes.pop("name", name) != name:
         fail(f"{file}: the tenant there is another one, not {name!r}")
@@ -252,7 +252,7 @@ def _changes(
     weight: str | None,
     on_store_failure: str | None,
 ) -> Document:
-    """What was given; null is the plan's, and for the plan itself none."""
+    """The keys that were given. Null stands for the plan's value, and as plan for no plan."""
     found: Document = {}
     if plan is not None:
         found["plan"] = plan or None

@@ -1,4 +1,4 @@
-"""Envoy's discovery files: each is replaced in one step, and only when it changes."""
+"""Envoy's discovery files. Each is replaced in one step, and only when it changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MODE: Final = 0o600
 
 
 class DiscoveryFiles:
-    """Writes what Envoy watches; Envoy applies a change without dropping a connection."""
+    """Writes the files that Envoy watches. Envoy applies a change without dropping a connection."""
 
     def __init__(self) -> None:
         self._written: dict[Path, bytes] = {}

@@ -1,6 +1,6 @@
 """The ``penstock_*`` metrics of a picker process.
 
-Children of labelled metrics are looked up once per combination of labels and kept.
+The children of labelled metrics are looked up once for each combination of labels, and kept.
 """
 
 from __future__ import annotations

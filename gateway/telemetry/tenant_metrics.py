@@ -1,4 +1,4 @@
-"""What limits did and what tenants used, as ``penstock_*`` metrics of a picker process."""
+"""The ``penstock_*`` metrics of a picker process about tenants and limits."""
 
 from __future__ import annotations
 

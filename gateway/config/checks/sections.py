@@ -1,4 +1,4 @@
-"""What must hold between sections of the configuration."""
+"""Checks that need more than one section of the configuration."""
 
 from __future__ import annotations
 

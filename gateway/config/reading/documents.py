@@ -34,7 +34,7 @@ class KeyRules(Section):
     """What holds for an API key alone."""
 
     models: tuple[ModelPattern, ...] = ("*",)
-    """Patterns of the models that it may use, within those of its tenant."""
+    """Patterns of the models that it may use, among those of its tenant."""
     limits: tuple[Limit, ...] = ()
     """Limits of this key alone."""
 

@@ -23,7 +23,7 @@ _MAX_SHOWN: Final = 60
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """Composes nodes only; scalars get the tags of the core schema."""
+    """Composes nodes only. Scalars get the tags of the core schema."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
@@ -79,7 +79,7 @@ class YamlFile:
         return Position(mark.line + 1, mark.column + 1, _shown(node))
 
     def _real(self, location: Location) -> Iterator[str | int]:
-        """The location without the names of union members that pydantic puts in."""
+        """The location without the names of union members that pydantic inserts."""
         node = self.root
         for part in location:
             children = list(_children(node))

@@ -1,5 +1,4 @@
-"""Where limits are counted, how tokens are counted before the engine has, and how long usage is
-kept."""
+"""Where limits are counted and usage is kept, and how tokens are counted before the engine does."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ from policies.limits.estimate import MAX_OUTPUT_TOKENS
 
 class OutputQuantileSection(Section):
     """How many output tokens are reserved for a request: a quantile of what the tenant's recent
-    requests for the model made, and at most what the request allows (`max_tokens`)."""
+    requests for the model generated, and at most what the request allows (`max_tokens`)."""
 
     share: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """Share of requests that should make no more than what was reserved."""
+    """Share of requests that should generate no more than what was reserved."""
     min: Annotated[int, Field(ge=0, le=MAX_OUTPUT_TOKENS)] = 16
     """Least to reserve, tokens."""
     max: Annotated[int, Field(ge=1, le=MAX_OUTPUT_TOKENS)] = 16_384
@@ -59,15 +58,16 @@ class Limits(Section):
     """memory: in the picker, for `picker.workers: 1`; usage is written to `state_dir`. Or
     `{redis: {url: ...}}`."""
     lease_s: Annotated[float, Field(ge=1)] = 60.0
-    """A picker that crashed gives back what its requests held after this time, seconds; that of
-    running requests is renewed."""
+    """What the requests of a crashed picker held of limits is given back after this time, seconds.
+    Running requests renew it."""
     output_quantile: OutputQuantileSection = OutputQuantileSection()
     """How many output tokens are reserved."""
     tokenizers: tuple[ModelTokenizer, ...] = ()
-    """Exact counts of prompt tokens, about 0.5 ms for each kB of prompt. `[]`: they are estimated
-    from bytes, by a ratio that starts at 4 bytes a token and that the engines' own counts
-    calibrate. Needs `penstock[tokenizers]`."""
+    """For exact counts of prompt tokens, which take about 0.5 ms for each kB of prompt. `[]`:
+    tokens are estimated from bytes, by a ratio that starts at 4 bytes a token and that the
+    engines' own counts calibrate. Needs `penstock[tokenizers]`."""
     usage_days: Annotated[int, Field(ge=1, le=3_660)] = 400
     """Time that usage is kept, days."""
     max_users_per_day: Count = 10_000
-    """Users of a tenant that usage is kept apart for, a day; further ones are counted together."""
+    """Users of a tenant whose usage is kept separately each day; further ones are counted
+    together."""

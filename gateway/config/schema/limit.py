@@ -30,7 +30,7 @@ Separate = Literal["key", "user", "model", "pool"]
 _ORDER: Final = ("key", "user", "model", "pool")
 _MAX_NAME: Final = 96
 _PLAIN: Final = re.compile(r"(?!.*-in-)[A-Za-z0-9._:/*?\[\]!-]+")
-"""Patterns of models that a name tells apart by themselves."""
+"""Patterns of models that can be part of a name: no two lists of them make the same name."""
 _NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9._:/*?\[\]!+-]")
 
 
@@ -39,7 +39,7 @@ class Limit(Section):
     itself."""
 
     name: Name | None = None
-    """Name in answers, metrics and `penstock limits`. Null: made of all but the amounts, such as
+    """Name in answers, metrics and `penstock limits`. Null: made of everything but the amounts:
     `cost-per-month`, `total_tokens-per-calendar-hour` or `requests-per-second-by-user-for-big`.
     What was counted stays with the name when the amounts change."""
     count: Counted
@@ -48,17 +48,17 @@ class Limit(Section):
     limit: Exact
     """How much, above 0: a whole number, or for `cost` an amount of money."""
     period: Per | None = None
-    """Time that the limit is for. Required, but not for `concurrency`, which has none."""
+    """Time that the limit is for. Required, except for `concurrency`, which has none."""
     window: Window | None = None
     """rolling: a token bucket that refills continuously; a month counts 30 days. calendar: a
     fixed second, minute, hour, day or month, UTC, at whose end counting starts again. Null:
     calendar for `cost` per day or month, else rolling."""
     burst: Exact | None = None
-    """Most that can be used at once of a rolling limit, after a time of little use; below `limit`
+    """Most of a rolling limit that can be used at once, after a time of little use; below `limit`
     it makes the use more even. Null: as `limit`."""
     by: tuple[Separate, ...] = ()
     """Count separately for each of these. `[]`: the tenant as a whole. Requests without a key or
-    a user are not counted by it; with an API key the user is the client's own word."""
+    a user are not counted by it; with an API key, the client itself names the user."""
     models: tuple[ModelPattern, ...] = ()
     """Patterns of the models that it holds for, as clients name them. `[]`: all."""
     pools: tuple[Name, ...] = ()
@@ -75,8 +75,8 @@ class Limit(Section):
 
     @property
     def effective_name(self) -> str:
-        """`name`, or one made of what is counted, when, for whom and of what: the same for limits
-        that differ in their amounts only. At most `_MAX_NAME` characters, without `|`."""
+        """`name`, or one made of everything but the amounts, so that limits that differ in their
+        amounts only have the same name. At most `_MAX_NAME` characters, without `|`."""
         if self.name is not None:
             return self.name
         parts: list[str] = [self.count]
@@ -98,8 +98,8 @@ class Limit(Section):
 
     @property
     def effective_window(self) -> Window:
-        """`window`, or the one that stands for null: people mean a budget of a day or a month by
-        the calendar. Of concurrency, which has none, it says nothing."""
+        """`window`, or what null stands for: people mean a budget of a day or a month by the
+        calendar. Without meaning for concurrency, which has no window."""
         return self._usual_window if self.window is None else self.window
 
     @property

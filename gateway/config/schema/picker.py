@@ -75,7 +75,7 @@ class PickerSection(Section):
     metrics: MetricsSection = MetricsSection()
     """A second Prometheus port."""
     lease_s: Seconds = 3600.0
-    """A request whose end was never reported is forgotten after this time, seconds. Longer than
-    the longest request."""
+    """A request whose end was never reported is forgotten after this time, seconds. Set it
+    longer than the longest request."""
     scrape: ScrapeSection = ScrapeSection()
     """Reading the load of replicas."""

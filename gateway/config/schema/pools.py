@@ -33,10 +33,10 @@ class _AnyPool(Section):
     profile: Name | None = None
     """Scheduling profile of this pool. Null: `scheduling.default_profile`."""
     models: tuple[ModelName, ...] = ()
-    """Base models that the replicas serve. Only to make them known before the first replica is
-    up (503 instead of 404): what is really served is read from /v1/models."""
+    """Base models that the replicas serve. This only makes them known before the first replica is
+    up (503 instead of 404): Penstock reads what is really served from /v1/models."""
     engine: Literal["auto", "vllm", "sglang", "trtllm"] = "auto"
-    """Inference engine, which decides the names of its metrics. auto: told from the metrics."""
+    """Inference engine, which decides the names of its metrics. auto: recognised by its metrics."""
     default: bool = False
     """This pool takes the requests that name no model (pass-through paths). At most one pool."""
     drain_timeout_s: Seconds = 600.0

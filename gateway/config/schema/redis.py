@@ -32,13 +32,13 @@ class RedisSection(Section):
     noeviction`."""
 
     url: RedisUrl
-    """`redis://HOST:PORT/DB`, `rediss://...` with TLS, or `unix:///PATH`; one with a password as a
-    secret: `{env: NAME}` or `{file: PATH}`."""
+    """`redis://HOST:PORT/DB`, `rediss://...` with TLS, or `unix:///PATH`. Give one with a password
+    as a secret: `{env: NAME}` or `{file: PATH}`."""
     cluster: bool = False
     """It is a Redis Cluster. All keys of a tenant are in one hash slot."""
     timeout_ms: Count = 50
     """Longest wait for an answer, milliseconds. After that the tenant's `on_store_failure`
-    says what happens."""
+    decides what happens."""
     prefix: KeyPrefix = "penstock:"
     """Put before every key, so that several gateways may share one Redis."""
     share: Count | None = None

@@ -1,4 +1,4 @@
-"""Scheduling: which policies rank the replicas of a pool."""
+"""Scheduling: the policies that rank the replicas of a pool."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Policy(Section):
     name: Annotated[str, Field(min_length=1)]
     """Name of the policy in the registry."""
     params: Mapping[str, JsonValue] = {}
-    """Parameters of the policy; which ones there are, the policy says."""
+    """Parameters of the policy; each policy documents its own."""
 
 
 class WeightedScorer(Policy):
@@ -36,7 +36,7 @@ class Profile(Section):
     that does all of it (`policy`)."""
 
     filters: tuple[Policy, ...] = ()
-    """Applied in this order; each keeps a part of the replicas."""
+    """Applied in this order; each removes some of the replicas."""
     scorers: tuple[WeightedScorer, ...] = ()
     """Each gives every remaining replica a score from 0 to 1; the weighted sum ranks them."""
     picker: Policy | None = None

@@ -1,4 +1,4 @@
-"""A value that must not be written into the configuration: only where to find it is."""
+"""Values that are not written into the configuration: it only says where to find them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Secret(Section):
 
     @property
     def reference(self) -> str:
-        """What identifies the secret and does not show it: ``env:NAME`` or ``file:PATH``."""
+        """Identifies the secret without showing it: ``env:NAME`` or ``file:PATH``."""
         return f"env:{self.env}" if self.env is not None else f"file:{self.file}"
 
 

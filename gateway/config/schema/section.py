@@ -1,4 +1,4 @@
-"""The base of every section of the configuration, and what its keys are made of."""
+"""The base of every section of the configuration, and what several sections need for their keys."""
 
 from __future__ import annotations
 

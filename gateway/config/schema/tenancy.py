@@ -1,4 +1,4 @@
-"""Plans, tenants and the API keys that stand in the configuration file."""
+"""Plans, and the tenants and API keys that are written in the configuration file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Plan(Section):
     name: Name
     """Name of the plan, unique."""
     priority: Priority = 0
-    """Priority class, -1000 to 1000: higher is more important. Kept for the admission queue, which
-    is not there yet: no effect so far."""
+    """Priority class, -1000 to 1000: higher is more important. Reserved for the admission queue,
+    which does not exist yet: no effect so far."""
     weight: Weight = 1
-    """Share of a contended pool, relative to other tenants of the same priority. Kept for the
-    admission queue, which is not there yet: no effect so far."""
+    """Share of a contended pool, relative to other tenants of the same priority. Reserved for the
+    admission queue, which does not exist yet: no effect so far."""
     models: tuple[ModelPattern, ...] = ("*",)
     """Patterns of the models that may be used, as clients name them. `[]`: none."""
     on_store_failure: OnStoreFailure = "open"
@@ -47,21 +47,22 @@ class Plan(Section):
 
 
 class TenantKey(Section):
-    """An API key, by its hash. Keys that `penstock keys create` makes need not stand here."""
+    """An API key, by its hash. Keys that `penstock keys create` makes are not written here."""
 
     id: Name
     """Public name of the key, in lists, logs and usage; unique among the keys of all tenants."""
     sha256: Digest
     """SHA-256 of the whole key, 64 hexadecimal digits (`printf %s "$KEY" | sha256sum`), or where
-    they are: `{env: NAME}`, `{file: PATH}`. The key itself stands nowhere; make it long and at
-    random, because a short one can be guessed from its hash."""
+    they are: `{env: NAME}`, `{file: PATH}`. The key itself is stored nowhere. Make it long and
+    random: a short one can be guessed from its hash."""
     expires: Instant | None = None
-    """From then on the key is refused: a date and time with its zone. Null: it does not expire."""
+    """The key is refused from this time on: a date and time with its zone. Null: it does not
+    expire."""
     models: tuple[ModelPattern, ...] = ("*",)
-    """Patterns of the models that it may use, within those of its tenant."""
+    """Patterns of the models that it may use, among those of its tenant."""
     limits: tuple[Limit, ...] = ()
-    """[Limits](#limit) of this key alone, beside its tenant's. One with the name of a limit by
-    key that the tenant has replaces that for this key."""
+    """[Limits](#limit) of this key alone, beside its tenant's. One that has the name of a limit by
+    key of its tenant replaces that limit for this key."""
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -75,8 +76,8 @@ class TenantKey(Section):
 
 
 class Tenant(Section):
-    """A team, customer or service: what it may use, and how much. What it leaves out, its plan
-    says; without a plan, the defaults of `plans[]`."""
+    """A team, customer or service: what it may use, and how much. A key that is left out has the
+    value of its plan; without a plan, the default of `plans[]`."""
 
     name: Name
     """Name of the tenant, unique; it labels metrics and usage."""

@@ -150,6 +150,6 @@ ModelPattern = Annotated[str, AfterValidator(_pattern)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 """A date and time with a zone; kept in UTC."""
 Exact = Annotated[Decimal, BeforeValidator(_decimal), PlainSerializer(_number, when_used="json")]
-"""A decimal number of at most six places, taken as it is written: 0.15 is 15/100."""
+"""A decimal number of at most six places, exactly as it is written: 0.15 is 15/100."""
 Rate = Annotated[Exact, Field(ge=0, le=1_000_000)]
 """A price or weight."""

@@ -1,4 +1,4 @@
-"""Walking the schema: which sections and keys there are below a place."""
+"""Walking the schema: the sections and keys below a location."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gateway.config.schema.section import Section
 
 
 def keys_at(root: type[Section], location: Sequence[str | int]) -> list[str]:
-    """The keys of the section at a location as pydantic tells it, union members' names included;
-    empty when no section is there."""
+    """The keys of the section at a location; empty when no section is there. ``location``: as
+    pydantic gives it, with the names of union members."""
     current: object = root
     for part in location:
         current = _step(current, part)
@@ -27,7 +27,7 @@ def hints(section: type[Section]) -> dict[str, object]:
 
 
 def members(annotation: object) -> Iterator[tuple[str | None, object]]:
-    """The alternatives of a union with the tags that pydantic tells them by; else the type."""
+    """The alternatives of a union, each with the tag by which pydantic knows it; else the type."""
     bare, tag = _bare(annotation)
     if get_origin(bare) in (Union, types.UnionType):
         for member in get_args(bare):
