@@ -39,13 +39,13 @@ app.add_typer(keys.app, name="keys")
 COMMANDS: Final = "penstock.commands"
 """Entry points: each a `typer.Typer` that becomes a command of its name."""
 
-ConfigFile = Annotated[
+ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="Configuration file (YAML).", show_default=False)
 ]
 
 
 @app.command()
-def up(config: ConfigFile) -> None:
+def up(config: ConfigOption) -> None:
     """Run Envoy, the picker and the pools of the configuration, until Ctrl-C or SIGTERM."""
     accepted = _accept(config)
     try:
@@ -70,7 +70,7 @@ def config_schema() -> None:
 
 @envoy_app.command("config")
 def envoy_config(
-    config: ConfigFile,
+    config: ConfigOption,
     with_secrets: Annotated[
         bool,
         typer.Option(

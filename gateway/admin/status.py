@@ -28,7 +28,7 @@ class EndpointStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolReplicaStatus:
+class ReplicaStatus:
     """A process that a pool runs."""
 
     name: str
@@ -47,7 +47,7 @@ class PoolStatus:
     name: str
     kind: str
     models: tuple[str, ...] = ()
-    replicas: tuple[PoolReplicaStatus, ...] = ()
+    replicas: tuple[ReplicaStatus, ...] = ()
     endpoints: tuple[EndpointStatus, ...] = ()
 
 

@@ -15,16 +15,16 @@ from gateway.admin.status import (
     EnvoyStatus,
     GatewayStatus,
     PickerStatus,
-    PoolReplicaStatus,
     PoolStatus,
     RefusedConfig,
+    ReplicaStatus,
     UnknownEndpointError,
 )
 from gateway.children.child import Child, ChildState
 from gateway.config.config import Config
 from gateway.config.schema.pricing import Pricing
 from gateway.control.accounts import AccountsClient
-from gateway.pools.provider import ReplicaStatus
+from gateway.pools.provider import ReplicaStatus as PoolReplica
 from gateway.run.supervisor import Supervisor
 from gateway.tenancy.service import TenantAdmin
 from picker.state.endpoints import EndpointSpec
@@ -200,8 +200,8 @@ def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointStatus]) -> End
     )
 
 
-def _replica(one: ReplicaStatus) -> PoolReplicaStatus:
-    return PoolReplicaStatus(
+def _replica(one: PoolReplica) -> ReplicaStatus:
+    return ReplicaStatus(
         name=one.name,
         state=one.state.value,
         address=one.address or "",

@@ -14,9 +14,9 @@ from gateway.config.schema.secret import Secret, TextOrSecret, revealed
 from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Instant, ModelPattern, Name
 
-OnStoreFailure = Literal["open", "closed", "share"]
-Priority = Annotated[int, Field(ge=-1_000, le=1_000)]
-Weight = Annotated[int, Field(ge=1, le=1_000_000)]
+_OnStoreFailure = Literal["open", "closed", "share"]
+_Priority = Annotated[int, Field(ge=-1_000, le=1_000)]
+_Weight = Annotated[int, Field(ge=1, le=1_000_000)]
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
 Digest = Annotated[TextOrSecret, "SHA-256"]
 
@@ -26,15 +26,15 @@ class Plan(Section):
 
     name: Name
     """Name of the plan, unique."""
-    priority: Priority = 0
+    priority: _Priority = 0
     """Priority class, -1000 to 1000: higher is more important. Reserved for the admission queue,
     which does not exist yet: no effect so far."""
-    weight: Weight = 1
+    weight: _Weight = 1
     """Share of a contended pool, relative to other tenants of the same priority. Reserved for the
     admission queue, which does not exist yet: no effect so far."""
     models: tuple[ModelPattern, ...] = ("*",)
     """Patterns of the models that may be used, as clients name them. `[]`: none."""
-    on_store_failure: OnStoreFailure = "open"
+    on_store_failure: _OnStoreFailure = "open"
     """What happens while the limit store is away. open: requests are admitted, and counted when
     it is back. closed: 503. share: each picker admits its share of every limit."""
     limits: tuple[Limit, ...] = ()
@@ -83,13 +83,13 @@ class Tenant(Section):
     """Name of the tenant, unique; it labels metrics and usage."""
     plan: Name | None = None
     """Plan that it refers to. Null: none, and so no limits but its own."""
-    priority: Priority | None = None
+    priority: _Priority | None = None
     """Priority class, -1000 to 1000; no effect so far, see `plans[]`. Null: the plan's."""
-    weight: Weight | None = None
+    weight: _Weight | None = None
     """Share of a contended pool; no effect so far, see `plans[]`. Null: the plan's."""
     models: tuple[ModelPattern, ...] | None = None
     """Patterns of the models that it may use. `[]`: none. Null: the plan's."""
-    on_store_failure: OnStoreFailure | None = None
+    on_store_failure: _OnStoreFailure | None = None
     """What happens while the limit store is away. Null: the plan's."""
     limits: tuple[Limit, ...] = ()
     """[Limits](#limit) beside the plan's. One with the same name replaces the plan's."""

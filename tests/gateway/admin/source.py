@@ -15,9 +15,9 @@ from gateway.admin.status import (
     EnvoyStatus,
     GatewayStatus,
     PickerStatus,
-    PoolReplicaStatus,
     PoolStatus,
     RefusedConfig,
+    ReplicaStatus,
     UnknownEndpointError,
 )
 from gateway.control.accounts import AccountsClient
@@ -54,7 +54,7 @@ class Source:
                     "main",
                     "process",
                     ("llama",),
-                    (PoolReplicaStatus("main-0", "ready", "10.0.0.1:8000", 99, restarts=2),),
+                    (ReplicaStatus("main-0", "ready", "10.0.0.1:8000", 99, restarts=2),),
                     self.endpoints,
                 ),
             ),
