@@ -11,7 +11,6 @@ import secrets
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -271,7 +270,7 @@ class Worker:
                 self._telemetry.tenants.sample_expressions(self._tenancy.expression_failures)
                 self._telemetry.tenants.sample_registry(self._tenancy.registry_failures)
                 if self._tenancy.outage is not None:
-                    self._telemetry.tenants.sample_outage(asdict(self._tenancy.outage))
+                    self._telemetry.tenants.sample_outage(self._tenancy.outage)
 
     def _report(self) -> control_pb2.Report:
         report = control_pb2.Report(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
@@ -12,6 +12,9 @@ from gateway.telemetry.labels import LabelLimiter
 from policies.limits.plan import Subject
 from policies.limits.prices import MICROS, Usage
 from policies.limits.types import Bucket
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _TENANT_CAP: Final = 1_000
 _LIMIT_CAP: Final = 1_000
@@ -97,9 +100,9 @@ class TenantMetrics:
         """See `LimitObserver`."""
         self.failed.inc()
 
-    def sample_outage(self, events: Mapping[str, int]) -> None:
-        """Note how often each event has happened so far while the store was away."""
-        for event, count in events.items():
+    def sample_outage(self, counters: DataclassInstance) -> None:
+        """Note how often each event has happened so far while the store was away: a field each."""
+        for event, count in asdict(counters).items():
             if count:  # an event that has not happened yet makes no series
                 self._outage.follow(count, event)
 
