@@ -37,7 +37,7 @@ _RENEW_AT_ONCE: Final = 500
 _DRAIN_POLL_S: Final = 0.5
 
 BUSY_S: Final = 0.07
-"""Envoy tells of ends every 50 ms (`gateway.envoy.listener.LOG_FLUSH_S`)."""
+"""Envoy tells of ends every 50 ms (`gateway.envoy.render.LOG_FLUSH_S`)."""
 
 PolicyOf = Callable[[str, str], TenantPolicy | None]
 """By name of the tenant and id of the key, "" for none; None: there is no such tenant or key."""

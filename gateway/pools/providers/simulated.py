@@ -5,7 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from gateway.config.schema.pools import Ready, Restart, SimulatedPool, Stop
+from gateway.config.schema.pools import (
+    Ready,
+    Restart,
+    SimulatedPool,
+    Stop,
+)
 from gateway.pools.provider import PoolConfig
 from gateway.pools.providers.replica import LaunchPlan, ReplicaPlan
 
