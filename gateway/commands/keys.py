@@ -22,7 +22,7 @@ from gateway.commands.output import AsJson, day_and_time, fail, say, show_json, 
 app = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
 
 KeyId = Annotated[str, typer.Argument(help="Id of the key.", show_default=False)]
-Expires = Annotated[
+ExpiresOption = Annotated[
     str | None,
     typer.Option(
         "--expires",
@@ -30,7 +30,15 @@ Expires = Annotated[
         show_default=False,
     ),
 ]
-OnlyKey = Annotated[
+KeyLimitsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        help=f"A limit of this key alone; repeatable. {shorthand.LIMIT_FORM}",
+        show_default=False,
+    ),
+]
+QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print the key and nothing else, for scripts.")
 ]
 
@@ -80,7 +88,7 @@ def list_(
 def create(
     tenant: Annotated[str, typer.Argument(help="Name of the tenant.", show_default=False)],
     name: Annotated[str, typer.Option("--name", help="What you call it.")] = "",
-    expires: Expires = None,
+    expires: ExpiresOption = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,17 +97,10 @@ def create(
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--limit",
-            help=f"A limit of this key alone; repeatable. {shorthand.LIMIT_FORM}",
-            show_default=False,
-        ),
-    ] = None,
+    limit: KeyLimitsOption = None,
     url: Url = LOCAL,
     token_file: TokenFile = None,
-    quiet: OnlyKey = False,
+    quiet: QuietOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a key for a tenant. It is shown only once."""
@@ -137,14 +138,7 @@ def set_(
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--limit",
-            help=f"A limit of this key alone; repeatable. {shorthand.LIMIT_FORM}",
-            show_default=False,
-        ),
-    ] = None,
+    limit: KeyLimitsOption = None,
     no_limit: GoneLimits = None,
     url: Url = LOCAL,
     token_file: TokenFile = None,
@@ -185,10 +179,10 @@ def rotate(
     overlap: Annotated[
         str, typer.Option("--overlap", help="How long the old key stays good: 0s, 30min, 24h, 7d.")
     ] = "24h",
-    expires: Expires = None,
+    expires: ExpiresOption = None,
     url: Url = LOCAL,
     token_file: TokenFile = None,
-    quiet: OnlyKey = False,
+    quiet: QuietOption = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a new key in place of an old one, which stays good for the overlap."""
