@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config.config import Config
-from gateway.config.schema.limits import Redis as RedisSettings
-from gateway.config.schema.limits import RedisStore as RedisChoice
+from gateway.config.schema.redis import RedisChoice, RedisSection
 from gateway.limits.limiter import LimitObserver
 from gateway.limits.memory.journal import Journal
 from gateway.limits.memory.store import MemoryStore
-from gateway.limits.outage.counters import OutageCounters
 from gateway.limits.outage.fallback import FallbackStore
 from gateway.limits.outage.local import LocalLimits
+from gateway.limits.outage_counters import OutageCounters
 from gateway.limits.redis.client import Client, connect, connect_cluster
 from gateway.limits.redis.store import RedisStore
 from gateway.tenancy.directory import Directory
@@ -110,12 +109,12 @@ def require_state(config: Config) -> None:
         database.execute("SELECT count(*) FROM sqlite_master")
 
 
-def _redis(config: Config) -> RedisSettings | None:
+def _redis(config: Config) -> RedisSection | None:
     chosen = config.limits.store
     return chosen.redis if isinstance(chosen, RedisChoice) else None
 
 
-def _client(redis: RedisSettings, timeout_s: float) -> Client:
+def _client(redis: RedisSection, timeout_s: float) -> Client:
     make = connect_cluster if redis.cluster else connect
     return make(redis.address, timeout_s=timeout_s)
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from gateway.config.config import (
-    Config,
-    Pool,
-    Secret,
-    StaticPool,
-    UpstreamTls,
-)
+from gateway.config.config import Config
+from gateway.config.schema.pools import Pool, StaticPool
 from gateway.config.schema.scheduling import Policy, Profile
-from gateway.envoy import render
-from gateway.envoy.jwt import Jwt
-from gateway.envoy.tls import ListenerTls
-from gateway.envoy.tls import UpstreamTls as EnvoyTls
-from gateway.run.tokenizers import FileTokenizer
+from gateway.config.schema.secret import Secret
+from gateway.config.schema.terms import is_ip
+from gateway.config.schema.tls import UpstreamTls
+from gateway.envoy.jwt import JwtProvider
+from gateway.envoy.plan import EnvoyPlan, PoolCluster
+from gateway.envoy.tls import ClusterTls, ListenerTls
+from gateway.tokenizers import FileTokenizer
 from picker.prompt.counting import Tokenizer
 from picker.settings import OutputBound, PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.signals.engines import Engine
@@ -122,19 +118,11 @@ def known_endpoints(config: Config) -> dict[str, list[str]]:
         pool.name: [
             endpoint
             for endpoint in pool.endpoints
-            if _is_ip(endpoint.rpartition(":")[0].strip("[]"))
+            if is_ip(endpoint.rpartition(":")[0].strip("[]"))
         ]
         for pool in config.pools
         if isinstance(pool, StaticPool)
     }
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _part(policy: Policy) -> dict[str, object]:
@@ -147,7 +135,7 @@ def envoy_plan(
     picker_sockets: tuple[Path, ...],
     *,
     secret: Callable[[Secret], str] = Secret.reveal,
-) -> render.Plan:
+) -> EnvoyPlan:
     """Everything Envoy's configuration depends on; writes secrets' files nowhere.
 
     ``secret``: what stands in the place of each secret, such as `instead_of` for people to read.
@@ -155,7 +143,7 @@ def envoy_plan(
     default = next((pool.name for pool in config.pools if pool.default), None)
     if default is None and config.pools:
         default = config.pools[0].name
-    return render.Plan(
+    return EnvoyPlan(
         run_dir=run_dir,
         address=config.listen.address,
         port=config.listen.port,
@@ -184,12 +172,12 @@ def _listener_tls(config: Config, secret: Callable[[Secret], str]) -> ListenerTl
     return ListenerTls(certificate=secret(tls.certificate), key=secret(tls.key))
 
 
-def _jwt(config: Config) -> Jwt | None:
+def _jwt(config: Config) -> JwtProvider | None:
     """The keys are public: they are shown as they are."""
     tokens = config.identity.jwt if config.identity is not None else None
     if tokens is None:
         return None
-    return Jwt(
+    return JwtProvider(
         issuer=tokens.issuer,
         audiences=tokens.audiences,
         jwks=tokens.jwks.reveal() if tokens.jwks is not None else None,
@@ -198,12 +186,12 @@ def _jwt(config: Config) -> Jwt | None:
     )
 
 
-def _cluster(pool: Pool, secret: Callable[[Secret], str]) -> render.PoolCluster:
+def _cluster(pool: Pool, secret: Callable[[Secret], str]) -> PoolCluster:
     if not isinstance(pool, StaticPool) or pool.tls is None:
-        return render.PoolCluster(pool.name)
-    tls = EnvoyTls(
+        return PoolCluster(pool.name)
+    tls = ClusterTls(
         ca=secret(pool.tls.ca) if pool.tls.ca is not None else None,
         server_name=pool.tls.server_name,
         verify=pool.tls.verify,
     )
-    return render.PoolCluster(pool.name, tls=tls)
+    return PoolCluster(pool.name, tls=tls)

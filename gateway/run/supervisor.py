@@ -23,13 +23,14 @@ from gateway.children.child import (
     ChildState,
     Launch,
 )
-from gateway.config.config import Config, SimulatedPool
+from gateway.config.config import Config
 from gateway.config.reading.problems import ConfigError, Problem
 from gateway.config.reading.wire import to_json
-from gateway.config.sources.file import watch
+from gateway.config.schema.pools import SimulatedPool
+from gateway.config.sources.source import ConfigSource
 from gateway.control.server import ControlServer
+from gateway.envoy.plan import EnvoyPlan
 from gateway.envoy.proxy import Envoy
-from gateway.envoy.render import Plan
 from gateway.pools.fleet import Fleet
 from gateway.pools.handover import Handover
 from gateway.pools.provider import ReplicaState
@@ -60,7 +61,7 @@ class StartError(RuntimeError):
 class Supervisor:
     """One running Penstock."""
 
-    def __init__(self, path: Path, config: Config, run: RunDir) -> None:
+    def __init__(self, path: Path, config: Config, source: ConfigSource, run: RunDir) -> None:
         self.config = config
         self.run_dir = run
         self.config_version = 0
@@ -71,6 +72,7 @@ class Supervisor:
         """The last change of the file, when it was not accepted."""
         self.refused_s = 0.0
         self.path = path
+        self._source = source
         self.fleet = Fleet(run.logs, self._pools_changed)
         self.control = ControlServer(run.control_socket, self._reported)
         self.pickers: list[Child] = []
@@ -184,7 +186,7 @@ class Supervisor:
     # -- configuration
 
     async def _follow(self) -> None:
-        async for result in watch(self.path, self.config):
+        async for result in self._source.changes():
             refused = result if isinstance(result, ConfigError) else await self._obstacle(result)
             if refused is not None:
                 self.refused, self.refused_s = refused, time.time()
@@ -300,7 +302,7 @@ class Supervisor:
         """Envoy keeps draining endpoints: requests still run on them."""
         return {pool: [spec.address for spec in specs] for pool, specs in self.members().items()}
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> EnvoyPlan:
         serving = [
             index
             for index, child in enumerate(self.pickers)

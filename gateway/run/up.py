@@ -19,6 +19,7 @@ from gateway.children.child import Child, ChildError, ChildState
 from gateway.commands.api import LOCAL
 from gateway.config.config import Config
 from gateway.config.schema.terms import join_endpoint
+from gateway.config.sources.file import ConfigFile
 from gateway.pools.provider import ReplicaState, ReplicaStatus
 from gateway.run.listening import require_free
 from gateway.run.rundir import RunDir
@@ -36,7 +37,7 @@ async def up(path: Path, config: Config) -> None:
     logs.set_up(config.telemetry.log_level, role="supervisor")
     require_free(config)
     run = RunDir.create(config.run_dir)
-    supervisor = Supervisor(path, config, run)
+    supervisor = Supervisor(path, config, ConfigFile(path, config), run)
     admin = AdminServer(
         SupervisorStatus(supervisor),
         SupervisorTenants(supervisor),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.config.config import Config
-from gateway.limits.outage.counters import OutageCounters
+from gateway.limits.outage_counters import OutageCounters
 from gateway.tenancy.picker import PickerTenancy
 from picker.request.caller import Caller
 from picker.request.grant import Grant

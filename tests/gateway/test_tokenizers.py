@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from gateway.config.reading.accept import accept
-from gateway.config.reading.problems import ConfigError
-from gateway.run.tokenizers import FileTokenizer, TokenizerError
+from gateway.tokenizers import FileTokenizer, TokenizerError
 from picker.prompt.counting import Counting
 from picker.prompt.forms import Form, read_prompt
 from tests.picker.fleet import chat, decided, end_of, fleet
@@ -71,14 +69,3 @@ async def test_the_event_loop_goes_on_while_it_counts(file: Path) -> None:
         await asyncio.sleep(0)
     assert await asking == 100_000
     assert turns > 10
-
-
-def test_the_configuration_is_refused_with_the_place(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text(
-        "pools: [{name: a, type: simulated, model: m}]\n"
-        "limits:\n  tokenizers:\n    - {model: m, file: missing.json}\n"
-    )
-    with pytest.raises(ConfigError) as refused:
-        accept(tmp_path / "p.yaml")
-    assert "limits.tokenizers[0].file" in str(refused.value)
-    assert "missing.json" in str(refused.value)

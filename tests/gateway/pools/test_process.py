@@ -15,15 +15,9 @@ import aiohttp
 import psutil
 import pytest
 
-from gateway.config.schema.pools import (
-    ProcessPool,
-    Ready,
-    Restart,
-    SimulatedPool,
-    StaticPool,
-    Stop,
-)
-from gateway.config.schema.secret import HostSecrets, SecretContext
+from gateway.config.reading.secrets import HostSecrets
+from gateway.config.schema.pools import ProcessPool, Ready, Restart, SimulatedPool, StaticPool, Stop
+from gateway.config.schema.secret import SecretContext
 from gateway.pools.provider import ReplicaState
 from gateway.pools.providers.build import build_pool
 from gateway.pools.providers.process import ReplicaProcesses, process_plan

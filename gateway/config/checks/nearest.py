@@ -1,4 +1,4 @@
-"""What messages say of a name that is not known."""
+"""What messages say about a name that is not known."""
 
 from __future__ import annotations
 

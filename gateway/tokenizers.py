@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class TokenizerError(ValueError):
-    """A tokenizer cannot be had; the text says why and what to do."""
+    """A tokenizer cannot be loaded; the text says why and what to do."""
 
 
 class FileTokenizer:

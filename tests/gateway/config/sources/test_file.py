@@ -13,7 +13,7 @@ import pytest
 from gateway.config.config import Config
 from gateway.config.reading.accept import accept
 from gateway.config.reading.problems import ConfigError
-from gateway.config.sources.file import watch
+from gateway.config.sources.file import ConfigFile
 
 Next = Callable[[], Awaitable[Config | ConfigError]]
 Follow = Callable[[Path], Next]
@@ -28,7 +28,7 @@ async def follow() -> AsyncIterator[Follow]:
         current = accept(path)
 
         async def run() -> None:
-            async with aclosing(watch(path, current)) as changes:
+            async with aclosing(ConfigFile(path, current).changes()) as changes:
                 async for change in changes:
                     seen.put_nowait(change)
 

@@ -1,4 +1,4 @@
-"""A YAML file as plain data, with the place of every key and value in it.
+"""A YAML file as plain data, with the position of every key and value in it.
 
 Scalars follow the YAML 1.2 core schema: only true and false are booleans, so `off` and `no` are
 text, and `10:20` is not a number.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,15 +16,14 @@ import yaml
 from pydantic import JsonValue
 
 from gateway.config.reading.problems import ConfigError, Problem
-
-Location = tuple[str | int, ...]
+from gateway.config.schema.fault import Location, key_path
 
 _TAG: Final = "tag:yaml.org,2002:"
 _MAX_SHOWN: Final = 60
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """Composes nodes only; scalars get the tags of the core schema."""
+    """Composes nodes only. Scalars get the tags of the core schema."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
@@ -43,33 +42,31 @@ for _name, _pattern, _first in (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where something is, and what stands there."""
+class Position:
+    """Where a value is in the file, and the value."""
 
     line: int
+    """From 1."""
     column: int
+    """From 1."""
     value: str
     """The value as text, shortened."""
 
 
-@dataclass(slots=True)
-class Source:
-    """A parsed file. Raises ConfigError from `parse` when it is not YAML of our kind."""
+@dataclass(frozen=True, slots=True)
+class YamlFile:
+    """A parsed file, see `parse`."""
 
-    file: Path
+    path: Path
     root: yaml.Node | None
     data: JsonValue
-    problems: list[Problem] = field(default_factory=list)
 
     def key_path(self, location: Location) -> str:
         """``pools[0].endpoints[1]``; names of union members, which pydantic adds, are left out."""
-        text = ""
-        for part in self._real(location):
-            text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-        return text
+        return key_path(self._real(location))
 
-    def place(self, location: Location, *, of_key: bool = False) -> Place:
-        """Where the value (or its key) stands; for what is missing, the section it belongs to."""
+    def position(self, location: Location, *, of_key: bool = False) -> Position:
+        """Of the value, or of its key; of a value that is missing, its section's."""
         node, key = self.root, None
         for part in self._real(location):
             found = next(((k, v) for p, k, v in _children(node) if p == part), None)
@@ -77,12 +74,12 @@ class Source:
                 break
             key, node = found
         if node is None:
-            return Place(1, 1, "an empty file")
+            return Position(1, 1, "an empty file")
         mark = (key if of_key and key is not None else node).start_mark
-        return Place(mark.line + 1, mark.column + 1, _shown(node))
+        return Position(mark.line + 1, mark.column + 1, _shown(node))
 
     def _real(self, location: Location) -> Iterator[str | int]:
-        """The location without the names of union members that pydantic puts in."""
+        """The location without the names of union members that pydantic inserts."""
         node = self.root
         for part in location:
             children = list(_children(node))
@@ -94,7 +91,7 @@ class Source:
             node = found
 
 
-def parse(file: Path, text: str) -> Source:
+def parse(file: Path, text: str) -> YamlFile:
     """Parse one YAML document. Raises ConfigError with every duplicate key, or the syntax error."""
     try:
         root = yaml.compose(text, Loader=_CoreLoader)
@@ -103,12 +100,11 @@ def parse(file: Path, text: str) -> Source:
     except yaml.YAMLError as error:
         problem = Problem(file, 0, 0, "", str(error).replace("\n", " "), "a YAML file")
         raise ConfigError([problem], files=frozenset({file})) from error
-    source = Source(file, root, None)
     builder = _Builder(file)
-    source.data = builder.value(root, "") if root is not None else {}
+    data = builder.value(root, "") if root is not None else {}
     if builder.problems:
         raise ConfigError(builder.problems, files=frozenset({file}))
-    return source
+    return YamlFile(file, root, data)
 
 
 def _syntax_problem(file: Path, error: yaml.MarkedYAMLError) -> Problem:

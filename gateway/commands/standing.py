@@ -1,4 +1,4 @@
-"""``penstock limits``: what is left of limits, and when it is back."""
+"""``penstock limits``: the standing of limits: what is left, and when they reset."""
 
 from __future__ import annotations
 
