@@ -34,7 +34,14 @@ from picker.seams.peers import PeerDispatch
 from picker.settings import PickerSettings
 from picker.state.cache.approximate import PrefixIndex
 from picker.state.catalog import Catalog
-from picker.state.endpoints import EndpointSpec, PoolState, ServedModel, Signals
+from picker.state.endpoints import (
+    EndpointChanges,
+    EndpointSpec,
+    PoolState,
+    ServedModel,
+    Signals,
+    changes_between,
+)
 from picker.state.pool import PoolRuntime
 from picker.state.sessions import Sessions
 from policies.limits.estimate import OutputQuantile
@@ -121,16 +128,16 @@ class Picker:
             prior_tokens=bound.prior_tokens,
         )
 
+    def apply_endpoints(self, changes: EndpointChanges) -> None:
+        """Endpoints of one of our pools come, change and go."""
+        runtime = self.pools[changes.pool]
+        for slot in runtime.state.apply(changes).removed.values():
+            # What it still serves stays in flight until the data plane reports its end.
+            runtime.prefix.clear_slot(slot)
+
     def sync_endpoints(self, pool: str, specs: Iterable[EndpointSpec]) -> None:
         """Make the pool's endpoints be these."""
-        runtime = self.pools[pool]
-        wanted = list(specs)
-        addresses = {spec.address for spec in wanted}
-        for address, slot in list(runtime.state.slot_of.items()):
-            if address not in addresses:
-                # What it still serves stays in flight until the data plane reports its end.
-                runtime.prefix.clear_slot(slot)
-        runtime.state.sync(wanted)
+        self.apply_endpoints(changes_between(pool, self.pools[pool].state.specs, specs))
 
     def apply_signals(
         self, pool: str, address: str, signals: Signals, *, began_s: float, now_s: float

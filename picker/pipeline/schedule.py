@@ -62,8 +62,9 @@ class Schedule:
             raise Rejection(Reason.NO_ENDPOINTS, f"Pool {pool.name!r} has no replica to serve.")
         subset = context.head.subset
         if subset is not None:
-            allowed = [in_subset(state.address_of(int(slot)), subset) for slot in candidates]
-            candidates = candidates[np.array(allowed, np.bool_)]
+            named = np.zeros(state.slots, np.bool_)
+            named[state.in_subset(subset)] = True
+            candidates = candidates[named[candidates]]
             if candidates.size == 0:
                 raise Rejection(
                     Reason.NO_ENDPOINTS, "No replica of the subset that was asked for can serve."
@@ -83,12 +84,6 @@ class Schedule:
             return np.zeros(slots)
         matched_bytes = pool.prefix.match(blocks.chains, slots)
         return blocks.matched_tokens(matched_bytes, context.prompt_tokens)
-
-
-def in_subset(address: str, subset: frozenset[str]) -> bool:
-    """The endpoint is named with its port, or its ip without one."""
-    host = address.rpartition(":")[0]
-    return address in subset or host in subset or host.strip("[]") in subset
 
 
 def _only_if_cached(context: RequestContext) -> bool:
