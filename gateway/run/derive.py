@@ -12,7 +12,6 @@ from gateway.config.config import (
     Config,
     Pool,
     Secret,
-    StaticPool,
     UpstreamTls,
 )
 from gateway.config.schema.scheduling import Policy, Profile
@@ -102,9 +101,9 @@ def scrape_settings(config: Config) -> ScrapeSettings:
 def scraped_pool(pool: Pool) -> ScrapedPool:
     """How a pool's replicas are read; raises ValueError for certificates that cannot be used."""
     engine = None if pool.engine == "auto" else Engine(pool.engine)
-    if not isinstance(pool, StaticPool) or pool.tls is None:
+    if pool.upstream_tls is None:
         return ScrapedPool(pool.name, engine)
-    return ScrapedPool(pool.name, engine, _upstream(pool.tls))
+    return ScrapedPool(pool.name, engine, _upstream(pool.upstream_tls))
 
 
 @cache
@@ -122,11 +121,10 @@ def known_endpoints(config: Config) -> dict[str, list[str]]:
     return {
         pool.name: [
             endpoint
-            for endpoint in pool.endpoints
+            for endpoint in pool.known_endpoints
             if _is_ip(endpoint.rpartition(":")[0].strip("[]"))
         ]
         for pool in config.pools
-        if isinstance(pool, StaticPool)
     }
 
 
@@ -200,11 +198,12 @@ def _jwt(config: Config) -> Jwt | None:
 
 
 def _cluster(pool: Pool, secret: Callable[[Secret], str]) -> render.PoolCluster:
-    if not isinstance(pool, StaticPool) or pool.tls is None:
+    tls = pool.upstream_tls
+    if tls is None:
         return render.PoolCluster(pool.name)
-    tls = EnvoyTls(
-        ca=secret(pool.tls.ca) if pool.tls.ca is not None else None,
-        server_name=pool.tls.server_name,
-        verify=pool.tls.verify,
+    envoy_tls = EnvoyTls(
+        ca=secret(tls.ca) if tls.ca is not None else None,
+        server_name=tls.server_name,
+        verify=tls.verify,
     )
-    return render.PoolCluster(pool.name, tls=tls)
+    return render.PoolCluster(pool.name, tls=envoy_tls)

@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,8 @@ from gateway.children.child import Child, ChildError, ChildState
 from gateway.commands.api import LOCAL
 from gateway.config.config import Config
 from gateway.config.schema.terms import join_endpoint
-from gateway.pools.provider import ReplicaState, ReplicaStatus
+from gateway.pools.provider import ReplicaRecord, ReplicaState
+from gateway.pools.providers.build import build_provider
 from gateway.run.listening import require_free
 from gateway.run.rundir import RunDir
 from gateway.run.status import SupervisorStatus, SupervisorTenants, admin_token
@@ -36,7 +38,7 @@ async def up(path: Path, config: Config) -> None:
     logs.set_up(config.telemetry.log_level, role="supervisor")
     require_free(config)
     run = RunDir.create(config.run_dir)
-    supervisor = Supervisor(path, config, run)
+    supervisor = Supervisor(path, config, run, partial(build_provider, log_dir=run.logs))
     admin = AdminServer(
         SupervisorStatus(supervisor),
         SupervisorTenants(supervisor),
@@ -92,9 +94,9 @@ def _parts(supervisor: Supervisor) -> Table:
     if config.envoy.enabled:
         where = f"{config.listen.address}:{config.listen.port}"
         _child_row(table, "envoy", supervisor.envoy.child if supervisor.envoy else None, where)
-    for child in supervisor.pickers:
+    for child in supervisor.pickers.children:
         _child_row(table, child.spec.name, child, "")
-    for pool, replicas in supervisor.fleet.status().items():
+    for pool, replicas in supervisor.fleet.replicas().items():
         for replica in replicas:
             _replica_row(table, pool, replica)
     admin = f"{config.admin.address}:{config.admin.port}"
@@ -109,7 +111,7 @@ def _child_row(table: Table, name: str, child: Child | None, address: str) -> No
     table.add_row(_MARKS[state is ChildState.READY], name, waiting, address, pid)
 
 
-def _replica_row(table: Table, pool: str, replica: ReplicaStatus) -> None:
+def _replica_row(table: Table, pool: str, replica: ReplicaRecord) -> None:
     up = replica.state in (ReplicaState.READY, ReplicaState.ACTIVE)
     table.add_row(
         _MARKS[up],
@@ -126,7 +128,8 @@ def _first_steps(supervisor: Supervisor, took_s: float) -> str:
     if config.envoy.enabled:
         scheme = "https" if config.listen.tls is not None else "http"
         base = f"{scheme}://{_reachable(config.listen.address, config.listen.port)}"
-        model = supervisor.some_model() or "MODEL"
+        models = (pool.example_model for pool in config.pools)
+        model = next((model for model in models if model is not None), "MODEL")
         body = (
             f'{{"model": "{model}", "max_tokens": 16,'
             ' "messages": [{"role": "user", "content": "Hello"}]}'
