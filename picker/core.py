@@ -38,10 +38,10 @@ from picker.state.endpoints import (
     EndpointChanges,
     EndpointSpec,
     PoolState,
-    ServedModel,
     Signals,
     changes_between,
 )
+from picker.state.models import ServedModel
 from picker.state.pool import PoolRuntime
 from picker.state.sessions import Sessions
 from policies.limits.estimate import OutputQuantile

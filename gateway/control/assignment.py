@@ -40,7 +40,8 @@ class Board:
     def __init__(self) -> None:
         self.latest = Assignment()
         """Without configuration and endpoints; `put` changes it, nobody else."""
-        self._configuration: bytes | None = None
+        self.configuration: bytes | None = None
+        """None: there has been none; `put` changes it, nobody else."""
         self._endpoints: dict[str, dict[str, EndpointSpec]] = {}
         self._readers: set[Reader] = set()
 
@@ -52,15 +53,13 @@ class Board:
     def put(self, assignment: Assignment) -> None:
         """Bring an assignment into force."""
         self.latest = replace(assignment, configuration=None, endpoints=(), whole=False)
-        configured = assignment.configuration not in (None, self._configuration)
+        configured = assignment.configuration not in (None, self.configuration)
         if configured:
-            self._configuration = assignment.configuration
+            self.configuration = assignment.configuration
         changes = self._whole(assignment) if assignment.whole else assignment.endpoints
         for change in changes:
             endpoints = self._endpoints.setdefault(change.pool, {})
-            for address in change.deletes:
-                endpoints.pop(address, None)
-            endpoints.update((spec.address, spec) for spec in change.upserts)
+            change.apply_to(endpoints)
             if not endpoints:
                 del self._endpoints[change.pool]
         for reader in self._readers:
@@ -76,27 +75,8 @@ class Board:
         finally:
             self._readers.discard(reader)
 
-    def all(self) -> Assignment:
-        """Everything there is."""
-        return replace(
-            self.latest,
-            configuration=self._configuration,
-            endpoints=tuple(
-                EndpointChanges(pool, tuple(specs.values()))
-                for pool, specs in self._endpoints.items()
-            ),
-            whole=True,
-        )
-
-    def part(self, touched: Mapping[str, Iterable[str]], *, configured: bool) -> Assignment:
-        """What there is of these endpoints, by pool and address, and of the configuration."""
-        return replace(
-            self.latest,
-            configuration=self._configuration if configured else None,
-            endpoints=tuple(self._part(pool, addresses) for pool, addresses in touched.items()),
-        )
-
-    def _part(self, pool: str, addresses: Iterable[str]) -> EndpointChanges:
+    def part(self, pool: str, addresses: Iterable[str]) -> EndpointChanges:
+        """What has become of these endpoints."""
         specs = self._endpoints.get(pool, {})
         return EndpointChanges(
             pool,
@@ -118,15 +98,15 @@ class Reader:
     def __init__(self, board: Board) -> None:
         self._board = board
         self._whole = True
-        self._configured = False
-        self._touched: dict[str, dict[str, None]] = {}
+        self._configured = True
+        self._touched = {pool: dict.fromkeys(specs) for pool, specs in board.endpoints.items()}
         """By pool: addresses, in the order in which they were touched."""
         self._news = asyncio.Event()
 
     def note(self, changes: Iterable[EndpointChanges], *, configured: bool) -> None:
         """The board has changed."""
         self._configured |= configured
-        for change in changes:
+        for change in filter(None, changes):
             addresses = (*change.deletes, *(spec.address for spec in change.upserts))
             self._touched.setdefault(change.pool, {}).update(dict.fromkeys(addresses))
         self._news.set()
@@ -137,11 +117,12 @@ class Reader:
 
     def read(self) -> Assignment:
         """What is new since the last call, the first time everything."""
-        if self._whole:
-            assignment = self._board.all()
-        else:
-            touched = {pool: addresses for pool, addresses in self._touched.items() if addresses}
-            assignment = self._board.part(touched, configured=self._configured)
+        assignment = replace(
+            self._board.latest,
+            configuration=self._board.configuration if self._configured else None,
+            endpoints=tuple(self._board.part(*one) for one in self._touched.items()),
+            whole=self._whole,
+        )
         self._whole, self._configured, self._touched = False, False, {}
         self._news.clear()
         return assignment

@@ -30,7 +30,7 @@ def from_assignment(assignment: Assignment) -> control_pb2.Assignment:
 
 
 def to_assignment(message: control_pb2.Assignment) -> Assignment:
-    """What the message says."""
+    """The assignment of the message."""
     return Assignment(
         version=message.version,
         whole=message.whole,

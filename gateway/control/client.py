@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import grpc
 
 from gateway.control.assignment import Assignment, Board
 from gateway.control.assignment_wire import to_assignment
-from gateway.control.server import SERVICE
+from gateway.control.server import CONTROL_SERVICE
 from picker.state.endpoints import EndpointSpec
 from picker.wire import control_pb2
 
@@ -23,19 +23,15 @@ _REPORT_S: Final = 0.25
 _RETRY_S: Final = 0.5
 
 
-class ReportSource(Protocol):
-    """Makes a worker's reports."""
-
-    def __call__(self, *, whole: bool) -> control_pb2.Report:
-        """What has changed since the last report, or everything."""
-        ...
+MakeReport = Callable[[bool], control_pb2.Report]
+"""What has changed since the last report; with True everything, after attaching."""
 
 
 class ControlClient:
     """Holds the assignment as the supervisor last sent it; ``report`` is called a few times a
     second while attached."""
 
-    def __init__(self, socket: Path, *, report: ReportSource) -> None:
+    def __init__(self, socket: Path, *, report: MakeReport) -> None:
         self._socket = socket
         self._report = report
         self._board = Board()
@@ -67,7 +63,7 @@ class ControlClient:
         async with grpc.aio.insecure_channel(f"unix:{self._socket}") as channel:
             attach: grpc.aio.StreamStreamMultiCallable[control_pb2.Report, control_pb2.Assignment]
             attach = channel.stream_stream(
-                f"/{SERVICE}/Attach",
+                f"/{CONTROL_SERVICE}/Attach",
                 request_serializer=control_pb2.Report.SerializeToString,
                 response_deserializer=control_pb2.Assignment.FromString,
             )
@@ -75,7 +71,7 @@ class ControlClient:
                 self._board.put(to_assignment(message))
 
     async def _reports(self) -> AsyncIterator[control_pb2.Report]:
-        yield self._report(whole=True)
+        yield self._report(True)
         while True:
             await asyncio.sleep(_REPORT_S)
-            yield self._report(whole=False)
+            yield self._report(False)

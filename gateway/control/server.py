@@ -16,7 +16,7 @@ from gateway.control.report import WorkerReport
 from picker.state.endpoints import EndpointChanges, EndpointKey
 from picker.wire import control_pb2
 
-SERVICE: Final = "penstock.control.v1.Control"
+CONTROL_SERVICE: Final = "penstock.control.v1.Control"
 
 
 class ControlServer:
@@ -39,7 +39,7 @@ class ControlServer:
             request_deserializer=control_pb2.Report.FromString,
             response_serializer=control_pb2.Assignment.SerializeToString,
         )
-        handler = grpc.method_handlers_generic_handler(SERVICE, {"Attach": method})
+        handler = grpc.method_handlers_generic_handler(CONTROL_SERVICE, {"Attach": method})
         self._server.add_generic_rpc_handlers((handler,))
         self._socket.unlink(missing_ok=True)
         self._server.add_insecure_port(f"unix:{self._socket}")

@@ -23,8 +23,8 @@ class Handover:
         healthy: Callable[[EndpointKey], bool],
         now_s: float,
     ) -> set[EndpointKey]:
-        """Of the draining endpoints those in whose pool no endpoint that stays is healthy, each
-        for `LONGEST_S` at most."""
+        """Draining endpoints of pools in which no endpoint that stays is healthy; each of them for
+        at most `LONGEST_S`."""
         kept: set[EndpointKey] = set()
         leaving: set[EndpointKey] = set()
         for pool, specs in endpoints.items():

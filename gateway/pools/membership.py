@@ -29,10 +29,7 @@ class Membership:
 
     def apply(self, changes: EndpointChanges) -> None:
         """Take over what a provider reports."""
-        provided = self._provided.setdefault(changes.pool, {})
-        for address in changes.deletes:
-            provided.pop(address, None)
-        provided.update((spec.address, spec) for spec in changes.upserts)
+        changes.apply_to(self._provided.setdefault(changes.pool, {}))
 
     def hold(self, pool: str, address: str, *, held: bool) -> None:
         """Send an endpoint no new requests, or some again."""

@@ -151,7 +151,7 @@ class SupervisorTenants:
 
     @property
     def accounts(self) -> AccountsClient:
-        """Asks the pickers that run."""
+        """Of the pickers that run."""
         return self._accounts
 
     @property
@@ -168,7 +168,7 @@ class SupervisorTenants:
 
 
 def config_document(config: Config) -> dict[str, object]:
-    """A configuration as JSON; secrets are references, and hashes of keys are left out."""
+    """A configuration as JSON; secrets are shown as references, hashes of keys are left out."""
     document = config.model_dump(mode="json")
     for tenant in document["tenants"]:
         for key in tenant["keys"]:

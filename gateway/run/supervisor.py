@@ -36,10 +36,11 @@ from gateway.tenancy.service import TenantAdmin
 log = logging.getLogger(__name__)
 
 _REGISTRY_READ_S: Final = 1.0
+_SETTLED_LOOK_S: Final = 0.05
 
 
 class StartError(RuntimeError):
-    """Penstock cannot start; the message says what to do."""
+    """Penstock cannot start; the message names the reason and a remedy."""
 
 
 class Supervisor:
@@ -53,9 +54,9 @@ class Supervisor:
         self.fleet = Fleet(make)
         self.members = Membership()
         self.control = ControlServer(run.control_socket, self._reported)
-        self.pickers = Pickers(run, self.control, self._pickers_changed)
+        # By itself Envoy ejects a dead picker only after several failures.
+        self.pickers = Pickers(run, self.control, self._update_envoy)
         self.envoy: Envoy | None = None
-        self._changed = asyncio.Event()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
@@ -72,10 +73,8 @@ class Supervisor:
     # -- life
 
     async def start(self) -> None:
-        """Start everything; returns when requests are served, as far as replicas are up.
-
-        Raises StartError and ChildError.
-        """
+        """Start everything; return when requests are served, as far as replicas are up. Raises
+        StartError and ChildError."""
         config = self.config
         self._hear_signals()
         if config.picker.ext_proc.port is not None:
@@ -107,10 +106,10 @@ class Supervisor:
             replicas = [one for pool in self.fleet.replicas().values() for one in pool]
             if all(one.state is not ReplicaState.STARTING for one in replicas):
                 return
-            await self.changed(0.2)
+            await asyncio.sleep(_SETTLED_LOOK_S)
 
     async def serve(self) -> None:
-        """Return at SIGTERM or SIGINT; raises what ended a part that must not end."""
+        """Return at SIGTERM or SIGINT. Raises what ended a part that must not end."""
         assert self._following is not None
         assert self._stepping is not None
         stopped = asyncio.create_task(self._stop.wait())
@@ -174,7 +173,7 @@ class Supervisor:
                 await self.apply(result)
 
     async def _obstacle(self, config: Config) -> ConfigError | None:
-        """Why a sound configuration cannot come into force while this Penstock runs."""
+        """Why a valid configuration cannot come into force while this Penstock runs."""
         problem = None
         if self._tenancy is not None and self._store != _store_of(config):
             problem = Problem(
@@ -213,8 +212,8 @@ class Supervisor:
             self._tenancy, self._store = tenancy, _store_of(config)
 
     async def _registry_written(self) -> None:
-        """Return when every picker here has read it: a new key opens at once, and one that was
-        revoked is refused."""
+        """Return when every picker here has read the registry: from then on a new key is accepted
+        and a revoked one refused."""
         version = self.control.registry_written()
         with contextlib.suppress(TimeoutError):  # one that is stuck looks by itself later
             async with asyncio.timeout(_REGISTRY_READ_S):
@@ -248,7 +247,6 @@ class Supervisor:
         if changes:
             self._update_envoy()  # it must know an endpoint before the pickers choose it
             self.control.change_endpoints(changes)
-        self._notify()
 
     def _update_envoy(self) -> None:
         if self.envoy is not None:
@@ -265,13 +263,6 @@ class Supervisor:
     def _envoy_changed(self) -> None:
         if self.envoy is not None and self.envoy.child.state is ChildState.BACKOFF:
             self.control.proxy_ended(self.envoy.child.restarts + 1)
-        self._notify()
-
-    def _pickers_changed(self) -> None:
-        # One that has ended gets no more requests: Envoy's own ejection takes several failures, and
-        # longer the second time.
-        self._update_envoy()
-        self._notify()
 
     def _reported(self) -> None:
         if self.members.hands_over:
@@ -280,17 +271,6 @@ class Supervisor:
             for pool, address in self.members.leaving():
                 if not self.control.in_flight((pool, address)):
                     self.fleet.drained(pool, address)
-        self._notify()
-
-    def _notify(self) -> None:
-        self._changed.set()
-
-    async def changed(self, timeout_s: float) -> None:
-        """Return when something has changed, or after the time."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
-        self._changed.clear()
 
 
 def _no_state(path: Path, config: Config, error: Exception) -> Problem:
@@ -301,6 +281,6 @@ def _no_state(path: Path, config: Config, error: Exception) -> Problem:
 
 
 def _store_of(config: Config) -> tuple[object, ...]:
-    """What only a start can change."""
+    """The settings of the tenancy that only a start can change."""
     limits = config.limits
     return (config.state_dir, limits.store, limits.usage_days, limits.max_users_per_day)

@@ -1,4 +1,4 @@
-"""``penstock up``: starts everything with a progress display, then says what runs."""
+"""``penstock up``: starts everything with a progress display, then shows what runs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def up(path: Path, config: Config) -> None:
 
 @contextlib.asynccontextmanager
 async def _progress(console: Console, supervisor: Supervisor) -> AsyncIterator[None]:
-    """Show the parts as they come up; on a pipe, say so once."""
+    """Show the parts as they come up; on a pipe, one line."""
     if not console.is_terminal:
         console.print("penstock: starting")
         yield
@@ -146,7 +146,7 @@ def _first_steps(supervisor: Supervisor, took_s: float) -> str:
 
 
 def first_key(config: Config) -> list[str]:
-    """Commands that make a key, and a tenant for it where there is none."""
+    """Commands that make a key, and a tenant for it when there is none."""
     admin, before, after = config.admin, "", ""
     if (url := _admin_url(config)) != LOCAL:
         after += f" --url {url}"
@@ -167,7 +167,7 @@ def _admin_url(config: Config) -> str:
 
 
 def _reachable(address: str, port: int) -> str:
-    """Where a client of this machine finds a listener: on its loopback, when it is everywhere."""
+    """The address at which a client on this machine reaches a listener."""
     listening = ipaddress.ip_address(address)
     if listening.is_unspecified:
         address = "127.0.0.1" if listening.version == 4 else "::1"

@@ -35,7 +35,8 @@ from picker.seams.limiter import Unlimited
 from picker.server.health import Health
 from picker.server.listen import Address, Listeners, Servers
 from picker.signals.scraper import Scraper
-from picker.state.endpoints import EndpointChanges, ServedModel, Signals
+from picker.state.endpoints import EndpointChanges, Signals
+from picker.state.models import ServedModel
 from picker.wire import control_pb2
 from policies import registry
 
@@ -74,7 +75,7 @@ class Worker:
         self._servers: Servers | None = None
         self._config: Config | None = None
         self._control = ControlClient(run.control_socket, report=self._report)
-        self._reporter = EndpointReporter(self._picker.states)
+        self._reporter = EndpointReporter(self._picker.states, self._picker.traffic.under_way)
         self._applied = Assignment()
         self._scraped: set[str] = set()
         self._looked_at: set[tuple[str, str]] = set()
@@ -270,7 +271,7 @@ class Worker:
                 if self._tenancy.outage is not None:
                     self._telemetry.tenants.sample_outage(self._tenancy.outage)
 
-    def _report(self, *, whole: bool) -> control_pb2.Report:
+    def _report(self, whole: bool) -> control_pb2.Report:
         if whole:
             self._reporter.forget()
         report = control_pb2.Report(
@@ -280,13 +281,13 @@ class Worker:
             applied_version=self._applied.version,
             ready=self._applied.version > 0 and not self._picker.draining,
         )
-        keys = [(pool, a) for pool, specs in self._control.endpoints.items() for a in specs]
-        self._reporter.fill(
-            report,
-            now_s=self._picker.now(),
-            in_flight={key: self._picker.traffic.under_way(*key) for key in keys},
-            removed=[key for key in keys if key[0] not in self._picker.pools],
-        )
+        removed = [
+            (pool, address)
+            for pool, specs in self._control.endpoints.items()
+            if pool not in self._picker.pools
+            for address in specs
+        ]
+        self._reporter.fill(report, now_s=self._picker.now(), removed=removed)
         return report
 
 

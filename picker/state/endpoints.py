@@ -11,17 +11,6 @@ from picker.request.role import Role
 from picker.state.models import ServedModel, ServedModels
 from policies.routing.types import Bools, Floats, PoolView, Slots
 
-__all__ = [
-    "EndpointChanges",
-    "EndpointKey",
-    "EndpointSpec",
-    "PoolState",
-    "ServedModel",
-    "Signals",
-    "SlotChanges",
-    "changes_between",
-]
-
 EndpointKey = tuple[str, str]
 """Pool and address."""
 
@@ -58,6 +47,12 @@ class EndpointChanges:
     def __bool__(self) -> bool:
         return bool(self.upserts or self.deletes)
 
+    def apply_to(self, endpoints: dict[str, EndpointSpec]) -> None:
+        """Change these, by address."""
+        for address in self.deletes:
+            endpoints.pop(address, None)
+        endpoints.update((spec.address, spec) for spec in self.upserts)
+
 
 def changes_between(
     pool: str, before: Mapping[str, EndpointSpec], after: Iterable[EndpointSpec]
@@ -74,7 +69,7 @@ def changes_between(
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What one scrape of an engine says."""
+    """What one scrape of an engine has found."""
 
     waiting_requests: float
     running_requests: float

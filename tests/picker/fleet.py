@@ -15,7 +15,8 @@ from picker.request.head import RequestHead
 from picker.request.report import Report
 from picker.seams.observer import Completed, Rejected
 from picker.settings import PickerSettings, PoolSettings, RewriteRule
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.models import ServedModel
 from policies.registry import build
 from policies.routing.types import RoutingPolicy
 from policies.routing.weighted import DEFAULT_PROFILE

@@ -15,7 +15,8 @@ from picker.request.context import RequestContext
 from picker.request.report import Report
 from picker.seams.peers import PeerDispatch
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.models import ServedModel
 from tests.picker.fleet import (
     IDLE,
     MODEL,

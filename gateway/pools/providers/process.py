@@ -18,8 +18,7 @@ from picker.state.endpoints import EndpointSpec
 
 _LOG: Final = logging.getLogger("penstock.pools")
 
-Section = TypeVar("Section", ProcessPool, SimulatedPool)
-"""The configuration of pools whose replicas are our processes."""
+_Config = TypeVar("_Config", ProcessPool, SimulatedPool)
 
 
 def process_plan(config: ProcessPool) -> ReplicaPlan:
@@ -37,7 +36,7 @@ def process_plan(config: ProcessPool) -> ReplicaPlan:
     return ReplicaPlan(launch, config.ready, config.stop, config.restart)
 
 
-class ReplicaProcesses(Generic[Section]):
+class ReplicaProcesses(Generic[_Config]):
     """A pool of processes.
 
     Fewer replicas: the last ones drain, then stop. More: they become endpoints when ready. Another
@@ -48,18 +47,18 @@ class ReplicaProcesses(Generic[Section]):
 
     def __init__(
         self,
-        config: Section,
-        plan_of: Callable[[Section], ReplicaPlan],
+        config: _Config,
+        plan_of: Callable[[_Config], ReplicaPlan],
         *,
         on_change: OnChange,
         log_dir: Path | None = None,
         rng: random.Random | None = None,
     ) -> None:
         """``log_dir``: folder for a log file of each replica; None: only their last lines."""
-        self._section: type[Section] = type(config)
-        self._plan_of: Callable[[Section], ReplicaPlan] = plan_of
+        self._section: type[_Config] = type(config)
+        self._plan_of: Callable[[_Config], ReplicaPlan] = plan_of
         self._plan = plan_of(config)
-        self._config: Section = config
+        self._config: _Config = config
         self._count = config.replicas
         self._on_change = on_change
         self._log_dir = log_dir
@@ -154,7 +153,7 @@ class ReplicaProcesses(Generic[Section]):
             self._on_change()
 
     def _reconcile(self) -> None:
-        """Take the steps towards what is configured that can be taken now."""
+        """Take those steps towards the configuration that can be taken now."""
         if self._http is None:
             return
         for index in [index for index in self._replicas if index >= self._count]:
@@ -167,8 +166,8 @@ class ReplicaProcesses(Generic[Section]):
         self._announce()
 
     def _fill(self, index: int, http: aiohttp.ClientSession) -> None:
-        """Start a replica, or take back one that drains; one that stops is waited for, as it may
-        still hold the port and the device of this index."""
+        """Start a replica, or take back the one of this index that drains. One that stops may still
+        hold its port and its device: nothing is started before it has ended."""
         before = next((replica for replica in self._retiring if replica.index == index), None)
         if before is None:
             replica = Replica(
@@ -189,8 +188,8 @@ class ReplicaProcesses(Generic[Section]):
             self._replicas[index] = before
 
     def _outdated(self) -> list[Replica]:
-        """Replicas of an old plan to be replaced now: all that serve nobody, else a single one, and
-        that only while every other is well."""
+        """Replicas of an old plan to be replaced now: all that do not serve. When all serve, a
+        single one, and only while every other one is ready."""
         old = [r for r in self._replicas.values() if r.plan.launch != self._plan.launch]
         idle = [replica for replica in old if not replica.ready]
         new_ones_ready = all(

@@ -1,4 +1,4 @@
-"""One replica that is a process of ours, and what it is started from."""
+"""One replica that is a process of ours, and how it is started."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class ReplicaPlan:
 
 
 class Replica:
-    """One process. Its address is known once it has been started, and changes with a restart
-    when the port is not a fixed one."""
+    """One process. Its address is known once it has been started; it changes with a restart unless
+    the port is fixed."""
 
     def __init__(
         self,

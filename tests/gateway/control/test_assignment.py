@@ -43,6 +43,11 @@ def put(board: Board, assignment: Assignment) -> None:
     board.put(replace(assignment, version=board.latest.version + 1))
 
 
+def everything(board: Board) -> Assignment:
+    with board.reading() as reader:
+        return reader.read()
+
+
 def one_change(*upserts: EndpointSpec, deletes: Sequence[str] = ()) -> Assignment:
     return Assignment(endpoints=(EndpointChanges("chat", upserts, tuple(deletes)),))
 
@@ -77,9 +82,7 @@ class Follower:
         for changes in self.applied.endpoints:
             endpoints = self.endpoints.setdefault(changes.pool, {})
             assert changes, "a change that changes nothing"
-            for address in changes.deletes:
-                endpoints.pop(address, None)
-            endpoints.update((spec.address, spec) for spec in changes.upserts)
+            changes.apply_to(endpoints)
             if not endpoints:
                 del self.endpoints[changes.pool]
 
@@ -134,11 +137,11 @@ class BoardMachine(RuleBasedStateMachine):
 
     @invariant()
     def who_has_received_and_applied_everything_has_the_whole_picture(self) -> None:
-        whole = self.board.all()
+        whole = everything(self.board)
         for worker in self.workers:
             if worker.board.latest.version == self.board.latest.version:
                 assert worker.board.endpoints == self.board.endpoints
-                assert worker.board.all().configuration == whole.configuration
+                assert worker.board.configuration == whole.configuration
             if worker.applied.version == self.board.latest.version:
                 assert worker.endpoints == self.board.endpoints
                 assert worker.configurations[-1:] == [whole.configuration] * (
@@ -205,9 +208,9 @@ def test_a_configuration_that_is_in_force_already_is_no_news() -> None:
     put(board, Assignment(configuration=b"{}"))
     copy = Board()
     with copy.reading() as reader:
-        copy.put(board.all())
+        copy.put(everything(board))
         assert reader.read().configuration == b"{}"
-        copy.put(board.all())  # the line broke, and the worker has attached anew
+        copy.put(everything(board))  # the line broke, and the worker has attached anew
         assert reader.read() == Assignment(version=1)
 
 

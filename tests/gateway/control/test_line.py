@@ -39,7 +39,7 @@ class Worker:
         async for assignment in self.client.changes():
             self.assigned.append(assignment)
 
-    def _report(self, *, whole: bool) -> control_pb2.Report:
+    def _report(self, whole: bool) -> control_pb2.Report:
         self.wholes.append(whole)
         report = control_pb2.Report(
             worker=self.name,

@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from gateway.control.report import WorkerReport
 from gateway.control.reporter import EndpointReporter
-from picker.state.endpoints import EndpointKey, EndpointSpec, PoolState, ServedModel
+from picker.state.endpoints import EndpointKey, EndpointSpec, PoolState
+from picker.state.models import ServedModel
 from picker.wire import control_pb2
 from tests.picker.fleet import IDLE, load
 
@@ -28,15 +29,13 @@ class Reports:
     """What a reporter says, report by report."""
 
     def __init__(self, pools: dict[str, PoolState]) -> None:
-        self.reporter = EndpointReporter(pools)
+        self.reporter = EndpointReporter(pools, lambda *one: self.in_flight.get(one, 0))
         self.in_flight: dict[EndpointKey, int] = {}
         self.removed: list[EndpointKey] = []
 
     def next(self, now_s: float = 0.0) -> control_pb2.Report:
         report = control_pb2.Report()
-        self.reporter.fill(
-            report, now_s=now_s, in_flight=dict(self.in_flight), removed=self.removed
-        )
+        self.reporter.fill(report, now_s=now_s, removed=self.removed)
         return report
 
 
@@ -80,13 +79,15 @@ def test_whatever_changes_is_reported() -> None:
     assert addresses(reports.next()) == [A]
     state.sync([EndpointSpec(A), EndpointSpec(B, draining=True)])
     assert [(one.address, one.problem) for one in reports.next().endpoints] == [(B, "draining")]
+    state.sync([EndpointSpec(A), EndpointSpec(B)])
+    assert [(one.address, one.problem) for one in reports.next().endpoints] == [(B, "")]
     state.mark_failed(A, 0.0, "refused")
     assert [(one.address, one.problem) for one in reports.next().endpoints] == [(A, "refused")]
     state.mark_failed(A, 0.0, "timed out")
     assert [(one.address, one.problem) for one in reports.next().endpoints] == [(A, "timed out")]
 
 
-def test_signals_that_grow_old_are_reported_as_long_as_they_do() -> None:
+def test_why_an_endpoint_is_not_healthy_is_reported_every_time() -> None:
     reports = Reports({"chat": pool_with(A)})
     reports.next()
     assert addresses(reports.next(5.0)) == []
@@ -116,7 +117,6 @@ def test_endpoints_of_a_removed_pool_are_reported_until_they_are_gone() -> None:
     left = merged.endpoints["chat", A]
     assert (left.healthy, left.problem) == (False, "its pool is being removed")
     assert left.in_flight_requests == 2
-    assert not reports.next().endpoints
     reports.in_flight = {}
     merged.merge(reports.next())
     assert merged.in_flight(("chat", A)) == 0

@@ -101,10 +101,7 @@ class Place:
     async def _read(self) -> None:
         async for changes in self.fleet.changes():
             self.messages += 1
-            pool = self.endpoints.setdefault(changes.pool, {})
-            for address in changes.deletes:
-                del pool[address]
-            pool.update((spec.address, spec) for spec in changes.upserts)
+            changes.apply_to(self.endpoints.setdefault(changes.pool, {}))
 
     async def configure(self, *configs: PoolConfig) -> None:
         await self.fleet.reconfigure(configs)
