@@ -82,7 +82,7 @@ class ReplicaProcesses(Generic[_Config]):
         children = [replica.child for replica in self._all()]
         self._replicas = {}
         for replica in retiring:
-            replica.drained.set()
+            replica.drained()
         try:
             await asyncio.gather(*retiring.values(), *(child.stop() for child in children))
         except asyncio.CancelledError:
@@ -129,7 +129,7 @@ class ReplicaProcesses(Generic[_Config]):
         """See Provider."""
         for replica in self._retiring:
             if replica.address == address:
-                replica.drained.set()
+                replica.drained()
 
     def replicas(self) -> tuple[ReplicaRecord, ...]:
         """See Provider."""
@@ -142,7 +142,7 @@ class ReplicaProcesses(Generic[_Config]):
     def _on_state(self) -> None:
         for replica in self._retiring:
             if not replica.ready:  # it ended while it drained: nothing left to wait for
-                replica.drained.set()
+                replica.drained()
         self._announce()
         self._reconcile()
 
@@ -183,7 +183,7 @@ class ReplicaProcesses(Generic[_Config]):
             self._replicas[index] = replica
             replica.child.start()
         elif before.draining and before.plan.launch == self._plan.launch:
-            before.draining = False
+            before.undrain()
             self._retiring.pop(before).cancel()
             self._replicas[index] = before
 
@@ -201,25 +201,23 @@ class ReplicaProcesses(Generic[_Config]):
         return old[:1]
 
     def _retire(self, replica: Replica) -> None:
-        replica.draining = replica.ready
-        replica.drained.clear()
+        replica.drain()
         self._retiring[replica] = asyncio.create_task(
             self._retired(replica), name=f"retire {self._config.name}-{replica.index}"
         )
 
     async def _retired(self, replica: Replica) -> None:
-        if replica.draining:
-            try:
-                async with asyncio.timeout(self._config.drain_timeout_s):
-                    await replica.drained.wait()
-            except TimeoutError:
-                _LOG.warning(
-                    "pool %s: %s still had requests after %g s and is stopped",
-                    self._config.name,
-                    replica.address,
-                    self._config.drain_timeout_s,
-                )
-        replica.draining = False
+        try:
+            async with asyncio.timeout(self._config.drain_timeout_s):
+                await replica.wait_drained()
+        except TimeoutError:
+            _LOG.warning(
+                "pool %s: %s still had requests after %g s and is stopped",
+                self._config.name,
+                replica.address,
+                self._config.drain_timeout_s,
+            )
+        replica.undrain()
         self._announce()
         await replica.child.stop()
         self._retiring.pop(replica, None)

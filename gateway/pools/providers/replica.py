@@ -81,7 +81,8 @@ class Replica:
         self.index = index
         self.plan = plan
         self.draining = False
-        self.drained = asyncio.Event()
+        """Finishes its requests; `drain` and `undrain` change it."""
+        self._drained = asyncio.Event()
         self.port: int | None = None
         self._http = http
         self._taken_ports = taken_ports
@@ -118,6 +119,24 @@ class Replica:
         if self.port is None:
             return None
         return join_endpoint(reachable(self.plan.launch.host), self.port)
+
+    def drain(self) -> None:
+        """Finish the requests, when it can have any."""
+        self.draining = self.ready
+        self._drained.clear()
+
+    def undrain(self) -> None:
+        """Serve again, or end: there is nothing to finish."""
+        self.draining = False
+
+    def drained(self) -> None:
+        """It has no request any more."""
+        self._drained.set()
+
+    async def wait_drained(self) -> None:
+        """Return when it has no request any more."""
+        if self.draining:
+            await self._drained.wait()
 
     def record(self) -> ReplicaRecord:
         """The replica as it is now."""
