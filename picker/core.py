@@ -24,8 +24,9 @@ from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings
 from picker.state.catalog import Catalog
-from picker.state.endpoints import ServedModel, Signals
+from picker.state.endpoints import EndpointChanges, Signals
 from picker.state.learned import Learned
+from picker.state.models import ServedModel
 from picker.state.pools import Pools
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,10 @@ class Picker:
     def drain(self) -> None:
         """Refuse requests from now on; those under way go on."""
         self.draining = True
+
+    def apply_endpoints(self, changes: EndpointChanges) -> None:
+        """Endpoints of a pool come, change and go."""
+        self.pools.apply_endpoints(changes)
 
     @property
     def ready(self) -> bool:

@@ -7,9 +7,10 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 from gateway.config.config import Config
+from gateway.config.schema.pools import ProcessPool, SimulatedPool, StaticPool
 from gateway.config.schema.redis import RedisChoice, RedisSection
 from gateway.limits.limiter import LimitObserver
 from gateway.limits.memory.journal import Journal
@@ -19,6 +20,10 @@ from gateway.limits.outage.local import LocalLimits
 from gateway.limits.outage_counters import OutageCounters
 from gateway.limits.redis.client import Client, connect, connect_cluster
 from gateway.limits.redis.store import RedisStore
+from gateway.pools.provider import OnChange, PoolConfig, Provider
+from gateway.pools.providers.process import ReplicaProcesses, process_plan
+from gateway.pools.providers.simulated import simulated_plan
+from gateway.pools.providers.static import StaticEndpoints
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.picker import PickerTenancy
 from gateway.tenancy.redis_registry import RedisRegistry
@@ -29,6 +34,20 @@ from gateway.tenancy.worker import WorkerTenancy
 from policies.limits.plan import OnStoreFailure
 
 _REGISTRY_TIMEOUT_S: Final = 2.0
+
+
+def provider_of(
+    config: PoolConfig, on_change: OnChange, *, log_dir: Path | None = None
+) -> Provider:
+    """A `MakeProvider`. ``log_dir``: folder for the logs of replicas that are our processes."""
+    match config:
+        case StaticPool():
+            return StaticEndpoints(config, on_change=on_change)
+        case ProcessPool():
+            return ReplicaProcesses(config, process_plan, on_change=on_change, log_dir=log_dir)
+        case SimulatedPool():
+            return ReplicaProcesses(config, simulated_plan, on_change=on_change, log_dir=log_dir)
+    assert_never(config)
 
 
 def worker_tenancy(observer: LimitObserver, socket: Path) -> WorkerTenancy:

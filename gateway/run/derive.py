@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from gateway.config.config import Config
-from gateway.config.schema.pools import Pool, StaticPool
+from gateway.config.schema.pools import Pool
 from gateway.config.schema.scheduling import Policy, Profile
 from gateway.config.schema.secret import Secret
 from gateway.config.schema.terms import is_ip
@@ -97,9 +97,9 @@ def scrape_settings(config: Config) -> ScrapeSettings:
 def scraped_pool(pool: Pool) -> ScrapedPool:
     """How a pool's replicas are read; raises ValueError for certificates that cannot be used."""
     engine = None if pool.engine == "auto" else Engine(pool.engine)
-    if not isinstance(pool, StaticPool) or pool.tls is None:
+    if pool.upstream_tls is None:
         return ScrapedPool(pool.name, engine)
-    return ScrapedPool(pool.name, engine, _upstream(pool.tls))
+    return ScrapedPool(pool.name, engine, _upstream(pool.upstream_tls))
 
 
 @cache
@@ -117,11 +117,10 @@ def known_endpoints(config: Config) -> dict[str, list[str]]:
     return {
         pool.name: [
             endpoint
-            for endpoint in pool.endpoints
+            for endpoint in pool.known_endpoints
             if is_ip(endpoint.rpartition(":")[0].strip("[]"))
         ]
         for pool in config.pools
-        if isinstance(pool, StaticPool)
     }
 
 
@@ -187,11 +186,12 @@ def _jwt(config: Config) -> JwtProvider | None:
 
 
 def _cluster(pool: Pool, secret: Callable[[Secret], str]) -> PoolCluster:
-    if not isinstance(pool, StaticPool) or pool.tls is None:
+    tls = pool.upstream_tls
+    if tls is None:
         return PoolCluster(pool.name)
-    tls = ClusterTls(
-        ca=secret(pool.tls.ca) if pool.tls.ca is not None else None,
-        server_name=pool.tls.server_name,
-        verify=pool.tls.verify,
+    envoy_tls = ClusterTls(
+        ca=secret(tls.ca) if tls.ca is not None else None,
+        server_name=tls.server_name,
+        verify=tls.verify,
     )
-    return PoolCluster(pool.name, tls=tls)
+    return PoolCluster(pool.name, tls=envoy_tls)

@@ -10,10 +10,8 @@ from gateway.run.supervisor import StartError
 
 
 def require_free(config: Config) -> None:
-    """Find out before anything is started, whose own messages name neither key nor remedy.
-
-    Raises StartError.
-    """
+    """Raise StartError when a port is taken. To be called before anything is started, because the
+    parts' own messages name neither the key nor a remedy."""
     for at, address, port in config.listeners():
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:

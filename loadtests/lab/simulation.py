@@ -30,7 +30,8 @@ from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
 from picker.seams.observer import Completed, Rejected
 from picker.settings import PickerSettings, PoolSettings
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.models import ServedModel
 
 POOL: Final = "lab"
 MODEL: Final = "model"

@@ -13,8 +13,8 @@ from picker.flight.expiry import Leases
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.request.context import RequestContext
-from picker.request.pick import Role
 from picker.request.report import Ending, Report
+from picker.request.role import Role
 from picker.seams.limiter import Limiter
 from picker.seams.observer import Observer
 from picker.seams.peers import Load, Peers, Sent

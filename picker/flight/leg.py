@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from picker.request.pick import Role
+from picker.request.role import Role
 from picker.state.endpoints import PoolState
 
 

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-
-class Role(StrEnum):
-    """The part of a request that an endpoint does."""
-
-    BOTH = "both"
-    PREFILL = "prefill"
-    DECODE = "decode"
+from picker.request.role import Role
 
 
 @dataclass(frozen=True, slots=True)

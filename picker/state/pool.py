@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from picker.request.pick import Role
+from picker.request.role import Role
 from picker.settings import PoolSettings
 from picker.state.cache.index import CacheIndex
 from picker.state.endpoints import PoolState
@@ -35,3 +35,7 @@ class PoolRuntime:
     def name(self) -> str:
         """Name in the configuration."""
         return self.settings.name
+
+    def reset(self, slot: int) -> None:
+        """The slot is free, or has another owner: forget what is known by slot."""
+        self.cache.reset(slot)

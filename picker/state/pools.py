@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from picker.request.pick import Role
+from picker.request.role import Role
 from picker.seams.peers import Sent
 from picker.settings import PickerSettings, PoolSettings
 from picker.state.cache.approximate import ApproximateIndex
-from picker.state.endpoints import EndpointSpec, PoolState, ServedModel, Signals
+from picker.state.endpoints import (
+    EndpointChanges,
+    EndpointSpec,
+    PoolState,
+    Signals,
+    changes_between,
+)
+from picker.state.models import ServedModel
 from picker.state.pool import PoolRuntime, Profile
 from picker.state.sessions import Sessions
 
@@ -54,16 +61,17 @@ class Pools(Mapping[str, PoolRuntime]):
             self.sync_endpoints(name, ())
             del self._pools[name], self.states[name]
 
+    def apply_endpoints(self, changes: EndpointChanges) -> None:
+        """Endpoints of a pool come, change and go; ignored for a pool that is not known. Requests
+        that a removed one still serves stay in flight until the data plane reports their end."""
+        runtime = self._pools.get(changes.pool)
+        if runtime is not None:
+            for slot in runtime.state.apply(changes).removed.values():
+                runtime.reset(slot)
+
     def sync_endpoints(self, pool: str, specs: Iterable[EndpointSpec]) -> None:
-        """Make the pool's endpoints be these. Requests that a removed one still serves stay in
-        flight until the data plane reports their end."""
-        runtime = self._pools[pool]
-        wanted = list(specs)
-        addresses = {spec.address for spec in wanted}
-        for address, slot in runtime.state.slot_of.items():
-            if address not in addresses:
-                runtime.cache.reset(slot)
-        runtime.state.sync(wanted)
+        """Make the pool's endpoints be these."""
+        self.apply_endpoints(changes_between(pool, self._pools[pool].state.specs, specs))
 
     def apply_signals(
         self, pool: str, address: str, signals: Signals, *, began_s: float, now_s: float

@@ -20,7 +20,8 @@ from picker.seams.observer import Completed, Rejected
 from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings, PoolSettings, RewriteRule
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.models import ServedModel
 from policies.registry import build
 from policies.routing.types import RoutingPolicy
 from policies.routing.weighted import DEFAULT_PROFILE

@@ -47,6 +47,21 @@ class _AnyPool(Section):
         raise_faults("pool", _repeated("models", self.models))
         return self
 
+    @property
+    def example_model(self) -> str | None:
+        """A base model that the replicas serve; None: none is declared."""
+        return self.models[0] if self.models else None
+
+    @property
+    def upstream_tls(self) -> UpstreamTls | None:
+        """TLS to the replicas; None: plain HTTP."""
+        return None
+
+    @property
+    def known_endpoints(self) -> tuple[str, ...]:
+        """`host:port` of the replicas that stand in the configuration."""
+        return ()
+
 
 class StaticPool(_AnyPool):
     """Replicas that somebody else runs, by address."""
@@ -65,6 +80,16 @@ class StaticPool(_AnyPool):
     def _distinct_endpoints(self) -> Self:
         raise_faults("pool", _repeated("endpoints", self.endpoints))
         return self
+
+    @property
+    def upstream_tls(self) -> UpstreamTls | None:
+        """TLS to the replicas; None: plain HTTP."""
+        return self.tls
+
+    @property
+    def known_endpoints(self) -> tuple[str, ...]:
+        """`host:port` of the replicas."""
+        return self.endpoints
 
 
 class Restart(Section):
@@ -157,6 +182,11 @@ class SimulatedPool(_AnyPool):
                 faults.append(fault)
         raise_faults("pool", faults)
         return self
+
+    @property
+    def example_model(self) -> str | None:
+        """The base model."""
+        return self.model
 
 
 EnvValue = Annotated[TextOrSecret, "environment variable"]

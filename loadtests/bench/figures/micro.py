@@ -25,7 +25,7 @@ from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.prompt.blocks import hash_blocks
 from picker.prompt.forms import Form, read_prompt
-from picker.request.pick import Role
+from picker.request.role import Role
 from picker.state.cache.approximate import ApproximateIndex
 from picker.state.endpoints import EndpointSpec, PoolState, Signals
 from policies.registry import build

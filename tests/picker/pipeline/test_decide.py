@@ -5,7 +5,8 @@ from __future__ import annotations
 from picker.pipeline.decide import Decide
 from picker.request.answer import Decision
 from picker.request.context import RequestContext
-from picker.request.pick import Pick, Role
+from picker.request.pick import Pick
+from picker.request.role import Role
 from tests.picker.fleet import POOL, address
 from tests.picker.pipeline.steps import begun, parsed
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from picker.pipeline.dispatch import Dispatch
-from picker.request.pick import Pick, Role
+from picker.request.pick import Pick
+from picker.request.role import Role
 from tests.picker.fleet import POOL, address, fleet
 from tests.picker.pipeline.steps import parsed
 

@@ -73,7 +73,7 @@ async def test_addresses_are_endpoints_at_once(make: Make) -> None:
         EndpointSpec("10.0.0.2:8000"),
         EndpointSpec("[::1]:9"),
     )
-    assert {status.state for status in pool.status()} == {ReplicaState.ACTIVE}
+    assert {status.state for status in pool.replicas()} == {ReplicaState.ACTIVE}
 
 
 async def test_a_removed_address_drains_until_it_is_told_empty(make: Make) -> None:
@@ -142,16 +142,16 @@ async def test_a_name_that_stops_resolving_keeps_its_addresses_and_says_so(
     await pool.start()
     await until(pool.endpoints)
     del names.answers["vllm"]
-    await until(lambda: pool.status()[0].last_error)
+    await until(lambda: pool.replicas()[0].last_error)
     assert pool.endpoints() == (EndpointSpec("10.0.0.1:8000"),)
-    assert pool.status()[0].last_error == "vllm cannot be resolved: Name or service not known"
+    assert pool.replicas()[0].last_error == "vllm cannot be resolved: Name or service not known"
 
 
 async def test_a_name_that_never_resolved_is_shown_as_such(make: Make) -> None:
     pool = make(config("nowhere:8000", "10.0.0.1:8000"))
     await pool.start()
-    await until(lambda: pool.status()[0].last_error)
-    assert pool.status()[0].state is ReplicaState.UNRESOLVED
+    await until(lambda: pool.replicas()[0].last_error)
+    assert pool.replicas()[0].state is ReplicaState.UNRESOLVED
     assert pool.endpoints() == (EndpointSpec("10.0.0.1:8000"),)
 
 
@@ -178,13 +178,47 @@ async def test_the_systems_resolver_knows_localhost() -> None:
 async def test_hosts_that_cannot_be_resolved_do_not_stop_the_pool(host: str) -> None:
     pool = StaticEndpoints(config(f"{host}:1", "10.0.0.1:1"), on_change=lambda: None)
     await pool.start()
-    await until(lambda: pool.status()[0].last_error)
+    await until(lambda: pool.replicas()[0].last_error)
     assert pool.endpoints() == (EndpointSpec("10.0.0.1:1"),)
     await pool.stop()
 
 
-async def test_another_type_of_pool_is_refused(make: Make) -> None:
+async def test_another_kind_of_pool_needs_another_provider(make: Make) -> None:
     pool = make(config("10.0.0.1:1"))
+    await pool.start()
     other = ProcessPool(name="chat", type="process", command=("x", "{port}"))
-    with pytest.raises(TypeError, match="static and cannot become process"):
-        pool.reconfigure(other)
+    assert not pool.reconfigure(other)
+    assert pool.endpoints() == (EndpointSpec("10.0.0.1:1"),)
+    assert pool.reconfigure(config("10.0.0.2:1"))
+
+
+async def test_it_has_left_when_its_last_endpoint_has_drained(make: Make, names: Names) -> None:
+    names.answers["vllm"] = ["10.0.0.3"]
+    pool = make(config("10.0.0.1:1", "10.0.0.2:1", "vllm:1", resolve_interval_s=0.01))
+    await pool.start()
+    await until(lambda: len(pool.endpoints()) == 3)
+    leaving = asyncio.create_task(pool.leave())
+    await asyncio.sleep(0.05)  # time enough to resolve the name again
+    assert [spec.draining for spec in pool.endpoints()] == [True, True, True]
+    for address in ("10.0.0.1:1", "10.0.0.2:1"):
+        pool.drained(address)
+        await asyncio.sleep(0)
+        assert not leaving.done()
+    pool.drained("10.0.0.3:1")
+    await leaving
+    assert pool.replicas() == ()
+
+
+async def test_one_that_leaves_can_be_taken_back(make: Make) -> None:
+    pool = make(config("10.0.0.1:1", "10.0.0.2:1"))
+    await pool.start()
+    leaving = asyncio.create_task(pool.leave())
+    await asyncio.sleep(0)
+    pool.drained("10.0.0.1:1")
+    leaving.cancel()
+    pool.reconfigure(config("10.0.0.2:1"))
+    assert pool.endpoints() == (EndpointSpec("10.0.0.2:1"),)
+
+
+async def test_its_replicas_are_not_ours_to_scale(make: Make) -> None:
+    assert not make(config("10.0.0.1:1")).scale(2)

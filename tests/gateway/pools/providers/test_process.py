@@ -19,9 +19,7 @@ from gateway.config.reading.secrets import HostSecrets
 from gateway.config.schema.pools import ProcessPool, Ready, Restart, SimulatedPool, StaticPool, Stop
 from gateway.config.schema.secret import SecretContext
 from gateway.pools.provider import ReplicaState
-from gateway.pools.providers.build import build_pool
 from gateway.pools.providers.process import ReplicaProcesses, process_plan
-from gateway.pools.providers.simulated import simulated_plan
 from picker.state.endpoints import EndpointSpec
 
 SERVER = Path(__file__).with_name("server.py")
@@ -53,17 +51,17 @@ def config(folder: Path) -> Config:
     return made
 
 
-Make = Callable[..., Awaitable[ReplicaProcesses]]
+Make = Callable[..., Awaitable[ReplicaProcesses[ProcessPool]]]
 
 
 @pytest.fixture
 async def make(folder: Path) -> AsyncIterator[Make]:
-    pools: list[ReplicaProcesses] = []
+    pools: list[ReplicaProcesses[ProcessPool]] = []
     before = set(psutil.Process().children())
 
     async def made(
         given: ProcessPool, on_change: Callable[[], None] = lambda: None
-    ) -> ReplicaProcesses:
+    ) -> ReplicaProcesses[ProcessPool]:
         pool = ReplicaProcesses(given, process_plan, on_change=on_change, log_dir=folder / "logs")
         pools.append(pool)
         await pool.start()
@@ -86,11 +84,11 @@ async def get(address: str) -> dict[str, Any]:
         return dict(await response.json(content_type=None))
 
 
-def serving(pool: ReplicaProcesses) -> list[str]:
+def serving(pool: ReplicaProcesses[ProcessPool]) -> list[str]:
     return [spec.address for spec in pool.endpoints() if not spec.draining]
 
 
-def draining(pool: ReplicaProcesses) -> list[str]:
+def draining(pool: ReplicaProcesses[ProcessPool]) -> list[str]:
     return [spec.address for spec in pool.endpoints() if spec.draining]
 
 
@@ -111,8 +109,8 @@ async def test_replicas_become_endpoints_and_have_their_values_filled_in(
     assert {answer["env"]["CUDA_VISIBLE_DEVICES"] for answer in answers} == {"0", "1"}
     assert {answer["env"]["JSON"] for answer in answers} == {'{"a": 1}'}
     assert {answer["env"]["TOKEN"] for answer in answers} == {"hush"}
-    assert {status.pid for status in pool.status()} == {answer["pid"] for answer in answers}
-    assert "hush" not in repr(pool.status()) + repr(pool._plan)
+    assert {replica.pid for replica in pool.replicas()} == {answer["pid"] for answer in answers}
+    assert "hush" not in repr(pool.replicas()) + repr(pool._plan)
 
 
 async def test_not_an_endpoint_before_health_says_so(
@@ -123,7 +121,7 @@ async def test_not_an_endpoint_before_health_says_so(
     await until(lambda: (folder / "logs" / "chat-0.log").exists())
     await asyncio.sleep(0.2)
     assert pool.endpoints() == ()
-    assert pool.status()[0].state is ReplicaState.STARTING
+    assert pool.replicas()[0].state is ReplicaState.STARTING
     (folder / "unhealthy").unlink()
     await until(lambda: serving(pool))
 
@@ -132,15 +130,16 @@ async def test_a_crash_takes_the_endpoint_away_and_it_comes_back(
     make: Make, config: Config
 ) -> None:
     told: list[int] = []
-    pool: ReplicaProcesses = await make(config(2), lambda: told.append(len(pool.endpoints())))
+    pool: ReplicaProcesses[ProcessPool]
+    pool = await make(config(2), lambda: told.append(len(pool.endpoints())))
     await until(lambda: len(serving(pool)) == 2)
-    victim = pool.status()[0]
+    victim = pool.replicas()[0]
     assert victim.pid is not None
     told.clear()
     os.kill(victim.pid, signal.SIGKILL)
     await until(lambda: told == [1], 1)
     await until(lambda: len(serving(pool)) == 2)
-    again = pool.status()[0]
+    again = pool.replicas()[0]
     assert again.restarts == 1
     assert again.pid != victim.pid
     assert again.last_error is not None
@@ -152,8 +151,8 @@ async def test_one_that_cannot_start_says_its_own_words(
 ) -> None:
     (folder / "broken").touch()
     pool = await make(config())
-    await until(lambda: pool.status()[0].restarts >= 2)
-    assert pool.status()[0].last_error == "exit code 1\n  CUDA out of memory"
+    await until(lambda: pool.replicas()[0].restarts >= 2)
+    assert pool.replicas()[0].last_error == "exit code 1\n  CUDA out of memory"
     (folder / "broken").unlink()
     await until(lambda: serving(pool))
 
@@ -161,7 +160,7 @@ async def test_one_that_cannot_start_says_its_own_words(
 async def test_fewer_replicas_drain_before_they_end(make: Make, config: Config) -> None:
     pool = await make(config(3))
     await until(lambda: len(serving(pool)) == 3)
-    leaving = pool.status()[2]
+    leaving = pool.replicas()[2]
     assert leaving.pid is not None
     assert leaving.address is not None
     pool.reconfigure(config(2))
@@ -170,7 +169,7 @@ async def test_fewer_replicas_drain_before_they_end(make: Make, config: Config) 
     assert psutil.pid_exists(leaving.pid)
     assert (await get(leaving.address))["pid"] == leaving.pid
     pool.drained(leaving.address)
-    await until(lambda: len(pool.status()) == 2)
+    await until(lambda: len(pool.replicas()) == 2)
     assert not psutil.pid_exists(leaving.pid)
     assert len(serving(pool)) == 2
 
@@ -179,29 +178,29 @@ async def test_draining_ends_after_its_timeout(make: Make, config: Config) -> No
     pool = await make(config(1))
     await until(lambda: serving(pool))
     pool.reconfigure(config(0, drain_timeout_s=0.1))
-    await until(lambda: pool.status() == (), 3)
+    await until(lambda: pool.replicas() == (), 3)
 
 
 async def test_a_crash_while_draining_ends_it(make: Make, config: Config) -> None:
     pool = await make(config(1))
     await until(lambda: serving(pool))
-    pid = pool.status()[0].pid
+    pid = pool.replicas()[0].pid
     assert pid is not None
     pool.reconfigure(config(0))
     os.kill(pid, signal.SIGKILL)
-    await until(lambda: pool.status() == (), 3)
+    await until(lambda: pool.replicas() == (), 3)
 
 
 async def test_more_replicas_take_back_the_one_that_drains(make: Make, config: Config) -> None:
     pool = await make(config(2))
     await until(lambda: len(serving(pool)) == 2)
-    pids = {status.pid for status in pool.status()}
+    pids = {replica.pid for replica in pool.replicas()}
     pool.reconfigure(config(1))
     assert len(draining(pool)) == 1
     pool.reconfigure(config(3))
     assert len(serving(pool)) == 2
     await until(lambda: len(serving(pool)) == 3)
-    assert pids < {status.pid for status in pool.status()}
+    assert pids < {replica.pid for replica in pool.replicas()}
 
 
 async def test_a_new_command_replaces_one_replica_after_the_other(
@@ -239,7 +238,7 @@ async def test_a_broken_new_command_leaves_the_rest_alone(make: Make, config: Co
     await until(lambda: len(serving(pool)) == 2)
     pool.reconfigure(config(2, command=("false", "{port}")))
     pool.drained(draining(pool)[0])
-    await until(lambda: any(status.restarts >= 2 for status in pool.status()))
+    await until(lambda: any(replica.restarts >= 2 for replica in pool.replicas()))
     assert len(serving(pool)) == 1
     pool.reconfigure(config(2))  # put right: the broken one at once
     await until(lambda: len(serving(pool)) == 2)
@@ -257,8 +256,8 @@ async def test_a_fixed_port_that_is_taken_is_told(make: Make, config: Config) ->
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         pool = await make(config(1, first_port=taken))
-        await until(lambda: pool.status()[0].last_error)
-        assert f"port {taken} is used by another program" in str(pool.status()[0].last_error)
+        await until(lambda: pool.replicas()[0].last_error)
+        assert f"port {taken} is used by another program" in str(pool.replicas()[0].last_error)
     await until(lambda: serving(pool))
 
 
@@ -296,44 +295,45 @@ async def test_a_cancelled_stop_leaves_nothing(make: Make, config: Config) -> No
     assert set(psutil.Process().children()) <= before
 
 
-async def test_another_type_of_pool_is_refused(make: Make, config: Config) -> None:
+async def test_another_kind_of_pool_needs_another_provider(make: Make, config: Config) -> None:
     pool = await make(config(0))
-    with pytest.raises(TypeError, match="cannot become static"):
-        pool.reconfigure(StaticPool(name="chat", type="static", endpoints=()))
+    assert not pool.reconfigure(StaticPool(name="chat", type="static", endpoints=()))
+    assert not pool.reconfigure(SimulatedPool(name="chat", type="simulated", replicas=1))
+    assert pool.replicas() == ()
 
 
-def test_the_simulators_command_has_the_settings() -> None:
-    given = SimulatedPool(
-        name="s",
-        type="simulated",
-        model="qwen",
-        adapters=("sql", "law"),
-        max_loras=2,
-        engine_profile="qwen3-32b-tp2-h100",
-        max_num_batched_tokens=2048,
-        seed=7,
-    )
-    command = simulated_plan(given).launch.command
-    assert {"--profile=qwen3-32b-tp2-h100", "--max-num-batched-tokens=2048"} <= set(command)
-    assert not [each for each in command if each.startswith("--num-blocks")]  # the profile's
-    assert command[:3] == (sys.executable, "-m", "loadtests.sim")
-    assert {"--model=qwen", "--lora=sql", "--lora=law", "--max-loras=2", "--port={port}"} <= set(
-        command
-    )
+async def test_it_scales_and_its_configuration_has_the_last_word(
+    make: Make, config: Config
+) -> None:
+    pool = await make(config(1))
+    assert pool.scale(2)
+    await until(lambda: len(serving(pool)) == 2)
+    assert pool.reconfigure(config(1))
+    assert len(draining(pool)) == 1
 
 
-async def test_a_simulated_pool_serves() -> None:
-    given = SimulatedPool(name="s", type="simulated", replicas=2, model="qwen", adapters=("sql",))
-    pool = build_pool(given, on_change=lambda: None)
-    await pool.start()
-    try:
-        await until(lambda: len(pool.endpoints()) == 2, 60)
-        address = pool.endpoints()[0].address
-        async with (
-            aiohttp.ClientSession() as http,
-            http.get(f"http://{address}/v1/models") as response,
-        ):
-            models = (await response.json())["data"]
-        assert {model["id"] for model in models} == {"qwen", "sql"}
-    finally:
-        await pool.stop()
+async def test_it_has_left_when_its_last_replica_has_drained(make: Make, config: Config) -> None:
+    pool = await make(config(2))
+    await until(lambda: len(serving(pool)) == 2)
+    leaving = asyncio.create_task(pool.leave())
+    await asyncio.sleep(0)
+    first, second = draining(pool)
+    pool.drained(first)
+    await until(lambda: len(pool.replicas()) == 1)
+    assert not leaving.done()
+    pool.drained(second)
+    await leaving
+    assert pool.replicas() == ()
+
+
+async def test_one_that_leaves_can_be_taken_back(make: Make, config: Config) -> None:
+    pool = await make(config(1))
+    await until(lambda: serving(pool))
+    before = serving(pool)
+    leaving = asyncio.create_task(pool.leave())
+    await asyncio.sleep(0)
+    assert draining(pool) == before
+    leaving.cancel()
+    pool.reconfigure(config(1))
+    await asyncio.sleep(0.1)
+    assert serving(pool) == before
