@@ -6,10 +6,11 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 
-from loadtests.lab.setting import PolicyChoice
+from loadtests.lab.experiment import PolicyChoice
 from loadtests.lab.source import LabError
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.scheduler import Limits
+from policies.routing.spec import PolicySpec
 from policies.routing.weighted import DEFAULT_PROFILE
 
 _MOST_STEPS = 200
@@ -23,11 +24,11 @@ def policies(text: str) -> tuple[PolicyChoice, ...]:
         label = name if params is None else f"{name} {json.dumps(params, separators=(',', ':'))}"
         if params is None:
             params = dict(DEFAULT_PROFILE) if name == "weighted" else {}
-        choice = PolicyChoice(name, params, label)
-        choice.built()
-        if any(label == other.label for other in choices):
+        spec = PolicySpec(name, params)
+        spec.build()
+        if any(label == other.title for other in choices):
             raise LabError(f"policy {label} is given twice")
-        choices.append(choice)
+        choices.append(PolicyChoice(label, spec))
     if not choices:
         raise LabError("name at least one policy: penstock lab policies lists them")
     return tuple(choices)

@@ -7,11 +7,21 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
 from loadtests.lab.comparison import Cell, Comparison, Run
-from loadtests.lab.setting import PolicyChoice, Seeing, Setting
+from loadtests.lab.setting import Seeing, Setting
 from loadtests.lab.simulation import Simulation
 from loadtests.lab.summary import whole
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.scheduler import Limits
+from policies.routing.spec import PolicySpec
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChoice:
+    """A policy to compare."""
+
+    title: str
+    """What reports call it; no other policy of the experiment has the same."""
+    spec: PolicySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +51,7 @@ class Experiment(Comparison):
 
     def contenders_as_data(self) -> Sequence[Mapping[str, object]]:
         return [
-            {"label": choice.title, "name": choice.name, "params": choice.params}
+            {"label": choice.title, "name": choice.spec.name, "params": choice.spec.params}
             for choice in self.policies
         ]
 
@@ -62,7 +72,7 @@ class Experiment(Comparison):
 
     def setting(self, cell: Cell) -> Setting:
         """What is simulated in a cell."""
-        policy = next(choice for choice in self.policies if choice.title == cell.contender)
+        policy = next(each.spec for each in self.policies if each.title == cell.contender)
         return Setting(
             self.profile, self.limits, cell.replicas, policy, self.seeing, self.client_timeout_s
         )

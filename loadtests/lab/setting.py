@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import policies.routing  # noqa: F401 - registers the built-in policies
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.scheduler import Limits
-from policies.registry import build
-from policies.routing.types import RoutingPolicy
+from policies.routing.spec import PolicySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,35 +29,13 @@ class Seeing:
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyChoice:
-    """A policy of the registry by name."""
-
-    name: str
-    params: Mapping[str, object] = field(default_factory=dict)
-    label: str = ""
-    """What reports call it, "" = its name."""
-
-    @property
-    def title(self) -> str:
-        """For people, and to tell two of one name apart."""
-        return self.label or self.name
-
-    def built(self) -> RoutingPolicy:
-        """A fresh one. Raises PolicyError."""
-        policy = build("policy", self.name, self.params)
-        if not isinstance(policy, RoutingPolicy):
-            raise TypeError(f"policy {self.name!r} has no rank() and observe() methods")
-        return policy
-
-
-@dataclass(frozen=True, slots=True)
 class Setting:
     """A pool of equal replicas behind one picker."""
 
     profile: Profile
     limits: Limits
     replicas: int
-    policy: PolicyChoice
+    policy: PolicySpec
     seeing: Seeing = field(default_factory=Seeing)
     client_timeout_s: float | None = None
     """After which a client goes away; None: never."""

@@ -83,7 +83,7 @@ class Simulation:
         self._picker = Picker(
             "lab", observer=_Unheard(), now=lambda: self.now_s, rng=random.Random(f"picker/{seed}")
         )
-        pool = PoolSettings(POOL, setting.policy.built(), (MODEL,), default=True)
+        pool = PoolSettings(POOL, setting.policy.build(), (MODEL,), default=True)
         self._picker_settings = PickerSettings((pool,), lease_s=_LEASE_S, stale_after_s=_LEASE_S)
         self._engines = [
             Engine(setting.profile, setting.limits, skip=skip) for _ in range(setting.replicas)

@@ -12,6 +12,7 @@ from picker.request.report import Report
 from picker.seams.observer import Completed
 from picker.state.pool import PoolRuntime
 from policies.limits.prices import Usage
+from policies.routing.types import Features
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,13 @@ class Dispatch:
     """Of that text, by the model's tokenizer."""
     chains: tuple[array[int], ...]
     decision_s: float
+    features: Features
 
     @classmethod
     def of(cls, context: RequestContext, pool: PoolRuntime, decision_s: float) -> Dispatch:
         """What will be needed of ``context`` later."""
         prompt, blocks = context.prompt, context.blocks
+        assert context.features is not None
         only_text = prompt is not None and prompt.token_ids == 0 and prompt.media_items == 0
         # Only a fallback needs the chains again.
         chains = blocks.chains if blocks is not None and len(context.addresses) > 1 else ()
@@ -61,6 +64,7 @@ class Dispatch:
             counted_tokens=context.counted_tokens,
             chains=tuple(array("Q", chain) for chain in chains),
             decision_s=decision_s,
+            features=context.features,
         )
 
     def completed(self, report: Report, usage: Usage | None) -> Completed:

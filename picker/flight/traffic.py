@@ -264,16 +264,13 @@ class Traffic:
             self._learn(sent, report, usage)
         slot = pool.state.slot_of.get(used)
         if entry is not None and slot is not None:
-            uncached_tokens = entry.uncached_tokens  # as believed, where the engine does not tell
-            if report.cached_tokens is not None:
-                uncached_tokens = max(0.0, completed.input_tokens - report.cached_tokens)
             pool.settings.policy.observe(
                 Observation(
                     slot=slot,
+                    features=sent.features,
                     prompt_tokens=completed.input_tokens,
-                    uncached_tokens=uncached_tokens,
+                    cached_tokens=report.cached_tokens,
                     output_tokens=completed.output_tokens,
-                    backlog_tokens=entry.backlog_tokens,
                     ttft_s=report.ttft_s,
                     duration_s=report.duration_s,
                     ok=ok,

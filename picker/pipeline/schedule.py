@@ -14,7 +14,7 @@ from picker import names
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
 from picker.state.pool import PoolRuntime
-from policies.routing.types import Floats, RoutingRequest, Slots
+from policies.routing.types import Features, Floats, RoutingRequest, Slots
 from policies.tokens import TokenRatio
 
 _MAX_SESSION_CHARS: Final = 64
@@ -50,10 +50,9 @@ class Schedule:
                 Reason.NO_ENDPOINTS, f"No replica of pool {pool.name!r} fits this request."
             )
         context.ranking = ranking
+        context.features = Features.seen(request, pool.state.view, int(ranking.slots[0]))
         context.addresses = tuple(pool.state.address_of(int(slot)) for slot in ranking.slots)
-        context.matched_tokens = min(
-            float(request.matched_tokens[ranking.slots[0]]), context.prompt_tokens
-        )
+        context.matched_tokens = context.features.matched_tokens
 
     def _candidates(self, context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:
         state = pool.state

@@ -18,7 +18,7 @@ from picker.request.head import RequestHead
 from picker.request.labels import RequestLabels
 from picker.state.pool import PoolRuntime
 from policies.limits.prices import MOST, Usage
-from policies.routing.types import Ranking
+from policies.routing.types import Features, Ranking
 
 _MAX_USER_CHARS: Final = 64
 _NOTHING: Final = Usage(0, 0)
@@ -70,6 +70,8 @@ class RequestContext:
     session: str = ""
     """Key of the session the request belongs to, "" without one."""
     ranking: Ranking | None = None
+    features: Features | None = None
+    """What was seen of the first choice."""
     addresses: tuple[str, ...] = ()
     matched_tokens: float = 0.0
     """Of the first choice."""

@@ -34,7 +34,9 @@ def check_policies(config: Config, source: Source | None = None) -> list[Problem
     ]
 
 
-def _policies(at: Location, profile: Profile) -> Iterator[tuple[Location, registry.Kind, Policy]]:
+def _policies(
+    at: Location, profile: Profile
+) -> Iterator[tuple[Location, registry.PartKind, Policy]]:
     for index, item in enumerate(profile.filters):
         yield (*at, "filters", index), "filter", item
     for index, scorer in enumerate(profile.scorers):
@@ -46,7 +48,7 @@ def _policies(at: Location, profile: Profile) -> Iterator[tuple[Location, regist
 
 
 def _built(
-    source: Source | None, at: Location, kind: registry.Kind, policy: Policy
+    source: Source | None, at: Location, kind: registry.PartKind, policy: Policy
 ) -> Problem | None:
     known = registry.names(kind)
     try:

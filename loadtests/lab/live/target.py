@@ -106,7 +106,7 @@ def _penstock(policy: str) -> Target:
     if len(chosen) != 1:
         raise LabError(f"target penstock: one policy is wanted, not {policy!r}")
     [choice] = chosen
-    return Target(Kind.PENSTOCK, f"penstock {choice.title}", choice.name, choice.params)
+    return Target(Kind.PENSTOCK, f"penstock {choice.title}", choice.spec.name, choice.spec.params)
 
 
 def _url(text: str) -> str:

@@ -48,7 +48,7 @@ def test_skipping_equal_steps_changes_nothing(make: Make, workload: str) -> None
     experiment = make(workload, "weighted", concurrencies=(12,), requests=60)
     source, level = experiment.source, experiment.levels[0]
     (choice,) = experiment.policies
-    setting = Setting(experiment.profile, experiment.limits, 3, choice)
+    setting = Setting(experiment.profile, experiment.limits, 3, choice.spec)
     hurried, patient = (
         Simulation(setting, source.traffic(level, 1, experiment.extent), seed=1, skip=skip).run()
         for skip in (True, False)

@@ -1,70 +1,20 @@
-"""Baselines that look at nothing, at requests in flight, or at the session."""
+"""Plain baselines: they look at nothing, at requests in flight, or at the session."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-from typing import Protocol
 
 import numpy as np
 
 from policies.registry import register
-from policies.routing.filters import AdapterServed
-from policies.routing.pickers import MaxScore
-from policies.routing.types import Floats, Observation, PoolView, Ranking, RoutingRequest, Slots
-
-_ADAPTER_SERVED = AdapterServed()
-_MAX_SCORE = MaxScore()
-
-
-class Baseline(Protocol):
-    """A policy given by one score per candidate, the most the best; exact ties at random.
-
-    A request for an adapter goes only where the adapter is served, whatever the formula: peers
-    see to that before they score.
-    """
-
-    def scores(
-        self, request: RoutingRequest, pool: PoolView, candidates: Slots, rng: random.Random
-    ) -> Floats:
-        """One finite score per candidate, in any unit; candidates are never empty."""
-        ...
-
-    def chosen(self, request: RoutingRequest, slot: int) -> None:
-        """The request goes to ``slot``; for baselines with state of their own."""
-
-    def rank(
-        self,
-        request: RoutingRequest,
-        pool: PoolView,
-        candidates: Slots,
-        count: int,
-        now_s: float,
-        rng: random.Random,
-    ) -> Ranking:
-        """At most ``count`` endpoints, best first; empty when nothing fits."""
-        candidates = _ADAPTER_SERVED.keep(request, pool, candidates)
-        if candidates.size == 0:
-            return Ranking(candidates, np.empty(0))
-        scores = self.scores(request, pool, candidates, rng)
-        ranking = _MAX_SCORE.pick(candidates, scores, count, rng)
-        if ranking.slots.size:
-            self.chosen(request, int(ranking.slots[0]))
-        return ranking
-
-    def observe(self, observation: Observation, now_s: float) -> None:
-        """Baselines do not learn."""
-
-
-def preferred_first(preferred: Slots, candidates: Slots, scores: Floats) -> Floats:
-    """``scores`` with those of the ``preferred`` lifted above all others; order within is kept."""
-    lift = float(np.ptp(scores)) + 1.0
-    return scores + lift * np.isin(candidates, preferred)
+from policies.routing.baselines.baseline import Baseline, preferred_first
+from policies.routing.types import Floats, PoolView, RoutingRequest, Slots
 
 
 @register("policy", "round-robin")
 class RoundRobin(Baseline):
-    """Each candidate in turn, by slot; requests that may go to few only keep the place."""
+    """Each candidate in turn, by slot; the turn goes on from the slot chosen last."""
 
     def __init__(self) -> None:
         self._last = -1
@@ -92,7 +42,7 @@ class Random(Baseline):
 
 @register("policy", "least-requests")
 class LeastRequests(Baseline):
-    """Fewest requests in flight, counted by us the moment they are sent."""
+    """Fewest requests in flight; we count a request at the moment it is sent."""
 
     def scores(
         self, request: RoutingRequest, pool: PoolView, candidates: Slots, rng: random.Random
@@ -118,8 +68,8 @@ class SessionHash(Baseline):
     """The endpoint that the session hashes to; without a session, fewest requests in flight.
 
     Rendezvous hashing (Thaler and Ravishankar, 1998): when an endpoint goes, only its own sessions
-    move. The routers that offer it use a hash ring, which differs in which endpoint, not in how
-    evenly or how steadily.
+    move. The routers that offer this policy use a hash ring: it chooses other endpoints, but it
+    spreads sessions as evenly and moves as few.
     """
 
     def scores(
@@ -135,7 +85,8 @@ class SessionHash(Baseline):
 
 
 def _mixed(values: np.typing.NDArray[np.uint64]) -> np.typing.NDArray[np.uint64]:
-    """Splitmix64's finaliser (Steele, Lea and Flood, 2014): every bit depends on every other."""
+    """Splitmix64's finaliser (Steele, Lea and Flood, 2014): every bit of the result depends
+    on every bit of the value."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -8,7 +8,7 @@ import random
 import numpy as np
 
 from policies.registry import register
-from policies.routing.baselines import Baseline, preferred_first
+from policies.routing.baselines.baseline import Baseline, preferred_first
 from policies.routing.scorers import Prefix
 from policies.routing.types import Floats, PoolView, RoutingRequest, Slots
 

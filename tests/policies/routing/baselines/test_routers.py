@@ -8,8 +8,7 @@ from collections import Counter
 import pytest
 
 from policies.registry import PolicyError, build
-from tests.policies.routing.pools import request_for
-from tests.policies.routing.test_baselines import baseline, order, pool_with
+from tests.policies.routing.pools import baseline, order, pool_with, request_for
 
 
 def test_cache_aware_follows_the_longest_match() -> None:

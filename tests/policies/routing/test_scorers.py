@@ -1,16 +1,9 @@
-"""Filters, scorers and pickers, one behaviour at a time."""
+"""Scorers, one behaviour at a time."""
 
 from __future__ import annotations
 
-import random
-from collections import Counter
-
 import numpy as np
-import pytest
 
-from policies.registry import build
-from policies.routing.filters import AdapterServed, MaxKvUsage, MaxWaiting
-from policies.routing.pickers import MaxScore, WeightedRandom
 from policies.routing.scorers import (
     InFlightTokens,
     KvUsage,
@@ -20,7 +13,7 @@ from policies.routing.scorers import (
     Running,
     Session,
 )
-from policies.routing.types import Picker, PoolView, RoutingRequest, Scorer
+from policies.routing.types import PoolView, RoutingRequest, Scorer
 from tests.policies.routing.pools import adapter_on, everyone, pool_of, request_for
 
 
@@ -123,71 +116,3 @@ class TestInFlightTokens:
         pool.in_flight_kv_tokens[:] = [5, 7]
         scores_of(InFlightTokens(), pool)
         assert pool.in_flight_kv_tokens.tolist() == [5, 7]
-
-
-class TestFilters:
-    def test_adapter_requests_go_only_where_it_is_loaded(self) -> None:
-        pool = pool_of((0, 0), (0, 0), (0, 0))
-        request = request_for(pool, adapter=adapter_on(pool, served={1}))
-        assert AdapterServed().keep(request, pool, everyone(pool)).tolist() == [1]
-        assert AdapterServed().keep(request, pool, np.array([0, 2])).tolist() == []
-        assert AdapterServed().keep(request_for(pool), pool, everyone(pool)).tolist() == [0, 1, 2]
-
-    def test_saturated_endpoints_are_left_out_but_never_all_unless_asked(self) -> None:
-        pool = pool_of((3, 0.5), (9, 0.99))
-        request, slots = request_for(pool), everyone(pool)
-        assert MaxWaiting(limit=3).keep(request, pool, slots).tolist() == [0]
-        assert MaxWaiting(limit=2).keep(request, pool, slots).tolist() == [0, 1]
-        assert MaxWaiting(limit=2, strict=True).keep(request, pool, slots).tolist() == []
-        assert MaxKvUsage(limit=0.9).keep(request, pool, slots).tolist() == [0]
-        assert MaxKvUsage(limit=0.1).keep(request, pool, slots).tolist() == [0, 1]
-        assert MaxKvUsage(limit=0.1, strict=True).keep(request, pool, slots).tolist() == []
-
-
-class TestPickers:
-    def test_max_orders_by_score(self) -> None:
-        ranking = MaxScore().pick(
-            np.array([4, 5, 6, 7]), np.array([0.1, 0.9, 0.5, 0.2]), 3, random.Random(1)
-        )
-        assert ranking.slots.tolist() == [5, 6, 7]
-        assert ranking.scores.tolist() == [0.9, 0.5, 0.2]
-
-    def test_exact_ties_are_random_and_the_rest_follows(self) -> None:
-        rng = random.Random(1)
-        firsts: Counter[int] = Counter()
-        for _ in range(900):
-            ranking = MaxScore().pick(np.arange(4), np.array([1.0, 0.5, 1.0, 1.0]), 4, rng)
-            firsts[int(ranking.slots[0])] += 1
-            assert ranking.slots[-1] == 1
-            assert sorted(ranking.slots.tolist()) == [0, 1, 2, 3]
-        assert firsts.keys() == {0, 2, 3}
-        assert min(firsts.values()) > 230
-
-    @pytest.mark.parametrize("name", ["max", "weighted-random"])
-    def test_no_more_than_there_are(self, name: str) -> None:
-        picker = build("picker", name)
-        assert isinstance(picker, Picker)
-        ranking = picker.pick(np.array([3]), np.array([0.0]), 3, random.Random(1))
-        assert ranking.slots.tolist() == [3]
-
-    def test_weighted_random_follows_the_scores(self) -> None:
-        rng = random.Random(1)
-        firsts = Counter(
-            int(WeightedRandom().pick(np.arange(3), np.array([3.0, 1.0, 0.0]), 2, rng).slots[0])
-            for _ in range(4000)
-        )
-        assert firsts[2] == 0
-        assert firsts[0] / firsts[1] == pytest.approx(3, rel=0.15)
-
-    def test_weighted_random_without_replacement_takes_zeros_last(self) -> None:
-        ranking = WeightedRandom().pick(
-            np.arange(3), np.array([0.0, 1.0, 0.0]), 3, random.Random(1)
-        )
-        assert ranking.slots[0] == 1
-        assert sorted(ranking.slots.tolist()) == [0, 1, 2]
-
-    def test_a_large_exponent_is_nearly_max(self) -> None:
-        rng = random.Random(1)
-        picker = WeightedRandom(exponent=500)
-        for _ in range(50):
-            assert picker.pick(np.arange(2), np.array([4.0, 5.0]), 1, rng).slots.tolist() == [1]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 
-from policies.registry import build
+from policies.routing.spec import PolicySpec
 from policies.routing.types import PoolView, RoutingPolicy, RoutingRequest
 from policies.routing.weighted import DEFAULT_PROFILE
 from tests.policies.routing.pools import adapter_on, everyone, pool_of, request_for
@@ -16,10 +17,8 @@ from tests.policies.routing.pools import adapter_on, everyone, pool_of, request_
 FOUR = {"scorers": [{"name": name} for name in ("queue", "kv", "prefix", "lora")]}
 
 
-def policy_of(params: object) -> RoutingPolicy:
-    built = build("policy", "weighted", params)  # type: ignore[arg-type]
-    assert isinstance(built, RoutingPolicy)
-    return built
+def policy_of(params: Mapping[str, object]) -> RoutingPolicy:
+    return PolicySpec("weighted", params).build()
 
 
 def first(

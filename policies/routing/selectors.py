@@ -1,4 +1,4 @@
-"""Pickers: from scores to an order of endpoints."""
+"""Selectors: from scores to an order of endpoints. The configuration calls them pickers."""
 
 from __future__ import annotations
 

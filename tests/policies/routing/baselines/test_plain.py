@@ -6,43 +6,19 @@ import random
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from policies.registry import build, names
-from policies.routing.types import PoolView, RoutingPolicy, RoutingRequest
-from tests.policies.routing.pools import adapter_on, everyone, pool_of, request_for
+from policies.registry import names
+from policies.routing.types import PoolView, RoutingRequest
+from tests.policies.routing.pools import (
+    adapter_on,
+    baseline,
+    order,
+    pool_with,
+    request_for,
+)
 
 BASELINES = [name for name in names("policy") if name != "weighted"]
-
-
-def baseline(name: str, **params: object) -> RoutingPolicy:
-    built = build("policy", name, params)
-    assert isinstance(built, RoutingPolicy)
-    return built
-
-
-def pool_with(*in_flight: float) -> PoolView:
-    pool = pool_of(*[(0, 0)] * len(in_flight))
-    pool.in_flight_requests[:] = in_flight
-    return pool
-
-
-def order(
-    policy: RoutingPolicy,
-    pool: PoolView,
-    request: RoutingRequest | None = None,
-    *,
-    among: list[int] | None = None,
-    count: int = 99,
-    rng: random.Random | None = None,
-) -> list[int]:
-    candidates = everyone(pool) if among is None else np.array(among)
-    ranking = policy.rank(
-        request or request_for(pool), pool, candidates, count, 0.0, rng or random.Random(1)
-    )
-    assert ranking.slots.shape == ranking.scores.shape
-    return [int(slot) for slot in ranking.slots]
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -12,7 +12,7 @@ import random
 import numpy as np
 
 from policies.registry import register
-from policies.routing.baselines import Baseline, preferred_first
+from policies.routing.baselines.baseline import Baseline, preferred_first
 from policies.routing.scorers import KvUsage, Lora, Prefix, Queue
 from policies.routing.types import Floats, PoolView, RoutingRequest, Slots
 
@@ -23,9 +23,10 @@ _QUEUE, _KV, _PREFIX, _LORA = Queue(), KvUsage(), Prefix(), Lora()
 class LlmdLegacy(Baseline):
     """The weighted blend that was llm-d's default until 2026: queue, KV, prefix, no-hit LRU, LoRA.
 
-    Queue and KV are as old as the last scrape, as they are there. No-hit LRU: a request of which
-    nobody has anything cached prefers endpoints by how long ago they got such a request, 1 for
-    the longest (or never) down to 0; all others are worth 0.5 everywhere.
+    Queue and KV are as old as the last scrape, as in llm-d itself. No-hit LRU: when no candidate
+    has any of the prompt cached, candidates score by how long ago they last got such a request,
+    from 1 for the longest ago (or never) down to 0; for other requests this score is the same
+    everywhere.
     """
 
     def __init__(
@@ -42,9 +43,9 @@ class LlmdLegacy(Baseline):
         self._queue, self._kv, self._prefix = queue, kv, prefix
         self._no_hit_lru, self._lora = no_hit_lru, lora
         self._cold: dict[int, None] = {}
-        """Slots that got a request nobody had cached, longest ago first."""
+        """Slots that got a request of which no candidate had anything cached, longest ago first."""
         self._is_cold = False
-        """No candidate for the request that was scored last has any of it."""
+        """Whether no candidate has anything cached of the request that was scored last."""
 
     def scores(
         self, request: RoutingRequest, pool: PoolView, candidates: Slots, rng: random.Random
@@ -63,6 +64,9 @@ class LlmdLegacy(Baseline):
             self._cold.pop(slot, None)
             self._cold[slot] = None
 
+    def reset(self, slot: int) -> None:
+        self._cold.pop(slot, None)
+
     def _longest_ago(self, candidates: Slots) -> Floats:
         if candidates.size == 1:
             return np.ones(1)
@@ -79,7 +83,8 @@ class LlmdTokenAware(Baseline):
     """Sticky until saturated: endpoints that have most of the prompt cached, by least load.
 
     Sticky endpoints are those with ``affinity`` of the prompt cached. When the best of them is
-    predicted to answer more than ``max_ttft_penalty_s`` after the best other, all count. TTFT is
+    predicted to answer more than ``max_ttft_penalty_s`` after the best other, all endpoints are
+    considered. TTFT is
     predicted as uncached tokens in flight / ``peak_prefill_tokens_per_s``; the defaults are
     llm-d's for Qwen3-32B on 2 x H100. Load is, by ``load``:
 

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from policies.registry import PolicyError, build
-from tests.policies.routing.pools import adapter_on, pool_of, request_for
-from tests.policies.routing.test_baselines import baseline, order, pool_with
+from tests.policies.routing.pools import (
+    adapter_on,
+    baseline,
+    order,
+    pool_of,
+    pool_with,
+    request_for,
+)
 
 
 def test_legacy_blend_adds_up_its_scores() -> None:
@@ -29,6 +35,14 @@ def test_legacy_blend_sends_what_nobody_has_cached_where_that_was_longest_ago() 
     # A hit elsewhere neither asks for the order nor changes it.
     assert order(policy, pool, request_for(pool, matched={0: 900}))[0] == 0
     assert order(policy, pool, cold) == [2, 0, 1]
+
+
+def test_legacy_blend_forgets_an_endpoint_that_is_replaced() -> None:
+    policy, pool = baseline("llm-d-legacy"), pool_of((0, 0), (0, 0), (0, 0))
+    cold = request_for(pool)
+    assert [order(policy, pool, cold)[0] for _ in range(3)] == [0, 1, 2]
+    policy.reset(1)
+    assert order(policy, pool, cold)[0] == 1
 
 
 def test_legacy_blend_is_cold_where_only_others_than_the_candidates_have_the_prompt() -> None:
