@@ -17,6 +17,6 @@ class Script:
     @classmethod
     def load(cls, name: str) -> Script:
         """``common.lua`` followed by ``{name}.lua``, both beside this module."""
-        folder = resources.files("gateway.limits")
+        folder = resources.files("gateway.limits.redis")
         source = "\n".join(folder.joinpath(f"{part}.lua").read_text() for part in ("common", name))
         return cls(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
