@@ -7,10 +7,10 @@ import sys
 
 import uvloop
 
-from loadtests.sim.kv_publisher import EndpointError
-from loadtests.sim.options import Options, parse
-from loadtests.sim.replica import Replica
-from loadtests.sim.server import ReplicaServer
+from loadtests.sim.serving.kv_publisher import EndpointError
+from loadtests.sim.serving.options import Options, parse
+from loadtests.sim.serving.replica import Replica
+from loadtests.sim.serving.server import ReplicaServer
 
 
 async def serve(options: Options) -> int:

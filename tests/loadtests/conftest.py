@@ -7,12 +7,12 @@ from dataclasses import replace
 import aiohttp
 import pytest
 
-from loadtests.sim.answers import AnswerLengths
-from loadtests.sim.engine import EngineSettings
 from loadtests.sim.model.profile import built_in
 from loadtests.sim.model.scheduler import Limits
-from loadtests.sim.replica import Replica, ReplicaSettings
-from loadtests.sim.server import ReplicaServer
+from loadtests.sim.serving.answers import AnswerLengths
+from loadtests.sim.serving.engine import EngineSettings
+from loadtests.sim.serving.replica import Replica, ReplicaSettings
+from loadtests.sim.serving.server import ReplicaServer
 
 CONSTANT_STEP = built_in("constant-step")
 FAST = EngineSettings(CONSTANT_STEP, Limits(16384, max_model_len=4096), time_scale=0.0)

@@ -21,11 +21,11 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from loadtests.sim.kv_events import KvEvents
-from loadtests.sim.kv_publisher import PublisherOptions
 from loadtests.sim.model.scheduler import Limits
-from tests.loadtests.sim.kv_replica import Replica as Simulated
-from tests.loadtests.sim.kv_subscriber import Batch, listening, replay
+from loadtests.sim.serving.kv_events import KvEvents
+from loadtests.sim.serving.kv_publisher import PublisherOptions
+from tests.loadtests.sim.serving.kv_replica import Replica as Simulated
+from tests.loadtests.sim.serving.kv_subscriber import Batch, listening, replay
 from tests.real.ports import free_port
 from tests.real.vllm.install import interpreter
 from tests.real.vllm.model import make

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.sim.model.hf_config import read_architecture
-from loadtests.sim.model.probe import Kind, probe
-from loadtests.sim.model.probe_check import check
-from loadtests.sim.model.probe_fit import fit_points
-from loadtests.sim.model.probe_http import HttpTarget
+from loadtests.sim.calibration.hf_config import read_architecture
+from loadtests.sim.calibration.probe import Kind, probe
+from loadtests.sim.calibration.probe_check import check
+from loadtests.sim.calibration.probe_fit import fit_points
+from loadtests.sim.calibration.probe_http import HttpTarget
 from loadtests.sim.model.scheduler import Limits
 from tests.real.vllm.install import interpreter
 from tests.real.vllm.model import make

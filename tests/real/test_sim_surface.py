@@ -11,12 +11,12 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from loadtests.sim.engine import EngineSettings
 from loadtests.sim.model.profile import built_in
 from loadtests.sim.model.scheduler import Limits
-from loadtests.sim.replica import Replica as SimulatedReplica
-from loadtests.sim.replica import ReplicaSettings
-from loadtests.sim.server import ReplicaServer
+from loadtests.sim.serving.engine import EngineSettings
+from loadtests.sim.serving.replica import Replica as SimulatedReplica
+from loadtests.sim.serving.replica import ReplicaSettings
+from loadtests.sim.serving.server import ReplicaServer
 from tests.real.vllm import install
 from tests.real.vllm.model import TinyModel, make
 from tests.real.vllm.needed import need_vllm

@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 
 from loadtests.sim.__main__ import serve
-from loadtests.sim.engine import RealTimeEngine
 from loadtests.sim.model.profile import built_in, write_profile
-from loadtests.sim.options import parse
+from loadtests.sim.serving.engine import RealTimeEngine
+from loadtests.sim.serving.options import parse
 
 Start = Callable[..., Awaitable[tuple[Process, list[str]]]]
 

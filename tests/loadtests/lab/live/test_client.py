@@ -11,7 +11,7 @@ from loadtests.lab.live.client import Client
 from loadtests.lab.live.metrics import Counters, Gauges
 from loadtests.lab.live.replicas import Fleet
 from loadtests.lab.outcome import REFUSED, UNKNOWN
-from loadtests.sim.server import ReplicaServer
+from loadtests.sim.serving.server import ReplicaServer
 from loadtests.workloads.bodies import Api
 from loadtests.workloads.prompts import Role, Segment
 from loadtests.workloads.sessions import Ask, Request, Session, Step

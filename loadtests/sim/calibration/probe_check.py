@@ -1,0 +1,85 @@
+"""Whether a probed profile holds: a load of another kind, sent to the server and to the model.
+
+Random lengths at random times, several at once, at about half of what the server can do: nothing
+of it was fitted to.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from loadtests.sim.calibration.probe import Answer, Ask, Facts, Target
+from loadtests.sim.calibration.probe_engine import EngineTarget
+from loadtests.sim.model.profile import Profile
+from loadtests.sim.model.scheduler import Limits
+
+_REQUESTS = 120
+_LEAST = 20
+_LONGEST_PROMPT, _LONGEST_ANSWER = 2048, 96
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A figure of the load. Means, seconds."""
+
+    what: str
+    measured: float
+    predicted: float
+
+    @property
+    def error(self) -> float:
+        """Relative."""
+        return self.predicted / self.measured - 1.0
+
+
+async def check(
+    target: Target, profile: Profile, facts: Facts, limits: Limits, *, seconds: float, seed: int = 7
+) -> list[Checked]:
+    """The same load to both; ``seconds`` bounds it. Raises ProbeError."""
+    asks = await _load(profile, facts, limits, seconds, seed)
+    measured = await target.group(asks)
+    counted = [
+        replace(ask, prompt_tokens=answer.prompt_tokens)
+        for ask, answer in zip(asks, measured, strict=True)
+    ]
+    predicted = await EngineTarget(profile, limits).group(counted)
+    pairs = zip(_figures(measured), _figures(predicted), strict=True)
+    return [Checked(what, ours, theirs) for (what, ours), (_, theirs) in pairs]
+
+
+async def _load(
+    profile: Profile, facts: Facts, limits: Limits, seconds: float, seed: int
+) -> list[Ask]:
+    rng = random.Random(f"check/{seed}")
+    longest = min(_LONGEST_PROMPT, facts.max_model_len // 2)
+    asks = [
+        Ask(
+            round(32 * (longest / 32) ** rng.random()),
+            round(8 * (_LONGEST_ANSWER / 8) ** rng.random()),
+        )
+        for _ in range(_REQUESTS)
+    ]
+    at_once = EngineTarget(profile, limits)
+    await at_once.group(asks)
+    between_s = 2.0 * at_once.now_s() / len(asks)
+    kept = max(_LEAST, min(_REQUESTS, int(seconds / between_s)))
+    at_s = 0.0
+    spread: list[Ask] = []
+    for ask in asks[:kept]:
+        spread.append(replace(ask, after_s=at_s))
+        at_s += rng.expovariate(1.0 / between_s)
+    return spread
+
+
+def _figures(answers: Sequence[Answer]) -> list[tuple[str, float]]:
+    ttft = fmean(answer.token_s[0] - answer.sent_s for answer in answers)
+    latency = fmean(answer.token_s[-1] - answer.sent_s for answer in answers)
+    tpot = fmean(
+        (answer.token_s[-1] - answer.token_s[0]) / (len(answer.token_s) - 1)
+        for answer in answers
+        if len(answer.token_s) > 1
+    )
+    return [("mean TTFT", ttft), ("mean TPOT", tpot), ("mean latency", latency)]

@@ -1,0 +1,62 @@
+"""The engine model as a probe's target: requests reach it in virtual time, nobody waits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+from loadtests.sim.calibration.probe import Answer, Ask, Facts
+from loadtests.sim.model.engine import Engine
+from loadtests.sim.model.profile import Profile
+from loadtests.sim.model.request import EngineRequest
+from loadtests.sim.model.request import Sequence as EngineSequence
+from loadtests.sim.model.scheduler import Limits
+
+
+class EngineTarget:
+    """A server of the profile. Its clock goes on from group to group."""
+
+    def __init__(self, profile: Profile, limits: Limits) -> None:
+        self._limits = limits
+        self._engine = Engine(profile, limits)
+        self._output_s = profile.output_s
+        self._now_s = 0.0
+        self.asked: list[Ask] = []
+        """So far."""
+
+    def now_s(self) -> float:
+        """Virtual seconds."""
+        return self._now_s
+
+    async def facts(self) -> Facts:
+        """Those of its limits."""
+        limits = self._limits
+        return Facts(
+            "model", "model", limits.max_model_len, limits.num_blocks, limits.block_size_tokens
+        )
+
+    async def group(self, asks: Sequence[Ask]) -> list[Answer]:
+        """All of them at their times. Raises ValueError for a prompt that can never run."""
+        engine = self._engine
+        answers = [Answer(self._now_s + ask.after_s, ask.prompt_tokens) for ask in asks]
+        waiting = sorted(range(len(asks)), key=lambda index: asks[index].after_s, reverse=True)
+        running: dict[int, EngineSequence] = {}
+        while waiting or running:
+            arrival_s = answers[waiting[-1]].sent_s if waiting else inf
+            self._now_s = min(arrival_s, engine.next_step_s())
+            engine.advance(self._now_s)
+            for index, sequence in list(running.items()):
+                fresh = sequence.generated_tokens - len(answers[index].token_s)
+                answers[index].token_s += [self._now_s + self._output_s] * fresh
+                if sequence.done:
+                    del running[index]
+            if arrival_s == self._now_s:
+                index = waiting.pop()
+                running[index] = engine.add(self._request(asks[index]), self._now_s)
+        self._now_s += 0.01  # as a client that reads the answers before it asks again
+        engine.advance(self._now_s)
+        return answers
+
+    def _request(self, ask: Ask) -> EngineRequest:
+        self.asked.append(ask)
+        return EngineRequest(str(len(self.asked)), ask.prompt_tokens, ask.output_tokens)
