@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from loadtests.lab.experiment import PolicyChoice
 from loadtests.lab.source import LabError
 from loadtests.sim.model.profile import Profile
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from policies.routing.spec import PolicySpec
 from policies.routing.weighted import DEFAULT_PROFILE
 
@@ -100,12 +100,12 @@ def limits(
     max_model_len: int,
     max_loras: int,
     block_size_tokens: int = 16,
-) -> Limits:
+) -> EngineLimits:
     """The engine's size with as many KV blocks as the profile's memory holds. A context that does
     not fit into them is shortened to what does, as ``vllm serve --max-model-len auto`` does.
     Raises ValueError, ProfileError."""
     blocks = profile.kv_blocks(block_size_tokens)
-    return Limits(
+    return EngineLimits(
         num_blocks=blocks,
         block_size_tokens=block_size_tokens,
         max_num_seqs=max_num_seqs,

@@ -41,7 +41,7 @@ class Details(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class CellRun:
     """What came of a cell."""
 
     cell: Cell
@@ -99,7 +99,7 @@ class Comparison(ABC):
     def notes(self) -> Sequence[str]:
         """How to read the figures, beyond what holds for all."""
 
-    def remarks(self, runs: Sequence[Run]) -> Sequence[str]:
+    def remarks(self, runs: Sequence[CellRun]) -> Sequence[str]:
         """What a reader has to know before believing the figures."""
         return ()
 
@@ -117,7 +117,7 @@ class Comparison(ABC):
         outcome: Outcome,
         whole: Totals,
         details: Details | None = None,
-    ) -> Run:
+    ) -> CellRun:
         """A run in figures. Raises ValueError when no request was sent."""
         if not outcome.served:
             raise ValueError(f"{cell.level.label}: no request was sent; let it last longer")
@@ -125,7 +125,7 @@ class Comparison(ABC):
         if cell.level.kind is LevelKind.RAMP:
             windows = stage_windows(self.source.stages)
             stages = tuple(figures(outcome, window, self.slo) for window in windows)
-        return Run(
+        return CellRun(
             cell,
             figures(outcome, self.cut.window(outcome), self.slo),
             stages,

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
-from loadtests.lab.comparison import Cell, Comparison, Run
+from loadtests.lab.comparison import Cell, CellRun, Comparison
 from loadtests.lab.setting import Seeing, Setting
 from loadtests.lab.simulation import Simulation
 from loadtests.lab.summary import whole
 from loadtests.sim.model.profile import Profile
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from policies.routing.spec import PolicySpec
 
 
@@ -34,7 +34,7 @@ class Experiment(Comparison):
 
     policies: tuple[PolicyChoice, ...]
     profile: Profile
-    limits: Limits
+    limits: EngineLimits
     seeing: Seeing = field(default_factory=Seeing)
 
     @property
@@ -84,7 +84,7 @@ class Experiment(Comparison):
 
 def run_cell(
     experiment: Experiment, cell: Cell, on_progress: Callable[[float, int], None] | None = None
-) -> Run:
+) -> CellRun:
     """Simulate it. Everything follows from the arguments. Raises ValueError when no request was
     sent."""
     traffic = experiment.source.traffic(cell.level, cell.seed, experiment.extent)

@@ -10,7 +10,7 @@ from html import escape
 from loadtests.lab.comparison import Comparison
 from loadtests.lab.plots import Plot
 from loadtests.lab.points import Point
-from loadtests.lab.verdict import CARRIED, Verdict, sentences, shown
+from loadtests.lab.verdict import CARRIED, FleetVerdict, sentences, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ dt { color: #616e7c; } dd { margin: 0; overflow-wrap: anywhere; }
 def page(
     comparison: Comparison,
     points: Sequence[Point],
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[FleetVerdict],
     pictures: Mapping[int, Sequence[Plot]],
     settings: Mapping[str, object],
     remarks: Sequence[str] = (),
@@ -124,7 +124,7 @@ def _remarks(remarks: Sequence[str]) -> str:
 
 
 def _section(
-    comparison: Comparison, verdict: Verdict, points: Sequence[Point], pictures: Sequence[Plot]
+    comparison: Comparison, verdict: FleetVerdict, points: Sequence[Point], pictures: Sequence[Plot]
 ) -> str:
     mine = [point for point in points if point.replicas == verdict.replicas]
     heading = f"<h2>On {verdict.replicas} replicas</h2>" if len(comparison.replicas) > 1 else ""
@@ -148,7 +148,7 @@ def _section(
     )
 
 
-def _ranked(noun: str, verdict: Verdict) -> str:
+def _ranked(noun: str, verdict: FleetVerdict) -> str:
     carries = {
         rank.point.contender: "-" if rank.carries is None else rank.carries.label
         for rank in verdict.ranks

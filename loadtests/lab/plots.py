@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from loadtests.lab.comparison import Run
+from loadtests.lab.comparison import CellRun
 from loadtests.lab.points import Point
 from loadtests.lab.summary import Slo, Timeline
 
@@ -48,7 +48,7 @@ class _Panel:
     latency: bool = False
 
 
-def plots(points: Sequence[Point], runs: Sequence[Run], slo: Slo) -> list[Plot]:
+def plots(points: Sequence[Point], runs: Sequence[CellRun], slo: Slo) -> list[Plot]:
     """Of one size of fleet. ``runs``: those whose timelines are shown."""
     with mpl.rc_context():
         _set_style()

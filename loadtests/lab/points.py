@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from loadtests.bench.stats import Estimate, estimate
-from loadtests.lab.comparison import Comparison, Run
+from loadtests.lab.comparison import CellRun, Comparison
 from loadtests.lab.source import Level, LevelKind
 from loadtests.lab.summary import Figures
 
-Number = float | int | None
+FigureValue = float | int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Point:
     replicas: int
     level: Level
     """A stage of a ramp is a level of its own rate."""
-    by_seed: tuple[dict[str, Number], ...]
+    by_seed: tuple[dict[str, FigureValue], ...]
     """Figures of each seed, those of the whole run among them (not for the stage of a ramp)."""
 
     @property
@@ -66,10 +66,10 @@ def difference(one: Point, other: Point, figure: str) -> Estimate | None:
     return estimate([a - b for a, b in pairs]) if pairs else None
 
 
-def points(comparison: Comparison, runs: Sequence[Run]) -> list[Point]:
+def points(comparison: Comparison, runs: Sequence[CellRun]) -> list[Point]:
     """One for each contender, fleet and level, in order; for a ramp one for each stage on the way
     up, without the stages that come before its lowest one (they seat the prompts)."""
-    groups: dict[tuple[int, Level, str], list[Run]] = {}
+    groups: dict[tuple[int, Level, str], list[CellRun]] = {}
     for run in runs:
         cell = run.cell
         groups.setdefault((cell.replicas, cell.level, cell.contender), []).append(run)
@@ -84,7 +84,7 @@ def points(comparison: Comparison, runs: Sequence[Run]) -> list[Point]:
 
 
 def _stages(
-    comparison: Comparison, contender: str, replicas: int, runs: Sequence[Run]
+    comparison: Comparison, contender: str, replicas: int, runs: Sequence[CellRun]
 ) -> list[Point]:
     stages = comparison.source.stages
     lowest = min(range(len(stages)), key=lambda index: stages[index].per_s)
@@ -99,5 +99,5 @@ def _stages(
     ]
 
 
-def _of(figures: Figures) -> dict[str, Number]:
+def _of(figures: Figures) -> dict[str, FigureValue]:
     return asdict(figures)

@@ -10,12 +10,12 @@ from tempfile import TemporaryFile
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.lab.comparison import Comparison, Run
+from loadtests.lab.comparison import CellRun, Comparison
 from loadtests.lab.points import Point, points
 from loadtests.lab.result import document, dumped, settings
 from loadtests.lab.source import LabError, LevelKind
 from loadtests.lab.summary import Slo
-from loadtests.lab.verdict import Verdict, sentences, verdicts
+from loadtests.lab.verdict import FleetVerdict, sentences, verdicts
 
 RESULT = "result.json"
 PAGE = "index.html"
@@ -37,7 +37,7 @@ def prepare(folder: Path) -> None:
         raise LabError(f"--out {folder}: {error.strerror}") from error
 
 
-def write(comparison: Comparison, runs: Sequence[Run], folder: Path) -> None:
+def write(comparison: Comparison, runs: Sequence[CellRun], folder: Path) -> None:
     """result.json, index.html and plots/*.svg into a folder that `prepare` made."""
     # Here, not above: importing matplotlib takes longer than many a run.
     from loadtests.lab.page import page
@@ -65,7 +65,7 @@ def write(comparison: Comparison, runs: Sequence[Run], folder: Path) -> None:
     (folder / PAGE).write_text(text, encoding="utf-8")
 
 
-def _at(runs: Sequence[Run], verdict: Verdict) -> list[Run]:
+def _at(runs: Sequence[CellRun], verdict: FleetVerdict) -> list[CellRun]:
     """The runs that the verdict was taken on, or the ramp it is a stage of."""
     return [
         run
@@ -75,7 +75,7 @@ def _at(runs: Sequence[Run], verdict: Verdict) -> list[Run]:
     ]
 
 
-def show(console: Console, comparison: Comparison, runs: Sequence[Run]) -> None:
+def show(console: Console, comparison: Comparison, runs: Sequence[CellRun]) -> None:
     """The answer and the table, on a terminal."""
     from loadtests.lab.page import compared
 
@@ -129,7 +129,7 @@ def _tables(points: Sequence[Point], replicas: int, noun: str, width: int) -> li
     return tables
 
 
-def answer(console: Console, verdict: Verdict, slo: Slo) -> None:
+def answer(console: Console, verdict: FleetVerdict, slo: Slo) -> None:
     """The verdict in words."""
     first, *rest = sentences(verdict, slo)
     console.print(first, style="bold", highlight=False)

@@ -11,10 +11,10 @@ from pathlib import Path
 import orjson
 
 from loadtests.bench.stats import Estimate
-from loadtests.lab.comparison import Comparison, Run
+from loadtests.lab.comparison import CellRun, Comparison
 from loadtests.lab.points import Point, difference, points
 from loadtests.lab.source import Level
-from loadtests.lab.verdict import Verdict, sentences, verdicts
+from loadtests.lab.verdict import FleetVerdict, sentences, verdicts
 
 FORMAT = 1
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
@@ -37,7 +37,7 @@ def settings(comparison: Comparison) -> dict[str, object]:
     }
 
 
-def document(comparison: Comparison, runs: Sequence[Run]) -> dict[str, object]:
+def document(comparison: Comparison, runs: Sequence[CellRun]) -> dict[str, object]:
     """The whole result."""
     together = points(comparison, runs)
     return {
@@ -58,7 +58,7 @@ def _level(level: Level) -> dict[str, object]:
     return {"kind": level.kind.name.lower(), "value": level.value}
 
 
-def _verdict(verdict: Verdict, comparison: Comparison) -> dict[str, object]:
+def _verdict(verdict: FleetVerdict, comparison: Comparison) -> dict[str, object]:
     return {
         "replicas": verdict.replicas,
         "level": _level(verdict.level),
@@ -94,7 +94,7 @@ def _point(point: Point, together: Sequence[Point], noun: str) -> dict[str, obje
     }
 
 
-def _run(run: Run, noun: str) -> dict[str, object]:
+def _run(run: CellRun, noun: str) -> dict[str, object]:
     return {
         noun: run.cell.contender,
         "replicas": run.cell.replicas,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from loadtests.sim.model.profile import Profile
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from policies.routing.spec import PolicySpec
 
 
@@ -33,7 +33,7 @@ class Setting:
     """A pool of equal replicas behind one picker."""
 
     profile: Profile
-    limits: Limits
+    limits: EngineLimits
     replicas: int
     policy: PolicySpec
     seeing: Seeing = field(default_factory=Seeing)

@@ -15,7 +15,7 @@ from typing import Final
 
 from loadtests.lab.outcome import REFUSED, Outcome, Sample, Served
 from loadtests.lab.setting import Setting
-from loadtests.sim.model.engine import Engine, Event, Kind
+from loadtests.sim.model.engine import EngineEvent, EngineModel, EventKind
 from loadtests.sim.model.request import EngineRequest, Sequence
 from loadtests.workloads.sessions import Request
 from loadtests.workloads.traffic import Traffic
@@ -86,7 +86,7 @@ class Simulation:
         pool = PoolSettings(POOL, setting.policy.build(), (MODEL,), default=True)
         self._picker_settings = PickerSettings((pool,), lease_s=_LEASE_S, stale_after_s=_LEASE_S)
         self._engines = [
-            Engine(setting.profile, setting.limits, skip=skip) for _ in range(setting.replicas)
+            EngineModel(setting.profile, setting.limits, skip=skip) for _ in range(setting.replicas)
         ]
         self._addresses = [_address(index) for index in range(setting.replicas)]
         self._replica_of = {address: index for index, address in enumerate(self._addresses)}
@@ -287,11 +287,11 @@ class Simulation:
         self._look(index)
         self._expect(index)
 
-    def _hear(self, events: list[Event]) -> None:
+    def _hear(self, events: list[EngineEvent]) -> None:
         for event in events:
-            if event.kind is Kind.PREEMPTED:
+            if event.kind is EventKind.PREEMPTED:
                 self._outcome.preemptions += 1
-            elif event.kind is Kind.FINISHED:
+            elif event.kind is EventKind.FINISHED:
                 under_way = self._by_sequence.pop(event.sequence, None)
                 if under_way is not None:
                     self._ended(under_way, event.sequence, failed=False)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from math import ceil
 
 from loadtests.bench.stats import Estimate, estimate
-from loadtests.lab.comparison import Run
+from loadtests.lab.comparison import CellRun
 from loadtests.lab.experiment import Experiment
 from loadtests.lab.result import FORMAT, settings
 from loadtests.lab.source import LabError, LevelKind
@@ -25,7 +25,7 @@ class Trial:
     replicas: int
     wanted: float
     """Share of the requests that must be answered within the SLO."""
-    runs: tuple[Run, ...]
+    runs: tuple[CellRun, ...]
 
     @property
     def shares(self) -> list[float]:
@@ -48,7 +48,7 @@ class Trial:
         return estimate(self.shares)
 
 
-def _judged(run: Run) -> Sequence[Figures]:
+def _judged(run: CellRun) -> Sequence[Figures]:
     """The stages in which anybody came, or the one window."""
     return [stage for stage in run.stages if stage.requests] or [run.steady]
 
@@ -79,7 +79,7 @@ class Sizing:
         return next((trial for trial in self.trials if trial.replicas == replicas), None)
 
 
-Sweep = Callable[[Experiment], tuple[Run, ...]]
+Sweep = Callable[[Experiment], tuple[CellRun, ...]]
 
 
 def smallest_fleet(

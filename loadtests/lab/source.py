@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from loadtests.workloads.arrivals import Stage
-from loadtests.workloads.catalogue import CATALOGUE, Entry, Load
+from loadtests.workloads.catalogue import CATALOGUE, CatalogueEntry, Load
 from loadtests.workloads.corpora import LoraMix
 from loadtests.workloads.traces import Trace, read_trace
 from loadtests.workloads.traffic import ClosedLoop, OpenLoop, Traffic
@@ -157,7 +157,7 @@ class Source:
         return Level(max(stage.per_s for stage in load.stages), kind)
 
 
-def _load(entry: Entry, level: Level, extent: Extent) -> Load:
+def _load(entry: CatalogueEntry, level: Level, extent: Extent) -> Load:
     """A rate keeps the workload's burstiness, a concurrency its way to begin again."""
     own = entry.load
     if level.kind is LevelKind.RAMP:

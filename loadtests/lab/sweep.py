@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from loadtests.lab.comparison import Cell, Run
+from loadtests.lab.comparison import Cell, CellRun
 from loadtests.lab.experiment import Experiment, run_cell
 from loadtests.lab.source import LabError
 from policies.registry import load_plugins
@@ -58,7 +58,7 @@ def cores() -> int:
 
 def sweep(
     experiment: Experiment, *, jobs: int = 1, watcher: Watcher | None = None
-) -> tuple[Run, ...]:
+) -> tuple[CellRun, ...]:
     """Every run, in the order of the experiment's cells. Raises LabError, ValueError."""
     return run_cells(experiment, tuple(experiment.cells()), jobs=jobs, watcher=watcher)
 
@@ -69,7 +69,7 @@ def run_cells(
     *,
     jobs: int = 1,
     watcher: Watcher | None = None,
-) -> tuple[Run, ...]:
+) -> tuple[CellRun, ...]:
     """Some runs of it, in the order given."""
     watcher = watcher or Unwatched()
     if jobs < 1:
@@ -79,7 +79,7 @@ def run_cells(
     return _in_processes(experiment, cells, min(jobs, len(cells)), watcher)
 
 
-def _here(experiment: Experiment, cells: Sequence[Cell], watcher: Watcher) -> Iterator[Run]:
+def _here(experiment: Experiment, cells: Sequence[Cell], watcher: Watcher) -> Iterator[CellRun]:
     for index, cell in enumerate(cells):
         yield run_cell(experiment, cell, _telling(watcher.served, index))
         watcher.finished(index)
@@ -94,7 +94,7 @@ _Told = tuple[int, int]
 
 def _in_processes(
     experiment: Experiment, cells: Sequence[Cell], jobs: int, watcher: Watcher
-) -> tuple[Run, ...]:
+) -> tuple[CellRun, ...]:
     # Not forked: a fork of a process with threads (a progress bar's) may hang.
     context = multiprocessing.get_context("spawn")
     told: multiprocessing.Queue[_Told] = context.Queue()
@@ -117,7 +117,7 @@ def _in_processes(
 
 
 def _watch(
-    futures: Sequence[Future[Run]], told: multiprocessing.Queue[_Told], watcher: Watcher
+    futures: Sequence[Future[CellRun]], told: multiprocessing.Queue[_Told], watcher: Watcher
 ) -> None:
     """Until all are done, or one has failed."""
     open_cells = dict(enumerate(futures))
@@ -156,7 +156,7 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _in_worker(index: int, cell: Cell) -> Run:
+def _in_worker(index: int, cell: Cell) -> CellRun:
     assert _experiment is not None
     assert _told is not None
     told = _told

@@ -17,7 +17,7 @@ _PAR = 0.05
 _GOODPUT, _TTFT = "goodput_per_s", "ttft_mean_s"
 
 
-class Standing(enum.Enum):
+class Placing(enum.Enum):
     """Of a contender beside the best."""
 
     BEST = "best"
@@ -35,7 +35,7 @@ class Rank:
     point: Point
     behind: Estimate | None
     """The best one's figure less this one's, seed by seed; None for the best, or without one."""
-    standing: Standing
+    standing: Placing
     carries: Level | None
     """The highest load up to which it carries all; None: not even the lowest."""
     peak: Point
@@ -43,7 +43,7 @@ class Rank:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FleetVerdict:
     """On one size of fleet."""
 
     replicas: int
@@ -60,13 +60,13 @@ class Verdict:
         return self.ranks[0].point
 
 
-def verdicts(points: Sequence[Point]) -> list[Verdict]:
+def verdicts(points: Sequence[Point]) -> list[FleetVerdict]:
     """One for each size of fleet."""
     sizes = dict.fromkeys(point.replicas for point in points)
     return [_verdict([point for point in points if point.replicas == size]) for size in sizes]
 
 
-def _verdict(points: Sequence[Point]) -> Verdict:
+def _verdict(points: Sequence[Point]) -> FleetVerdict:
     peak = max(points, key=_goodput)
     figure, level = _GOODPUT, peak.level
     if not _goodput(peak):
@@ -84,21 +84,21 @@ def _verdict(points: Sequence[Point]) -> Verdict:
         )
         for point in there
     )
-    return Verdict(best.replicas, level, figure, ranks)
+    return FleetVerdict(best.replicas, level, figure, ranks)
 
 
-def _standing(best: Point, point: Point, figure: str) -> Standing:
+def _standing(best: Point, point: Point, figure: str) -> Placing:
     if point is best:
-        return Standing.BEST
+        return Placing.BEST
     behind = difference(best, point, figure)
     if behind is None:
-        return Standing.BEHIND
+        return Placing.BEHIND
     near = _PAR * abs(best.mean(figure) or 0.0)
     if behind.error is None:  # one seed: nothing is certain
-        return Standing.OPEN if abs(behind.value) <= near else Standing.BEHIND
+        return Placing.OPEN if abs(behind.value) <= near else Placing.BEHIND
     if abs(behind.value) + behind.error <= near:
-        return Standing.PAR
-    return Standing.OPEN if behind.includes_zero else Standing.BEHIND
+        return Placing.PAR
+    return Placing.OPEN if behind.includes_zero else Placing.BEHIND
 
 
 def _goodput(point: Point) -> float:
@@ -127,20 +127,20 @@ def _carries(points: Sequence[Point]) -> Level | None:
     return carried
 
 
-def sentences(verdict: Verdict, slo: Slo) -> list[str]:
+def sentences(verdict: FleetVerdict, slo: Slo) -> list[str]:
     """The verdict in words, the main thing first."""
     best, rest = verdict.ranks[0], verdict.ranks[1:]
     first = [_opening(verdict, slo)]
-    par = [rank.point.contender for rank in rest if rank.standing is Standing.PAR]
+    par = [rank.point.contender for rank in rest if rank.standing is Placing.PAR]
     if par:
         first.append(f"On a par with it, within {_PAR:.0%}: {_listed(par)}.")
-    first += [_behind(verdict, rank) for rank in rest if rank.standing is not Standing.PAR]
+    first += [_behind(verdict, rank) for rank in rest if rank.standing is not Placing.PAR]
     if len(best.point.by_seed) == 1 and rest:
         first.append("One seed only: nothing is known of how much of this is chance.")
     return first
 
 
-def _opening(verdict: Verdict, slo: Slo) -> str:
+def _opening(verdict: FleetVerdict, slo: Slo) -> str:
     best = verdict.best
     fleet = f"{verdict.replicas} replica{'' if verdict.replicas == 1 else 's'}"
     within = f"TTFT up to {slo.ttft_s:g} s, TPOT up to {slo.tpot_s * 1000:g} ms"
@@ -163,7 +163,7 @@ def _opening(verdict: Verdict, slo: Slo) -> str:
     )
 
 
-def _behind(verdict: Verdict, rank: Rank) -> str:
+def _behind(verdict: FleetVerdict, rank: Rank) -> str:
     best, point, figure = verdict.best, rank.point, verdict.figure
     unit = "s" if figure == _TTFT else "requests/s"
     mine, its = best.mean(figure), point.mean(figure)
@@ -175,7 +175,7 @@ def _behind(verdict: Verdict, rank: Rank) -> str:
     low, high = sorted((mine, its))
     if low > 0 and high >= 1.05 * low:
         text += f" (a factor of {high / low:.2g})"
-    if rank.standing is Standing.OPEN:
+    if rank.standing is Placing.OPEN:
         text += ", which may be chance: more seeds would tell"
     if figure == _TTFT and _failed(point):
         text += f"; {_failed(point):.0%} of its requests failed"

@@ -9,7 +9,7 @@ import uvloop
 
 from loadtests.sim.serving.kv_publisher import EndpointError
 from loadtests.sim.serving.options import Options, parse
-from loadtests.sim.serving.replica import Replica
+from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.server import ReplicaServer
 
 
@@ -22,7 +22,7 @@ async def serve(options: Options) -> int:
     if options.startup_delay_s:
         await asyncio.wait([loop.create_task(stop.wait())], timeout=options.startup_delay_s)
     try:
-        replicas = [Replica(settings, host=options.host) for settings in options.replicas]
+        replicas = [SimulatedReplica(settings, host=options.host) for settings in options.replicas]
     except EndpointError as error:
         print(error, file=sys.stderr)
         return 1

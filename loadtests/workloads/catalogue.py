@@ -94,7 +94,7 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """A workload of the catalogue."""
 
     about: str
@@ -261,31 +261,31 @@ def multi_tenant(seed: int, *, name: str = "multi-tenant") -> TenantMix:
     )
 
 
-CATALOGUE: dict[str, Entry] = {
-    "interactive-chat": Entry(
+CATALOGUE: dict[str, CatalogueEntry] = {
+    "interactive-chat": CatalogueEntry(
         "people chatting over a shared system prompt, several turns", interactive_chat,
         Load.open(20.0),
     ),
-    "code-generation": Entry(
+    "code-generation": CatalogueEntry(
         "coding assistants with long prompts of their own, several turns", code_generation,
         Load.closed(60, recycle=True, requests_per_client=6),
     ),
-    "reasoning": Entry(
+    "reasoning": CatalogueEntry(
         "short questions with very long answers", reasoning,
         Load.closed(200, recycle=True, requests_per_client=3),
     ),
-    "fixed-corpus-saas": Entry(
+    "fixed-corpus-saas": CatalogueEntry(
         "750 prompts under 150 system prompts, again and again", fixed_corpus_saas,
         Load(stages=SAAS_LADDER),
     ),
-    "agentic-bursts": Entry(
+    "agentic-bursts": CatalogueEntry(
         "agents in a loop of tools, beginning in bursts, with sub-agents", agentic_bursts,
         Load.open(6.0, cv=4.0),
     ),
-    "lora-mix": Entry(
+    "lora-mix": CatalogueEntry(
         "50 LoRA adapters of unequal popularity", lora_mix, Load.open(40.0)
     ),
-    "multi-tenant": Entry(
+    "multi-tenant": CatalogueEntry(
         "six tenants: chat, support, code, agents, bulk", multi_tenant, Load.open(10.0, cv=2.0)
     ),
 }  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from loadtests.workloads.lengths import Length
 from loadtests.workloads.prompts import Role, Segment
-from loadtests.workloads.sessions import Ask, Session, Step
+from loadtests.workloads.sessions import Ask, Session, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Conversations:
         shared = Segment(f"{scope}/shared/{group}", self.shared_tokens, Role.SYSTEM)
         own_tokens = self.own_tokens.tokens(rng) if self.own_tokens else 0
         context_tokens = self.shared_tokens + own_tokens
-        steps: list[Step] = []
+        steps: list[Turn] = []
         for turn in range(max(1, self.turns.tokens(rng))):
             step = self._step(rng, f"{id}/{turn}", first=turn == 0)
             main = step.asks[0]
@@ -74,7 +74,7 @@ class Conversations:
         own = Segment(f"{id}/own", own_tokens, Role.SYSTEM)
         return Session(id, (shared, own), tuple(steps), self.tenant, self.adapter)
 
-    def _step(self, rng: random.Random, id: str, *, first: bool) -> Step:  # noqa: A002
+    def _step(self, rng: random.Random, id: str, *, first: bool) -> Turn:  # noqa: A002
         asks = [_ask(rng, f"{id}.0/ask", self.ask_tokens, self.answer_tokens)]
         pause_s = self.pause_s.draw(rng) if self.pause_s and not first else 0.0
         aside = self.asides
@@ -82,7 +82,7 @@ class Conversations:
             for number in range(1, 1 + aside.count.tokens(rng)):
                 said = _ask(rng, f"{id}.{number}/ask", aside.ask_tokens, aside.answer_tokens)
                 asks.append(said)
-        return Step(tuple(asks), pause_s)
+        return Turn(tuple(asks), pause_s)
 
 
 def _ask(rng: random.Random, id: str, ask: Length, answer: Length) -> Ask:  # noqa: A002

@@ -12,7 +12,7 @@ from typing import Literal
 
 from loadtests.workloads.lengths import Length
 from loadtests.workloads.prompts import Role, Segment
-from loadtests.workloads.sessions import Ask, Session, Step
+from loadtests.workloads.sessions import Ask, Session, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class SharedPrefix:
         answer_tokens = max(1, self.answer_tokens.tokens(rng))
         ask = Ask((question,), answer_tokens, max_tokens=max(1, round(self.answer_tokens.most)))
         system = Segment(f"{scope}/system/{group}", system_tokens, Role.SYSTEM)
-        return Session(f"{scope}/{index}", (system,), (Step((ask,)),), self.tenant)
+        return Session(f"{scope}/{index}", (system,), (Turn((ask,)),), self.tenant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class LoraMix:
         question = Segment(f"{scope}/{index}/ask", max(1, self.question_tokens.tokens(rng)))
         answer_tokens = max(1, self.answer_tokens.tokens(rng))
         ask = Ask((question,), answer_tokens, max_tokens=max(1, round(self.answer_tokens.most)))
-        return Session(f"{scope}/{index}", (system,), (Step((ask,)),), self.tenant, adapter)
+        return Session(f"{scope}/{index}", (system,), (Turn((ask,)),), self.tenant, adapter)
 
     def adapter_names(self) -> list[str]:
         """All adapters, the most popular first."""

@@ -25,7 +25,7 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Turn:
     """Requests sent together. The conversation goes on from the first of them and its answer when
     all are answered; the others (sub-agents, say) are asides."""
 
@@ -41,7 +41,7 @@ class Session:
     id: str
     context: tuple[Segment, ...]
     """What stands before the first step: system prompts."""
-    steps: tuple[Step, ...]
+    steps: tuple[Turn, ...]
     tenant: str = ""
     adapter: str = ""
     """LoRA adapter, "" = the base model."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from loadtests.workloads.prompts import Segment
-from loadtests.workloads.sessions import Ask, Session, Step
+from loadtests.workloads.sessions import Ask, Session, Turn
 
 MOONCAKE_BLOCK_TOKENS = 512
 
@@ -44,7 +44,7 @@ class Trace:
         """The request number ``index``; raises IndexError beyond the last."""
         recorded = self.requests[index]
         ask = Ask(recorded.prompt, recorded.output_tokens, max_tokens=None)
-        return Session(f"{self.name}/{index}", (), (Step((ask,)),))
+        return Session(f"{self.name}/{index}", (), (Turn((ask,)),))
 
     def times(self, *, speed: float = 1.0) -> Iterator[float]:
         """Seconds at which the requests came, ``speed`` times as fast as recorded."""

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from loadtests.lab import choices, report
 from loadtests.lab.commands import options as given
-from loadtests.lab.comparison import Run
+from loadtests.lab.comparison import CellRun
 from loadtests.lab.live import replicas as live_replicas
 from loadtests.lab.live import target
 from loadtests.lab.live.experiment import LiveExperiment
@@ -140,7 +140,7 @@ def live(
             _write(experiment, runs, out)
 
 
-def _run(experiment: LiveExperiment) -> tuple[LiveExperiment, tuple[Run, ...]]:
+def _run(experiment: LiveExperiment) -> tuple[LiveExperiment, tuple[CellRun, ...]]:
     console = Console(stderr=True)
     # What is told has words of others in it: brackets that are no markup, paths to copy.
     tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
@@ -151,7 +151,7 @@ def _run(experiment: LiveExperiment) -> tuple[LiveExperiment, tuple[Run, ...]]:
         return runner.run(run_all(experiment, watcher, tell))
 
 
-def _write(experiment: LiveExperiment, runs: tuple[Run, ...], out: Path) -> None:
+def _write(experiment: LiveExperiment, runs: tuple[CellRun, ...], out: Path) -> None:
     try:
         report.write(experiment, runs, out)
     except OSError as error:

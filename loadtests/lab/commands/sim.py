@@ -10,7 +10,7 @@ from rich.console import Console
 
 from loadtests.lab import choices, report
 from loadtests.lab.commands import options as given
-from loadtests.lab.comparison import Run
+from loadtests.lab.comparison import CellRun
 from loadtests.lab.experiment import Experiment
 from loadtests.lab.source import Extent, Source
 from loadtests.lab.summary import Cut, Slo
@@ -90,7 +90,7 @@ def sim(
         print(f"\nReport: {out / report.PAGE}")
 
 
-def swept(experiment: Experiment, jobs: int | None, what: str) -> tuple[Run, ...]:
+def swept(experiment: Experiment, jobs: int | None, what: str) -> tuple[CellRun, ...]:
     """All its runs, with a progress bar."""
     with bars(Console(stderr=True)) as progress:
         watcher = Bar(progress, len(tuple(experiment.cells())), what)

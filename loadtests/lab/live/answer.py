@@ -11,7 +11,7 @@ _SAID_CHARACTERS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class AnswerUsage:
     """Tokens as the server counts them."""
 
     prompt_tokens: int
@@ -21,7 +21,7 @@ class Usage:
 
 
 @dataclass(slots=True)
-class Answer:
+class StreamedAnswer:
     """What has come so far. Times are those given to `feed`."""
 
     first_token_at: float | None = None
@@ -30,7 +30,7 @@ class Answer:
     the last token: with `ignore_eos`, tokens after the end of the text have none to show."""
     token_events: int = 0
     """Events with text or thoughts; as many as tokens where the server sends each by itself."""
-    usage: Usage | None = None
+    usage: AnswerUsage | None = None
     finished: bool = False
     """It said itself that this is all."""
     error: str = ""
@@ -111,10 +111,10 @@ def said(body: bytes) -> str:
     return " ".join(text.split())[:_SAID_CHARACTERS]
 
 
-def _usage(told: dict[str, object]) -> Usage:
+def _usage(told: dict[str, object]) -> AnswerUsage:
     details = told.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(
+    return AnswerUsage(
         _number(told.get("prompt_tokens")),
         _number(told.get("completion_tokens")),
         cached if isinstance(cached, int) else None,

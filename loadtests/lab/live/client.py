@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 import orjson
 
-from loadtests.lab.live.answer import Answer, said
+from loadtests.lab.live.answer import StreamedAnswer, said
 from loadtests.lab.outcome import REFUSED, UNKNOWN, Served
 from loadtests.workloads import bodies
 from loadtests.workloads.sessions import Request
@@ -57,7 +57,7 @@ class Sent:
     """Answers that did not tell their usage: their tokens are estimates."""
 
 
-class Client:
+class LoadClient:
     """Runs once: all of a traffic against one URL."""
 
     def __init__(
@@ -148,7 +148,7 @@ class Client:
         self._ended.set()
 
     async def _send(self, request: Request) -> None:
-        answer, problem, refused = Answer(), "", False
+        answer, problem, refused = StreamedAnswer(), "", False
         timeout_s = None
         if self._timeout_s is not None:
             timeout_s = (request.arrival_s + self._timeout_s - self.now_s) * self._scale
@@ -165,7 +165,7 @@ class Client:
             answer.said = str(error)
         self._note(request, answer, problem, refused=refused)
 
-    async def _exchange(self, request: Request, answer: Answer) -> tuple[bool, str]:
+    async def _exchange(self, request: Request, answer: StreamedAnswer) -> tuple[bool, str]:
         """Whether it was refused, and what went wrong, "" = nothing."""
         body = orjson.dumps(bodies.body(request, self._model, self._api))
         headers = {"content-type": "application/json", **bodies.headers(request)}
@@ -179,7 +179,9 @@ class Client:
                 answer.feed(data, self.now_s)
         return False, answer.problem
 
-    def _note(self, request: Request, answer: Answer, problem: str, *, refused: bool) -> None:
+    def _note(
+        self, request: Request, answer: StreamedAnswer, problem: str, *, refused: bool
+    ) -> None:
         now_s, usage = self.now_s, answer.usage
         finished_s = now_s if problem or answer.last_token_at is None else answer.last_token_at
         self.sent.served.append(

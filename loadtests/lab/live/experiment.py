@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
-from loadtests.lab.comparison import Comparison, Run
+from loadtests.lab.comparison import CellRun, Comparison
 from loadtests.lab.live import strain
 from loadtests.lab.live.measured import LiveDetails
 from loadtests.lab.live.replicas import Simulated
@@ -88,7 +88,7 @@ A run is flagged when the machine was more than {strain.BUSY:.0%} busy, the clie
 """
         return text.strip().split("\n\n")
 
-    def remarks(self, runs: Sequence[Run]) -> Sequence[str]:
+    def remarks(self, runs: Sequence[CellRun]) -> Sequence[str]:
         found = [f"Left out: {title}: {reason}" for title, reason in self.left_out.items()]
         live = [run.details for run in runs if isinstance(run.details, LiveDetails)]
         found += strain.remarks(details.strain for details in live)
@@ -114,7 +114,7 @@ A run is flagged when the machine was more than {strain.BUSY:.0%} busy, the clie
         return replace(self, targets=kept, left_out={**self.left_out, title: reason})
 
 
-def _failures(runs: Sequence[Run]) -> list[str]:
+def _failures(runs: Sequence[CellRun]) -> list[str]:
     """A line for each target some of whose requests failed."""
     kinds: dict[str, Counter[str]] = {}
     requests: Counter[str] = Counter()

@@ -22,15 +22,15 @@ from loadtests.bench import plain
 from loadtests.lab.live import peers
 from loadtests.lab.live.child import Child, StartError
 from loadtests.lab.live.ports import free_port
-from loadtests.lab.live.target import Kind, Target
+from loadtests.lab.live.target import Target, TargetKind
 
 _READY_S: Final = 60.0
 _ASK_S: Final = 5.0
 _PENSTOCK_DRAIN_S: Final = 1.0
 _HEALTH_RETRY_S: Final = 1
-_ENVOY_POLICIES: Final[Mapping[Kind, str]] = {
-    Kind.ENVOY_ROUND_ROBIN: "ROUND_ROBIN",
-    Kind.ENVOY_LEAST_REQUEST: "LEAST_REQUEST",
+_ENVOY_POLICIES: Final[Mapping[TargetKind, str]] = {
+    TargetKind.ENVOY_ROUND_ROBIN: "ROUND_ROBIN",
+    TargetKind.ENVOY_LEAST_REQUEST: "LEAST_REQUEST",
 }
 
 
@@ -67,7 +67,7 @@ async def started(
 ) -> AsyncIterator[Gateway]:
     """A gateway that knows all the replicas (``host:port``), ended on leaving. ``folder``: for its
     files. Raises StartError, PeerError."""
-    if target.kind is Kind.RUNNING:
+    if target.kind is TargetKind.RUNNING:
         if not await _listens(http, target.url):
             raise StartError(f"nothing answers at {target.url}")
         yield Gateway(target.url, None)
@@ -84,7 +84,7 @@ async def started(
 
 
 def _plan(target: Target, replicas: Sequence[str], port: int, folder: Path) -> _Plan:
-    if target.kind is Kind.PENSTOCK:
+    if target.kind is TargetKind.PENSTOCK:
         return _penstock(target, replicas, port, folder)
     if target.kind in _ENVOY_POLICIES:
         return _envoy(target, replicas, port, folder)
@@ -158,7 +158,7 @@ def router_command(
 ) -> tuple[str, ...]:
     """Of vllm-router or sglang-router, which have the same options for this."""
     urls = [f"http://{replica}" for replica in replicas]
-    level = "warning" if target.kind is Kind.VLLM_ROUTER else "warn"
+    level = "warning" if target.kind is TargetKind.VLLM_ROUTER else "warn"
     return (
         *(str(peers.interpreter()), "-m", peers.MODULES[target.kind]),
         *("--host", "127.0.0.1", "--port", str(port)),

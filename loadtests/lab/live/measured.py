@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from loadtests.lab.live.metrics import Counters
+from loadtests.lab.live.metrics import ReplicaCounters
 from loadtests.lab.live.strain import Strain
 from loadtests.lab.outcome import Served
 from loadtests.lab.summary import Totals
@@ -25,7 +25,7 @@ class LiveTotals(Totals):
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class AnswerTokens:
     """Of a whole run, by the usage that the answers told the client."""
 
     input: int
@@ -33,7 +33,7 @@ class Tokens:
     output: int
 
     @classmethod
-    def of(cls, served: Iterable[Served]) -> Tokens:
+    def of(cls, served: Iterable[Served]) -> AnswerTokens:
         """Of requests that were answered."""
         whole = [each for each in served if not each.failed]
         return cls(
@@ -52,10 +52,10 @@ class LiveDetails:
     """Requests that failed, by kind."""
     said: Mapping[str, str]
     """What the first of a kind was told."""
-    tokens: Tokens
+    tokens: AnswerTokens
     uncounted: int
     """Answers that did not tell their usage: their tokens are estimates."""
-    by_replica: tuple[Counters, ...]
+    by_replica: tuple[ReplicaCounters, ...]
     """What each counted during the run."""
     caches_emptied: bool
     """Before the run."""
@@ -76,7 +76,12 @@ class LiveDetails:
 
 
 def totals(
-    *, duration_s: float, requests: int, failed: int, by_replica: Sequence[Counters], strain: Strain
+    *,
+    duration_s: float,
+    requests: int,
+    failed: int,
+    by_replica: Sequence[ReplicaCounters],
+    strain: Strain,
 ) -> LiveTotals:
     """Put together."""
     prompt_tokens = sum(each.looked_up_tokens for each in by_replica)

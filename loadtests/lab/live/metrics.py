@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
+class ReplicaCounters:
     """Since the replica's start, or between two reads."""
 
     prompt_tokens: int = 0
@@ -18,8 +18,8 @@ class Counters:
     finished: int = 0
     """Requests, by whatever reason the engine gives; vLLM has none for a client that left."""
 
-    def __sub__(self, other: Counters) -> Counters:
-        return Counters(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    def __sub__(self, other: ReplicaCounters) -> ReplicaCounters:
+        return ReplicaCounters(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def computed_tokens(self) -> int:
@@ -28,7 +28,7 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Gauges:
+class ReplicaGauges:
     """Now."""
 
     running: int = 0
@@ -41,9 +41,9 @@ class Gauges:
         return not self.running and not self.waiting
 
 
-def counters(page: bytes) -> Counters:
+def counters(page: bytes) -> ReplicaCounters:
     """Of a page; 0 for what is not on it."""
-    return Counters(
+    return ReplicaCounters(
         prompt_tokens=int(_sum(page, b"vllm:prompt_tokens_total")),
         cached_tokens=int(_sum(page, b"vllm:prefix_cache_hits_total")),
         looked_up_tokens=int(_sum(page, b"vllm:prefix_cache_queries_total")),
@@ -53,9 +53,9 @@ def counters(page: bytes) -> Counters:
     )
 
 
-def gauges(page: bytes) -> Gauges:
+def gauges(page: bytes) -> ReplicaGauges:
     """Of a page; 0 for what is not on it."""
-    return Gauges(
+    return ReplicaGauges(
         running=int(_sum(page, b"vllm:num_requests_running")),
         waiting=int(_sum(page, b"vllm:num_requests_waiting")),
         kv_usage=_sum(page, b"vllm:kv_cache_usage_perc"),

@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from loadtests.lab.live.target import Kind
+from loadtests.lab.live.target import TargetKind
 from loadtests.lab.source import LabError
 
 ENVIRONMENT_VARIABLE: Final = "PENSTOCK_LAB_PEERS"
-REQUIREMENTS: Final[Mapping[Kind, str]] = {
-    Kind.VLLM_ROUTER: "vllm-router==0.1.17",
-    Kind.SGLANG_ROUTER: "sglang-router==0.3.2",
+REQUIREMENTS: Final[Mapping[TargetKind, str]] = {
+    TargetKind.VLLM_ROUTER: "vllm-router==0.1.17",
+    TargetKind.SGLANG_ROUTER: "sglang-router==0.3.2",
 }
-MODULES: Final[Mapping[Kind, str]] = {
-    Kind.VLLM_ROUTER: "vllm_router.launch_router",
-    Kind.SGLANG_ROUTER: "sglang_router.launch_router",
+MODULES: Final[Mapping[TargetKind, str]] = {
+    TargetKind.VLLM_ROUTER: "vllm_router.launch_router",
+    TargetKind.SGLANG_ROUTER: "sglang_router.launch_router",
 }
 _INSTALL_S: Final = 600.0
 
@@ -47,7 +47,7 @@ def interpreter() -> Path:
     return environment() / "bin" / "python"
 
 
-def install(kind: Kind, tell: Tell) -> None:
+def install(kind: TargetKind, tell: Tell) -> None:
     """Have a router, unless it is there. Raises PeerError."""
     wanted, root = REQUIREMENTS[kind], environment()
     try:
@@ -86,7 +86,7 @@ def _pip(wanted: str, log: Path) -> None:
         raise PeerError(f"{wanted} cannot be installed: {' '.join(errors)} (all of it: {log})")
 
 
-def _installed(kind: Kind) -> bool:
+def _installed(kind: TargetKind) -> bool:
     """In the version wanted, and with a native part that loads here."""
     name, _, version = REQUIREMENTS[kind].partition("==")
     return _runs(

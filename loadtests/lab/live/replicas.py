@@ -18,7 +18,7 @@ import orjson
 from loadtests.lab.live import metrics
 from loadtests.lab.live.child import Child
 from loadtests.lab.source import LabError
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 
 _START_S: Final = 60.0
 _ASK_S: Final = 30.0
@@ -41,7 +41,7 @@ class Simulated:
 
     profile: str
     """Name or file."""
-    limits: Limits
+    limits: EngineLimits
     adapters: tuple[str, ...]
     time_scale: float
 
@@ -66,7 +66,7 @@ class Simulated:
         return (sys.executable, "-m", "loadtests.sim", *given)
 
 
-class Fleet:
+class ReplicaFleet:
     """Replicas by their addresses (``host:port``)."""
 
     def __init__(
@@ -80,23 +80,23 @@ class Fleet:
         self._http = http
         self._children = tuple(children)
 
-    def first(self, count: int) -> Fleet:
+    def first(self, count: int) -> ReplicaFleet:
         """So many of them."""
-        return Fleet(self._http, self.addresses[:count], self._children[:count])
+        return ReplicaFleet(self._http, self.addresses[:count], self._children[:count])
 
     def cpu_s(self) -> list[float]:
         """CPU seconds of each so far; none where they are not ours."""
         return [child.cpu_s() for child in self._children]
 
-    async def counters(self) -> list[metrics.Counters]:
+    async def counters(self) -> list[metrics.ReplicaCounters]:
         """Of each."""
         return [metrics.counters(page) for page in await self._pages()]
 
-    async def gauges(self) -> list[metrics.Gauges]:
+    async def gauges(self) -> list[metrics.ReplicaGauges]:
         """Of each."""
         return [metrics.gauges(page) for page in await self._pages()]
 
-    async def settled(self) -> list[metrics.Counters]:
+    async def settled(self) -> list[metrics.ReplicaCounters]:
         """What each has counted, once none has anything to do: a real one publishes the counts of
         its last step a little after the answer. Raises ReplicaError when that takes too long."""
         await self.idle()
@@ -165,7 +165,7 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=_ASK_S)
 @asynccontextmanager
 async def started(
     replicas: Simulated, count: int, folder: Path, http: aiohttp.ClientSession
-) -> AsyncIterator[Fleet]:
+) -> AsyncIterator[ReplicaFleet]:
     """Simulated replicas, each a process, ended on leaving. Raises StartError."""
     children: list[Child] = []
     try:
@@ -173,7 +173,7 @@ async def started(
             log = folder / f"replica-{index}.log"
             children.append(Child(f"replica {index}", replicas.command(index), log))
         addresses = [f"127.0.0.1:{await _port(child)}" for child in children]
-        yield Fleet(http, addresses, children)
+        yield ReplicaFleet(http, addresses, children)
     finally:
         await asyncio.gather(*(child.stop() for child in children))
 

@@ -15,14 +15,14 @@ from typing import Final, Never
 
 import aiohttp
 
-from loadtests.lab.comparison import Cell, Run
+from loadtests.lab.comparison import Cell, CellRun
 from loadtests.lab.live import gateways, peers, replicas
 from loadtests.lab.live.child import StartError
-from loadtests.lab.live.client import Client, Sent
+from loadtests.lab.live.client import LoadClient, Sent
 from loadtests.lab.live.experiment import LiveExperiment
-from loadtests.lab.live.measured import LiveDetails, Tokens, totals
-from loadtests.lab.live.replicas import Fleet
-from loadtests.lab.live.strain import Meter
+from loadtests.lab.live.measured import AnswerTokens, LiveDetails, totals
+from loadtests.lab.live.replicas import ReplicaFleet
+from loadtests.lab.live.strain import StrainMeter
 from loadtests.lab.outcome import Outcome, Sample
 from loadtests.lab.source import LabError
 from loadtests.lab.sweep import Watcher
@@ -37,11 +37,11 @@ Tell = Callable[[str], None]
 
 async def run_all(
     experiment: LiveExperiment, watcher: Watcher, tell: Tell
-) -> tuple[LiveExperiment, tuple[Run, ...]]:
+) -> tuple[LiveExperiment, tuple[CellRun, ...]]:
     """All runs, in the order of its cells, and the experiment without the targets that could not
     be started or did not last. Raises LabError, ValueError."""
     cells = {cell: index for index, cell in enumerate(experiment.cells())}
-    found: dict[Cell, Run] = {}
+    found: dict[Cell, CellRun] = {}
     async with _stage(experiment) as stage:
         for place, cell in in_drawn_order(cells):
             index = cells[cell]
@@ -94,9 +94,9 @@ async def _stage(experiment: LiveExperiment) -> AsyncIterator[_Stage]:
         room = None if len(tempfile.gettempdir()) <= _LONGEST_PATH else _SHORT_PATH
         files = tempfile.TemporaryDirectory(prefix="pst-lab-", dir=room)
         folder = Path(stack.enter_context(files))
-        http = await stack.enter_async_context(Client.session())
+        http = await stack.enter_async_context(LoadClient.session())
         if experiment.simulated is None:
-            fleet = Fleet(http, experiment.given)
+            fleet = ReplicaFleet(http, experiment.given)
         else:
             fleet = await stack.enter_async_context(
                 replicas.started(experiment.simulated, max(experiment.replicas), folder, http)
@@ -111,13 +111,15 @@ async def _stage(experiment: LiveExperiment) -> AsyncIterator[_Stage]:
 class _Stage:
     """Everything that runs have in common."""
 
-    def __init__(self, folder: Path, http: aiohttp.ClientSession, fleet: Fleet, model: str) -> None:
+    def __init__(
+        self, folder: Path, http: aiohttp.ClientSession, fleet: ReplicaFleet, model: str
+    ) -> None:
         self._folder, self._http, self._fleet, self._model = folder, http, fleet, model
         self._runs = 0
 
     async def run(
         self, experiment: LiveExperiment, cell: Cell, place: int, on_progress: Callable[[int], None]
-    ) -> Run:
+    ) -> CellRun:
         """One of them. Raises StartError, ReplicaError, ValueError."""
         folder = self._folder / f"run-{self._runs}"
         folder.mkdir()
@@ -127,7 +129,7 @@ class _Stage:
         async with gateways.started(target, fleet.addresses, folder, self._http) as gateway:
             before = await fleet.settled()
             emptied = await fleet.forget()
-            client = Client(
+            client = LoadClient(
                 self._http,
                 gateway.url,
                 traffic,
@@ -137,7 +139,7 @@ class _Stage:
                 timeout_s=experiment.client_timeout_s,
                 on_progress=on_progress,
             )
-            meter = Meter(gateway, fleet)
+            meter = StrainMeter(gateway, fleet)
             samples: list[Sample] = []
             sent = await _while(client.run(), gateway.ended(), _sample(fleet, client, samples))
             strain = meter.read(sent.lag)
@@ -154,7 +156,7 @@ class _Stage:
             strain=strain,
             errors=dict(sent.errors),
             said=sent.said,
-            tokens=Tokens.of(sent.served),
+            tokens=AnswerTokens.of(sent.served),
             uncounted=sent.uncounted,
             by_replica=by_replica,
             caches_emptied=emptied,
@@ -185,7 +187,7 @@ async def _while(sending: Coroutine[None, None, Sent], *all_is_well: Awaitable[N
         await asyncio.gather(client, *watching, return_exceptions=True)
 
 
-async def _sample(fleet: Fleet, client: Client, into: list[Sample]) -> Never:
+async def _sample(fleet: ReplicaFleet, client: LoadClient, into: list[Sample]) -> Never:
     """The replicas' gauges from time to time."""
     while True:
         at_s, gauges = client.now_s, await fleet.gauges()

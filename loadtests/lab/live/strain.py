@@ -13,7 +13,7 @@ import numpy as np
 from loadtests.bench import processes
 from loadtests.lab.live.client import Lag
 from loadtests.lab.live.gateways import Gateway
-from loadtests.lab.live.replicas import Fleet
+from loadtests.lab.live.replicas import ReplicaFleet
 
 LATE_S: Final = 0.05
 """A client later than this (99th percentile, wall time) is no fair witness."""
@@ -55,10 +55,10 @@ class Strain:
         return {**asdict(self), "flags": self.flags()}
 
 
-class Meter:
+class StrainMeter:
     """Reads the clocks of all processes at the beginning and the end of a run."""
 
-    def __init__(self, gateway: Gateway, fleet: Fleet) -> None:
+    def __init__(self, gateway: Gateway, fleet: ReplicaFleet) -> None:
         self._gateway, self._fleet = gateway, fleet
         self._before = self._read()
 

@@ -13,7 +13,7 @@ from loadtests.lab import choices
 from loadtests.lab.source import LabError
 
 
-class Kind(enum.StrEnum):
+class TargetKind(enum.StrEnum):
     """Which gateway."""
 
     PENSTOCK = "penstock"
@@ -25,8 +25,8 @@ class Kind(enum.StrEnum):
     """Somebody else's, by its URL."""
 
 
-ROUTER_POLICIES: Mapping[Kind, tuple[str, ...]] = {
-    Kind.VLLM_ROUTER: (
+ROUTER_POLICIES: Mapping[TargetKind, tuple[str, ...]] = {
+    TargetKind.VLLM_ROUTER: (
         "cache_aware",
         "round_robin",
         "random",
@@ -34,7 +34,7 @@ ROUTER_POLICIES: Mapping[Kind, tuple[str, ...]] = {
         "consistent_hash",
         "sticky_least_loaded",
     ),
-    Kind.SGLANG_ROUTER: ("cache_aware", "round_robin", "random", "power_of_two"),
+    TargetKind.SGLANG_ROUTER: ("cache_aware", "round_robin", "random", "power_of_two"),
 }
 """Those that need nothing but the workers' addresses; the first is the router's own default."""
 
@@ -43,7 +43,7 @@ ROUTER_POLICIES: Mapping[Kind, tuple[str, ...]] = {
 class Target:
     """One of them."""
 
-    kind: Kind
+    kind: TargetKind
     title: str
     policy: str = ""
     """By the gateway's own name; "" = its default."""
@@ -80,17 +80,17 @@ def parse(text: str) -> tuple[Target, ...]:
 def _target(text: str) -> Target:
     label, is_labelled, rest = text.partition("=")
     if is_labelled and rest.startswith(("http://", "https://")):
-        return Target(Kind.RUNNING, label.strip() or rest, url=_url(rest))
+        return Target(TargetKind.RUNNING, label.strip() or rest, url=_url(rest))
     if text.startswith(("http://", "https://")):
-        return Target(Kind.RUNNING, text, url=_url(text))
+        return Target(TargetKind.RUNNING, text, url=_url(text))
     name, _, policy = text.partition(":")
     try:
-        kind = Kind(name)
+        kind = TargetKind(name)
     except ValueError:
-        kind = Kind.RUNNING
-    if kind is Kind.RUNNING:
+        kind = TargetKind.RUNNING
+    if kind is TargetKind.RUNNING:
         raise LabError(f"target {name!r}: there are {_known()}")
-    if kind is Kind.PENSTOCK:
+    if kind is TargetKind.PENSTOCK:
         return _penstock(policy)
     known = ROUTER_POLICIES.get(kind, ())
     if policy and policy not in known:
@@ -101,12 +101,14 @@ def _target(text: str) -> Target:
 
 def _penstock(policy: str) -> Target:
     if not policy:
-        return Target(Kind.PENSTOCK, "penstock")
+        return Target(TargetKind.PENSTOCK, "penstock")
     chosen = choices.policies(policy)
     if len(chosen) != 1:
         raise LabError(f"target penstock: one policy is wanted, not {policy!r}")
     [choice] = chosen
-    return Target(Kind.PENSTOCK, f"penstock {choice.title}", choice.spec.name, choice.spec.params)
+    return Target(
+        TargetKind.PENSTOCK, f"penstock {choice.title}", choice.spec.name, choice.spec.params
+    )
 
 
 def _url(text: str) -> str:
@@ -140,5 +142,5 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def _known() -> str:
-    started = [str(kind) for kind in Kind if kind is not Kind.RUNNING]
+    started = [str(kind) for kind in TargetKind if kind is not TargetKind.RUNNING]
     return f"{', '.join(started)}, and any running one as NAME=http://host:port"

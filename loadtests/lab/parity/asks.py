@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
 
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 
 _FIRST_TOKEN, _LAST_TOKEN = 300, 1999
 """Ordinary tokens in every vocabulary we know."""
@@ -21,7 +21,7 @@ _SHARES_PREFIX, _CONTINUES, _REPEATS, _FULL_BLOCKS, _SHORT = 0.7, 0.2, 0.08, 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ParityRequest:
     """One request: the prompt and answer of an earlier one (if it continues one), then tokens."""
 
     name: str
@@ -40,11 +40,11 @@ class Burst:
     burst before it, when that one's first request has had about so many tokens.
     """
 
-    asks: tuple[Ask, ...]
+    asks: tuple[ParityRequest, ...]
     after_tokens: int | None = None
 
 
-def make(count: int, seed: int, limits: Limits, adapters: Sequence[str] = ()) -> list[Burst]:
+def make(count: int, seed: int, limits: EngineLimits, adapters: Sequence[str] = ()) -> list[Burst]:
     """That many requests for an engine of these limits, the same ones for the same arguments.
 
     With ``adapters``, each is for one of them or for the base model.
@@ -53,7 +53,7 @@ def make(count: int, seed: int, limits: Limits, adapters: Sequence[str] = ()) ->
 
 
 class _Maker:
-    def __init__(self, seed: int, limits: Limits, adapters: Sequence[str]) -> None:
+    def __init__(self, seed: int, limits: EngineLimits, adapters: Sequence[str]) -> None:
         self._rng = random.Random(seed)
         self._adapters = (None, *adapters)
         self._block = limits.block_size_tokens
@@ -84,7 +84,7 @@ class _Maker:
             left, sent = left - size, sent + size
         return made
 
-    def _ask(self, name: str, sizes: dict[str, int], plain: list[tuple[int, ...]]) -> Ask:
+    def _ask(self, name: str, sizes: dict[str, int], plain: list[tuple[int, ...]]) -> ParityRequest:
         rng = self._rng
         own = self._text(self._own_tokens())
         answer = self._answer_tokens()
@@ -96,11 +96,11 @@ class _Maker:
             if fitting:
                 earlier = rng.choice(fitting)
                 self._sizes[name] = sizes[earlier] + len(own) + answer
-                return Ask(name, own, answer, continues=earlier, adapter=adapter)
+                return ParityRequest(name, own, answer, continues=earlier, adapter=adapter)
         elif chance < _CONTINUES + _REPEATS and plain:
             tokens = rng.choice(plain)
             self._sizes[name] = len(tokens) + answer
-            return Ask(name, tokens, answer, adapter=adapter)
+            return ParityRequest(name, tokens, answer, adapter=adapter)
         tokens = own
         if rng.random() < _SHARES_PREFIX:
             tokens = rng.choice(self._prefixes) + own
@@ -108,9 +108,9 @@ class _Maker:
             tokens += self._text(-len(tokens) % self._block)
         self._plain.append(tokens)
         self._sizes[name] = len(tokens) + answer
-        return Ask(name, tokens, answer, adapter=adapter)
+        return ParityRequest(name, tokens, answer, adapter=adapter)
 
-    def _watched(self, ask: Ask) -> Ask:
+    def _watched(self, ask: ParityRequest) -> ParityRequest:
         """The first of a burst answers for long: the next burst is timed by it."""
         answer = min(2 * self._longest_answer, self._room - self._sizes[ask.name] + ask.max_tokens)
         self._sizes[ask.name] += answer - ask.max_tokens

@@ -13,16 +13,16 @@ from dataclasses import asdict, dataclass
 from math import ceil
 
 from loadtests.lab.parity.asks import Burst
-from loadtests.lab.parity.recording import Clock, ParityError, Recording
+from loadtests.lab.parity.recording import Moment, ParityError, Recording
 from loadtests.lab.parity.virtual import replay
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 
 _CLOSE_SHARE, _CLOSE_COUNT = 0.1, 3
 _LAGS = (0, 1, -1)
 """Steps by which a server may see arrivals later or sooner than its recording has it."""
 
 
-class Reason(enum.Enum):
+class Cause(enum.Enum):
     """Why two servers differ."""
 
     ARRIVAL = "a burst came at another step"
@@ -36,7 +36,7 @@ class Difference:
     request: str
     real_tokens: int
     simulated_tokens: int
-    reason: Reason
+    reason: Cause
     detail: str
     """What stopped the match on either side."""
 
@@ -49,7 +49,7 @@ class Parity:
     differences: tuple[Difference, ...]
     ordered: int
     """Requests whose order of admission both told."""
-    order_differs: Reason | None
+    order_differs: Cause | None
     """None: it is the same."""
     first_out_of_order: str | None
     preemptions: tuple[int, int]
@@ -67,7 +67,7 @@ class Parity:
     @property
     def unexplained(self) -> tuple[Difference, ...]:
         """Differences without a reason."""
-        return tuple(each for each in self.differences if each.reason is Reason.UNEXPLAINED)
+        return tuple(each for each in self.differences if each.reason is Cause.UNEXPLAINED)
 
     @property
     def preemptions_close(self) -> bool:
@@ -82,7 +82,7 @@ class Parity:
         """The simulator does what real vLLM does."""
         return (
             not self.unexplained
-            and self.order_differs is not Reason.UNEXPLAINED
+            and self.order_differs is not Cause.UNEXPLAINED
             and self.preemptions_close
         )
 
@@ -96,7 +96,7 @@ class Parity:
 
 
 def compare(
-    real: Recording, simulated: Recording, bursts: Sequence[Burst], limits: Limits
+    real: Recording, simulated: Recording, bursts: Sequence[Burst], limits: EngineLimits
 ) -> Parity:
     """Both recordings must be of these bursts, on engines of these limits."""
     testimonies = [_witness(each, bursts, limits) for each in (real, simulated)]
@@ -111,7 +111,7 @@ def compare(
             witness is not None and witness.answers[name].cached_tokens == told
             for witness, told in zip(witnesses, tokens, strict=True)
         ]
-        reason = Reason.ARRIVAL if all(attested) and not arrivals_equal else Reason.UNEXPLAINED
+        reason = Cause.ARRIVAL if all(attested) and not arrivals_equal else Cause.UNEXPLAINED
         differences.append(Difference(name, *tokens, reason, _detail(name, witnesses, attested)))
     ordered, out_of_order = _orders(real, simulated)
     order_differs = None
@@ -121,7 +121,7 @@ def compare(
             witness is not None and _orders(recording, witness)[1] is None
             for recording, witness in pairs
         )
-        order_differs = Reason.ARRIVAL if explained else Reason.UNEXPLAINED
+        order_differs = Cause.ARRIVAL if explained else Cause.UNEXPLAINED
     return Parity(
         requests=len(real.answers),
         differences=tuple(differences),
@@ -136,8 +136,8 @@ def compare(
 
 
 def _witness(
-    recording: Recording, bursts: Sequence[Burst], limits: Limits
-) -> tuple[Recording | None, list[Clock | None]]:
+    recording: Recording, bursts: Sequence[Burst], limits: EngineLimits
+) -> tuple[Recording | None, list[Moment | None]]:
     """The model with the recording's arrivals, and when these are by its account.
 
     Of the possible lags, it has the one with which it agrees best with the recording.
@@ -155,7 +155,7 @@ def _witness(
         if wrong < fewest:
             best, fewest = witness, wrong
             came = [
-                Clock(clock.request, clock.tokens + lag) if clock is not None else None
+                Moment(clock.request, clock.tokens + lag) if clock is not None else None
                 for clock in recording.came
             ]
         if not wrong:

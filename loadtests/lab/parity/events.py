@@ -52,7 +52,7 @@ class _Batch(msgspec.Struct, array_like=True):
 _decoder = msgspec.msgpack.Decoder(_Batch)
 
 
-class KvEvents:
+class EventLog:
     """Subscribes at once; what it is told piles up until it is asked."""
 
     def __init__(self, block_size_tokens: int) -> None:
@@ -95,9 +95,9 @@ class KvEvents:
 
 
 @asynccontextmanager
-async def subscribed(endpoint: str, block_size_tokens: int) -> AsyncIterator[KvEvents]:
-    """Listens while the context is open. Raises what `KvEvents.take` does."""
-    events = KvEvents(block_size_tokens)
+async def subscribed(endpoint: str, block_size_tokens: int) -> AsyncIterator[EventLog]:
+    """Listens while the context is open. Raises what `EventLog.take` does."""
+    events = EventLog(block_size_tokens)
     context = zmq.asyncio.Context()
     socket = context.socket(zmq.SUB)
     socket.setsockopt(zmq.RCVHWM, 0)

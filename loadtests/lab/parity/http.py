@@ -16,10 +16,10 @@ import aiohttp
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests.lab.parity.asks import Ask, Burst
-from loadtests.lab.parity.events import KvEvents, chain_of, subscribed
+from loadtests.lab.parity.asks import Burst, ParityRequest
+from loadtests.lab.parity.events import EventLog, chain_of, subscribed
 from loadtests.lab.parity.order import order_of, waves_of
-from loadtests.lab.parity.recording import Answer, Clock, ParityError, Recording
+from loadtests.lab.parity.recording import Moment, ParityError, RecordedAnswer, Recording
 
 _HEADERS_TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 120.0
@@ -34,7 +34,7 @@ _COUNTERS = ("num_preemptions", "prefix_cache_hits", "generation_tokens")
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ParityServer:
     """Where it listens, and where it publishes its KV events (None: nowhere)."""
 
     url: str
@@ -42,7 +42,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ServerShape:
     """What a server tells of itself."""
 
     model: str
@@ -52,7 +52,7 @@ class Shape:
     block_size_tokens: int
 
 
-async def shape_of(server: Server) -> Shape:
+async def shape_of(server: ParityServer) -> ServerShape:
     """Asks. Raises ParityError, aiohttp.ClientError."""
     async with _session(server) as session:
         async with session.get("/v1/models") as response:
@@ -62,7 +62,7 @@ async def shape_of(server: Server) -> Shape:
     for family in families:
         for sample in family.samples:
             if sample.name.startswith("vllm:cache_config_info"):
-                return Shape(
+                return ServerShape(
                     model["id"],
                     int(model["max_model_len"]),
                     int(sample.labels["num_gpu_blocks"]) - 1,
@@ -72,8 +72,8 @@ async def shape_of(server: Server) -> Shape:
 
 
 async def record(
-    server: Server,
-    shape: Shape,
+    server: ParityServer,
+    shape: ServerShape,
     bursts: Sequence[Burst],
     *,
     who: str,
@@ -104,7 +104,7 @@ async def record(
 
 class _Run:
     def __init__(
-        self, session: aiohttp.ClientSession, shape: Shape, events: KvEvents | None, who: str
+        self, session: aiohttp.ClientSession, shape: ServerShape, events: EventLog | None, who: str
     ) -> None:
         self._session, self._shape, self._events = session, shape, events
         self._recording = Recording(who)
@@ -167,7 +167,7 @@ class _Run:
                 if self._events.batches:
                     break
                 tokens = tuple(range(300 + probe, 301 + probe + self._shape.block_size_tokens))
-                await self._send(Ask(f"probe-{probe}", tokens, 1))
+                await self._send(ParityRequest(f"probe-{probe}", tokens, 1))
                 await self._finish()
             else:
                 raise ParityError("no KV events come: is the endpoint right?")
@@ -186,7 +186,7 @@ class _Run:
                     "VLLM_SERVER_DEV_MODE=1 in its environment"
                 )
 
-    async def _send(self, ask: Ask) -> None:
+    async def _send(self, ask: ParityRequest) -> None:
         """Returns when the request is in the engine's queue."""
         prompt = ask.tokens
         if ask.continues is not None:
@@ -194,7 +194,7 @@ class _Run:
             prompt = self._prompts[ask.continues] + earlier.tokens + prompt
         self._prompts[ask.name] = prompt
         self._adapters[ask.name] = ask.adapter
-        self._answers[ask.name] = Answer(len(prompt), 0, 0)
+        self._answers[ask.name] = RecordedAnswer(len(prompt), 0, 0)
         body = {
             "model": ask.adapter or self._shape.model,
             "prompt": prompt,
@@ -212,7 +212,7 @@ class _Run:
         async with self._session.get("/health") as response:
             response.raise_for_status()
 
-    async def _ask(self, ask: Ask, body: dict[str, object], sent: asyncio.Event) -> None:
+    async def _ask(self, ask: ParityRequest, body: dict[str, object], sent: asyncio.Event) -> None:
         answer = self._answers[ask.name]
         tokens: list[int] = []
         text = ""
@@ -246,13 +246,13 @@ class _Run:
             response.raise_for_status()
             return tuple((await response.json())["tokens"])
 
-    async def _nearly(self, clock: Clock) -> None:
+    async def _nearly(self, clock: Moment) -> None:
         """A few steps before that."""
         task, answer = self._tasks[clock.request], self._answers[clock.request]
         while answer.output_tokens < clock.tokens - _STEPS_BEFORE and not task.done():  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_S)
 
-    async def _held(self, tokens: int, under_way: int, made_before: int) -> Clock | None:
+    async def _held(self, tokens: int, under_way: int, made_before: int) -> Moment | None:
         """Hold the engine when its oldest request has about so many tokens.
 
         In small turns, because an engine may run far ahead of those who stream its answers. None
@@ -264,7 +264,7 @@ class _Run:
             oldest = next((name for name, task in self._tasks.items() if not task.done()), None)
             if oldest is None:
                 return None
-            when = Clock(oldest, self._answers[oldest].output_tokens + under_way)
+            when = Moment(oldest, self._answers[oldest].output_tokens + under_way)
             if when.tokens >= max(tokens, under_way + 1):
                 return when
             await self._control("/resume")
@@ -277,7 +277,7 @@ class _Run:
         for task in self._tasks.values():
             task.result()
 
-    async def _quiet(self, events: KvEvents) -> None:
+    async def _quiet(self, events: EventLog) -> None:
         batches = -1
         while batches != events.batches:
             batches = events.batches
@@ -305,7 +305,7 @@ class _Run:
         return found
 
 
-def _take_usage(answer: Answer, usage: object) -> None:
+def _take_usage(answer: RecordedAnswer, usage: object) -> None:
     if not isinstance(usage, dict):
         return
     told = cast("dict[str, object]", usage)
@@ -319,7 +319,7 @@ def _take_usage(answer: Answer, usage: object) -> None:
 
 
 @asynccontextmanager
-async def _session(server: Server) -> AsyncIterator[aiohttp.ClientSession]:
+async def _session(server: ParityServer) -> AsyncIterator[aiohttp.ClientSession]:
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S)
     async with aiohttp.ClientSession(server.url, connector=connector, timeout=timeout) as session:

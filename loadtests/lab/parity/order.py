@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from loadtests.lab.parity.asks import Burst
-from loadtests.lab.parity.recording import Clock
+from loadtests.lab.parity.recording import Moment
 
 
 def order_of(
@@ -35,7 +35,7 @@ def order_of(
 
 
 def waves_of(
-    bursts: Iterable[Burst], came: Iterable[Clock | None], blocks: Mapping[str, Sequence[Hashable]]
+    bursts: Iterable[Burst], came: Iterable[Moment | None], blocks: Mapping[str, Sequence[Hashable]]
 ) -> list[dict[str, Sequence[Hashable]]]:
     """For `order_of`: bursts that came when nothing was under way, each with those into it."""
     waves: list[dict[str, Sequence[Hashable]]] = []

@@ -10,7 +10,7 @@ class ParityError(ValueError):
 
 
 @dataclass(slots=True)
-class Answer:
+class RecordedAnswer:
     """What one request was told, in tokens."""
 
     prompt_tokens: int
@@ -21,7 +21,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
+class Moment:
     """A moment: when the oldest unfinished request had so many tokens. It gets one in each step.
 
     Of an arrival: the step after which the scheduler saw it.
@@ -36,8 +36,8 @@ class Recording:
     """A whole run. Counters are those of the run alone."""
 
     who: str
-    answers: dict[str, Answer] = field(default_factory=dict)
-    came: list[Clock | None] = field(default_factory=list)
+    answers: dict[str, RecordedAnswer] = field(default_factory=dict)
+    came: list[Moment | None] = field(default_factory=list)
     """When each burst came; None: nothing else was under way."""
     admitted: list[str] | None = None
     """Requests in order of first admission, as far as it can be told; None: nobody told."""

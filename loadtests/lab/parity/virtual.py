@@ -10,11 +10,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence as SequenceOf
 
-from loadtests.lab.parity.asks import Ask, Burst
+from loadtests.lab.parity.asks import Burst, ParityRequest
 from loadtests.lab.parity.order import order_of, waves_of
-from loadtests.lab.parity.recording import Answer, Clock, ParityError, Recording
-from loadtests.sim.model.request import EngineRequest, Sequence, State
-from loadtests.sim.model.scheduler import Limits, Scheduler
+from loadtests.lab.parity.recording import Moment, ParityError, RecordedAnswer, Recording
+from loadtests.sim.model.request import EngineRequest, Sequence, SequenceState
+from loadtests.sim.model.scheduler import EngineLimits, Scheduler
 from loadtests.sim.model.step import Step
 
 _TOKEN_BYTES = 4
@@ -52,7 +52,7 @@ class _Memory:
 
 def replay(
     bursts: SequenceOf[Burst],
-    limits: Limits,
+    limits: EngineLimits,
     like: Recording | None = None,
     *,
     lag: int = 0,
@@ -69,7 +69,7 @@ def replay(
 
 
 class _Replay:
-    def __init__(self, limits: Limits, like: Recording | None, who: str) -> None:
+    def __init__(self, limits: EngineLimits, like: Recording | None, who: str) -> None:
         self._memory = _Memory()
         self._limits = limits
         self._like = like
@@ -86,7 +86,7 @@ class _Replay:
             if self._like is not None:
                 came = self._like.came[number]
             elif burst.after_tokens is not None:
-                came = Clock(bursts[number - 1].asks[0].name, burst.after_tokens)
+                came = Moment(bursts[number - 1].asks[0].name, burst.after_tokens)
             else:
                 came = None
             if came is None:
@@ -106,7 +106,7 @@ class _Replay:
         )
         return self._recording
 
-    def _add(self, ask: Ask) -> Sequence:
+    def _add(self, ask: ParityRequest) -> Sequence:
         prompt = ask.tokens
         if ask.continues is not None:
             earlier = self._recording.answers[ask.continues]
@@ -117,7 +117,7 @@ class _Replay:
         answer = tuple(range(first, first + ask.max_tokens))
         if self._like is not None:
             answer = self._like.answers[ask.name].tokens
-        self._recording.answers[ask.name] = Answer(len(prompt), 0, 0, answer)
+        self._recording.answers[ask.name] = RecordedAnswer(len(prompt), 0, 0, answer)
         size = self._limits.block_size_tokens
         ids = tuple(block_ids(prompt + answer, size, ask.adapter))
         self._blocks[ask.name] = ids[: len(prompt) // size]
@@ -144,7 +144,7 @@ class _Replay:
             self._note_admissions(waiting)
         if self._flight and (step is None or len(self._flight) > self._limits.async_scheduling):
             for sequence in self._scheduler.complete(self._flight.pop(0)):
-                if sequence.state is State.FINISHED:
+                if sequence.state is SequenceState.FINISHED:
                     self._finished(sequence)
 
     def _note_admissions(self, waiting: set[int]) -> None:

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtests.sim.calibration.inference_perf import StageResult, replay
-from loadtests.sim.calibration.measured import Experiment, MeasuredError, Stage
+from loadtests.sim.calibration.measured import MeasuredError, MeasuredExperiment, MeasuredStage
 from loadtests.sim.model.catalogue import ACCELERATORS, Accelerator, architecture
 from loadtests.sim.model.profile import Profile
 
-Floats = NDArray[np.float64]
+Vector = NDArray[np.float64]
 
 _SEEDS = 2
 """Replays that are averaged for one guess."""
@@ -64,7 +64,7 @@ class Fit:
     replays: int
 
 
-def calibration_experiments(experiments: Sequence[Experiment]) -> list[Experiment]:
+def calibration_experiments(experiments: Sequence[MeasuredExperiment]) -> list[MeasuredExperiment]:
     """Those a profile may be fitted to: `codegen`, without failures."""
     return [
         each
@@ -75,12 +75,12 @@ def calibration_experiments(experiments: Sequence[Experiment]) -> list[Experimen
     ]
 
 
-def profile_name(experiment: Experiment, accelerator: Accelerator) -> str:
+def profile_name(experiment: MeasuredExperiment, accelerator: Accelerator) -> str:
     """Of the server that was measured: model, tensor parallel size and accelerator."""
     return f"{experiment.server_name}-{_chip(experiment, accelerator).name}"
 
 
-def _chip(experiment: Experiment, accelerator: Accelerator) -> Accelerator:
+def _chip(experiment: MeasuredExperiment, accelerator: Accelerator) -> Accelerator:
     """What the experiment says, or else what is given. Raises MeasuredError for an unknown one."""
     told = experiment.config.accelerator
     if told is None:
@@ -93,7 +93,7 @@ def _chip(experiment: Experiment, accelerator: Accelerator) -> Accelerator:
     return ACCELERATORS[told.lower()]
 
 
-def prior_profile(experiment: Experiment, accelerator: Accelerator) -> Profile:
+def prior_profile(experiment: MeasuredExperiment, accelerator: Accelerator) -> Profile:
     """What is known before any measurement. Raises UnknownModelError, MeasuredError."""
     chip = _chip(experiment, accelerator)
     shards = experiment.config.tensor_parallelism
@@ -111,7 +111,7 @@ def prior_profile(experiment: Experiment, accelerator: Accelerator) -> Profile:
 
 
 def fit_profile(
-    experiment: Experiment,
+    experiment: MeasuredExperiment,
     accelerator: Accelerator,
     *,
     seed: int = 0,
@@ -126,14 +126,14 @@ def fit_profile(
     parameters = [p for p in PARAMETERS if start.tensor_parallel >= p.least_shards]
     replays = 0
 
-    def profile_at(u: Floats) -> Profile:
+    def profile_at(u: Vector) -> Profile:
         values = {p.name: p.value(float(x)) for p, x in zip(parameters, u, strict=True)}
         return replace(start, **values)  # type: ignore[arg-type]
 
     late = _late_starters(experiment)
     seeds = range(seed, seed + (2 * _SEEDS if late else _SEEDS))
 
-    def residuals(u: Floats) -> Floats:
+    def residuals(u: Vector) -> Vector:
         nonlocal replays
         replays += len(seeds)
         profile = profile_at(u)
@@ -154,7 +154,7 @@ def fit_profile(
     return Fit(_rounded(profile, parameters), _misfit(here), replays)
 
 
-def _late_starters(experiment: Experiment) -> bool:
+def _late_starters(experiment: MeasuredExperiment) -> bool:
     """Whether some requests of the first stage waited for far more than prefills.
 
     First uses cost next to nothing or seconds, and no slope leads the search from one to the
@@ -165,11 +165,11 @@ def _late_starters(experiment: Experiment) -> bool:
 
 
 def _descend(
-    u: Floats,
-    residuals: Callable[[Floats], Floats],
+    u: Vector,
+    residuals: Callable[[Vector], Vector],
     rounds: int,
-    told: Callable[[Floats], None],
-) -> tuple[Floats, Floats]:
+    told: Callable[[Vector], None],
+) -> tuple[Vector, Vector]:
     """Gauss-Newton from ``u``: where it ends, and the residuals there."""
     here = residuals(u)
     cost = _cost(here, u)
@@ -206,8 +206,8 @@ def _rounded(profile: Profile, parameters: Sequence[Parameter]) -> Profile:
 
 
 def _residuals(
-    runs: Sequence[Sequence[StageResult]], measured: Sequence[Stage], *, tail: float
-) -> Floats:
+    runs: Sequence[Sequence[StageResult]], measured: Sequence[MeasuredStage], *, tail: float
+) -> Vector:
     """Log errors of the means over the runs, in units of their tolerance.
 
     ``tail``: factor on the tolerance of 99th percentiles.
@@ -224,7 +224,7 @@ def _residuals(
 
 
 def _observations(
-    ours: StageResult, theirs: Stage, tail: float
+    ours: StageResult, theirs: MeasuredStage, tail: float
 ) -> list[tuple[float, float | None, float]]:
     """(replayed, measured, relative error that the model may well make)."""
     tpot, latency, ttft = (
@@ -251,9 +251,9 @@ def _spread(p90: float | None, median: float | None) -> float | None:
     return p90 / median - 0.97 if p90 is not None and median else None
 
 
-def _cost(residuals: Floats, u: Floats) -> float:
+def _cost(residuals: Vector, u: Vector) -> float:
     return float(residuals @ residuals + u @ u)
 
 
-def _misfit(residuals: Floats) -> float:
+def _misfit(residuals: Vector) -> float:
     return float(np.sqrt(np.mean(residuals**2)))

@@ -28,9 +28,14 @@ from loadtests.sim.calibration.calibrate import (
     prior_profile,
     profile_name,
 )
-from loadtests.sim.calibration.hf_config import ConfigError, read_architecture
+from loadtests.sim.calibration.hf_config import ModelConfigError, read_architecture
 from loadtests.sim.calibration.inference_perf import StageResult, replay
-from loadtests.sim.calibration.measured import Experiment, MeasuredError, Stage, read_measured
+from loadtests.sim.calibration.measured import (
+    MeasuredError,
+    MeasuredExperiment,
+    MeasuredStage,
+    read_measured,
+)
 from loadtests.sim.calibration.predictions import METRICS, Prediction, misjudged, table, verdicts
 from loadtests.sim.calibration.probe_command import (
     GENERIC,
@@ -42,7 +47,7 @@ from loadtests.sim.calibration.probe_command import (
 from loadtests.sim.model.catalogue import (
     ACCELERATORS,
     Accelerator,
-    UnknownModelError,
+    UnknownArchitectureError,
     know,
 )
 from loadtests.sim.model.profile import Profile, ProfileError, built_in, write_profile
@@ -62,7 +67,7 @@ class Calibration:
 
 
 def calibrate(
-    experiments: Sequence[Experiment],
+    experiments: Sequence[MeasuredExperiment],
     accelerator: Accelerator,
     *,
     seed: int = 0,
@@ -70,7 +75,7 @@ def calibrate(
 ) -> dict[str, Calibration]:
     """A calibration for each server that has a calibration experiment, by profile name."""
 
-    def fitted(experiment: Experiment) -> Profile:
+    def fitted(experiment: MeasuredExperiment) -> Profile:
         name = profile_name(experiment, accelerator)
         told(f"{name}: fitting to {experiment.experiment}")
 
@@ -82,10 +87,12 @@ def calibrate(
     return _calibrations(experiments, accelerator, fitted)
 
 
-def recall(experiments: Sequence[Experiment], accelerator: Accelerator) -> dict[str, Calibration]:
+def recall(
+    experiments: Sequence[MeasuredExperiment], accelerator: Accelerator
+) -> dict[str, Calibration]:
     """As `calibrate`, with the built-in profiles that were fitted to the experiment earlier."""
 
-    def kept(experiment: Experiment) -> Profile | None:
+    def kept(experiment: MeasuredExperiment) -> Profile | None:
         try:
             profile = built_in(profile_name(experiment, accelerator))
         except ProfileError:
@@ -96,9 +103,9 @@ def recall(experiments: Sequence[Experiment], accelerator: Accelerator) -> dict[
 
 
 def _calibrations(
-    experiments: Sequence[Experiment],
+    experiments: Sequence[MeasuredExperiment],
     accelerator: Accelerator,
-    profile_of: Callable[[Experiment], Profile | None],
+    profile_of: Callable[[MeasuredExperiment], Profile | None],
 ) -> dict[str, Calibration]:
     found: dict[str, Calibration] = {}
     for experiment in calibration_experiments(experiments):
@@ -110,7 +117,7 @@ def _calibrations(
 
 
 def profile_for(
-    experiment: Experiment,
+    experiment: MeasuredExperiment,
     calibrations: Mapping[str, Calibration],
     accelerator: Accelerator,
     told: Callable[[str], None] = lambda line: None,
@@ -128,7 +135,7 @@ def profile_for(
 
 
 def predict(
-    experiments: Iterable[Experiment],
+    experiments: Iterable[MeasuredExperiment],
     calibrations: Mapping[str, Calibration],
     accelerator: Accelerator,
     *,
@@ -144,7 +151,7 @@ def predict(
             replay(experiment, calibration.profile, seed=100 + number) for number in range(seeds)
         ]
         for index, load in enumerate(experiment.load.stages):
-            stage = experiment.stages[index] if index < len(experiment.stages) else Stage()
+            stage = experiment.stages[index] if index < len(experiment.stages) else MeasuredStage()
             share = calibration.counted_share or 1.0  # never that of the stage to be predicted
             ours = [_metrics(run[index], share) for run in runs]
             theirs = _measured(stage) if index < len(experiment.stages) else {}
@@ -176,7 +183,7 @@ def _metrics(result: StageResult, counted_share: float) -> dict[str, float]:
     }
 
 
-def _measured(stage: Stage) -> dict[str, float | None]:
+def _measured(stage: MeasuredStage) -> dict[str, float | None]:
     return {
         "time_per_output_token": stage.time_per_output_token.mean,
         "request_latency": stage.request_latency.mean,
@@ -187,12 +194,12 @@ def _measured(stage: Stage) -> dict[str, float | None]:
     }
 
 
-def _stage_share(experiment: Experiment, stage: Stage) -> float | None:
+def _stage_share(experiment: MeasuredExperiment, stage: MeasuredStage) -> float | None:
     counted = stage.output_len.mean
     return counted / experiment.prompts.output_len if counted else None
 
 
-def _counted_share(experiment: Experiment) -> float | None:
+def _counted_share(experiment: MeasuredExperiment) -> float | None:
     shares = [share for stage in experiment.stages if (share := _stage_share(experiment, stage))]
     return fmean(shares) if shares else None
 
@@ -285,7 +292,7 @@ def main(
                 profile = calibration.profile
                 write_profile(profile, save / f"{profile.name}.yaml")
         predictions = predict([*experiments, *others], calibrations, chip, seeds=seeds, told=told)
-    except (MeasuredError, ProfileError, UnknownModelError, ConfigError) as error:
+    except (MeasuredError, ProfileError, UnknownArchitectureError, ModelConfigError) as error:
         progress.print(str(error), style="red", highlight=False, soft_wrap=True)
         sys.exit(2)
     console.print(table(predictions))

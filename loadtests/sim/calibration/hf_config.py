@@ -13,7 +13,7 @@ _QUANTIZED_BYTES = {"fp8": 1.0, "mxfp4": 0.56, "awq": 0.56, "gptq": 0.56}
 """Of a weight, scales included."""
 
 
-class ConfigError(ValueError):
+class ModelConfigError(ValueError):
     """A config.json that does not say what is needed: says which file and which key."""
 
 
@@ -28,11 +28,11 @@ def read_architecture(path: Path, name: str = "") -> Architecture:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror or error}") from error
+        raise ModelConfigError(f"{file}: {error.strerror or error}") from error
     except ValueError as error:
-        raise ConfigError(f"{file}: not JSON: {error}") from error
+        raise ModelConfigError(f"{file}: not JSON: {error}") from error
     if not isinstance(document, dict):
-        raise ConfigError(f"{file}: an object is wanted, not {type(document).__name__}")
+        raise ModelConfigError(f"{file}: an object is wanted, not {type(document).__name__}")
     return _architecture(_Keys(file, document), name or file.absolute().parent.name)
 
 
@@ -51,7 +51,7 @@ class _Keys:
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
         if default is None:
-            raise ConfigError(f"{self._file}: {names[0]}: a number over 0 is wanted")
+            raise ModelConfigError(f"{self._file}: {names[0]}: a number over 0 is wanted")
         return default
 
     def flag(self, name: str) -> bool:

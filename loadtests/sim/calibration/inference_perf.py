@@ -19,11 +19,11 @@ from math import inf
 
 import numpy as np
 
-from loadtests.sim.calibration.measured import Experiment, MeasuredError
-from loadtests.sim.model.engine import Engine, Kind
+from loadtests.sim.calibration.measured import MeasuredError, MeasuredExperiment
+from loadtests.sim.model.engine import EngineModel, EventKind
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.request import EngineRequest, Sequence
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 
 TIMEOUT_S = 300.0
 """aiohttp's default for a whole request."""
@@ -67,7 +67,7 @@ class StageResult:
 
 
 def replay(
-    experiment: Experiment, profile: Profile, *, seed: int = 0, skip: bool = True
+    experiment: MeasuredExperiment, profile: Profile, *, seed: int = 0, skip: bool = True
 ) -> list[StageResult]:
     """Run an experiment on a simulated server that has just been started."""
     server = experiment.config
@@ -75,7 +75,7 @@ def replay(
     if server.num_gpu_blocks is not None:
         blocks = server.num_gpu_blocks - 1  # vLLM keeps one of them as a placeholder
     try:
-        limits = Limits(
+        limits = EngineLimits(
             num_blocks=blocks,
             block_size_tokens=server.block_size,
             max_num_seqs=server.max_num_seqs,
@@ -84,7 +84,7 @@ def replay(
         )
     except ValueError as error:
         raise MeasuredError(f"{experiment.experiment}: config: {error}") from error
-    engine = Engine(profile, limits, cold=True, skip=skip)
+    engine = EngineModel(profile, limits, cold=True, skip=skip)
     generator = np.random.default_rng(seed)
     prompts = _prompts(experiment, generator)
     timeout_s = experiment.load.request_timeout or TIMEOUT_S
@@ -100,7 +100,7 @@ def replay(
     return results
 
 
-def halves_token_times(experiment: Experiment) -> bool:
+def halves_token_times(experiment: MeasuredExperiment) -> bool:
     """Whether the report's times per output token are half of what a user sees.
 
     Then they are half of what is left of the latency after the first token, over the tokens.
@@ -115,7 +115,7 @@ def halves_token_times(experiment: Experiment) -> bool:
     return experiment.config.app == "inference-perf"
 
 
-def distinct_prompts(experiment: Experiment) -> int:
+def distinct_prompts(experiment: MeasuredExperiment) -> int:
     """How many prompts the client goes round.
 
     Read from the reported mean prompt length: over whole rounds of p prompts it is a multiple of
@@ -134,7 +134,7 @@ def distinct_prompts(experiment: Experiment) -> int:
     return configured if experiment.config.app != "inference-perf" else DEFAULT_PROMPTS
 
 
-def _prompts(experiment: Experiment, generator: np.random.Generator) -> list[EngineRequest]:
+def _prompts(experiment: MeasuredExperiment, generator: np.random.Generator) -> list[EngineRequest]:
     workload, size = experiment.prompts, experiment.config.block_size
     count = distinct_prompts(experiment)
     groups = (
@@ -163,11 +163,11 @@ def _prompts(experiment: Experiment, generator: np.random.Generator) -> list[Eng
 
 
 def _run_stage(
-    engine: Engine,
+    engine: EngineModel,
     prompts: list[EngineRequest],
     arrivals: list[float],
     timeout_s: float,
-    experiment: Experiment,
+    experiment: MeasuredExperiment,
 ) -> StageResult:
     result = StageResult(sent=len(arrivals))
     open_requests: dict[Sequence, float] = {}
@@ -188,7 +188,7 @@ def _run_stage(
         else:
             events = engine.advance(now_s)
         for event in events:
-            if event.kind is Kind.FINISHED and event.sequence in open_requests:
+            if event.kind is EventKind.FINISHED and event.sequence in open_requests:
                 sent_s = open_requests.pop(event.sequence)
                 _note(result, event.sequence, sent_s, event.at_s, halved=halved)
         if now_s == deadline_s and late in open_requests:

@@ -37,7 +37,7 @@ class Throughput(_Part):
     requests_per_sec: float | None = None
 
 
-class Stage(_Part):
+class MeasuredStage(_Part):
     """What was measured in one stage of the load. ``count``: requests that were completed."""
 
     count: int = 0
@@ -51,7 +51,7 @@ class Stage(_Part):
     inter_token_latency: Distribution = Distribution()
 
 
-class Server(_Part):
+class MeasuredServer(_Part):
     """vLLM's settings. None: what vLLM works out itself."""
 
     model: str
@@ -66,7 +66,7 @@ class Server(_Part):
     app: str = "inference-perf"
 
 
-class SharedPrefix(_Part):
+class MeasuredPrompts(_Part):
     """inference-perf's generator of prompts that share their beginnings; lengths in tokens."""
 
     num_unique_system_prompts: int = 10
@@ -77,11 +77,11 @@ class SharedPrefix(_Part):
     enable_multi_turn_chat: bool = False
 
 
-class Workload(_Part):
+class MeasuredWorkload(_Part):
     """What is asked."""
 
     type: str
-    shared_prefix: SharedPrefix | None = None
+    shared_prefix: MeasuredPrompts | None = None
 
 
 class LoadStage(_Part):
@@ -91,7 +91,7 @@ class LoadStage(_Part):
     duration: float
 
 
-class Load(_Part):
+class MeasuredLoad(_Part):
     """How often it is asked."""
 
     type: str = "constant"
@@ -99,17 +99,17 @@ class Load(_Part):
     request_timeout: float | None = None
 
 
-class Experiment(_Part):
+class MeasuredExperiment(_Part):
     """One run against one server that had just been started."""
 
     experiment: str
-    config: Server
-    workload: Workload
-    load: Load
-    stages: list[Stage] = []
+    config: MeasuredServer
+    workload: MeasuredWorkload
+    load: MeasuredLoad
+    stages: list[MeasuredStage] = []
 
     @property
-    def prompts(self) -> SharedPrefix:
+    def prompts(self) -> MeasuredPrompts:
         """The workload. Raises MeasuredError if it is of another kind."""
         if self.workload.shared_prefix is None:
             raise MeasuredError(
@@ -130,10 +130,10 @@ class Experiment(_Part):
         return int(load.rate * load.duration)
 
 
-_FILE = pydantic.TypeAdapter(list[Experiment])
+_FILE = pydantic.TypeAdapter(list[MeasuredExperiment])
 
 
-def read_measured(path: Path) -> list[Experiment]:
+def read_measured(path: Path) -> list[MeasuredExperiment]:
     """The experiments of a file. Raises MeasuredError: what is missing or wrong, and where."""
     try:
         text = path.read_bytes()

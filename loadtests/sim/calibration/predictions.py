@@ -52,7 +52,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Accuracy:
     """A target and what came of it: the median over servers of their stages' mean error."""
 
     what: str
@@ -65,9 +65,9 @@ class Verdict:
         return self.error <= self.target
 
 
-def verdicts(predictions: Sequence[Prediction]) -> list[Verdict]:
+def verdicts(predictions: Sequence[Prediction]) -> list[Accuracy]:
     """Over the stages that nothing was fitted to."""
-    found: list[Verdict] = []
+    found: list[Accuracy] = []
     for overloaded in (False, True):
         metrics = METRICS[3:] if overloaded else METRICS[:3]
         for metric in metrics:
@@ -79,7 +79,7 @@ def verdicts(predictions: Sequence[Prediction]) -> list[Verdict]:
             if errors and metric in TARGETS:
                 kind = "overload" if overloaded else "held out"
                 middle = median(map(fmean, errors.values()))
-                found.append(Verdict(f"{kind}: {metric}", middle, TARGETS[metric]))
+                found.append(Accuracy(f"{kind}: {metric}", middle, TARGETS[metric]))
     return found
 
 

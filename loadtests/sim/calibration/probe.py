@@ -8,7 +8,7 @@ Three things are measured, on a server that does nothing else:
   prefill in it, without what HTTP costs.
 
 No prompt begins like another, so that nothing is found in the prefix cache. Who carries the
-requests out is a `Target`: an HTTP client, or an engine in virtual time.
+requests out is a `ProbeTarget`: an HTTP client, or an engine in virtual time.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ProbeError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ProbeRequest:
     """A request. Its prompt begins like no other; the answer has exactly ``output_tokens``."""
 
     prompt_tokens: int
@@ -56,7 +56,7 @@ class Ask:
 
 
 @dataclass(slots=True)
-class Answer:
+class ProbeAnswer:
     """What came of it, on one clock for the whole group."""
 
     sent_s: float
@@ -86,20 +86,20 @@ class Facts:
         return self.num_blocks * self.block_size_tokens
 
 
-class Target(Protocol):
+class ProbeTarget(Protocol):
     """A server."""
 
     async def facts(self) -> Facts:
         """What it says of itself. Raises ProbeError."""
 
-    async def group(self, asks: Sequence[Ask]) -> list[Answer]:
+    async def group(self, asks: Sequence[ProbeRequest]) -> list[ProbeAnswer]:
         """Send these, and return when all are answered. Raises ProbeError."""
 
     def now_s(self) -> float:
         """The clock that bounds the probe."""
 
 
-class Kind(enum.Enum):
+class PointKind(enum.Enum):
     """What a point is about."""
 
     PREFILL = "prefill"
@@ -108,10 +108,10 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class ProbePoint:
     """Something measured. ``value_s``: see the module; tokens are those of one sequence."""
 
-    kind: Kind
+    kind: PointKind
     value_s: float
     error: float
     """Relative, of the value: how well it repeats."""
@@ -124,33 +124,37 @@ class Point:
     @property
     def label(self) -> str:
         """For people."""
-        if self.kind is Kind.PREFILL:
+        if self.kind is PointKind.PREFILL:
             return f"TTFT of a prompt of {self.prompt_tokens:,} tokens"
-        if self.kind is Kind.DECODE:
+        if self.kind is PointKind.DECODE:
             return f"step of {self.sequences} at {self.context_tokens:,.0f} tokens of context"
         return f"step with a prompt of {self.prompt_tokens:,} tokens in it"
 
 
-Told = Callable[[Point], None]
+Told = Callable[[ProbePoint], None]
 
 
 async def probe(
-    target: Target,
+    target: ProbeTarget,
     facts: Facts,
     *,
     seconds: float = 60.0,
     told: Told = lambda point: None,
-) -> list[Point]:
+) -> list[ProbePoint]:
     """Measure for about so long (by the target's clock), everything again while time lasts.
 
     A few points of each kind are measured in any case. Raises ProbeError.
     """
     # First uses (kernels, buffers, connections) are not what is asked about.
-    for ask in (Ask(64, 16), Ask(min(1024, facts.max_model_len // 2), 4), Ask(64, 16)):
+    for ask in (
+        ProbeRequest(64, 16),
+        ProbeRequest(min(1024, facts.max_model_len // 2), 4),
+        ProbeRequest(64, 16),
+    ):
         await target.group([ask])
-    seen: dict[_Key, list[Point]] = {}
+    seen: dict[_Key, list[ProbePoint]] = {}
 
-    def note(asked_tokens: int, point: Point | None) -> bool:
+    def note(asked_tokens: int, point: ProbePoint | None) -> bool:
         if point is None:
             return False
         again = seen.setdefault((point.kind, asked_tokens, point.sequences), [])
@@ -171,27 +175,29 @@ async def probe(
     return [_together(each) for each in seen.values()]
 
 
-_Key = tuple[Kind, int, int]
-Note = Callable[[int, Point | None], bool]
+_Key = tuple[PointKind, int, int]
+Note = Callable[[int, ProbePoint | None], bool]
 """Takes the tokens asked for and what came of it; whether anything did."""
 
 
-async def _prefills(target: Target, facts: Facts, note: Note, until_s: float) -> None:
+async def _prefills(target: ProbeTarget, facts: Facts, note: Note, until_s: float) -> None:
     longest = int(min(facts.max_model_len, facts.kv_tokens) * 0.9)
     for tokens in _PREFILLS:
         if tokens > longest:
             return
         begin_s = target.now_s()
-        answers = [(await target.group([Ask(tokens, 1)]))[0] for _ in range(_PREFILL_REPEATS)]
+        answers = [
+            (await target.group([ProbeRequest(tokens, 1)]))[0] for _ in range(_PREFILL_REPEATS)
+        ]
         times_s = [answer.token_s[0] - answer.sent_s for answer in answers]
         counted = round(fmean(answer.prompt_tokens for answer in answers))
-        note(tokens, Point(Kind.PREFILL, median(times_s), _error(times_s), counted))
+        note(tokens, ProbePoint(PointKind.PREFILL, median(times_s), _error(times_s), counted))
         spent_s = target.now_s() - begin_s
         if target.now_s() + 2.5 * spent_s > until_s:
             return
 
 
-async def _decodes(target: Target, facts: Facts, note: Note, until_s: float) -> None:
+async def _decodes(target: ProbeTarget, facts: Facts, note: Note, until_s: float) -> None:
     for prompt_tokens in (_SHORT, _LONG):
         step_s = _SEND_S
         for sequences in _CONCURRENCIES:
@@ -201,7 +207,7 @@ async def _decodes(target: Target, facts: Facts, note: Note, until_s: float) -> 
             if held > 0.9 * facts.max_model_len or sequences * held > 0.9 * facts.kv_tokens:
                 break
             begin_s = target.now_s()
-            answers = await target.group([Ask(prompt_tokens, outputs)] * sequences)
+            answers = await target.group([ProbeRequest(prompt_tokens, outputs)] * sequences)
             point = _decode_point(answers)
             if not note(prompt_tokens, point):
                 break  # they do not all run at a time: the batch is full
@@ -214,7 +220,7 @@ async def _decodes(target: Target, facts: Facts, note: Note, until_s: float) -> 
                 break
 
 
-def _decode_point(answers: Sequence[Answer]) -> Point | None:
+def _decode_point(answers: Sequence[ProbeAnswer]) -> ProbePoint | None:
     """From the steps that all of them had a part in."""
     begin_s = max(answer.token_s[0] for answer in answers)
     end_s = min(answer.token_s[-1] for answer in answers)
@@ -236,7 +242,7 @@ def _decode_point(answers: Sequence[Answer]) -> Point | None:
         return None
     error = max(stdev(quarters) / value_s / (len(quarters) / len(answers)) ** 0.5, _LEAST_ERROR)
     tokens = round(fmean(answer.prompt_tokens for answer in answers))
-    return Point(Kind.DECODE, value_s, error, tokens, len(answers), fmean(contexts))
+    return ProbePoint(PointKind.DECODE, value_s, error, tokens, len(answers), fmean(contexts))
 
 
 def _quarters(inside: Sequence[tuple[int, float]]) -> Iterator[float]:
@@ -246,10 +252,12 @@ def _quarters(inside: Sequence[tuple[int, float]]) -> Iterator[float]:
 
 
 async def _mixed(
-    target: Target, facts: Facts, points: Sequence[Point], note: Note, until_s: float
+    target: ProbeTarget, facts: Facts, points: Sequence[ProbePoint], note: Note, until_s: float
 ) -> None:
-    step_s = next((each.value_s for each in points if each.kind is Kind.DECODE), None)
-    prefills = {each.prompt_tokens: each.value_s for each in points if each.kind is Kind.PREFILL}
+    step_s = next((each.value_s for each in points if each.kind is PointKind.DECODE), None)
+    prefills = {
+        each.prompt_tokens: each.value_s for each in points if each.kind is PointKind.PREFILL
+    }
     if step_s is None or not prefills:
         raise ProbeError("a lone answer could not be timed: the server sends its tokens together")
     for tokens in _MIXED:
@@ -263,12 +271,12 @@ async def _mixed(
             return
         outputs = int((repeats + 1) * between_s / step_s) + 24
         first_s = prefills[min(prefills)] + 8 * step_s
-        asks = [Ask(64, min(outputs, most))]
-        asks += [Ask(tokens, 1, first_s + number * between_s) for number in range(repeats)]
+        asks = [ProbeRequest(64, min(outputs, most))]
+        asks += [ProbeRequest(tokens, 1, first_s + number * between_s) for number in range(repeats)]
         note(tokens, _mixed_point(await target.group(asks)))
 
 
-def _mixed_point(answers: Sequence[Answer]) -> Point | None:
+def _mixed_point(answers: Sequence[ProbeAnswer]) -> ProbePoint | None:
     stream, *prompts = answers
     gaps: list[float] = []
     contexts: list[float] = []
@@ -287,7 +295,7 @@ def _mixed_point(answers: Sequence[Answer]) -> Point | None:
     if len(gaps) < 2:
         return None
     tokens = round(fmean(prompt.prompt_tokens for prompt in prompts))
-    return Point(Kind.MIXED, median(gaps), _error(gaps), tokens, 1, median(contexts))
+    return ProbePoint(PointKind.MIXED, median(gaps), _error(gaps), tokens, 1, median(contexts))
 
 
 def _error(values: Sequence[float]) -> float:
@@ -296,7 +304,7 @@ def _error(values: Sequence[float]) -> float:
     return max(spread, _LEAST_ERROR, _FEW_ERROR / len(values))
 
 
-def _together(points: Sequence[Point]) -> Point:
+def _together(points: Sequence[ProbePoint]) -> ProbePoint:
     """One of several passes' points."""
     if len(points) == 1:
         return points[0]

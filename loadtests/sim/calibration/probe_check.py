@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from loadtests.sim.calibration.probe import Answer, Ask, Facts, Target
+from loadtests.sim.calibration.probe import Facts, ProbeAnswer, ProbeRequest, ProbeTarget
 from loadtests.sim.calibration.probe_engine import EngineTarget
 from loadtests.sim.model.profile import Profile
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 
 _REQUESTS = 120
 _LEAST = 20
@@ -36,7 +36,13 @@ class Checked:
 
 
 async def check(
-    target: Target, profile: Profile, facts: Facts, limits: Limits, *, seconds: float, seed: int = 7
+    target: ProbeTarget,
+    profile: Profile,
+    facts: Facts,
+    limits: EngineLimits,
+    *,
+    seconds: float,
+    seed: int = 7,
 ) -> list[Checked]:
     """The same load to both; ``seconds`` bounds it. Raises ProbeError."""
     asks = await _load(profile, facts, limits, seconds, seed)
@@ -51,12 +57,12 @@ async def check(
 
 
 async def _load(
-    profile: Profile, facts: Facts, limits: Limits, seconds: float, seed: int
-) -> list[Ask]:
+    profile: Profile, facts: Facts, limits: EngineLimits, seconds: float, seed: int
+) -> list[ProbeRequest]:
     rng = random.Random(f"check/{seed}")
     longest = min(_LONGEST_PROMPT, facts.max_model_len // 2)
     asks = [
-        Ask(
+        ProbeRequest(
             round(32 * (longest / 32) ** rng.random()),
             round(8 * (_LONGEST_ANSWER / 8) ** rng.random()),
         )
@@ -67,14 +73,14 @@ async def _load(
     between_s = 2.0 * at_once.now_s() / len(asks)
     kept = max(_LEAST, min(_REQUESTS, int(seconds / between_s)))
     at_s = 0.0
-    spread: list[Ask] = []
+    spread: list[ProbeRequest] = []
     for ask in asks[:kept]:
         spread.append(replace(ask, after_s=at_s))
         at_s += rng.expovariate(1.0 / between_s)
     return spread
 
 
-def _figures(answers: Sequence[Answer]) -> list[tuple[str, float]]:
+def _figures(answers: Sequence[ProbeAnswer]) -> list[tuple[str, float]]:
     ttft = fmean(answer.token_s[0] - answer.sent_s for answer in answers)
     latency = fmean(answer.token_s[-1] - answer.sent_s for answer in answers)
     tpot = fmean(

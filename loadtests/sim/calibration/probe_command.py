@@ -11,7 +11,7 @@ from statistics import median
 from rich.table import Table
 
 from loadtests.sim.calibration.hf_config import read_architecture
-from loadtests.sim.calibration.probe import Facts, Point, ProbeError, probe
+from loadtests.sim.calibration.probe import Facts, ProbeError, ProbePoint, probe
 from loadtests.sim.calibration.probe_check import Checked, check
 from loadtests.sim.calibration.probe_fit import ProbeFit, fit_points
 from loadtests.sim.calibration.probe_http import HttpTarget
@@ -19,11 +19,11 @@ from loadtests.sim.model.catalogue import (
     ACCELERATORS,
     Accelerator,
     Architecture,
-    UnknownModelError,
+    UnknownArchitectureError,
     architecture,
 )
 from loadtests.sim.model.profile import write_profile
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 
 GENERIC = "generic"
 """An accelerator that is measured instead of looked up."""
@@ -60,7 +60,7 @@ def probe_server(
                 f"{facts.block_size_tokens} tokens, context up to {facts.max_model_len:,}"
             )
 
-            def heard(point: Point) -> None:
+            def heard(point: ProbePoint) -> None:
                 told(f"{point.label}: {point.value_s * 1e3:.2f} ms +- {point.error:.1%}")
 
             points = await probe(target, facts, seconds=0.8 * seconds, told=heard)
@@ -78,7 +78,7 @@ def probe_server(
                     "this machine is busy with other things, and the profile is worth as little"
                 )
             told("checking with a load of another kind")
-            limits = Limits(
+            limits = EngineLimits(
                 facts.num_blocks,
                 facts.block_size_tokens,
                 max_num_batched_tokens=max_num_batched_tokens,
@@ -143,7 +143,7 @@ def save_profile(fit: ProbeFit, path: Path) -> Path:
     return path
 
 
-def _noise(points: Sequence[Point]) -> float:
+def _noise(points: Sequence[ProbePoint]) -> float:
     return median(point.error for point in points)
 
 
@@ -153,6 +153,6 @@ def _shape(facts: Facts, model: str, config: Path | None) -> Architecture:
     for name in (model, facts.root, facts.model):
         try:
             return architecture(name)
-        except UnknownModelError as error:
+        except UnknownArchitectureError as error:
             unknown = error
     raise unknown

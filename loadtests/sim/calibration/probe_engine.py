@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 
-from loadtests.sim.calibration.probe import Answer, Ask, Facts
-from loadtests.sim.model.engine import Engine
+from loadtests.sim.calibration.probe import Facts, ProbeAnswer, ProbeRequest
+from loadtests.sim.model.engine import EngineModel
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.request import EngineRequest
 from loadtests.sim.model.request import Sequence as EngineSequence
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 
 
 class EngineTarget:
     """A server of the profile. Its clock goes on from group to group."""
 
-    def __init__(self, profile: Profile, limits: Limits) -> None:
+    def __init__(self, profile: Profile, limits: EngineLimits) -> None:
         self._limits = limits
-        self._engine = Engine(profile, limits)
+        self._engine = EngineModel(profile, limits)
         self._output_s = profile.output_s
         self._now_s = 0.0
-        self.asked: list[Ask] = []
+        self.asked: list[ProbeRequest] = []
         """So far."""
 
     def now_s(self) -> float:
@@ -35,10 +35,10 @@ class EngineTarget:
             "model", "model", limits.max_model_len, limits.num_blocks, limits.block_size_tokens
         )
 
-    async def group(self, asks: Sequence[Ask]) -> list[Answer]:
+    async def group(self, asks: Sequence[ProbeRequest]) -> list[ProbeAnswer]:
         """All of them at their times. Raises ValueError for a prompt that can never run."""
         engine = self._engine
-        answers = [Answer(self._now_s + ask.after_s, ask.prompt_tokens) for ask in asks]
+        answers = [ProbeAnswer(self._now_s + ask.after_s, ask.prompt_tokens) for ask in asks]
         waiting = sorted(range(len(asks)), key=lambda index: asks[index].after_s, reverse=True)
         running: dict[int, EngineSequence] = {}
         while waiting or running:
@@ -57,6 +57,6 @@ class EngineTarget:
         engine.advance(self._now_s)
         return answers
 
-    def _request(self, ask: Ask) -> EngineRequest:
+    def _request(self, ask: ProbeRequest) -> EngineRequest:
         self.asked.append(ask)
         return EngineRequest(str(len(self.asked)), ask.prompt_tokens, ask.output_tokens)

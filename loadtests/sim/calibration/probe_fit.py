@@ -13,13 +13,13 @@ from statistics import median
 
 import numpy as np
 
-from loadtests.sim.calibration.calibrate import Floats, Parameter
-from loadtests.sim.calibration.probe import Facts, Kind, Point, ProbeError
+from loadtests.sim.calibration.calibrate import Parameter, Vector
+from loadtests.sim.calibration.probe import Facts, PointKind, ProbeError, ProbePoint
 from loadtests.sim.model.catalogue import Accelerator, Architecture
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.step_time import StepTime, Work
 
-_Residuals = Callable[[Floats], Floats]
+_Residuals = Callable[[Vector], Vector]
 _ROUNDS = 60
 _MEASURED = "measured"
 """Name of an accelerator that nobody knew."""
@@ -43,7 +43,7 @@ _KNOWN = (
 class Residual:
     """A point, and what the fitted profile makes of it."""
 
-    point: Point
+    point: ProbePoint
     fitted_s: float
 
     @property
@@ -71,7 +71,7 @@ class ProbeFit:
 
 
 def fit_points(
-    points: Sequence[Point],
+    points: Sequence[ProbePoint],
     facts: Facts,
     model: Architecture,
     accelerator: Accelerator | None,
@@ -84,21 +84,21 @@ def fit_points(
 
     Raises ProbeError when there are too few points.
     """
-    for kind in (Kind.PREFILL, Kind.DECODE):
+    for kind in (PointKind.PREFILL, PointKind.DECODE):
         if sum(point.kind is kind for point in points) < 2:
             raise ProbeError(f"fewer than two {kind.value} points: give the probe more seconds")
     chip = accelerator or _guess(points, model, tensor_parallel)
     parameters = _KNOWN if accelerator else _unknown(points, model)
     start = Profile("", model, chip, tensor_parallel)
 
-    def profile_at(u: Floats) -> Profile:
+    def profile_at(u: Vector) -> Profile:
         values = {p.name: p.value(float(x)) for p, x in zip(parameters, u, strict=True)}
         return replace(start, **values)  # type: ignore[arg-type]
 
     tolerances = np.array([max(2 * point.error, _LEAST_TOLERANCE) for point in points])
     measured = np.array([point.value_s for point in points])
 
-    def residuals(u: Floats) -> Floats:
+    def residuals(u: Vector) -> Vector:
         predicted = predict_points(points, profile_at(u), max_num_batched_tokens)
         off = np.log(np.array(predicted) / measured) / tolerances
         return np.concatenate((_limited(off), u))
@@ -125,20 +125,20 @@ def fit_points(
 
 
 def predict_points(
-    points: Sequence[Point], profile: Profile, max_num_batched_tokens: int = 8192
+    points: Sequence[ProbePoint], profile: Profile, max_num_batched_tokens: int = 8192
 ) -> list[float]:
     """What each point would be on a server of the profile, seconds."""
     time = StepTime(profile)
     return [_predicted(point, profile, time, max_num_batched_tokens) for point in points]
 
 
-def _predicted(point: Point, profile: Profile, time: StepTime, budget: int) -> float:
+def _predicted(point: ProbePoint, profile: Profile, time: StepTime, budget: int) -> float:
     tokens = point.prompt_tokens
-    if point.kind is Kind.DECODE:
+    if point.kind is PointKind.DECODE:
         # The context that a step reads includes the token that it adds.
         context = point.sequences * (point.context_tokens + 1)
         return time.decode_s(point.sequences, round(context))
-    if point.kind is Kind.MIXED:
+    if point.kind is PointKind.MIXED:
         beside = round(point.context_tokens) + 1
         first = min(tokens, budget - 1)
         return time.step_s(Work(first, first * first / 2, 1, beside, first))
@@ -152,15 +152,15 @@ def _predicted(point: Point, profile: Profile, time: StepTime, budget: int) -> f
     return total_s
 
 
-def _limited(off: Floats) -> Floats:
+def _limited(off: Vector) -> Vector:
     """What is far off speaks less: a point may have been disturbed (Cauchy's loss)."""
     return np.sign(off) * _FAR * np.sqrt(np.log1p((off / _FAR) ** 2))
 
 
-def _guess(points: Sequence[Point], model: Architecture, shards: int) -> Accelerator:
+def _guess(points: Sequence[ProbePoint], model: Architecture, shards: int) -> Accelerator:
     """Rates of the right order: the points' own, as if nothing else took time."""
-    step_s = min(point.value_s for point in points if point.kind is Kind.DECODE)
-    prefills = [point for point in points if point.kind is Kind.PREFILL]
+    step_s = min(point.value_s for point in points if point.kind is PointKind.DECODE)
+    prefills = [point for point in points if point.kind is PointKind.PREFILL]
     shortest = min(prefills, key=lambda point: point.prompt_tokens)
     longest = max(prefills, key=lambda point: point.prompt_tokens)
     slope_s = (longest.value_s - shortest.value_s) / max(
@@ -174,9 +174,9 @@ def _guess(points: Sequence[Point], model: Architecture, shards: int) -> Acceler
     )
 
 
-def _unknown(points: Sequence[Point], model: Architecture) -> tuple[Parameter, ...]:
-    step_s = min(point.value_s for point in points if point.kind is Kind.DECODE)
-    first_s = min(point.value_s for point in points if point.kind is Kind.PREFILL)
+def _unknown(points: Sequence[ProbePoint], model: Architecture) -> tuple[Parameter, ...]:
+    step_s = min(point.value_s for point in points if point.kind is PointKind.DECODE)
+    first_s = min(point.value_s for point in points if point.kind is PointKind.PREFILL)
     return (
         Parameter("overhead_s", 0.5 * step_s, 1.0),
         Parameter("sequence_s", 0.03 * step_s, 1.5),
@@ -228,7 +228,7 @@ def _sized(profile: Profile, facts: Facts, known: bool) -> Profile:
     return replace(profile, gpu_memory_utilization=share, kv_reserve_bytes=reserve_bytes)
 
 
-def _least_squares(residuals: _Residuals, parameters: int) -> Floats:
+def _least_squares(residuals: _Residuals, parameters: int) -> Vector:
     """Levenberg-Marquardt from 0 with numeric slopes."""
     u = np.zeros(parameters)
     here = residuals(u)

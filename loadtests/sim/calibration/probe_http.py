@@ -14,7 +14,7 @@ import aiohttp
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests.sim.calibration.probe import Answer, Ask, Facts, ProbeError
+from loadtests.sim.calibration.probe import Facts, ProbeAnswer, ProbeError, ProbeRequest
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _TIMEOUT_S = 120.0
@@ -90,7 +90,7 @@ class HttpTarget:
             _number(share),
         )
 
-    async def group(self, asks: Sequence[Ask]) -> list[Answer]:
+    async def group(self, asks: Sequence[ProbeRequest]) -> list[ProbeAnswer]:
         """All of them at their times. Raises ProbeError."""
         begin_s = time.perf_counter()
         bodies = [(ask, self._body(ask)) for ask in asks]
@@ -117,11 +117,11 @@ class HttpTarget:
                 )
         return answers
 
-    async def _ask(self, body: bytes, at_s: float) -> Answer:
+    async def _ask(self, body: bytes, at_s: float) -> ProbeAnswer:
         assert self._session is not None
         if (wait_s := at_s - time.perf_counter()) > 0:
             await asyncio.sleep(wait_s)
-        answer = Answer(time.perf_counter(), 0)
+        answer = ProbeAnswer(time.perf_counter(), 0)
         words = body.count(b" ")
         async with self._session.post(
             f"{self._url}/v1/completions",
@@ -140,7 +140,7 @@ class HttpTarget:
             self._tokens_per_word = answer.prompt_tokens / words
         return answer
 
-    def _body(self, ask: Ask) -> bytes:
+    def _body(self, ask: ProbeRequest) -> bytes:
         words = max(round(ask.prompt_tokens / self._tokens_per_word) - 4, 1)
         begin = f"{self._rng.getrandbits(48):012x}"
         prompt = " ".join([begin, *self._rng.choices(_WORDS, k=words)])
@@ -168,7 +168,7 @@ class HttpTarget:
             raise ProbeError(f"{self._url}{path}: {error}") from error
 
 
-def _note(answer: Answer, chunk: Mapping[str, object], seen_s: float) -> None:
+def _note(answer: ProbeAnswer, chunk: Mapping[str, object], seen_s: float) -> None:
     usage = chunk.get("usage")
     if isinstance(usage, dict):
         answer.prompt_tokens = int(usage["prompt_tokens"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class UnknownModelError(ValueError):
+class UnknownArchitectureError(ValueError):
     """A model whose architecture is not in the catalogue; the message lists those that are."""
 
 
@@ -122,7 +122,7 @@ def architecture(name: str) -> Architecture:
         found = next((a for k, a in ARCHITECTURES.items() if k.rsplit("/", 1)[-1] == tail), None)
     if found is None:
         known = ", ".join(sorted(a.name for a in ARCHITECTURES.values()))
-        raise UnknownModelError(
+        raise UnknownArchitectureError(
             f"model {name!r}: its architecture is not known here; known are {known}. Give its "
             "config.json (penstock lab fit --model NAME --config FILE), or a profile file that has "
             "it under `model`"

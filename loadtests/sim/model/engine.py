@@ -18,8 +18,8 @@ from typing import Protocol
 
 from loadtests.sim.model.kv import BlockListener
 from loadtests.sim.model.profile import Profile
-from loadtests.sim.model.request import EngineRequest, Sequence, State
-from loadtests.sim.model.scheduler import Limits, Scheduler
+from loadtests.sim.model.request import EngineRequest, Sequence, SequenceState
+from loadtests.sim.model.scheduler import EngineLimits, Scheduler
 from loadtests.sim.model.step import Step
 from loadtests.sim.model.step_time import StepTime
 
@@ -28,7 +28,7 @@ _FIRST_USES = 5
 batch of another shape. The number explains mean and p99 of measured latencies together."""
 
 
-class Kind(enum.Enum):
+class EventKind(enum.Enum):
     """What an event tells."""
 
     FIRST_TOKEN = "first_token"  # noqa: S105
@@ -37,14 +37,14 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class EngineEvent:
     """Something a client (or, for PREEMPTED, an observer) sees at ``at_s``.
 
     A sequence of one token has a FIRST_TOKEN and a FINISHED at the same time.
     """
 
     at_s: float
-    kind: Kind
+    kind: EventKind
     sequence: Sequence
 
 
@@ -96,7 +96,7 @@ class _Plateau:
         return steps
 
 
-class Engine:
+class EngineModel:
     """An engine of a profile. ``cold``: a server just started, which pays for first uses.
 
     Times given to `add`, `abort` and `advance` must not go back.
@@ -105,7 +105,7 @@ class Engine:
     def __init__(
         self,
         profile: Profile,
-        limits: Limits,
+        limits: EngineLimits,
         *,
         listener: BlockListener | None = None,
         observer: StepObserver | None = None,
@@ -127,7 +127,7 @@ class Engine:
         self._first_uses = _FIRST_USES if cold else 0
         self._skip = skip
         self._inbox: list[tuple[float, int, Sequence]] = []
-        self._outbox: deque[Event] = deque()
+        self._outbox: deque[EngineEvent] = deque()
         self._current: Step | None = None
         self._end_s = 0.0
         self._queued: Step | None = None
@@ -143,7 +143,7 @@ class Engine:
         heapq.heappush(self._inbox, (ready_s, self._added, sequence))
         return sequence
 
-    def abort(self, sequence: Sequence, now_s: float) -> list[Event]:
+    def abort(self, sequence: Sequence, now_s: float) -> list[EngineEvent]:
         """A client goes away: blocks are free at once. Gives the events up to now."""
         events = self.advance(now_s)
         if sequence.done:
@@ -152,7 +152,7 @@ class Engine:
         if len(left) < len(self._inbox):
             heapq.heapify(left)
             self._inbox = left
-            sequence.state = State.ABORTED
+            sequence.state = SequenceState.ABORTED
         else:
             self._plateau = None
             self.scheduler.abort(sequence)
@@ -174,7 +174,7 @@ class Engine:
         pool = self.scheduler.pool
         return pool.used_blocks / pool.num_blocks
 
-    def slow_down(self, factor: float, now_s: float) -> list[Event]:
+    def slow_down(self, factor: float, now_s: float) -> list[EngineEvent]:
         """From now on steps take ``factor`` times as long, what is left of one under way too."""
         events = self.advance(now_s)
         self._plateau = None
@@ -185,7 +185,7 @@ class Engine:
         self._slowdown = factor
         return events
 
-    def admit(self, admitting: bool, now_s: float) -> list[Event]:
+    def admit(self, admitting: bool, now_s: float) -> list[EngineEvent]:
         """Whether sequences that wait may start, from now on."""
         events = self.advance(now_s)
         self.scheduler.admitting = admitting
@@ -194,12 +194,16 @@ class Engine:
             self._start(max(self._end_s, now_s))
         return events
 
-    def forget_prefixes(self, now_s: float, *, running: bool = False) -> tuple[bool, list[Event]]:
+    def forget_prefixes(
+        self, now_s: float, *, running: bool = False
+    ) -> tuple[bool, list[EngineEvent]]:
         """Empty the prefix cache; False while sequences hold blocks, unless these start over."""
         events = self.advance(now_s)
         if running:
             self._plateau = None
-            events += [Event(now_s, Kind.PREEMPTED, v) for v in self.scheduler.preempt_all()]
+            events += [
+                EngineEvent(now_s, EventKind.PREEMPTED, v) for v in self.scheduler.preempt_all()
+            ]
         return self.scheduler.pool.forget_free(), events
 
     @property
@@ -237,7 +241,7 @@ class Engine:
             return min(soonest, self._end_s)
         return min(soonest, self._inbox[0][0]) if self._inbox else soonest
 
-    def advance(self, now_s: float) -> list[Event]:
+    def advance(self, now_s: float) -> list[EngineEvent]:
         """Let time pass until ``now_s``; what clients have seen by then, in order."""
         while True:
             if self._current is None:
@@ -253,7 +257,7 @@ class Engine:
             if self._end_s > now_s:
                 break
             self._finish_step()
-        told: list[Event] = []
+        told: list[EngineEvent] = []
         while self._outbox and self._outbox[0].at_s <= now_s:
             told.append(self._outbox.popleft())
         return told
@@ -300,7 +304,7 @@ class Engine:
     def _schedule(self, now_s: float) -> Step | None:
         step = self.scheduler.schedule(now_s)
         for victim in self.scheduler.preempted:
-            self._post(Event(now_s, Kind.PREEMPTED, victim))
+            self._post(EngineEvent(now_s, EventKind.PREEMPTED, victim))
         return step
 
     def _duration_s(self, step: Step) -> float:
@@ -319,14 +323,14 @@ class Engine:
         for sequence in advanced:
             if sequence.generated_tokens == 1:
                 sequence.first_token_s = seen_s
-                self._post(Event(seen_s, Kind.FIRST_TOKEN, sequence))
+                self._post(EngineEvent(seen_s, EventKind.FIRST_TOKEN, sequence))
             if sequence.done:
                 sequence.finished_s = seen_s
-                self._post(Event(seen_s, Kind.FINISHED, sequence))
+                self._post(EngineEvent(seen_s, EventKind.FINISHED, sequence))
 
-    def _post(self, event: Event) -> None:
+    def _post(self, event: EngineEvent) -> None:
         """Into the outbox, which stays in order of time."""
-        later: list[Event] = []
+        later: list[EngineEvent] = []
         while self._outbox and self._outbox[-1].at_s > event.at_s:
             later.append(self._outbox.pop())
         self._outbox.append(event)

@@ -14,7 +14,7 @@ PRIVATE_BLOCKS = 1 << 40
 """Block ids below zero belong to one sequence alone: -(serial * 2**40 + index + 1)."""
 
 
-class State(enum.Enum):
+class SequenceState(enum.Enum):
     """Where a sequence is."""
 
     WAITING = "waiting"
@@ -57,7 +57,7 @@ class Sequence:
     prompt_tokens: int
     output_tokens: int
     adapter: str | None
-    state: State = State.WAITING
+    state: SequenceState = SequenceState.WAITING
     scheduled_tokens: int = 0
     """Tokens whose KV is computed or being computed by a step in flight."""
     promised_tokens: int = 0
@@ -84,7 +84,7 @@ class Sequence:
     @property
     def done(self) -> bool:
         """Finished or aborted."""
-        return self.state is State.FINISHED or self.state is State.ABORTED
+        return self.state is SequenceState.FINISHED or self.state is SequenceState.ABORTED
 
     def block_id(self, index: int) -> int:
         """Id of the sequence's ``index``-th block."""

@@ -13,12 +13,12 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from loadtests.sim.model.kv import BlockListener, BlockPool
-from loadtests.sim.model.request import EngineRequest, Sequence, State
+from loadtests.sim.model.request import EngineRequest, Sequence, SequenceState
 from loadtests.sim.model.step import Step
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EngineLimits:
     """An engine's size, in vLLM's names."""
 
     num_blocks: int
@@ -59,7 +59,7 @@ class Limits:
 class Scheduler:
     """The engine's state: its queue, what runs, its KV blocks."""
 
-    def __init__(self, limits: Limits, listener: BlockListener | None = None) -> None:
+    def __init__(self, limits: EngineLimits, listener: BlockListener | None = None) -> None:
         self.limits = limits
         self.pool = BlockPool(limits.num_blocks, caching=limits.prefix_caching, listener=listener)
         self._listener = listener
@@ -109,11 +109,11 @@ class Scheduler:
         """Drop a sequence and free its blocks at once; nothing happens if it is done."""
         if sequence.done:
             return
-        if sequence.state is State.RUNNING:
+        if sequence.state is SequenceState.RUNNING:
             self.running.remove(sequence)
         else:
             self.waiting.remove(sequence)
-        sequence.state = State.ABORTED
+        sequence.state = SequenceState.ABORTED
         self._free(sequence)
 
     def preempt_all(self) -> list[Sequence]:
@@ -155,15 +155,17 @@ class Scheduler:
             sequence.generated_tokens += 1
             advanced.append(sequence)
             if sequence.generated_tokens >= sequence.output_tokens:
-                if sequence.state is State.WAITING:  # preempted after its last step was set up
+                if (
+                    sequence.state is SequenceState.WAITING
+                ):  # preempted after its last step was set up
                     self.waiting.remove(sequence)
                 else:
                     self._publish(sequence, sequence.scheduled_tokens)
-                sequence.state = State.FINISHED
+                sequence.state = SequenceState.FINISHED
                 self._free(sequence)
                 finished = True
         if finished:
-            self.running = [each for each in self.running if each.state is State.RUNNING]
+            self.running = [each for each in self.running if each.state is SequenceState.RUNNING]
         self._step_over()
         return advanced
 
@@ -338,7 +340,7 @@ class Scheduler:
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.scheduled_tokens
             sequence.admitted_s = now_s
-        sequence.state = State.RUNNING
+        sequence.state = SequenceState.RUNNING
         self.running.append(sequence)
 
     def _use_slot(self, adapter: str, slots: set[str]) -> int:
@@ -386,7 +388,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self._free(sequence)
-        sequence.state = State.WAITING
+        sequence.state = SequenceState.WAITING
         sequence.scheduled_tokens = 0
         sequence.preemptions += 1
         self.preemptions += 1

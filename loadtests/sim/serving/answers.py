@@ -66,7 +66,7 @@ class OutputLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PlannedAnswer:
     """A whole answer, known before the engine starts on it.
 
     `tokens` has what is generated, `text` what the client sees of it: without the end-of-sequence
@@ -82,15 +82,15 @@ class Answer:
         """Visible text of the tokens first (inclusive) to last (exclusive)."""
         return self.text[first * TOKEN_BYTES : last * TOKEN_BYTES]
 
-    def cut(self, tokens: int) -> "Answer":
+    def cut(self, tokens: int) -> "PlannedAnswer":
         """What there is of it when it is aborted after so many tokens."""
         end = tokens * TOKEN_BYTES
-        return Answer(Tokens(self.tokens[:end]), self.text[:end], "abort", None)
+        return PlannedAnswer(Tokens(self.tokens[:end]), self.text[:end], "abort", None)
 
 
 def write_answer(
     prompt: bytes, limits: OutputLimits, lengths: AnswerLengths, *, seed: int, choice: int = 0
-) -> Answer:
+) -> PlannedAnswer:
     """The answer to a prompt; the same arguments give the same answer."""
     rng = random.Random(
         xxhash.xxh3_64_intdigest(
@@ -104,10 +104,10 @@ def write_answer(
     if stop is not None:
         tokens = math.ceil((end + len(stop)) / TOKEN_BYTES)
         cut = words[: tokens * TOKEN_BYTES]
-        return Answer(Tokens(cut.encode()), words[:end], "stop", stop)
+        return PlannedAnswer(Tokens(cut.encode()), words[:end], "stop", stop)
     if cut_short:
-        return Answer(Tokens(words.encode()), words, "length", None)
-    return Answer(Tokens(words.encode() + TURN_END), words, "stop", None)
+        return PlannedAnswer(Tokens(words.encode()), words, "length", None)
+    return PlannedAnswer(Tokens(words.encode() + TURN_END), words, "stop", None)
 
 
 def _first_stop(text: str, limits: OutputLimits) -> tuple[int, str | None]:

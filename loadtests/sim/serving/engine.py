@@ -12,12 +12,12 @@ from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, replace
 from math import inf
 
-from loadtests.sim.model.engine import Engine, Event, Kind
+from loadtests.sim.model.engine import EngineEvent, EngineModel, EventKind
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.request import EngineRequest, Sequence
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from loadtests.sim.serving.clock import ScaledClock
-from loadtests.sim.serving.job import Job
+from loadtests.sim.serving.job import EngineJob
 from loadtests.sim.serving.journal import KvJournal
 from loadtests.sim.serving.stats import EngineStats
 from loadtests.sim.serving.tally import Tally
@@ -41,14 +41,14 @@ class EngineSettings:
     """One engine's speed and size; a second of it takes ``time_scale`` seconds (0: no waiting)."""
 
     profile: Profile
-    limits: Limits
+    limits: EngineLimits
     time_scale: float = 1.0
 
 
 class Submission:
     """Jobs of one request, and the place where their progress is waited for."""
 
-    def __init__(self, engine: "RealTimeEngine", jobs: Ordered[Job]) -> None:
+    def __init__(self, engine: "RealTimeEngine", jobs: Ordered[EngineJob]) -> None:
         self.jobs = jobs
         self._engine = engine
         self._news: asyncio.Future[None] | None = None
@@ -102,10 +102,10 @@ class RealTimeEngine:
         profile = settings.profile
         # What an answer takes on its way out is taken on the way in: tokens leave when made.
         self._profile = replace(profile, input_s=profile.input_s + profile.output_s, output_s=0.0)
-        self._model = Engine(self._profile, settings.limits, listener=journal, observer=self)
+        self._model = EngineModel(self._profile, settings.limits, listener=journal, observer=self)
         self._journal = journal
         self._tally = Tally(settings.limits.max_model_len)
-        self._open: dict[Sequence, tuple[Job, Submission]] = {}
+        self._open: dict[Sequence, tuple[EngineJob, Submission]] = {}
         self._news: dict[Submission, None] = {}
         self._adapters_changed = False
         self._asked_for: Counter[str] = Counter()
@@ -158,7 +158,7 @@ class RealTimeEngine:
         if self.dead.is_set():
             raise EngineDeadError
 
-    def submit(self, jobs: Ordered[Job]) -> Submission:
+    def submit(self, jobs: Ordered[EngineJob]) -> Submission:
         """Queue jobs: all of them, or none. Raises EngineDeadError, and ValueError for a prompt
         that is empty or leaves no room for an answer.
         """
@@ -259,7 +259,7 @@ class RealTimeEngine:
 
     def stepped(self, sequences: Ordered[Sequence], steps: int, end_s: float) -> None:
         """The model tells of a step."""
-        jobs: list[Job] = []
+        jobs: list[EngineJob] = []
         for sequence in sequences:
             job, submission = self._open[sequence]
             self._news[submission] = None
@@ -309,7 +309,7 @@ class RealTimeEngine:
     def _advance(self, now_s: float) -> None:
         self._handle(self._model.advance(now_s))
 
-    def _handle(self, events: list[Event]) -> None:
+    def _handle(self, events: list[EngineEvent]) -> None:
         for sequence in reversed(self._model.scheduler.running):
             job, _ = self._open[sequence]
             if job.admitted_s is None:
@@ -317,13 +317,13 @@ class RealTimeEngine:
             elif not sequence.preemptions:  # those before it have been here longer
                 break
         for event in events:
-            if event.kind is Kind.FINISHED:
+            if event.kind is EventKind.FINISHED:
                 self._finished(event.sequence)
-            elif event.kind is Kind.PREEMPTED:
+            elif event.kind is EventKind.PREEMPTED:
                 self._tally.preempted()
                 self._adapters_changed = True
 
-    def _admitted(self, sequence: Sequence, job: Job) -> None:
+    def _admitted(self, sequence: Sequence, job: EngineJob) -> None:
         assert sequence.admitted_s is not None
         self._tally.admitted(job, self._clock.wall_s(sequence.admitted_s))
         self._adapters_changed = True
@@ -333,7 +333,7 @@ class RealTimeEngine:
         self._tally.finished(job)
         self._left(job, submission)
 
-    def _drop(self, job: Job, now_s: float) -> None:
+    def _drop(self, job: EngineJob, now_s: float) -> None:
         if job.sequence is None or job.done:
             return
         _, submission = self._open.pop(job.sequence)
@@ -341,7 +341,7 @@ class RealTimeEngine:
         self._asks_no_more(job.sequence)
         self._left(job, submission)
 
-    def _left(self, job: Job, submission: Submission) -> None:
+    def _left(self, job: EngineJob, submission: Submission) -> None:
         self._news[submission] = None
         self._adapters_changed = True
         if self._journal is not None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from loadtests.sim.model.request import Sequence, State
+from loadtests.sim.model.request import Sequence, SequenceState
 from loadtests.sim.serving.tokens import NO_TOKENS, Tokens, count
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class EngineJob:
     """One sequence to generate; without an answer it is a pooling request.
 
     Prefixes that look alike but have different adapters (by name or path) or ``cache_salt`` are
@@ -57,7 +57,7 @@ class Job:
     @property
     def aborted(self) -> bool:
         """Ended before its time: what is generated is all there will be."""
-        return self.sequence is not None and self.sequence.state is State.ABORTED
+        return self.sequence is not None and self.sequence.state is SequenceState.ABORTED
 
     @property
     def done(self) -> bool:

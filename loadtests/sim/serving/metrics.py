@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 
-from loadtests.sim.serving.replica import Replica
+from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.stats import EngineStats, Histogram
 
 _FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 _TIERS = ("device", "host", "p2p", "disk", "external_unspecified")
 
 
-def render(replica: Replica) -> bytes:
+def render(replica: SimulatedReplica) -> bytes:
     """The page."""
     engine, stats = replica.engine, replica.engine.stats
     page = _Page(f'engine="0",model_name="{_escaped(replica.base_model)}"')
@@ -88,7 +88,7 @@ def _distributions(page: "_Page", stats: EngineStats) -> None:
         page.histogram(name, meaning, histogram)
 
 
-def _engine_info(page: "_Page", replica: Replica) -> None:
+def _engine_info(page: "_Page", replica: SimulatedReplica) -> None:
     limits = replica.settings.engine.limits
     blocks = limits.num_blocks + 1  # vLLM counts its placeholder, which holds nothing
     page.family("cache_config_info", "Information of the LLMEngine CacheConfig", "gauge")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from loadtests.sim.model.profile import Profile, ProfileError, built_in_names, find
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from loadtests.sim.serving.answers import AnswerLengths
 from loadtests.sim.serving.engine import EngineSettings
 from loadtests.sim.serving.faults import parse as parse_fault
@@ -83,7 +83,7 @@ def _engine(given: argparse.Namespace, adapters: tuple[str, ...]) -> EngineSetti
     if num_blocks is None:
         num_blocks = profile.kv_blocks(given.block_size)
     max_model_len, max_loras = given.max_model_len, given.max_loras
-    limits = Limits(
+    limits = EngineLimits(
         num_blocks=num_blocks,
         block_size_tokens=given.block_size,
         max_num_seqs=given.max_num_seqs,
@@ -143,7 +143,7 @@ def _shifted(endpoint: str, index: int) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    limits, lengths = Limits(num_blocks=2**20), AnswerLengths()
+    limits, lengths = EngineLimits(num_blocks=2**20), AnswerLengths()
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.sim",
         description="Simulated vLLM replicas over HTTP.",

@@ -37,7 +37,7 @@ class ReplicaSettings:
             raise ValueError(f"adapters {', '.join(self.adapters)} need max_loras of at least 1")
 
 
-class Replica:
+class SimulatedReplica:
     """State behind one port. Raises EndpointError when its KV events cannot be published."""
 
     def __init__(self, settings: ReplicaSettings, *, host: str = "*") -> None:

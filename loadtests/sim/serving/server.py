@@ -13,7 +13,7 @@ from aiohttp.http import RawRequestMessage
 
 from loadtests.sim.serving.engine import EngineDeadError
 from loadtests.sim.serving.faults import CutError, RefusalError
-from loadtests.sim.serving.replica import Replica
+from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface import (
     chat,
     completions,
@@ -30,7 +30,7 @@ from loadtests.sim.serving.surface.reply import json_bytes
 
 logger = logging.getLogger(__name__)
 
-Endpoint = Callable[[Replica, web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[SimulatedReplica, web.BaseRequest], Awaitable[web.StreamResponse]]
 
 _MAX_BODY_BYTES = 256 * 1024 * 1024
 _KEEPALIVE_S = 75.0
@@ -39,7 +39,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """Value of SO_LINGER: no waiting, a reset."""
 
 _FAULTS = "/sim/faults"
-_GENERATING: Mapping[str, Endpoint] = {
+_GENERATING: Mapping[str, Handler] = {
     "/v1/chat/completions": chat.chat_completions,
     "/v1/completions": completions.completions,
     "/v1/responses": responses.responses,
@@ -52,7 +52,7 @@ _GENERATING: Mapping[str, Endpoint] = {
     "/v1/score": pooling.score,
 }
 """POST. They run in the engine."""
-_ROUTES: Mapping[str, Mapping[str, Endpoint]] = {
+_ROUTES: Mapping[str, Mapping[str, Handler]] = {
     **{path: {"POST": endpoint} for path, endpoint in _GENERATING.items()},
     "/health": {"GET": models.health},
     "/ping": {"GET": models.health},
@@ -94,7 +94,9 @@ _REFUSALS: Mapping[HTTPStatus, tuple[str, str]] = {
 class ReplicaServer:
     """One replica on one port. Start it on a running event loop."""
 
-    def __init__(self, replica: Replica, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self, replica: SimulatedReplica, *, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self.replica = replica
         self.host = host
         self.port = port

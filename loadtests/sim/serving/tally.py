@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-from loadtests.sim.serving.job import Job
+from loadtests.sim.serving.job import EngineJob
 from loadtests.sim.serving.stats import EngineStats
 
 _ADAPTER_SERIES: Final = 64
@@ -16,7 +16,7 @@ class Tally:
     def __init__(self, max_model_len: int) -> None:
         self.stats = EngineStats(max_model_len)
 
-    def admitted(self, job: Job, at_s: float) -> None:
+    def admitted(self, job: EngineJob, at_s: float) -> None:
         """Into the batch, for the first time."""
         if job.admitted_s is not None:
             return
@@ -24,7 +24,7 @@ class Tally:
         self.stats.prefix_queries += job.prompt_tokens
         self.stats.prefix_hits += job.cached_tokens
 
-    def stepped(self, jobs: Iterable[Job], steps: int, at_s: float) -> None:
+    def stepped(self, jobs: Iterable[EngineJob], steps: int, at_s: float) -> None:
         """So many steps gave each job a token; the last of them ended at ``at_s``.
 
         The first of a job's tokens must have come at the end of a single step.
@@ -53,7 +53,7 @@ class Tally:
         """A sequence has to start over."""
         self.stats.preemptions += 1
 
-    def finished(self, job: Job) -> None:
+    def finished(self, job: EngineJob) -> None:
         """Generated to its end."""
         assert job.sequence is not None
         assert job.admitted_s is not None

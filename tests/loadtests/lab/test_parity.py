@@ -10,17 +10,17 @@ import msgspec
 import pytest
 
 from loadtests.lab.parity import virtual
-from loadtests.lab.parity.asks import Ask, Burst, make
-from loadtests.lab.parity.comparison import Parity, Reason, compare
-from loadtests.lab.parity.events import KvEvents, chain_of
+from loadtests.lab.parity.asks import Burst, ParityRequest, make
+from loadtests.lab.parity.comparison import Cause, Parity, compare
+from loadtests.lab.parity.events import EventLog, chain_of
 from loadtests.lab.parity.order import order_of
-from loadtests.lab.parity.recording import Clock, ParityError, Recording
+from loadtests.lab.parity.recording import Moment, ParityError, Recording
 from loadtests.lab.parity.virtual import replay
 from loadtests.sim.model.kv import BlockPool
 from loadtests.sim.model.request import Sequence
-from loadtests.sim.model.scheduler import Limits, Scheduler
+from loadtests.sim.model.scheduler import EngineLimits, Scheduler
 
-LIMITS = Limits(
+LIMITS = EngineLimits(
     num_blocks=96,
     block_size_tokens=32,
     max_num_seqs=12,
@@ -82,7 +82,7 @@ class _NewestFirst(BlockPool):
 class _WrongEviction(Scheduler):
     pool_type: type[BlockPool]
 
-    def __init__(self, limits: Limits, listener: virtual._Memory) -> None:
+    def __init__(self, limits: EngineLimits, listener: virtual._Memory) -> None:
         super().__init__(limits, listener)
         self.pool = self.pool_type(limits.num_blocks, listener=listener)
 
@@ -135,7 +135,7 @@ def test_engine_with_other_rules_is_found_out(
         simulated = replay(BURSTS, LIMITS, recorded)
     parity = compare(recorded, simulated, BURSTS, LIMITS)
     assert not parity.holds
-    assert parity.unexplained or parity.order_differs is Reason.UNEXPLAINED
+    assert parity.unexplained or parity.order_differs is Cause.UNEXPLAINED
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_engine_with_other_rules_is_found_out(
         replace(LIMITS, prefix_caching=False),
     ],
 )
-def test_engine_with_other_limits_is_found_out(other: Limits, recorded: Recording) -> None:
+def test_engine_with_other_limits_is_found_out(other: EngineLimits, recorded: Recording) -> None:
     assert not compare(recorded, replay(BURSTS, other, recorded), BURSTS, LIMITS).holds
 
 
@@ -158,7 +158,7 @@ def _later(recorded: Recording, tokens: int) -> Recording:
     """What the model does when bursts come so much later into others."""
     moved = copy.copy(recorded)
     moved.came = [
-        Clock(clock.request, clock.tokens + tokens) if clock is not None else None
+        Moment(clock.request, clock.tokens + tokens) if clock is not None else None
         for clock in recorded.came
     ]
     return replay(BURSTS, LIMITS, moved)
@@ -168,8 +168,8 @@ def _echo(after_tokens: int) -> list[Burst]:
     """A second request whose prompt is the first one with what it answers meanwhile."""
     prompt = tuple(range(300, 332))
     said = tuple(range(virtual.FIRST_ANSWER_TOKEN, virtual.FIRST_ANSWER_TOKEN + 100))
-    first = Ask("first", prompt, 200)
-    return [Burst((first,)), Burst((Ask("second", prompt + said, 1),), after_tokens)]
+    first = ParityRequest("first", prompt, 200)
+    return [Burst((first,)), Burst((ParityRequest("second", prompt + said, 1),), after_tokens)]
 
 
 def test_arrival_a_step_later_explains_what_it_changes() -> None:
@@ -181,7 +181,7 @@ def test_arrival_a_step_later_explains_what_it_changes() -> None:
     )
     parity = compare(sooner, later, bursts, LIMITS)
     assert [(each.request, each.reason) for each in parity.differences] == [
-        ("second", Reason.ARRIVAL)
+        ("second", Cause.ARRIVAL)
     ]
     assert parity.differences[0].detail == (
         "next block: real not there yet, simulated not there yet"
@@ -193,7 +193,7 @@ def test_arrival_a_step_later_explains_what_it_changes() -> None:
     # But what no arrival gives is not explained by any.
     later.answers["second"].cached_tokens = 96
     assert [each.reason for each in compare(sooner, later, bursts, LIMITS).differences] == [
-        Reason.UNEXPLAINED
+        Cause.UNEXPLAINED
     ]
 
 
@@ -216,7 +216,7 @@ def test_changed_count_and_changed_order_are_unexplained(recorded: Recording) ->
     simulated.admitted[3:5] = simulated.admitted[4:2:-1]
     parity = compare(recorded, simulated, BURSTS, LIMITS)
     assert [each.request for each in parity.unexplained] == [name]
-    assert parity.order_differs is Reason.UNEXPLAINED
+    assert parity.order_differs is Cause.UNEXPLAINED
     assert parity.first_out_of_order == recorded.admitted[3]  # type: ignore[index]
 
 
@@ -262,7 +262,7 @@ def _stored(hashes: list[int], parent: int | None, tokens: list[int]) -> dict[st
 
 
 def test_kv_events_tell_admissions_and_evictions() -> None:
-    events = KvEvents(2)
+    events = EventLog(2)
     events.take(_message(0, _stored([11], None, [1, 2]), _stored([12], 11, [5, 6])))
     events.take(_message(1, {"type": "BlockRemoved", "block_hashes": [11]}))
     events.take(_message(2, _stored([11, 13], None, [1, 2, 3, 4])))
@@ -273,7 +273,7 @@ def test_kv_events_tell_admissions_and_evictions() -> None:
 
 
 def test_lost_kv_events_are_an_error() -> None:
-    events = KvEvents(2)
+    events = EventLog(2)
     events.take(_message(4))
     with pytest.raises(ParityError, match="events 5 to 6 were lost"):
         events.take(_message(7))

@@ -4,7 +4,7 @@ import orjson
 from aiohttp import web
 
 from loadtests.sim.serving import tokens
-from loadtests.sim.serving.replica import Replica
+from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, Body
 from loadtests.sim.serving.surface.generation import Choice, Generation, Sampling, choices_wanted
 from loadtests.sim.serving.surface.reply import json_reply
@@ -12,7 +12,9 @@ from loadtests.sim.serving.surface.reply import json_reply
 _DONE = b"data: [DONE]\n\n"
 
 
-async def chat_completions(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def chat_completions(
+    replica: SimulatedReplica, request: web.BaseRequest
+) -> web.StreamResponse:
     """Answer a conversation, streamed or whole."""
     body = Body.parse(await request.read())
     prompt = tokens.render_chat(

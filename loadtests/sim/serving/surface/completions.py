@@ -3,7 +3,7 @@
 import orjson
 from aiohttp import web
 
-from loadtests.sim.serving.replica import Replica
+from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import Body
 from loadtests.sim.serving.surface.chat import StreamOptions
 from loadtests.sim.serving.surface.generation import Choice, Generation, Sampling, choices_wanted
@@ -14,7 +14,7 @@ _DEFAULT_MAX_TOKENS = 16
 _DONE = b"data: [DONE]\n\n"
 
 
-async def completions(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def completions(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """Continue one or several prompts, streamed or whole."""
     body = Body.parse(await request.read())
     prompts = read_prompts(body.need("prompt"), "prompt")

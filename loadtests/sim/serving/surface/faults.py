@@ -5,17 +5,17 @@ from aiohttp import web
 
 from loadtests.sim.serving.faults import Fault, Metrics, parse
 from loadtests.sim.serving.metrics import render
-from loadtests.sim.serving.replica import Replica
+from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, not_found
 from loadtests.sim.serving.surface.reply import json_reply
 
 
-async def list_faults(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def list_faults(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """Faults that were given and not taken back."""
     return json_reply({"faults": replica.faults.describe()}, request)
 
 
-async def give_faults(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def give_faults(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """One fault, or a list of them; all are good or none is given. Answers them with their ids."""
     data = await request.read()
     try:
@@ -28,7 +28,9 @@ async def give_faults(replica: Replica, request: web.BaseRequest) -> web.StreamR
     return json_reply({"faults": given}, request)
 
 
-async def take_back_faults(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def take_back_faults(
+    replica: SimulatedReplica, request: web.BaseRequest
+) -> web.StreamResponse:
     """The faults named by ?id=, or all. Answers what is left."""
     ids = request.query.getall("id", [])
     known = {each["id"] for each in replica.faults.describe()}
@@ -42,7 +44,7 @@ async def take_back_faults(replica: Replica, request: web.BaseRequest) -> web.St
     return await list_faults(replica, request)
 
 
-def _read(replica: Replica, document: object) -> Fault:
+def _read(replica: SimulatedReplica, document: object) -> Fault:
     try:
         fault = parse(orjson.dumps(document))
     except (ValueError, orjson.JSONEncodeError) as error:

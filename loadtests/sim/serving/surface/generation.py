@@ -9,10 +9,10 @@ from typing import Protocol
 from aiohttp import web
 
 from loadtests.sim.serving import tokens
-from loadtests.sim.serving.answers import Answer, OutputLimits, write_answer
+from loadtests.sim.serving.answers import OutputLimits, PlannedAnswer, write_answer
 from loadtests.sim.serving.faults import Stream
-from loadtests.sim.serving.job import Job
-from loadtests.sim.serving.replica import Replica, UnknownModelError
+from loadtests.sim.serving.job import EngineJob
+from loadtests.sim.serving.replica import SimulatedReplica, UnknownModelError
 from loadtests.sim.serving.surface.body import ApiError, Body, not_found
 from loadtests.sim.serving.tokens import Tokens
 
@@ -52,12 +52,12 @@ class Choice:
     """One answer in the making."""
 
     index: int
-    job: Job
-    plan: Answer
+    job: EngineJob
+    plan: PlannedAnswer
     """What it will be unless it is aborted."""
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> PlannedAnswer:
         """As far as it will ever come."""
         job = self.job
         return self.plan.cut(job.generated_tokens) if job.aborted else self.plan
@@ -68,7 +68,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class GenerationUsage:
     """Tokens of a whole request; a prompt with several choices counts once."""
 
     prompt_tokens: int
@@ -117,7 +117,7 @@ class Generation:
 
     def __init__(
         self,
-        replica: Replica,
+        replica: SimulatedReplica,
         request: web.BaseRequest,
         body: Body,
         prompts: Ordered[Tokens],
@@ -143,7 +143,7 @@ class Generation:
                     seed=replica.settings.seed,
                     choice=choice,
                 )
-                job = Job(
+                job = EngineJob(
                     prompt,
                     answer.tokens,
                     answer.finish_reason,
@@ -155,13 +155,13 @@ class Generation:
                 )
                 self.choices.append(Choice(len(self.choices), job, answer))
 
-    def usage(self) -> Usage:
+    def usage(self) -> GenerationUsage:
         """Tokens so far."""
         block_tokens = self._replica.block_tokens
         firsts = [choice.job for choice in self.choices[:: len(self.choices) // self._prompts]]
         cached_tokens = sum(job.cached_tokens for job in firsts)
         full_tokens = sum(job.prompt_tokens // block_tokens * block_tokens for job in firsts)
-        return Usage(
+        return GenerationUsage(
             prompt_tokens=sum(job.prompt_tokens for job in firsts),
             completion_tokens=sum(choice.job.generated_tokens for choice in self.choices),
             cached_tokens=cached_tokens,
@@ -222,7 +222,7 @@ def choices_wanted(body: Body) -> int:
     return body.integer("n", least=1, most=_MOST_CHOICES) or 1
 
 
-def find_model(replica: Replica, body: Body) -> tuple[str | None, str]:
+def find_model(replica: SimulatedReplica, body: Body) -> tuple[str | None, str]:
     """The adapter asked for, if any, and the model name to answer with. Raises ApiError."""
     model = body.text("model") or replica.base_model
     try:

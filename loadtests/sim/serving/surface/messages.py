@@ -6,7 +6,7 @@ import orjson
 from aiohttp import web
 
 from loadtests.sim.serving import tokens
-from loadtests.sim.serving.replica import Replica
+from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, Body
 from loadtests.sim.serving.surface.generation import (
     Choice,
@@ -18,7 +18,7 @@ from loadtests.sim.serving.surface.reply import json_reply
 from loadtests.sim.serving.tokens import Tokens
 
 
-async def messages(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def messages(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """Answer a conversation, streamed or whole."""
     body = Body.parse(await request.read())
     max_tokens = body.integer("max_tokens", least=1)
@@ -42,7 +42,7 @@ async def messages(replica: Replica, request: web.BaseRequest) -> web.StreamResp
     )
 
 
-async def count_tokens(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def count_tokens(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """Length of a conversation in tokens."""
     body = Body.parse(await request.read())
     find_model(replica, body)

@@ -6,24 +6,24 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from loadtests.sim.serving.metrics import render
-from loadtests.sim.serving.replica import VERSION, Replica
+from loadtests.sim.serving.replica import VERSION, SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, not_found
 from loadtests.sim.serving.surface.reply import json_reply
 from loadtests.sim.serving.surface.validation import read_json, read_query
 
 
-async def health(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def health(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """200 while the engine lives, 503 for what is left of the process after it."""
     alive = not replica.engine.dead.is_set()
     return web.Response(status=HTTPStatus.OK if alive else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-async def version(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def version(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """The version followed."""
     return json_reply({"version": VERSION}, request)
 
 
-async def metrics(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def metrics(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """Prometheus page, or what a fault makes of it."""
     page = await replica.faults.metrics(render(replica))
     return web.Response(
@@ -31,13 +31,13 @@ async def metrics(replica: Replica, request: web.BaseRequest) -> web.StreamRespo
     )
 
 
-async def load(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def load(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """Requests in the server."""
     engine = replica.engine
     return json_reply({"server_load": engine.running_requests + engine.waiting_requests}, request)
 
 
-async def list_models(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def list_models(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """Names of the base model, then the adapters with their parent."""
     cards = [
         _card(replica, name, replica.base_model, None, replica.max_model_tokens)
@@ -64,7 +64,9 @@ class _Reset(BaseModel):
     reset_running_requests: bool = False
 
 
-async def load_lora_adapter(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def load_lora_adapter(
+    replica: SimulatedReplica, request: web.BaseRequest
+) -> web.StreamResponse:
     """Serve an adapter from now on; the engine stands still while its weights are loaded."""
     _need_loras(replica)
     wanted = await read_json(_Load, request)
@@ -77,7 +79,9 @@ async def load_lora_adapter(replica: Replica, request: web.BaseRequest) -> web.S
     return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
 
 
-async def unload_lora_adapter(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def unload_lora_adapter(
+    replica: SimulatedReplica, request: web.BaseRequest
+) -> web.StreamResponse:
     """Stop serving an adapter; requests that run or wait with it finish."""
     _need_loras(replica)
     name = (await read_json(_Unload, request)).lora_name
@@ -90,14 +94,16 @@ async def unload_lora_adapter(replica: Replica, request: web.BaseRequest) -> web
     return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
 
 
-async def reset_prefix_cache(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def reset_prefix_cache(
+    replica: SimulatedReplica, request: web.BaseRequest
+) -> web.StreamResponse:
     """Empty the prefix cache; fails while requests run, unless these are to start over."""
     running = read_query(_Reset, request).reset_running_requests
     success = replica.engine.forget_prefixes(running=running)
     return json_reply({"success": success}, request)
 
 
-async def _load(replica: Replica, wanted: _Load) -> None:
+async def _load(replica: SimulatedReplica, wanted: _Load) -> None:
     name = wanted.lora_name
     async with replica.control.adapter_lock(name):
         if name in replica.adapter_paths and not wanted.load_inplace:
@@ -109,7 +115,7 @@ async def _load(replica: Replica, wanted: _Load) -> None:
         replica.adapter_paths[name] = wanted.lora_path
 
 
-def _need_loras(replica: Replica) -> None:
+def _need_loras(replica: SimulatedReplica) -> None:
     if not replica.max_loras:
         status = HTTPStatus.NOT_FOUND
         raise ApiError(status.phrase, status=status, kind=status.phrase)
@@ -120,7 +126,11 @@ def _invalid(message: str) -> ApiError:
 
 
 def _card(
-    replica: Replica, name: str, root: str, parent: str | None, max_model_tokens: int | None
+    replica: SimulatedReplica,
+    name: str,
+    root: str,
+    parent: str | None,
+    max_model_tokens: int | None,
 ) -> dict[str, object]:
     return {
         "id": name,

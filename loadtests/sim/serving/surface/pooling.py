@@ -10,8 +10,8 @@ import xxhash
 from aiohttp import web
 
 from loadtests.sim.serving import tokens
-from loadtests.sim.serving.job import Job
-from loadtests.sim.serving.replica import Replica
+from loadtests.sim.serving.job import EngineJob
+from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, Body
 from loadtests.sim.serving.surface.generation import check_prompt, find_model, make_request_id
 from loadtests.sim.serving.surface.prompts import read_prompts
@@ -22,7 +22,7 @@ _DIMENSIONS = 64
 _MOST_DIMENSIONS = 16384
 
 
-async def embeddings(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def embeddings(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """A unit vector for each input, the same for the same input."""
     body = Body.parse(await request.read())
     prompts = read_prompts(body.need("input"), "input")
@@ -54,7 +54,7 @@ async def embeddings(replica: Replica, request: web.BaseRequest) -> web.StreamRe
     )
 
 
-async def rerank(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def rerank(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """Documents ordered by the words they share with a query."""
     body = Body.parse(await request.read())
     body.need("query")
@@ -83,7 +83,7 @@ async def rerank(replica: Replica, request: web.BaseRequest) -> web.StreamRespon
     )
 
 
-async def score(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def score(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """Similarity of pairs of texts; one text on the left goes with all on the right."""
     body = Body.parse(await request.read())
     left = _texts(_either(body, "queries", "text_1"), "queries")
@@ -110,7 +110,7 @@ async def score(replica: Replica, request: web.BaseRequest) -> web.StreamRespons
     )
 
 
-async def _compute(replica: Replica, body: Body, prompts: Ordered[Tokens]) -> str:
+async def _compute(replica: SimulatedReplica, body: Body, prompts: Ordered[Tokens]) -> str:
     """Run the prompts through the engine; the model name to answer with."""
     adapter, model = find_model(replica, body)
     for prompt in prompts:
@@ -121,7 +121,7 @@ async def _compute(replica: Replica, body: Body, prompts: Ordered[Tokens]) -> st
     path = replica.adapter_path(adapter)
     submission = replica.engine.submit(
         [
-            Job(prompt, adapter=adapter, adapter_path=path, cache_salt=cache_salt)
+            EngineJob(prompt, adapter=adapter, adapter_path=path, cache_salt=cache_salt)
             for prompt in prompts
         ]
     )

@@ -6,13 +6,13 @@ import orjson
 from aiohttp import web
 
 from loadtests.sim.serving import tokens
-from loadtests.sim.serving.replica import Replica
+from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, Body
 from loadtests.sim.serving.surface.generation import Choice, Generation, Sampling
 from loadtests.sim.serving.surface.reply import json_reply
 
 
-async def responses(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def responses(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """Answer an input, as one response object or as its events."""
     body = Body.parse(await request.read())
     prompt = tokens.render_chat(_messages(body), body.get("tools"))

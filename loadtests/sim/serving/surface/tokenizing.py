@@ -3,14 +3,14 @@
 from aiohttp import web
 
 from loadtests.sim.serving import tokens
-from loadtests.sim.serving.replica import Replica
+from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, Body
 from loadtests.sim.serving.surface.generation import find_model
 from loadtests.sim.serving.surface.prompts import read_prompts
 from loadtests.sim.serving.surface.reply import json_reply
 
 
-async def tokenize(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def tokenize(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """Token ids of a prompt or of a conversation."""
     body = Body.parse(await request.read())
     find_model(replica, body)
@@ -39,7 +39,7 @@ async def tokenize(replica: Replica, request: web.BaseRequest) -> web.StreamResp
     )
 
 
-async def detokenize(replica: Replica, request: web.BaseRequest) -> web.StreamResponse:
+async def detokenize(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
     """Text of token ids."""
     body = Body.parse(await request.read())
     find_model(replica, body)

@@ -1,7 +1,7 @@
 """What replicas count."""
 
 from loadtests.lab.live.measured import totals
-from loadtests.lab.live.metrics import Counters, Gauges, counters, gauges
+from loadtests.lab.live.metrics import ReplicaCounters, ReplicaGauges, counters, gauges
 from loadtests.lab.live.strain import Strain, remarks
 
 PAGE = b"""
@@ -22,11 +22,11 @@ vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25"""
 
 
 def test_samples_of_all_engines_are_added_and_names_are_whole() -> None:
-    assert counters(PAGE) == Counters(120, 40, 120, 5, 0, 3)
+    assert counters(PAGE) == ReplicaCounters(120, 40, 120, 5, 0, 3)
     assert counters(PAGE).computed_tokens == 85
-    assert gauges(PAGE) == Gauges(3, 0, 0.25)
+    assert gauges(PAGE) == ReplicaGauges(3, 0, 0.25)
     assert not gauges(PAGE).idle
-    assert counters(b"") == Counters()
+    assert counters(b"") == ReplicaCounters()
 
 
 def _strain(machine: float, *, late_s: float = 0.0, replica: float | None = 0.1) -> Strain:
@@ -34,7 +34,7 @@ def _strain(machine: float, *, late_s: float = 0.0, replica: float | None = 0.1)
 
 
 def test_balance_is_of_the_work_that_replicas_did() -> None:
-    busy, idle = Counters(100, 50, 100, 50, 1, 3), Counters(60, 60, 60, 0, 0, 1)
+    busy, idle = ReplicaCounters(100, 50, 100, 50, 1, 3), ReplicaCounters(60, 60, 60, 0, 0, 1)
     found = totals(
         duration_s=5.0, requests=4, failed=0, by_replica=[busy, idle], strain=_strain(0.5)
     )

@@ -9,7 +9,7 @@ import pytest
 
 from loadtests.lab.live.gateways import envoy_configuration, penstock_configuration, router_command
 from loadtests.lab.live.replicas import addresses
-from loadtests.lab.live.target import Kind, Target, parse
+from loadtests.lab.live.target import Target, TargetKind, parse
 from loadtests.lab.source import LabError
 from policies.registry import PolicyError
 
@@ -33,7 +33,7 @@ def test_targets_may_have_policies_and_parameters_with_commas_in_them() -> None:
     assert found[1].params == {"affinity": 0.5, "load": "requests"}
     assert [target.policy for target in found[2:5]] == ["cache_aware", "round_robin", ""]
     assert parse("mine=http://127.0.0.1:9/v1/")[0].url == "http://127.0.0.1:9"
-    assert found[5] == Target(Kind.RUNNING, "mine", url="http://127.0.0.1:9")
+    assert found[5] == Target(TargetKind.RUNNING, "mine", url="http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(

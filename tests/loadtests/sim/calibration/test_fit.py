@@ -10,6 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from loadtests.sim.calibration import fit, predictions
 from loadtests.sim.calibration.calibrate import fit_profile, prior_profile, profile_name
 from loadtests.sim.calibration.inference_perf import (
     StageResult,
@@ -17,8 +18,7 @@ from loadtests.sim.calibration.inference_perf import (
     halves_token_times,
     replay,
 )
-from loadtests.sim.calibration.measured import Experiment, MeasuredError, read_measured
-from loadtests.sim.calibration import fit, predictions
+from loadtests.sim.calibration.measured import MeasuredError, MeasuredExperiment, read_measured
 from loadtests.sim.model import catalogue
 from loadtests.sim.model.catalogue import H100
 
@@ -43,7 +43,7 @@ def experiment(name: str = "toy-codegen", **changes: Any) -> dict[str, Any]:
     }
 
 
-TRUTH = prior_profile(Experiment.model_validate(experiment()), H100)
+TRUTH = prior_profile(MeasuredExperiment.model_validate(experiment()), H100)
 
 
 def distribution(values: list[float]) -> dict[str, float]:
@@ -65,8 +65,8 @@ def report(result: StageResult) -> dict[str, Any]:
     }
 
 
-def parsed(**changes: Any) -> Experiment:
-    return Experiment.model_validate(experiment(**changes))
+def parsed(**changes: Any) -> MeasuredExperiment:
+    return MeasuredExperiment.model_validate(experiment(**changes))
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
@@ -89,7 +89,7 @@ def test_an_overloaded_server_fails_what_takes_too_long() -> None:
     raw = experiment(load=[{"rate": 60, "duration": 60}], output_len=500)
     raw["load"]["request_timeout"] = 30.0
     raw["config"]["max_num_seqs"] = 32
-    toy = Experiment.model_validate(raw)
+    toy = MeasuredExperiment.model_validate(raw)
     result = replay(toy, prior_profile(toy, H100))[0]
     assert result.failures > 1000
     assert result.completed + result.failures == 3600
@@ -98,7 +98,7 @@ def test_an_overloaded_server_fails_what_takes_too_long() -> None:
 
 def test_what_does_not_fit_the_model_fails_at_once() -> None:
     raw = experiment(load=[{"rate": 1, "duration": 10}], output_len=4000)
-    toy = Experiment.model_validate(raw)
+    toy = MeasuredExperiment.model_validate(raw)
     result = replay(toy, prior_profile(toy, H100))[0]
     assert (result.completed, result.failures) == (0, 10)
 
@@ -110,7 +110,7 @@ def test_the_number_of_prompts_is_read_from_their_mean_length(mean: float, promp
         "num_unique_system_prompts": 4,
         "num_users_per_system_prompt": 2,
     }
-    assert distinct_prompts(Experiment.model_validate(raw)) == prompts
+    assert distinct_prompts(MeasuredExperiment.model_validate(raw)) == prompts
 
 
 def test_a_fit_finds_the_server_it_was_measured_on() -> None:
@@ -136,7 +136,8 @@ def test_the_command_prints_a_table_and_verdicts(tmp_path: Path) -> None:
     stages = [report(r) for r in replay(toy, prior_profile(toy, H100))]
     held_out = experiment("toy-general", load=[{"rate": 8, "duration": 30}])
     held_out["stages"] = [
-        report(r) for r in replay(Experiment.model_validate(held_out), prior_profile(toy, H100))
+        report(r)
+        for r in replay(MeasuredExperiment.model_validate(held_out), prior_profile(toy, H100))
     ]
     path = tmp_path / "measured.json"
     path.write_text(json.dumps([experiment(stages=stages), held_out]))
@@ -227,7 +228,7 @@ def test_what_is_predicted_is_not_trained_on(tmp_path: Path) -> None:
 
 def test_a_built_in_profile_is_not_held_out_from_what_it_was_fitted_to(tmp_path: Path) -> None:
     toy = experiment("llama-2-7b-tp1-codegen", load=[{"rate": 8, "duration": 10}])
-    toy["stages"] = [report(r) for r in replay(Experiment.model_validate(toy), TRUTH)]
+    toy["stages"] = [report(r) for r in replay(MeasuredExperiment.model_validate(toy), TRUTH)]
     done = command(saved(tmp_path / "one.json", toy), "--no-refit")
     assert done.exit_code == 0, done.output
     assert "(fitted)" in done.output
@@ -238,7 +239,7 @@ def test_the_answers_to_predict_do_not_tell_how_they_are_counted(tmp_path: Path)
     rates: list[float] = []
     for counted in (20.0, 40.0):
         toy = experiment("toy-general", load=[{"rate": 8, "duration": 10}])
-        toy["stages"] = [report(r) for r in replay(Experiment.model_validate(toy), TRUTH)]
+        toy["stages"] = [report(r) for r in replay(MeasuredExperiment.model_validate(toy), TRUTH)]
         toy["stages"][0]["output_len"] = {"mean": counted}
         out = tmp_path / "out.json"
         done = command(saved(tmp_path / "one.json", toy), "--no-refit", "--json", str(out))

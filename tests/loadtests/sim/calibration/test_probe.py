@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.sim.calibration.hf_config import ConfigError, read_architecture
-from loadtests.sim.calibration.probe import Facts, Kind, Point, ProbeError, probe
+from loadtests.sim.calibration.hf_config import ModelConfigError, read_architecture
+from loadtests.sim.calibration.probe import Facts, PointKind, ProbeError, ProbePoint, probe
 from loadtests.sim.calibration.probe_check import check
 from loadtests.sim.calibration.probe_engine import EngineTarget
 from loadtests.sim.calibration.probe_fit import ProbeFit, fit_points, predict_points
 from loadtests.sim.model.catalogue import H100, architecture
 from loadtests.sim.model.profile import Profile, built_in, read_profile, write_profile
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from loadtests.sim.model.step_time import StepTime, Work
 
 
@@ -22,7 +22,7 @@ def probed(
     truth: Profile, *, known: bool = True, seconds: float = 60.0, budget: int = 8192, **sizes: int
 ) -> tuple[ProbeFit, EngineTarget, Facts]:
     limits = replace(
-        Limits(20_000, max_model_len=40_000, max_num_batched_tokens=budget),
+        EngineLimits(20_000, max_model_len=40_000, max_num_batched_tokens=budget),
         **sizes,  # type: ignore[arg-type]
     )
     target = EngineTarget(truth, limits)
@@ -112,25 +112,25 @@ def test_a_small_server_is_asked_for_no_more_than_it_holds() -> None:
     assert all(
         each.prompt_tokens + each.output_tokens <= facts.max_model_len for each in target.asked
     )
-    decodes = [each.point for each in fit.residuals if each.point.kind is Kind.DECODE]
+    decodes = [each.point for each in fit.residuals if each.point.kind is PointKind.DECODE]
     assert max(point.sequences for point in decodes) == 8  # more of them do not run at a time
 
 
 def test_points_are_predicted_as_the_engine_does_them() -> None:
     profile = replace(built_in("qwen3-8b-tp1-h100"), input_s=0.005, output_s=0.001)
     target = EngineTarget(
-        profile, Limits(20_000, max_model_len=40_000, max_num_batched_tokens=2048)
+        profile, EngineLimits(20_000, max_model_len=40_000, max_num_batched_tokens=2048)
     )
     facts = asyncio.run(target.facts())
     points = asyncio.run(probe(target, facts))
-    assert {point.kind for point in points} == set(Kind)
+    assert {point.kind for point in points} == set(PointKind)
     for point, predicted in zip(points, predict_points(points, profile, 2048), strict=True):
         assert predicted == pytest.approx(point.value_s, rel=0.005), point.label
 
 
 def test_a_right_profile_is_checked_and_found_right() -> None:
     truth = built_in("qwen3-8b-tp1-h100")
-    limits = Limits(20_000, max_model_len=40_000)
+    limits = EngineLimits(20_000, max_model_len=40_000)
     facts = asyncio.run(EngineTarget(truth, limits).facts())
     wrong = replace(truth, overhead_s=0.01)
     for profile, off in ((truth, 0.0), (wrong, 0.5)):
@@ -143,7 +143,7 @@ def test_a_right_profile_is_checked_and_found_right() -> None:
 
 def test_too_few_points_are_no_profile() -> None:
     facts = Facts("m", "m", 4096, 1000, 16)
-    point = Point(Kind.PREFILL, 0.01, 0.01, 64)
+    point = ProbePoint(PointKind.PREFILL, 0.01, 0.01, 64)
     with pytest.raises(ProbeError, match="fewer than two prefill points"):
         fit_points([point], facts, architecture("Qwen/Qwen3-8B"), H100)
 
@@ -186,5 +186,5 @@ def test_a_config_says_what_the_catalogue_does(
 )
 def test_a_wrong_config_says_what_is_wrong(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ConfigError, match=complaint):
+    with pytest.raises(ModelConfigError, match=complaint):
         read_architecture(tmp_path)

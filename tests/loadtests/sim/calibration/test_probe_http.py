@@ -9,10 +9,10 @@ import typer
 from typer.testing import CliRunner, Result
 
 from loadtests.sim.calibration import fit
-from loadtests.sim.calibration.probe import Ask, Kind, ProbeError, probe
+from loadtests.sim.calibration.probe import PointKind, ProbeError, ProbeRequest, probe
 from loadtests.sim.calibration.probe_http import HttpTarget
 from loadtests.sim.model.profile import built_in, read_profile
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from loadtests.sim.serving.engine import EngineSettings
 from loadtests.sim.serving.server import ReplicaServer
 from tests.loadtests.conftest import Serve
@@ -20,7 +20,7 @@ from tests.loadtests.conftest import Serve
 STEP_S = 0.004
 ENGINE = EngineSettings(
     replace(built_in("constant-step"), overhead_s=STEP_S),
-    Limits(2048, max_model_len=1024, max_num_seqs=4),
+    EngineLimits(2048, max_model_len=1024, max_num_seqs=4),
 )
 SHAPE = (
     '{"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 2, '
@@ -51,8 +51,8 @@ async def test_answers_have_the_tokens_asked_for_and_nothing_is_cached(serve: Se
     server = await serve(engine=replace(ENGINE, time_scale=0.0))
     async with HttpTarget(address(server)) as target:
         await target.facts()
-        await target.group([Ask(400, 1)])  # from here on it knows how long words are
-        asks = [Ask(100, 12), Ask(400, 1), Ask(100, 30, after_s=0.05)]
+        await target.group([ProbeRequest(400, 1)])  # from here on it knows how long words are
+        asks = [ProbeRequest(100, 12), ProbeRequest(400, 1), ProbeRequest(100, 30, after_s=0.05)]
         answers = await target.group(asks)
     for ask, answer in zip(asks, answers, strict=True):
         assert len(answer.token_s) == ask.output_tokens
@@ -67,7 +67,7 @@ async def test_steps_are_never_found_shorter_than_they_are(serve: Serve) -> None
     async with HttpTarget(address(server)) as target:
         facts = await target.facts()
         points = await probe(target, facts, seconds=2.0)
-    assert {point.kind for point in points} == set(Kind)
+    assert {point.kind for point in points} == set(PointKind)
     assert all(point.value_s > 0.95 * STEP_S for point in points)
     assert {point.sequences for point in points} <= {1, 2, 4}
 
@@ -124,4 +124,4 @@ async def test_a_refused_request_is_said(serve: Serve) -> None:
     async with HttpTarget(address(server)) as target:
         await target.facts()
         with pytest.raises(ProbeError, match="400"):
-            await target.group([Ask(100, 2000)])
+            await target.group([ProbeRequest(100, 2000)])

@@ -6,11 +6,11 @@ from array import array
 from collections.abc import Sequence
 from math import inf
 
-from loadtests.sim.model.engine import Engine
+from loadtests.sim.model.engine import EngineModel
 from loadtests.sim.model.profile import built_in
 from loadtests.sim.model.request import EngineRequest
 from loadtests.sim.model.request import Sequence as Running
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from loadtests.sim.serving.kv_events import KvEvents
 
 
@@ -21,9 +21,9 @@ def tokens(ids: Sequence[int]) -> bytes:
 class Replica:
     """An engine and its events, in virtual time."""
 
-    def __init__(self, events: KvEvents, limits: Limits, *, leaps: bool = False) -> None:
+    def __init__(self, events: KvEvents, limits: EngineLimits, *, leaps: bool = False) -> None:
         self.events = events
-        self.engine = Engine(built_in("constant-step"), limits, listener=events)
+        self.engine = EngineModel(built_in("constant-step"), limits, listener=events)
         self.now_s = 0.0
         self.advances = 0
         self._next_s = self.engine.next_event_s if leaps else self.engine.next_step_s

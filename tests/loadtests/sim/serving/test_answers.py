@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests.sim.serving import tokens
-from loadtests.sim.serving.answers import Answer, AnswerLengths, OutputLimits, write_answer
+from loadtests.sim.serving.answers import AnswerLengths, OutputLimits, PlannedAnswer, write_answer
 
 LENGTHS = AnswerLengths(median_tokens=50, shortest_tokens=10)
 
 
-def answer(prompt: str = "why", choice: int = 0, **limits: object) -> Answer:
+def answer(prompt: str = "why", choice: int = 0, **limits: object) -> PlannedAnswer:
     given_limits = OutputLimits(**{"max_tokens": 1000, **limits})  # type: ignore[arg-type]
     return write_answer(tokens.encode(prompt), given_limits, LENGTHS, seed=7, choice=choice)
 

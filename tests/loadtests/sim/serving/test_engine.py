@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from loadtests.sim.serving.engine import EngineDeadError, EngineSettings, RealTimeEngine
-from loadtests.sim.serving.job import Job
+from loadtests.sim.serving.job import EngineJob
 from loadtests.sim.serving.tokens import NO_TOKENS, Tokens, encode
 from tests.loadtests.conftest import CONSTANT_STEP, until
 
-LIMITS = Limits(1000, max_model_len=4096)
+LIMITS = EngineLimits(1000, max_model_len=4096)
 FAST = EngineSettings(CONSTANT_STEP, LIMITS, time_scale=0.0)
 STALLED = EngineSettings(replace(CONSTANT_STEP, overhead_s=3600.0), LIMITS)
 PROMPT = encode("what is it that you want to know of me, and why do you ask me this now?")
@@ -24,8 +24,8 @@ def paced(step_s: float, **limits: int) -> EngineSettings:
     return EngineSettings(replace(CONSTANT_STEP, overhead_s=step_s), size)
 
 
-def job(answer_tokens: int = 4, prompt: Tokens = PROMPT, **rest: object) -> Job:
-    return Job(prompt, Tokens(b"word" * answer_tokens), **rest)  # type: ignore[arg-type]
+def job(answer_tokens: int = 4, prompt: Tokens = PROMPT, **rest: object) -> EngineJob:
+    return EngineJob(prompt, Tokens(b"word" * answer_tokens), **rest)  # type: ignore[arg-type]
 
 
 async def turns(count: int) -> None:
@@ -34,7 +34,7 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-async def generated(one: Job, tokens: int) -> None:
+async def generated(one: EngineJob, tokens: int) -> None:
     await until(lambda: one.generated_tokens >= tokens)
 
 
@@ -91,7 +91,7 @@ async def test_steps_shorter_than_the_timer_run_together() -> None:
 
 
 async def test_without_a_time_scale_others_get_their_turn() -> None:
-    engine = RealTimeEngine(replace(FAST, limits=Limits(10_000, max_model_len=160_000)))
+    engine = RealTimeEngine(replace(FAST, limits=EngineLimits(10_000, max_model_len=160_000)))
     submission = engine.submit([job(100_000)])
     looks = 0
     while not submission.done:
@@ -237,7 +237,7 @@ async def test_forgetting_prefixes_spares_those_that_run_unless_they_start_over(
 
 async def test_a_pooling_request_ends_with_its_prompt() -> None:
     engine = RealTimeEngine(FAST)
-    one = Job(PROMPT, NO_TOKENS)
+    one = EngineJob(PROMPT, NO_TOKENS)
     await engine.submit([one]).finished()
     assert (engine.stats.prompt_tokens, engine.stats.generation_tokens) == (one.prompt_tokens, 0)
 
@@ -274,7 +274,7 @@ async def test_what_is_counted() -> None:
 
 async def test_a_request_without_a_block_starts_over_and_is_answered_in_full() -> None:
     engine = RealTimeEngine(
-        replace(FAST, limits=Limits(12, max_model_len=192, async_scheduling=False))
+        replace(FAST, limits=EngineLimits(12, max_model_len=192, async_scheduling=False))
     )
     other = encode("something else altogether, so that nothing is shared between the two of them")
     jobs = [job(80), job(80, other)]

@@ -13,11 +13,11 @@ import psutil
 import pytest
 
 from loadtests.sim.model.profile import built_in
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from loadtests.sim.serving.engine import EngineSettings
 from loadtests.sim.serving.kv_events import KvEvents
 from loadtests.sim.serving.kv_publisher import EndpointError, PublisherOptions
-from loadtests.sim.serving.replica import Replica, ReplicaSettings
+from loadtests.sim.serving.replica import ReplicaSettings, SimulatedReplica
 from loadtests.sim.serving.server import ReplicaServer
 from tests.loadtests.sim.serving.kv_replica import Replica as Simulated
 from tests.loadtests.sim.serving.kv_replica import tokens
@@ -25,7 +25,7 @@ from tests.loadtests.sim.serving.kv_subscriber import Batch, Subscriber, listeni
 
 SIZE = 4
 LOOPBACK = PublisherOptions(endpoint="tcp://*:0", replay_endpoint="tcp://*:0")
-LIMITS = Limits(
+LIMITS = EngineLimits(
     num_blocks=100,
     block_size_tokens=SIZE,
     max_num_seqs=8,
@@ -284,14 +284,14 @@ def test_blocks_without_enough_tokens_are_refused(make: Make) -> None:
 
 
 async def test_a_replica_tells_of_the_requests_that_it_gets(http: aiohttp.ClientSession) -> None:
-    limits = Limits(256, max_model_len=1024, max_loras=1)
+    limits = EngineLimits(256, max_model_len=1024, max_loras=1)
     settings = ReplicaSettings(
         models=("base",),
         engine=EngineSettings(built_in("constant-step"), limits, time_scale=0.0),
         adapters=("poet",),
         kv_events=LOOPBACK,
     )
-    server = ReplicaServer(Replica(settings, host="127.0.0.1"))
+    server = ReplicaServer(SimulatedReplica(settings, host="127.0.0.1"))
     await server.start()
     try:
         assert server.replica.kv_events is not None
@@ -458,7 +458,7 @@ async def test_a_session_id_of_no_text_is_told_as_far_as_it_can_be() -> None:
         engine=EngineSettings(built_in("constant-step"), LIMITS, time_scale=0.0),
         kv_events=LOOPBACK,
     )
-    replica = Replica(settings, host="127.0.0.1")
+    replica = SimulatedReplica(settings, host="127.0.0.1")
     server = ReplicaServer(replica)
     await server.start()
     body = b'{"prompt": "sixteen bytes it", "max_tokens": 4}'

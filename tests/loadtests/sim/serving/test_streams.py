@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from loadtests.sim.serving.engine import EngineSettings
 from loadtests.sim.serving.server import ReplicaServer
 from tests.loadtests.conftest import CONSTANT_STEP, Serve, until
 
-LONG = Limits(65536, max_model_len=100_000)
+LONG = EngineLimits(65536, max_model_len=100_000)
 TOKENS = 40_000
 """Of about 200 bytes each on the wire: more than two socket buffers hold."""
 
