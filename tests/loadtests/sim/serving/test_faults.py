@@ -10,7 +10,7 @@ import pytest
 from loadtests.sim.serving.clock import LONGEST_LAG_S
 from loadtests.sim.serving.faults import without_families
 from loadtests.sim.serving.server import ReplicaServer
-from loadtests.sim.serving.surface import chat
+from loadtests.sim.serving.surface import choices
 from tests.loadtests.conftest import CONSTANT_STEP, FAST, STALLED, Serve
 from tests.loadtests.sim.serving.waiting import until
 
@@ -326,8 +326,8 @@ async def test_an_endpoint_that_breaks_leaks_nothing(
         raise RuntimeError("a bug")
 
     server = await serve()
-    monkeypatch.setattr(chat._ChatStream, "tokens", broken)
-    monkeypatch.setattr(chat, "_whole", broken)
+    monkeypatch.setattr(choices._ChoiceStream, "tokens", broken)
+    monkeypatch.setattr(choices, "_whole", broken)
     request = http.post(url(server, PATH), json=CHAT | {"stream": stream})
     if stream:
         with pytest.raises(aiohttp.ClientError):
