@@ -1,4 +1,4 @@
-"""What the command line gives in words: policies, lists of numbers, profiles, engine sizes."""
+"""What the command line gives in words: policies and lists of numbers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping
 
 from loadtests.lab.experiment import PolicyChoice
 from loadtests.lab.source import LabError
-from loadtests.sim.model.profile import Profile
-from loadtests.sim.model.scheduler import EngineLimits
 from policies.routing.spec import PolicySpec
 from policies.routing.weighted import DEFAULT_PROFILE
 
@@ -90,26 +88,3 @@ def sizes(text: str, option: str) -> tuple[int, ...]:
     if any(value < 1 or value != int(value) for value in found):
         raise LabError(f"{option}: whole numbers from 1 are wanted, not {text!r}")
     return tuple(sorted({int(value) for value in found}))
-
-
-def limits(
-    profile: Profile,
-    *,
-    max_num_batched_tokens: int,
-    max_num_seqs: int,
-    max_model_len: int,
-    max_loras: int,
-    block_size_tokens: int = 16,
-) -> EngineLimits:
-    """The engine's size with as many KV blocks as the profile's memory holds. A context that does
-    not fit into them is shortened to what does, as ``vllm serve --max-model-len auto`` does.
-    Raises ValueError, ProfileError."""
-    blocks = profile.kv_blocks(block_size_tokens)
-    return EngineLimits(
-        num_blocks=blocks,
-        block_size_tokens=block_size_tokens,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_model_len=min(max_model_len, blocks * block_size_tokens),
-        max_loras=max_loras,
-    )
