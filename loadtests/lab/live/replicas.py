@@ -15,8 +15,8 @@ from typing import Final
 import aiohttp
 import orjson
 
-from loadtests.lab.live import metrics
-from loadtests.lab.live.child import Child
+from loadtests.lab import replica_metrics as metrics
+from loadtests.lab.live.child import LabChild
 from loadtests.lab.source import LabError
 from loadtests.sim.model.scheduler import EngineLimits
 
@@ -73,7 +73,7 @@ class ReplicaFleet:
         self,
         http: aiohttp.ClientSession,
         addresses: Sequence[str],
-        children: Sequence[Child] = (),
+        children: Sequence[LabChild] = (),
     ) -> None:
         """``children``: where the lab has started them."""
         self.addresses = tuple(addresses)
@@ -166,19 +166,19 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=_ASK_S)
 async def started(
     replicas: Simulated, count: int, folder: Path, http: aiohttp.ClientSession
 ) -> AsyncIterator[ReplicaFleet]:
-    """Simulated replicas, each a process, ended on leaving. Raises StartError."""
-    children: list[Child] = []
+    """Simulated replicas, each a process, ended on leaving. Raises LabStartError."""
+    children: list[LabChild] = []
     try:
         for index in range(count):
             log = folder / f"replica-{index}.log"
-            children.append(Child(f"replica {index}", replicas.command(index), log))
+            children.append(LabChild(f"replica {index}", replicas.command(index), log))
         addresses = [f"127.0.0.1:{await _port(child)}" for child in children]
         yield ReplicaFleet(http, addresses, children)
     finally:
         await asyncio.gather(*(child.stop() for child in children))
 
 
-async def _port(child: Child) -> int:
+async def _port(child: LabChild) -> int:
     async def ready() -> bool:
         return _READY.search(child.output()) is not None
 

@@ -17,7 +17,7 @@ import aiohttp
 
 from loadtests.lab.comparison import Cell, CellRun
 from loadtests.lab.live import gateways, peers, replicas
-from loadtests.lab.live.child import StartError
+from loadtests.lab.live.child import LabStartError
 from loadtests.lab.live.client import LoadClient, Sent
 from loadtests.lab.live.experiment import LiveExperiment
 from loadtests.lab.live.measured import AnswerTokens, LiveDetails, totals
@@ -49,7 +49,7 @@ async def run_all(
                 try:
                     hears = partial(watcher.served, index)
                     found[cell] = await stage.run(experiment, cell, place, hears)
-                except StartError as error:
+                except LabStartError as error:
                     experiment = _without(experiment, cell.contender, error, tell)
             watcher.finished(index)
     return experiment, tuple(found[cell] for cell in experiment.cells())
@@ -120,7 +120,7 @@ class _Stage:
     async def run(
         self, experiment: LiveExperiment, cell: Cell, place: int, on_progress: Callable[[int], None]
     ) -> CellRun:
-        """One of them. Raises StartError, ReplicaError, ValueError."""
+        """One of them. Raises LabStartError, ReplicaError, ValueError."""
         folder = self._folder / f"run-{self._runs}"
         folder.mkdir()
         self._runs += 1

@@ -1,8 +1,8 @@
-"""The requests of a parity run: small enough a KV cache and they preempt and evict.
+"""The requests of a parity run. With a small KV cache, they make an engine preempt and evict.
 
-Prompts are token ids, so that tokenizers do not matter. Requests come in bursts, each of which is
-put into the engine's queue as a whole while the engine is held; what happens then is a matter of
-the scheduler and of nothing else.
+Prompts are token ids, so that tokenizers do not matter. Requests come in bursts. Each burst is put
+into the engine's queue as a whole while the engine is paused, so that all that follows depends on
+the scheduler alone.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class ParityRequest:
 class Burst:
     """Requests that arrive together, in this order.
 
-    ``after_tokens`` is None: nothing else is under way. Otherwise it comes in the middle of the
-    burst before it, when that one's first request has had about so many tokens.
+    ``after_tokens`` None: nothing else is under way then. Otherwise the burst arrives during the
+    one before it, when the first request of that one has about so many tokens.
     """
 
     asks: tuple[ParityRequest, ...]
@@ -45,9 +45,9 @@ class Burst:
 
 
 def make(count: int, seed: int, limits: EngineLimits, adapters: Sequence[str] = ()) -> list[Burst]:
-    """That many requests for an engine of these limits, the same ones for the same arguments.
+    """``count`` requests for an engine of these limits; the same arguments give the same requests.
 
-    With ``adapters``, each is for one of them or for the base model.
+    With ``adapters``, each request is for one of them or for the base model.
     """
     return _Maker(seed, limits, adapters).bursts(count)
 
@@ -64,7 +64,7 @@ class _Maker:
         self._longest_own = max(min(self._capacity // 8, self._room // 4), 2 * self._block)
         self._longest_answer = max(min(self._capacity // 12, self._room // 4), 16)
         self._sizes: dict[str, int] = {}
-        """Tokens of prompt and answer, of requests that will be over."""
+        """Tokens of prompt and answer, by request, of all bursts so far."""
         self._plain: list[tuple[int, ...]] = []
         """Prompts that continue nothing."""
 
@@ -111,7 +111,7 @@ class _Maker:
         return ParityRequest(name, tokens, answer, adapter=adapter)
 
     def _watched(self, ask: ParityRequest) -> ParityRequest:
-        """The first of a burst answers for long: the next burst is timed by it."""
+        """With a long answer: the arrival of the next burst is timed by it."""
         answer = min(2 * self._longest_answer, self._room - self._sizes[ask.name] + ask.max_tokens)
         self._sizes[ask.name] += answer - ask.max_tokens
         return replace(ask, max_tokens=answer)

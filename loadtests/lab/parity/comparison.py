@@ -1,8 +1,9 @@
 """Two recordings of the same requests: equal, or different for a reason that was checked.
 
-A burst that comes into another meets the engine at a step that two servers do not share, and what
-it finds cached depends on that. Whether this explains a difference is not presumed: the model runs
-the requests with the arrivals of either recording, and must get what either was told.
+A burst that arrives during another may meet the engines of two servers at different steps, and
+what it finds cached depends on that. That this explains a difference is not taken for granted: the
+model runs the requests with the arrivals of each recording, and must get the same answers as each
+of the two servers.
 """
 
 from __future__ import annotations
@@ -38,17 +39,17 @@ class Difference:
     simulated_tokens: int
     reason: Cause
     detail: str
-    """What stopped the match on either side."""
+    """What ended the match on each side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What came of a comparison."""
+    """The result of a comparison."""
 
     requests: int
     differences: tuple[Difference, ...]
     ordered: int
-    """Requests whose order of admission both told."""
+    """Requests whose order of admission is known on both sides."""
     order_differs: Cause | None
     """None: it is the same."""
     first_out_of_order: str | None
@@ -98,7 +99,7 @@ class Parity:
 def compare(
     real: Recording, simulated: Recording, bursts: Sequence[Burst], limits: EngineLimits
 ) -> Parity:
-    """Both recordings must be of these bursts, on engines of these limits."""
+    """Compare two recordings of these bursts, on engines of these limits."""
     testimonies = [_witness(each, bursts, limits) for each in (real, simulated)]
     witnesses = [witness for witness, _ in testimonies]
     arrivals_equal = testimonies[0][1] == testimonies[1][1]
@@ -138,16 +139,16 @@ def compare(
 def _witness(
     recording: Recording, bursts: Sequence[Burst], limits: EngineLimits
 ) -> tuple[Recording | None, list[Moment | None]]:
-    """The model with the recording's arrivals, and when these are by its account.
+    """The model's run with the recording's arrivals, and the arrivals as the model sees them.
 
-    Of the possible lags, it has the one with which it agrees best with the recording.
+    The lag is the one with which the model agrees best with the recording.
     """
     best, fewest, came = None, len(recording.answers) + 1, recording.came
     for lag in _LAGS:
         try:
             witness = replay(bursts, limits, recording, lag=lag)
         except ParityError:
-            continue  # the burst would come too late
+            continue  # a burst would arrive too late
         wrong = sum(
             witness.answers[name].cached_tokens != answer.cached_tokens
             for name, answer in recording.answers.items()
@@ -172,7 +173,7 @@ def _detail(name: str, witnesses: Sequence[Recording | None], attested: Sequence
 
 
 def _orders(one: Recording, other: Recording) -> tuple[int, str | None]:
-    """How many requests both have in order, and the first that is not where the other has it."""
+    """How many requests both recordings have in order, and the first that differs."""
     if one.admitted is None or other.admitted is None:
         return 0, None
     both = set(one.admitted) & set(other.admitted)

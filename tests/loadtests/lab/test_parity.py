@@ -82,7 +82,7 @@ class _NewestFirst(BlockPool):
 class _WrongEviction(Scheduler):
     pool_type: type[BlockPool]
 
-    def __init__(self, limits: EngineLimits, listener: virtual._Memory) -> None:
+    def __init__(self, limits: EngineLimits, listener: virtual._CacheHistory) -> None:
         super().__init__(limits, listener)
         self.pool = self.pool_type(limits.num_blocks, listener=listener)
 

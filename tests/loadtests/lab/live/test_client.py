@@ -8,9 +8,9 @@ import aiohttp
 import pytest
 
 from loadtests.lab.live.client import LoadClient
-from loadtests.lab.live.metrics import ReplicaCounters, ReplicaGauges
 from loadtests.lab.live.replicas import ReplicaFleet
 from loadtests.lab.outcome import REFUSED, UNKNOWN
+from loadtests.lab.replica_metrics import ReplicaCounters, ReplicaGauges
 from loadtests.sim.serving.server import ReplicaServer
 from loadtests.workloads.bodies import Api
 from loadtests.workloads.prompts import Role, Segment

@@ -6,12 +6,12 @@ from dataclasses import replace
 from loadtests.lab.comparison import Cell, CellRun
 from loadtests.lab.live.experiment import LiveExperiment
 from loadtests.lab.live.measured import AnswerTokens, LiveDetails, totals
-from loadtests.lab.live.metrics import ReplicaCounters
 from loadtests.lab.live.runs import in_drawn_order
 from loadtests.lab.live.strain import Strain
 from loadtests.lab.live.target import parse
 from loadtests.lab.page import page
 from loadtests.lab.points import points
+from loadtests.lab.replica_metrics import ReplicaCounters
 from loadtests.lab.result import settings
 from loadtests.lab.source import Source
 from loadtests.lab.verdict import verdicts

@@ -1,8 +1,8 @@
 """What replicas count."""
 
 from loadtests.lab.live.measured import totals
-from loadtests.lab.live.metrics import ReplicaCounters, ReplicaGauges, counters, gauges
 from loadtests.lab.live.strain import Strain, remarks
+from loadtests.lab.replica_metrics import ReplicaCounters, ReplicaGauges, counters, gauges
 
 PAGE = b"""
 # HELP vllm:prompt_tokens_total Prefill tokens processed.

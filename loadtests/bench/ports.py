@@ -1,22 +1,22 @@
-"""Free TCP ports for what the lab starts."""
+"""Free TCP ports for what is started here."""
 
 from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Sequence
 from typing import Final
 
 _RANGE: Final = range(12_000, 32_000)
 """Below the ports that Linux takes for outgoing connections."""
-_TRIES: Final = 200
+_TRIES: Final = 1_000
 _given: set[int] = set()
 
 
-def free_port() -> int:
+def free_port(among: Sequence[int] = _RANGE) -> int:
     """One that nobody listens on, and that this process has not given away before. Raises
     OSError."""
-    for _ in range(_TRIES):
-        port = random.choice(_RANGE)
+    for port in random.sample(among, min(_TRIES, len(among))):
         if port in _given:
             continue
         with socket.socket() as probe:
@@ -27,4 +27,4 @@ def free_port() -> int:
                 continue
         _given.add(port)
         return port
-    raise OSError(f"no free port from {_RANGE.start} to {_RANGE.stop - 1}")
+    raise OSError(f"no free port from {min(among)} to {max(among)}")
