@@ -1,4 +1,4 @@
-"""What the command line gives in words: policies and lists of numbers."""
+"""Reads what the command line gives in words: policies and lists of numbers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ _MOST_STEPS = 200
 
 
 def policies(text: str) -> tuple[PolicyChoice, ...]:
-    """``name,name:{json},...``; ``weighted`` alone has the default scorers. Each is built once, to
-    find mistakes before anything runs. Raises LabError, PolicyError."""
+    """Policies from ``name,name:{json},...``; ``weighted`` without parameters has the default
+    scorers. Each is built once, so that mistakes are found before anything runs. Raises LabError,
+    PolicyError."""
     choices: list[PolicyChoice] = []
     for name, params in _named(text):
         label = name if params is None else f"{name} {json.dumps(params, separators=(',', ':'))}"
@@ -60,7 +61,7 @@ def _named(text: str) -> Iterator[tuple[str, Mapping[str, object] | None]]:
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
-    """``5,10,20`` or ``5:20:5`` (first, last, step), or both. Raises LabError."""
+    """Numbers from ``5,10,20`` or ``5:20:5`` (first, last, step), or both. Raises LabError."""
     found: list[float] = []
     for part in text.split(","):
         try:

@@ -1,4 +1,4 @@
-"""``penstock lab``: found by the command through the entry points ``penstock.commands``."""
+"""``penstock lab``. The ``penstock`` command finds it by the entry points ``penstock.commands``."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class PolicyChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment(Comparison):
-    """Policies over simulated replicas."""
+    """Policies compared on simulated replicas."""
 
     noun: ClassVar[str] = "policy"
     nouns: ClassVar[str] = "policies"
@@ -78,15 +78,15 @@ class Experiment(Comparison):
         )
 
     def sized(self, replicas: int) -> Experiment:
-        """The same on fleets of one size."""
+        """The same experiment on fleets of one size."""
         return replace(self, replicas=(replicas,))
 
 
 def run_cell(
     experiment: Experiment, cell: Cell, on_progress: Callable[[float, int], None] | None = None
 ) -> CellRun:
-    """Simulate it. Everything follows from the arguments. Raises ValueError when no request was
-    sent."""
+    """Simulate one cell. The result depends on the arguments alone. Raises ValueError when no
+    request was sent."""
     traffic = experiment.source.traffic(cell.level, cell.seed, experiment.extent)
     simulation = Simulation(
         experiment.setting(cell), traffic, seed=cell.seed, on_progress=on_progress

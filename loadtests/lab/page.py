@@ -1,4 +1,4 @@
-"""The HTML page of a comparison: one file, nothing to load, the answer first."""
+"""The HTML page of a comparison: one file that loads nothing, with the answer first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loadtests.lab.verdict import CARRIED, FleetVerdict, sentences, shown
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A figure of the table: its name, its head, and what a value is multiplied with."""
+    """A column of the table: its figure, its heading, and the factor for its values."""
 
     figure: str
     head: str
@@ -81,7 +81,7 @@ def page(
     settings: Mapping[str, object],
     remarks: Sequence[str] = (),
 ) -> str:
-    """The page. ``pictures``: by size of fleet."""
+    """The whole page. ``pictures``: the plots by size of fleet."""
     sections = [
         _section(comparison, verdict, points, pictures[verdict.replicas]) for verdict in verdicts
     ]
@@ -100,7 +100,7 @@ def page(
 
 
 def compared(comparison: Comparison) -> str:
-    """In a sentence: on what, under what load, how often."""
+    """One sentence: on which fleets, under what load, how often."""
     levels = comparison.levels
     fleet = ", ".join(map(str, comparison.replicas))
     load = levels[0].label if len(levels) == 1 else f"{levels[0].value:g} to {levels[-1].label}"
@@ -175,13 +175,13 @@ def _table(noun: str, points: Sequence[Point], carries: Mapping[str, str] | None
 
 
 def _cell(text: str) -> str:
-    """The interval below its mean, so that the table is not wider than a screen."""
+    """The interval stands below its mean, so that the table is not wider than a screen."""
     mean, plus_minus, error = text.partition(" ± ")
     return f"{mean}<small>± {error}</small>" if plus_minus else mean
 
 
 def value(point: Point, column: Column) -> str:
-    """A cell of a table, with its interval."""
+    """The text of a cell, with its interval."""
     found = point.estimate(column.figure)
     if found is None:
         return "-"

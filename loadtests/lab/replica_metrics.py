@@ -1,4 +1,4 @@
-"""What a replica counts, read from its /metrics page (vLLM's names)."""
+"""What a replica counts, read from its /metrics page with vLLM's names."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from dataclasses import astuple, dataclass
 
 @dataclass(frozen=True, slots=True)
 class ReplicaCounters:
-    """Since the replica's start, or between two reads."""
+    """Counts since the replica's start, or between two reads."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     looked_up_tokens: int = 0
-    """Those of prompts for which the prefix cache was asked."""
+    """Tokens of prompts that were looked up in the prefix cache."""
     generation_tokens: int = 0
     preemptions: int = 0
     finished: int = 0
-    """Requests, by whatever reason the engine gives; vLLM has none for a client that left."""
+    """Requests that ended, for whatever reason the engine gives; vLLM does not count one whose
+    client left."""
 
     def __sub__(self, other: ReplicaCounters) -> ReplicaCounters:
         return ReplicaCounters(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def computed_tokens(self) -> int:
-        """Work done: prompt tokens that were not cached, and generated ones."""
+        """Work done: prompt tokens that were not cached, and generated tokens."""
         return self.prompt_tokens - self.cached_tokens + self.generation_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaGauges:
-    """Now."""
+    """The state at one instant."""
 
     running: int = 0
     waiting: int = 0
@@ -42,7 +43,7 @@ class ReplicaGauges:
 
 
 def counters(page: bytes) -> ReplicaCounters:
-    """Of a page; 0 for what is not on it."""
+    """The counters on a page; 0 for what is not there."""
     return ReplicaCounters(
         prompt_tokens=int(_sum(page, b"vllm:prompt_tokens_total")),
         cached_tokens=int(_sum(page, b"vllm:prefix_cache_hits_total")),
@@ -54,7 +55,7 @@ def counters(page: bytes) -> ReplicaCounters:
 
 
 def gauges(page: bytes) -> ReplicaGauges:
-    """Of a page; 0 for what is not on it."""
+    """The gauges on a page; 0 for what is not there."""
     return ReplicaGauges(
         running=int(_sum(page, b"vllm:num_requests_running")),
         waiting=int(_sum(page, b"vllm:num_requests_waiting")),
@@ -63,8 +64,8 @@ def gauges(page: bytes) -> ReplicaGauges:
 
 
 def _sum(page: bytes, name: bytes) -> float:
-    """Of a metric's samples. Searched for, not parsed: a page of a real replica has thousands of
-    lines, and the client that reads it has streams to time."""
+    """The sum of a metric's samples. The page is searched, not parsed: a real replica's has
+    thousands of lines, and the client that reads it also has streams to time."""
     total, place = 0.0, 0
     start = name + b"{"
     while (place := page.find(start, place)) >= 0:

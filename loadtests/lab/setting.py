@@ -1,4 +1,4 @@
-"""What is simulated: replicas, how they are seen, and by which policy requests are routed."""
+"""What is simulated: replicas, what a gateway sees of them and when, and the routing policy."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from policies.routing.spec import PolicySpec
 
 @dataclass(frozen=True, slots=True)
 class Seeing:
-    """How late and how often a gateway learns of things, seconds."""
+    """How often and how late a gateway learns of things, in seconds."""
 
     scrape_interval_s: float = 0.25
     """Between two reads of a replica that has requests."""
     idle_scrape_interval_s: float = 1.0
-    """Of one that has none."""
+    """Between two reads of a replica that has none."""
     scrape_delay_s: float = 0.005
-    """From the engine's state to its being known."""
+    """From the engine's state to the gateway's knowledge of it."""
     network_s: float = 0.0005
-    """One way, between gateway and replica."""
+    """One way between gateway and replica."""
     decision_s: float = 0.001
-    """What the gateway itself takes for a request."""
+    """The gateway's own time for a request."""
     report_delay_s: float = 0.05
-    """From a response's end to the gateway's knowing of it: Envoy's access logs are flushed as
-    often."""
+    """From the end of a response to the gateway's knowledge of it: the interval at which Envoy
+    writes its access log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,4 +38,4 @@ class Setting:
     policy: PolicySpec
     seeing: Seeing = field(default_factory=Seeing)
     client_timeout_s: float | None = None
-    """After which a client goes away; None: never."""
+    """Clients give up after this time; None: never."""

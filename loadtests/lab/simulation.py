@@ -1,8 +1,8 @@
 """A run in virtual time: traffic, the live picker, engine models. It skips from event to event.
 
 The picker is the one that serves real requests, from the choice of replicas on: schedule, ledger,
-prefix index, sessions, scraped signals with their age, reports with their delay. What parses HTTP
-is left out; prompts come as block hashes.
+prefix index, sessions, scraped signals with their age, reports with their delay. Parsing of HTTP is
+left out; prompts come as block hashes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NO_ADAPTERS: Final[frozenset[str]] = frozenset()
 
 
 class _Unheard:
-    """Nobody reads the picker's metrics and logs here."""
+    """Ignores the picker's events: nobody reads its metrics and logs here."""
 
     def rejected(self, event: Rejected) -> None:
         return
@@ -61,7 +61,7 @@ class _UnderWay:
 
 
 class Simulation:
-    """Runs once. Everything random comes from ``seed``."""
+    """One simulated run; it runs once. Everything random comes from ``seed``."""
 
     def __init__(
         self,
@@ -72,8 +72,9 @@ class Simulation:
         skip: bool = True,
         on_progress: Callable[[float, int], None] | None = None,
     ) -> None:
-        """``skip``: engines jump over equal steps, which changes nothing but the time it takes.
-        ``on_progress`` hears the virtual time and the number of requests served, now and then."""
+        """``skip``: engines jump over equal steps, which changes only how long the simulation
+        takes. ``on_progress`` is called from time to time with the virtual time and the number of
+        requests served."""
         self.now_s = 0.0
         self._setting = setting
         self._traffic = traffic
@@ -93,17 +94,18 @@ class Simulation:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._pushed = 0
         self._due_s = [inf] * setting.replicas
-        """When each engine is looked at next."""
+        """For each engine, when it is looked at next."""
         self._by_sequence: dict[Sequence, _UnderWay] = {}
         self._adapters = {""}
-        """Seen so far; "" is the base model."""
+        """Adapters seen so far; "" is the base model."""
         self._arrival_s: float | None = None
         self._arrival_known = False
-        """Whether nothing has happened to the traffic since ``_arrival_s`` was asked for."""
+        """Whether ``_arrival_s`` still holds: nothing has happened to the traffic since it was
+        asked."""
         self._served_models = [ServedModel(MODEL, None, setting.limits.max_model_len)]
 
     def run(self) -> Outcome:
-        """Until the traffic has ended and everything is answered."""
+        """Run until the traffic has ended and every request is answered."""
         self._open_pool()
         while True:
             arrival_s = self._next_arrival_s()
@@ -126,7 +128,7 @@ class Simulation:
         return outcome
 
     def _next_arrival_s(self) -> float | None:
-        """Asked again only where the answer may have changed: most events are scrapes."""
+        """Asks the traffic again only when its answer may have changed: most events are scrapes."""
         if not self._arrival_known:
             self._arrival_s = self._traffic.next_s()
             self._arrival_known = True
@@ -151,13 +153,14 @@ class Simulation:
         for index in range(setting.replicas):
             self._apply_signals(index, self._signals(index), began_s=0.0)
             self._picker.apply_models(POOL, self._addresses[index], self._served_models)
-            # As in life they are not read in step.
+            # As in life, replicas are not read at the same moment.
             first_s = self._rng.uniform(0.0, setting.seeing.scrape_interval_s)
             self._at(first_s, lambda index=index: self._scrape(index))  # type: ignore[misc]
         self._at(0.0, self._sample)
 
     def _serve_adapter(self, adapter: str) -> None:
-        """Every replica lists it, as with vLLM's ``--lora-modules``; it takes a slot when used."""
+        """Every replica lists the adapter, as with vLLM's ``--lora-modules``; it takes a slot when
+        used."""
         self._adapters.add(adapter)
         limit = self._setting.limits.max_model_len
         self._served_models.append(ServedModel(adapter, MODEL, limit))
@@ -244,7 +247,7 @@ class Simulation:
         return context
 
     def _reach(self, under_way: _UnderWay) -> None:
-        """The replica has the request."""
+        """The request arrives at its replica."""
         request, limits = under_way.request, self._setting.limits
         engine = self._engines[under_way.replica]
         self._look(under_way.replica)
@@ -269,13 +272,13 @@ class Simulation:
             self._at(request.arrival_s + timeout_s, lambda: self._give_up(under_way))
 
     def _look(self, index: int) -> None:
-        """Let an engine's time pass until now, and hear what it has done."""
+        """Let an engine's time pass until now, and handle its events."""
         engine = self._engines[index]
         if not engine.idle:
             self._hear(engine.advance(self.now_s))
 
     def _expect(self, index: int) -> None:
-        """Look at an engine when something happens in it next."""
+        """Plan to look at an engine when something happens in it next."""
         at_s = self._engines[index].next_event_s()
         if at_s < self._due_s[index]:
             self._due_s[index] = at_s
@@ -338,8 +341,8 @@ class Simulation:
             self._traffic.answered(request, self.now_s)
 
     def _report(self, served: Served, under_way: _UnderWay) -> None:
-        """As Envoy tells it: usage comes at the end of an answer, so a client that left before
-        brings none, and no status either when it left before the first token."""
+        """Report the end as Envoy does. Usage comes at the end of an answer, so there is none when
+        the client left before; and no status when it left before the first token."""
         status, reason = 200, "ok"
         if under_way.sequence is None:
             status, reason = 400, "http_error"

@@ -1,4 +1,4 @@
-"""The answer of a comparison, before its figures: which contender, by how much, how surely."""
+"""The answer of a comparison in words: which contender is best, by how much, and how certainly."""
 
 from __future__ import annotations
 
@@ -12,56 +12,57 @@ from loadtests.lab.source import Level
 from loadtests.lab.summary import Slo
 
 CARRIED = 0.9
-"""A load is carried when so much of it is answered within the SLO."""
+"""A load is carried when this share of it is answered within the SLO."""
 _PAR = 0.05
 _GOODPUT, _TTFT = "goodput_per_s", "ttft_mean_s"
 
 
 class Placing(enum.Enum):
-    """Of a contender beside the best."""
+    """How a contender compares with the best one."""
 
     BEST = "best"
     PAR = "on a par"
-    """The difference is certain to be small, within 5 %."""
+    """The difference is certainly small: within 5 %."""
     OPEN = "open"
-    """There may be a difference or none: more seeds would tell."""
+    """There may or may not be a difference: more seeds would show it."""
     BEHIND = "behind"
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """A contender at the load where they are compared."""
+    """A contender at the load at which contenders are compared."""
 
     point: Point
     behind: Estimate | None
-    """The best one's figure less this one's, seed by seed; None for the best, or without one."""
+    """The best one's figure minus this one's, by paired seeds; None for the best, or without
+    figures."""
     standing: Placing
     carries: Level | None
-    """The highest load up to which it carries all; None: not even the lowest."""
+    """The highest load up to which all loads are carried; None: not even the lowest is."""
     peak: Point
-    """Where it answers most within the SLO itself."""
+    """The point at which it answers most requests within the SLO."""
 
 
 @dataclass(frozen=True, slots=True)
 class FleetVerdict:
-    """On one size of fleet."""
+    """The verdict on one size of fleet."""
 
     replicas: int
     level: Level
-    """Where they are compared: where the most was answered within the SLO."""
+    """The load at which contenders are compared: the one with the highest goodput of all."""
     figure: str
-    """By which: goodput, or the mean TTFT where nobody meets the SLO."""
+    """What they are compared by: goodput, or the mean TTFT when nobody meets the SLO."""
     ranks: tuple[Rank, ...]
     """Best first."""
 
     @property
     def best(self) -> Point:
-        """The first of them."""
+        """The best contender's point."""
         return self.ranks[0].point
 
 
 def verdicts(points: Sequence[Point]) -> list[FleetVerdict]:
-    """One for each size of fleet."""
+    """One verdict for each size of fleet."""
     sizes = dict.fromkeys(point.replicas for point in points)
     return [_verdict([point for point in points if point.replicas == size]) for size in sizes]
 
@@ -94,7 +95,7 @@ def _standing(best: Point, point: Point, figure: str) -> Placing:
     if behind is None:
         return Placing.BEHIND
     near = _PAR * abs(best.mean(figure) or 0.0)
-    if behind.error is None:  # one seed: nothing is certain
+    if behind.error is None:  # with one seed nothing is certain
         return Placing.OPEN if abs(behind.value) <= near else Placing.BEHIND
     if abs(behind.value) + behind.error <= near:
         return Placing.PAR
@@ -106,12 +107,13 @@ def _goodput(point: Point) -> float:
 
 
 def _failed(point: Point) -> float:
-    """Share of its requests, whose waiting is in no TTFT."""
+    """Share of its requests that failed; their waiting is in no TTFT."""
     return sum(point.values("failed")) / max(1.0, sum(point.values("requests")))
 
 
 def _badness(point: Point, figure: str) -> tuple[float, float]:
-    """Where TTFT decides, who fails fewer by a percent comes first: it cannot be had by failing."""
+    """Sorts the best first. When TTFT decides, fewer failures (by a percent) come first: TTFT must
+    not win by failing."""
     value = point.mean(figure)
     if figure == _TTFT:
         return round(_failed(point), 2), float("inf") if value is None else value
@@ -128,7 +130,7 @@ def _carries(points: Sequence[Point]) -> Level | None:
 
 
 def sentences(verdict: FleetVerdict, slo: Slo) -> list[str]:
-    """The verdict in words, the main thing first."""
+    """The verdict in words, the main sentence first."""
     best, rest = verdict.ranks[0], verdict.ranks[1:]
     first = [_opening(verdict, slo)]
     par = [rank.point.contender for rank in rest if rank.standing is Placing.PAR]
@@ -185,7 +187,7 @@ def _behind(verdict: FleetVerdict, rank: Rank) -> str:
 
 
 def shown(found: Estimate | None, *, digits: int = 3) -> str:
-    """A figure with its 95 % interval, as in ``12.3 ± 0.4``."""
+    """A value with its 95 % interval, as in ``12.3 ± 0.4``."""
     if found is None:
         return "-"
     value = rounded(found.value, digits)
@@ -193,7 +195,7 @@ def shown(found: Estimate | None, *, digits: int = 3) -> str:
 
 
 def rounded(value: float, digits: int = 3) -> str:
-    """To so many significant digits, without an exponent."""
+    """A value with so many significant digits, without an exponent."""
     if value == 0:
         return "0"
     text = f"{float(f'{value:.{digits}g}'):,.10f}".rstrip("0").rstrip(".")

@@ -35,7 +35,7 @@ _DURATION_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class LiveLoadOptions(given.LoadOptions):
-    """The same; times are those of the model."""
+    """As `LoadOptions`, but times are those of the model, not virtual."""
 
     duration: Annotated[
         float | None,
@@ -118,7 +118,7 @@ def live(
         if out is not None:
             report.prepare(out)
         experiment, runs = _run(experiment)
-        # First, whatever becomes of the folder.
+        # On the terminal first: writing into the folder may fail.
         report.show(given.console(), experiment, runs)
         if out is not None:
             _write(experiment, runs, out)
@@ -126,9 +126,9 @@ def live(
 
 def _run(experiment: LiveExperiment) -> tuple[LiveExperiment, tuple[CellRun, ...]]:
     console = Console(stderr=True)
-    # What is told has words of others in it: brackets that are no markup, paths to copy.
+    # Messages contain other programs' words: brackets that are no markup, and paths to copy.
     tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    # Before there is a loop, whose threads would hold up Ctrl-C.
+    # Before the event loop starts: its threads would delay Ctrl-C.
     experiment = with_peers(experiment, tell)
     with bars(console) as progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         watcher = Bar(progress, len(tuple(experiment.cells())), experiment.source.name)
@@ -145,19 +145,19 @@ def _write(experiment: LiveExperiment, runs: tuple[CellRun, ...], out: Path) -> 
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and a terminal that goes away end it in order, as Ctrl-C does."""
+    """SIGTERM and a terminal that is closed end the comparison in order, as Ctrl-C does."""
 
     def interrupt(_: int, frame: FrameType | None) -> None:
         handler = signal.getsignal(signal.SIGINT)
         if callable(handler):
             handler(signal.SIGINT, frame)
-        else:  # a shell that started it in the background has Ctrl-C ignored
+        else:  # a shell that started us in the background has Ctrl-C ignored
             raise KeyboardInterrupt
 
     numbers = (signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # nohup
+        if handler is not signal.SIG_IGN:  # nohup ignores it
             signal.signal(number, interrupt)
     try:
         yield

@@ -23,7 +23,7 @@ from loadtests.sim.model.scheduler import EngineLimits
 from loadtests.workloads.catalogue import LORA_SLOTS
 
 _BLOCK_TOKENS: Final = 16
-"""Of a simulated engine's KV block: vLLM's default."""
+"""Block size of a simulated engine's KV cache: vLLM's default."""
 
 WorkloadName = Annotated[
     str,
@@ -47,7 +47,7 @@ Folder = Annotated[Path | None, typer.Option(help="Folder for index.html, result
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How much is asked, and how long."""
+    """How much load there is, and for how long."""
 
     rate: Annotated[
         str, typer.Option(help="Open loop, requests/s: 5,10 or 5:30:5 (a step of 5).")
@@ -61,7 +61,7 @@ class LoadOptions:
     requests: Annotated[int | None, typer.Option(help="Requests at most.", min=1)] = None
 
     def levels(self, source: Source) -> tuple[Level, ...]:
-        """The levels of load. Raises LabError."""
+        """The levels of load that are asked for. Raises LabError."""
         return source.levels(
             rates=_numbers(self.rate, "--rate"),
             concurrencies=_numbers(self.concurrency, "--concurrency"),
@@ -76,7 +76,7 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class GoalOptions:
-    """What a good answer is, and how often it is tried."""
+    """What a good answer is, and how many runs there are."""
 
     seeds: Annotated[int, typer.Option(help="Runs of each, with the seeds from 1 on.", min=1)] = 3
     slo_ttft: Annotated[float, typer.Option(help="Longest good time to first token, s.", min=0)] = (
@@ -88,7 +88,7 @@ class GoalOptions:
 
     @property
     def slo(self) -> Slo:
-        """As one value."""
+        """Both limits in one value."""
         return Slo(self.slo_ttft, self.slo_tpot)
 
 
@@ -111,7 +111,7 @@ class RunOptions:
 
     @property
     def cut(self) -> Cut:
-        """What is left out. Raises ValueError."""
+        """What figures leave out. Raises ValueError."""
         return Cut(self.warm_up, self.cool_down)
 
     def limits(self, profile: Profile) -> EngineLimits:
@@ -159,19 +159,19 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
 
 
 def fits(comparison: Comparison) -> None:
-    """Raises LabError where an option would be left unheard."""
+    """Raises LabError for an option that would have no effect."""
     extent, kind = comparison.extent, comparison.levels[0].kind
     if kind is LevelKind.RAMP and extent.duration_s is not None:
         raise LabError("--duration: a ramp has its own stages; give a --rate to have one load")
 
 
 def console() -> Console:
-    """As wide as the terminal; wide enough for every column elsewhere."""
+    """A console as wide as the terminal; elsewhere wide enough for every column."""
     return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def writable(path: Path, option: str) -> None:
-    """Raises LabError where the file cannot be written: before hours of runs, not after."""
+    """Raises LabError when the file cannot be written: before hours of runs, not after."""
     try:
         path.open("ab").close()
     except OSError as error:
@@ -180,7 +180,8 @@ def writable(path: Path, option: str) -> None:
 
 @contextmanager
 def problems() -> Iterator[None]:
-    """What a person can put right is told in a line; ValueError is the base of all of those."""
+    """Reports in one line what a person can put right; ValueError is the base of all such
+    errors."""
     try:
         yield
     except KeyboardInterrupt:
@@ -190,6 +191,6 @@ def problems() -> Iterator[None]:
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
-    """End with a message."""
+    """End the command with a message."""
     print(message, file=sys.stderr)
     raise typer.Exit(code)

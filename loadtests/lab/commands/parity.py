@@ -75,7 +75,7 @@ def main(
 
 
 def table_of(parity: comparison.Parity) -> Table:
-    """A few lines for people."""
+    """The result in a few lines, for people."""
     table = Table("", "real", "simulated")
     table.add_row("requests", str(parity.requests), str(parity.requests))
     table.add_row("equal cached tokens", str(parity.equal), str(parity.equal))

@@ -66,7 +66,8 @@ def planned(
     run: given.RunOptions,
     client_timeout_s: float | None,
 ) -> Experiment:
-    """What the options ask for. Raises ValueError for those that cannot be."""
+    """The experiment that the options describe. Raises ValueError when there is no such
+    experiment."""
     source = Source.parse(workload)
     chip = find(profile)
     experiment = Experiment(
@@ -87,7 +88,7 @@ def planned(
 
 
 def swept(experiment: Experiment, jobs: int | None, what: str) -> tuple[CellRun, ...]:
-    """All its runs, with a progress bar."""
+    """All runs of the experiment, with a progress bar."""
     with bars(Console(stderr=True)) as progress:
         watcher = Bar(progress, len(tuple(experiment.cells())), what)
         return sweep(experiment, jobs=cores() if jobs is None else jobs, watcher=watcher)

@@ -36,7 +36,8 @@ class LabChild(Child):
         await self.stop()
 
     async def until(self, ready: Callable[[], Awaitable[bool]], *, within_s: float) -> None:
-        """Return when it is ready. Raises LabStartError when it ends, or takes longer."""
+        """Return when ``ready`` is true. Raises LabStartError when the process ends, or takes
+        longer."""
         deadline_s = time.monotonic() + within_s
         while not await ready():
             if self.exit_status is not None:
@@ -85,7 +86,7 @@ class LabChild(Child):
 
 
 def _family(pid: int) -> list[int]:
-    """A process and all below it."""
+    """The process and all its descendants."""
     found = [pid]
     for parent in found:
         found += processes.children(parent)

@@ -1,4 +1,4 @@
-"""The replicas under the gateways: simulated ones as processes, or those that somebody runs."""
+"""The replicas behind the gateways: simulated ones, which the lab starts, or running ones."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _READY: Final = re.compile(r"^ready .*\bports=(\d+)$", re.MULTILINE)
 _OK: Final = 200
 
 MODEL: Final = "lab"
-"""What the simulated replicas serve."""
+"""The model that the simulated replicas serve."""
 
 
 class ReplicaError(LabError):
-    """A replica does not do what a comparison needs of it."""
+    """A replica cannot do what a comparison needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ class Simulated:
     """Replicas that the lab starts."""
 
     profile: str
-    """Name or file."""
+    """Name of a built-in profile, or a file."""
     limits: EngineLimits
     adapters: tuple[str, ...]
     time_scale: float
 
     def command(self, seed: int) -> tuple[str, ...]:
-        """Of one replica."""
+        """The command that starts one replica."""
         limits = self.limits
         options = {
             "port": 0,
@@ -67,7 +67,7 @@ class Simulated:
 
 
 class ReplicaFleet:
-    """Replicas by their addresses (``host:port``)."""
+    """Replicas by address (``host:port``)."""
 
     def __init__(
         self,
@@ -75,30 +75,31 @@ class ReplicaFleet:
         addresses: Sequence[str],
         children: Sequence[LabChild] = (),
     ) -> None:
-        """``children``: where the lab has started them."""
+        """``children``: their processes, when the lab has started them."""
         self.addresses = tuple(addresses)
         self._http = http
         self._children = tuple(children)
 
     def first(self, count: int) -> ReplicaFleet:
-        """So many of them."""
+        """The first ``count`` of the replicas."""
         return ReplicaFleet(self._http, self.addresses[:count], self._children[:count])
 
     def cpu_s(self) -> list[float]:
-        """CPU seconds of each so far; none where they are not ours."""
+        """CPU seconds of each replica so far; empty when they are not ours."""
         return [child.cpu_s() for child in self._children]
 
     async def counters(self) -> list[metrics.ReplicaCounters]:
-        """Of each."""
+        """The counters of each replica."""
         return [metrics.counters(page) for page in await self._pages()]
 
     async def gauges(self) -> list[metrics.ReplicaGauges]:
-        """Of each."""
+        """The gauges of each replica."""
         return [metrics.gauges(page) for page in await self._pages()]
 
     async def settled(self) -> list[metrics.ReplicaCounters]:
-        """What each has counted, once none has anything to do: a real one publishes the counts of
-        its last step a little after the answer. Raises ReplicaError when that takes too long."""
+        """The counters of each replica, once none has anything to do: a real one publishes the
+        counts of its last step shortly after the answer. Raises ReplicaError when that takes too
+        long."""
         await self.idle()
         before, now = None, await self.counters()
         while now != before:
@@ -107,7 +108,8 @@ class ReplicaFleet:
         return now
 
     async def idle(self) -> None:
-        """Returns when none has anything to do. Raises ReplicaError when that takes too long."""
+        """Return when no replica has anything to do. Raises ReplicaError when that takes too
+        long."""
         deadline_s = time.monotonic() + _IDLE_S
         while not all(gauges.idle for gauges in await self.gauges()):
             if time.monotonic() > deadline_s:
@@ -115,7 +117,7 @@ class ReplicaFleet:
             await asyncio.sleep(_POLL_S)
 
     async def forget(self) -> bool:
-        """Empty their prefix caches; False where one has no way to."""
+        """Empty the prefix caches; False when a replica cannot do that."""
         statuses = [
             (await self._asked("POST", address, "/reset_prefix_cache"))[0]
             for address in self.addresses
@@ -123,7 +125,7 @@ class ReplicaFleet:
         return all(status == _OK for status in statuses)
 
     async def models(self) -> list[str]:
-        """What the first of them serves, base model first."""
+        """The models that the first replica serves, base model first."""
         page = await self._page(self.addresses[0], "/v1/models")
         try:
             found = orjson.loads(page)["data"]
@@ -166,7 +168,7 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=_ASK_S)
 async def started(
     replicas: Simulated, count: int, folder: Path, http: aiohttp.ClientSession
 ) -> AsyncIterator[ReplicaFleet]:
-    """Simulated replicas, each a process, ended on leaving. Raises LabStartError."""
+    """Simulated replicas, each in a process; they are ended on leaving. Raises LabStartError."""
     children: list[LabChild] = []
     try:
         for index in range(count):
@@ -189,7 +191,7 @@ async def _port(child: LabChild) -> int:
 
 
 def addresses(text: str) -> tuple[str, ...]:
-    """``http://host:port,host:port,...``. Raises LabError."""
+    """Addresses from ``http://host:port,host:port,...``. Raises LabError."""
     found = tuple(part.strip().removeprefix("http://").rstrip("/") for part in text.split(","))
     for address in found:
         host, _, port = address.rpartition(":")

@@ -1,4 +1,4 @@
-"""The runs of a live comparison: one after the other, all on equal replicas."""
+"""The runs of a live comparison: one after the other, all on the same replicas."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from loadtests.lab.sweep import Watcher
 _SAMPLE_S: Final = 1.0
 _LONGEST_PATH: Final = 36
 _SHORT_PATH: Final = "/tmp"  # noqa: S108 - a folder of our own is made in it
-"""For files where the usual folder has a longer name: a gateway's unix sockets are among them."""
+"""Folder for files where the usual one has a longer path: the length of a unix socket's path is
+limited."""
 
 Tell = Callable[[str], None]
 
@@ -38,8 +39,8 @@ Tell = Callable[[str], None]
 async def run_all(
     experiment: LiveExperiment, watcher: Watcher, tell: Tell
 ) -> tuple[LiveExperiment, tuple[CellRun, ...]]:
-    """All runs, in the order of its cells, and the experiment without the targets that could not
-    be started or did not last. Raises LabError, ValueError."""
+    """All runs, in the order of the experiment's cells; and the experiment without the targets that
+    could not be started or did not last. Raises LabError, ValueError."""
     cells = {cell: index for index, cell in enumerate(experiment.cells())}
     found: dict[Cell, CellRun] = {}
     async with _stage(experiment) as stage:
@@ -56,8 +57,8 @@ async def run_all(
 
 
 def with_peers(experiment: LiveExperiment, tell: Tell) -> LiveExperiment:
-    """Has the routers of others installed; without those that cannot be. Raises LabError when none
-    is left."""
+    """Install other projects' routers; returns the experiment without those that cannot be
+    installed. Raises LabError when no target is left."""
     for target in experiment.targets:
         if target.kind in peers.REQUIREMENTS:
             try:
@@ -76,8 +77,8 @@ def _without(experiment: LiveExperiment, title: str, error: LabError, tell: Tell
 
 
 def in_drawn_order(cells: Iterable[Cell]) -> Iterator[tuple[int, Cell]]:
-    """The targets of one seed side by side, in an order drawn for it: what changes in the machine
-    over time then falls on all of them."""
+    """Cells in the order in which they run: the targets of one seed side by side, in an order drawn
+    for it. Changes of the machine over time then affect all targets equally."""
     ordered = sorted(cells, key=lambda cell: (cell.replicas, cell.level, cell.seed))
     for (count, level, seed), group in groupby(
         ordered, key=lambda cell: (cell.replicas, cell.level, cell.seed)
@@ -89,7 +90,7 @@ def in_drawn_order(cells: Iterable[Cell]) -> Iterator[tuple[int, Cell]]:
 
 @contextlib.asynccontextmanager
 async def _stage(experiment: LiveExperiment) -> AsyncIterator[_Stage]:
-    """The replicas, for all runs."""
+    """The replicas, kept for all runs."""
     async with contextlib.AsyncExitStack() as stack:
         room = None if len(tempfile.gettempdir()) <= _LONGEST_PATH else _SHORT_PATH
         files = tempfile.TemporaryDirectory(prefix="pst-lab-", dir=room)
@@ -109,7 +110,7 @@ async def _stage(experiment: LiveExperiment) -> AsyncIterator[_Stage]:
 
 
 class _Stage:
-    """Everything that runs have in common."""
+    """What all runs share."""
 
     def __init__(
         self, folder: Path, http: aiohttp.ClientSession, fleet: ReplicaFleet, model: str
@@ -120,7 +121,7 @@ class _Stage:
     async def run(
         self, experiment: LiveExperiment, cell: Cell, place: int, on_progress: Callable[[int], None]
     ) -> CellRun:
-        """One of them. Raises LabStartError, ReplicaError, ValueError."""
+        """Run one cell. Raises LabStartError, ReplicaError, ValueError."""
         folder = self._folder / f"run-{self._runs}"
         folder.mkdir()
         self._runs += 1
@@ -166,13 +167,13 @@ class _Stage:
             sent.served, samples, duration_s=sent.duration_s, preemptions=whole.preemptions
         )
         run = experiment.run(cell, outcome, whole, details)
-        if run.steady.hit_rate is None:  # engines that do not tell it with the usage
+        if run.steady.hit_rate is None:  # the engines do not report it with the usage
             run = replace(run, steady=replace(run.steady, hit_rate=whole.replicas_hit_rate))
         return run
 
 
 async def _while(sending: Coroutine[None, None, Sent], *all_is_well: Awaitable[Never]) -> Sent:
-    """What was sent, unless one of the others raises before: then there is no point in going on."""
+    """The client's result, unless one of the others raises first: then going on has no purpose."""
     client = asyncio.ensure_future(sending)
     watching = [asyncio.ensure_future(each) for each in all_is_well]
     try:
@@ -188,7 +189,7 @@ async def _while(sending: Coroutine[None, None, Sent], *all_is_well: Awaitable[N
 
 
 async def _sample(fleet: ReplicaFleet, client: LoadClient, into: list[Sample]) -> Never:
-    """The replicas' gauges from time to time."""
+    """Read the replicas' gauges from time to time."""
     while True:
         at_s, gauges = client.now_s, await fleet.gauges()
         into += [

@@ -1,4 +1,4 @@
-"""What is compared: a gateway to start in front of the replicas, or one that is there."""
+"""What is compared: a gateway that the lab starts in front of the replicas, or one that runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loadtests.lab.source import LabError
 
 
 class TargetKind(enum.StrEnum):
-    """Which gateway."""
+    """Which gateway a target is."""
 
     PENSTOCK = "penstock"
     ENVOY_ROUND_ROBIN = "envoy-round-robin"
@@ -22,7 +22,7 @@ class TargetKind(enum.StrEnum):
     VLLM_ROUTER = "vllm-router"
     SGLANG_ROUTER = "sglang-router"
     RUNNING = "running"
-    """Somebody else's, by its URL."""
+    """One that runs already, named by its URL."""
 
 
 ROUTER_POLICIES: Mapping[TargetKind, tuple[str, ...]] = {
@@ -36,24 +36,24 @@ ROUTER_POLICIES: Mapping[TargetKind, tuple[str, ...]] = {
     ),
     TargetKind.SGLANG_ROUTER: ("cache_aware", "round_robin", "random", "power_of_two"),
 }
-"""Those that need nothing but the workers' addresses; the first is the router's own default."""
+"""Policies that need nothing but the workers' addresses; the first is the router's own default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One of them."""
+    """One contender of a live comparison."""
 
     kind: TargetKind
     title: str
     policy: str = ""
-    """By the gateway's own name; "" = its default."""
+    """The gateway's own name of its policy; "" = its default."""
     params: Mapping[str, object] = field(default_factory=dict)
-    """Of Penstock's policy."""
+    """Parameters of Penstock's policy."""
     url: str = ""
-    """Of a running one."""
+    """URL of a gateway that runs already."""
 
     def as_data(self) -> Mapping[str, object]:
-        """For the result."""
+        """The target for result.json."""
         return {
             "label": self.title,
             "kind": str(self.kind),
@@ -64,8 +64,8 @@ class Target:
 
 
 def parse(text: str) -> tuple[Target, ...]:
-    """``name,name:policy,penstock:policy:{json},label=http://host:port,...``. Raises LabError,
-    PolicyError."""
+    """Targets from ``name,name:policy,penstock:policy:{json},label=http://host:port,...``. Raises
+    LabError, PolicyError."""
     targets: list[Target] = []
     for part in _parts(text):
         target = _target(part)
@@ -115,12 +115,12 @@ def _url(text: str) -> str:
     url = URL(text)
     if not url.host:
         raise LabError(f"target {text!r}: a URL has a host, as in http://127.0.0.1:8080")
-    # Clients are told of a base URL with it; the lab's has its own paths.
+    # Clients are given a base URL that ends with it; the lab adds its own paths.
     return str(url).rstrip("/").removesuffix("/v1")
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Between commas, but for those in JSON."""
+    """The parts between commas, except for commas inside JSON."""
     decoder, part, place = json.JSONDecoder(), "", 0
     while place < len(text):
         if text.startswith(":{", place):
