@@ -1,10 +1,10 @@
 """Fits a profile to measurements of one server: a least-squares search with stated priors.
 
-What the data sheets and physics say is the start; measurements pull the parameters away from it as
-far as they speak. Each parameter has a prior mean and a standard deviation (`PARAMETERS`), each
-measured number an error that the model may make (`_observations`), and the sum of squares of both
-is minimised (maximum a posteriori, Gauss-Newton with Broyden's updates of the Jacobian). The
-experiments are replayed for every guess, with one seed, so the search sees what will be predicted.
+The search starts from data sheets and physics; measurements pull the parameters away from there.
+Each parameter has a prior mean and a standard deviation (`PARAMETERS`), each measured number an
+error that the model may make (`_observations`), and the sum of squares of both is minimised
+(maximum a posteriori, Gauss-Newton with Broyden's updates of the Jacobian). The experiments are
+replayed for every guess with the same seeds, so that the search sees what will be predicted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from loadtests.sim.model.profile import Profile
 Vector = NDArray[np.float64]
 
 _SEEDS = 2
-"""Replays that are averaged for one guess."""
+"""Number of replays whose mean is taken for one guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,10 @@ class Parameter:
     mean: float
     spread: float
     least_shards: int = 1
-    """Tensor parallel sizes below it do not have the effect."""
+    """Smaller tensor parallel sizes do not have the effect."""
 
     def value(self, u: float) -> float:
-        """In the profile's unit."""
+        """The value in the profile's unit."""
         return self.mean * exp(self.spread * max(min(u, 8.0), -8.0))
 
 
@@ -51,12 +51,12 @@ PARAMETERS = (
     Parameter("input_s", 4e-3, 0.3),
     Parameter("first_use_s", 0.1, 1.2),
 )
-"""Overheads wide, what physics bounds narrow."""
+"""Spreads are wide for overheads, and narrow for what physics bounds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A fitted profile, and how far from the measurements it stays."""
+    """A fitted profile, and how far it is from the measurements."""
 
     profile: Profile
     misfit: float
@@ -65,7 +65,7 @@ class Fit:
 
 
 def calibration_experiments(experiments: Sequence[MeasuredExperiment]) -> list[MeasuredExperiment]:
-    """Those a profile may be fitted to: `codegen`, without failures."""
+    """The experiments to which a profile may be fitted: `codegen`, without failures."""
     return [
         each
         for each in experiments
@@ -76,25 +76,26 @@ def calibration_experiments(experiments: Sequence[MeasuredExperiment]) -> list[M
 
 
 def profile_name(experiment: MeasuredExperiment, accelerator: Accelerator) -> str:
-    """Of the server that was measured: model, tensor parallel size and accelerator."""
+    """Name of the measured server's profile: model, tensor parallel size and accelerator."""
     return f"{experiment.server_name}-{_chip(experiment, accelerator).name}"
 
 
 def _chip(experiment: MeasuredExperiment, accelerator: Accelerator) -> Accelerator:
-    """What the experiment says, or else what is given. Raises MeasuredError for an unknown one."""
-    told = experiment.config.accelerator
-    if told is None:
+    """The accelerator of the experiment, or else the one given. Raises MeasuredError for an unknown
+    one."""
+    named = experiment.config.accelerator
+    if named is None:
         return accelerator
-    if told.lower() not in ACCELERATORS:
+    if named.lower() not in ACCELERATORS:
         known = ", ".join(ACCELERATORS)
         raise MeasuredError(
-            f"{experiment.experiment}: accelerator {told!r} is not known; known are {known}"
+            f"{experiment.experiment}: accelerator {named!r} is not known; known are {known}"
         )
-    return ACCELERATORS[told.lower()]
+    return ACCELERATORS[named.lower()]
 
 
 def prior_profile(experiment: MeasuredExperiment, accelerator: Accelerator) -> Profile:
-    """What is known before any measurement. Raises UnknownModelError, MeasuredError."""
+    """The profile before any measurement. Raises UnknownArchitectureError, MeasuredError."""
     chip = _chip(experiment, accelerator)
     shards = experiment.config.tensor_parallelism
     values = {p.name: p.mean for p in PARAMETERS if shards >= p.least_shards}
@@ -116,11 +117,12 @@ def fit_profile(
     *,
     seed: int = 0,
     rounds: int = 9,
-    told: Callable[[int, float], None] = lambda replays, misfit: None,
+    report: Callable[[int, float], None] = lambda replays, misfit: None,
 ) -> Fit:
-    """The profile that makes a replay of ``experiment`` most like what was measured.
+    """The profile with which a replay of ``experiment`` is most like the measurements.
 
-    ``told`` hears of the number of replays so far and the misfit. Raises UnknownModelError.
+    ``report`` is called with the number of replays so far and the misfit. Raises
+    UnknownArchitectureError.
     """
     start = prior_profile(experiment, accelerator)
     parameters = [p for p in PARAMETERS if start.tensor_parallel >= p.least_shards]
@@ -143,7 +145,7 @@ def fit_profile(
     u = np.zeros(len(parameters))
     if late:
         u[[p.name for p in parameters].index("first_use_s")] = 2.0
-    u, here = _descend(u, residuals, rounds, lambda each: told(replays, _misfit(each)))
+    u, here = _descend(u, residuals, rounds, lambda each: report(replays, _misfit(each)))
     profile = replace(
         profile_at(u),
         source=(
@@ -155,10 +157,10 @@ def fit_profile(
 
 
 def _late_starters(experiment: MeasuredExperiment) -> bool:
-    """Whether some requests of the first stage waited for far more than prefills.
+    """Whether some requests of the first stage waited for much more than prefills.
 
-    First uses cost next to nothing or seconds, and no slope leads the search from one to the
-    other. Seconds also make the outcome depend on who happens to arrive then: more seeds.
+    First uses cost either next to nothing or seconds, and no slope leads the search from one to the
+    other. When they cost seconds, the result depends on which requests arrive then: more seeds.
     """
     ttft = experiment.stages[0].time_to_first_token
     return bool(ttft.p99 and ttft.median and ttft.p99 > 4 * ttft.median)
@@ -168,9 +170,9 @@ def _descend(
     u: Vector,
     residuals: Callable[[Vector], Vector],
     rounds: int,
-    told: Callable[[Vector], None],
+    report: Callable[[Vector], None],
 ) -> tuple[Vector, Vector]:
-    """Gauss-Newton from ``u``: where it ends, and the residuals there."""
+    """Gauss-Newton from ``u``; returns where it ends, and the residuals there."""
     here = residuals(u)
     cost = _cost(here, u)
     jacobian = np.empty((here.size, u.size))
@@ -178,21 +180,21 @@ def _descend(
         aside = u.copy()
         aside[column] += 0.5
         jacobian[:, column] = (residuals(aside) - here) / 0.5
-    told(here)
+    report(here)
     damping = 0.01
     for _ in range(rounds):
         normal = jacobian.T @ jacobian + np.eye(u.size) * (1 + damping)
         step = -np.linalg.solve(normal, jacobian.T @ here + u)
         step = np.clip(step, -2.5, 2.5)
         there = residuals(u + step)
-        # Broyden: the Jacobian that explains what was just seen, and otherwise stays.
+        # Broyden: the Jacobian that explains the last step, and is otherwise unchanged.
         jacobian += np.outer(there - here - jacobian @ step, step) / float(step @ step)
         next_cost = _cost(there, u + step)
         if next_cost < cost:
             settled = cost - next_cost < 3e-3 * cost
             u, here, cost = u + step, there, next_cost
             damping /= 3
-            told(here)
+            report(here)
             if settled:
                 break
         else:
@@ -226,7 +228,7 @@ def _residuals(
 def _observations(
     ours: StageResult, theirs: MeasuredStage, tail: float
 ) -> list[tuple[float, float | None, float]]:
-    """(replayed, measured, relative error that the model may well make)."""
+    """For each quantity: replayed, measured, and the relative error that the model may make."""
     tpot, latency, ttft = (
         np.array(values) for values in (ours.output_token_s, ours.latency_s, ours.first_token_s)
     )

@@ -1,12 +1,13 @@
-"""From measurements to profiles, and from profiles to predictions: the table of the truth.
+"""``penstock lab fit``: from measurements to profiles, and from profiles to predictions.
 
     python -m loadtests.sim.calibration.fit FILE [--predict OTHER] [--save FOLDER] [--seeds 3]
     python -m loadtests.sim.calibration.fit --probe http://127.0.0.1:8000 [--save PROFILE.yaml]
 
-With --probe, a live server is asked (`probe.py`). From a FILE, profiles are fitted to the `codegen`
-experiments, one per model, accelerator and tensor parallel size; every other experiment of FILE
-(and all of OTHER) is then predicted and compared. A server without such an experiment is predicted
-with the built-in profile of its name, or, with a warning, from data sheets alone.
+With --probe, a live server is measured (`probe.py`). From a FILE, profiles are fitted to the
+`codegen` experiments, one for each model, accelerator and tensor parallel size. Then every other
+experiment of FILE (and all of OTHER) is predicted and compared. A server without a `codegen`
+experiment is predicted with the built-in profile of its name, or, with a warning, from data sheets
+alone.
 """
 
 from __future__ import annotations
@@ -53,17 +54,18 @@ from loadtests.sim.model.catalogue import (
 from loadtests.sim.model.profile import Profile, ProfileError, built_in, write_profile
 
 _WIDTH = 100
-"""Columns that the table needs; a narrower terminal folds its lines."""
+"""Columns that the table needs; on a narrower terminal its lines are folded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A server's profile, and how inference-perf counts what that model says."""
+    """A server's profile, and how inference-perf counts that model's tokens."""
 
     profile: Profile
     fitted_to: str | None = None
     counted_share: float | None = None
-    """Tokens that the client counts in an answer, per token generated: it tokenizes the text."""
+    """Tokens that the client counts in an answer, for each generated one: it tokenizes the text
+    again."""
 
 
 def calibrate(
@@ -71,18 +73,18 @@ def calibrate(
     accelerator: Accelerator,
     *,
     seed: int = 0,
-    told: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Calibration]:
-    """A calibration for each server that has a calibration experiment, by profile name."""
+    """A calibration for each server with a calibration experiment, by profile name."""
 
     def fitted(experiment: MeasuredExperiment) -> Profile:
         name = profile_name(experiment, accelerator)
-        told(f"{name}: fitting to {experiment.experiment}")
+        report(f"{name}: fitting to {experiment.experiment}")
 
         def progress(replays: int, misfit: float) -> None:
-            told(f"{name}: {replays} replays, misfit {misfit:.2f}")
+            report(f"{name}: {replays} replays, misfit {misfit:.2f}")
 
-        return fit_profile(experiment, accelerator, seed=seed, told=progress).profile
+        return fit_profile(experiment, accelerator, seed=seed, report=progress).profile
 
     return _calibrations(experiments, accelerator, fitted)
 
@@ -90,7 +92,8 @@ def calibrate(
 def recall(
     experiments: Sequence[MeasuredExperiment], accelerator: Accelerator
 ) -> dict[str, Calibration]:
-    """As `calibrate`, with the built-in profiles that were fitted to the experiment earlier."""
+    """As `calibrate`, but with the built-in profiles that were fitted to these experiments
+    earlier."""
 
     def kept(experiment: MeasuredExperiment) -> Profile | None:
         try:
@@ -120,9 +123,10 @@ def profile_for(
     experiment: MeasuredExperiment,
     calibrations: Mapping[str, Calibration],
     accelerator: Accelerator,
-    told: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Calibration:
-    """Fitted, built in, or from data sheets. Raises UnknownModelError for an unknown model."""
+    """A calibration that was fitted, is built in, or comes from data sheets. Raises
+    UnknownArchitectureError for an unknown model."""
     fitted = calibrations.get(profile_name(experiment, accelerator))
     if fitted is not None:
         return fitted
@@ -130,7 +134,7 @@ def profile_for(
     try:
         return Calibration(built_in(prior.name))
     except ProfileError:
-        told(f"{experiment.experiment}: no profile {prior.name}; using data sheets alone")
+        report(f"{experiment.experiment}: no profile {prior.name}; using data sheets alone")
         return Calibration(prior)
 
 
@@ -140,19 +144,19 @@ def predict(
     accelerator: Accelerator,
     *,
     seeds: int = 3,
-    told: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> list[Prediction]:
-    """Every stage of every experiment, as the mean over ``seeds`` replays."""
+    """Predictions for every stage of every experiment: means over ``seeds`` replays."""
     predictions: list[Prediction] = []
     for experiment in experiments:
-        calibration = profile_for(experiment, calibrations, accelerator, told)
-        told(f"{experiment.experiment}: replaying")
+        calibration = profile_for(experiment, calibrations, accelerator, report)
+        report(f"{experiment.experiment}: replaying")
         runs = [
             replay(experiment, calibration.profile, seed=100 + number) for number in range(seeds)
         ]
         for index, load in enumerate(experiment.load.stages):
             stage = experiment.stages[index] if index < len(experiment.stages) else MeasuredStage()
-            share = calibration.counted_share or 1.0  # never that of the stage to be predicted
+            share = calibration.counted_share or 1.0  # never from the stage that is predicted
             ours = [_metrics(run[index], share) for run in runs]
             theirs = _measured(stage) if index < len(experiment.stages) else {}
             predictions.extend(
@@ -241,7 +245,7 @@ def main(
     console, progress = Console(), Console(stderr=True)
     console.width = max(console.width, _WIDTH)
 
-    def told(line: str) -> None:
+    def report(line: str) -> None:
         progress.print(line, style="dim", highlight=False, soft_wrap=True)
 
     if (file is None) == (url is None):
@@ -256,12 +260,12 @@ def main(
                 accelerator=accelerator,
                 tensor_parallel=tensor_parallel,
                 max_num_batched_tokens=max_num_batched_tokens,
-                told=told,
+                report=report,
             )
             console.print(residual_table(probed.fit))
             console.print(check_table(probed))
             if save is not None:
-                told(f"profile: {save_profile(probed.fit, save)}")
+                report(f"profile: {save_profile(probed.fit, save)}")
         except (ValueError, OSError) as error:
             progress.print(str(error), style="red", highlight=False, soft_wrap=True)
             sys.exit(2)
@@ -285,13 +289,15 @@ def main(
         experiments = read_measured(file)
         others = [each for path in predict_file or [] for each in read_measured(path)]
         calibrations = (
-            calibrate(experiments, chip, told=told) if refit else recall(experiments, chip)
+            calibrate(experiments, chip, report=report) if refit else recall(experiments, chip)
         )
         if save is not None:
             for calibration in calibrations.values():
                 profile = calibration.profile
                 write_profile(profile, save / f"{profile.name}.yaml")
-        predictions = predict([*experiments, *others], calibrations, chip, seeds=seeds, told=told)
+        predictions = predict(
+            [*experiments, *others], calibrations, chip, seeds=seeds, report=report
+        )
     except (MeasuredError, ProfileError, UnknownArchitectureError, ModelConfigError) as error:
         progress.print(str(error), style="red", highlight=False, soft_wrap=True)
         sys.exit(2)

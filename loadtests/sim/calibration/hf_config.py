@@ -10,19 +10,19 @@ from loadtests.sim.model.catalogue import Architecture
 
 _BYTES = {"float32": 4.0, "float8_e4m3fn": 1.0}
 _QUANTIZED_BYTES = {"fp8": 1.0, "mxfp4": 0.56, "awq": 0.56, "gptq": 0.56}
-"""Of a weight, scales included."""
+"""Bytes of a weight, its part of the scales included."""
 
 
 class ModelConfigError(ValueError):
-    """A config.json that does not say what is needed: says which file and which key."""
+    """A config.json does not say what is needed; the message says which file and which key."""
 
 
 def read_architecture(path: Path, name: str = "") -> Architecture:
-    """Of a decoder as Llama, Qwen, Mistral and Mixtral are built: gated MLP, grouped attention.
+    """The architecture of a decoder built as Llama, Qwen, Mistral and Mixtral: gated MLP, grouped
+    attention.
 
-    ``path`` is the file or the folder it is in; ``name`` what the model is called, the folder's
-    name when empty. Parameters are counted from the shapes, norms and biases left out.
-    Raises ConfigError.
+    ``path`` is the file or its folder; ``name`` is the model's name, by default the folder's.
+    Parameters are counted from the shapes, without norms and biases. Raises ModelConfigError.
     """
     file = path / "config.json" if path.is_dir() else path
     try:
@@ -37,7 +37,7 @@ def read_architecture(path: Path, name: str = "") -> Architecture:
 
 
 class _Keys:
-    """The numbers of a config; of the text part where there are several."""
+    """The numbers of a config; those of the text part when there are several parts."""
 
     def __init__(self, file: Path, document: Mapping[str, object]) -> None:
         text = document.get("text_config")
@@ -45,7 +45,7 @@ class _Keys:
         self._values = {**document, **text} if isinstance(text, dict) else dict(document)
 
     def number(self, *names: str, default: int | None = None) -> int:
-        """The first that there is."""
+        """The first of these that is there."""
         for name in names:
             value = self._values.get(name)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:

@@ -3,11 +3,11 @@
 Facts taken from its source and from its reports in `vllm-h100/measured.json`:
 - a stage of "constant" load sends rate x duration requests at exponential intervals, scaled to
   fill the stage; the next stage begins when the last request of the one before is over;
-- the prompts are made beforehand and asked round and round, so from the second round on a server
-  that can keep them has all of a prompt but its last block;
-- a stream is read line by line and every line is stamped, the empty line after each event as
-  well: n tokens and [DONE] make 2 (n + 1) stamps, so the reported time per output token is half
-  of what a user sees (`halves_token_times` finds out whether a report was made like that);
+- the prompts are made beforehand and sent in rounds. From the second round on, a server whose cache
+  can hold them finds all of a prompt but its last block;
+- a stream is read line by line, and every line gets a time, also the empty line after each event.
+  So n tokens and [DONE] have 2 (n + 1) times, and the reported time per output token is half of
+  what a user sees (`halves_token_times` finds out whether a report was made like that);
 - the answer is tokenized before the clock is stopped; a request that takes 300 s fails.
 """
 
@@ -28,7 +28,7 @@ from loadtests.sim.model.scheduler import EngineLimits
 TIMEOUT_S = 300.0
 """aiohttp's default for a whole request."""
 DEFAULT_PROMPTS = 10 * 10
-"""Groups x prompts where inference-perf did not know the keys it was given."""
+"""Groups x prompts, when inference-perf did not know the keys of its configuration."""
 _TAIL_S = 0.0018
 """From the last line of a stream to the end of the request, as measured."""
 _STAGE_GAP_S = 1.0
@@ -36,7 +36,7 @@ _STAGE_GAP_S = 1.0
 
 @dataclass(slots=True)
 class StageResult:
-    """What the client saw of a stage. Times in seconds, one per completed request."""
+    """A stage as the client saw it. Times in seconds, one for each completed request."""
 
     sent: int = 0
     failures: int = 0
@@ -52,7 +52,7 @@ class StageResult:
 
     @property
     def completed(self) -> int:
-        """Requests answered in full."""
+        """Requests that were answered in full."""
         return len(self.latency_s)
 
     @property
@@ -62,14 +62,14 @@ class StageResult:
 
     @property
     def output_tokens_per_s(self) -> float:
-        """Tokens the engine generated for completed requests."""
+        """Tokens that the engine generated for completed requests."""
         return self.output_tokens / self.duration_s
 
 
 def replay(
     experiment: MeasuredExperiment, profile: Profile, *, seed: int = 0, skip: bool = True
 ) -> list[StageResult]:
-    """Run an experiment on a simulated server that has just been started."""
+    """Run an experiment on a simulated server that has just started."""
     server = experiment.config
     blocks = profile.kv_blocks(server.block_size)
     if server.num_gpu_blocks is not None:
@@ -103,8 +103,8 @@ def replay(
 def halves_token_times(experiment: MeasuredExperiment) -> bool:
     """Whether the report's times per output token are half of what a user sees.
 
-    Then they are half of what is left of the latency after the first token, over the tokens.
-    Where nothing tells, what inference-perf did.
+    Then they are half of the latency after the first token, divided by the tokens. When the report
+    does not show it, the answer is what inference-perf is known to do.
     """
     tokens = experiment.prompts.output_len
     for stage in experiment.stages:
@@ -116,10 +116,10 @@ def halves_token_times(experiment: MeasuredExperiment) -> bool:
 
 
 def distinct_prompts(experiment: MeasuredExperiment) -> int:
-    """How many prompts the client goes round.
+    """How many different prompts the client sends.
 
-    Read from the reported mean prompt length: over whole rounds of p prompts it is a multiple of
-    1/p. Where the report does not tell, what the configuration says.
+    This follows from the reported mean prompt length: over whole rounds of p prompts it is a
+    multiple of 1/p. When the report does not show it, the answer is what the configuration says.
     """
     workload = experiment.prompts
     configured = workload.num_unique_system_prompts * workload.num_users_per_system_prompt
@@ -144,10 +144,12 @@ def _prompts(experiment: MeasuredExperiment, generator: np.random.Generator) -> 
     )
     nominal = workload.system_prompt_len + workload.question_len
     means = [s.prompt_len.mean for s in experiment.stages if s.prompt_len.mean is not None]
-    mean = means[0] if means else nominal * 1.045  # text made of random tokens has more of them
+    mean = (
+        means[0] if means else nominal * 1.045
+    )  # a text of random tokens has more tokens when it is tokenized again
     p90 = next((s.prompt_len.p90 for s in experiment.stages if s.prompt_len.p90), None)
     spread = max((p90 - mean) / 1.2816, 0.0) if p90 is not None else 0.01 * mean
-    lengths = np.rint(generator.normal(mean, spread, count)).astype(int) + 1  # and the BOS
+    lengths = np.rint(generator.normal(mean, spread, count)).astype(int) + 1  # and the BOS token
     shared = workload.system_prompt_len // size
     made: list[EngineRequest] = []
     for index in range(count):

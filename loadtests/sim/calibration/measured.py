@@ -12,7 +12,7 @@ import pydantic
 
 
 class MeasuredError(ValueError):
-    """A file of measurements that cannot be used: says where and what is wrong."""
+    """A file of measurements that cannot be used; the message says where and why."""
 
 
 class _Part(pydantic.BaseModel):
@@ -20,7 +20,7 @@ class _Part(pydantic.BaseModel):
 
 
 class Distribution(_Part):
-    """What was measured of one quantity; what is missing is None."""
+    """Statistics of one quantity; None for those that are missing."""
 
     mean: float | None = None
     median: float | None = None
@@ -29,16 +29,13 @@ class Distribution(_Part):
 
 
 class Throughput(_Part):
-    """Per second of the stage, of requests that were completed."""
+    """Rates of a stage, of requests that were completed."""
 
-    input_tokens_per_sec: float | None = None
     output_tokens_per_sec: float | None = None
-    total_tokens_per_sec: float | None = None
-    requests_per_sec: float | None = None
 
 
 class MeasuredStage(_Part):
-    """What was measured in one stage of the load. ``count``: requests that were completed."""
+    """The measurements of one stage of the load. ``count``: requests that were completed."""
 
     count: int = 0
     failures: int = 0
@@ -48,11 +45,10 @@ class MeasuredStage(_Part):
     request_latency: Distribution = Distribution()
     time_per_output_token: Distribution = Distribution()
     time_to_first_token: Distribution = Distribution()
-    inter_token_latency: Distribution = Distribution()
 
 
 class MeasuredServer(_Part):
-    """vLLM's settings. None: what vLLM works out itself."""
+    """vLLM's settings. None: vLLM works it out itself."""
 
     model: str
     tensor_parallelism: int = 1
@@ -74,11 +70,10 @@ class MeasuredPrompts(_Part):
     system_prompt_len: int = 100
     question_len: int = 50
     output_len: int = 50
-    enable_multi_turn_chat: bool = False
 
 
 class MeasuredWorkload(_Part):
-    """What is asked."""
+    """What is sent."""
 
     type: str
     shared_prefix: MeasuredPrompts | None = None
@@ -92,7 +87,7 @@ class LoadStage(_Part):
 
 
 class MeasuredLoad(_Part):
-    """How often it is asked."""
+    """How often it is sent."""
 
     type: str = "constant"
     stages: list[LoadStage]
@@ -100,7 +95,7 @@ class MeasuredLoad(_Part):
 
 
 class MeasuredExperiment(_Part):
-    """One run against one server that had just been started."""
+    """One run against one server that had just started."""
 
     experiment: str
     config: MeasuredServer
@@ -110,7 +105,7 @@ class MeasuredExperiment(_Part):
 
     @property
     def prompts(self) -> MeasuredPrompts:
-        """The workload. Raises MeasuredError if it is of another kind."""
+        """The prompts of the workload. Raises MeasuredError for another kind of workload."""
         if self.workload.shared_prefix is None:
             raise MeasuredError(
                 f"{self.experiment}: workload {self.workload.type!r} is not known here; "
@@ -120,12 +115,12 @@ class MeasuredExperiment(_Part):
 
     @property
     def server_name(self) -> str:
-        """Which profile it needs: model and tensor parallel size."""
+        """Name of the profile that it needs: model and tensor parallel size."""
         model = self.config.model.rsplit("/", 1)[-1].lower()
         return f"{model}-tp{self.config.tensor_parallelism}"
 
     def sent(self, stage: int) -> int:
-        """Requests that stage sends."""
+        """Number of requests in a stage."""
         load = self.load.stages[stage]
         return int(load.rate * load.duration)
 

@@ -1,4 +1,4 @@
-"""What was predicted beside what was measured: the table, and whether the targets are met."""
+"""Predictions beside measurements: the table, and whether the targets are met."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TARGETS = {
     "completed": 0.10,
     "output_tokens_per_sec": 0.10,
 }
-"""Relative errors that a believable engine model stays within."""
+"""Relative errors within which an engine model is believable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,13 @@ class Prediction:
     server: str
     """Name of the profile."""
     calibrated_on: bool
-    """The profile was fitted to this very experiment."""
+    """The profile was fitted to this experiment."""
     overloaded: bool
     """The real server failed requests."""
 
     @property
     def error(self) -> float | None:
-        """Relative; None where nothing (or zero) was measured."""
+        """Relative error; None when nothing (or zero) was measured."""
         if not self.measured:
             return None
         return self.predicted / self.measured - 1.0
@@ -53,7 +53,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """A target and what came of it: the median over servers of their stages' mean error."""
+    """A target and the error: the median over servers of the mean error of their stages."""
 
     what: str
     error: float
@@ -61,12 +61,12 @@ class Accuracy:
 
     @property
     def met(self) -> bool:
-        """Within the target."""
+        """Whether the error is within the target."""
         return self.error <= self.target
 
 
 def verdicts(predictions: Sequence[Prediction]) -> list[Accuracy]:
-    """Over the stages that nothing was fitted to."""
+    """One for each metric, over the stages to which nothing was fitted."""
     found: list[Accuracy] = []
     for overloaded in (False, True):
         metrics = METRICS[3:] if overloaded else METRICS[:3]
@@ -84,8 +84,8 @@ def verdicts(predictions: Sequence[Prediction]) -> list[Accuracy]:
 
 
 def misjudged(predictions: Sequence[Prediction]) -> tuple[list[Prediction], int]:
-    """Stages that nothing was fitted to, in which either only the real or only the simulated
-    server failed requests; and of how many stages that is."""
+    """Stages, of those to which nothing was fitted, in which only the real or only the simulated
+    server failed requests; and the number of all such stages."""
     stages = [
         each
         for each in predictions
@@ -95,7 +95,7 @@ def misjudged(predictions: Sequence[Prediction]) -> tuple[list[Prediction], int]
 
 
 def table(predictions: Sequence[Prediction]) -> Table:
-    """Predicted and measured side by side; fitted stages are marked."""
+    """Predicted and measured values side by side; fitted stages are marked."""
     shown = Table(title="Engine model against real servers")
     for heading in ("experiment", "requests/s", "metric", "measured", "predicted", "error"):
         shown.add_column(

@@ -1,14 +1,14 @@
-"""Asks a server what its steps cost: which requests are sent, and what is read off their times.
+"""Measures what a server's steps cost: which requests are sent, and what their times show.
 
 Three things are measured, on a server that does nothing else:
-- prefill: a lone prompt's time to first token, against its length;
-- decode: the time of a step of equal sequences, against their number and their context, while all
-  of them run;
-- mixed: the longest gap in a lone stream while a short prompt comes in beside it: a step with
-  prefill in it, without what HTTP costs.
+- prefill: a single prompt's time to first token, by its length;
+- decode: the time of a step of equal sequences, by their number and their context, while all of
+  them run;
+- mixed: the longest gap in a single stream while a short prompt arrives. This is a step with
+  prefill, without the cost of HTTP.
 
-No prompt begins like another, so that nothing is found in the prefix cache. Who carries the
-requests out is a `ProbeTarget`: an HTTP client, or an engine in virtual time.
+No two prompts begin alike, so that nothing is found in the prefix cache. The requests are sent by
+a `ProbeTarget`: an HTTP client, or an engine in virtual time.
 """
 
 from __future__ import annotations
@@ -24,83 +24,84 @@ _PREFILLS = tuple(64 * 2**step for step in range(12))
 _PREFILL_REPEATS = 3
 _CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _SHORT, _LONG = 32, 2048
-"""Prompts of decoding sequences."""
+"""Lengths of the prompts of decoding sequences."""
 _SEND_S = 0.004
-"""That a client and a server are taken to need for one more request, at most."""
+"""Longest time that a client and a server are assumed to need for one more request."""
 _STEADY_STEPS = 64
 _LEAST_STEPS = 16
 _FASTEST_S = 1e-4
-"""Steps that seem shorter came together: the client did not get to read them."""
+"""Faster steps came together: the client was too slow to read each by itself."""
 _MIXED = (32, 256, 1024)
 _MIXED_REPEATS = 6
 _LONGEST_STREAM = 1500
 _PASSES = 4
 _FEW_ERROR = 0.05
-"""Of a single value."""
+"""Relative error of a single value."""
 _LEAST_ERROR = 0.01
-"""Relative; repeats that agree by chance are not believed further than that."""
+"""Relative; repeats may agree by chance, so no error is smaller than this."""
 
 
 class ProbeError(ValueError):
-    """A server that cannot be probed: says what it answered, or what did not come out of it."""
+    """A server that cannot be probed; the message says what it answered, or what is missing."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeRequest:
-    """A request. Its prompt begins like no other; the answer has exactly ``output_tokens``."""
+    """A request. Its prompt begins like no other; the answer has exactly ``output_tokens``
+    tokens."""
 
     prompt_tokens: int
     output_tokens: int
     after_s: float = 0.0
-    """When it is sent, from the beginning of its group on."""
+    """When it is sent, after the beginning of its group."""
 
 
 @dataclass(slots=True)
 class ProbeAnswer:
-    """What came of it, on one clock for the whole group."""
+    """The answer to one request; all answers of a group have one clock."""
 
     sent_s: float
     prompt_tokens: int
-    """As the server counts: what was asked for, more or less."""
+    """As the server counts them: about as many as were asked for."""
     token_s: list[float] = field(default_factory=list)
     """When each token was seen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a server says of itself."""
+    """What a server says about itself."""
 
     model: str
-    """Name that requests ask for."""
+    """The model name for requests."""
     root: str
     """What it serves under that name: a path, or a name on Hugging Face."""
     max_model_len: int
     num_blocks: int
-    """Usable ones."""
+    """Usable blocks."""
     block_size_tokens: int
     gpu_memory_utilization: float | None = None
 
     @property
     def kv_tokens(self) -> int:
-        """That its KV cache holds."""
+        """Tokens that the KV cache holds."""
         return self.num_blocks * self.block_size_tokens
 
 
 class ProbeTarget(Protocol):
-    """A server."""
+    """A server that can be probed."""
 
     async def facts(self) -> Facts:
-        """What it says of itself. Raises ProbeError."""
+        """What it says about itself. Raises ProbeError."""
 
     async def group(self, asks: Sequence[ProbeRequest]) -> list[ProbeAnswer]:
-        """Send these, and return when all are answered. Raises ProbeError."""
+        """Send these requests, and return when all are answered. Raises ProbeError."""
 
     def now_s(self) -> float:
-        """The clock that bounds the probe."""
+        """Time of the clock that bounds the probe."""
 
 
 class PointKind(enum.Enum):
-    """What a point is about."""
+    """What was measured."""
 
     PREFILL = "prefill"
     DECODE = "decode"
@@ -109,21 +110,21 @@ class PointKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ProbePoint:
-    """Something measured. ``value_s``: see the module; tokens are those of one sequence."""
+    """One measurement. ``value_s``: see the module; tokens are those of one sequence."""
 
     kind: PointKind
     value_s: float
     error: float
-    """Relative, of the value: how well it repeats."""
+    """Relative error of the value: how well it repeats."""
     prompt_tokens: int
     sequences: int = 1
-    """That decode."""
+    """Number of sequences that decode."""
     context_tokens: float = 0.0
-    """Of a decoding sequence, in the middle of what was measured."""
+    """Context of a decoding sequence, in the middle of the measurement."""
 
     @property
     def label(self) -> str:
-        """For people."""
+        """A name for people."""
         if self.kind is PointKind.PREFILL:
             return f"TTFT of a prompt of {self.prompt_tokens:,} tokens"
         if self.kind is PointKind.DECODE:
@@ -131,21 +132,18 @@ class ProbePoint:
         return f"step with a prompt of {self.prompt_tokens:,} tokens in it"
 
 
-Told = Callable[[ProbePoint], None]
-
-
 async def probe(
     target: ProbeTarget,
     facts: Facts,
     *,
     seconds: float = 60.0,
-    told: Told = lambda point: None,
+    report: Callable[[ProbePoint], None] = lambda point: None,
 ) -> list[ProbePoint]:
-    """Measure for about so long (by the target's clock), everything again while time lasts.
+    """Measure for about ``seconds`` by the target's clock; all is repeated while time lasts.
 
     A few points of each kind are measured in any case. Raises ProbeError.
     """
-    # First uses (kernels, buffers, connections) are not what is asked about.
+    # First uses (of kernels, buffers, connections) are not part of the measurement.
     for ask in (
         ProbeRequest(64, 16),
         ProbeRequest(min(1024, facts.max_model_len // 2), 4),
@@ -160,7 +158,7 @@ async def probe(
         again = seen.setdefault((point.kind, asked_tokens, point.sequences), [])
         again.append(point)
         if len(again) == 1:
-            told(point)
+            report(point)
         return True
 
     end_s = target.now_s() + seconds
@@ -177,7 +175,7 @@ async def probe(
 
 _Key = tuple[PointKind, int, int]
 Note = Callable[[int, ProbePoint | None], bool]
-"""Takes the tokens asked for and what came of it; whether anything did."""
+"""Takes the number of tokens asked for and the measurement; returns whether there was one."""
 
 
 async def _prefills(target: ProbeTarget, facts: Facts, note: Note, until_s: float) -> None:
@@ -201,7 +199,7 @@ async def _decodes(target: ProbeTarget, facts: Facts, note: Note, until_s: float
     for prompt_tokens in (_SHORT, _LONG):
         step_s = _SEND_S
         for sequences in _CONCURRENCIES:
-            # The last of them begins after as many steps as it takes to send them all.
+            # The last sequence begins after as many steps as it takes to send them all.
             outputs = _STEADY_STEPS + 4 + int(sequences * _SEND_S / step_s)
             held = prompt_tokens + outputs
             if held > 0.9 * facts.max_model_len or sequences * held > 0.9 * facts.kv_tokens:
@@ -210,7 +208,7 @@ async def _decodes(target: ProbeTarget, facts: Facts, note: Note, until_s: float
             answers = await target.group([ProbeRequest(prompt_tokens, outputs)] * sequences)
             point = _decode_point(answers)
             if not note(prompt_tokens, point):
-                break  # they do not all run at a time: the batch is full
+                break  # they do not all run at the same time: the batch is full
             assert point is not None
             step_s = point.value_s
             spent_s = target.now_s() - begin_s
@@ -221,7 +219,7 @@ async def _decodes(target: ProbeTarget, facts: Facts, note: Note, until_s: float
 
 
 def _decode_point(answers: Sequence[ProbeAnswer]) -> ProbePoint | None:
-    """From the steps that all of them had a part in."""
+    """The mean time of the steps that all sequences had a part in."""
     begin_s = max(answer.token_s[0] for answer in answers)
     end_s = min(answer.token_s[-1] for answer in answers)
     steps_s: list[float] = []
@@ -305,7 +303,7 @@ def _error(values: Sequence[float]) -> float:
 
 
 def _together(points: Sequence[ProbePoint]) -> ProbePoint:
-    """One of several passes' points."""
+    """One point from those of several passes."""
     if len(points) == 1:
         return points[0]
     values = [point.value_s for point in points]

@@ -1,7 +1,7 @@
-"""Whether a probed profile holds: a load of another kind, sent to the server and to the model.
+"""Whether a probed profile holds: a load of another kind is sent to the server and to the model.
 
-Random lengths at random times, several at once, at about half of what the server can do: nothing
-of it was fitted to.
+Lengths and times are random, several requests run at once, at about half of what the server can do.
+Nothing of the profile was fitted to this load.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _LONGEST_PROMPT, _LONGEST_ANSWER = 2048, 96
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A figure of the load. Means, seconds."""
+    """One figure of the load: means in seconds."""
 
     what: str
     measured: float
@@ -31,7 +31,7 @@ class Checked:
 
     @property
     def error(self) -> float:
-        """Relative."""
+        """Relative error."""
         return self.predicted / self.measured - 1.0
 
 
@@ -44,7 +44,7 @@ async def check(
     seconds: float,
     seed: int = 7,
 ) -> list[Checked]:
-    """The same load to both; ``seconds`` bounds it. Raises ProbeError."""
+    """Send the same load to both; ``seconds`` bounds its length. Raises ProbeError."""
     asks = await _load(profile, facts, limits, seconds, seed)
     measured = await target.group(asks)
     counted = [

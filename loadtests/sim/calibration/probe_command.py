@@ -1,4 +1,4 @@
-"""``penstock lab fit --probe URL``: a live server made into a profile."""
+"""``penstock lab fit --probe URL``: from a live server to a profile."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from loadtests.sim.model.profile import write_profile
 from loadtests.sim.model.scheduler import EngineLimits
 
 GENERIC = "generic"
-"""An accelerator that is measured instead of looked up."""
+"""The name for an accelerator whose facts are measured, not looked up."""
 _NOISY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """A profile, and how well it tells a load that it was not fitted to."""
+    """A profile, and how well it predicts a load to which it was not fitted."""
 
     fit: ProbeFit
     checked: tuple[Checked, ...]
@@ -47,23 +47,23 @@ def probe_server(
     accelerator: str,
     tensor_parallel: int,
     max_num_batched_tokens: int,
-    told: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Probed:
-    """Probe it, fit, and check. Raises ProbeError, ConfigError, UnknownModelError."""
+    """Probe, fit and check. Raises ProbeError, ModelConfigError, UnknownArchitectureError."""
 
     async def run() -> Probed:
         async with HttpTarget(url, model=model) as target:
             facts = await target.facts()
             shape = _shape(facts, model, config)
-            told(
+            report(
                 f"{url}: {facts.model} ({shape.name}), {facts.num_blocks:,} KV blocks of "
                 f"{facts.block_size_tokens} tokens, context up to {facts.max_model_len:,}"
             )
 
             def heard(point: ProbePoint) -> None:
-                told(f"{point.label}: {point.value_s * 1e3:.2f} ms +- {point.error:.1%}")
+                report(f"{point.label}: {point.value_s * 1e3:.2f} ms +- {point.error:.1%}")
 
-            points = await probe(target, facts, seconds=0.8 * seconds, told=heard)
+            points = await probe(target, facts, seconds=0.8 * seconds, report=heard)
             fit = fit_points(
                 points,
                 facts,
@@ -73,11 +73,11 @@ def probe_server(
                 max_num_batched_tokens=max_num_batched_tokens,
             )
             if (noise := _noise(points)) > _NOISY:
-                told(
+                report(
                     f"measurements differ by {noise:.0%} (median) when repeated: the server or "
                     "this machine is busy with other things, and the profile is worth as little"
                 )
-            told("checking with a load of another kind")
+            report("checking with a load of another kind")
             limits = EngineLimits(
                 facts.num_blocks,
                 facts.block_size_tokens,
@@ -92,7 +92,7 @@ def probe_server(
 
 
 def chosen_accelerator(name: str) -> Accelerator | None:
-    """Of the catalogue; None for `GENERIC`. Raises ProbeError."""
+    """An accelerator of the catalogue; None for `GENERIC`. Raises ProbeError."""
     if name == GENERIC:
         return None
     if name not in ACCELERATORS:
@@ -102,7 +102,7 @@ def chosen_accelerator(name: str) -> Accelerator | None:
 
 
 def residual_table(fit: ProbeFit) -> Table:
-    """Every point: what was measured, and what the profile says."""
+    """Every point: the measurement, and the fitted profile's value."""
     table = Table(title=f"Probe of {fit.profile.name}")
     table.add_column("point")
     for heading in ("measured ms", "repeats", "fitted ms", "error"):
@@ -119,7 +119,7 @@ def residual_table(fit: ProbeFit) -> Table:
 
 
 def check_table(probed: Probed) -> Table:
-    """Measured and predicted, of the load that nothing was fitted to."""
+    """The load to which nothing was fitted: measured and predicted."""
     table = Table(title="A load of another kind: random lengths and times, several at once")
     table.add_column("figure")
     for heading in ("measured ms", "predicted ms", "error"):
@@ -135,7 +135,7 @@ def check_table(probed: Probed) -> Table:
 
 
 def save_profile(fit: ProbeFit, path: Path) -> Path:
-    """To the file, or under its name into the folder. Gives the file."""
+    """Write the profile to the file, or to a file of its name in the folder. Returns the file."""
     if path.suffix not in (".yaml", ".yml"):
         path.mkdir(parents=True, exist_ok=True)
         path = path / f"{fit.profile.name}.yaml"

@@ -1,4 +1,4 @@
-"""The engine model as a probe's target: requests reach it in virtual time, nobody waits."""
+"""The engine model as a probe's target, in virtual time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loadtests.sim.model.scheduler import EngineLimits
 
 
 class EngineTarget:
-    """A server of the profile. Its clock goes on from group to group."""
+    """A server with the profile. Its clock goes on from group to group."""
 
     def __init__(self, profile: Profile, limits: EngineLimits) -> None:
         self._limits = limits
@@ -22,21 +22,21 @@ class EngineTarget:
         self._output_s = profile.output_s
         self._now_s = 0.0
         self.asked: list[ProbeRequest] = []
-        """So far."""
+        """All requests so far."""
 
     def now_s(self) -> float:
         """Virtual seconds."""
         return self._now_s
 
     async def facts(self) -> Facts:
-        """Those of its limits."""
+        """The facts that follow from its limits."""
         limits = self._limits
         return Facts(
             "model", "model", limits.max_model_len, limits.num_blocks, limits.block_size_tokens
         )
 
     async def group(self, asks: Sequence[ProbeRequest]) -> list[ProbeAnswer]:
-        """All of them at their times. Raises ValueError for a prompt that can never run."""
+        """Send all requests at their times. Raises ValueError for a prompt that can never run."""
         engine = self._engine
         answers = [ProbeAnswer(self._now_s + ask.after_s, ask.prompt_tokens) for ask in asks]
         waiting = sorted(range(len(asks)), key=lambda index: asks[index].after_s, reverse=True)
@@ -53,7 +53,7 @@ class EngineTarget:
             if arrival_s == self._now_s:
                 index = waiting.pop()
                 running[index] = engine.add(self._request(asks[index]), self._now_s)
-        self._now_s += 0.01  # as a client that reads the answers before it asks again
+        self._now_s += 0.01  # as a client that reads the answers before it sends more
         engine.advance(self._now_s)
         return answers
 

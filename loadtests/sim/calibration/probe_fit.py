@@ -1,8 +1,8 @@
-"""From probe points to a profile: priors where the points do not speak, as in `calibrate`.
+"""From probe points to a profile; priors decide where the points show nothing, as in `calibrate`.
 
-On an accelerator of the catalogue the fit finds the shares of its data sheet that are reached. On
-unknown hardware it finds the bandwidth and the arithmetic themselves, as far as the points tell:
-a model that is small enough shows nothing but overhead.
+On an accelerator of the catalogue, the fit finds the shares of its data sheet that are reached. On
+unknown hardware, it finds the bandwidth and the arithmetic rate themselves, as far as the points
+show them: a very small model shows nothing but overhead.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from loadtests.sim.model.step_time import StepTime, Work
 _Residuals = Callable[[Vector], Vector]
 _ROUNDS = 60
 _MEASURED = "measured"
-"""Name of an accelerator that nobody knew."""
+"""Name of an accelerator that is not in the catalogue."""
 _LEAST_TOLERANCE = 0.02
 _FAR = 2.0
-"""Tolerances."""
+"""In units of the tolerance."""
 
 _KNOWN = (
     Parameter("overhead_s", 2.0e-3, 1.0),
@@ -41,32 +41,32 @@ _KNOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Residual:
-    """A point, and what the fitted profile makes of it."""
+    """A point, and the fitted profile's value for it."""
 
     point: ProbePoint
     fitted_s: float
 
     @property
     def error(self) -> float:
-        """Relative."""
+        """Relative error."""
         return self.fitted_s / self.point.value_s - 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeFit:
-    """A profile and how far it stays from the points."""
+    """A profile, and how far it is from the points."""
 
     profile: Profile
     residuals: tuple[Residual, ...]
 
     @property
     def median_error(self) -> float:
-        """Relative, over the points."""
+        """Median relative error of the points."""
         return median(abs(each.error) for each in self.residuals)
 
     @property
     def worst_error(self) -> float:
-        """Relative, over the points."""
+        """Largest relative error of the points."""
         return max(abs(each.error) for each in self.residuals)
 
 
@@ -80,7 +80,7 @@ def fit_points(
     max_num_batched_tokens: int = 8192,
     name: str = "",
 ) -> ProbeFit:
-    """The profile most like the points. ``accelerator`` None: hardware that nobody knows.
+    """The profile that is most like the points. ``accelerator`` None: unknown hardware.
 
     Raises ProbeError when there are too few points.
     """
@@ -127,7 +127,7 @@ def fit_points(
 def predict_points(
     points: Sequence[ProbePoint], profile: Profile, max_num_batched_tokens: int = 8192
 ) -> list[float]:
-    """What each point would be on a server of the profile, seconds."""
+    """The value of each point on a server with the profile, in seconds."""
     time = StepTime(profile)
     return [_predicted(point, profile, time, max_num_batched_tokens) for point in points]
 
@@ -153,12 +153,13 @@ def _predicted(point: ProbePoint, profile: Profile, time: StepTime, budget: int)
 
 
 def _limited(off: Vector) -> Vector:
-    """What is far off speaks less: a point may have been disturbed (Cauchy's loss)."""
+    """Points that are far off count less: they may have been disturbed (Cauchy's loss)."""
     return np.sign(off) * _FAR * np.sqrt(np.log1p((off / _FAR) ** 2))
 
 
 def _guess(points: Sequence[ProbePoint], model: Architecture, shards: int) -> Accelerator:
-    """Rates of the right order: the points' own, as if nothing else took time."""
+    """An accelerator with rates of the right order: those of the points, as if nothing else took
+    time."""
     step_s = min(point.value_s for point in points if point.kind is PointKind.DECODE)
     prefills = [point for point in points if point.kind is PointKind.PREFILL]
     shortest = min(prefills, key=lambda point: point.prompt_tokens)
@@ -192,7 +193,7 @@ def _unknown(points: Sequence[ProbePoint], model: Architecture) -> tuple[Paramet
 
 
 def _absolute(profile: Profile) -> Profile:
-    """Shares of a guess made into the rates themselves."""
+    """Turn the shares of a guess into the rates themselves."""
     chip = profile.accelerator
     bandwidth = float(f"{chip.memory_bandwidth_bytes_per_s * profile.weight_bandwidth_share:.4g}")
     flops = float(f"{chip.peak_flops * profile.compute_share:.4g}")
@@ -210,12 +211,12 @@ def _absolute(profile: Profile) -> Profile:
 
 
 def _sized(profile: Profile, facts: Facts, known: bool) -> Profile:
-    """With as many KV blocks as the server has."""
+    """The profile with as many KV blocks as the server has."""
     shards = profile.tensor_parallel
     block_bytes = (
         profile.model.kv_bytes_per_token / min(shards, profile.model.kv_heads)
     ) * facts.block_size_tokens
-    # A half of a block more, so that rounding does not lose one.
+    # Half a block more, so that rounding does not lose one.
     held_bytes = (facts.num_blocks + 0.5) * block_bytes
     weight_bytes = profile.model.weight_bytes / shards
     if not known:

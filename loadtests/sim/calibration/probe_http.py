@@ -1,4 +1,4 @@
-"""The probe's HTTP client: vLLM's OpenAI API and /metrics."""
+"""The probe's HTTP client, for vLLM's OpenAI API and /metrics."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _WORDS = ("time", "way", "year", "work", "day", "part", "hand", "world", "point"
 class HttpTarget:
     """A server behind ``url``, the address without /v1. Enter it to connect.
 
-    The bearer token is OPENAI_API_KEY's, if that is set. ``seed`` makes the prompts; two probes
-    with one seed ask the same, so the second would find the first's in the cache.
+    The bearer token is that of OPENAI_API_KEY, if it is set. ``seed`` makes the prompts: two probes
+    with one seed send the same prompts, so the second would find those of the first cached.
     """
 
     def __init__(self, url: str, *, model: str = "", seed: int | None = None) -> None:
@@ -59,7 +59,7 @@ class HttpTarget:
         return time.perf_counter()
 
     async def facts(self) -> Facts:
-        """From /v1/models and /metrics. Raises ProbeError."""
+        """What /v1/models and /metrics say. Raises ProbeError."""
         page = await self._get("/v1/models")
         try:
             listed = orjson.loads(page)["data"]
@@ -91,7 +91,7 @@ class HttpTarget:
         )
 
     async def group(self, asks: Sequence[ProbeRequest]) -> list[ProbeAnswer]:
-        """All of them at their times. Raises ProbeError."""
+        """Send all requests at their times. Raises ProbeError."""
         begin_s = time.perf_counter()
         bodies = [(ask, self._body(ask)) for ask in asks]
         lead_s = time.perf_counter() - begin_s

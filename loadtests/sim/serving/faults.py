@@ -296,8 +296,8 @@ class Live:
     def describe(self) -> dict[str, object]:
         """For JSON."""
         state = "over" if self.over.is_set() else "active" if self.active else "to come"
-        told = self.fault.model_dump(exclude_defaults=True)
-        return {"id": self.id, "state": state, "hits": self.hits, "fault": told}
+        fields = self.fault.model_dump(exclude_defaults=True)
+        return {"id": self.id, "state": state, "hits": self.hits, "fault": fields}
 
     @property
     def _reason(self) -> str:

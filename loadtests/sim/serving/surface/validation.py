@@ -55,11 +55,11 @@ def _validate(model: type[M], values: Mapping[str, object], where: str) -> M:
     except ValidationError as error:
         found = error.errors(include_url=False)
         places = [".".join(map(str, (where, *each["loc"]))) for each in found]
-        told = [
+        errors = [
             str(dict(each) | {"loc": place, "input": _shown(each["input"])})
             for each, place in zip(found, places, strict=True)
         ]
-        raise _wrong(told, places[0]) from error
+        raise _wrong(errors, places[0]) from error
 
 
 def _wrong(errors: Sequence[str], param: str | None) -> ApiError:
