@@ -14,7 +14,7 @@ from loadtests.sim.serving.server import ReplicaServer
 
 
 async def serve(options: Options) -> int:
-    """Serve until told to stop or an engine dies, as vLLM does; the exit status."""
+    """Serve until SIGTERM, SIGINT, or an engine dies, as vLLM does. Returns the exit status."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,7 +1,7 @@
-"""What a simulated model answers: deterministic English-looking text of a seeded length.
+"""What a simulated model answers: deterministic text that looks like English, of a seeded length.
 
-Every word, with the space before it and the stop after it, fills whole four-byte tokens, so a
-stream sends whole words and the text of an answer tokenizes to the tokens that were generated.
+Every word, with the space before it and the stop after it, fills whole four-byte tokens. So a
+stream sends whole words, and the text of an answer tokenizes to the tokens that were generated.
 """
 
 import bisect
@@ -33,7 +33,7 @@ _SEED_WINDOW_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class AnswerLengths:
-    """Natural answer length, log-normal; counts the end-of-sequence token."""
+    """The natural length of answers, log-normal; the end-of-sequence token counts."""
 
     median_tokens: float = 128.0
     sigma: float = 0.6
@@ -49,7 +49,7 @@ class AnswerLengths:
             raise ValueError(f"an answer's sigma is {self.sigma}, must be 0 to {_WIDEST_SIGMA}")
 
     def draw(self, rng: random.Random) -> int:
-        """One length in tokens."""
+        """Draw one length, in tokens."""
         drawn = rng.lognormvariate(math.log(self.median_tokens), self.sigma)
         return max(self.shortest_tokens, round(drawn))
 
@@ -69,7 +69,7 @@ class OutputLimits:
 class PlannedAnswer:
     """A whole answer, known before the engine starts on it.
 
-    `tokens` has what is generated, `text` what the client sees of it: without the end-of-sequence
+    `tokens` are generated; `text` is what the client sees of them: without the end-of-sequence
     token and without the stop string.
     """
 
@@ -83,7 +83,7 @@ class PlannedAnswer:
         return self.text[first * TOKEN_BYTES : last * TOKEN_BYTES]
 
     def cut(self, tokens: int) -> "PlannedAnswer":
-        """What there is of it when it is aborted after so many tokens."""
+        """The answer as it is when it is aborted after so many tokens."""
         end = tokens * TOKEN_BYTES
         return PlannedAnswer(Tokens(self.tokens[:end]), self.text[:end], "abort", None)
 
@@ -135,7 +135,8 @@ def _words(rng: random.Random, tokens: int) -> str:
 
 @cache
 def _corpus() -> tuple[str, Sequence[int]]:
-    """The text that answers are cut from, and the offsets just after each sentence's first word."""
+    """The text from which answers are cut, and the offsets just after each sentence's first
+    word."""
     rng = random.Random(1)
     pieces: list[str] = []
     starts: list[int] = []

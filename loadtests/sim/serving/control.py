@@ -1,7 +1,7 @@
 """What is done to an engine between its steps, as in vLLM: sleep, wake, pause, load an adapter.
 
-Such calls take their turn one by one, and nothing is computed while one of them is at work. How
-long they take follows from the profile: the weights of one accelerator over its link to the host.
+Such calls run one after another, and nothing is computed while one of them runs. How long they take
+follows from the profile: the weights of one accelerator over its link to the host.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeVar
 from loadtests.sim.model.profile import Profile
 
 PauseMode = Literal["abort", "wait", "keep"]
-"""What becomes of running requests: ended at once, run to their end, or kept for later."""
+"""What happens to running requests: ended at once, run to their end, or kept for later."""
 
 _MEMORY = frozenset(("weights", "kv_cache"))
 _DRAIN_POLL_S = 0.005
@@ -23,15 +23,15 @@ T = TypeVar("T")
 
 
 class PausableEngine(Protocol):
-    """What of an engine is controlled. Each of pause and resume is harmless when it is so."""
+    """The part of an engine that is controlled. Repeating pause or resume has no effect."""
 
     @property
     def running_requests(self) -> int:
-        """In the batch."""
+        """Requests in the batch."""
         ...
 
     def pause(self, *, drain: bool = False) -> None:
-        """Compute nothing; with ``drain`` only admit nobody."""
+        """Compute nothing; with ``drain``, only admit no further request."""
         ...
 
     def resume(self) -> None:
@@ -39,21 +39,20 @@ class PausableEngine(Protocol):
         ...
 
     def slow_down(self, factor: float) -> None:
-        """Steps take so many times as long."""
+        """Steps take ``factor`` times as long."""
         ...
 
     def abort_all(self) -> None:
-        """End what runs and waits, with finish reason "abort"."""
+        """End all running and waiting requests, with finish reason "abort"."""
         ...
 
     def forget_prefixes(self, *, running: bool = False) -> bool:
-        """Empty the prefix cache. False, and nothing, while somebody runs, unless they start over
-        (``running``).
-        """
+        """Empty the prefix cache. While requests run it does nothing and returns False, unless they
+        start over (``running``)."""
         ...
 
     def load_adapter(self, adapter: str) -> None:
-        """An adapter's weights are in a slot, if one can be had."""
+        """Put an adapter's weights into a slot, if one is available."""
         ...
 
 
@@ -75,9 +74,9 @@ class EngineControl:
         self._away: set[str] = set()
         """Parts of the memory that are given away."""
         self._weights_level = 1
-        """Of the sleep in which the weights went away."""
+        """Level of the sleep in which the weights were given away."""
         self._shown_level: int | None = None
-        """What /metrics says; None: awake."""
+        """The level that /metrics shows; None: awake."""
 
     @property
     def is_paused(self) -> bool:
@@ -86,7 +85,7 @@ class EngineControl:
 
     @property
     def is_sleeping(self) -> bool:
-        """As vLLM sees it: at any level, also while merely paused."""
+        """As vLLM reports it: true at any level, and while paused."""
         return self._paused or bool(self._away)
 
     def sleep_state(self) -> dict[str, int]:
@@ -103,16 +102,16 @@ class EngineControl:
         self._set()
 
     def let_go(self, reason: str) -> None:
-        """One reason less to hold the engine; harmless when there is none."""
+        """Remove one reason to hold the engine, if it is there."""
         self._holds.discard(reason)
         self._set()
 
     async def pause(self, mode: PauseMode, *, clear_cache: bool = True) -> None:
-        """Stop scheduling. Requests that arrive are taken and wait."""
+        """Stop scheduling. Requests that arrive are accepted, and wait."""
         await self.carry_out(self._pause(mode, clear_cache))
 
     def resume(self) -> None:
-        """Schedule again; with memory given away nothing is computed all the same."""
+        """Schedule again; while memory is given away, nothing is computed."""
         self._paused = False
         self.let_go("paused")
 
@@ -121,15 +120,16 @@ class EngineControl:
         await self.carry_out(self._sleep(level, mode))
 
     async def wake_up(self, tags: list[str] | None) -> bool:
-        """Get parts of the memory back, all for None; True when nothing is missing any more.
+        """Get back parts of the memory, all of them for None. True when nothing is missing any
+        more.
 
-        The tag "scheduling" stands for no memory. A tag of memory that is not away ends the call
-        with nothing done, as in vLLM.
+        The tag "scheduling" stands for no memory. A tag of memory that is not given away ends the
+        call without any effect, as in vLLM.
         """
         return await self.carry_out(self._wake_up(tags))
 
     async def load_adapter(self, adapter: str) -> None:
-        """Bring an adapter's weights to the accelerator; the engine stands still meanwhile."""
+        """Bring an adapter's weights to the accelerator; the engine is stopped meanwhile."""
         async with self._turn:
             self.hold("adapter")
             try:
@@ -139,14 +139,14 @@ class EngineControl:
                 self.let_go("adapter")
 
     async def carry_out(self, call: Coroutine[object, object, T]) -> T:
-        """To its end, also when who asked for it goes away."""
+        """Run the call to its end, even when the client that sent it goes away."""
         task = asyncio.get_running_loop().create_task(call)
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         return await asyncio.shield(task)
 
     def adapter_lock(self, adapter: str) -> asyncio.Lock:
-        """Loads and unloads of one name take turns."""
+        """A lock, so that loads and unloads of one name run one after another."""
         return self._adapter_locks[adapter]
 
     async def _pause(self, mode: PauseMode, clear_cache: bool) -> None:
@@ -162,7 +162,8 @@ class EngineControl:
             self.engine.forget_prefixes(running=True)
 
     async def _drain(self) -> None:
-        """Until nobody runs; whoever waits or comes keeps waiting, unless somebody resumes."""
+        """Wait until no request runs. Waiting requests keep waiting, unless the engine is
+        resumed."""
         self._draining += 1
         self._set()
         while self.engine.running_requests:  # noqa: ASYNC110 - the engine tells nobody
@@ -206,11 +207,11 @@ class EngineControl:
             self.engine.resume()
 
     def _sleep_s(self, level: int) -> float:
-        """Level 1 saves the weights in the host's memory, level 2 throws them away."""
+        """Level 1 saves the weights in the host's memory, level 2 drops them."""
         return self._profile.remap_s + (self._copy_s() if level == 1 else 0.0)
 
     def _wake_s(self, tags: Iterable[str]) -> float:
-        """Of these parts; after level 2 vLLM leaves it to others to bring weights."""
+        """The time for these parts. After level 2, vLLM leaves loading the weights to others."""
         copied = "weights" in tags and self._weights_level == 1
         return self._profile.remap_s + (self._copy_s() if copied else 0.0)
 

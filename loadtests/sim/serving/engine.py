@@ -1,7 +1,7 @@
 """The engine behind one simulated replica, driven in real time: the seam to the HTTP surface.
 
-The surface submits jobs and waits for their progress; what is computed when is the engine model's
-business (`model/engine.py`), which this lets run as the wall clock goes on.
+The surface submits jobs and waits for their progress. The engine model decides what is computed
+when; this module lets its time pass with the wall clock.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from loadtests.sim.serving.tokens import Tokens, block_ids, prefix_salt
 logger = logging.getLogger(__name__)
 
 _SHORTEST_SLEEP_S = 0.001
-"""What the event loop's timer can tell apart."""
+"""Resolution of the event loop's timer."""
 _LONGEST_SLEEP_S = 3600.0
 _EARLY_S = 0.0006
-"""By which a timer may come too early: uvloop rounds to milliseconds."""
+"""By this much a timer may fire too early: uvloop rounds to milliseconds."""
 
 
 class EngineDeadError(Exception):
@@ -38,7 +38,8 @@ class EngineDeadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """One engine's speed and size; a second of it takes ``time_scale`` seconds (0: no waiting)."""
+    """One engine's speed and size. A second of its time takes ``time_scale`` wall seconds (0: no
+    waiting)."""
 
     profile: Profile
     limits: EngineLimits
@@ -46,7 +47,7 @@ class EngineSettings:
 
 
 class Submission:
-    """Jobs of one request, and the place where their progress is waited for."""
+    """The jobs of one request; their progress is waited for here."""
 
     def __init__(self, engine: "RealTimeEngine", jobs: Ordered[EngineJob]) -> None:
         self.jobs = jobs
@@ -56,11 +57,11 @@ class Submission:
 
     @property
     def done(self) -> bool:
-        """All jobs are finished or aborted."""
+        """Whether all jobs are finished or aborted."""
         return all(job.done for job in self.jobs)
 
     async def progress(self) -> None:
-        """Wait until something has happened since the last call returned. One waiter at a time.
+        """Wait until something has happened since the last call returned. Only one task may wait.
 
         Raises EngineDeadError.
         """
@@ -79,11 +80,11 @@ class Submission:
             await self.progress()
 
     def abort(self) -> None:
-        """Drop what is not finished and free its KV blocks at once."""
+        """Drop the unfinished jobs, and free their KV blocks at once."""
         self._engine.abort(self)
 
     def notify(self) -> None:
-        """Something has happened."""
+        """Something has happened to the jobs."""
         self._fresh = True
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
@@ -92,15 +93,15 @@ class Submission:
 class RealTimeEngine:
     """Runs an engine model by the wall clock; while idle it has no task and no timer.
 
-    A replica's slowness is its profile's, but for the loop's: a step is over when its time has
-    passed and the loop gets round to it. Use it from one event loop.
+    A replica is as slow as its profile says, and as the event loop makes it: a step is over when
+    its time has passed and the loop runs its timer. Use it from one event loop.
     """
 
     def __init__(self, settings: EngineSettings, *, journal: KvJournal | None = None) -> None:
         self.settings = settings
         self._clock = ScaledClock(settings.time_scale)
         profile = settings.profile
-        # What an answer takes on its way out is taken on the way in: tokens leave when made.
+        # The time of an answer's way out is added to the way in: tokens leave when they are made.
         self._profile = replace(profile, input_s=profile.input_s + profile.output_s, output_s=0.0)
         self._model = EngineModel(self._profile, settings.limits, listener=journal, observer=self)
         self._journal = journal
@@ -109,7 +110,7 @@ class RealTimeEngine:
         self._news: dict[Submission, None] = {}
         self._adapters_changed = False
         self._asked_for: Counter[str] = Counter()
-        """Sequences that run or wait, by adapter."""
+        """Running and waiting sequences, by adapter."""
         self._timer: asyncio.Handle | None = None
         self._due_s = inf
         self._closed = False
@@ -133,7 +134,7 @@ class RealTimeEngine:
 
     @property
     def deferred_requests(self) -> int:
-        """Those of the waiting ones that only lack a slot for their adapter."""
+        """Waiting requests that lack nothing but a slot for their adapter."""
         limits = self.settings.limits
         if not limits.max_loras or self.running_requests >= limits.max_num_seqs:
             return 0
@@ -150,18 +151,17 @@ class RealTimeEngine:
 
     @property
     def paused(self) -> bool:
-        """Nothing is computed."""
+        """Whether nothing is computed."""
         return self._clock.stopped
 
     def check_alive(self) -> None:
-        """Raises EngineDeadError."""
+        """Raises EngineDeadError when the engine is dead."""
         if self.dead.is_set():
             raise EngineDeadError
 
     def submit(self, jobs: Ordered[EngineJob]) -> Submission:
-        """Queue jobs: all of them, or none. Raises EngineDeadError, and ValueError for a prompt
-        that is empty or leaves no room for an answer.
-        """
+        """Queue all jobs, or none. Raises EngineDeadError; and ValueError for a prompt that is
+        empty or leaves no room for an answer."""
         self.check_alive()
         for job in jobs:
             if not job.prompt_tokens:
@@ -198,7 +198,7 @@ class RealTimeEngine:
         return submission
 
     def abort(self, submission: Submission) -> None:
-        """Drop what is not finished of a submission, and free its KV blocks at once."""
+        """Drop the unfinished jobs of a submission, and free their KV blocks at once."""
         if submission.done or self.dead.is_set():
             return
         now_s = self._now_s()
@@ -208,7 +208,7 @@ class RealTimeEngine:
         self._settle()
 
     def abort_all(self) -> None:
-        """Drop everything, as an engine does that is told to; answers end where they are."""
+        """Drop everything; answers end where they are."""
         now_s = self._now_s()
         self._advance(now_s)
         for job, _ in list(self._open.values()):
@@ -217,15 +217,15 @@ class RealTimeEngine:
         self._settle()
 
     def forget_prefixes(self, *, running: bool = False) -> bool:
-        """Empty the prefix cache. False, and nothing happens, while sequences hold blocks; with
-        ``running`` these are preempted."""
+        """Empty the prefix cache. While sequences hold blocks it does nothing and returns False;
+        with ``running`` they are preempted."""
         forgotten, events = self._model.forget_prefixes(self._now_s(), running=running)
         self._handle(events)
         self._settle()
         return forgotten
 
     def load_adapter(self, adapter: str) -> None:
-        """An adapter's weights are in a slot, if one can be had."""
+        """Put an adapter's weights into a slot, if one is available."""
         self._model.scheduler.load_adapter(adapter)
 
     def slow_down(self, factor: float) -> None:
@@ -234,7 +234,8 @@ class RealTimeEngine:
         self._settle()
 
     def pause(self, *, drain: bool = False) -> None:
-        """Compute nothing; what is submitted waits. With ``drain`` only admit nobody."""
+        """Compute nothing; what is submitted waits. With ``drain``, only admit no further
+        request."""
         if drain:
             self._clock.go_on()
             self._handle(self._model.admit(False, self._now_s()))
@@ -244,7 +245,7 @@ class RealTimeEngine:
         self._settle()
 
     def resume(self) -> None:
-        """Go on where it stopped."""
+        """Go on from where it stopped."""
         self._clock.go_on()
         self._handle(self._model.admit(True, self._now_s()))
         self._settle()
@@ -258,7 +259,7 @@ class RealTimeEngine:
             self._journal = None
 
     def stepped(self, sequences: Ordered[Sequence], steps: int, end_s: float) -> None:
-        """The model tells of a step."""
+        """The model has done a step."""
         jobs: list[EngineJob] = []
         for sequence in sequences:
             job, submission = self._open[sequence]
@@ -275,7 +276,8 @@ class RealTimeEngine:
         return self._clock.now_s(self._model.next_step_s())
 
     def _turn(self) -> None:
-        """The timer's: nobody else would see that the model fails, so it ends the engine."""
+        """The timer fires. If the model fails here, nobody else would see it, so the engine
+        ends."""
         self._timer = None
         try:
             self._catch_up()
@@ -290,9 +292,9 @@ class RealTimeEngine:
             submission.notify()
 
     def _catch_up(self) -> None:
-        """Let the model catch up with the clock."""
+        """Let the model's time pass until now."""
         if self.settings.time_scale:
-            # A step that ends before the timer can tell counts as ended.
+            # A step that ends within the timer's resolution counts as ended.
             early_s = _EARLY_S / self.settings.time_scale
             now_s = self._now_s()
             self._clock.jump(min(self._due_s, now_s + early_s))
@@ -314,7 +316,7 @@ class RealTimeEngine:
             job, _ = self._open[sequence]
             if job.admitted_s is None:
                 self._admitted(sequence, job)
-            elif not sequence.preemptions:  # those before it have been here longer
+            elif not sequence.preemptions:  # those before it were admitted earlier
                 break
         for event in events:
             if event.kind is EventKind.FINISHED:
@@ -348,7 +350,7 @@ class RealTimeEngine:
             self._journal.withdraw(job.block_ids)
 
     def _settle(self) -> None:
-        """After a change: tell those who wait for it, and arrange for the next one."""
+        """After a change: notify the waiting submissions, and plan the next step."""
         if self._journal is not None:
             self._journal.flush()
         self._note_adapters()
@@ -363,7 +365,7 @@ class RealTimeEngine:
         self._adapters_changed = False
 
     def _adapters(self) -> tuple[set[str], set[str]]:
-        """Of sequences that run and that wait."""
+        """Adapters of running sequences, and of waiting ones."""
         batch = self._model.scheduler.running
         running = Counter(each.adapter for each in batch if each.adapter)
         waiting = {name for name, count in self._asked_for.items() if count > running[name]}
@@ -376,7 +378,7 @@ class RealTimeEngine:
                 del self._asked_for[sequence.adapter]
 
     def _plan(self) -> None:
-        """Have `_turn` called when the model's next step ends."""
+        """Set the timer for the end of the model's next step."""
         due_s = self._model.next_step_s()
         if self._closed or self._clock.stopped or self.dead.is_set():
             due_s = inf

@@ -1,8 +1,8 @@
-"""Faults on purpose: what a replica does wrong, from when to when, and how often.
+"""Faults on purpose: what a replica does wrong, when, and how often.
 
 A fault is plain data (`parse` reads one from JSON). Its times are wall seconds: it begins
-``after_s`` after it was given (after the replica listens, for those of the command line) and is
-over ``for_s`` later, or when it is taken back. Faults that strike requests one by one can strike a
+``after_s`` after it was given (faults of the command line: after the replica listens), and is over
+``for_s`` later, or when it is taken back. A fault that affects single requests can affect a
 ``share`` of them, drawn by the replica's seed, and at most ``count``.
 """
 
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from loadtests.sim.serving.control import EngineControl
 
 Paths = Literal["generating", "all"]
-"""The endpoints that use the engine, or every one (except those for faults)."""
+"""The endpoints that use the engine, or all (but for those of faults)."""
 
 _KILLED = 128 + 9
 
@@ -32,7 +32,7 @@ class UnknownFaultError(KeyError):
 
 
 class RefusalError(Exception):
-    """A request gets an error instead of its answer."""
+    """A request gets an error in place of its answer."""
 
     def __init__(self, status: HTTPStatus, retry_after_s: int | None = None) -> None:
         super().__init__(f"fault: {int(status)}")
@@ -46,16 +46,16 @@ class CutError(Exception):
 
 @dataclass(slots=True)
 class Stream:
-    """One streamed answer, as far as faults go."""
+    """What faults know of one streamed answer."""
 
     tokens: int = 0
-    """Written so far."""
+    """Tokens written so far."""
     spared_by: set[str] = field(default_factory=set)
-    """Ids of the faults that had their chance."""
+    """Ids of the faults that could have struck it and did not."""
 
 
 class Fault(BaseModel):
-    """What all faults have. A kind overrides what it does; this one does nothing."""
+    """The common part of all faults. A kind of fault overrides what it changes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -64,25 +64,25 @@ class Fault(BaseModel):
 
     @property
     def stops_engine(self) -> bool:
-        """While it is active nothing is computed."""
+        """Whether nothing is computed while the fault is active."""
         return False
 
     @property
     def step_factor(self) -> float:
-        """While it is active an engine's steps take so many times as long."""
+        """Factor on the time of the engine's steps while the fault is active."""
         return 1.0
 
     def begin(self, live: Live) -> None:
-        """Its time has come."""
+        """The fault begins."""
 
     async def before_request(self, live: Live, *, generating: bool) -> None:
-        """A request has come. Raises RefusalError, CutError; may wait."""
+        """A request has arrived. Raises RefusalError, CutError; may wait."""
 
     async def before_write(self, live: Live, stream: Stream, tokens: int) -> None:
         """A stream is about to write so many tokens. Raises CutError; may wait."""
 
     async def metrics(self, live: Live, page: bytes) -> bytes:
-        """What /metrics answers instead of ``page``. Raises RefusalError; may wait."""
+        """What /metrics answers in place of ``page``. Raises RefusalError; may wait."""
         return page
 
 
@@ -91,9 +91,9 @@ class Crash(Fault):
 
     kind: Literal["crash"]
     at_request: int | None = Field(None, ge=1)
-    """The n-th generating request from the beginning: when it arrives."""
+    """The process ends when the n-th generating request arrives."""
     at_token: int | None = Field(None, ge=1)
-    """The n-th streamed token from the beginning: instead of writing it."""
+    """The process ends in place of writing the n-th streamed token."""
 
     def begin(self, live: Live) -> None:
         if self.at_request is None and self.at_token is None:
@@ -113,9 +113,9 @@ class Crash(Fault):
 
 
 class Hang(Fault):
-    """Requests get nothing, not even headers, and running streams stop, until it is over.
+    """Requests get nothing, not even headers, and running streams stop, until the fault is over.
 
-    With ``count`` only so many requests hang, and all others go on.
+    With ``count``, only so many requests hang, and nothing else stops.
     """
 
     kind: Literal["hang"]
@@ -158,11 +158,11 @@ class Error(Fault):
 
 
 class Reset(Fault):
-    """Connections are reset: instead of an answer, or in the middle of a stream."""
+    """Connections are reset: in place of an answer, or in the middle of a stream."""
 
     kind: Literal["reset"]
     after_tokens: int | None = Field(None, ge=0)
-    """A stream is cut after so many tokens (0: after its headers); None: nothing is answered."""
+    """Streams are cut after so many tokens (0: after the headers); None: requests get no answer."""
     paths: Paths = "generating"
     share: float = Field(1.0, gt=0.0, le=1.0)
     count: int | None = Field(None, ge=1)
@@ -184,7 +184,7 @@ class Reset(Fault):
 
 
 class Slow(Fault):
-    """Every step of the engine takes ``factor`` times as long; several multiply."""
+    """Every step of the engine takes ``factor`` times as long; several such faults multiply."""
 
     kind: Literal["slow"]
     factor: float = Field(ge=1e-3, le=1e6)
@@ -195,14 +195,14 @@ class Slow(Fault):
 
 
 class Metrics(Fault):
-    """/metrics fails, hangs, is empty, misses families, or shows what it showed before."""
+    """/metrics fails, hangs, is empty, lacks families, or repeats an earlier page."""
 
     kind: Literal["metrics"]
     mode: Literal["error", "hang", "empty", "missing", "frozen"]
     families: tuple[str, ...] = ()
-    """Those that are missing, by the names on the page: "vllm:kv_cache_usage_perc"."""
+    """Families that are missing, by their names on the page: "vllm:kv_cache_usage_perc"."""
     count: int | None = Field(None, ge=1)
-    """Of scrapes."""
+    """Number of scrapes."""
 
     async def metrics(self, live: Live, page: bytes) -> bytes:
         if not live.strikes(count=self.count):
@@ -252,7 +252,7 @@ def without_families(page: bytes, families: Iterable[str]) -> bytes:
 
 
 class Live:
-    """A fault that was given to a replica, and what has become of it."""
+    """A fault that was given to a replica, and its state."""
 
     def __init__(self, number: int, fault: Fault, control: EngineControl, seed: int) -> None:
         self.id = str(number)
@@ -267,7 +267,7 @@ class Live:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self, changed: Callable[[], None]) -> None:
-        """Begin now or later. ``changed`` is called when it begins and when it is over."""
+        """Begin now or later. ``changed`` is called when the fault begins and when it is over."""
         self._changed = changed
         if self.fault.after_s:
             loop = asyncio.get_running_loop()
@@ -276,7 +276,7 @@ class Live:
             self._begin()
 
     def finish(self) -> None:
-        """It is over; harmless when it was."""
+        """End the fault, if it is not over."""
         if self._timer is not None:
             self._timer.cancel()
         self.over.set()
@@ -286,7 +286,7 @@ class Live:
             self._changed()
 
     def strikes(self, share: float = 1.0, count: int | None = None) -> bool:
-        """Whether it strikes here and now, which counts."""
+        """Whether the fault strikes this time; if so, it counts."""
         if count is not None and self.hits >= count:
             return False
         struck = share >= 1.0 or self._rng.random() < share
@@ -294,7 +294,7 @@ class Live:
         return struck
 
     def describe(self) -> dict[str, object]:
-        """For JSON."""
+        """The fault for JSON."""
         state = "over" if self.over.is_set() else "active" if self.active else "to come"
         fields = self.fault.model_dump(exclude_defaults=True)
         return {"id": self.id, "state": state, "hits": self.hits, "fault": fields}
@@ -327,7 +327,7 @@ class Faults:
         self._number = 0
 
     def start(self) -> None:
-        """The replica begins to listen: so does the time of the faults given with it."""
+        """The replica begins to listen; the times of the faults given at its start begin too."""
         for fault in self._at_start:
             self.add(fault)
 
@@ -348,16 +348,16 @@ class Faults:
         return live
 
     def clear(self) -> None:
-        """Take all faults back: who waits for one to be over goes on."""
+        """Take all faults back; whatever waits for one of them goes on."""
         for fault_id in list(self._given):
             self.remove(fault_id)
 
     def describe(self) -> list[dict[str, object]]:
-        """For JSON; faults that are over stay until they are taken back."""
+        """All faults for JSON; those that are over stay until they are taken back."""
         return [live.describe() for live in self._given.values()]
 
     async def before_request(self, *, generating: bool) -> None:
-        """A request has come. Raises RefusalError, CutError; may wait, may end the process."""
+        """A request has arrived. Raises RefusalError, CutError; may wait, may end the process."""
         for live in self._active():
             await live.fault.before_request(live, generating=generating)
 
@@ -371,13 +371,13 @@ class Faults:
         stream.tokens += tokens
 
     async def metrics(self, page: bytes) -> bytes:
-        """What /metrics answers. Raises RefusalError; may wait."""
+        """What /metrics answers in place of ``page``. Raises RefusalError; may wait."""
         for live in self._active():
             page = await live.fault.metrics(live, page)
         return page
 
     def _active(self) -> Iterator[Live]:
-        """One after the other: while one makes a request wait, others may end."""
+        """Yields them one by one: while one makes a request wait, others may end."""
         return (live for live in list(self._given.values()) if live.active)
 
     def _set_speed(self) -> None:
@@ -386,5 +386,5 @@ class Faults:
 
 
 def _die() -> None:
-    """As SIGKILL: no more bytes, no clean-up, the status a shell would show."""
+    """End as by SIGKILL: no more bytes, no clean-up, and the status that a shell would show."""
     os._exit(_KILLED)

@@ -1,4 +1,4 @@
-"""What the engine of a replica is given: a prompt and the answer it will get."""
+"""What a replica's engine is given: a prompt and the answer to it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from loadtests.sim.serving.tokens import NO_TOKENS, Tokens, count
 class EngineJob:
     """One sequence to generate; without an answer it is a pooling request.
 
-    Prefixes that look alike but have different adapters (by name or path) or ``cache_salt`` are
-    kept apart. What follows ``max_tokens`` is the engine's to set; times are wall time in seconds.
+    Equal prefixes with different adapters (by name or path) or ``cache_salt`` are kept apart. The
+    engine sets all fields after ``max_tokens``; times are wall time in seconds.
     """
 
     prompt: Tokens
@@ -23,13 +23,13 @@ class EngineJob:
     adapter_path: str = ""
     cache_salt: str = ""
     session_id: str | None = None
-    """Which conversation it belongs to, for KV events."""
+    """The conversation that it belongs to, for KV events."""
     max_tokens: int | None = None
-    """As the request says."""
+    """As the request states it."""
     sequence: Sequence | None = None
-    """Its counterpart in the engine, once it is submitted."""
+    """The job's sequence in the engine, once it is submitted."""
     block_ids: tuple[int, ...] = ()
-    """Of prompt and answer."""
+    """Ids of the blocks of prompt and answer."""
     sent_s: float = 0.0
     queued_s: float = 0.0
     admitted_s: float | None = None
@@ -44,22 +44,22 @@ class EngineJob:
 
     @property
     def generated_tokens(self) -> int:
-        """Of the answer, so far."""
+        """Tokens of the answer that exist."""
         if self.sequence is None:
             return 0
         return min(self.sequence.generated_tokens, self.answer_tokens)
 
     @property
     def cached_tokens(self) -> int:
-        """Of the prompt, found in the prefix cache; 0 before it is admitted."""
+        """Prompt tokens found in the prefix cache; 0 before the job is admitted."""
         return 0 if self.sequence is None else self.sequence.cached_tokens or 0
 
     @property
     def aborted(self) -> bool:
-        """Ended before its time: what is generated is all there will be."""
+        """Whether it was ended early: no further token will come."""
         return self.sequence is not None and self.sequence.state is SequenceState.ABORTED
 
     @property
     def done(self) -> bool:
-        """Finished or aborted."""
+        """Whether it is finished or aborted."""
         return self.sequence is not None and self.sequence.done

@@ -1,4 +1,4 @@
-"""The seam between an engine and whoever tells others what its prefix cache holds."""
+"""The seam between an engine and a publisher of what its prefix cache holds."""
 
 from collections.abc import Sequence as Ordered
 from typing import Protocol
@@ -7,7 +7,7 @@ from loadtests.sim.model.kv import BlockListener
 
 
 class KvJournal(BlockListener, Protocol):
-    """Tells others what the prefix cache holds, and in what tokens."""
+    """Publishes what the prefix cache holds, with the tokens of the blocks."""
 
     def announce(
         self,
@@ -18,13 +18,13 @@ class KvJournal(BlockListener, Protocol):
         cache_salt: str,
         session_id: str | None,
     ) -> None:
-        """What the blocks of a sequence will hold, from its first token on."""
+        """A sequence is submitted: these blocks will hold these tokens, from its first token on."""
 
     def withdraw(self, block_ids: Ordered[int]) -> None:
-        """That sequence will store no more."""
+        """That sequence is over and stores no further block."""
 
     def flush(self) -> None:
-        """Send what has gathered."""
+        """Publish what has gathered."""
 
     def close(self) -> None:
-        """Nothing comes any more."""
+        """Nothing more will come."""

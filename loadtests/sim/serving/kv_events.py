@@ -1,10 +1,10 @@
-"""Tells subscribers what a replica's prefix cache holds, as vLLM 0.32 does.
+"""Publishes what a replica's prefix cache holds, as vLLM 0.32 does.
 
-A batch has the events that had gathered when a step ended: with asynchronous scheduling these are
-the blocks of the next step as well, and what `reset_prefix_cache` did since the step before. The
-types here are what is on the wire, in vLLM's order; fields that vLLM leaves out for blocks in GPU
-memory of a model with full attention (locality, ownership, a sliding window) are left out.
-Requests for `kv_cache_report_mode: full` and multimodal keys are not simulated.
+A batch has the events that had gathered when a step ended. With asynchronous scheduling these
+include the blocks of the next step; and after `reset_prefix_cache`, its event. The types here are
+those on the wire, in vLLM's order. Fields that vLLM leaves out for blocks in GPU memory of a model
+with full attention (locality, ownership, a sliding window) are left out. Requests for
+`kv_cache_report_mode: full` and multimodal keys are not simulated.
 """
 
 from __future__ import annotations
@@ -26,28 +26,30 @@ _RANK = 0
 
 
 class BlockStored(msgspec.Struct, tag=True, omit_defaults=True, frozen=True):
-    """A sequence's next blocks can be found from now on."""
+    """A sequence's next blocks; from now on they can be found."""
 
     block_hashes: list[int]
     parent_block_hash: int | None
-    """The block before the first; None at a sequence's beginning."""
+    """The block before the first one; None at a sequence's beginning."""
     token_ids: list[int]
-    """Of all the blocks."""
+    """Tokens of all blocks."""
     block_size: int
-    """Tokens in each."""
+    """Tokens in each block."""
     lora_id: int | None
-    """Numbers adapters from 1 in the order in which they were loaded."""
+    """Adapters have numbers from 1 in the order in which they were loaded."""
     medium: str | None
     lora_name: str | None
     extra_keys: list[list[str] | None] | None = None
-    """For each block what goes into its hash besides tokens: the adapter, the first's salt."""
+    """For each block, what its hash contains besides tokens: the adapter, and the first block's
+    salt."""
     group_idx: int | None = None
     kv_cache_spec_kind: str | None = None
     session_id: str | None = None
 
 
 class BlockRemoved(msgspec.Struct, tag=True, omit_defaults=True, frozen=True):
-    """A block was given to somebody else. One of several with the same hash goes like any other."""
+    """A block was given to another sequence. When several have the same hash, each is removed
+    alone."""
 
     block_hashes: list[int]
     medium: str | None
@@ -62,7 +64,7 @@ KvEvent = BlockStored | BlockRemoved | AllBlocksCleared
 
 
 class KvEventBatch(msgspec.Struct, array_like=True, frozen=True):
-    """One payload."""
+    """The payload of one message."""
 
     ts: float
     """Seconds since 1970."""
@@ -72,7 +74,7 @@ class KvEventBatch(msgspec.Struct, array_like=True, frozen=True):
 
 @dataclass(slots=True)
 class _Chain:
-    """What an announced request computes."""
+    """The blocks of an announced request."""
 
     token_ids: memoryview
     adapter: str | None
@@ -91,9 +93,9 @@ class _Announced:
 
 
 class KvEvents(BlockListener):
-    """Hears what an engine does with its blocks and publishes it. Raises EndpointError.
+    """Publishes what an engine does with its blocks. Raises EndpointError.
 
-    ``adapters``: those loaded from the start. ``host`` takes the place of a ``*`` in endpoints.
+    ``adapters``: those loaded from the start. ``host`` replaces a ``*`` in endpoints.
     """
 
     def __init__(
@@ -120,9 +122,9 @@ class KvEvents(BlockListener):
         cache_salt: str = "",
         session_id: str | None = None,
     ) -> None:
-        """A request is submitted: what its blocks will hold, of the answer too.
+        """A request is submitted: these blocks will hold these tokens, those of the answer too.
 
-        Its tokens are four bytes each. Raises ValueError when there are fewer than in its blocks.
+        A token has four bytes. Raises ValueError when there are fewer tokens than the blocks hold.
         """
         if len(tokens) // TOKEN_BYTES < len(block_ids) * self._block_size:
             raise ValueError(
@@ -143,7 +145,7 @@ class KvEvents(BlockListener):
                 known.requests += 1
 
     def withdraw(self, block_ids: Iterable[int]) -> None:
-        """The request is over; its blocks stay in the cache, but it fills no more of them."""
+        """The request is over. Its blocks stay in the cache, but it fills no further ones."""
         announced = self._announced
         for block_id in block_ids:
             known = announced[block_id]
@@ -152,8 +154,8 @@ class KvEvents(BlockListener):
                 del announced[block_id]
 
     def stored(self, block_ids: Sequence[int], parent_id: int | None) -> None:
-        """Raises LookupError for blocks that nobody has announced."""
-        # The last one: requests that share the first may go on differently.
+        """Raises LookupError for blocks that no request has announced."""
+        # By the last block: requests that share the first may differ later.
         known = self._announced.get(block_ids[-1])
         if known is None:
             raise LookupError(f"KV block {block_ids[-1]} is filled and was not announced")
@@ -188,19 +190,19 @@ class KvEvents(BlockListener):
             self._gathered = []
 
     def flush(self) -> None:
-        """Publish a batch for each step that is over. Never blocks."""
+        """Publish a batch for each step that is over. It never blocks."""
         for events in self._ready:
             self.publisher.publish(KvEventBatch(time.time(), events, _RANK))
         self._ready.clear()
 
     def close(self) -> None:
-        """Publish what `flush` would, and end; nothing is left behind."""
+        """Publish what is left, and end the thread."""
         self.flush()
         self.publisher.close()
 
 
 def _extra_keys(chain: _Chain, index: int) -> list[str] | None:
-    """vLLM's, of a chain's block; None if there are none."""
+    """vLLM's extra keys for a block of a chain; None if there are none."""
     keys = [] if chain.adapter is None else [chain.adapter]
     if chain.cache_salt and index == 0:
         keys.append(chain.cache_salt)

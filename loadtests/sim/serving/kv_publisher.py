@@ -1,11 +1,11 @@
 """Publishes batches over ZeroMQ as vLLM 0.32 publishes KV events, and replays the latest ones.
 
 PUB sends [topic, sequence number, payload]. A client of the ROUTER sends a sequence number (after
-the empty frame that REQ adds) and gets [topic, sequence number, payload] for each batch from there
-on that is still held, then an end marker: the same frames with an empty topic, number -1 and an
-empty payload. Numbers are 8 bytes, big-endian, and start at 0 with every publisher. As with vLLM,
-the ROUTER has ZeroMQ's own mark of 1000 messages: a client that asks for more and reads slowly
-loses some of them, and asks again from its gap.
+the empty frame that REQ adds). It gets [topic, sequence number, payload] for each batch from that
+number on that is still kept, and then an end mark: the same frames with an empty topic, number -1
+and an empty payload. Numbers are 8 bytes, big-endian, and start at 0 with every publisher. As with
+vLLM, the ROUTER has ZeroMQ's own limit of 1000 messages: a client that asks for more and reads
+slowly loses some of them, and must ask again from its gap.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ class PublisherOptions:
     """Always listened on."""
     topic: str = ""
     buffer_steps: int = 10_000
-    """Batches kept for replay."""
+    """Batches that are kept for replay."""
     hwm: int = 100_000
-    """Batches that wait for a slow subscriber; further ones do not reach it."""
+    """Batches that may wait for one slow subscriber; it does not get further ones."""
     max_queue_size: int = 100_000
-    """Batches that wait to be sent at all; further ones are dropped, where vLLM would wait."""
+    """Batches that may wait to be sent; further ones are dropped, where vLLM would wait."""
 
 
 class Publisher:
-    """A thread with the sockets. `publish` never blocks; what is lost is a gap in the numbers.
+    """A thread with the sockets. `publish` never blocks; what is lost leaves a gap in the numbers.
 
-    ``host`` takes the place of a ``*``. Raises EndpointError.
+    ``host`` replaces a ``*``. Raises EndpointError.
     """
 
     def __init__(self, options: PublisherOptions, *, host: str = "*") -> None:
         self.dropped_batches = 0
-        """That found the queue full or cannot be encoded; what a slow subscriber loses nobody here
-        can see."""
+        """Batches that found the queue full, or could not be encoded. What a slow subscriber loses
+        is not known here."""
         self._topic = options.topic.encode()
         self._queue: queue.Queue[tuple[int, object]] = queue.Queue(options.max_queue_size)
         self._buffer: deque[tuple[bytes, bytes]] = deque(maxlen=options.buffer_steps)
@@ -70,7 +70,7 @@ class Publisher:
             self._pub = self._context.socket(zmq.PUB)
             self._pub.set_hwm(options.hwm)
             self.endpoint = _open(self._pub, options.endpoint, host, listen=False)
-            """Where subscribers find it."""
+            """The address for subscribers."""
             self.replay_endpoint: str | None = None
             if options.replay_endpoint is not None:
                 self._replay = self._context.socket(zmq.ROUTER)
@@ -100,7 +100,7 @@ class Publisher:
         self._rouse()
 
     def close(self) -> None:
-        """Send what waits, stop the thread and close the sockets; harmless when it is done.
+        """Send what waits, stop the thread and close the sockets. Calling it again has no effect.
 
         As with vLLM, what has not left the process by then may be lost.
         """
@@ -112,7 +112,7 @@ class Publisher:
         self._context.destroy(linger=0)
 
     def _rouse(self) -> None:
-        with contextlib.suppress(zmq.Again):  # enough calls wait already
+        with contextlib.suppress(zmq.Again):  # enough calls are waiting already
             self._wake.send(b"", zmq.NOBLOCK)
 
     def _run(self) -> None:
@@ -159,10 +159,10 @@ class Publisher:
 
 
 def _open(socket: zmq.Socket[bytes], endpoint: str, host: str, *, listen: bool) -> str:
-    """Listen or connect; the endpoint with the port that it got. Raises EndpointError."""
+    """Listen or connect. Returns the endpoint with its real port. Raises EndpointError."""
     wild = "*" in endpoint or "::" in endpoint or endpoint.startswith(("ipc://", "inproc://"))
     port = endpoint.rpartition(":")[2]
-    if port.isdigit() and int(port) > _HIGHEST_PORT:  # ZeroMQ would take another one
+    if port.isdigit() and int(port) > _HIGHEST_PORT:  # ZeroMQ would silently take another one
         raise EndpointError(f"KV events endpoint {endpoint}: ports are 0 to {_HIGHEST_PORT}")
     address = endpoint.replace("*", f"[{host}]" if ":" in host else host, 1)
     try:

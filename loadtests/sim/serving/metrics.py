@@ -10,7 +10,7 @@ _TIERS = ("device", "host", "p2p", "disk", "external_unspecified")
 
 
 def render(replica: SimulatedReplica) -> bytes:
-    """The page."""
+    """The whole page."""
     engine, stats = replica.engine, replica.engine.stats
     page = _Page(f'engine="0",model_name="{_escaped(replica.base_model)}"')
     waiting, deferred = engine.waiting_requests, engine.deferred_requests
@@ -90,7 +90,7 @@ def _distributions(page: "_Page", stats: EngineStats) -> None:
 
 def _engine_info(page: "_Page", replica: SimulatedReplica) -> None:
     limits = replica.settings.engine.limits
-    blocks = limits.num_blocks + 1  # vLLM counts its placeholder, which holds nothing
+    blocks = limits.num_blocks + 1  # vLLM also counts its placeholder, which holds nothing
     page.family("cache_config_info", "Information of the LLMEngine CacheConfig", "gauge")
     page.sample(
         "cache_config_info",
@@ -114,7 +114,7 @@ def _engine_info(page: "_Page", replica: SimulatedReplica) -> None:
 
 
 def _escaped(value: str) -> str:
-    """A label's value as the text format has it."""
+    """A label's value, escaped as the text format wants it."""
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 

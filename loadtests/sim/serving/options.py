@@ -1,4 +1,4 @@
-"""Command line of `python -m loadtests.sim`."""
+"""The command line of `python -m loadtests.sim`."""
 
 import argparse
 import math
@@ -98,7 +98,7 @@ def _engine(given: argparse.Namespace, adapters: tuple[str, ...]) -> EngineSetti
 
 
 def _adjusted(profile: Profile, changes: Sequence[str]) -> Profile:
-    """With the fields of ``FIELD=VALUE`` set. Raises ValueError."""
+    """The profile with the fields of ``FIELD=VALUE`` set. Raises ValueError."""
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals or name not in _NUMBERS:
@@ -121,7 +121,7 @@ def _adjusted(profile: Profile, changes: Sequence[str]) -> Profile:
 
 
 def _kv_events(given: argparse.Namespace, index: int) -> PublisherOptions | None:
-    """Of the replica of that index."""
+    """Where the replica of that index publishes its KV events."""
     if given.kv_events_endpoint is None:
         if given.kv_events_replay_endpoint is not None:
             raise ValueError("--kv-events-replay-endpoint needs --kv-events-endpoint")
@@ -135,7 +135,8 @@ def _kv_events(given: argparse.Namespace, index: int) -> PublisherOptions | None
 
 
 def _shifted(endpoint: str, index: int) -> str:
-    """The endpoint of a further replica: the port after the one before, as vLLM's ranks do."""
+    """The endpoint of the replica of that index: each has the port after the one before, as vLLM's
+    ranks do."""
     head, colon, port = endpoint.rpartition(":")
     if not index or not port.isdigit() or port == "0":
         return endpoint

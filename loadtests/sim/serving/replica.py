@@ -11,7 +11,7 @@ from loadtests.sim.serving.kv_events import KvEvents
 from loadtests.sim.serving.kv_publisher import PublisherOptions
 
 VERSION = "0.32.0+sim"
-"""The vLLM version whose HTTP surface is followed."""
+"""The vLLM version whose HTTP surface this one follows."""
 
 
 class UnknownModelError(Exception):
@@ -20,7 +20,7 @@ class UnknownModelError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSettings:
-    """What is served. `models` are names of the one base model, the first is the canonical one."""
+    """What a replica serves. `models` are the names of one base model, its canonical name first."""
 
     models: tuple[str, ...]
     engine: EngineSettings
@@ -38,7 +38,7 @@ class ReplicaSettings:
 
 
 class SimulatedReplica:
-    """State behind one port. Raises EndpointError when its KV events cannot be published."""
+    """The state behind one port. Raises EndpointError when KV events cannot be published."""
 
     def __init__(self, settings: ReplicaSettings, *, host: str = "*") -> None:
         self.settings = settings
@@ -70,7 +70,7 @@ class SimulatedReplica:
 
     @property
     def block_tokens(self) -> int:
-        """Of a KV block."""
+        """Tokens of a KV block."""
         return self.settings.engine.limits.block_size_tokens
 
     @property
@@ -79,7 +79,7 @@ class SimulatedReplica:
         return self.settings.engine.limits.max_loras
 
     def adapter_of(self, model: str) -> str | None:
-        """The adapter that a model name means, None for the base model.
+        """The adapter that a model name stands for; None for the base model.
 
         Raises UnknownModelError.
         """

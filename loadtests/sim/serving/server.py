@@ -34,7 +34,7 @@ Handler = Callable[[SimulatedReplica, web.BaseRequest], Awaitable[web.StreamResp
 
 _MAX_BODY_BYTES = 256 * 1024 * 1024
 _KEEPALIVE_S = 75.0
-_CUT_OFF_S = 0.01  # aiohttp takes 0 for no limit
+_CUT_OFF_S = 0.01  # to aiohttp, 0 means no limit
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """Value of SO_LINGER: no waiting, a reset."""
 
@@ -51,7 +51,7 @@ _GENERATING: Mapping[str, Handler] = {
     "/score": pooling.score,
     "/v1/score": pooling.score,
 }
-"""POST. They run in the engine."""
+"""By path, for POST. These use the engine."""
 _ROUTES: Mapping[str, Mapping[str, Handler]] = {
     **{path: {"POST": endpoint} for path, endpoint in _GENERATING.items()},
     "/health": {"GET": models.health},
@@ -88,7 +88,7 @@ _REFUSALS: Mapping[HTTPStatus, tuple[str, str]] = {
     HTTPStatus.INTERNAL_SERVER_ERROR: ("InternalServerError", _DEAD),
     HTTPStatus.SERVICE_UNAVAILABLE: ("Service Unavailable", _BUSY),
 }
-"""Type and message as vLLM has them; for a status it never sends, the status says both."""
+"""vLLM's type and message; a status that it never sends has its own name as both."""
 
 
 class ReplicaServer:
@@ -126,7 +126,7 @@ class ReplicaServer:
         self.replica.faults.start()
 
     async def stop(self, drain_s: float = 0.0) -> None:
-        """Accept nothing more, let what runs finish for up to drain_s, then cut it off."""
+        """Accept nothing more, let running requests finish for up to drain_s, then cut them off."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -162,11 +162,11 @@ class ReplicaServer:
             return _refusal_reply(refusal, request)
         except CutError:
             _reset(request)
-            return web.Response()  # to nobody
+            return web.Response()  # nobody gets it
         except EngineDeadError:
             return _failed(request)
         except ConnectionError:
-            return web.Response()  # to nobody: the client left
+            return web.Response()  # nobody gets it: the client left
         except Exception:
             logger.exception("%s %s failed", request.method, request.path)
             return _failed(request)
@@ -188,7 +188,7 @@ class ReplicaServer:
 
 
 def _plain_error(status: HTTPStatus) -> ApiError:
-    """What vLLM answers where no endpoint of its own does."""
+    """vLLM's answer when it has no endpoint for the request."""
     return ApiError(status.phrase, status=status, kind=status.phrase)
 
 

@@ -1,4 +1,4 @@
-"""What one engine has counted since it started, in the terms of vLLM 0.32's metrics."""
+"""What one engine has counted since it started, in terms of vLLM 0.32's metrics."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -29,7 +29,7 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float, times: int = 1) -> None:
-        """Count a value, so many times."""
+        """Count a value ``times`` times."""
         self.counts[bisect_left(self.bounds, value)] += times
         self.sum += value * times
 
@@ -43,11 +43,11 @@ class EngineStats:
     """Totals with the meaning of vLLM's metrics; times are wall time in seconds."""
 
     max_model_len: int
-    """Tokens; bounds the buckets of the histograms of tokens."""
+    """In tokens; bounds the buckets of the histograms of tokens."""
     prompt_tokens: int = 0
-    """Of prompts whose computing has ended."""
+    """Tokens of prompts whose prefill has ended."""
     cached_tokens: int = 0
-    """Those of them that were not computed."""
+    """Those of them that were found cached."""
     generation_tokens: int = 0
     prefix_queries: int = 0
     """Tokens looked up in the prefix cache at an admission; not again after a preemption."""
@@ -58,7 +58,7 @@ class EngineStats:
     first_token_s: Histogram = field(default_factory=lambda: Histogram(_FIRST_TOKEN_BOUNDS_S))
     between_tokens_s: Histogram = field(default_factory=lambda: Histogram(_TOKEN_BOUNDS_S))
     output_token_s: Histogram = field(default_factory=lambda: Histogram(_TOKEN_BOUNDS_S))
-    """A request's mean."""
+    """Mean time per output token of a request."""
     whole_s: Histogram = field(default_factory=_requests_s)
     queue_s: Histogram = field(default_factory=_requests_s)
     prefill_s: Histogram = field(default_factory=_requests_s)
@@ -70,7 +70,7 @@ class EngineStats:
     request_generation_tokens: Histogram = field(init=False)
     request_max_tokens: Histogram = field(init=False)
     adapters_seen_s: dict[tuple[str, str], float] = field(default_factory=dict)
-    """(running, waiting) adapters, comma-separated, to the Unix time when last so."""
+    """By (running, waiting) adapters, comma-separated: the Unix time when this was last so."""
 
     def __post_init__(self) -> None:
         bounds = _token_bounds(self.max_model_len)

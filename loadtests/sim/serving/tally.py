@@ -11,13 +11,13 @@ _ADAPTER_SERIES: Final = 64
 
 
 class Tally:
-    """Keeps the books. Times are wall time in seconds."""
+    """Counts into the statistics. Times are wall time in seconds."""
 
     def __init__(self, max_model_len: int) -> None:
         self.stats = EngineStats(max_model_len)
 
     def admitted(self, job: EngineJob, at_s: float) -> None:
-        """Into the batch, for the first time."""
+        """The job is in the batch for the first time."""
         if job.admitted_s is not None:
             return
         job.admitted_s = at_s
@@ -25,9 +25,9 @@ class Tally:
         self.stats.prefix_hits += job.cached_tokens
 
     def stepped(self, jobs: Iterable[EngineJob], steps: int, at_s: float) -> None:
-        """So many steps gave each job a token; the last of them ended at ``at_s``.
+        """So many steps gave each job a token; the last step ended at ``at_s``.
 
-        The first of a job's tokens must have come at the end of a single step.
+        A job's first token must have come at the end of a single step.
         """
         stats = self.stats
         decoded = computed_tokens = 0
@@ -50,11 +50,11 @@ class Tally:
             stats.between_tokens_s.observe((at_s - before_s) / steps, tokens * steps)
 
     def preempted(self) -> None:
-        """A sequence has to start over."""
+        """A sequence must start over."""
         self.stats.preemptions += 1
 
     def finished(self, job: EngineJob) -> None:
-        """Generated to its end."""
+        """The job is generated to its end."""
         assert job.sequence is not None
         assert job.admitted_s is not None
         assert job.first_token_s is not None
@@ -75,10 +75,10 @@ class Tally:
             stats.request_max_tokens.observe(job.max_tokens)
 
     def adapters(self, running: set[str], waiting: set[str], at_s: float) -> None:
-        """Whose requests run and wait now; ``at_s`` is Unix time."""
+        """The adapters of running and of waiting requests; ``at_s`` is Unix time."""
         seen = self.stats.adapters_seen_s
         names = (",".join(sorted(running)), ",".join(sorted(waiting)))
-        # Like vLLM's gauge, series of earlier states stay; the newest has the largest value.
+        # As with vLLM's gauge, series of earlier states stay; the newest has the largest value.
         seen.pop(names, None)
         seen[names] = at_s
         if len(seen) > _ADAPTER_SERIES:

@@ -1,10 +1,9 @@
-"""Tokenizer stand-in: every token is exactly four bytes, so prompts are handled as plain bytes.
+"""A stand-in for a tokenizer: every token is exactly four bytes, so prompts are plain bytes.
 
-A text is cut into four-byte pieces from where its message starts; the last piece is padded with a
-byte that UTF-8 never uses. Markers between messages are four bytes that UTF-8 never uses either.
-So text, tokens and ids are one thing seen three ways (an id is the token's bytes as an unsigned
-little-endian number), and a conversation that extends another one has the other one's tokens as
-its prefix.
+A text is cut into pieces of four bytes, from the beginning of its message; the last piece is padded
+with a byte that UTF-8 never uses. Markers between messages are four bytes that UTF-8 never uses
+either. So text, tokens and ids are three views of the same bytes (an id is the token's bytes as an
+unsigned little-endian number), and a conversation that extends another one begins with its tokens.
 """
 
 from array import array
@@ -15,7 +14,7 @@ import orjson
 import xxhash
 
 Tokens = NewType("Tokens", bytes)
-"""Token sequence; its length in bytes is TOKEN_BYTES times its length in tokens."""
+"""A sequence of tokens; its length in bytes is TOKEN_BYTES times its length in tokens."""
 
 TOKEN_BYTES = 4
 IMAGE_TOKENS = 64
@@ -24,7 +23,7 @@ MAX_TOKEN_ID = 2**32 - 1
 NO_TOKENS = Tokens(b"")
 TURN_START = Tokens(b"\xff\xff\xff\x01")
 TURN_END = Tokens(b"\xff\xff\xff\x02")
-"""Ends a message; the model's end-of-sequence token."""
+"""Ends a message; it is also the model's end-of-sequence token."""
 
 _NAME_MASK = (1 << 63) - 1
 _PAD = b"\xfe"
@@ -62,12 +61,13 @@ def to_ids(tokens: bytes) -> list[int]:
 
 
 def prefix_salt(adapter: str | None, adapter_path: str, cache_salt: str) -> int:
-    """Start of the chain of block names: prefixes with different salts never match."""
+    """The start of a chain of block names: prefixes with different salts never match."""
     return xxhash.xxh3_64_intdigest(f"{adapter or ''}\0{adapter_path}\0{cache_salt}".encode())
 
 
 def block_ids(tokens: bytes, salt: int, block_tokens: int) -> tuple[int, ...]:
-    """Names of the full KV blocks: 63 bits, each hashed with the one before, the first with salt.
+    """Names of the full KV blocks: 63 bits, each hashed with the name before it, the first with
+    salt.
 
     So equal names mean equal tokens from the beginning on, and equal salts.
     """
@@ -88,10 +88,10 @@ def render_chat(
     *,
     generation_prompt: bool = True,
 ) -> Tokens:
-    """Tokens of a conversation, ending where the assistant's answer begins.
+    """Tokens of a conversation; they end where the assistant's answer begins.
 
-    Content is null, a string or a list of parts; texts of parts are joined by a newline, an image
-    or sound counts IMAGE_TOKENS that depend on its address or data.
+    Content is null, a string or a list of parts. The texts of parts are joined by a newline; an
+    image or sound counts as IMAGE_TOKENS tokens that depend on its address or data.
     """
     pieces: list[bytes] = []
     if tools:

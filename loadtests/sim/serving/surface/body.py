@@ -1,4 +1,4 @@
-"""Reading a JSON request body, and errors in vLLM's shape."""
+"""Reads a JSON request body, and writes errors in vLLM's form."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -7,7 +7,7 @@ from typing import Never
 import orjson
 
 _DEEPEST = 200
-"""Objects and lists within each other; orjson reads deeper ones than it writes."""
+"""Depth of nested objects and lists: orjson reads deeper ones than it writes."""
 
 
 class ApiError(Exception):
@@ -28,7 +28,7 @@ class ApiError(Exception):
         self.param = param
 
     def openai(self) -> bytes:
-        """Body as vLLM's OpenAI endpoints send it."""
+        """The body as vLLM's OpenAI endpoints send it."""
         return orjson.dumps(
             {
                 "error": {
@@ -41,11 +41,11 @@ class ApiError(Exception):
         )
 
     def plain(self) -> bytes:
-        """Body where no endpoint is reached."""
+        """The body when no endpoint is reached."""
         return orjson.dumps({"detail": self.message})
 
     def anthropic(self) -> bytes:
-        """Body as /v1/messages sends it."""
+        """The body as /v1/messages sends it."""
         return orjson.dumps(
             {"type": "error", "error": {"type": self.kind, "message": self.message}}
         )

@@ -22,27 +22,27 @@ _DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class ChoiceFormat:
-    """Where the two differ. Strings are pieces of a chunk's JSON."""
+    """What differs between the two. Strings are pieces of a chunk's JSON."""
 
     id_prefix: str
     whole: str
-    """Value of ``object`` in a whole answer."""
+    """``object`` of a whole answer."""
     chunk: str
-    """Value of ``object`` in a chunk."""
+    """``object`` of a chunk."""
     text_start: str
-    """From a choice's index to the text of its token."""
+    """What stands between a choice's index and the text of its token."""
     text_end: str
     unfinished: str
-    """Behind ``"finish_reason":null``."""
+    """What follows ``"finish_reason":null``."""
     choice_end: str
-    """The end of every chunk's choice."""
+    """The end of the choices in every chunk."""
     no_usage: str
-    """In place of the usage, in a stream that does not report it all the time."""
+    """Stands in the usage's place, in a stream that does not report usage in every chunk."""
     said: Callable[[str], Mapping[str, object]]
-    """A whole choice's fields for its text."""
+    """The fields of a whole choice that hold its text."""
     first_chunk: str = ""
-    """From a choice's index to the end of its choices, in a chunk before the first token; "": there
-    is no such chunk."""
+    """What follows a choice's index in a chunk before the first token; "": there is no such
+    chunk."""
     first_chunk_end: str = ""
     choice_fields: Mapping[str, object] = field(default_factory=dict)
     """More fields of a whole choice."""
@@ -85,7 +85,7 @@ def _identity(generation: Generation, kind: str) -> dict[str, object]:
 
 
 class _ChoiceStream:
-    """Chunks put together as text: they differ in little more than their token."""
+    """Puts chunks together as text: they differ in little more than their token."""
 
     def __init__(
         self, generation: Generation, form: ChoiceFormat, *, usage: bool, usage_so_far: bool

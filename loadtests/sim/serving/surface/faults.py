@@ -1,4 +1,4 @@
-"""/sim/faults: what the replica does wrong on purpose. No endpoint of vLLM."""
+"""/sim/faults: what the replica does wrong on purpose. vLLM has no such endpoint."""
 
 import orjson
 from aiohttp import web
@@ -16,7 +16,7 @@ async def list_faults(replica: SimulatedReplica, request: web.BaseRequest) -> we
 
 
 async def give_faults(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
-    """One fault, or a list of them; all are good or none is given. Answers them with their ids."""
+    """Give one fault, or a list of them; if one is wrong, none is given. Replies with their ids."""
     data = await request.read()
     try:
         document = orjson.loads(data)
@@ -31,7 +31,7 @@ async def give_faults(replica: SimulatedReplica, request: web.BaseRequest) -> we
 async def take_back_faults(
     replica: SimulatedReplica, request: web.BaseRequest
 ) -> web.StreamResponse:
-    """The faults named by ?id=, or all. Answers what is left."""
+    """Take back the faults named by ?id=, or all. Replies with those that are left."""
     ids = request.query.getall("id", [])
     known = {each["id"] for each in replica.faults.describe()}
     for fault_id in ids:

@@ -22,7 +22,7 @@ _MOST_CHOICES = 16384
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What a request says about its output, before the prompt is known."""
+    """What a request says about its output, whatever its prompt."""
 
     max_tokens: int | None
     min_tokens: int = 0
@@ -49,21 +49,21 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One answer in the making."""
+    """One answer while it is generated."""
 
     index: int
     job: EngineJob
     plan: PlannedAnswer
-    """What it will be unless it is aborted."""
+    """The answer, unless it is aborted."""
 
     @property
     def answer(self) -> PlannedAnswer:
-        """As far as it will ever come."""
+        """The answer as far as it can still come."""
         job = self.job
         return self.plan.cut(job.generated_tokens) if job.aborted else self.plan
 
     def ends(self, tokens: int) -> bool:
-        """Whether there is nothing after so many tokens, all that there are so far."""
+        """Whether the answer ends after so many tokens, which are all that exist so far."""
         return tokens == self.job.answer_tokens or self.job.aborted
 
 
@@ -77,7 +77,7 @@ class GenerationUsage:
     created_cache_tokens: int
 
     def so_far(self) -> dict[str, object]:
-        """As chunks of a stream report it in the middle."""
+        """As a stream's chunks report it before the end."""
         return {
             "prompt_tokens": self.prompt_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
@@ -103,17 +103,17 @@ class StreamFormat(Protocol):
     def tokens(self, choice: Choice, first: int, last: int) -> bytes:
         """Tokens first (inclusive) to last (exclusive) of a choice, and its end if it ends.
 
-        There may be no tokens, but an end.
+        There may be an end without tokens.
         """
         ...
 
     def tail(self) -> bytes:
-        """After the last choice's end."""
+        """After the end of the last choice."""
         ...
 
 
 class Generation:
-    """A request under way."""
+    """A request for which answers are generated."""
 
     def __init__(
         self,
@@ -125,7 +125,8 @@ class Generation:
         *,
         prefix: str,
     ) -> None:
-        """Checks the request; nothing runs yet. ``prefix`` is of its id. Raises ApiError."""
+        """Checks the request; nothing runs yet. ``prefix``: of the request's id. Raises
+        ApiError."""
         self.request_id = make_request_id(prefix, request)
         self.created_s = int(time.time())
         adapter, self.model = find_model(replica, body)
@@ -169,7 +170,7 @@ class Generation:
         )
 
     async def run(self) -> None:
-        """Until all choices are finished; leaves nothing behind in the engine when cancelled."""
+        """Run until all choices are finished; when cancelled, nothing stays in the engine."""
         submission = self._replica.engine.submit([choice.job for choice in self.choices])
         try:
             await submission.finished()
@@ -179,9 +180,9 @@ class Generation:
     async def stream(
         self, request: web.BaseRequest, stream_format: StreamFormat
     ) -> web.StreamResponse:
-        """Send headers at once and tokens as they come; a client that leaves ends the work.
+        """Send headers at once and tokens as they come; when the client leaves, the work ends.
 
-        A client that reads slowly does not hold up the engine: it gets the rest when it is ready.
+        A client that reads slowly does not delay the engine: it gets the rest later.
         """
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream; charset=utf-8"} | echo_request_id(request)
@@ -218,12 +219,12 @@ class Generation:
 
 
 def choices_wanted(body: Body) -> int:
-    """Answers to each prompt. Raises ApiError."""
+    """Number of answers to each prompt. Raises ApiError."""
     return body.integer("n", least=1, most=_MOST_CHOICES) or 1
 
 
 def find_model(replica: SimulatedReplica, body: Body) -> tuple[str | None, str]:
-    """The adapter asked for, if any, and the model name to answer with. Raises ApiError."""
+    """The adapter asked for, if any, and the model name for the reply. Raises ApiError."""
     model = body.text("model") or replica.base_model
     try:
         return replica.adapter_of(model), model
@@ -235,7 +236,7 @@ def find_model(replica: SimulatedReplica, body: Body) -> tuple[str | None, str]:
 
 
 def _session_id(request: web.BaseRequest, body: Body) -> str | None:
-    """Where vLLM looks for it, in this order."""
+    """The session's id, looked for where vLLM does, in this order."""
     extra = body.part("vllm_xargs").get("session_id")
     named = body.text("session_id") or _header(request, "X-Session-ID") or extra
     return named if isinstance(named, str) and named else None

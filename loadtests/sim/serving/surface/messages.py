@@ -1,4 +1,4 @@
-"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages as vLLM serves them."""
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages API, as vLLM serves it."""
 
 from collections.abc import Mapping
 
@@ -106,7 +106,7 @@ def _event(kind: str, fields: Mapping[str, object]) -> bytes:
 
 
 def _final_usage(generation: Generation) -> dict[str, object]:
-    # At the end, and only there, input_tokens leaves out what the cache has read or written.
+    # Only at the end, input_tokens leaves out the tokens that the cache has read or written.
     usage = generation.usage()
     cache_tokens = usage.cached_tokens + usage.created_cache_tokens
     return {

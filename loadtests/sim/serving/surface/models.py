@@ -1,4 +1,4 @@
-"""What a replica serves and how it is: models, adapters, health, metrics."""
+"""What a replica serves, and its state: models, adapters, health, metrics."""
 
 from http import HTTPStatus
 
@@ -13,18 +13,18 @@ from loadtests.sim.serving.surface.validation import read_json, read_query
 
 
 async def health(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
-    """200 while the engine lives, 503 for what is left of the process after it."""
+    """200 while the engine lives, 503 when the engine is dead."""
     alive = not replica.engine.dead.is_set()
     return web.Response(status=HTTPStatus.OK if alive else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 async def version(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
-    """The version followed."""
+    """The vLLM version that is followed."""
     return json_reply({"version": VERSION}, request)
 
 
 async def metrics(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
-    """Prometheus page, or what a fault makes of it."""
+    """The Prometheus page, or what a fault makes of it."""
     page = await replica.faults.metrics(render(replica))
     return web.Response(
         body=page, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
@@ -32,7 +32,7 @@ async def metrics(replica: SimulatedReplica, request: web.BaseRequest) -> web.St
 
 
 async def load(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
-    """Requests in the server."""
+    """The number of requests in the server."""
     engine = replica.engine
     return json_reply({"server_load": engine.running_requests + engine.waiting_requests}, request)
 
@@ -67,7 +67,7 @@ class _Reset(BaseModel):
 async def load_lora_adapter(
     replica: SimulatedReplica, request: web.BaseRequest
 ) -> web.StreamResponse:
-    """Serve an adapter from now on; the engine stands still while its weights are loaded."""
+    """Serve an adapter from now on; the engine is stopped while its weights are loaded."""
     _need_loras(replica)
     wanted = await read_json(_Load, request)
     name = wanted.lora_name
@@ -82,7 +82,7 @@ async def load_lora_adapter(
 async def unload_lora_adapter(
     replica: SimulatedReplica, request: web.BaseRequest
 ) -> web.StreamResponse:
-    """Stop serving an adapter; requests that run or wait with it finish."""
+    """Stop serving an adapter; its running and waiting requests finish."""
     _need_loras(replica)
     name = (await read_json(_Unload, request)).lora_name
     if not name:
@@ -97,7 +97,7 @@ async def unload_lora_adapter(
 async def reset_prefix_cache(
     replica: SimulatedReplica, request: web.BaseRequest
 ) -> web.StreamResponse:
-    """Empty the prefix cache; fails while requests run, unless these are to start over."""
+    """Empty the prefix cache. It fails while requests run, unless they are to start over."""
     running = read_query(_Reset, request).reset_running_requests
     success = replica.engine.forget_prefixes(running=running)
     return json_reply({"success": success}, request)

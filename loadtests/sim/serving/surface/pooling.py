@@ -55,7 +55,7 @@ async def embeddings(replica: SimulatedReplica, request: web.BaseRequest) -> web
 
 
 async def rerank(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
-    """Documents ordered by the words they share with a query."""
+    """Documents, ordered by the words that they share with a query."""
     body = Body.parse(await request.read())
     body.need("query")
     query = body.text("query")
@@ -111,7 +111,7 @@ async def score(replica: SimulatedReplica, request: web.BaseRequest) -> web.Stre
 
 
 async def _compute(replica: SimulatedReplica, body: Body, prompts: Ordered[Tokens]) -> str:
-    """Run the prompts through the engine; the model name to answer with."""
+    """Run the prompts through the engine. Returns the model name for the reply."""
     adapter, model = find_model(replica, body)
     for prompt in prompts:
         if not prompt:

@@ -27,7 +27,7 @@ async def sleep(replica: SimulatedReplica, request: web.BaseRequest) -> web.Stre
 
 
 async def wake_up(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
-    """Of all memory, or of the parts that ?tags= names (repeat it)."""
+    """Get back all memory, or the parts that ?tags= names (repeat it)."""
     tags = request.query.getall("tags", []) or None
     awake = await replica.control.wake_up(tags)
     return json_reply({"status": "awake" if awake else "sleeping", "tags": tags}, request)
@@ -52,5 +52,5 @@ async def resume(replica: SimulatedReplica, request: web.BaseRequest) -> web.Str
 
 
 async def is_paused(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
-    """Whether /resume is wanted."""
+    """Whether the engine waits for /resume."""
     return json_reply({"is_paused": replica.control.is_paused}, request)

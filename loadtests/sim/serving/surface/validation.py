@@ -1,4 +1,4 @@
-"""Reading parameters as FastAPI does, and saying what is wrong with them in vLLM's words."""
+"""Reads parameters as FastAPI does, and reports errors in vLLM's words."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ async def read_json(model: type[M], request: web.BaseRequest) -> M:
         raise _wrong(["Unsupported Media Type: Only 'application/json' is allowed"], None)
     try:
         document = json.loads(await request.read())
-        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
+        json.dumps(document, ensure_ascii=False).encode()  # half of a surrogate pair is not text
     except (ValueError, RecursionError) as error:
         at = error.pos if isinstance(error, json.JSONDecodeError) else 0
         reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
