@@ -17,8 +17,8 @@ from loadtests.workloads.sessions import Ask, Session, Turn
 
 @dataclass(frozen=True, slots=True)
 class SharedPrefix:
-    """``groups`` system prompts with ``prompts_per_group`` questions each, again and again: the
-    terms of inference-perf's ``shared_prefix``.
+    """``groups`` system prompts with ``prompts_per_group`` questions each, sent again and again:
+    the terms of inference-perf's ``shared_prefix``.
 
     ``order``: ``cycle`` goes through one shuffle of all prompts over and over, as inference-perf
     does; ``random`` draws any prompt each time.
@@ -35,7 +35,7 @@ class SharedPrefix:
     tenant: str = ""
 
     def session(self, index: int) -> Session:
-        """The session number ``index``; there is no last one."""
+        """The session number ``index``; the supply is endless."""
         scope = f"{self.name}/{self.seed}"
         prompts = self.groups * self.prompts_per_group
         if self.order == "cycle":
@@ -54,8 +54,8 @@ class SharedPrefix:
 
 @dataclass(frozen=True, slots=True)
 class LoraMix:
-    """Single requests, each for one of many adapters, whose popularity is Zipf's: the adapter of
-    rank r is asked for in proportion to 1 / r ** ``exponent``. Each has its own system prompt."""
+    """Single requests for many adapters, whose popularity follows Zipf's law: the adapter of rank r
+    is asked for in proportion to 1 / r ** ``exponent``. Each adapter has its own system prompt."""
 
     name: str
     seed: int
@@ -67,7 +67,7 @@ class LoraMix:
     tenant: str = ""
 
     def session(self, index: int) -> Session:
-        """The session number ``index``; there is no last one."""
+        """The session number ``index``; the supply is endless."""
         scope = f"{self.name}/{self.seed}"
         rng = random.Random(f"{scope}/{index}")
         rank = zipf_rank(rng, self.adapters, self.exponent)

@@ -8,7 +8,7 @@ from itertools import islice, pairwise
 
 import pytest
 
-from loadtests.workloads.arrivals import Stage, arrival_times, ramp
+from loadtests.workloads.arrivals import Stage, arrival_times
 from loadtests.workloads.catalogue import interactive_chat
 from loadtests.workloads.prompts import Role, Segment
 from loadtests.workloads.sessions import Ask, Conversation, Request, Session, Turn
@@ -64,7 +64,6 @@ def test_stages_follow_each_other() -> None:
     assert [sum(low <= time < low + 5 for time in times) for low in (0, 5, 10, 15, 20)] == [
         9, 10, 0, 99, 100,
     ]  # fmt: skip
-    assert [stage.per_s for stage in ramp(3, 60, 4, 30)] == [3, 22, 41, 60]
     with pytest.raises(ValueError, match="a rate from 0 and a duration over 0"):
         Stage(-1, 10)
 
