@@ -20,7 +20,7 @@ _factories: dict[tuple[PartKind, str], Factory] = {}
 
 
 class PolicyError(ValueError):
-    """A policy is unknown, wrongly parameterised, or its plugin is broken; the message says which,
+    """A policy is unknown or has wrong parameters, or its plugin is broken; the message says which,
     and what would be right."""
 
 
@@ -53,11 +53,13 @@ def names(kind: PartKind) -> list[str]:
 
 
 def about(kind: PartKind, name: str) -> str:
-    """A line on it for people: the first sentence of the factory's docstring, "" without one.
+    """One line about a factory for people: the first sentence of its docstring, "" without one.
     Raises KeyError for an unknown name."""
     factory = _factories[kind, name]
     text = inspect.cleandoc(factory.__doc__ or "").partition("\n\n")[0]
-    if text.startswith(f"{getattr(factory, '__name__', '')}("):  # what a dataclass writes of itself
+    if text.startswith(
+        f"{getattr(factory, '__name__', '')}("
+    ):  # the docstring that a dataclass makes for itself
         return ""
     return " ".join(text.replace("``", "").split()).partition(". ")[0].removesuffix(".")
 

@@ -32,7 +32,7 @@ class PolicySpec:
 
 
 class _Completed(RoutingPolicy):
-    """A policy of somebody else that has `rank`, but lacks other methods: those do nothing."""
+    """A plugin's policy that has `rank` but lacks other methods; those do nothing."""
 
     def __init__(self, policy: object, rank: Callable[..., Ranking]) -> None:
         self._rank = rank

@@ -1,4 +1,4 @@
-"""The seam between routing policies and whoever drives them: the picker or the simulator."""
+"""The seam between routing policies and their drivers: the picker and the simulator."""
 
 from __future__ import annotations
 
@@ -111,10 +111,10 @@ class Features(NamedTuple):
     and of the request. A tuple for the same reason as `EndpointView`."""
 
     slot: int
-    """Of the endpoint chosen."""
+    """Slot of the endpoint chosen."""
     endpoint: EndpointView
     prompt_tokens: float
-    """Estimated."""
+    """As estimated."""
     matched_tokens: float
     """Believed to be cached there, at most the prompt."""
     max_output_tokens: float
@@ -159,24 +159,27 @@ class Observation:
     """One completed request, for policies that learn."""
 
     slot: int
-    """The endpoint that served it. Not ``features.slot`` when a fallback did: the features are
-    then of another endpoint than the times."""
+    """The endpoint that served the request. After a fallback it is not ``features.slot``: then the
+    features are those of another endpoint than the times."""
     features: Features
     prompt_tokens: float
     """As the engine reported, else as estimated."""
     cached_tokens: float | None
-    """Of the prompt, as the engine reported; None: it did not."""
+    """Part of the prompt, as the engine reported it; None: it did not."""
     output_tokens: float
     ttft_s: float | None
-    """From the picker's answer to the first byte of the body; None: none came."""
+    """From the request's arrival to the first byte of the body; behind another gateway, from the
+    picker's answer. None: no byte came."""
     duration_s: float
-    """From the request's arrival to its end."""
+    """To the end of the answer, from the same time."""
     ok: bool
-    """Answered with status 200; the times of others say nothing about the engine."""
+    """Whether the answer had status 200; the times of other answers say nothing about the
+    engine."""
 
     @property
     def uncached_tokens(self) -> float:
-        """Prompt tokens that had to be prefilled: as reported, else as believed."""
+        """Prompt tokens that had to be prefilled: as the engine reported, else as the picker
+        believed."""
         if self.cached_tokens is not None:
             return max(0.0, self.prompt_tokens - self.cached_tokens)
         return self.features.prompt_tokens - self.features.matched_tokens

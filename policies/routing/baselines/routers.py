@@ -78,10 +78,10 @@ class CacheAwareLibrary(CacheAware):
 class AibrixPrefixCache(Baseline):
     """AIBrix's ``prefix-cache``: the longest match among endpoints that are not overloaded.
 
-    Requests in flight everywhere within ``imbalance`` of each other, else least requests. Then,
-    among endpoints with a match and at most mean + ``sigmas`` standard deviations of requests,
-    the longest match in whole percent of the prompt, of equals the one with fewer requests; when
-    there is none, least requests.
+    When requests in flight differ by more than ``imbalance`` between endpoints: least requests.
+    Otherwise, among endpoints with a match and with at most mean + ``sigmas`` standard deviations
+    of requests: the longest match in whole percent of the prompt, and of equal ones the one with
+    fewer requests. When there is none: least requests.
     """
 
     def __init__(self, *, imbalance: float = 8.0, sigmas: float = 1.0) -> None:
@@ -108,10 +108,10 @@ class AibrixPrefixCache(Baseline):
 class Dynamo(Baseline):
     """NVIDIA Dynamo's KV router: least ``overlap_weight`` x prefill blocks + decode blocks.
 
-    Prefill blocks: the prompt's that are not cached, and those still to be prefilled for requests
-    in flight. Decode blocks: those that requests in flight hold; Dynamo counts the answers as
-    they grow, we count what is expected of them. At a ``temperature`` above 0 endpoints are drawn
-    by a softmax over costs scaled to 0..1.
+    Prefill blocks are those of the prompt that are not cached, and those of requests in flight that
+    are still to be prefilled. Decode blocks are those that requests in flight hold; Dynamo counts
+    answers as they grow, we count their expected length. With a ``temperature`` above 0, endpoints
+    are drawn by a softmax over costs scaled to 0..1.
     """
 
     def __init__(
