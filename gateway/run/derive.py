@@ -22,16 +22,15 @@ from picker.settings import OutputBound, PickerSettings, PoolSettings, RewriteRu
 from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
 from picker.signals.scraper import ScrapedPool, ScrapeSettings
-from policies import registry
-from policies.routing.types import RoutingPolicy
+from policies.routing.spec import PolicySpec
 
 
 def picker_settings(config: Config) -> PickerSettings:
-    """What the picker decides by. Raises PolicyError for a policy that cannot be built."""
+    """What the picker decides by."""
     pools = tuple(
         PoolSettings(
             name=pool.name,
-            policy=routing_policy(config.profile_of(pool)),
+            policy=policy_spec(config.profile_of(pool)),
             models=pool.models,
             default=pool.default,
             fallbacks=config.scheduling.fallbacks,
@@ -66,22 +65,17 @@ def tokenizers(config: Config) -> list[tuple[str, Tokenizer]]:
     return [(one.model, FileTokenizer(one.file)) for one in config.limits.tokenizers]
 
 
-def routing_policy(profile: Profile) -> RoutingPolicy:
-    """Build a profile's policy from the registry; raises PolicyError."""
+def policy_spec(profile: Profile) -> PolicySpec:
+    """The policy that a profile describes."""
     if profile.policy is not None:
-        built = registry.build("policy", profile.policy.name, profile.policy.params)
-    else:
-        params: dict[str, object] = {
-            "filters": [_part(policy) for policy in profile.filters],
-            "scorers": [{**_part(scorer), "weight": scorer.weight} for scorer in profile.scorers],
-        }
-        if profile.picker is not None:
-            params["picker"] = _part(profile.picker)
-        built = registry.build("policy", "weighted", params)
-    if not isinstance(built, RoutingPolicy):
-        name = profile.policy.name if profile.policy is not None else "weighted"
-        raise registry.PolicyError(f"policy {name!r} has no rank() and observe() methods")
-    return built
+        return PolicySpec(profile.policy.name, profile.policy.params)
+    params: dict[str, object] = {
+        "filters": [_part(policy) for policy in profile.filters],
+        "scorers": [{**_part(scorer), "weight": scorer.weight} for scorer in profile.scorers],
+    }
+    if profile.picker is not None:
+        params["picker"] = _part(profile.picker)
+    return PolicySpec("weighted", params)
 
 
 def scrape_settings(config: Config) -> ScrapeSettings:

@@ -84,6 +84,10 @@ class RunDir:
         """Where a picker worker serves Envoy."""
         return self.path / f"picker-{worker}.sock"
 
+    def learned(self, index: int) -> Path:
+        """What a picker worker has learned; it is left to the next run."""
+        return self.path / f"learned-{index}.json"
+
     def peer_socket(self, worker: int) -> Path:
         """Where a picker worker receives from the other ones."""
         return self.path / f"peer-{worker}.sock"

@@ -21,7 +21,7 @@ from picker.seams.peers import Load, Peers, Sent
 from picker.seams.watch import Watch
 from picker.state.learned import Learned
 from picker.state.pools import Pools
-from policies.limits.prices import Usage
+from policies.limits.prices import NOTHING, Usage
 from policies.routing.types import Observation
 
 _MAX_LATE: Final = 100_000
@@ -295,23 +295,23 @@ class Flights:
         slot = pool.state.slot_of.get(used) if pool is not None else None
         if pool is None or slot is None or not was_counted:
             return
-        leg, used_tokens = entry.legs[0], usage or Usage(0, 0)
-        uncached_tokens = leg.uncached_tokens  # as believed, where the engine does not report it
-        if report.cached_tokens is not None:
-            uncached_tokens = max(0.0, used_tokens.input_tokens - report.cached_tokens)
-        pool.settings.policy.observe(
-            Observation(
-                slot=slot,
-                prompt_tokens=used_tokens.input_tokens,
-                uncached_tokens=uncached_tokens,
-                output_tokens=used_tokens.output_tokens,
-                backlog_tokens=leg.backlog_tokens,
-                ttft_s=report.ttft_s,
-                duration_s=report.duration_s,
-                ok=ok,
-            ),
-            self._now(),
-        )
+        used_tokens = usage or NOTHING
+        for leg, profile in zip(entry.legs, pool.profiles, strict=False):
+            if leg.features is None or leg.role is not profile.role:
+                continue
+            profile.policy.observe(
+                Observation(
+                    slot=slot if leg is entry.answering else leg.slot,
+                    features=leg.features,
+                    prompt_tokens=used_tokens.input_tokens,
+                    cached_tokens=report.cached_tokens,
+                    output_tokens=used_tokens.output_tokens,
+                    ttft_s=report.ttft_s,
+                    duration_s=report.duration_s,
+                    ok=ok,
+                ),
+                self._now(),
+            )
 
     def _moved(self, entry: Entry, used: str) -> None:
         """A fallback served: what we believed of the first choice is true of another."""
@@ -331,4 +331,5 @@ def _legs(context: RequestContext) -> Iterable[Leg]:
             prompt_tokens=context.prompt_tokens,
             uncached_tokens=context.prompt_tokens - pick.matched_tokens if prefills else 0.0,
             output_tokens=context.output_tokens if decodes else 0.0,
+            features=pick.features,
         )

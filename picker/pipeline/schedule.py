@@ -18,7 +18,7 @@ from picker.request.pick import Pick
 from picker.request.rejection import Reason, Rejection
 from picker.state.pool import PoolRuntime, Profile
 from picker.state.pools import Pools
-from policies.routing.types import RoutingRequest, Slots
+from policies.routing.types import Features, RoutingRequest, Slots
 
 _MAX_SESSION_CHARS: Final = 64
 
@@ -73,12 +73,12 @@ class Schedule:
             raise Rejection(
                 Reason.NO_ENDPOINTS, f"No replica of pool {pool.name!r} fits this request."
             )
-        matched_tokens = float(request.matched_tokens[ranking.slots[0]])
+        features = Features.seen(request, pool.state.view, ranking.slots.item(0))
         return Pick(
             role=profile.role,
             addresses=tuple(pool.state.address_of(int(slot)) for slot in ranking.slots),
-            matched_tokens=min(matched_tokens, context.prompt_tokens),
             scores=tuple(ranking.scores.tolist()),
+            features=features,
         )
 
 

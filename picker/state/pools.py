@@ -54,7 +54,8 @@ class Pools(Mapping[str, PoolRuntime]):
                     pool, state, ApproximateIndex(), sessions, _profiles(pool)
                 )
             else:
-                runtime.settings, runtime.profiles = pool, _profiles(pool)
+                runtime.settings = pool
+                runtime.profiles = _profiles(pool, runtime.profiles)
                 runtime.state.stale_after_s = settings.stale_after_s
         kept = {pool.name for pool in settings.pools}
         for name in self._pools.keys() - kept:
@@ -116,10 +117,19 @@ class Pools(Mapping[str, PoolRuntime]):
         if sent.session:
             runtime.sessions.bind(sent.session, sent.address, now_s)
 
+    def snapshot(self) -> dict[str, object]:
+        """What has been learned, by pool, as JSON data."""
+        return {name: learned for name, pool in self._pools.items() if (learned := pool.snapshot())}
+
+    def restore(self, snapshot: Mapping[str, object]) -> None:
+        """Take over a `snapshot` as far as pools and policies are the same."""
+        for name, pool in self._pools.items():
+            pool.restore(snapshot.get(name))
+
     def any_candidate(self, now_s: float) -> bool:
         """Some endpoint can take requests."""
         return any(pool.state.candidates(now_s).size > 0 for pool in self._pools.values())
 
 
-def _profiles(pool: PoolSettings) -> tuple[Profile, ...]:
-    return (Profile(Role.BOTH, pool.policy),)
+def _profiles(pool: PoolSettings, before: Sequence[Profile] = ()) -> tuple[Profile, ...]:
+    return (Profile.of(Role.BOTH, pool.policy, before),)

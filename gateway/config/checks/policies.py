@@ -27,7 +27,9 @@ def check_policies(config: Sections) -> Iterator[Fault]:
                 yield _refused(at, kind, policy, error)
 
 
-def _policies(at: Location, profile: Profile) -> Iterator[tuple[Location, registry.Kind, Policy]]:
+def _policies(
+    at: Location, profile: Profile
+) -> Iterator[tuple[Location, registry.PartKind, Policy]]:
     for index, item in enumerate(profile.filters):
         yield (*at, "filters", index), "filter", item
     for index, scorer in enumerate(profile.scorers):
@@ -39,7 +41,7 @@ def _policies(at: Location, profile: Profile) -> Iterator[tuple[Location, regist
 
 
 def _refused(
-    at: Location, kind: registry.Kind, policy: Policy, error: registry.PolicyError
+    at: Location, kind: registry.PartKind, policy: Policy, error: registry.PolicyError
 ) -> Fault:
     known = registry.names(kind)
     if policy.name not in known:
