@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import orjson
 import pytest
 
@@ -40,7 +41,7 @@ class Counting(RoutingPolicy):
         now_s: float,
         rng: random.Random,
     ) -> Ranking:
-        return Ranking(candidates[:count], candidates[:count] * 0.0)
+        return Ranking(candidates[:count], np.zeros(min(count, candidates.size)))
 
     def observe(self, observation: Observation, now_s: float) -> None:
         self.ended[observation.slot] = self.ended.get(observation.slot, 0) + observation.ok
