@@ -128,7 +128,7 @@ class FallbackStore:
             else:
                 self._failures = 0
                 if isinstance(verdict, Granted):
-                    self._begin(slot, reservation_id, takes, lease_s, RecordState.HELD)
+                    self._begin(slot, reservation_id, takes, lease_s)
                 return verdict
         granted = False
         try:
@@ -138,8 +138,8 @@ class FallbackStore:
             if sent and not granted:  # the store may hold it all the same
                 self._queue(in_vain)
         if granted:
-            state = RecordState.ABSENT
-            self._begin(slot, reservation_id, takes, lease_s, state, shared=shared)
+            record = self._begin(slot, reservation_id, takes, lease_s, RecordState.ABSENT)
+            record.shared = shared
         return verdict
 
     async def adopt(
@@ -276,14 +276,13 @@ class FallbackStore:
         reservation_id: str,
         takes: Sequence[Take],
         lease_s: float,
-        state: RecordState,
-        *,
-        shared: bool = False,
-    ) -> None:
-        until_s = self._clock() + lease_s
-        self._records.begin(Record(slot, reservation_id, state, takes, until_s, shared))
+        state: RecordState = RecordState.HELD,
+    ) -> Record:
+        record = Record(slot, reservation_id, state, takes, self._clock() + lease_s)
+        self._records.begin(record)
         if state is RecordState.ABSENT:
             self._on(StoreEvent.MISSED)
+        return record
 
     def _queue(self, record: Record) -> bool:
         self._records.queue(record)

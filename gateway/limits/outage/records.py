@@ -133,27 +133,19 @@ class Records:
             for record in (*self._running.values(), *self.waiting):
                 record.on(RecordEvent.LOST)
 
-    def running(self, state: RecordState) -> list[Record]:
+    def running(self, state: RecordState) -> Iterator[Record]:
         """The running reservations in a state; absent ones only as long as their leases run."""
-        return list(self._in(state))
+        now_s = self._clock()
+        for record in self._running.values():
+            ended = state is RecordState.ABSENT and record.lease_until_s <= now_s
+            if record.state is state and not ended:
+                yield record
 
     @property
     def behind(self) -> bool:
         """Whether the store must be brought up to date."""
-        return (
-            bool(self.waiting)
-            or self._in_doubt
-            or any(self._in(RecordState.BEHIND))
-            or any(self._in(RecordState.ABSENT))
-        )
-
-    def _in(self, state: RecordState) -> Iterator[Record]:
-        now_s = self._clock()
-        for record in self._running.values():
-            if record.state is state and (
-                state is not RecordState.ABSENT or record.lease_until_s > now_s
-            ):
-                yield record
+        some = (self.running(state) for state in (RecordState.BEHIND, RecordState.ABSENT))
+        return bool(self.waiting) or self._in_doubt or any(map(any, some))
 
     def forget_old(self) -> None:
         """Forget reservations that were not settled and that the store has forgotten, too, and

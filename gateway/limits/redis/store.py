@@ -19,7 +19,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from datetime import date
 from typing import Final, cast
 
@@ -54,14 +53,6 @@ _MOST_DOUBTFUL: Final = 10_000
 Arguments = list[str | int]
 
 
-@dataclass(slots=True)
-class RedisCounters:
-    """For metrics; each only grows."""
-
-    uncounted: int = 0
-    """Settlements whose usage could not be counted in full; their charges are right."""
-
-
 class RedisStore:
     """`BucketStore` and `UsageStore` in Redis. Use it from one event loop.
 
@@ -93,7 +84,8 @@ class RedisStore:
         """
         if "{" in prefix or "}" in prefix:
             raise ValueError(f"the key prefix {prefix!r} must not contain braces: they tag slots")
-        self.counters = RedisCounters()
+        self.uncounted = 0
+        """Settlements whose usage could not be counted in full; their charges are right."""
         self._client = client
         self._timeout_s = timeout_s
         self._late_ms = round(late_s * 1_000)
@@ -190,11 +182,11 @@ class RedisStore:
         if doubtful:
             self._doubtful.pop((slot, reservation_id), None)
         if done == _NOT_COUNTED:
-            self.counters.uncounted += 1
-            if self.counters.uncounted % 1_000 == 1:
+            self.uncounted += 1
+            if self.uncounted % 1_000 == 1:
                 _LOG.error(
                     "usage of %r cannot be counted in full (%d settlements so far): %r",
-                    *(slot, self.counters.uncounted, usage),
+                    *(slot, self.uncounted, usage),
                 )
         return bool(done)
 
