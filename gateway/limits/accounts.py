@@ -1,4 +1,4 @@
-"""What is left of a tenant's limits and what was used: for the admin API and the command line."""
+"""The accounts of tenants, for the admin API and the command line: their limits and their usage."""
 
 from __future__ import annotations
 

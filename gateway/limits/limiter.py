@@ -38,7 +38,7 @@ _DRAIN_POLL_S: Final = 0.5
 
 BUSY_S: Final = 0.07
 """A little more than the interval at which Envoy reports ends, 50 ms
-(`gateway.envoy.render.LOG_FLUSH_S`)."""
+(`gateway.envoy.listener.LOG_FLUSH_S`)."""
 
 
 class LimitObserver(Protocol):
@@ -68,7 +68,7 @@ class TenantGrant:
     """Id of the API key, for the usage rows."""
     expected: Usage
     price: Cost | None
-    """Of the model when the request came; None: free."""
+    """Of the model when the request came; None: it costs nothing."""
     meters: tuple[Meter, ...]
     standings: Sequence[Standing]
     ticket: str
@@ -118,7 +118,7 @@ class TenantLimiter:
         self._held: OrderedDict[str, tuple[str, float]] = OrderedDict()
         """By reservation: the slot, and when its lease was renewed; the oldest first."""
         self._orphans: OrderedDict[str, None] = OrderedDict()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[object]] = set()
         self._renewing: asyncio.Task[None] | None = None
 
     @property
@@ -193,12 +193,13 @@ class TenantLimiter:
 
     def settle(self, grant: TenantGrant, usage: Usage) -> None:
         """Charge the usage instead of the reserved one. Returns at once."""
-        self._charge(grant.id, grant.subject, grant.key, grant.meters, grant.price, usage)
+        self._held.pop(grant.id, None)
+        self._run(self._settle(grant, usage))
 
     def release(self, grant: TenantGrant) -> None:
         """Give everything back. Returns at once."""
         self._held.pop(grant.id, None)
-        self._run(self._release(grant.subject.tenant, grant.id))
+        self._run(self._buckets.release(grant.subject.tenant, grant.id))
 
     def lapse(self, grant: TenantGrant) -> None:
         """Stop renewing its lease."""
@@ -219,12 +220,21 @@ class TenantLimiter:
             return
         usage = charged(report, expected)
         if usage is None:
-            self._run(self._release(subject.tenant, report.id))
+            self._run(self._buckets.release(subject.tenant, report.id))
             return
         policy = self._policy_of(subject.tenant, key)
-        meters = policy.meters(subject) if policy is not None else ()
-        price = self._prices().of(subject.model)
-        self._charge(report.id, subject, key, meters, price, usage, orphan=True)
+        grant = TenantGrant(
+            limiter=self,
+            id=report.id,
+            subject=subject,
+            key=key,
+            expected=expected,
+            price=self._prices().of(subject.model),
+            meters=policy.meters(subject) if policy is not None else (),
+            standings=(),
+            ticket=report.ticket,
+        )
+        self._run(self._settle(grant, usage, orphan=True))
 
     # -- inside
 
@@ -238,56 +248,31 @@ class TenantLimiter:
         self._meters[subject] = (policy, meters)
         return meters
 
-    def _charge(
-        self,
-        id: str,  # noqa: A002 - the reservation's id
-        subject: Subject,
-        key: str,
-        meters: Sequence[Meter],
-        price: Cost | None,
-        usage: Usage,
-        *,
-        orphan: bool = False,
-    ) -> None:
-        self._held.pop(id, None)
-        cost_micros = price.micros(usage) if price is not None else 0
+    async def _settle(self, grant: TenantGrant, usage: Usage, *, orphan: bool = False) -> None:
+        subject, price = grant.subject, grant.price
         record = UsageRecord(
             day=datetime.fromtimestamp(self._wall_s(), UTC).date(),
-            key=key,
+            key=grant.key,
             user=subject.user,
             model=subject.model,
             input_tokens=usage.input_tokens,
             cached_tokens=usage.cached_tokens,
             output_tokens=usage.output_tokens,
-            cost_micros=cost_micros,
+            cost_micros=price.micros(usage) if price is not None else 0,
         )
-        self._run(self._settle(id, subject, meters, record, usage, orphan=orphan))
-
-    async def _settle(
-        self,
-        id: str,  # noqa: A002 - the reservation's id
-        subject: Subject,
-        meters: Sequence[Meter],
-        record: UsageRecord,
-        usage: Usage,
-        *,
-        orphan: bool,
-    ) -> None:
-        slot = subject.tenant
         if orphan and self._buckets.volatile:
-            await self._buckets.adopt(slot, id, takes(meters, usage), self.lease_s)
-        if await self._buckets.settle(slot, id, charges(meters, usage), record):
+            wanted = takes(grant.meters, usage)
+            await self._buckets.adopt(subject.tenant, grant.id, wanted, self.lease_s)
+        charged_to = charges(grant.meters, usage)
+        if await self._buckets.settle(subject.tenant, grant.id, charged_to, record):
             self._observer.charged(subject, usage, record.cost_micros)
 
-    async def _release(self, slot: str, id: str) -> None:  # noqa: A002 - the reservation's id
-        await self._buckets.release(slot, id)
-
-    def _run(self, settling: Coroutine[None, None, None]) -> None:
+    def _run(self, settling: Coroutine[None, None, object]) -> None:
         task = asyncio.ensure_future(settling)
         self._running.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[object]) -> None:
         self._running.discard(task)
         if task.cancelled():
             return

@@ -263,10 +263,11 @@ class Worker:
                 peer_unreadable=self._peers.unreadable,
                 peer_dropped=self._peers.dropped_batches,
             )
-            self._telemetry.tenants.sample_expressions(self._tenancy.expression_failures)
-            self._telemetry.tenants.sample_registry(self._tenancy.registry_failures)
-            if self._tenancy.outage is not None:
-                self._telemetry.tenants.sample_outage(self._tenancy.outage)
+            if (tenancy := self._tenancy.current) is not None:
+                self._telemetry.tenants.sample_expressions(tenancy.expression_failures)
+                self._telemetry.tenants.sample_registry(tenancy.registry_failures)
+                if tenancy.outage is not None:
+                    self._telemetry.tenants.sample_outage(tenancy.outage)
 
     def _report(self, whole: bool) -> control_pb2.Report:
         if whole:

@@ -148,10 +148,8 @@ class Directory:
     def tenant(self, name: str) -> TenantRecord | None:
         """A tenant in force, also a deleted one."""
         static = self._static.get(name)
-        return TenantRecord(name, static, version=0) if static is not None else self.record(name)
-
-    def record(self, name: str) -> TenantRecord | None:
-        """A tenant of the registry, also a deleted one."""
+        if static is not None:
+            return TenantRecord(name, static, version=0)
         entry = self._registered.get(name)
         return None if entry is None else read_tenant(entry)
 

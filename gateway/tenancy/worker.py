@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.config.config import Config
-from gateway.limits.outage_counters import OutageCounters
 from gateway.tenancy.picker import PickerTenancy
 from picker.request.caller import Caller
 from picker.request.grant import Grant
@@ -88,19 +87,9 @@ class WorkerTenancy:
         await asyncio.gather(*self._retiring)
 
     @property
-    def expression_failures(self) -> int:
-        """See `PickerTenancy`."""
-        return self._current.expression_failures if self._current is not None else 0
-
-    @property
-    def registry_failures(self) -> int:
-        """See `PickerTenancy`."""
-        return self._current.registry_failures if self._current is not None else 0
-
-    @property
-    def outage(self) -> OutageCounters | None:
-        """Of the limit store; None: it cannot be down, or there is none."""
-        return self._current.outage if self._current is not None else None
+    def current(self) -> PickerTenancy | None:
+        """None: the configuration has no tenants."""
+        return self._current
 
     async def _close_later(self, tenancy: PickerTenancy) -> None:
         """Close it when its requests have ended, or when the worker ends."""

@@ -49,7 +49,6 @@ T = TypeVar("T")
 class JournalCounters:
     """For metrics; each only grows."""
 
-    flushes: int = 0
     failures: int = 0
     """Transactions that failed; they are tried again."""
     lost: int = 0
@@ -163,7 +162,6 @@ class Journal:
         self._writing -= 1
         error = written.exception()
         if error is None:
-            self.counters.flushes += 1
             self.counters.lost += written.result()
             self.counters.replaced = self._file.replaced
             if self._failing:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Final, Protocol
+from typing import Final
 
 from gateway.limits.buckets import LATE_S, DuplicateReservation
 from gateway.limits.memory.batch import lasts
@@ -20,7 +20,6 @@ from gateway.limits.usage import (
     MAX_USERS_PER_DAY,
     USAGE_DAYS,
     UsageRecord,
-    UsageStore,
     bounded,
 )
 from policies.limits import arithmetic
@@ -87,14 +86,6 @@ class _Entry:
     settled: bool = False
 
 
-class _UsageBook(UsageStore, Protocol):
-    """Where usage is counted."""
-
-    def add(self, slot: str, usage: UsageRecord) -> None:
-        """Add the usage of a settlement."""
-        ...
-
-
 class MemoryStore:
     """`BucketStore` and `UsageStore` in this process. Without a journal everything ends with the
     process. Use it from one event loop.
@@ -131,7 +122,7 @@ class MemoryStore:
         self._order = itertools.count()
         self._entries = 0
         self._journal = journal
-        self._usage: _UsageBook = journal or UsageRows(
+        self._usage = journal or UsageRows(
             usage_days=usage_days, max_users_per_day=max_users_per_day, clock_ms=self._clock_ms
         )
         if journal is not None:

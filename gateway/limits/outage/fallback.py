@@ -115,7 +115,6 @@ class FallbackStore:
     ) -> Verdict:
         """See `BucketStore.reserve`. Raises StoreUnavailable only for tenants that fail closed."""
         self._records.forget_old()
-        in_vain = Record(slot, reservation_id, RecordState.SENT)
         sent = not self._mode.down
         if sent:
             try:
@@ -123,12 +122,12 @@ class FallbackStore:
             except StoreUnavailable as error:
                 self._failed(error)
             except asyncio.CancelledError:
-                self._queue(in_vain)
+                self._release_later(slot, reservation_id)
                 raise
             else:
                 self._failures = 0
                 if isinstance(verdict, Granted):
-                    self._begin(slot, reservation_id, takes, lease_s, RecordState.HELD)
+                    self._begin(slot, reservation_id, takes, lease_s)
                 return verdict
         granted = False
         try:
@@ -136,10 +135,10 @@ class FallbackStore:
             granted = isinstance(verdict, Granted)
         finally:
             if sent and not granted:  # the store may hold it all the same
-                self._queue(in_vain)
+                self._release_later(slot, reservation_id)
         if granted:
-            state = RecordState.ABSENT
-            self._begin(slot, reservation_id, takes, lease_s, state, shared=shared)
+            record = self._begin(slot, reservation_id, takes, lease_s, RecordState.ABSENT)
+            record.shared = shared
         return verdict
 
     async def adopt(
@@ -179,7 +178,7 @@ class FallbackStore:
                 self._failures = 0
                 if renewed >= len(theirs):
                     return len(held)
-                missed = RecordEvent.LOST  # of some; the others are known when it is to adopt them
+                missed = RecordEvent.LOST  # some are; the store will know the others
         for record in theirs:
             record.on(missed)
         self._on(StoreEvent.MISSED)
@@ -196,6 +195,8 @@ class FallbackStore:
         now is queued, and True."""
         for key, charge in charges.items():
             check_amount(f"charge to {key!r}", charge)
+        if not self._mode.down:  # nothing is sent to a store that may have lost the reservation
+            self._records.apply_losses()
         record = self._records.end(slot, reservation_id, charges, usage)
         if record is None:
             return False
@@ -276,14 +277,16 @@ class FallbackStore:
         reservation_id: str,
         takes: Sequence[Take],
         lease_s: float,
-        state: RecordState,
-        *,
-        shared: bool = False,
-    ) -> None:
-        until_s = self._clock() + lease_s
-        self._records.begin(Record(slot, reservation_id, state, takes, until_s, shared))
+        state: RecordState = RecordState.HELD,
+    ) -> Record:
+        record = Record(slot, reservation_id, state, takes, self._clock() + lease_s)
+        self._records.begin(record)
         if state is RecordState.ABSENT:
             self._on(StoreEvent.MISSED)
+        return record
+
+    def _release_later(self, slot: str, reservation_id: str) -> None:
+        self._queue(Record(slot, reservation_id, RecordState.SENT))
 
     def _queue(self, record: Record) -> bool:
         self._records.queue(record)

@@ -1,4 +1,4 @@
-"""The reservations that the store may have to be told about: running ones, and settlements."""
+"""Reservations that run, and settlements that wait: what a store may not know, or may have lost."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Record:
         self.state = record_after(self.state, event)
 
     def answered(self, *, done: bool) -> bool:
-        """The store has answered to the settlement; whether that ends it. ``done``: the store knew
-        the reservation."""
+        """The store has answered to the settlement. ``done``: it knew the reservation. Returns
+        whether the reservation is over."""
         ended = done or not self.recoverable or self.state is not RecordState.SENDING
         self.recoverable = False
         self.on(RecordEvent.CLOSED if ended else RecordEvent.FORGOTTEN)
@@ -51,7 +51,7 @@ class Record:
 
 
 class Records:
-    """All records. Their names are those of the reservations: slot and id."""
+    """All records of a store, by name: slot and id of the reservation."""
 
     def __init__(
         self, *, max_waiting: int, counters: OutageCounters, clock: Callable[[], float]
@@ -69,7 +69,7 @@ class Records:
         self._clock = clock
 
     def begin(self, record: Record) -> None:
-        """It was granted."""
+        """A reservation was granted."""
         self._running[record.slot, record.id] = record
 
     def extend(self, slot: str, reservation_id: str, lease_s: float) -> Record | None:
@@ -90,7 +90,7 @@ class Records:
         charges: Mapping[str, int],
         usage: UsageRecord | None,
     ) -> Record | None:
-        """It is settled; None: it was settled before."""
+        """A reservation, perhaps an unknown one, is settled; None: it was settled before."""
         name = (slot, reservation_id)
         if name in self._settled:
             return None
@@ -133,9 +133,13 @@ class Records:
             for record in (*self._running.values(), *self.waiting):
                 record.on(RecordEvent.LOST)
 
-    def running(self, state: RecordState) -> list[Record]:
+    def running(self, state: RecordState) -> Iterator[Record]:
         """The running reservations in a state; absent ones only as long as their leases run."""
-        return list(self._in(state))
+        now_s = self._clock()
+        for record in self._running.values():
+            ended = state is RecordState.ABSENT and record.lease_until_s <= now_s
+            if record.state is state and not ended:
+                yield record
 
     @property
     def behind(self) -> bool:
@@ -143,17 +147,9 @@ class Records:
         return (
             bool(self.waiting)
             or self._in_doubt
-            or any(self._in(RecordState.BEHIND))
-            or any(self._in(RecordState.ABSENT))
+            or any(self.running(RecordState.BEHIND))
+            or any(self.running(RecordState.ABSENT))
         )
-
-    def _in(self, state: RecordState) -> Iterator[Record]:
-        now_s = self._clock()
-        for record in self._running.values():
-            if record.state is state and (
-                state is not RecordState.ABSENT or record.lease_until_s > now_s
-            ):
-                yield record
 
     def forget_old(self) -> None:
         """Forget reservations that were not settled and that the store has forgotten, too, and

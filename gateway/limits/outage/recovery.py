@@ -58,7 +58,7 @@ class Recovery:
                 return True
 
     async def _adopt_all(self) -> bool:
-        absent = self._records.running(RecordState.ABSENT)
+        absent = list(self._records.running(RecordState.ABSENT))
         for start in range(0, len(absent), _BATCH):
             batch = (r for r in absent[start : start + _BATCH] if r.state is RecordState.ABSENT)
             if not all(await asyncio.gather(*map(self._adopt, batch))):

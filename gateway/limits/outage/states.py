@@ -1,6 +1,6 @@
 """What may happen when, to a reservation and to its store: all changes of state are in this module.
 
-An event that is not in the table for a state changes nothing.
+An event changes the states that the tables name for it, and no others.
 """
 
 from __future__ import annotations
@@ -13,74 +13,43 @@ from typing import Final
 class RecordState(enum.Enum):
     """Of a reservation, from its grant until the store has its settlement."""
 
-    HELD = "held"
-    """It runs, and the store holds it."""
-    BEHIND = "behind"
-    """It runs, and the store holds it, but its lease may be renewed only here."""
-    ABSENT = "absent"
-    """It runs, and the store may not hold it: the store must adopt it."""
-    QUEUED = "queued"
-    """Its settlement waits, and the store holds it."""
-    UNADOPTED = "unadopted"
-    """Its settlement waits, and the store may not hold it: the store must adopt it first."""
-    SENDING = "sending"
-    """Its settlement was sent for the first time."""
-    SENT = "sent"
-    """Its settlement was sent and had no answer, so it may be done: the store must not adopt it
-    any more. A settlement of something that was never granted is here from the beginning."""
-    OVER = "over"
-    """The store has its settlement, or will never have it."""
+    HELD = enum.auto()  # it runs, and the store holds it
+    BEHIND = enum.auto()  # it runs, and the store holds it, perhaps with too short a lease
+    ABSENT = enum.auto()  # it runs, and the store must adopt it: it may not hold it
+    QUEUED = enum.auto()  # it is settled here, and the store holds it
+    UNADOPTED = enum.auto()  # it is settled here, and the store must adopt it first
+    SENDING = enum.auto()  # its settlement was sent for the first time
+    SENT = enum.auto()  # its settlement may be done: the store must not adopt it any more
+    OVER = enum.auto()  # the store has its settlement, or will never have it
 
 
 class RecordEvent(enum.Enum):
     """What happens to a reservation."""
 
-    LOST = "lost"
-    """The store may have lost its data."""
-    ADOPTED = "adopted"
-    """The store has adopted it."""
-    KNOWN = "known"
-    """The store was to adopt it and holds it already, perhaps with a shorter lease."""
-    EXTENDED = "extended"
-    """Its lease was renewed without the store."""
-    RENEWED = "renewed"
-    """The store has renewed its lease."""
-    ENDED = "ended"
-    """It is settled here."""
-    SEND = "send"
-    """Its settlement goes to the store."""
-    UNANSWERED = "unanswered"
-    """The store did not answer to the settlement."""
-    FORGOTTEN = "forgotten"
-    """The store answered to the settlement that it does not know the reservation, but should."""
-    CLOSED = "closed"
-    """The store has answered to the settlement, or it is given up."""
+    LOST = enum.auto()  # the store may have lost its data
+    ADOPTED = enum.auto()  # the store has adopted it
+    KNOWN = enum.auto()  # the store was to adopt it, and holds it already
+    EXTENDED = enum.auto()  # its lease was renewed without the store
+    RENEWED = enum.auto()  # the store has renewed its lease
+    ENDED = enum.auto()  # it is settled here
+    SEND = enum.auto()  # its settlement goes to the store
+    UNANSWERED = enum.auto()  # the store did not answer to the settlement
+    FORGOTTEN = enum.auto()  # the store answered that it does not know it, but it should
+    CLOSED = enum.auto()  # the store has answered to the settlement, or it is given up
 
 
-_RUNNING: Final = (RecordState.HELD, RecordState.BEHIND)
+_R, _E = RecordState, RecordEvent
 _RECORD: Final[Mapping[RecordEvent, Mapping[RecordState, RecordState]]] = {
-    RecordEvent.LOST: {
-        **dict.fromkeys(_RUNNING, RecordState.ABSENT),
-        RecordState.QUEUED: RecordState.UNADOPTED,
-    },
-    RecordEvent.ADOPTED: {
-        RecordState.ABSENT: RecordState.HELD,
-        RecordState.UNADOPTED: RecordState.QUEUED,
-    },
-    RecordEvent.KNOWN: {
-        RecordState.ABSENT: RecordState.BEHIND,
-        RecordState.UNADOPTED: RecordState.QUEUED,
-    },
-    RecordEvent.EXTENDED: {RecordState.HELD: RecordState.BEHIND},
-    RecordEvent.RENEWED: {RecordState.BEHIND: RecordState.HELD},
-    RecordEvent.ENDED: {
-        **dict.fromkeys(_RUNNING, RecordState.QUEUED),
-        RecordState.ABSENT: RecordState.UNADOPTED,
-    },
-    RecordEvent.SEND: {RecordState.QUEUED: RecordState.SENDING},
-    RecordEvent.UNANSWERED: {RecordState.SENDING: RecordState.SENT},
-    RecordEvent.FORGOTTEN: {RecordState.SENDING: RecordState.UNADOPTED},
-    RecordEvent.CLOSED: dict.fromkeys(RecordState, RecordState.OVER),
+    _E.LOST: {_R.HELD: _R.ABSENT, _R.BEHIND: _R.ABSENT, _R.QUEUED: _R.UNADOPTED},
+    _E.ADOPTED: {_R.ABSENT: _R.HELD, _R.UNADOPTED: _R.QUEUED},
+    _E.KNOWN: {_R.ABSENT: _R.BEHIND, _R.UNADOPTED: _R.QUEUED},
+    _E.EXTENDED: {_R.HELD: _R.BEHIND},
+    _E.RENEWED: {_R.BEHIND: _R.HELD},
+    _E.ENDED: {_R.HELD: _R.QUEUED, _R.BEHIND: _R.QUEUED, _R.ABSENT: _R.UNADOPTED},
+    _E.SEND: {_R.QUEUED: _R.SENDING},
+    _E.UNANSWERED: {_R.SENDING: _R.SENT},
+    _E.FORGOTTEN: {_R.SENDING: _R.UNADOPTED},
+    _E.CLOSED: dict.fromkeys(_R, _R.OVER),
 }
 
 
@@ -92,56 +61,38 @@ def record_after(state: RecordState, event: RecordEvent) -> RecordState:
 class StoreMode(enum.Enum):
     """Who decides, and what is done for the store."""
 
-    UP = "up"
-    """The store decides."""
-    CATCHING_UP = "catching up"
-    """The store decides, and is brought up to date at the same time."""
-    DOWN = "down"
-    """Decisions are made here. From time to time the store is asked whether it answers."""
-    SLOW = "slow"
-    """Decisions are made here. The store is too slow for requests, but is brought up to date."""
-    RETURNING = "returning"
-    """Decisions are made here. The store answers, and is brought up to date before it decides."""
-    CLOSING = "closing"
-    """Decisions are made here. The store is brought up to date for the last time."""
+    UP = enum.auto()  # the store decides
+    CATCHING_UP = enum.auto()  # the store decides, and is brought up to date at the same time
+    DOWN = enum.auto()  # decisions are made here; the store is asked whether it answers
+    SLOW = enum.auto()  # decisions are made here; the store is slow, and is brought up to date
+    RETURNING = enum.auto()  # decisions are made here until the store is up to date
+    CLOSING = enum.auto()  # decisions are made here; the store is brought up to date at the end
 
     @property
     def down(self) -> bool:
         """Whether decisions are made here."""
-        return self not in _STORE_DECIDES
+        return self not in (StoreMode.UP, StoreMode.CATCHING_UP)
 
 
 class StoreEvent(enum.Enum):
     """What happens to the store."""
 
-    MISSED = "missed"
-    """It must be brought up to date."""
-    FAILED = "failed"
-    """It failed too often, or lost its connection."""
-    ANSWERED = "answered"
-    """It answered in time."""
-    ANSWERED_LATE = "answered late"
-    """It answered, but too late for requests."""
-    CAUGHT_UP = "caught up"
-    """It is up to date."""
-    CLOSE = "close"
-    """This process ends."""
+    MISSED = enum.auto()  # it must be brought up to date
+    FAILED = enum.auto()  # it failed too often, or lost its connection
+    ANSWERED = enum.auto()  # it answered in time
+    ANSWERED_LATE = enum.auto()  # it answered, but too late for requests
+    CAUGHT_UP = enum.auto()  # it is up to date
+    CLOSE = enum.auto()  # this process ends
 
 
-_STORE_DECIDES: Final = frozenset({StoreMode.UP, StoreMode.CATCHING_UP})
+_M, _S = StoreMode, StoreEvent
 _STORE: Final[Mapping[StoreEvent, Mapping[StoreMode, StoreMode]]] = {
-    StoreEvent.MISSED: {StoreMode.UP: StoreMode.CATCHING_UP},
-    StoreEvent.FAILED: {
-        mode: StoreMode.DOWN for mode in StoreMode if mode is not StoreMode.CLOSING
-    },
-    StoreEvent.ANSWERED: {StoreMode.DOWN: StoreMode.RETURNING},
-    StoreEvent.ANSWERED_LATE: {StoreMode.DOWN: StoreMode.SLOW},
-    StoreEvent.CAUGHT_UP: {
-        StoreMode.CATCHING_UP: StoreMode.UP,
-        StoreMode.RETURNING: StoreMode.UP,
-        StoreMode.SLOW: StoreMode.DOWN,
-    },
-    StoreEvent.CLOSE: dict.fromkeys(StoreMode, StoreMode.CLOSING),
+    _S.MISSED: {_M.UP: _M.CATCHING_UP},
+    _S.FAILED: {mode: _M.DOWN for mode in _M if mode is not _M.CLOSING},
+    _S.ANSWERED: {_M.DOWN: _M.RETURNING},
+    _S.ANSWERED_LATE: {_M.DOWN: _M.SLOW},
+    _S.CAUGHT_UP: {_M.CATCHING_UP: _M.UP, _M.RETURNING: _M.UP, _M.SLOW: _M.DOWN},
+    _S.CLOSE: dict.fromkeys(_M, _M.CLOSING),
 }
 
 

@@ -15,11 +15,9 @@ a settlement is remembered for `REMEMBER_S`, so that the late reservation takes 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
 from datetime import date
 from typing import Final, cast
 
@@ -41,7 +39,6 @@ from policies.limits.verdict import Granted, Verdict, judge, standing
 REMEMBER_S: Final = 60.0
 """How long a settlement is remembered, so that its own reservation is refused if it comes later."""
 
-_LOG: Final = logging.getLogger("penstock.limits")
 _RESERVE: Final = Script.load("reserve")
 _SETTLE: Final = Script.load("settle")
 _RENEW: Final = Script.load("renew")
@@ -52,14 +49,6 @@ _NOT_COUNTED: Final = 2
 _MOST_DOUBTFUL: Final = 10_000
 
 Arguments = list[str | int]
-
-
-@dataclass(slots=True)
-class RedisCounters:
-    """For metrics; each only grows."""
-
-    uncounted: int = 0
-    """Settlements whose usage could not be counted in full; their charges are right."""
 
 
 class RedisStore:
@@ -93,7 +82,6 @@ class RedisStore:
         """
         if "{" in prefix or "}" in prefix:
             raise ValueError(f"the key prefix {prefix!r} must not contain braces: they tag slots")
-        self.counters = RedisCounters()
         self._client = client
         self._timeout_s = timeout_s
         self._late_ms = round(late_s * 1_000)
@@ -117,8 +105,8 @@ class RedisStore:
             )
 
     def patient(self) -> RedisStore:
-        """The same store over the same connections, with `PATIENCE_S` for each call: for
-        recovery."""
+        """The same store with `PATIENCE_S` for each call, for recovery. The two share everything
+        but the timeout."""
         patient = copy(self)
         patient._timeout_s = max(self._timeout_s, PATIENCE_S)  # noqa: SLF001 - it is one of us
         return patient
@@ -187,15 +175,10 @@ class RedisStore:
         done = await self._settlements.call(_SETTLE, keys, orjson.dumps(arguments), self._timeout_s)
         if usage is not None:  # again, if there is a new connection since then
             self._usage.list_slot(slot, usage.day, self._settlements, self._timeout_s)
+            if done == _NOT_COUNTED:
+                self._usage.not_counted(slot, usage)
         if doubtful:
             self._doubtful.pop((slot, reservation_id), None)
-        if done == _NOT_COUNTED:
-            self.counters.uncounted += 1
-            if self.counters.uncounted % 1_000 == 1:
-                _LOG.error(
-                    "usage of %r cannot be counted in full (%d settlements so far): %r",
-                    *(slot, self.counters.uncounted, usage),
-                )
         return bool(done)
 
     async def release(self, slot: str, reservation_id: str) -> bool:

@@ -7,6 +7,7 @@ tenant's hash tag, because ``settle.lua`` writes it; the sets of tenants have no
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Iterable, Mapping
 from datetime import date, timedelta
 from typing import Final, cast
@@ -20,6 +21,7 @@ from gateway.limits.usage import OTHERS, UsageRecord
 PATIENCE_S: Final = 1.0
 """Shortest timeout of calls that no request waits for: recovery, and reading usage."""
 
+_LOG: Final = logging.getLogger("penstock.limits")
 _SCAN: Final = 1_000
 _LISTED_DAYS: Final = 4
 _ROWS: Final = b"#"
@@ -52,6 +54,8 @@ class RedisUsage:
         self._keep_s = usage_days * 86_400
         self._max_users = max_users_per_day
         self._listed: dict[date, set[str]] = {}
+        self.uncounted = 0
+        """Settlements whose usage could not be counted in full; their charges are right."""
 
     def key(self, slot: str, day: date) -> str:
         """The hash of a tenant and day."""
@@ -94,6 +98,15 @@ class RedisUsage:
     def unlist(self) -> None:
         """There is a new connection: the sets may be gone."""
         self._listed.clear()
+
+    def not_counted(self, slot: str, usage: UsageRecord) -> None:
+        """A settlement's usage could not be counted in full."""
+        self.uncounted += 1
+        if self.uncounted % 1_000 == 1:
+            _LOG.error(
+                "usage of %r cannot be counted in full (%d settlements so far): %r",
+                *(slot, self.uncounted, usage),
+            )
 
     async def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
         """See `UsageStore.usage`. It takes a round trip for each day and 1,000 fields."""

@@ -163,7 +163,7 @@ async def test_supervisors_complete_each_other(redis_server: RedisServer) -> Non
     for follower in (one, two_alone, one):
         await follower.poll()
     assert names(one) == names(two_alone) == ["a", "b"]
-    record = one.directory.record("a")
+    record = one.directory.tenant("a")
     assert record is not None
     assert record.version == 4, "the later version counts"
     for registry in registries:
@@ -210,7 +210,7 @@ async def test_a_picker_writes_nothing_back(redis_server: RedisServer) -> None:
     redis_server.ask("FLUSHALL")
     await picker.poll()
     assert await all_of(registry) == []
-    assert picker.directory.record("acme") == TenantRecord("acme", None)
+    assert picker.directory.tenant("acme") == TenantRecord("acme", None)
     await registry.close()
 
 

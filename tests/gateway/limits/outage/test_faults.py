@@ -283,3 +283,18 @@ async def test_what_another_settled_after_the_lease_is_not_settled_again(
     assert not await store.settle("acme", "r", {"t": 5}, used(5))
     assert await counted(redis_server) == (1, 5, [10**6 - 5, 1_000])
     await store.close()
+
+
+async def test_nothing_is_sent_to_a_store_that_may_have_lost_it() -> None:
+    """What has no answer may be done, and is not adopted any more."""
+    faulty = FaultyStore()
+    store = fallback(faulty, OnStoreFailure.OPEN, retry_s=0)
+    assert isinstance(await store.reserve("acme", "r", TAKES, 600), Granted)
+    faulty.lose_data()
+    failures = iter([StoreUnavailable("faulty")])
+    faulty.fails = lambda: (False, next(failures, None))
+    store.lost()
+    assert await store.settle("acme", "r", {"t": 5}, used(5))
+    await mended(store)
+    assert [row.input_tokens for row in await store.usage("acme", DAY, DAY)] == [5]
+    await store.close()

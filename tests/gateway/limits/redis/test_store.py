@@ -219,9 +219,9 @@ async def test_usage_that_cannot_be_counted_leaves_the_buckets_right(
     if cause == "a full sum":
         [row] = await store.usage("acme", DAY, DAY)
         assert (row.requests, row.input_tokens, row.cost_micros) == (2, 6, 2**63 - 1)
-        assert store.counters.uncounted == 1
+        assert store._usage.uncounted == 1
     else:
-        assert store.counters.uncounted == 2
+        assert store._usage.uncounted == 2
 
 
 async def test_a_node_whose_clock_is_behind_stops_nothing(
