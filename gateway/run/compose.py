@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import secrets
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Final, assert_never
@@ -24,6 +28,8 @@ from gateway.pools.provider import OnChange, PoolConfig, Provider
 from gateway.pools.providers.process import ReplicaProcesses, process_plan
 from gateway.pools.providers.simulated import simulated_plan
 from gateway.pools.providers.static import StaticEndpoints
+from gateway.run.rundir import RunDir
+from gateway.telemetry.worker import WorkerTelemetry
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.picker import PickerTenancy
 from gateway.tenancy.redis_registry import RedisRegistry
@@ -31,6 +37,11 @@ from gateway.tenancy.registry import Registry
 from gateway.tenancy.sqlite_registry import SqliteRegistry
 from gateway.tenancy.supervisor import SupervisorTenancy
 from gateway.tenancy.worker import WorkerTenancy
+from picker.core import Parts, Picker
+from picker.prompt.counting import Counting
+from picker.replication.local import LocalPeers
+from picker.server.health import Health
+from picker.signals.scraper import Scraper
 from policies.limits.plan import OnStoreFailure
 
 _REGISTRY_TIMEOUT_S: Final = 2.0
@@ -50,9 +61,45 @@ def provider_of(
     assert_never(config)
 
 
-def worker_tenancy(observer: LimitObserver, socket: Path) -> WorkerTenancy:
-    """For a picker worker. ``socket``: where it answers questions about limits and usage."""
-    return WorkerTenancy(lambda config: picker_tenancy(config, observer), socket)
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """A picker worker, built and not started yet."""
+
+    name: str
+    telemetry: WorkerTelemetry
+    tenancy: WorkerTenancy
+    """Gate and limiter of the picker."""
+    peers: LocalPeers
+    scraper: Scraper
+    counting: Counting
+    picker: Picker
+    health: Health
+
+
+def worker_parts(run: RunDir, index: int) -> WorkerParts:
+    """Everything that lives as long as the worker."""
+    name, picker_id = f"picker-{index}", f"{index}.{secrets.token_hex(4)}"
+    telemetry = WorkerTelemetry(name, lambda model: picker.catalog.is_known(model))
+    tenancy = WorkerTenancy(
+        lambda config: picker_tenancy(config, telemetry.tenants), run.accounts_socket(index)
+    )
+    peers = LocalPeers(picker_id, own=run.peer_socket(index))
+    scraper = Scraper(sharing=peers.readings)
+    counting = Counting()
+    picker = Picker(
+        picker_id,
+        Parts(
+            observer=telemetry.observer,
+            gate=tenancy,
+            limiter=tenancy,
+            peers=peers,
+            watch=scraper,
+            counting=counting,
+        ),
+        now=time.monotonic,
+        rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
+    )
+    return WorkerParts(name, telemetry, tenancy, peers, scraper, counting, picker, Health(picker))
 
 
 def picker_tenancy(config: Config, observer: LimitObserver) -> PickerTenancy:

@@ -21,7 +21,7 @@ from picker.prompt.counting import Tokenizer
 from picker.settings import OutputBound, PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
-from picker.signals.scraper import ScrapedPool, ScrapeSettings
+from picker.signals.settings import ScrapedPool, ScrapeSettings
 from policies.routing.spec import PolicySpec
 
 

@@ -1,4 +1,4 @@
-"""A picker worker process: builds the picker, hands it its parts, serves until told to stop."""
+"""A picker worker process: does as the supervisor assigns until told to stop."""
 
 from __future__ import annotations
 
@@ -6,35 +6,26 @@ import argparse
 import asyncio
 import logging
 import os
-import random
-import secrets
 import signal
-import time
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import uvloop
 
-import policies.routing  # noqa: F401 - registers the built-in policies
 from gateway.config.config import Config
 from gateway.config.reading.wire import from_json
 from gateway.control.assignment import Assignment
 from gateway.control.client import ControlClient
 from gateway.control.reporter import EndpointReporter
-from gateway.run import compose, derive
+from gateway.run import derive
 from gateway.run.certificates import ext_proc_certificate
+from gateway.run.compose import WorkerParts, worker_parts
+from gateway.run.learned import LearnedFile
 from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
-from gateway.telemetry.worker import WorkerTelemetry
-from picker.core import Parts, Picker
-from picker.prompt.counting import Counting
-from picker.replication.local import LocalPeers
-from picker.seams.watch import Unwatched, Watch
-from picker.server.health import Health
 from picker.server.listen import Address, Listeners, Servers
-from picker.signals.scraper import Scraper
-from picker.state.endpoints import EndpointChanges, Signals
+from picker.state.endpoints import EndpointKey, Signals
 from picker.state.models import ServedModel
 from picker.wire import control_pb2
 from policies import registry
@@ -42,61 +33,28 @@ from policies import registry
 log = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.25
+_SAVE_S: Final = 10.0
 _FIRST_LOOK_S: Final = 1.0
 _DRAIN_GRACE_S: Final = 5.0
-
-
-class _Watching:
-    """The watch in force."""
-
-    def __init__(self) -> None:
-        self.watch: Watch = Unwatched()
-
-    def touch(self, pool: str, address: str) -> None:
-        self.watch.touch(pool, address)
-
-    def poke(self, pool: str, address: str) -> None:
-        self.watch.poke(pool, address)
 
 
 class Worker:
     """One picker process."""
 
-    def __init__(self, run: RunDir, *, index: int) -> None:
+    def __init__(self, run: RunDir, parts: WorkerParts, *, index: int) -> None:
         self._run = run
         self._index = index
-        self._name = f"picker-{index}"
-        self._telemetry = WorkerTelemetry(
-            self._name, lambda name: self._picker.catalog.is_known(name)
-        )
-        picker_id = f"{index}.{secrets.token_hex(4)}"
-        self._peers = LocalPeers(picker_id, own=run.peer_socket(index))
-        self._counting = Counting()
-        self._watching = _Watching()
-        self._tenancy = compose.worker_tenancy(self._telemetry.tenants, run.accounts_socket(index))
-        self._picker = Picker(
-            picker_id,
-            Parts(
-                observer=self._telemetry.observer,
-                gate=self._tenancy,
-                limiter=self._tenancy,
-                peers=self._peers,
-                watch=self._watching,
-                counting=self._counting,
-            ),
-            now=time.monotonic,
-            rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
-        )
-        self._health = Health(self._picker)
-        self._scraper: Scraper | None = None
+        self._parts = parts
+        self._picker = parts.picker
         self._servers: Servers | None = None
         self._config: Config | None = None
         self._control = ControlClient(run.control_socket, report=self._report)
-        self._reporter = EndpointReporter(self._picker.pools.states, self._picker.flights.under_way)
+        self._reporter = EndpointReporter(parts.picker.pools.states, parts.picker.flights.under_way)
+        self._learned = LearnedFile(run.learned(index))
         self._applied = Assignment()
         self._scraped: set[str] = set()
-        self._looked_at: set[tuple[str, str]] = set()
-        """Pool and address of the replicas that were read or could not be, before it serves."""
+        self._looked_at: set[EndpointKey] = set()
+        """Replicas that were read or could not be, before it serves."""
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -104,56 +62,62 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._telemetry.reopen_log)
-        attached = asyncio.create_task(self._control.run())
-        ticking = asyncio.create_task(self._tick())
-        applying = asyncio.create_task(self._applier())
-        self._peers.start(self._picker.flights)
+        loop.add_signal_handler(signal.SIGHUP, self._parts.telemetry.reopen_log)
+        self._parts.peers.start(self._picker.flights)
+        self._parts.scraper.start(self)
+        running = {
+            asyncio.create_task(part)
+            for part in (self._control.run(), self._follow(), self._tick(), self._save())
+        }
+        stopped = asyncio.create_task(self._stop.wait())
         try:
-            stopped = asyncio.create_task(self._stop.wait())
-            done, _ = await asyncio.wait(
-                {stopped, attached, ticking, applying}, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait({stopped, *running}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopped}:
                 task.result()  # raises what ended it
         finally:
             await self._drain()
-            for task in (attached, ticking, applying):
+            for task in running:
                 task.cancel()
-            await asyncio.gather(attached, ticking, applying, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
 
     async def _drain(self) -> None:
+        parts = self._parts
         self._picker.drain()
-        await self._health.refresh()
+        await parts.health.refresh()
         if self._servers is not None:
             await self._servers.stop(_DRAIN_GRACE_S)
-        if self._scraper is not None:
-            await self._scraper.close()
-        self._peers.stop()  # no end may be told to accounts that are closed
-        await self._tenancy.close()
-        self._telemetry.close()
+        await parts.scraper.close()
+        parts.peers.stop()  # no end may be reported to accounts that are closed
+        await parts.tenancy.close()
+        self._learned.save(self._picker.pools.snapshot())
+        parts.telemetry.close()
 
-    # -- what the supervisor says
+    # -- what the supervisor assigns
 
-    async def _applier(self) -> None:
+    async def _follow(self) -> None:
+        flights = self._picker.flights
         async for assignment in self._control.changes():
             before = self._applied
             if assignment.configuration is not None:
                 await self._configure(from_json(assignment.configuration))
                 self._sync_endpoints()
+                if before.version == 0:  # only now slots have their addresses
+                    self._picker.pools.restore(self._learned.load())
             else:
-                self._apply_endpoints(assignment.endpoints)
-            written = assignment.registry_generation != before.registry_generation
-            if written:
-                await self._tenancy.refresh()
+                changes = [one for one in assignment.endpoints if one.pool in self._picker.pools]
+                for change in changes:
+                    self._picker.apply_endpoints(change)
+                self._scrape({change.pool for change in changes})
+            if assignment.registry_generation != before.registry_generation:
+                await self._parts.tenancy.refresh()
             if assignment.crash_generation != before.crash_generation:
-                self._picker.flights.picker_died()
-            self._picker.flights.pickers_live(assignment.live_pickers)
+                flights.picker_died()
+            flights.pickers_live(assignment.live_pickers)
             if self._servers is None:
                 await self._first_look()
                 await self._serve()
             if assignment.proxy_generation != before.proxy_generation:
-                self._picker.flights.proxy_restarted()
+                flights.proxy_restarted()
             self._applied = assignment
 
     async def _first_look(self) -> None:
@@ -168,28 +132,21 @@ class Worker:
 
     async def _serve(self) -> None:
         assert self._config is not None
-        self._servers = Servers(self._picker, self._health, self._listeners(self._config))
+        listeners = self._listeners(self._config)
+        self._servers = Servers(self._picker, self._parts.health, listeners)
         await self._servers.start()
 
     async def _configure(self, config: Config) -> None:
+        parts, before = self._parts, self._config
         self._picker.configure(derive.picker_settings(config))
-        if self._config is None or self._config.limits.tokenizers != config.limits.tokenizers:
-            self._counting.configure(derive.tokenizers(config))
-        self._telemetry.configure(config.telemetry)
+        if before is None or before.limits.tokenizers != config.limits.tokenizers:
+            parts.counting.configure(derive.tokenizers(config))
+        parts.telemetry.configure(config.telemetry)
         workers = range(config.picker.workers)
-        self._peers.follow(self._run.peer_socket(i) for i in workers if i != self._index)
-        before, self._config = self._config, config
-        await self._tenancy.configure(config)
-        if (
-            self._scraper is None
-            or before is None
-            or (derive.scrape_settings(before) != derive.scrape_settings(config))
-        ):
-            if self._scraper is not None:
-                await self._scraper.close()
-            self._scraper = Scraper(self, derive.scrape_settings(config), clock=self._picker.now)
-            await self._scraper.__aenter__()
-            self._watching.watch = self._scraper
+        parts.peers.follow(self._run.peer_socket(i) for i in workers if i != self._index)
+        self._config = config
+        await parts.tenancy.configure(config)
+        parts.scraper.configure(derive.scrape_settings(config))
 
     def _listeners(self, config: Config) -> Listeners:
         settings, health = config.picker.ext_proc, config.picker.health
@@ -203,45 +160,40 @@ class Worker:
             health=Address(health.address, health.port) if health.port is not None else None,
         )
 
-    def _apply_endpoints(self, changes: Iterable[EndpointChanges]) -> None:
-        known = [change for change in changes if change.pool in self._picker.pools]
-        for change in known:
-            self._picker.apply_endpoints(change)
-        self._scrape({change.pool for change in known})
-
     def _sync_endpoints(self) -> None:
         """After a change of the configuration, which may have brought and taken pools."""
-        assert self._config is not None
-        assert self._scraper is not None
-        for pool in self._config.pools:
-            specs = self._control.endpoints.get(pool.name, {})
-            self._picker.pools.sync_endpoints(pool.name, specs.values())
-        self._scrape(self._picker.pools.keys())
-        names = {pool.name for pool in self._config.pools}
-        for gone in set(self._scraped) - names:
-            self._scraper.drop(gone)
-        self._scraped = names
+        names = self._picker.pools.keys()
+        for name in names:
+            specs = self._control.endpoints.get(name, {})
+            self._picker.pools.sync_endpoints(name, specs.values())
+        self._scrape(names)
+        for gone in self._scraped - names:
+            self._parts.scraper.drop(gone)
+        self._scraped = set(names)
 
-    def _scrape(self, pools: Container[str]) -> None:
+    def _scrape(self, names: Iterable[str]) -> None:
+        """Read the endpoints that these pools have now."""
         assert self._config is not None
-        assert self._scraper is not None
         for pool in self._config.pools:
-            if pool.name in pools:
-                state = self._picker.pools.states[pool.name]
-                self._scraper.sync(derive.scraped_pool(pool), state.slot_of)
+            if pool.name in names:
+                addresses = self._picker.pools[pool.name].state.specs
+                self._parts.scraper.sync(derive.scraped_pool(pool), addresses)
 
-    # -- what the scraper says
+    # -- what the scraper reads
 
     def apply_signals(self, pool: str, address: str, signals: Signals, started_s: float) -> None:
+        """See `ScrapeSink`."""
         self._look_at(pool, address)
         self._picker.apply_signals(pool, address, signals, started_s)
 
     def apply_models(
         self, pool: str, address: str, models: Sequence[ServedModel], started_s: float
     ) -> None:
+        """See `ScrapeSink`."""
         self._picker.apply_models(pool, address, models, started_s)
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
+        """See `ScrapeSink`."""
         self._look_at(pool, address)
         self._picker.mark_failed(pool, address, reason, started_s)
 
@@ -249,31 +201,37 @@ class Worker:
         if self._servers is None:
             self._looked_at.add((pool, address))
 
-    # -- what the supervisor hears
+    # -- from time to time
 
     async def _tick(self) -> None:
+        parts = self._parts
         while True:
             await asyncio.sleep(_TICK_S)
             self._picker.flights.tick()
-            await self._health.refresh()
-            if self._scraper is not None:
-                self._telemetry.sample(self._scraper.stats)
-            self._telemetry.sample_lost(
+            await parts.health.refresh()
+            parts.telemetry.sample(parts.scraper.stats)
+            parts.telemetry.sample_lost(
                 access_log=self._servers.failed_entries if self._servers is not None else 0,
-                peer_unreadable=self._peers.unreadable,
-                peer_dropped=self._peers.dropped_batches,
+                peer_unreadable=parts.peers.unreadable,
+                peer_dropped=parts.peers.dropped_batches,
             )
-            if (tenancy := self._tenancy.current) is not None:
-                self._telemetry.tenants.sample_expressions(tenancy.expression_failures)
-                self._telemetry.tenants.sample_registry(tenancy.registry_failures)
+            tenancy, metrics = parts.tenancy.current, parts.telemetry.tenants
+            if tenancy is not None:
+                metrics.sample_expressions(tenancy.expression_failures)
+                metrics.sample_registry(tenancy.registry_failures)
                 if tenancy.outage is not None:
-                    self._telemetry.tenants.sample_outage(tenancy.outage)
+                    metrics.sample_outage(tenancy.outage)
+
+    async def _save(self) -> None:
+        while True:
+            await asyncio.sleep(_SAVE_S)
+            await asyncio.to_thread(self._learned.save, self._picker.pools.snapshot())
 
     def _report(self, whole: bool) -> control_pb2.Report:
         if whole:
             self._reporter.forget()
         report = control_pb2.Report(
-            worker=self._name,
+            worker=self._parts.name,
             pid=os.getpid(),
             picker_id=self._picker.id,
             applied_version=self._applied.version,
@@ -297,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     use_fixed_process()
     registry.load_plugins()
-    worker = Worker(RunDir(given.run_dir, temporary=False), index=given.index)
+    run = RunDir(given.run_dir, temporary=False)
+    worker = Worker(run, worker_parts(run, given.index), index=given.index)
     uvloop.run(worker.run())
 
 

@@ -20,8 +20,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from loadtests.bench import processes
-from loadtests.bench.figures import decision, fleet, latency, limits, micro, streaming, tenants
-from loadtests.bench.figures.measurement import Effort, Figure
+from loadtests.bench.figures import (
+    decision,
+    fleet,
+    hearing,
+    latency,
+    limits,
+    micro,
+    scale,
+    streaming,
+    tenants,
+)
+from loadtests.bench.figures.measurement import Effort, Figure, OwnFigure
 from loadtests.bench.processes import GoneError
 from loadtests.bench.rows import Row, table
 from loadtests.bench.stand import Stand, StandError
@@ -37,15 +47,20 @@ FIGURES: Final = (
     Figure("idle", "idle CPU, 100 replicas", fleet.REPLICAS, fleet.idle),
     Figure("memory", "memory, 100 replicas", fleet.REPLICAS, fleet.memory),
 )
-MICRO: Final = "micro"
-"""The one figure that needs no stand; left out unless asked for."""
+OWN_FIGURES: Final = (
+    OwnFigure("scale", "picker CPU per request among many replicas", scale.per_request),
+    OwnFigure("reading", "CPU of reading 1,000 busy replicas", scale.reading),
+    OwnFigure("hearing", "CPU per request of another picker", hearing.per_request),
+)
+MICRO: Final = OwnFigure("micro", "parts of a decision alone", micro.rows)
+"""Left out unless asked for."""
 
 
 def main() -> None:
     """Command line."""
     given = _parse(sys.argv[1:])
     signal.signal(signal.SIGTERM, _terminated)
-    chosen = given.only or [figure.name for figure in FIGURES]
+    chosen = given.only or [figure.name for figure in (*FIGURES, *OWN_FIGURES)]
     console = Console()
     began_s, busy_s, own_s = time.monotonic(), processes.machine_busy_s(), _used_s()
     try:
@@ -72,7 +87,8 @@ class _Given(argparse.Namespace):
 
 
 def _parse(arguments: Sequence[str]) -> _Given:
-    listed = ", ".join(f"{figure.name} ({figure.about})" for figure in FIGURES)
+    known = (*FIGURES, *OWN_FIGURES, MICRO)
+    listed = ", ".join(f"{figure.name} ({figure.about})" for figure in known)
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.bench",
         description="Measure what Penstock costs, on this machine and loopback.",
@@ -80,9 +96,9 @@ def _parse(arguments: Sequence[str]) -> _Given:
     parser.add_argument(
         "--only",
         action="append",
-        choices=[*(figure.name for figure in FIGURES), MICRO],
+        choices=[figure.name for figure in known],
         metavar="NAME",
-        help=f"one figure; may be repeated: {listed}, {MICRO} (parts of a decision alone)",
+        help=f"one figure; may be repeated: {listed}",
     )
     parser.add_argument("--quick", action="store_true", help="less exact, about two minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
@@ -109,22 +125,21 @@ def _measure(chosen: Sequence[str], console: Console, *, quick: bool) -> Iterato
             say(f"starting the gateway and {replicas} replicas")
             with Stand(replicas) as stand:
                 for figure in figures:
-                    yield from _one(figure, stand, effort, progress, task)
+                    _begin(figure.about, progress, task)
+                    yield from figure.measure(stand, effort)
+                    progress.advance(task)
                 say("stopping")
-        if MICRO in chosen:
-            progress.update(task, description=MICRO)
-            yield from micro.rows(effort)
+        for own in (*OWN_FIGURES, MICRO):
+            if own.name in chosen:
+                _begin(own.about, progress, task)
+                yield from own.measure(effort)
+                progress.advance(task)
 
 
-def _one(
-    figure: Figure, stand: Stand, effort: Effort, progress: Progress, task: TaskID
-) -> list[Row]:
-    progress.update(task, description=figure.about)
+def _begin(about: str, progress: Progress, task: TaskID) -> None:
+    progress.update(task, description=about)
     if not progress.console.is_terminal:
-        progress.console.print(f"measuring: {figure.about}")
-    rows = figure.measure(stand, effort)
-    progress.advance(task)
-    return rows
+        progress.console.print(f"measuring: {about}")
 
 
 def _used_s() -> float:

@@ -64,7 +64,7 @@ class Requests:
     def _render(self, shape: PromptShape, max_tokens: int, *, stream: bool) -> tuple[bytes, bytes]:
         shared_bytes = int(shape.shared * (shape.prompt_bytes - _MARK_DIGITS))
         ends_bytes = shape.prompt_bytes - _MARK_DIGITS - shared_bytes
-        shared, end = (_turns(_text(size, self._rng)) for size in (shared_bytes, ends_bytes))
+        shared, end = (_turns(text(size, self._rng)) for size in (shared_bytes, ends_bytes))
         options = f'"max_tokens":{max_tokens}' + (',"stream":true' if stream else "")
         before = f'{{"model":"{MODEL}","messages":[{{"role":"user","content":"{shared}'
         after = f'{end}"}}],{options}}}'
@@ -88,5 +88,6 @@ def _turns(text: str) -> str:
     )
 
 
-def _text(size_bytes: int, rng: random.Random) -> str:
+def text(size_bytes: int, rng: random.Random) -> str:
+    """Words at random."""
     return " ".join(rng.choices(_WORDS, k=size_bytes // 2 + 1))[:size_bytes]

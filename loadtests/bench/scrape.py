@@ -17,7 +17,8 @@ from typing import cast
 import uvloop
 
 from picker.signals.engines import Engine, extract
-from picker.signals.scraper import ScrapedPool, Scraper, ScrapeSettings
+from picker.signals.scraper import Scraper
+from picker.signals.settings import ScrapedPool, ScrapeSettings
 from picker.state.endpoints import EndpointSpec, PoolState, Signals
 from picker.state.models import ServedModel
 
@@ -124,6 +125,7 @@ async def measure(
         "--replicas", str(replicas), "--kilobytes", str(kilobytes), *(["--busy"] if busy else []),
         stdout=asyncio.subprocess.PIPE, limit=1 << 20,
     )  # fmt: skip
+    scraper = Scraper(settings)
     try:
         if child.stdout is None:
             raise RuntimeError("no pipe to the servers")
@@ -131,22 +133,23 @@ async def measure(
         addresses = [f"127.0.0.1:{port.decode()}" for port in ports]
         state = PoolState("pool", stale_after_s=5.0)
         state.sync(EndpointSpec(address) for address in addresses)
-        async with Scraper(_Sink(state), settings) as scraper:
-            scraper.sync(ScrapedPool("pool"), addresses)
-            await asyncio.sleep(2 * settings.idle_interval_s)
-            before, cpu_s, start_s = scraper.stats.scrapes, time.process_time(), time.monotonic()
-            await asyncio.sleep(seconds)
-            if scraper.stats.failures:
-                raise RuntimeError(f"no figure, reads failed: {dict(scraper.stats.failures)}")
-            cpu_s, took_s = time.process_time() - cpu_s, time.monotonic() - start_s
-            return ScrapeCost(
-                replicas,
-                len(vllm_body(kilobytes, busy=busy)),
-                scraper.stats.scrapes - before,
-                took_s,
-                cpu_s,
-            )
+        scraper.start(_Sink(state))
+        scraper.sync(ScrapedPool("pool"), addresses)
+        await asyncio.sleep(2 * settings.idle_interval_s)
+        before, cpu_s, start_s = scraper.stats.scrapes, time.process_time(), time.monotonic()
+        await asyncio.sleep(seconds)
+        if scraper.stats.failures:
+            raise RuntimeError(f"no figure, reads failed: {dict(scraper.stats.failures)}")
+        cpu_s, took_s = time.process_time() - cpu_s, time.monotonic() - start_s
+        return ScrapeCost(
+            replicas,
+            len(vllm_body(kilobytes, busy=busy)),
+            scraper.stats.scrapes - before,
+            took_s,
+            cpu_s,
+        )
     finally:
+        await scraper.close()
         child.terminate()
         await child.wait()
 

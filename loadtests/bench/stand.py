@@ -99,16 +99,18 @@ class Stand:
         *,
         sections: Mapping[str, object] | None = None,
         keys: int = 0,
+        running: int = 0,
         start_s: float = _START_S,
     ) -> None:
         """``sections``: more of the gateway's configuration. ``keys``: of so many `api_key`s each
-        request shows one; the gateway has to know them from its start; 0: none. ``start_s``:
-        longest start."""
+        request shows one; the gateway has to know them from its start; 0: none. ``running``:
+        requests that every replica claims to run. ``start_s``: longest start."""
         self.replicas = replicas
         self.started_s = 0.0
         """What the gateway took from its start to the first answer, to the last of the keys."""
         self._sections = sections or {}
         self._keys = keys
+        self._running = running
         self._start_s = start_s
         self.port, self.plain_port = free_port(), free_port()
         self._admin_port = free_port()
@@ -132,7 +134,8 @@ class Stand:
 
     @property
     def pids(self) -> Mapping[str, int]:
-        """By name: picker, supervisor, envoy, plain, upstream, load."""
+        """By name: picker (the second picker worker is picker-1, and so on), supervisor, envoy,
+        plain, upstream, load."""
         return self._pids
 
     def load(
@@ -202,9 +205,8 @@ class Stand:
         )
         module = [sys.executable, "-m"]
         self._load = self._run("load", [*module, "loadtests.bench.load"])
-        count = str(self.replicas)
-        command = [*module, "loadtests.bench.upstream", "--replicas", count]
-        self._upstream = self._run("upstream", command)
+        claims = ["--replicas", str(self.replicas), "--running", str(self._running)]
+        self._upstream = self._run("upstream", [*module, "loadtests.bench.upstream", *claims])
         ports: list[int] = orjson.loads(self._upstream.read())
         envoy = str(Path(sys.executable).parent / "envoy")
         plain_file = self._folder / "plain.json"
@@ -223,7 +225,8 @@ class Stand:
         for pid in processes.children(gateway.pid):
             words = processes.arguments(pid)
             if "gateway.run.worker" in words:
-                self._pids["picker"] = pid
+                index = words[words.index("--index") + 1]
+                self._pids["picker" if index == "0" else f"picker-{index}"] = pid
             elif words and Path(words[0]).name == "envoy":
                 self._pids["envoy"] = pid
         if not {"picker", "envoy"} <= self._pids.keys():

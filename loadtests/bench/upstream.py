@@ -81,11 +81,13 @@ _METRICS_REST = _metrics_rest()
 class Replica:
     """What all connections of one port share."""
 
-    def __init__(self) -> None:
+    def __init__(self, running: int = 0) -> None:
+        """``running``: requests that the metrics claim beside the streams."""
         self.requests = 0
         self.scrapes = 0
         self.streams = 0
         """Under way now."""
+        self._running = running
 
     def metrics(self) -> bytes:
         """The page that the picker reads; the gauges come first, as vLLM's do."""
@@ -94,7 +96,7 @@ class Replica:
             b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running{%b} %d.0\n"
             b"# TYPE vllm:num_requests_waiting gauge\nvllm:num_requests_waiting{%b} 0.0\n"
             b"# TYPE vllm:kv_cache_usage_perc gauge\nvllm:kv_cache_usage_perc{%b} 0.25\n%b"
-        ) % (labels, self.streams, labels, labels, _METRICS_REST)
+        ) % (labels, self._running + self.streams, labels, labels, _METRICS_REST)
 
 
 class Streams:
@@ -224,10 +226,10 @@ class Connection(asyncio.Protocol):
         self._streams.add(self, self._tokens - 1)
 
 
-async def serve(count: int) -> None:
+async def serve(count: int, *, running: int = 0) -> None:
     """Serve until standard input ends; each line there is answered with the counts so far."""
     loop = asyncio.get_running_loop()
-    replicas = [Replica() for _ in range(count)]
+    replicas = [Replica(running) for _ in range(count)]
     streams = Streams()
     ports = []
     for replica in replicas:
@@ -253,7 +255,9 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Canned replicas for benchmarks.")
     parser.add_argument("--replicas", type=int, default=1)
-    uvloop.run(serve(int(parser.parse_args().replicas)))
+    parser.add_argument("--running", type=int, default=0, help="requests each claims to run")
+    given = parser.parse_args()
+    uvloop.run(serve(int(given.replicas), running=int(given.running)))
 
 
 if __name__ == "__main__":

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from picker.replication.readings import SharedReadings
 from picker.request.report import Ending, Report
 from picker.seams.peers import Load, PeerSink, Sent
 from picker.wire import state_pb2
@@ -19,63 +21,93 @@ from picker.wire import state_pb2
 log = logging.getLogger(__name__)
 
 _FLUSH_S: Final = 0.005
-_REFRESH_S: Final = 1.0
+_READINGS_FLUSH_S: Final = 0.02
+_BEAT_S: Final = 1.0
+"""A picker with nothing to report shows so often that it lives."""
+_GONE_S: Final = 3.0
+"""A picker of which nothing was heard for so long is not counted on."""
 _MAX_BATCH_BYTES: Final = 64 * 1024
 _MAX_BACKLOG: Final = 1024
 """Batches that wait for a peer that does not read; older ones are dropped."""
 _BUFFER_BYTES: Final = 4 << 20
 _MAX_DATAGRAM_BYTES: Final = 256 * 1024
 _MAX_HASHES: Final = 8192
-"""Of one request: the first 30 MB of a prompt. The rest of it the others do not get to know."""
+"""Of one request: the first 30 MB of a prompt. The others do not hear of the rest."""
 
 
 class LocalPeers:
-    """Tells every other picker of this host; lost batches only make their picture less exact."""
+    """Reports to every other picker of this host; lost batches only make their picture less exact.
 
-    def __init__(self, picker_id: str, *, own: Path, others: Iterable[Path] = ()) -> None:
-        self._sink: PeerSink | None = None
-        self._own = own
-        self._others: dict[Path, deque[bytes]] = {}
-        self.follow(others)
-        self._batch = state_pb2.Batch(picker=picker_id)
-        self._batch_bytes = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._refreshing: asyncio.TimerHandle | None = None
-        self._everything = False
+    A picker is known by the name of its socket, and is live while its batches come.
+    """
+
+    def __init__(
+        self,
+        picker_id: str,
+        *,
+        own: Path,
+        others: Iterable[Path] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.readings = SharedReadings(
+            own.name, lambda: self._flush_within(_READINGS_FLUSH_S), self._flush
+        )
+        """What workers share of their reads of replicas."""
         self.dropped_batches = 0
         """That a peer which is there did not get."""
         self.unreadable = 0
         """Batches and events of others that could not be used."""
+        self._own = own
+        self._clock = clock
+        self._sink: PeerSink | None = None
+        self._others: dict[Path, deque[bytes]] = {}
+        self._heard_s: dict[str, float] = {}
+        """By name: when its last batch came."""
+        self._batch = state_pb2.Batch(picker=picker_id)
+        self._empty_bytes = self._batch.ByteSize()
+        self._batch_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
+        """When the timer ends."""
+        self._beat: asyncio.TimerHandle | None = None
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.follow(others)
 
     def start(self, sink: PeerSink) -> None:
         """Listen for ``sink``. Raises OSError, for instance when the socket's path is too long."""
+        self._sink = sink
         self._own.unlink(missing_ok=True)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         self._socket.bind(str(self._own))
         asyncio.get_running_loop().add_reader(self._socket, self._receive)
-        self._sink = sink
-        self._refresh()
+        self._show_life()
 
     def follow(self, others: Iterable[Path]) -> None:
-        """Tell these from now on: pickers have come or gone."""
+        """Report to these from now on: pickers have come or gone."""
         self._others = {
             path: self._others.get(path, deque[bytes](maxlen=_MAX_BACKLOG)) for path in others
         }
+        names = {path.name for path in self._others}
+        self._heard_s = {name: at_s for name, at_s in self._heard_s.items() if name in names}
+        self._count_live()
+        if self._sink is not None:
+            self._show_life()
 
     def stop(self) -> None:
         """Send what waits, once, and close."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
+        self._batch.leaving = True
         self._flush()
         self._others.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._beat):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._beat = None
         asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
         self._own.unlink(missing_ok=True)
+
+    # -- to others
 
     def sent(self, sent: Sent) -> None:
         """See `Peers`."""
@@ -95,8 +127,8 @@ class LocalPeers:
 
     def loads_changed(self) -> None:
         """See `Peers`."""
-        if self._others and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
+        if self._others:
+            self._flush_within(_FLUSH_S)
 
     def ended(self, report: Report) -> None:
         """See `Peers`."""
@@ -127,36 +159,51 @@ class LocalPeers:
         else:
             self.loads_changed()
 
-    def _refresh(self) -> None:
-        """Send all loads again: heals what was lost, and informs peers that came late."""
-        self._everything = True
-        self.loads_changed()
-        self._refreshing = asyncio.get_running_loop().call_later(_REFRESH_S, self._refresh)
+    def _flush_within(self, wait_s: float) -> None:
+        due_s = self._clock() + wait_s
+        if self._timer is not None:
+            if self._timer_s <= due_s:
+                return
+            self._timer.cancel()
+        self._timer_s = due_s
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._flush)
 
-    def _flush(self) -> None:
+    def _show_life(self) -> None:
+        """Send a batch with all loads, even an empty one, now and every `_BEAT_S`: heals what was
+        lost, and informs peers that came late."""
+        if self._beat is not None:
+            self._beat.cancel()
+            self._beat = None
+        if self._others:
+            self._count_live()
+            self._flush(everything=True)
+            self._beat = asyncio.get_running_loop().call_later(_BEAT_S, self._show_life)
+
+    def _flush(self, *, everything: bool = False) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        batch = self._batch
+        self.readings.fill(batch)
         if self._sink is not None:
-            for load in self._sink.loads(everything=self._everything):
-                self._batch.loads.add(
+            for load in self._sink.loads(everything=everything):
+                batch.loads.add(
                     pool=load.pool,
                     address=load.address,
                     requests=load.requests,
                     prefill_tokens=load.prefill_tokens,
                     kv_tokens=load.kv_tokens,
                 )
-        self._everything = False
-        if self._batch.sent or self._batch.loads or self._batch.finished:
-            data = self._batch.SerializeToString()
-            self._batch = state_pb2.Batch(picker=self._batch.picker)
+        if everything or batch.ByteSize() > self._empty_bytes:
+            data = batch.SerializeToString()
+            self._batch = state_pb2.Batch(picker=batch.picker)
             self._batch_bytes = 0
             for waiting in self._others.values():
                 self.dropped_batches += len(waiting) == _MAX_BACKLOG
                 waiting.append(data)
         blocked = [self._send(path, waiting) for path, waiting in self._others.items()]
-        if any(blocked) and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
+        if any(blocked):
+            self._flush_within(_FLUSH_S)
 
     def _send(self, path: Path, waiting: deque[bytes]) -> bool:
         """True when the peer is there but does not read fast enough."""
@@ -175,10 +222,12 @@ class LocalPeers:
                 waiting.popleft()
         return False
 
+    # -- from others
+
     def _receive(self) -> None:
         for _ in range(64):
             try:
-                data = self._socket.recv(_MAX_DATAGRAM_BYTES)
+                data, sender = self._socket.recvfrom(_MAX_DATAGRAM_BYTES)
             except BlockingIOError:
                 return
             try:
@@ -187,32 +236,48 @@ class LocalPeers:
                 self.unreadable += 1
                 log.warning("a batch from another picker could not be read (%d bytes)", len(data))
                 continue
-            self._take(batch)
+            if sender:  # "": its socket has no name
+                self._note(Path(sender).name, batch)
+            for take in (self._take, self.readings.take):
+                try:
+                    take(batch)
+                except Exception:  # what one part cannot use, the other may
+                    self.unreadable += 1
+                    log.exception("a batch from another picker could not be used")
+
+    def _note(self, name: str, batch: state_pb2.Batch) -> None:
+        """Another picker has sent a batch, so it lives, unless it says otherwise."""
+        if batch.leaving:
+            self._heard_s.pop(name, None)
+            self._count_live()
+        elif any(path.name == name for path in self._others):
+            is_new = name not in self._heard_s
+            self._heard_s[name] = self._clock()
+            if is_new:
+                self._count_live()
+                self._flush(everything=True)  # it need not wait for our next sign of life
+
+    def _count_live(self) -> None:
+        since_s = self._clock() - _GONE_S
+        self._heard_s = {name: at_s for name, at_s in self._heard_s.items() if at_s > since_s}
+        members = tuple(sorted((self._own.name, *self._heard_s)))
+        if members != self.readings.members:
+            self.readings.members = members
 
     def _take(self, batch: state_pb2.Batch) -> None:
         sink = self._sink
         if sink is None:
             return
-        try:
-            for load in batch.loads:
-                sink.peer_load(
-                    batch.picker,
-                    Load(
-                        load.pool,
-                        load.address,
-                        load.requests,
-                        load.prefill_tokens,
-                        load.kv_tokens,
-                    ),
-                )
-            for sent in batch.sent:
-                chains = [list(chain.hashes) for chain in sent.chains]
-                sink.peer_sent(Sent(sent.pool, sent.address, chains, sent.adapter, sent.session))
-            for finished in batch.finished:
-                sink.peer_ended(_report(finished))
-        except Exception:
-            self.unreadable += 1
-            log.exception("a batch from another picker could not be used")
+        for load in batch.loads:
+            sink.peer_load(
+                batch.picker,
+                Load(load.pool, load.address, load.requests, load.prefill_tokens, load.kv_tokens),
+            )
+        for sent in batch.sent:
+            chains = [list(chain.hashes) for chain in sent.chains]
+            sink.peer_sent(Sent(sent.pool, sent.address, chains, sent.adapter, sent.session))
+        for finished in batch.finished:
+            sink.peer_ended(_report(finished))
 
 
 def _report(event: state_pb2.Finished) -> Report:

@@ -54,20 +54,23 @@ class Upstream:
 
 
 class Fetcher:
-    """GETs over kept connections. Use as an async context manager."""
+    """GETs over kept connections, between `open` and `close`."""
 
-    def __init__(self, *, timeout_s: float, max_body_bytes: int, keep_alive_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._max_body_bytes = max_body_bytes
+    def __init__(self, *, keep_alive_s: float) -> None:
         self._keep_alive_s = keep_alive_s
         self._session: aiohttp.ClientSession | None = None
+        self.limit(timeout_s=1.0, max_body_bytes=8 << 20)
 
-    async def open(self) -> None:
+    def limit(self, *, timeout_s: float, max_body_bytes: int) -> None:
+        """Bound what is fetched from now on."""
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._max_body_bytes = max_body_bytes
+
+    def open(self) -> None:
         """Must run in the loop that fetches."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keep_alive_s),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s),
             headers={"User-Agent": "penstock", "Accept-Encoding": "identity"},
             auto_decompress=False,
         )
@@ -88,6 +91,7 @@ class Fetcher:
                 ssl=upstream.tls if upstream.tls is not None else True,
                 server_hostname=upstream.server_name,
                 allow_redirects=False,
+                timeout=self._timeout,
             ) as response:
                 if response.status != 200:
                     status = response.status
@@ -96,7 +100,7 @@ class Fetcher:
                 return await self._body(url, response)
         except TimeoutError as error:
             raise FetchError(
-                Failure.TIMEOUT, f"GET {url.path}: no answer within {self._timeout_s:g} s"
+                Failure.TIMEOUT, f"GET {url.path}: no answer within {self._timeout.total:g} s"
             ) from error
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise FetchError(Failure.DISCONNECTED, f"GET {url.path}: TLS: {error}") from error
@@ -105,8 +109,8 @@ class Fetcher:
             kind = Failure.LOCAL if local else Failure.REFUSED
             raise FetchError(kind, f"cannot connect: {error.os_error}"[:200]) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            told = str(error) or type(error).__name__
-            raise FetchError(Failure.DISCONNECTED, f"GET {url.path}: {told[:200]}") from error
+            words = str(error) or type(error).__name__
+            raise FetchError(Failure.DISCONNECTED, f"GET {url.path}: {words[:200]}") from error
 
     async def _body(self, url: URL, response: aiohttp.ClientResponse) -> bytes:
         chunks, size_bytes = [], 0

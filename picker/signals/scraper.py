@@ -7,59 +7,33 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import Final
 
-from picker.signals.engines import Engine
-from picker.signals.fetch import Failure, Fetcher, FetchError, Upstream
+from picker.signals.fetch import Failure, Fetcher, FetchError
+from picker.signals.news import News
+from picker.signals.settings import PATIENCE, ScrapedPool, ScrapeSettings
+from picker.signals.sharing import Sharing, Unshared
+from picker.signals.sink import ScrapeSink
 from picker.signals.target import Target
-from picker.state.endpoints import Signals
-from picker.state.models import ServedModel
-
-__all__ = ["ScrapeSettings", "ScrapeSink", "ScrapeStats", "ScrapedPool", "Scraper"]
+from picker.signals.watched import Watched
 
 logger = logging.getLogger(__name__)
 
-_FIRST_SPREAD_S = 0.001
+_FIRST_SPREAD_S: Final = 0.001
 """New endpoints are first read this long after each other."""
-_JITTER = 0.1
-_SHORTEST_S = 0.05
+_JITTER: Final = 0.1
+_SHORTEST_S: Final = 0.05
 """However often it is poked, an endpoint is not read more often than this."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScrapeSettings:
-    """How often and how patiently replicas are read."""
-
-    interval_s: float = 0.25
-    """Between two reads of a replica that has requests."""
-    idle_interval_s: float = 1.0
-    """Between two reads of an idle or failed replica."""
-    timeout_s: float = 1.0
-    models_interval_s: float = 10.0
-    """Between two reads of /v1/models."""
-    busy_for_s: float = 2.0
-    """A replica counts as having requests this long after one was sent to it."""
-    max_body_bytes: int = 8 << 20
-    max_concurrent: int = 128
-    max_concurrent_suspect: int = 32
-    """Of the replicas whose last read failed, which may hang, so many are read at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScrapedPool:
-    """What the scraper needs to know about a pool."""
-
-    name: str
-    engine: Engine | None = None
-    """None: told from the metrics."""
-    upstream: Upstream = field(default_factory=Upstream)
+_SOON_S: Final = 0.001
+_KEEP_ALIVE_S: Final = 4.0
+"""Below the 5 s after which uvicorn closes."""
 
 
 @dataclass(slots=True)
 class ScrapeStats:
-    """Counts since the start."""
+    """Counts of this worker's own reads since its start."""
 
     scrapes: int = 0
     model_reads: int = 0
@@ -67,88 +41,68 @@ class ScrapeStats:
     """By Failure."""
 
 
-class ScrapeSink(Protocol):
-    """Takes what was read. ``started_s``: scraper's clock when the read was begun, so that what
-    was decided later is known not to be in it."""
-
-    def apply_signals(
-        self, pool: str, address: str, signals: Signals, started_s: float
-    ) -> None: ...
-
-    def apply_models(
-        self, pool: str, address: str, models: Sequence[ServedModel], started_s: float
-    ) -> None: ...
-
-    def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None: ...
-
-
-class _Watched:
-    """An endpoint with its place in time: either a timer or a task, never both."""
-
-    __slots__ = ("again", "busy_until_s", "due_s", "pool", "target", "task", "timer")
-
-    def __init__(self, pool: ScrapedPool, target: Target) -> None:
-        self.pool = pool
-        self.target = target
-        self.timer: asyncio.TimerHandle | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.due_s = 0.0
-        self.busy_until_s = 0.0
-        self.again = False
-
-
 class Scraper:
-    """Reads every endpoint on its own rhythm. Use as an async context manager.
+    """Keeps the news of every endpoint fresh, each on its own rhythm.
 
-    ``clock`` is a monotonic clock in seconds, the one that the sink's state uses.
+    An endpoint is read by one of the workers that share the reading; every worker reads it once
+    when it is new, when it is poked, and when there is no news of it for too long. ``clock`` is
+    CLOCK_MONOTONIC in seconds, the same for all workers of a host.
     """
 
     def __init__(
         self,
-        sink: ScrapeSink,
-        settings: ScrapeSettings,
+        settings: ScrapeSettings | None = None,
         *,
+        sharing: Sharing | None = None,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
         self.stats = ScrapeStats()
-        self._sink = sink
-        self._settings = settings
+        self._sharing = sharing or Unshared()
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - phases, nothing secret
+        self._sink: ScrapeSink | None = None
         self._pools: dict[str, ScrapedPool] = {}
-        self._watched: dict[tuple[str, str], _Watched] = {}
+        self._watched: dict[tuple[str, str], Watched] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._lane = asyncio.Semaphore(settings.max_concurrent)
-        self._suspect_lane = asyncio.Semaphore(settings.max_concurrent_suspect)
-        self._fetcher = Fetcher(
-            timeout_s=settings.timeout_s,
-            max_body_bytes=settings.max_body_bytes,
-            keep_alive_s=4.0,  # below the 5 s after which uvicorn closes
-        )
-        self._open = False
+        self._fetcher = Fetcher(keep_alive_s=_KEEP_ALIVE_S)
+        self._use(settings or ScrapeSettings())
 
-    async def __aenter__(self) -> Self:
-        await self._fetcher.open()
-        self._open = True
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    def start(self, sink: ScrapeSink) -> None:
+        """Give ``sink`` what is read from now on; must run in the loop that reads."""
+        self._sink = sink
+        self._fetcher.open()
+        news = News(self._watched, sink, lambda: self._settings, self._poke, clock=self._clock)
+        self._sharing.listen(news)
 
     async def close(self) -> None:
-        """Stops everything; afterwards the sink hears nothing more."""
-        self._open = False
+        """Stop everything; afterwards the sink hears nothing more."""
+        self._sink = None
         for watched in list(self._watched.values()):
             self._forget(watched)
         self._watched.clear()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._fetcher.close()
 
+    def configure(self, settings: ScrapeSettings) -> None:
+        """Take over new settings; what is known of the endpoints stays."""
+        if settings == self._settings:
+            return
+        self._use(settings)
+        for watched in self._watched.values():
+            if watched.timer is not None:
+                self._wake_in(watched, self._wait_s(watched))
+
+    def _use(self, settings: ScrapeSettings) -> None:
+        self._settings = settings
+        self._lane = asyncio.Semaphore(settings.max_concurrent)
+        self._suspect_lane = asyncio.Semaphore(settings.max_concurrent_suspect)
+        self._fetcher.limit(timeout_s=settings.timeout_s, max_body_bytes=settings.max_body_bytes)
+
     def sync(self, pool: ScrapedPool, addresses: Iterable[str]) -> None:
         """Make the endpoints of a pool be these; new ones are read at once, nearly. Raises
-        RuntimeError outside the context manager."""
-        if not self._open:
+        RuntimeError before `start` and after `close`."""
+        if self._sink is None:
             raise RuntimeError("the scraper is not running")
         wanted = dict.fromkeys(addresses)
         changed = self._pools.get(pool.name) not in (None, pool)
@@ -160,7 +114,7 @@ class Scraper:
         new = [address for address in wanted if (pool.name, address) not in self._watched]
         for place, address in enumerate(new):
             target = Target(address, pool.engine, pool.upstream)
-            watched = self._watched[pool.name, address] = _Watched(pool, target)
+            watched = self._watched[pool.name, address] = Watched(pool, target)
             self._wake_in(watched, place * _FIRST_SPREAD_S)
 
     def drop(self, pool: str) -> None:
@@ -176,38 +130,54 @@ class Scraper:
             return
         now_s = self._clock()
         watched.busy_until_s = now_s + self._settings.busy_for_s
-        if watched.timer is not None and watched.due_s > now_s + self._settings.interval_s:
+        if watched.timer is None or watched.due_s <= now_s + self._settings.interval_s:
+            return
+        if watched.is_ours(self._sharing):
             self._wake_in(watched, self._settings.interval_s * self._rng.random())
+        elif watched.due_s > now_s + PATIENCE * self._settings.interval_s:
+            self._wake_in(watched, PATIENCE * self._settings.interval_s)
 
     def poke(self, pool: str, address: str) -> None:
         """Read the endpoint now: the data plane could not reach it, or it has just changed."""
         watched = self._watched.get((pool, address))
-        if watched is None:
-            return
+        if watched is not None:
+            self._poke(watched)
+
+    def _poke(self, watched: Watched) -> None:
+        watched.has_news = False
         if watched.task is not None:
             watched.again = True
         else:
             self._wake_in(watched, self._soonest_s(watched))
 
-    def _soonest_s(self, watched: _Watched) -> float:
+    def _soonest_s(self, watched: Watched) -> float:
         return max(0.0, watched.target.started_s + _SHORTEST_S - self._clock())
 
-    def _wake_in(self, watched: _Watched, wait_s: float) -> None:
+    def _wake_in(self, watched: Watched, wait_s: float) -> None:
         if watched.timer is not None:
             watched.timer.cancel()
         watched.due_s = self._clock() + wait_s
-        watched.timer = asyncio.get_running_loop().call_later(wait_s, self._start, watched)
+        watched.timer = asyncio.get_running_loop().call_later(wait_s, self._wake, watched)
 
-    def _start(self, watched: _Watched) -> None:
+    def _wake(self, watched: Watched) -> None:
         watched.timer = None
-        if not self._open:
+        if watched.has_news:
+            watched.has_news = False
+            wait_s = self._wait_s(watched)
+            if wait_s > _SOON_S:
+                self._wake_in(watched, wait_s)
+                return
+        self._start(watched)
+
+    def _start(self, watched: Watched) -> None:
+        if self._sink is None:
             return
-        task = asyncio.get_running_loop().create_task(self._scrape(watched))
+        task = asyncio.get_running_loop().create_task(self._scrape(watched, self._sink))
         watched.task = task
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._ended(watched, done))
 
-    def _ended(self, watched: _Watched, task: asyncio.Task[None]) -> None:
+    def _ended(self, watched: Watched, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         watched.task = None
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -218,22 +188,24 @@ class Scraper:
         again, watched.again = watched.again, False
         self._wake_in(watched, self._soonest_s(watched) if again else self._wait_s(watched))
 
-    def _wait_s(self, watched: _Watched) -> float:
+    def _wait_s(self, watched: Watched) -> float:
         now_s, settings = self._clock(), self._settings
         target = watched.target
         hurry = target.doubtful or now_s < watched.busy_until_s or target.has_requests
         interval_s = settings.interval_s if hurry else settings.idle_interval_s
         interval_s *= 1 + _JITTER * (2 * self._rng.random() - 1)
-        return max(0.001, target.started_s + interval_s - now_s)
+        if not watched.is_ours(self._sharing):
+            interval_s *= PATIENCE
+        return max(_SOON_S, target.started_s + interval_s - now_s)
 
-    def _forget(self, watched: _Watched) -> None:
+    def _forget(self, watched: Watched) -> None:
         if watched.timer is not None:
             watched.timer.cancel()
             watched.timer = None
         if watched.task is not None:
             watched.task.cancel()
 
-    async def _scrape(self, watched: _Watched) -> None:
+    async def _scrape(self, watched: Watched, sink: ScrapeSink) -> None:
         target, pool = watched.target, watched.pool
         async with self._suspect_lane if target.failures else self._lane:
             target.started_s = started_s = self._clock()
@@ -241,17 +213,20 @@ class Scraper:
             try:
                 signals = await target.read_signals(self._fetcher)
             except FetchError as error:
-                self._failed(watched, error)
+                self._failed(watched, error, started_s, sink)
                 return
             if target.appearing:  # no candidate before its models are known
-                await self._read_models(watched)
+                await self._read_models(watched, sink)
                 logger.info("pool %s: %s answers (%s)", pool.name, target.address, target.engine)
+            if target.known_s > started_s:
+                return  # another worker has read it since
             models_due = target.succeeded(signals, started_s)
-            self._sink.apply_signals(pool.name, target.address, signals, started_s)
+            sink.apply_signals(pool.name, target.address, signals, started_s)
+            self._sharing.apply_signals(pool.name, target.address, signals, started_s)
             if models_due:
-                await self._read_models(watched)
+                await self._read_models(watched, sink)
 
-    async def _read_models(self, watched: _Watched) -> None:
+    async def _read_models(self, watched: Watched, sink: ScrapeSink) -> None:
         target, pool = watched.target, watched.pool
         started_s = self._clock()
         self.stats.model_reads += 1
@@ -266,12 +241,17 @@ class Scraper:
             target.models_problem = str(error)
             return
         target.models_problem = ""
-        self._sink.apply_models(pool.name, target.address, models, started_s)
+        sink.apply_models(pool.name, target.address, models, started_s)
+        self._sharing.apply_models(pool.name, target.address, models, started_s)
 
-    def _failed(self, watched: _Watched, error: FetchError) -> None:
+    def _failed(
+        self, watched: Watched, error: FetchError, started_s: float, sink: ScrapeSink
+    ) -> None:
         target, pool = watched.target, watched.pool
         self.stats.failures[error.kind] += 1
-        if not target.failed_with(error):
+        if target.known_s > started_s:
+            return  # another worker has read it since
+        if not target.failed_with(error, started_s):
             if error.kind is Failure.LOCAL and self.stats.failures[error.kind] % 1000 == 1:
                 logger.error("cannot read replicas, a limit of this machine is hit: %s", error)
             return
@@ -279,4 +259,5 @@ class Scraper:
         if reason != target.failed_reason:
             logger.warning("pool %s: %s is out: %s", pool.name, target.address, reason)
         target.failed_reason = reason
-        self._sink.mark_failed(pool.name, target.address, reason, target.started_s)
+        sink.mark_failed(pool.name, target.address, reason, started_s)
+        self._sharing.mark_failed(pool.name, target.address, reason, started_s)

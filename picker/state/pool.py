@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from picker.request.role import Role
@@ -53,24 +53,37 @@ class PoolRuntime:
             profile.policy.reset(slot)
 
     def snapshot(self) -> list[dict[str, object]]:
-        """What the policies have learned, as JSON data."""
+        """What the policies have learned, as JSON data; what is theirs by slot stands by address,
+        since slots do not outlive a process."""
+        address_of = {str(slot): address for address, slot in self.state.slot_of.items()}
         return [
             {
                 "role": profile.role.value,
                 "name": profile.spec.name,
                 "params": profile.spec.params,
-                "learned": learned,
+                "learned": _renamed(learned, address_of),
             }
             for profile in self.profiles
             if (learned := profile.policy.snapshot())
         ]
 
     def restore(self, snapshot: object) -> None:
-        """Take over a `snapshot` as far as it is of the same policies; ignore anything else."""
+        """Take over a `snapshot` as far as it is of the same policies and of endpoints that are
+        here; ignore anything else."""
+        slot_of = {address: str(slot) for address, slot in self.state.slot_of.items()}
         for profile in self.profiles:
             whose = (profile.role.value, profile.spec.name, profile.spec.params)
             for saved in snapshot if isinstance(snapshot, list) else ():
                 match saved:
                     case {"role": role, "name": name, "params": params, "learned": dict(learned)}:
                         if (role, name, params) == whose:
-                            profile.policy.restore(learned)
+                            profile.policy.restore(_renamed(learned, slot_of))
+
+
+def _renamed(learned: Mapping[str, object], names: Mapping[str, str]) -> dict[str, object]:
+    """With other names for the entries under "slots"; those without one are left out."""
+    slots = learned.get("slots")
+    if not isinstance(slots, Mapping):
+        return dict(learned)
+    renamed = {names[slot]: value for slot, value in slots.items() if slot in names}
+    return {**learned, "slots": renamed}

@@ -18,19 +18,10 @@ SMALL = PromptShape(500)
 
 def per_request(stand: Stand, effort: Effort) -> list[Row]:
     """The whole picker process, by prompt size."""
-    seconds, rounds = effort.of(2.5, 1.0), effort.of(3, 1)
     rows = []
     for size_bytes, aim_ms in _SIZES:
-        shape = PromptShape(size_bytes)
         name = f"{size_bytes / 1000:g} kB"
-        effort.say(f"{name}: warming up")
-        stand.load(shape, connections=_CONNECTIONS, seconds=seconds / 2)
-        costs_ms, rates = [], []
-        for n in range(rounds):
-            effort.say(f"{name}: round {n + 1} of {rounds}")
-            run = stand.load(shape, connections=_CONNECTIONS, seconds=seconds)
-            costs_ms.append(_picker_ms(run))
-            rates.append(run.result.answered / run.result.seconds)
+        costs_ms, rate = request_costs(stand, effort, PromptShape(size_bytes), name)
         cost_ms = median(costs_ms)
         aim, met = below(cost_ms, aim_ms, "ms")
         rows.append(
@@ -39,13 +30,29 @@ def per_request(stand: Stand, effort: Effort) -> list[Row]:
                 cost_ms,
                 "ms",
                 f"whole process, user + system, access log included; {_CONNECTIONS} connections,"
-                f" {number(median(rates))} requests/s; median of"
+                f" {number(rate)} requests/s; median of"
                 f" {', '.join(map(number, costs_ms))}",
                 aim=aim,
                 met=met,
             )
         )
     return rows
+
+
+def request_costs(
+    stand: Stand, effort: Effort, shape: PromptShape, name: str
+) -> tuple[list[float], float]:
+    """CPU of the whole picker process per request, ms, a figure each round; and requests/s."""
+    seconds, rounds = effort.of(2.5, 1.0), effort.of(3, 1)
+    effort.say(f"{name}: warming up")
+    stand.load(shape, connections=_CONNECTIONS, seconds=seconds / 2)
+    costs_ms, rates = [], []
+    for n in range(rounds):
+        effort.say(f"{name}: round {n + 1} of {rounds}")
+        run = stand.load(shape, connections=_CONNECTIONS, seconds=seconds)
+        costs_ms.append(_picker_ms(run))
+        rates.append(run.result.answered / run.result.seconds)
+    return costs_ms, median(rates)
 
 
 def saturation(stand: Stand, effort: Effort) -> list[Row]:

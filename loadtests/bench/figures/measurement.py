@@ -32,3 +32,12 @@ class Figure:
     about: str
     replicas: int
     measure: Callable[[Stand, Effort], list[Row]]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFigure:
+    """A named measurement that starts what it needs itself."""
+
+    name: str
+    about: str
+    measure: Callable[[Effort], list[Row]]

@@ -34,7 +34,9 @@ class Place:
         self.folder = folder
         metrics = TenantMetrics(CollectorRegistry())
         socket = folder / "accounts.sock"
-        self.tenancy: WorkerTenancy = compose.worker_tenancy(metrics, socket)
+        self.tenancy: WorkerTenancy = WorkerTenancy(
+            lambda config: compose.picker_tenancy(config, metrics), socket
+        )
         self.accounts = AccountsClient(lambda: [socket])
 
     @property

@@ -17,10 +17,12 @@ from picker.replication.local import LocalPeers
 from picker.seams.limiter import Limiter
 from picker.seams.peers import Sent
 from picker.state.cache.approximate import ApproximateIndex
+from picker.state.models import ServedModel
 from picker.wire import state_pb2
 from policies.limits.prices import Usage
 from tests.picker.accounts import Accounts
-from tests.picker.fleet import POOL, Fleet, address, chat, decided, end_of, fleet, head
+from tests.picker.fleet import IDLE, POOL, Fleet, address, chat, decided, end_of, fleet, head
+from tests.picker.signals.replica import Heard
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -212,6 +214,85 @@ async def test_after_stop_the_picker_is_alone(folder: Path) -> None:
     made.picker.complete(end_of(decision))
     assert made.is_settled
     assert not (folder / "0").exists()
+
+
+# -- who lives
+
+
+async def test_pickers_that_follow_each_other_find_that_they_live(group: Group) -> None:
+    names = tuple(str(index) for index in range(len(group.peers)))
+    await until(lambda: all(peers.readings.members == names for peers in group.peers))
+
+
+async def test_who_says_that_it_leaves_is_gone_at_once(folder: Path) -> None:
+    (_, first), (_, second) = members = [member(folder, index, 2) for index in range(2)]
+    for made, peers in members:
+        peers.start(made.picker.flights)
+    await until(lambda: first.readings.members == ("0", "1"))
+    second.stop()
+    async with asyncio.timeout(1):  # not when nothing was heard of it for some seconds
+        await until(lambda: first.readings.members == ("0",))
+    first.stop()
+
+
+async def test_who_is_silent_is_gone_after_a_while(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("picker.replication.local._BEAT_S", 0.02)
+    monkeypatch.setattr("picker.replication.local._GONE_S", 0.2)
+    (_, first), (_, second) = members = [member(folder, index, 2) for index in range(2)]
+    for made, peers in members:
+        peers.start(made.picker.flights)
+    await until(lambda: first.readings.members == ("0", "1"))
+    second.follow(())  # it does not send any more, as a hung one
+    await until(lambda: first.readings.members == ("0",))
+    second.follow([folder / "0"])
+    await until(lambda: first.readings.members == ("0", "1"))
+    for peers in (first, second):
+        peers.stop()
+
+
+async def test_who_is_not_followed_does_not_count(group: Group, folder: Path) -> None:
+    first = group.peers[0]
+    await until(lambda: len(first.readings.members) == len(group.peers))
+    first.follow([])
+    assert first.readings.members == ("0",)
+    stranger = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    stranger.bind(str(folder / "stranger"))
+    stranger.sendto(state_pb2.Batch(picker="x").SerializeToString(), str(folder / "0"))
+    await asyncio.sleep(0.05)
+    assert first.readings.members == ("0",)
+    stranger.close()
+
+
+async def test_what_one_has_read_reaches_the_others(group: Group) -> None:
+    first, *rest = group.peers
+    sinks = [Heard() for _ in rest]
+    for peers, sink in zip(rest, sinks, strict=True):
+        peers.readings.listen(sink)
+    await until(lambda: len(first.readings.members) == len(group.peers))
+    listed = [ServedModel("m", None, None)]
+    first.readings.apply_models(POOL, address(1), listed, 1.0)
+    first.readings.apply_signals(POOL, address(1), IDLE, 2.0)
+    first.readings.mark_failed(POOL, address(2), "refused", 3.0)
+    for sink in sinks:
+        await sink.until(lambda s=sink: len(s.order) == 3)  # type: ignore[misc]
+        assert sink.signals == [(address(1), IDLE)]
+        assert sink.models == [(address(1), listed)]
+        assert sink.failed == [(address(2), "refused")]
+
+
+async def test_readings_that_do_not_fit_lose_only_themselves(group: Group, folder: Path) -> None:
+    made, peers = group.fleets[0], group.peers[0]
+    peers.readings.listen(Heard())
+    batch = state_pb2.Batch(picker="x")
+    batch.readings.add(pool=POOL, addresses=["a", "b"], numbers=bytes(8))
+    batch.loads.add(pool=POOL, address=address(1), requests=1, kv_tokens=5)
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender.sendto(batch.SerializeToString(), str(folder / "0"))
+    await until(lambda: made.in_flight() == 1)
+    assert peers.unreadable == 1
+    sender.close()
 
 
 # -- in processes of their own

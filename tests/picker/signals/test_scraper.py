@@ -12,8 +12,10 @@ import pytest
 
 from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
-from picker.signals.scraper import ScrapedPool, Scraper, ScrapeSettings
+from picker.signals.scraper import Scraper
+from picker.signals.settings import ScrapedPool, ScrapeSettings
 from picker.state.models import ServedModel
+from tests.picker.signals.replica import scraping
 
 Start = Callable[..., Awaitable[Any]]
 
@@ -92,7 +94,7 @@ async def test_bad_replicas_do_not_hold_up_good_ones(
         max_concurrent=10,
         max_concurrent_suspect=4,
     )
-    async with Scraper(heard, settings) as scraper:
+    async with scraping(heard, settings) as scraper:
         scraper.sync(pool, [each.address for each in [*hanging, garbage, *good]])
         await heard.until(lambda: all(heard.heard("signals", g.address) >= 30 for g in good))
         await heard.until(lambda: heard.heard("failed", garbage.address))
@@ -118,7 +120,7 @@ async def test_a_missing_metric_is_named(
 
 async def test_an_endless_body_is_cut_off(heard: Any, replica: Start, pool: ScrapedPool) -> None:
     one = await replica(metrics="x" * 100_000)
-    async with Scraper(heard, ScrapeSettings(interval_s=0.02, max_body_bytes=50_000)) as scraper:
+    async with scraping(heard, ScrapeSettings(interval_s=0.02, max_body_bytes=50_000)) as scraper:
         scraper.sync(pool, [one.address])
         await heard.until(lambda: heard.failed)
     assert heard.failed[0][1] == "GET /metrics: more than 50000 bytes"
@@ -180,7 +182,7 @@ async def test_model_lists_are_read_again_from_time_to_time(
 ) -> None:
     one = await replica()
     settings = ScrapeSettings(interval_s=0.01, idle_interval_s=0.01, models_interval_s=0.05)
-    async with Scraper(heard, settings) as scraper:
+    async with scraping(heard, settings) as scraper:
         scraper.sync(pool, [one.address])
         await heard.until(lambda: len(heard.models) >= 3)
     assert len(heard.signals) > len(heard.models)
@@ -198,7 +200,7 @@ async def test_a_broken_model_list_does_not_stop_the_signals(
 
 async def test_poke_reads_at_once(heard: Any, replica: Start, pool: ScrapedPool) -> None:
     one = await replica()
-    async with Scraper(heard, ScrapeSettings(idle_interval_s=3600)) as scraper:
+    async with scraping(heard, ScrapeSettings(idle_interval_s=3600)) as scraper:
         scraper.sync(pool, [one.address])
         await heard.until(lambda: heard.signals)
         await one.stop()
@@ -209,7 +211,7 @@ async def test_poke_reads_at_once(heard: Any, replica: Start, pool: ScrapedPool)
 async def test_touch_brings_the_busy_rhythm(heard: Any, replica: Start, pool: ScrapedPool) -> None:
     one = await replica()
     settings = ScrapeSettings(interval_s=0.01, idle_interval_s=3600, busy_for_s=3600)
-    async with Scraper(heard, settings) as scraper:
+    async with scraping(heard, settings) as scraper:
         scraper.sync(pool, [one.address])
         await heard.until(lambda: heard.signals)
         scraper.touch(pool.name, one.address)
@@ -232,7 +234,7 @@ async def test_removed_endpoints_are_left_alone(
 async def test_closing_leaves_no_task_behind(heard: Any, replica: Start, pool: ScrapedPool) -> None:
     answering, hanging = await replica(), await replica(hangs=True)
     before = asyncio.all_tasks()
-    async with Scraper(heard, ScrapeSettings(interval_s=0.01, idle_interval_s=0.01)) as scraper:
+    async with scraping(heard, ScrapeSettings(interval_s=0.01, idle_interval_s=0.01)) as scraper:
         scraper.sync(pool, [answering.address, hanging.address])
         await heard.until(lambda: len(heard.signals) >= 3)
     left = {task for task in asyncio.all_tasks() - before if "scrape" in repr(task).lower()}
@@ -253,7 +255,7 @@ async def test_a_sink_that_raises_is_reported_and_reading_goes_on(
         raise LookupError("no such slot")
 
     heard.apply_signals = broken
-    async with Scraper(heard, ScrapeSettings(interval_s=0.01, idle_interval_s=0.01)) as scraper:
+    async with scraping(heard, ScrapeSettings(interval_s=0.01, idle_interval_s=0.01)) as scraper:
         scraper.sync(pool, [one.address])
         await heard.until(lambda: heard.signals)
         assert scraper.stats.failures["internal"] == 1

@@ -51,12 +51,13 @@ class Counting(RoutingPolicy):
         self.ended.pop(slot, None)
 
     def snapshot(self) -> Mapping[str, object]:
-        return {str(slot): count for slot, count in self.ended.items()}
+        slots = {str(slot): count for slot, count in self.ended.items()}
+        return {"slots": slots} if slots else {}
 
     def restore(self, snapshot: Mapping[str, object]) -> None:
-        self.ended = {
-            int(slot): count for slot, count in snapshot.items() if isinstance(count, int)
-        }
+        slots = snapshot.get("slots")
+        assert isinstance(slots, dict)
+        self.ended = {int(slot): count for slot, count in slots.items()}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,8 +127,13 @@ async def test_what_was_learned_outlives_the_worker() -> None:
     saved = orjson.loads(orjson.dumps(made.picker.pools.snapshot()))
     restarted = fleet()
     again = configure(restarted, bias=1.0)
+    restarted.sync([])
+    restarted.sync([2, 3, 1])  # in other slots than before
     restarted.picker.pools.restore(saved)
-    assert again.ended == policy.ended
+    before, now = made.picker.pools[POOL].state, restarted.picker.pools[POOL].state
+    assert {now.address_of(slot): count for slot, count in again.ended.items()} == {
+        before.address_of(slot): count for slot, count in policy.ended.items()
+    }
     other = configure(restarted, bias=2.0)
     restarted.picker.pools.restore(saved)
     assert not other.ended, "another spec has learned something else"
