@@ -1,4 +1,4 @@
-"""What the picker is told by its composition root: plain values, checked before they come here."""
+"""Settings of the picker: plain values, checked before they come here."""
 
 from __future__ import annotations
 

@@ -267,10 +267,10 @@ class Flights:
         return usage
 
     def _uncount(self, entry: Entry, report: Report) -> None:
-        told = report.reason is not Ending.UNREPORTED
+        reported = report.reason is not Ending.UNREPORTED
         for leg in entry.legs:
             ttft_s = report.ttft_s if report.status == 200 and leg is entry.legs[0] else None
-            self.ledger.close(leg, ttft_s=ttft_s, now_s=self._now() if told else None)
+            self.ledger.close(leg, ttft_s=ttft_s, now_s=self._now() if reported else None)
         self._peers.loads_changed()
 
     def _learn(

@@ -59,8 +59,8 @@ class Rejection(Exception):  # noqa: N818 - a request's end, not a program's err
         headers: Sequence[tuple[str, str]] = (),
         caller: Caller | None = None,
     ) -> None:
-        """``headers``: of the answer, beside those that every rejection has. ``caller``: whom a
-        gate knows and turns away, for the log."""
+        """``headers``: of the answer, beside those that every rejection has. ``caller``: known to
+        the gate although it is turned away, for the log."""
         super().__init__(message)
         self.reason = reason
         self.message = message

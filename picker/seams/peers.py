@@ -68,7 +68,7 @@ class PeerSink(Protocol):
         """What another picker has in flight on an endpoint now."""
 
     def peer_ended(self, report: Report) -> None:
-        """Another picker was told how a request of this one ended."""
+        """The end of a request of this picker was reported to another one."""
 
 
 class Alone:

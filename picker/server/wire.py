@@ -203,7 +203,7 @@ def immediate(answer: Answer) -> bytes:
 
 def continue_to_body(request_id: str, picker: str) -> bytes:
     """Answer to the request's headers on the fast path: the body, please. Names the request for
-    Envoy's access log, so that its end is told even when the decision comes too late for it."""
+    Envoy's access log, so that its end is reported even when the decision comes too late for it."""
     message = ProcessingResponse(request_headers=HeadersResponse())
     ours = message.dynamic_metadata.fields[names.PENSTOCK_NAMESPACE].struct_value
     _fill(ours, {names.ASKED: request_id, "picker": picker})

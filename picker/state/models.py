@@ -18,14 +18,14 @@ class ServedModel:
     parent: str | None
     """Base model, when this is an adapter."""
     max_model_tokens: int | None
-    """Longest context, prompt and answer, in tokens; None = not told."""
+    """Longest context, prompt and answer, in tokens; None = not reported."""
 
 
 class ServedModels:
     """Which slot serves which model and adapter, and which adapters are resident in the engine.
 
-    Models stay known after the last replica that served them is gone, so that "nobody can serve
-    it now" (503) and "there is no such model" (404) can be told apart. Views that are handed out
+    Models stay known after the last replica that served them is gone, so that "no replica can
+    serve it now" (503) and "there is no such model" (404) stay different. Views that are handed out
     are live: they change in place with the next scrape.
     """
 
