@@ -155,13 +155,13 @@ class Picker:
         self._observer.rejected(
             Rejected(
                 labels=context.labels(),
-                status=rejection.verdict.status,
-                reason=rejection.verdict.code,
+                status=rejection.row.status,
+                reason=rejection.row.code,
                 decision_s=self.now() - context.head.received_s,
             )
         )
         return Answer(
-            rejection.verdict.status,
+            rejection.row.status,
             (*rejection.headers(), *context.response_headers),
             rejection.body(anthropic=context.anthropic),
         )

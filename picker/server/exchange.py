@@ -14,7 +14,7 @@ from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
 from picker.server import wire
 from picker.server.response import ResponseReader
-from picker.server.usage import Usage, produced
+from picker.server.usage import ReportedUsage, produced
 
 if TYPE_CHECKING:
     from picker.server.ext_proc import Context
@@ -161,7 +161,7 @@ class StandardExchange:
         reader = self._reader
         if reader is not None:
             reader.finish()
-        usage = Usage() if reader is None else reader.usage
+        usage = ReportedUsage() if reader is None else reader.usage
         ttft_s = None
         if self._first_body_s is not None:
             ttft_s = self._first_body_s - self._dispatched_s

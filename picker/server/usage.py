@@ -22,7 +22,7 @@ def is_possible(tokens: float) -> bool:
 
 
 @dataclass(slots=True)
-class Usage:
+class ReportedUsage:
     """Token counts of one response as far as they were reported; the last report wins."""
 
     input_tokens: int | None = None
