@@ -60,7 +60,7 @@ def _encoded(message: Message) -> bytes:
 
 
 def header_dict(headers: HeaderMap) -> dict[str, str]:
-    """HeaderList by lower-case name; ``raw_value`` before ``value``, repeated names join by comma."""
+    """Headers by lower-case name; ``raw_value`` before ``value``, repeated names join by comma."""
     result: dict[str, str] = {}
     for header in headers.headers:
         raw = header.raw_value
