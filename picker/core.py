@@ -24,8 +24,9 @@ from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings
 from picker.state.catalog import Catalog
-from picker.state.endpoints import ServedModel, Signals
+from picker.state.endpoints import EndpointChanges, Signals
 from picker.state.learned import Learned
+from picker.state.models import ServedModel
 from picker.state.pools import Pools
 
 log = logging.getLogger(__name__)
@@ -103,6 +104,10 @@ class Picker:
         """Refuse requests from now on; those under way go on."""
         self.draining = True
 
+    def apply_endpoints(self, changes: EndpointChanges) -> None:
+        """Endpoints of a pool come, change and go."""
+        self.pools.apply_endpoints(changes)
+
     @property
     def ready(self) -> bool:
         """Some endpoint can take requests, and the picker is not draining."""
@@ -150,13 +155,13 @@ class Picker:
         self._observer.rejected(
             Rejected(
                 labels=context.labels(),
-                status=rejection.verdict.status,
-                reason=rejection.verdict.code,
+                status=rejection.row.status,
+                reason=rejection.row.code,
                 decision_s=self.now() - context.head.received_s,
             )
         )
         return Answer(
-            rejection.verdict.status,
+            rejection.row.status,
             (*rejection.headers(), *context.response_headers),
             rejection.body(anthropic=context.anthropic),
         )

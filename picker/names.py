@@ -25,7 +25,7 @@ REQUEST_ID: Final = "x-request-id"
 ORIGINAL_PATHS: Final = ("x-original-path", "x-forwarded-path")
 
 PENSTOCK_NAMESPACE: Final = "penstock"
-"""Dynamic metadata of our own: what the decision tells the Lua filter and the access log."""
+"""Dynamic metadata of our own: what the Lua filter and the access log need of the decision."""
 ASKED: Final = "asked"
 """Key in it: the id of a request that is being decided; ``id`` once Envoy has the decision."""
 TICKET: Final = "ticket"

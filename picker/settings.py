@@ -1,10 +1,10 @@
-"""What the picker is told by its composition root: plain values, checked before they come here."""
+"""Settings of the picker: plain values, checked before they come here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from policies.routing.types import RoutingPolicy
+from policies.routing.spec import PolicySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +12,7 @@ class PoolSettings:
     """One pool of replicas that serve the same base models."""
 
     name: str
-    policy: RoutingPolicy
+    policy: PolicySpec
     models: tuple[str, ...] = ()
     """Base models declared by the operator; more are learned from the replicas."""
     default: bool = False

@@ -1,4 +1,4 @@
-"""What is left and what was used, in the admin API."""
+"""Limits and usage in the admin API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from aiohttp import web
 from gateway.admin.answers import BadRequest, answer, query
 from gateway.admin.tenants import TenantSource, admin_of
 from gateway.admin.usage import MAX_ROWS, MICROS, TooManyRows, UsageTable, groups_of
-from gateway.tenancy.service import TenantAdmin, UnknownTenant
+from gateway.tenancy.problems import UnknownTenant
+from gateway.tenancy.tenant_admin import TenantAdmin
 from picker.request.context import bounded
 from policies.limits.plan import By, Subject
 from policies.limits.types import (
@@ -23,9 +24,9 @@ from policies.limits.types import (
 )
 
 _DAYS: Final = 30
-"""Of usage, unless asked otherwise."""
+"""Days of usage, by default."""
 _MAX_DAYS: Final = 3_660
-"""Usage is kept no longer."""
+"""Most days of one request; usage is not kept longer."""
 _PERIODS: Final = {length_ms: period.value for period, length_ms in NOMINAL_MS.items()}
 
 
@@ -41,13 +42,15 @@ class AccountHandlers:
         app.router.add_get("/api/usage", self.usage)
 
     async def limits(self, request: web.Request) -> web.Response:
-        """Query: tenant or key, and user, model, pool: limits by these show where they are given.
-        What is left and when it is back."""
+        """The limits of a tenant or key, with what is left of them and when they reset.
+
+        Query: tenant or key; user, model, pool: limits by these are in the answer if they are
+        given."""
         admin = admin_of(self._source)
         given = query(request, ("tenant", "key", "user", "model", "pool"))
         tenant, key, line = given.get("tenant", ""), given.get("key", ""), ""
         if key:
-            record = admin.get_key(key).record
+            record = admin.keys.get(key)
             if tenant and record.tenant != tenant:
                 raise BadRequest(f"key {key!r} is of tenant {record.tenant!r}, not of {tenant!r}")
             tenant, line = record.tenant, record.line
@@ -69,7 +72,8 @@ class AccountHandlers:
         )
 
     async def usage(self, request: web.Request) -> web.Response:
-        """Query: from, to (days, UTC, both included), tenant, by, format (json, csv)."""
+        """The sums of usage rows. Query: from, to (days, UTC, both included), tenant, by, format
+        (json, csv)."""
         admin = admin_of(self._source)
         given = query(request, ("from", "to", "tenant", "by", "format"))
         first, last = _days(given)
@@ -113,9 +117,9 @@ class AccountHandlers:
 
 
 def _note(admin: TenantAdmin, tenant: str) -> str | None:
-    """What to know of a tenant that is not configured; None: it is."""
+    """An explanation for a tenant that is not configured; None: it is."""
     try:
-        admin.get_tenant(tenant)
+        admin.get(tenant)
     except UnknownTenant as problem:
         plan = admin.plan_of_unknown(tenant)
         if plan is None:
@@ -128,8 +132,8 @@ def _note(admin: TenantAdmin, tenant: str) -> str | None:
 
 
 def standing_json(standing: Standing, subject: Subject, now: datetime) -> dict[str, object]:
-    """A limit of the subject as the API shows it, in the configuration's words; amounts of money
-    in units."""
+    """A limit of the subject as the API shows it, in the words of the configuration. Amounts of
+    money are in units of the currency."""
     bucket = standing.bucket
     money = bucket.dimension is Dimension.MONEY
     window, period, limit = "concurrency", None, bucket.limit
@@ -156,8 +160,9 @@ def standing_json(standing: Standing, subject: Subject, now: datetime) -> dict[s
 
 
 def _used(standing: Standing) -> int:
-    """Taken and not yet back. Of the debt of a rolling limit: by how long it takes to come back, so
-    at most what comes back in a millisecond too much; other limits do not tell theirs."""
+    """The amount that is taken and not yet back. The debt of a rolling limit is computed from its
+    ``reset_ms``, so it is too large by at most the refill of a millisecond. The debt of other
+    limits is not known."""
     used, rule = standing.limit - standing.remaining, standing.bucket.rule
     if standing.remaining > 0 or not isinstance(rule, TokenBucket):
         return used
@@ -165,8 +170,8 @@ def _used(standing: Standing) -> int:
 
 
 def _of(key: str, subject: Subject) -> dict[str, str]:
-    """What a bucket of the subject counts separately. Users are named by clients: nothing is to be
-    read from their names."""
+    """The properties that a bucket of the subject counts separately. Clients choose the names of
+    users, which may look like a part of the key, so the key is compared with the subject."""
     rest, found = key.partition("|")[2], {}
     if rest.startswith("window="):
         rest = rest.partition("|")[2]

@@ -1,4 +1,4 @@
-"""Reading the requests of the admin API, and writing its answers."""
+"""How the admin API reads requests and writes answers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import orjson
 from aiohttp import web
 
 from gateway.admin.guard import error
-from gateway.control.accounts import AccountsUnavailable, UnknownSubject
-from gateway.tenancy.service import (
+from gateway.control.accounts import AccountsUnavailable
+from gateway.limits.accounts import UnknownSubject
+from gateway.tenancy.problems import (
     AlreadyExists,
     InConfiguration,
     Invalid,
-    RegistryUnavailable,
     StaleVersion,
     UnknownKey,
     UnknownTenant,
 )
+from gateway.tenancy.registry import RegistryUnavailable
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PAGE: Final = 100
@@ -38,7 +39,7 @@ class TenantsOff(Exception):  # noqa: N818 - a state of the world, not a fault o
 
 
 class BadRequest(Exception):  # noqa: N818 - reads as what it is
-    """The request cannot be read; the text says what was expected."""
+    """The request cannot be read; the text says what is expected."""
 
 
 _STATUS: Final[Mapping[type[Exception], tuple[int, str]]] = {
@@ -57,7 +58,7 @@ _STATUS: Final[Mapping[type[Exception], tuple[int, str]]] = {
 
 @web.middleware
 async def refusals(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """What tenants, keys and accounts refuse, as answers."""
+    """Answers for what tenants, keys and accounts refuse."""
     try:
         return await handler(request)
     except Invalid as problem:
@@ -68,7 +69,7 @@ async def refusals(request: web.Request, handler: _Handler) -> web.StreamRespons
 
 
 def answer(value: object, *, status: int = 200) -> web.Response:
-    """JSON that nobody keeps."""
+    """A JSON answer that no cache keeps."""
     return web.Response(
         status=status,
         body=orjson.dumps(value, option=orjson.OPT_UTC_Z),
@@ -78,7 +79,8 @@ def answer(value: object, *, status: int = 200) -> web.Response:
 
 
 async def fields(request: web.Request, allowed: Collection[str]) -> dict[str, object]:
-    """The body's keys, none for an empty body. Raises BadRequest for a key that is not allowed."""
+    """The keys of the body; {} when it is empty. Raises BadRequest for a key that is not
+    allowed."""
     found = await document(request)
     unknown = sorted(found.keys() - set(allowed))
     if unknown:
@@ -109,7 +111,7 @@ def query(request: web.Request, allowed: Collection[str]) -> Mapping[str, str]:
 
 
 def page(request: web.Request, *others: str) -> tuple[str, int]:
-    """Cursor and size of the page that is asked for. ``others``: further parameters allowed."""
+    """Cursor and size of the requested page. ``others``: further parameters that are allowed."""
     given = query(request, ("limit", "cursor", *others))
     size = given.get("limit", str(PAGE))
     if not (size.isascii() and size.isdigit() and 1 <= int(size) <= MAX_PAGE):
@@ -118,7 +120,7 @@ def page(request: web.Request, *others: str) -> tuple[str, int]:
 
 
 def instant(value: object, key: str) -> float | None:
-    """Seconds since the epoch of an ISO 8601 time with a zone. Raises BadRequest."""
+    """An ISO 8601 time with a zone as seconds since the epoch. Raises BadRequest."""
     if value is None:
         return None
     expected = f'{key} must be a time with its zone, like "2027-01-31T00:00:00Z", or null'
@@ -134,5 +136,5 @@ def instant(value: object, key: str) -> float | None:
 
 
 def time_of(seconds: float | None) -> datetime | None:
-    """A time as answers give it."""
+    """A time as in answers: in UTC, in whole seconds."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).replace(microsecond=0)

@@ -20,12 +20,13 @@ from gateway.admin.answers import (
     time_of,
 )
 from gateway.control.accounts import AccountsClient
-from gateway.tenancy.records import ALL_MODELS
-from gateway.tenancy.service import KeyChanges, KeyView, NewKey, TenantAdmin, TenantView
+from gateway.tenancy.key_admin import KeyChanges, NewKey
+from gateway.tenancy.records import ALL_MODELS, KeyRecord
+from gateway.tenancy.tenant_admin import TenantAdmin, TenantView
 
 
 class TenantSource(Protocol):
-    """What the admin API needs for tenants; the supervisor's side implements it. Asked at each
+    """What the admin API needs for tenants; the supervisor implements it. It is asked at each
     request, because a new configuration may bring tenants."""
 
     @property
@@ -35,12 +36,12 @@ class TenantSource(Protocol):
 
     @property
     def accounts(self) -> AccountsClient:
-        """Asks the pickers what is left and what was used."""
+        """Limits and usage, from the pickers."""
         ...
 
     @property
     def currency(self) -> str:
-        """Of the price table."""
+        """Of prices."""
         ...
 
 
@@ -69,29 +70,29 @@ class TenantHandlers:
         """Query: limit, cursor."""
         admin = admin_of(self._source)
         after, size = page(request)
-        found = admin.list_tenants(after=after, limit=size + 1)
+        found = admin.page(after=after, limit=size + 1)
         following = found[size - 1].name if len(found) > size else None
         return answer({"tenants": [tenant_json(one) for one in found[:size]], "next": following})
 
     async def create_tenant(self, request: web.Request) -> web.Response:
         """Body: a tenant as in the configuration, without ``keys``."""
         admin = admin_of(self._source)
-        return answer(tenant_json(await admin.create_tenant(await document(request))), status=201)
+        return answer(tenant_json(await admin.create(await document(request))), status=201)
 
     async def tenant(self, request: web.Request) -> web.Response:
-        return answer(tenant_json(admin_of(self._source).get_tenant(request.match_info["name"])))
+        return answer(tenant_json(admin_of(self._source).get(request.match_info["name"])))
 
     async def update_tenant(self, request: web.Request) -> web.Response:
         """Body: the keys to replace. If-Match: the version that the caller has seen."""
         admin = admin_of(self._source)
-        changed = await admin.update_tenant(
+        changed = await admin.update(
             request.match_info["name"], await document(request), version=_version(request)
         )
         return answer(tenant_json(changed))
 
     async def delete_tenant(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
-        revoked = await admin_of(self._source).delete_tenant(name)
+        revoked = await admin_of(self._source).delete(name)
         return answer({"name": name, "deleted": True, "revoked_keys": revoked})
 
     async def keys(self, request: web.Request) -> web.Response:
@@ -99,8 +100,8 @@ class TenantHandlers:
         admin = admin_of(self._source)
         after, size = page(request, "tenant")
         tenant = request.query.get("tenant") or None
-        found = admin.list_keys(tenant, after=after, limit=size + 1)
-        following = found[size - 1].record.id if len(found) > size else None
+        found = admin.keys.page(tenant, after=after, limit=size + 1)
+        following = found[size - 1].id if len(found) > size else None
         return answer({"keys": [key_json(one) for one in found[:size]], "next": following})
 
     async def create_key(self, request: web.Request) -> web.Response:
@@ -108,7 +109,7 @@ class TenantHandlers:
         optional."""
         admin = admin_of(self._source)
         given = await fields(request, ("tenant", "name", "expires", "models", "limits"))
-        made = await admin.create_key(
+        made = await admin.keys.create(
             _text(given, "tenant"),
             name=_text(given, "name", ""),
             expires_s=instant(given.get("expires"), "expires"),
@@ -118,7 +119,7 @@ class TenantHandlers:
         return _told_once(made)
 
     async def key(self, request: web.Request) -> web.Response:
-        return answer(key_json(admin_of(self._source).get_key(request.match_info["id"])))
+        return answer(key_json(admin_of(self._source).keys.get(request.match_info["id"])))
 
     async def update_key(self, request: web.Request) -> web.Response:
         """Body: what to replace of name, expires, models, limits; null brings back the default.
@@ -134,7 +135,7 @@ class TenantHandlers:
             changes["models"] = _texts(given, "models", ALL_MODELS)
         if "limits" in given:
             changes["limits"] = _objects(given, "limits")
-        changed = await admin.update_key(
+        changed = await admin.keys.update(
             request.match_info["id"], changes, version=_version(request)
         )
         return answer(key_json(changed))
@@ -150,7 +151,7 @@ class TenantHandlers:
             or not (math.isfinite(overlap_s) and overlap_s >= 0)
         ):
             raise BadRequest(f"overlap_s must be a number of seconds from 0, got {overlap_s!r}")
-        made = await admin.rotate_key(
+        made = await admin.keys.rotate(
             request.match_info["id"],
             overlap_s=float(overlap_s),
             expires_s=instant(given.get("expires"), "expires"),
@@ -160,7 +161,7 @@ class TenantHandlers:
     async def revoke_key(self, request: web.Request) -> web.Response:
         admin = admin_of(self._source)
         await fields(request, ())
-        return answer(key_json(await admin.revoke_key(request.match_info["id"])))
+        return answer(key_json(await admin.keys.revoke(request.match_info["id"])))
 
 
 def admin_of(source: TenantSource) -> TenantAdmin:
@@ -177,9 +178,8 @@ def tenant_json(view: TenantView) -> dict[str, object]:
     return {**document, "in_configuration": view.in_configuration, "version": view.version}
 
 
-def key_json(view: KeyView) -> dict[str, object]:
-    """A key as the API shows it, without its secret."""
-    record = view.record
+def key_json(record: KeyRecord) -> dict[str, object]:
+    """A key as the API shows it, without its digest."""
     return {
         "id": record.id,
         "line": record.line,
@@ -191,13 +191,13 @@ def key_json(view: KeyView) -> dict[str, object]:
         "revoked": time_of(record.revoked_s),
         "models": list(record.models),
         "limits": [limit.model_dump(mode="json") for limit in record.limits],
-        "in_configuration": view.in_configuration,
+        "in_configuration": record.in_configuration,
         "version": record.version,
     }
 
 
 def _told_once(made: NewKey) -> web.Response:
-    return answer({"key": made.text, **key_json(KeyView(made.record))}, status=201)
+    return answer({"key": made.text, **key_json(made.record)}, status=201)
 
 
 def _version(request: web.Request) -> int | None:

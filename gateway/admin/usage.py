@@ -1,4 +1,4 @@
-"""Usage rows added up by what somebody asks for."""
+"""Adds usage rows up by the groups of a request."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
-from gateway.limits.store import UsageRecord
+from gateway.limits.usage import UsageRecord
 
 GROUPS: Final = ("month", "day", "tenant", "key", "user", "model")
-"""What rows can be added up by."""
+"""The properties of a row by which rows can be grouped."""
 MAX_ROWS: Final = 200_000
-"""Rows of one answer."""
+"""Largest number of rows of an answer."""
 MICROS: Final = 1_000_000
 _COUNTS: Final = (
     "requests",
@@ -32,7 +32,7 @@ class TooManyRows(Exception):  # noqa: N818 - reads as what it is
 
 @dataclass(slots=True)
 class Sum:
-    """What a group of rows comes to."""
+    """The sums of a group of rows."""
 
     requests: int = 0
     input_tokens: int = 0
@@ -46,7 +46,7 @@ class Sum:
         return self.input_tokens + self.output_tokens
 
     def add(self, row: UsageRecord) -> None:
-        """Count a row in."""
+        """Add a row."""
         self.requests += row.requests
         self.input_tokens += row.input_tokens
         self.cached_tokens += row.cached_tokens
@@ -64,12 +64,12 @@ class UsageTable:
     """Sums by group, and of everything."""
 
     by: tuple[str, ...]
-    """Of GROUPS."""
+    """Some of GROUPS."""
     total: Sum = field(default_factory=Sum)
     _sums: dict[tuple[str, ...], Sum] = field(default_factory=dict)
 
     def add(self, tenant: str, row: UsageRecord) -> None:
-        """Count a row of a tenant in. Raises TooManyRows."""
+        """Add a row of a tenant. Raises TooManyRows."""
         key = tuple(_value(name, tenant, row) for name in self.by)
         found = self._sums.get(key)
         if found is None:
@@ -80,7 +80,7 @@ class UsageTable:
         self.total.add(row)
 
     def rows(self) -> Iterator[tuple[tuple[str, ...], Sum]]:
-        """Groups in order, with their sums."""
+        """The groups in order, with their sums."""
         yield from sorted(self._sums.items(), key=lambda item: item[0])
 
     def as_json(self) -> dict[str, object]:
@@ -89,9 +89,9 @@ class UsageTable:
         return {"by": self.by, "rows": rows, "total": self.total.as_json()}
 
     def as_csv(self) -> str:
-        """A line of names, then a line for each group (RFC 4180). Users are named by clients, so
-        what a spreadsheet would take for a formula begins with an apostrophe, and what does not
-        print, line breaks too, is U+FFFD."""
+        """A line of names, then a line for each group (RFC 4180). Clients choose the names of
+        users: a name that a spreadsheet would take for a formula gets an apostrophe in front, and a
+        character that does not print, such as a line break, becomes U+FFFD."""
         out = io.StringIO()
         writer = csv.writer(out)
         writer.writerow((*self.by, *_COUNTS, "cost"))
@@ -102,7 +102,7 @@ class UsageTable:
 
 
 def money(micros: int) -> str:
-    """Micro-units as a decimal number of units."""
+    """Micro-units of money as a decimal number of units."""
     return f"{Decimal(micros) / MICROS:.6f}"
 
 
@@ -127,7 +127,7 @@ def _cell(value: str) -> str:
 
 
 def groups_of(names: Sequence[str]) -> tuple[str, ...]:
-    """The groups of a comma-separated list's parts; raises ValueError that says what is allowed."""
+    """The groups of these names, each once. Raises ValueError, which says what is allowed."""
     found = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
     for name in found:
         if name not in GROUPS:

@@ -1,4 +1,4 @@
-"""What is left and what was used: the supervisor asks a picker worker, whose limit store knows."""
+"""How the supervisor asks the picker workers, which have the limit store, for their accounts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import grpc
 
 from gateway.control import accounts_wire
-from gateway.limits.store import StoreUnavailable, UsageRecord
+from gateway.limits.accounts import AccountsSource, UnknownSubject
+from gateway.limits.buckets import StoreUnavailable
+from gateway.limits.usage import UsageRecord
 from picker.wire import control_pb2
 from policies.limits.plan import Subject
 from policies.limits.types import Standing
@@ -23,42 +25,22 @@ _LIMITS_S: Final = 2.0
 _USAGE_S: Final = 60.0
 _NOBODY: Final = "no picker runs"
 _ROWS_AT_ONCE: Final = 500
-"""Rows of a message: far below gRPC's 4 MiB, and the worker serves requests in between."""
-
-
-class UnknownSubject(LookupError):  # noqa: N818 - a state of the world, not a fault of the caller
-    """The worker knows no such tenant; the text says which."""
+"""Rows of a message. It stays far below gRPC's 4 MiB, and the worker serves requests in between."""
 
 
 class AccountsUnavailable(Exception):  # noqa: N818 - a state of the world, not a fault of the caller
-    """No worker could tell; the text says why."""
+    """No worker could answer; the text says why."""
 
 
-class AccountsSource(Protocol):
-    """A worker's limits and its store."""
-
-    async def standings(self, subject: Subject, key_id: str) -> Sequence[Standing]:
-        """How the limits stand that a request of the subject would count against: all that apply to
-        what the subject names. ``key_id``: the key that it came with, "" for none; ``subject.key``
-        is that key's line. Raises UnknownSubject and StoreUnavailable."""
-        ...
-
-    def usage(
-        self, tenant: str | None, first: date, last: date
-    ) -> AsyncIterator[tuple[str, Sequence[UsageRecord]]]:
-        """Tenants with their rows, both days included; None: of all tenants. A tenant may come more
-        than once, with other rows. Raises StoreUnavailable."""
-        ...
-
-
-class AccountsHandler:
+class AccountsServer:
     """The worker's end."""
 
     def __init__(self, source: AccountsSource) -> None:
         self._source = source
+        self._server = grpc.aio.server()
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """For `grpc.aio.Server.add_generic_rpc_handlers`."""
+    async def start(self, socket: Path) -> None:
+        """Listen on a unix socket."""
         limits: grpc.RpcMethodHandler[control_pb2.LimitsRequest, control_pb2.LimitsAnswer]
         limits = grpc.unary_unary_rpc_method_handler(
             self._limits,
@@ -71,7 +53,15 @@ class AccountsHandler:
             request_deserializer=control_pb2.UsageRequest.FromString,
             response_serializer=control_pb2.UsageChunk.SerializeToString,
         )
-        return grpc.method_handlers_generic_handler(SERVICE, {"Limits": limits, "Usage": usage})
+        handler = grpc.method_handlers_generic_handler(SERVICE, {"Limits": limits, "Usage": usage})
+        self._server.add_generic_rpc_handlers((handler,))
+        socket.unlink(missing_ok=True)  # noqa: ASYNC240 - once, in our own folder
+        self._server.add_insecure_port(f"unix:{socket}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Stop listening, and remove the socket."""
+        await self._server.stop(None)
 
     async def _limits(
         self,
@@ -107,10 +97,10 @@ class AccountsHandler:
 
 
 class AccountsClient:
-    """The supervisor's end: asks one worker, and the next one when it cannot tell."""
+    """The supervisor's end: asks one worker, and the next one when it cannot answer."""
 
     def __init__(self, sockets: Callable[[], Sequence[Path]]) -> None:
-        """``sockets``: of the workers that run now, the best first."""
+        """``sockets``: of the workers that run now, in the order in which to ask them."""
         self._sockets = sockets
 
     async def limits(self, subject: Subject, key_id: str) -> list[Standing]:
@@ -147,7 +137,7 @@ class AccountsClient:
         self, tenant: str | None, first: date, last: date
     ) -> AsyncIterator[tuple[str, UsageRecord]]:
         """Every row with its tenant; None: of all tenants. Raises AccountsUnavailable, also after
-        some rows: they are to be thrown away then."""
+        some rows, which do not count then."""
         request = control_pb2.UsageRequest(
             tenant=tenant or "", first=first.isoformat(), last=last.isoformat()
         )
@@ -177,7 +167,7 @@ class AccountsClient:
 
 def _why(socket: Path, error: grpc.aio.AioRpcError) -> str:
     details = error.details() or error.code().name
-    log.warning("%s cannot tell about limits and usage: %s", socket.stem, details)
+    log.warning("%s cannot answer about limits and usage: %s", socket.stem, details)
     if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
         return f"the limit store does not answer: {details}"
     return f"{socket.stem} does not answer: {details}"

@@ -1,10 +1,10 @@
-"""Standings and usage as messages, and back."""
+"""Standings and usage rows as messages of proto/control.proto, and back."""
 
 from __future__ import annotations
 
 from datetime import date
 
-from gateway.limits.store import UsageRecord
+from gateway.limits.usage import UsageRecord
 from picker.wire import control_pb2
 from policies.limits.types import (
     Bucket,

@@ -1,4 +1,4 @@
-"""Holds requests to their tenants' limits, and keeps the accounts: the picker's limiter."""
+"""The picker's limiter: holds requests to their tenants' limits, and counts their usage."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import orjson
 
-from gateway.control.accounts import UnknownSubject
-from gateway.limits.memory.store import MemoryStore
-from gateway.limits.store import LimitStore, StoreUnavailable, UsageRecord
+from gateway.limits.accounts import PolicyOf
+from gateway.limits.buckets import BucketStore, StoreUnavailable
+from gateway.limits.usage import UsageRecord
 from picker.flight.charge import charged
 from picker.request.caller import Caller
 from picker.request.grant import Grant
@@ -37,26 +37,24 @@ _RENEW_AT_ONCE: Final = 500
 _DRAIN_POLL_S: Final = 0.5
 
 BUSY_S: Final = 0.07
-"""Envoy tells of ends every 50 ms (`gateway.envoy.render.LOG_FLUSH_S`)."""
-
-PolicyOf = Callable[[str, str], TenantPolicy | None]
-"""By name of the tenant and id of the key, "" for none; None: there is no such tenant or key."""
+"""A little more than the interval at which Envoy reports ends, 50 ms
+(`gateway.envoy.listener.LOG_FLUSH_S`)."""
 
 
 class LimitObserver(Protocol):
-    """Hears what limits did."""
+    """Receives what limits did."""
 
     def refused(self, tenant: str, bucket: Bucket) -> None:
-        """A request was turned away."""
+        """A limit refused a request."""
 
     def would_refuse(self, tenant: str, bucket: Bucket) -> None:
-        """A shadow limit would have turned a request away."""
+        """A shadow limit would have refused a request."""
 
     def charged(self, subject: Subject, usage: Usage, cost_micros: int) -> None:
         """A request was settled, once."""
 
     def unsettled(self) -> None:
-        """A settlement failed for good: its hold ends with its lease."""
+        """A settlement failed for good: the reservation ends with its lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class TenantGrant:
     """Id of the API key, for the usage rows."""
     expected: Usage
     price: Cost | None
-    """Of the model when it was asked for; None: free."""
+    """Of the model when the request came; None: it costs nothing."""
     meters: tuple[Meter, ...]
     standings: Sequence[Standing]
     ticket: str
@@ -89,15 +87,15 @@ class TenantGrant:
 
 
 class TenantLimiter:
-    """`picker.seams.limiter.Limiter` over a store. One event loop.
+    """`picker.seams.limiter.Limiter` over a limit store. Use it from one event loop.
 
-    Leases are short and renewed while a request runs, so that what a picker held that died is
-    back soon, however long its requests were.
+    Leases are short, and are renewed while a request runs. So the reservations of a picker that
+    died are given back soon, however long its requests were.
     """
 
     def __init__(
         self,
-        store: LimitStore,
+        buckets: BucketStore,
         *,
         policy_of: PolicyOf,
         prices: Callable[[], PriceList],
@@ -107,8 +105,8 @@ class TenantLimiter:
         now_s: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``prices``: those in force, for requests whose own are not known here."""
-        self.store = store
+        """``prices``: those in force now, for requests whose own prices are not known here."""
+        self._buckets = buckets
         self._lease_s = lease_s
         self._lease_changed = asyncio.Event()
         self._policy_of = policy_of
@@ -118,14 +116,14 @@ class TenantLimiter:
         self._wall_s, self._now_s = wall_s, now_s
         self._meters: dict[Subject, tuple[TenantPolicy, tuple[Meter, ...]]] = {}
         self._held: OrderedDict[str, tuple[str, float]] = OrderedDict()
-        """By reservation: slot and when its lease was last begun; oldest first."""
+        """By reservation: the slot, and when its lease was renewed; the oldest first."""
         self._orphans: OrderedDict[str, None] = OrderedDict()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[object]] = set()
         self._renewing: asyncio.Task[None] | None = None
 
     @property
     def lease_s(self) -> float:
-        """How long a reservation holds without being renewed, seconds."""
+        """How long a reservation lasts that is not renewed, seconds."""
         return self._lease_s
 
     @lease_s.setter
@@ -139,19 +137,19 @@ class TenantLimiter:
         self._renewing = asyncio.create_task(self._renew(), name="limit leases")
 
     async def drained(self) -> None:
-        """Return when nothing is held any more."""
-        while self._held or self._running:  # noqa: ASYNC110 - they end in several places
+        """Return when nothing is held and everything is settled."""
+        while self._held or self._running:  # noqa: ASYNC110 - requests end in several places
             await asyncio.sleep(_DRAIN_POLL_S)
 
     async def close(self) -> None:
-        """Deliver what was settled, and close the store."""
+        """Wait until everything is settled, and close the store."""
         if self._renewing is not None:
             self._renewing.cancel()
         while self._running:
             await asyncio.wait(self._running)
-        await self.store.close()
+        await self._buckets.close()
 
-    # -- what the picker says
+    # -- calls of the picker
 
     async def reserve(
         self,
@@ -162,17 +160,17 @@ class TenantLimiter:
         *,
         guessed: bool,
     ) -> Grant | Denied | None:
-        """See `Limiter`. A limit of concurrency is asked twice before it refuses,
-        `BUSY_S` apart: the end of a request is known that much later than its client has it."""
+        """See `Limiter`. A limit of concurrency is tried twice, `BUSY_S` apart, before it refuses:
+        the end of a request is reported here so much later than its client knows it."""
         meters = self._meters_of(caller.policy, subject)
         if guessed:
             expected = fitted(meters, expected)
         slot, wanted = subject.tenant, takes(meters, expected)
         try:
-            verdict = await self.store.reserve(slot, id, wanted, self.lease_s)
+            verdict = await self._buckets.reserve(slot, id, wanted, self.lease_s)
             if isinstance(verdict, Denied) and verdict.refusal is Refusal.BUSY:
                 await self._sleep(BUSY_S)
-                verdict = await self.store.reserve(slot, id, wanted, self.lease_s)
+                verdict = await self._buckets.reserve(slot, id, wanted, self.lease_s)
         except StoreUnavailable as error:
             raise LimitsUnavailable(str(error)) from error
         for bucket in verdict.shadow_refusals:
@@ -194,20 +192,21 @@ class TenantLimiter:
         )
 
     def settle(self, grant: TenantGrant, usage: Usage) -> None:
-        """Charge what was used instead of what was reserved. Returns at once."""
-        self._charge(grant.id, grant.subject, grant.key, grant.meters, grant.price, usage)
+        """Charge the usage instead of the reserved one. Returns at once."""
+        self._held.pop(grant.id, None)
+        self._run(self._settle(grant, usage))
 
     def release(self, grant: TenantGrant) -> None:
         """Give everything back. Returns at once."""
         self._held.pop(grant.id, None)
-        self._run(self._release(grant.subject.tenant, grant.id))
+        self._run(self._buckets.release(grant.subject.tenant, grant.id))
 
     def lapse(self, grant: TenantGrant) -> None:
-        """Renew its lease no more."""
+        """Stop renewing its lease."""
         self._held.pop(grant.id, None)
 
     def settle_orphan(self, report: Report) -> None:
-        """See `picker.seams.limiter.Limiter`. The store ends a reservation once, whoever asks."""
+        """See `Limiter`. The store ends a reservation once, whoever settles it."""
         if report.id in self._orphans:
             return
         self._orphans[report.id] = None
@@ -221,30 +220,21 @@ class TenantLimiter:
             return
         usage = charged(report, expected)
         if usage is None:
-            self._run(self._release(subject.tenant, report.id))
+            self._run(self._buckets.release(subject.tenant, report.id))
             return
         policy = self._policy_of(subject.tenant, key)
-        meters = policy.meters(subject) if policy is not None else ()
-        price = self._prices().of(subject.model)
-        self._charge(report.id, subject, key, meters, price, usage, orphan=True)
-
-    # -- what the supervisor asks
-
-    async def standings(self, subject: Subject, key_id: str = "") -> Sequence[Standing]:
-        """See `gateway.control.accounts.AccountsSource`."""
-        policy = self._policy_of(subject.tenant, key_id)
-        if policy is None:
-            raise UnknownSubject(f"there is no tenant {subject.tenant!r}")
-        buckets = [meter.bucket for meter in policy.meters(subject)]
-        return await self.store.standing(subject.tenant, buckets)
-
-    async def usage(
-        self, tenant: str | None, first: date, last: date
-    ) -> AsyncIterator[tuple[str, Sequence[UsageRecord]]]:
-        """See `gateway.control.accounts.AccountsSource`."""
-        slots = [tenant] if tenant is not None else await self.store.usage_slots(first, last)
-        for slot in slots:
-            yield slot, await self.store.usage(slot, first, last)
+        grant = TenantGrant(
+            limiter=self,
+            id=report.id,
+            subject=subject,
+            key=key,
+            expected=expected,
+            price=self._prices().of(subject.model),
+            meters=policy.meters(subject) if policy is not None else (),
+            standings=(),
+            ticket=report.ticket,
+        )
+        self._run(self._settle(grant, usage, orphan=True))
 
     # -- inside
 
@@ -258,57 +248,31 @@ class TenantLimiter:
         self._meters[subject] = (policy, meters)
         return meters
 
-    def _charge(
-        self,
-        id: str,  # noqa: A002 - the reservation's id
-        subject: Subject,
-        key: str,
-        meters: Sequence[Meter],
-        price: Cost | None,
-        usage: Usage,
-        *,
-        orphan: bool = False,
-    ) -> None:
-        self._held.pop(id, None)
-        cost_micros = price.micros(usage) if price is not None else 0
+    async def _settle(self, grant: TenantGrant, usage: Usage, *, orphan: bool = False) -> None:
+        subject, price = grant.subject, grant.price
         record = UsageRecord(
             day=datetime.fromtimestamp(self._wall_s(), UTC).date(),
-            key=key,
+            key=grant.key,
             user=subject.user,
             model=subject.model,
             input_tokens=usage.input_tokens,
             cached_tokens=usage.cached_tokens,
             output_tokens=usage.output_tokens,
-            cost_micros=cost_micros,
+            cost_micros=price.micros(usage) if price is not None else 0,
         )
-        self._run(self._settle(id, subject, meters, record, usage, orphan=orphan))
-
-    async def _settle(
-        self,
-        id: str,  # noqa: A002 - the reservation's id
-        subject: Subject,
-        meters: Sequence[Meter],
-        record: UsageRecord,
-        usage: Usage,
-        *,
-        orphan: bool,
-    ) -> None:
-        slot = subject.tenant
-        if orphan and isinstance(self.store, MemoryStore):
-            # It knew of the reservation in a life before this one.
-            await self.store.adopt(slot, id, takes(meters, usage), self.lease_s)
-        if await self.store.settle(slot, id, charges(meters, usage), record):
+        if orphan and self._buckets.volatile:
+            wanted = takes(grant.meters, usage)
+            await self._buckets.adopt(subject.tenant, grant.id, wanted, self.lease_s)
+        charged_to = charges(grant.meters, usage)
+        if await self._buckets.settle(subject.tenant, grant.id, charged_to, record):
             self._observer.charged(subject, usage, record.cost_micros)
 
-    async def _release(self, slot: str, id: str) -> None:  # noqa: A002 - the reservation's id
-        await self.store.release(slot, id)
-
-    def _run(self, settling: Coroutine[None, None, None]) -> None:
+    def _run(self, settling: Coroutine[None, None, object]) -> None:
         task = asyncio.ensure_future(settling)
         self._running.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[object]) -> None:
         self._running.discard(task)
         if task.cancelled():
             return
@@ -335,7 +299,7 @@ class TenantLimiter:
                 log.exception("leases of limits are not renewed")
 
     async def _renew_old(self) -> None:
-        """Renew what is held for longer than a third of a lease."""
+        """Renew leases of which a third is over."""
         now_s = self._now_s()
         old_s = now_s - self.lease_s / _RENEWALS_PER_LEASE
         due: dict[str, list[str]] = {}
@@ -346,7 +310,7 @@ class TenantLimiter:
         for slot, ids in due.items():
             for start in range(0, len(ids), _RENEW_AT_ONCE):
                 batch = ids[start : start + _RENEW_AT_ONCE]
-                await self.store.renew(slot, batch, self.lease_s)
+                await self._buckets.renew(slot, batch, self.lease_s)
                 for id_ in batch:
                     if id_ in self._held:
                         self._held[id_] = (slot, now_s)

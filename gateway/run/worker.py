@@ -1,4 +1,4 @@
-"""A picker worker process: builds the picker, hands it its parts, serves until told to stop."""
+"""A picker worker process: does as the supervisor assigns until told to stop."""
 
 from __future__ import annotations
 
@@ -6,121 +6,55 @@ import argparse
 import asyncio
 import logging
 import os
-import random
-import secrets
 import signal
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import uvloop
 
-import policies.routing  # noqa: F401 - registers the built-in policies
 from gateway.config.config import Config
 from gateway.config.reading.wire import from_json
+from gateway.control.assignment import Assignment
 from gateway.control.client import ControlClient
+from gateway.control.reporter import EndpointReporter
 from gateway.run import derive
 from gateway.run.certificates import ext_proc_certificate
+from gateway.run.compose import WorkerParts, worker_parts
+from gateway.run.learned import LearnedFile
 from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
-from gateway.telemetry.worker import WorkerTelemetry
-from gateway.tenancy.runtime import PickerTenancy
-from picker.core import Parts, Picker
-from picker.prompt.counting import Counting
-from picker.replication.local import LocalPeers
-from picker.request.caller import Caller
-from picker.request.grant import Grant
-from picker.request.head import RequestHead
-from picker.request.report import Report
-from picker.seams.gate import Gate, OpenGate
-from picker.seams.limiter import Limiter, Unlimited
-from picker.server.health import Health
 from picker.server.listen import Address, Listeners, Servers
-from picker.signals.scraper import Scraper
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from picker.state.endpoints import EndpointKey, Signals
+from picker.state.models import ServedModel
 from picker.wire import control_pb2
 from policies import registry
-from policies.limits.plan import Subject
-from policies.limits.prices import Usage
-from policies.limits.verdict import Denied
 
 log = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.25
+_SAVE_S: Final = 10.0
 _FIRST_LOOK_S: Final = 1.0
 _DRAIN_GRACE_S: Final = 5.0
-
-
-class _Inside:
-    """Gate and limiter in force."""
-
-    def __init__(self) -> None:
-        self.gate: Gate = OpenGate()
-        self.limiter: Limiter = Unlimited()
-
-    def identify(self, head: RequestHead) -> Caller:
-        return self.gate.identify(head)
-
-    async def reserve(
-        self,
-        id: str,  # noqa: A002 - the request's id
-        caller: Caller,
-        subject: Subject,
-        expected: Usage,
-        *,
-        guessed: bool,
-    ) -> Grant | Denied | None:
-        return await self.limiter.reserve(id, caller, subject, expected, guessed=guessed)
-
-    def settle_orphan(self, report: Report) -> None:
-        self.limiter.settle_orphan(report)
 
 
 class Worker:
     """One picker process."""
 
-    def __init__(self, run: RunDir, *, index: int) -> None:
+    def __init__(self, run: RunDir, parts: WorkerParts, *, index: int) -> None:
         self._run = run
         self._index = index
-        self._name = f"picker-{index}"
-        self._telemetry = WorkerTelemetry(
-            self._name, lambda name: self._picker.catalog.is_known(name)
-        )
-        picker_id = f"{index}.{secrets.token_hex(4)}"
-        self._peers = LocalPeers(picker_id, own=run.peer_socket(index))
-        self._scraper = Scraper(sharing=self._peers.readings)
-        self._counting = Counting()
-        self._inside = _Inside()
-        self._picker = Picker(
-            picker_id,
-            Parts(
-                observer=self._telemetry.observer,
-                gate=self._inside,
-                limiter=self._inside,
-                peers=self._peers,
-                watch=self._scraper,
-                counting=self._counting,
-            ),
-            now=time.monotonic,
-            rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
-        )
-        self._health = Health(self._picker)
-        self._tenancy: PickerTenancy | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        self._parts = parts
+        self._picker = parts.picker
         self._servers: Servers | None = None
         self._config: Config | None = None
-        self._applied_version = 0
-        self._proxy_generation = 0
-        self._registry_generation = 0
-        self._crash_generation = 0
-        self._latest: control_pb2.Assignment | None = None
-        self._configuration = b""
-        """Came with an assignment and is not applied yet."""
+        self._control = ControlClient(run.control_socket, report=self._report)
+        self._reporter = EndpointReporter(parts.picker.pools.states, parts.picker.flights.under_way)
+        self._learned = LearnedFile(run.learned(index))
+        self._applied = Assignment()
         self._scraped: set[str] = set()
-        self._looked_at: set[tuple[str, str]] = set()
-        """Pool and address of the replicas that were read or could not be, before it serves."""
-        self._wake = asyncio.Event()
+        self._looked_at: set[EndpointKey] = set()
+        """Replicas that were read or could not be, before it serves."""
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -128,74 +62,67 @@ class Worker:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._telemetry.reopen_log)
-        client = ControlClient(self._run.control_socket, apply=self._apply, report=self._report)
-        attached = asyncio.create_task(client.run())
-        ticking = asyncio.create_task(self._tick())
-        applying = asyncio.create_task(self._applier())
-        self._peers.start(self._picker.flights)
-        self._scraper.start(self)
+        loop.add_signal_handler(signal.SIGHUP, self._parts.telemetry.reopen_log)
+        self._parts.peers.start(self._picker.flights)
+        self._parts.scraper.start(self)
+        running = {
+            asyncio.create_task(part)
+            for part in (self._control.run(), self._follow(), self._tick(), self._save())
+        }
+        stopped = asyncio.create_task(self._stop.wait())
         try:
-            stopped = asyncio.create_task(self._stop.wait())
-            done, _ = await asyncio.wait(
-                {stopped, attached, ticking, applying}, return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait({stopped, *running}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stopped}:
                 task.result()  # raises what ended it
         finally:
             await self._drain()
-            for task in (attached, ticking, applying):
+            for task in running:
                 task.cancel()
-            await asyncio.gather(attached, ticking, applying, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
 
     async def _drain(self) -> None:
+        parts = self._parts
         self._picker.drain()
-        await self._health.refresh()
+        await parts.health.refresh()
         if self._servers is not None:
             await self._servers.stop(_DRAIN_GRACE_S)
-        await self._scraper.close()
-        self._peers.stop()  # no end may be told to accounts that are closed
-        if self._tenancy is not None:
-            await self._tenancy.close()
-        self._telemetry.close()
+        await parts.scraper.close()
+        parts.peers.stop()  # no end may be reported to accounts that are closed
+        await parts.tenancy.close()
+        self._learned.save(self._picker.pools.snapshot())
+        parts.telemetry.close()
 
-    # -- what the supervisor says
+    # -- what the supervisor assigns
 
-    def _apply(self, assignment: control_pb2.Assignment) -> None:
-        # Assignments that come faster than they are applied are left out, configurations never.
-        self._configuration = assignment.configuration or self._configuration
-        self._latest = assignment
-        self._wake.set()
-
-    async def _applier(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            assignment = self._latest
-            assert assignment is not None
-            if self._configuration:
-                configuration, self._configuration = self._configuration, b""
-                await self._configure(from_json(configuration))
-            if assignment.registry_generation != self._registry_generation:
-                self._registry_generation = assignment.registry_generation
-                if self._tenancy is not None:
-                    await self._tenancy.refresh()
-            if assignment.crash_generation != self._crash_generation:
-                self._crash_generation = assignment.crash_generation
-                self._picker.flights.picker_died()
-            self._picker.flights.pickers_live(assignment.live_pickers)
-            self._sync_endpoints(assignment)
+    async def _follow(self) -> None:
+        flights = self._picker.flights
+        async for assignment in self._control.changes():
+            before = self._applied
+            if assignment.configuration is not None:
+                await self._configure(from_json(assignment.configuration))
+                self._sync_endpoints()
+                if before.version == 0:  # only now slots have their addresses
+                    self._picker.pools.restore(self._learned.load())
+            else:
+                changes = [one for one in assignment.endpoints if one.pool in self._picker.pools]
+                for change in changes:
+                    self._picker.apply_endpoints(change)
+                self._scrape({change.pool for change in changes})
+            if assignment.registry_generation != before.registry_generation:
+                await self._parts.tenancy.refresh()
+            if assignment.crash_generation != before.crash_generation:
+                flights.picker_died()
+            flights.pickers_live(assignment.live_pickers)
             if self._servers is None:
-                await self._first_look(assignment)
+                await self._first_look()
                 await self._serve()
-            if assignment.proxy_generation != self._proxy_generation:
-                self._proxy_generation = assignment.proxy_generation
-                self._picker.flights.proxy_restarted()
-            self._applied_version = assignment.version
+            if assignment.proxy_generation != before.proxy_generation:
+                flights.proxy_restarted()
+            self._applied = assignment
 
-    async def _first_look(self, assignment: control_pb2.Assignment) -> None:
+    async def _first_look(self) -> None:
         """A worker that was started again takes no request before it has seen the replicas."""
-        wanted = {(pool.pool, e.address) for pool in assignment.pools for e in pool.endpoints}
+        wanted = {(pool, a) for pool, specs in self._control.endpoints.items() for a in specs}
         try:
             async with asyncio.timeout(_FIRST_LOOK_S):
                 while not wanted <= self._looked_at:  # noqa: ASYNC110 - once, at the start
@@ -205,35 +132,21 @@ class Worker:
 
     async def _serve(self) -> None:
         assert self._config is not None
-        self._servers = Servers(self._picker, self._health, self._listeners(self._config))
+        listeners = self._listeners(self._config)
+        self._servers = Servers(self._picker, self._parts.health, listeners)
         await self._servers.start()
 
     async def _configure(self, config: Config) -> None:
+        parts, before = self._parts, self._config
         self._picker.configure(derive.picker_settings(config))
-        if self._config is None or self._config.limits.tokenizers != config.limits.tokenizers:
-            self._counting.configure(derive.tokenizers(config))
-        self._telemetry.configure(config.telemetry)
+        if before is None or before.limits.tokenizers != config.limits.tokenizers:
+            parts.counting.configure(derive.tokenizers(config))
+        parts.telemetry.configure(config.telemetry)
         workers = range(config.picker.workers)
-        self._peers.follow(self._run.peer_socket(i) for i in workers if i != self._index)
+        parts.peers.follow(self._run.peer_socket(i) for i in workers if i != self._index)
         self._config = config
-        await self._configure_tenants(config)
-        self._scraper.configure(derive.scrape_settings(config))
-
-    async def _configure_tenants(self, config: Config) -> None:
-        if not config.has_tenants:
-            self._inside.gate, self._inside.limiter = OpenGate(), Unlimited()
-            if self._tenancy is not None:
-                closing, self._tenancy = self._tenancy, None
-                self._closing.add(task := asyncio.create_task(closing.close(drained=True)))
-                task.add_done_callback(self._closing.discard)
-        elif self._tenancy is not None:
-            self._tenancy.configure(config)
-        else:
-            tenancy = PickerTenancy(config, self._telemetry.tenants)
-            await tenancy.start(self._run.accounts_socket(self._index))
-            self._tenancy = tenancy
-            self._inside.gate = tenancy.gate
-            self._inside.limiter = tenancy.limiter
+        await parts.tenancy.configure(config)
+        parts.scraper.configure(derive.scrape_settings(config))
 
     def _listeners(self, config: Config) -> Listeners:
         settings, health = config.picker.ext_proc, config.picker.health
@@ -247,31 +160,40 @@ class Worker:
             health=Address(health.address, health.port) if health.port is not None else None,
         )
 
-    def _sync_endpoints(self, assignment: control_pb2.Assignment) -> None:
-        assert self._config is not None
-        members = {pool.pool: pool.endpoints for pool in assignment.pools}
-        for pool in self._config.pools:
-            specs = [EndpointSpec(e.address, e.draining) for e in members.get(pool.name, ())]
-            self._picker.pools.sync_endpoints(pool.name, specs)
-            scraped = derive.scraped_pool(pool)
-            self._scraper.sync(scraped, [spec.address for spec in specs])
-        names = {pool.name for pool in self._config.pools}
-        for gone in set(self._scraped) - names:
-            self._scraper.drop(gone)
-        self._scraped = names
+    def _sync_endpoints(self) -> None:
+        """After a change of the configuration, which may have brought and taken pools."""
+        names = self._picker.pools.keys()
+        for name in names:
+            specs = self._control.endpoints.get(name, {})
+            self._picker.pools.sync_endpoints(name, specs.values())
+        self._scrape(names)
+        for gone in self._scraped - names:
+            self._parts.scraper.drop(gone)
+        self._scraped = set(names)
 
-    # -- what the scraper says
+    def _scrape(self, names: Iterable[str]) -> None:
+        """Read the endpoints that these pools have now."""
+        assert self._config is not None
+        for pool in self._config.pools:
+            if pool.name in names:
+                addresses = self._picker.pools[pool.name].state.specs
+                self._parts.scraper.sync(derive.scraped_pool(pool), addresses)
+
+    # -- what the scraper reads
 
     def apply_signals(self, pool: str, address: str, signals: Signals, started_s: float) -> None:
+        """See `ScrapeSink`."""
         self._look_at(pool, address)
         self._picker.apply_signals(pool, address, signals, started_s)
 
     def apply_models(
         self, pool: str, address: str, models: Sequence[ServedModel], started_s: float
     ) -> None:
+        """See `ScrapeSink`."""
         self._picker.apply_models(pool, address, models, started_s)
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
+        """See `ScrapeSink`."""
         self._look_at(pool, address)
         self._picker.mark_failed(pool, address, reason, started_s)
 
@@ -279,68 +201,50 @@ class Worker:
         if self._servers is None:
             self._looked_at.add((pool, address))
 
-    # -- what the supervisor hears
+    # -- from time to time
 
     async def _tick(self) -> None:
+        parts = self._parts
         while True:
             await asyncio.sleep(_TICK_S)
             self._picker.flights.tick()
-            await self._health.refresh()
-            self._telemetry.sample(self._scraper.stats)
-            self._telemetry.sample_lost(
+            await parts.health.refresh()
+            parts.telemetry.sample(parts.scraper.stats)
+            parts.telemetry.sample_lost(
                 access_log=self._servers.failed_entries if self._servers is not None else 0,
-                peer_unreadable=self._peers.unreadable,
-                peer_dropped=self._peers.dropped_batches,
+                peer_unreadable=parts.peers.unreadable,
+                peer_dropped=parts.peers.dropped_batches,
             )
-            if self._tenancy is not None:
-                self._telemetry.tenants.sample_expressions(self._tenancy.expression_failures)
-                self._telemetry.tenants.sample_registry(self._tenancy.registry_failures)
-                if self._tenancy.outage is not None:
-                    self._telemetry.tenants.sample_outage(self._tenancy.outage)
+            tenancy, metrics = parts.tenancy.current, parts.telemetry.tenants
+            if tenancy is not None:
+                metrics.sample_expressions(tenancy.expression_failures)
+                metrics.sample_registry(tenancy.registry_failures)
+                if tenancy.outage is not None:
+                    metrics.sample_outage(tenancy.outage)
 
-    def _report(self) -> control_pb2.Report:
+    async def _save(self) -> None:
+        while True:
+            await asyncio.sleep(_SAVE_S)
+            await asyncio.to_thread(self._learned.save, self._picker.pools.snapshot())
+
+    def _report(self, whole: bool) -> control_pb2.Report:
+        if whole:
+            self._reporter.forget()
         report = control_pb2.Report(
-            worker=self._name,
+            worker=self._parts.name,
             pid=os.getpid(),
             picker_id=self._picker.id,
-            applied_version=self._applied_version,
-            ready=self._applied_version > 0 and not self._picker.draining,
+            applied_version=self._applied.version,
+            ready=self._applied.version > 0 and not self._picker.draining,
         )
-        now_s = self._picker.now()
-        for name, runtime in self._picker.pools.items():
-            view = runtime.state.view
-            for address, slot in runtime.state.slot_of.items():
-                problem = runtime.state.why_not(address, now_s)
-                report.endpoints.append(
-                    control_pb2.EndpointStatus(
-                        pool=name,
-                        address=address,
-                        healthy=problem is None,
-                        problem=problem or "",
-                        in_flight_requests=self._picker.flights.under_way(name, address),
-                        waiting_requests=float(view.waiting_requests[slot]),
-                        running_requests=float(view.running_requests[slot]),
-                        kv_usage=float(view.kv_usage[slot]),
-                        models=runtime.state.models.served_by(slot),
-                    )
-                )
-        report.endpoints.extend(self._leaving())
-        return report
-
-    def _leaving(self) -> list[control_pb2.EndpointStatus]:
-        """Endpoints of pools that are gone from the configuration and still finish requests."""
-        pools = self._latest.pools if self._latest is not None else ()
-        return [
-            control_pb2.EndpointStatus(
-                pool=pool.pool,
-                address=endpoint.address,
-                problem="its pool is being removed",
-                in_flight_requests=self._picker.flights.under_way(pool.pool, endpoint.address),
-            )
-            for pool in pools
-            if pool.pool not in self._picker.pools
-            for endpoint in pool.endpoints
+        removed = [
+            (pool, address)
+            for pool, specs in self._control.endpoints.items()
+            if pool not in self._picker.pools
+            for address in specs
         ]
+        self._reporter.fill(report, now_s=self._picker.now(), removed=removed)
+        return report
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -351,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     use_fixed_process()
     registry.load_plugins()
-    worker = Worker(RunDir(given.run_dir, temporary=False), index=given.index)
+    run = RunDir(given.run_dir, temporary=False)
+    worker = Worker(run, worker_parts(run, given.index), index=given.index)
     uvloop.run(worker.run())
 
 

@@ -1,4 +1,4 @@
-"""From sections of the configuration to what pickers decide by: policies of tenants and prices."""
+"""Compiles sections of the configuration to policies of tenants and to prices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final
 
 from gateway.config.config import Config
-from gateway.config.schema.limits import Limit
+from gateway.config.schema.limit import Limit
 from gateway.config.schema.pricing import ModelPrice, Pricing, Weights
 from gateway.config.schema.tenancy import Plan, Tenant
 from policies.limits.expression import Expression, Unit
@@ -29,9 +29,9 @@ _NO_PLAN: Final = Plan(name="none")
 
 
 class Policies:
-    """What every tenant of a configuration may do. Make a new one when the configuration changes.
+    """The policies of a configuration's tenants. Make a new one when the configuration changes.
 
-    Plans are compiled once: tenants without limits of their own share their plan's rules.
+    Plans are compiled once: tenants without limits of their own share the rules of their plan.
     """
 
     def __init__(self, config: Config) -> None:
@@ -44,7 +44,7 @@ class Policies:
         self.prices = PriceList(
             tuple((price.model, self._price(price)) for price in pricing.models)
         )
-        """Prices of models, for limits of money and for the usage ledger."""
+        """Prices of models, for limits of money and for usage rows."""
         self._rules = {plan.name: self._compiled(plan.limits) for plan in config.plans}
 
         unknown = self._identity.unknown_tenants
@@ -52,14 +52,14 @@ class Policies:
 
     @property
     def failures(self) -> int:
-        """CEL evaluations that had no sound value and counted as 0, see `Expression.micros`."""
+        """CEL evaluations without a sound value, which counted as 0: see `Expression.micros`."""
         return sum(expression.failures for expression in self._expressions.values())
 
     def of(self, tenant: Tenant) -> TenantPolicy:
-        """The tenant's policy, made of its plan and its own settings.
+        """The tenant's policy, from its plan and its own settings.
 
-        A tenant whose plan is not in the configuration (any more) gets a disabled one: without
-        its plan's limits it would be unlimited. `lacks_plan` tells that case.
+        A tenant whose plan is not in the configuration is disabled, because without the limits of
+        its plan it would be unlimited: see `lacks_plan`.
         """
         if self.lacks_plan(tenant):
             return TenantPolicy(
@@ -81,14 +81,14 @@ class Policies:
         )
 
     def lacks_plan(self, tenant: Tenant) -> bool:
-        """Whether the tenant refers to a plan that is not there."""
+        """Whether the tenant refers to a plan that is not in the configuration."""
         return tenant.plan is not None and tenant.plan not in self._plans
 
     def for_key(self, policy: TenantPolicy, key_limits: Sequence[Limit]) -> TenantPolicy:
         """The tenant's policy with a key's own limits, each counted by key.
 
-        One with the name of a limit by key that the policy has takes its place; the tenant's
-        limits that are not by key stay, whatever they are called.
+        A limit of the key replaces the tenant's limit by key of the same name. The tenant's limits
+        that are not by key stay, whatever their names are.
         """
         if not key_limits:
             return policy
@@ -98,8 +98,9 @@ class Policies:
         return replace(policy, rules=(*kept, *own))
 
     def unknown(self, name: str) -> TenantPolicy | None:
-        """The policy of a tenant that is not configured, by the plan `identity.unknown_tenants`.
-        None: there is none, so it is refused. The name is taken as it is."""
+        """The policy of a tenant that is not configured: that of the plan
+        `identity.unknown_tenants`; None: there is no such plan, and the tenant is refused. The name
+        is not checked."""
         return None if self._unknown is None else replace(self._unknown, tenant=name)
 
     def anonymous(self) -> TenantPolicy | None:
@@ -144,13 +145,14 @@ class Policies:
     def _expression(self, text: str, unit: Unit) -> Expression:
         found = self._expressions.get((text, unit))
         if found is None:
-            found = Expression(text, unit, on_failure=_Told())
+            found = Expression(text, unit, on_failure=_FailureLog())
             self._expressions[text, unit] = found
         return found
 
 
-class _Told:
-    """Logs the 1st, 2nd, 4th, 8th, ... failure of an expression: a broken one fails often."""
+class _FailureLog:
+    """Logs the 1st, 2nd, 4th, 8th, ... failure of an expression, because a broken one fails
+    often."""
 
     __slots__ = ("_count",)
 
@@ -164,7 +166,7 @@ class _Told:
 
 
 def by_key(limit: Limit) -> Limit:
-    """A key's own limit as it counts: by key, so that its name and buckets are the key's."""
+    """A key's own limit as it counts: by key, so that its name and buckets are those of the key."""
     if "key" in limit.by:
         return limit
     return limit.model_copy(update={"by": ("key", *limit.by)})
@@ -199,8 +201,8 @@ def _linear(
     cached_input: Decimal | None,
     reasoning: Decimal | None,
 ) -> Price:
-    """Amounts per million tokens; as weights they give whole weighted tokens, since both count in
-    millionths."""
+    """Amounts per million tokens. Used as weights, they give whole weighted tokens, because weights
+    count in millionths, too."""
     return Price(
         micros(input_ or Decimal(0)),
         micros(output or Decimal(0)),

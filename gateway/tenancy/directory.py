@@ -1,11 +1,11 @@
-"""Every tenant and key that a process knows: those of the configuration and of the registry."""
+"""All tenants and keys that a process knows: those of the configuration and of the registry."""
 
 from __future__ import annotations
 
 import heapq
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hmac import compare_digest
 from typing import Final
 
@@ -23,7 +23,7 @@ from gateway.tenancy.records import (
     read_key,
     read_tenant,
 )
-from gateway.tenancy.registry import Entry, Kind
+from gateway.tenancy.registry import Entry, EntryKind
 from policies.limits.plan import TenantPolicy
 
 _LOG: Final = logging.getLogger("penstock.tenancy")
@@ -31,28 +31,21 @@ _MAX_COMPILED: Final = 65_536
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 
 
-@dataclass(slots=True)
-class Counters:
-    """For metrics."""
-
-    unreadable: int = 0
-    """Entries of the registry that were ignored; only grows."""
-
-
 class Directory:
-    """Finds keys by digest and tenants by name. A tenant or key that is in the configuration and
-    in the registry is the configuration's.
+    """Finds keys by digest and tenants by name. Where a tenant or key is in the configuration and
+    in the registry, the one of the configuration counts.
 
-    Policies are compiled when they are first asked for. What the registry says of tenants is kept
-    as it is written: 0.8 kB for a tenant with a key (`tests/gateway/tenancy/bench_directory.py`).
+    Policies are compiled when they are first needed. Until then a tenant of the registry is kept as
+    it is written: 0.8 kB for a tenant with a key (`tests/gateway/tenancy/bench_directory.py`).
     """
 
     def __init__(self, config: Config) -> None:
-        self.counters = Counters()
+        self.unreadable = 0
+        """Entries of the registry that were ignored; only grows."""
         self._registered: dict[str, Entry] = {}
-        """By name, deleted ones too."""
+        """Tenants of the registry by name, deleted ones too."""
         self._keys: dict[str, KeyRecord] = {}
-        """Of the registry, by id, revoked ones too."""
+        """Keys of the registry by id, revoked ones too."""
         self._by_digest: dict[bytes, KeyRecord] = {}
         self._shadowed: set[tuple[str, str]] = set()
         self.configure(config)
@@ -68,7 +61,7 @@ class Directory:
         self._compiled: dict[str, TenantPolicy] = {}
         self._unknown: dict[str, TenantPolicy] = {}
         self._by_key: dict[bytes, tuple[TenantPolicy, TenantPolicy]] = {}
-        """By digest: the tenant's policy, and the key's that was made of it."""
+        """By digest: the tenant's policy, and the key's, which was made from it."""
         self._anonymous = self._policies.anonymous()
         for name in self._static.keys() & self._registered:
             if not _deleted(self._registered[name]):
@@ -78,23 +71,23 @@ class Directory:
 
     @property
     def policies(self) -> Policies:
-        """Of the configuration in force; the price list is there."""
+        """The compiled configuration, with its price list."""
         return self._policies
 
-    # -- what the gate asks
+    # -- for the gate and the limiter
 
     def find_key(self, digest: bytes) -> KeyRecord | None:
-        """The key of a digest, whatever its state."""
+        """The key of a digest, in any state."""
         found = self._static_by_digest.get(digest)
         if found is None:
             found = self._by_digest.get(digest)
             if found is None or found.id in self._static_keys:
                 return None
-        # The dictionaries leak at most some bits of a digest, which tell nothing about a key.
+        # The dictionaries leak at most some bits of a digest, which say nothing about a key.
         return found if compare_digest(found.digest, digest) else None
 
     def policy(self, tenant: str) -> TenantPolicy | None:
-        """What a tenant may do; None: it is not configured."""
+        """The policy of a tenant; None: it is not configured."""
         found = self._compiled.get(tenant)
         if found is None:
             record = self.tenant(tenant)
@@ -110,7 +103,8 @@ class Directory:
         return found
 
     def policy_of(self, key: KeyRecord) -> TenantPolicy | None:
-        """What the tenant of a key may do with it; None: the tenant is not configured."""
+        """The policy of a key's tenant, with the key's limits; None: the tenant is not
+        configured."""
         policy = self.policy(key.tenant)
         if policy is None or not key.limits:
             return policy
@@ -124,7 +118,7 @@ class Directory:
         return own
 
     def unknown(self, tenant: str) -> TenantPolicy | None:
-        """What a tenant may do that is not configured; None: nothing, or it cannot be a name."""
+        """The policy of a tenant that is not configured; None: it is refused."""
         found = self._unknown.get(tenant)
         if found is None:
             found = self._policies.unknown(tenant) if _is_name(tenant) else None
@@ -134,19 +128,28 @@ class Directory:
                 self._unknown[tenant] = found
         return found
 
+    def policy_named(self, tenant: str) -> TenantPolicy | None:
+        """The policy of a tenant, configured or not; None: it is refused."""
+        return self.policy(tenant) or self.unknown(tenant)
+
+    def policy_with(self, tenant: str, key_id: str) -> TenantPolicy | None:
+        """The policy of a tenant's request with a key, "" for none; None: it is refused."""
+        key = self.key(key_id) if key_id else None
+        if key is not None and key.tenant == tenant:
+            return self.policy_of(key)
+        return self.policy_named(tenant)
+
     def anonymous(self) -> TenantPolicy | None:
-        """What requests without identity may do; None: nothing."""
+        """The policy of requests without identity; None: they are refused."""
         return self._anonymous
 
-    # -- what operators ask
+    # -- for operators
 
     def tenant(self, name: str) -> TenantRecord | None:
-        """As it is in force, deleted ones too."""
+        """A tenant in force, also a deleted one."""
         static = self._static.get(name)
-        return TenantRecord(name, static, version=0) if static is not None else self.record(name)
-
-    def record(self, name: str) -> TenantRecord | None:
-        """What the registry says of a tenant."""
+        if static is not None:
+            return TenantRecord(name, static, version=0)
         entry = self._registered.get(name)
         return None if entry is None else read_tenant(entry)
 
@@ -155,14 +158,14 @@ class Directory:
         return self._static_keys.get(key_id) or self._keys.get(key_id)
 
     def tenants(self, *, after: str, limit: int) -> list[TenantRecord]:
-        """Those that are not deleted, by name."""
+        """Tenants that are not deleted, by name."""
         names = heapq.nsmallest(limit, (n for n in self._tenant_names() if n > after))
         return [record for record in map(self.tenant, names) if record is not None]
 
     def keys(
         self, tenant: str | None = None, *, after: str = "", limit: int | None = None
     ) -> list[KeyRecord]:
-        """By id."""
+        """Keys by id; None: of all tenants."""
         found = (
             key
             for keys in (self._static_keys, self._keys)
@@ -175,40 +178,36 @@ class Directory:
             return sorted(found, key=_id_of)
         return heapq.nsmallest(limit, found, key=_id_of)
 
-    def counts(self) -> tuple[int, int]:
-        """Tenants and keys, without those that are deleted or in both places."""
-        return sum(1 for _ in self._tenant_names()), len(self._static_keys.keys() | self._keys)
-
     def _tenant_names(self) -> Iterator[str]:
         yield from self._static
         for name, entry in self._registered.items():
             if name not in self._static and not _deleted(entry):
                 yield name
 
-    # -- what the registry says
+    # -- for the follower
 
     def apply(self, entries: Iterable[Entry]) -> bool:
-        """Take over what was read. True: the registry has lost something that is known here.
+        """Apply entries of the registry. True: the registry has lost an entry that is known here.
 
-        An entry that cannot be read changes nothing. A version that is older than what is known is
-        ignored, and a key that was revoked stays so.
+        An entry that cannot be read changes nothing. A version that is older than the known one is
+        ignored, and a revoked key stays revoked.
         """
         behind = False
         for entry in entries:
             try:
-                if entry.kind is Kind.TENANT:
+                if entry.kind is EntryKind.TENANT:
                     behind |= self._apply_tenant(entry)
                 else:
                     behind |= self._apply_key(read_key(entry))
             except Unreadable as error:
-                self.counters.unreadable += 1
+                self.unreadable += 1
                 _LOG.error(
                     "%s %r of the registry is ignored: %s", entry.kind.value, entry.id, error
                 )
         return behind
 
     def entries(self) -> Iterator[Entry]:
-        """All that is known of the registry, to write it back."""
+        """All known entries of the registry, to write them back."""
         yield from list(self._registered.values())
         for key in list(self._keys.values()):
             yield key_entry(key)
@@ -233,7 +232,7 @@ class Directory:
             if known.version > key.version:
                 return True
             if known.revoked_s is not None and key.revoked_s is None:
-                # The write that revoked it is lost, and another one has its version.
+                # The registry has lost the write that revoked it, and another one has its version.
                 key = replace(key, revoked_s=known.revoked_s, version=key.version + 1)
                 behind = True
             if known.digest != key.digest:
@@ -246,7 +245,7 @@ class Directory:
         return behind
 
     def _shadow(self, kind: str, name: str) -> None:
-        """Warn once."""
+        """Warn, once for each, that the configuration's one counts."""
         if (kind, name) not in self._shadowed:
             self._shadowed.add((kind, name))
             _LOG.warning(

@@ -1,18 +1,17 @@
-"""Keeping a process's directory in step with the registry."""
+"""Keeps a process's directory in step with the registry."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from gateway.tenancy.directory import Directory
-from gateway.tenancy.registry import START, Entry, Kind, Registry, RegistryUnavailable
+from gateway.tenancy.registry import START, Entry, EntryKind, Registry, RegistryUnavailable
 
 POLL_S: Final = 0.25
-"""Time between two looks. A revocation must act within a second."""
+"""Time between two looks at the registry. A revocation must act within a second."""
 
 _LOG: Final = logging.getLogger("penstock.tenancy")
 _MAX_PAUSE_S: Final = 1.0
@@ -21,11 +20,11 @@ _RESTORED_AT_ONCE: Final = 256
 
 
 class Follower:
-    """Reads what is new in the registry, and applies it. Use it from one event loop.
+    """Reads new entries of the registry into a directory. Use it from one event loop.
 
-    While the registry is away, what is known stays in force. A registry that comes back without
-    entries that are known takes none of them away; a *keeper* writes them back. Supervisors are
-    keepers: it goes by version, so several of them complete each other.
+    While the registry is away, the known entries stay in force. They also stay when the registry
+    comes back without them. A *keeper* writes them back, each if its version is higher than the
+    stored one, so several keepers complete each other. Supervisors are keepers.
     """
 
     def __init__(
@@ -35,9 +34,8 @@ class Follower:
         *,
         keeper: bool = False,
         written: Callable[[], Awaitable[None]] | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``written``: called after each write. ``clock``: monotonic, seconds."""
+        """``written`` is called after each write."""
         self.directory = directory
         self.failures = 0
         """Looks that failed; only grows."""
@@ -46,38 +44,41 @@ class Follower:
         self._registry = registry
         self._keeper = keeper
         self._written = written
-        self._clock = clock
         self._lock = asyncio.Lock()
-        self._place = START
-        self._seen: dict[tuple[Kind, str], int] | None = {}
-        """Versions that the registry has, while all of it is read; None: it is in step."""
-        self._current_s = clock()
+        self._position = START
+        self._seen: dict[tuple[EntryKind, str], int] | None = {}
+        """Versions in the registry, while all of it is read; None: all of it was read."""
         self._failing = False
+        self._following: asyncio.Task[None] | None = None
 
-    @property
-    def behind_s(self) -> float:
-        """How old what is known may be, seconds: since the last look that succeeded, or since the
-        start."""
-        return self._clock() - self._current_s
+    async def start(self) -> None:
+        """Read all entries, if the registry answers, and follow it from now on."""
+        try:
+            await self.poll()
+        except RegistryUnavailable as error:
+            _LOG.error(
+                "the registry of tenants and keys is away (%s): only those of the configuration"
+                " are known until it is back",
+                error,
+            )
+        self._following = asyncio.create_task(self.run(), name="registry")
 
     async def poll(self) -> None:
-        """Apply all that is new. Raises RegistryUnavailable."""
+        """Read all new entries. Raises RegistryUnavailable."""
         async with self._lock:
-            began_s = self._clock()
             try:
                 await self._read()
                 if self._keeper and self._seen is not None:
                     await self._restore(self._seen)
             except RegistryUnavailable:
                 self.failures += 1
-                # It may be another one, or an older copy, when it is back.
+                # When it is back it may be another one, or an older copy.
                 self._again()
                 raise
             self._seen = None
-            self._current_s = began_s
 
     async def write(self, entries: Sequence[Entry]) -> None:
-        """Write to the registry and, if it takes them, apply here. Raises Conflict and
+        """Write to the registry and then to the directory. Raises Conflict and
         RegistryUnavailable."""
         async with self._lock:
             await self._registry.write(entries)
@@ -86,8 +87,8 @@ class Follower:
             await self._written()
 
     async def run(self, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
-        """Poll until cancelled. Failures are logged once, when they begin. ``pause`` waits for so
-        many seconds."""
+        """Poll until cancelled. Failures are logged once, when they begin. ``pause`` waits for a
+        number of seconds."""
         pause_s = POLL_S
         while True:
             try:
@@ -97,7 +98,7 @@ class Follower:
                     "the registry of tenants and keys is away: %s; what is known counts", error
                 )
                 pause_s = min(_MAX_PAUSE_S, 2 * pause_s)
-            except Exception as error:  # noqa: BLE001 - revocations must go on being heard of
+            except Exception as error:  # noqa: BLE001 - later revocations must still be read
                 self.failures += 1
                 self._failed("the registry of tenants and keys cannot be read: %r", error)
                 pause_s = min(_MAX_PAUSE_S, 2 * pause_s)
@@ -109,7 +110,9 @@ class Follower:
             await pause(pause_s)
 
     async def close(self) -> None:
-        """Let go of the registry."""
+        """Stop following, and let go of the registry."""
+        if self._following is not None:
+            self._following.cancel()
         await self._registry.close()
 
     def _failed(self, message: str, error: Exception) -> None:
@@ -120,15 +123,15 @@ class Follower:
 
     def _again(self) -> None:
         if self._keeper:
-            self._place, self._seen = START, {}
+            self._position, self._seen = START, {}
 
     async def _read(self) -> None:
         while True:
-            page = await self._registry.changes(self._place, _PAGE)
+            page = await self._registry.changes(self._position, _PAGE)
             if page.restarted:
                 self._seen = {}
             lost = self.directory.apply(page.entries)
-            self._place = page.place
+            self._position = page.position
             if self._keeper and self._seen is not None:
                 self._seen.update({(e.kind, e.id): e.version for e in page.entries})
             elif self._keeper and lost:
@@ -138,7 +141,7 @@ class Follower:
                 return
             await asyncio.sleep(0)
 
-    async def _restore(self, seen: dict[tuple[Kind, str], int]) -> None:
+    async def _restore(self, seen: dict[tuple[EntryKind, str], int]) -> None:
         missing = [e for e in self.directory.entries() if e.version > seen.get((e.kind, e.id), 0)]
         if not missing:
             return

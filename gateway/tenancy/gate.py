@@ -1,8 +1,8 @@
-"""The gate: tells by a request's head whose it is.
+"""The gate: finds the tenant of a request by the request's head.
 
-In this order: a token that Envoy has verified, an API key, a trusted header, the anonymous tenant.
-Somebody who shows a key or token that is not good is turned away (401), whatever else there is.
-Messages name keys by id and never repeat what was shown.
+In this order: by a token that Envoy has verified, by an API key, by a trusted header; otherwise it
+is the anonymous tenant. A request with a key or token that is not accepted is refused (401),
+whatever else it has. Messages name keys by id, and never repeat what a client sent.
 """
 
 from __future__ import annotations
@@ -29,23 +29,20 @@ _MAX_SHOWN: Final = 64
 
 
 class TenantGate:
-    """`picker.request.caller.Gate` by a directory. Not before `configure` was called."""
+    """`picker.seams.gate.Gate` by a directory, and by the configuration of the directory."""
 
     def __init__(self, directory: Directory, *, now_s: Callable[[], float]) -> None:
-        """``now_s``: the wall clock, seconds since the epoch: keys expire by it."""
+        """``now_s``: the wall clock, seconds since the epoch, by which keys expire."""
         self._directory = directory
         self._now_s = now_s
-        self._api_keys = False
-        self._jwt: Jwt | None = None
-        self._trusted: TrustedHeaders | None = None
-        self._user_header: str | None = None
-        self._credentials: tuple[str, ...] = ()
-        self._credentials_of_jwt: tuple[str, ...] = ()
-        self._ways = ""
+        self._apply(directory.config)
 
     def configure(self, config: Config) -> None:
         """Put another configuration into force, in the directory too."""
         self._directory.configure(config)
+        self._apply(config)
+
+    def _apply(self, config: Config) -> None:
         identity = config.identity_in_force
         self._api_keys, self._jwt = identity.api_keys, identity.jwt
         self._trusted, self._user_header = identity.trusted_headers, identity.user_header
@@ -80,7 +77,7 @@ class TenantGate:
     # -- API keys
 
     def _shown(self, head: RequestHead) -> str | None:
-        """What is shown as an API key; None: nothing is."""
+        """The API key of the request, checked or not; None: it has none."""
         given = head.headers.get(_AUTHORIZATION)
         if given and (self._api_keys or self._jwt is not None):
             scheme, _, credential = given.partition(" ")
@@ -136,7 +133,7 @@ class TenantGate:
         return self._caller(self._named(tenant), user=user)
 
     def _named(self, tenant: str) -> TenantPolicy:
-        policy = self._directory.policy(tenant) or self._directory.unknown(tenant)
+        policy = self._directory.policy_named(tenant)
         if policy is None:
             shown = tenant if len(tenant) <= _MAX_SHOWN else f"{tenant[:_MAX_SHOWN]}..."
             raise Rejection(Reason.UNKNOWN_TENANT, f"There is no tenant {shown!r}.")
@@ -174,7 +171,7 @@ def _is_token(credential: str) -> bool:
 
 
 def _claim(claims: Mapping[str, object], path: str) -> object:
-    """A claim by its whole name or, with dots, nested ones; None: there is none."""
+    """The claim of that name or, where the name has dots, the nested claim; None: there is none."""
     if path in claims:
         return claims[path]
     found: object = claims
@@ -186,7 +183,7 @@ def _claim(claims: Mapping[str, object], path: str) -> object:
 
 
 def _ways(api_keys: bool, jwt: Jwt | None, trusted: TrustedHeaders | None) -> str:
-    """What a client can do, for the answer to one that showed nothing."""
+    """How a client can identify itself, for the answer to a client that did not."""
     if api_keys:
         token = " or token" if jwt is not None else ""
         return f"Send `Authorization: Bearer` with an API key{token}."

@@ -1,4 +1,4 @@
-"""What can stand in the way of an operator's request."""
+"""Why a request of an operator cannot be done."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ class StaleVersion(TenancyError):  # noqa: N818
 
 
 class Invalid(TenancyError):  # noqa: N818
-    """What was asked for is not sound (400)."""
+    """The request is not valid (400)."""
 
     def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
-        """``problems``: path of a key such as ``limits[0].period``, and what is wrong there."""
+        """``problems``: the path of a key, such as ``limits[0].period``, and what is wrong
+        there."""
         self.problems = tuple(problems)
         super().__init__("; ".join(f"{key}: {what}" if key else what for key, what in problems))
 

@@ -1,4 +1,5 @@
-"""What the registry keeps of tenants and API keys. A key itself is nowhere: only its digest."""
+"""The records of tenants and API keys, and their entries in the registry. Of a key itself only the
+digest is kept."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from typing import Annotated, Final
 import orjson
 from pydantic import Field, ValidationError
 
-from gateway.config.schema.limits import Limit
+from gateway.config.schema.limit import Limit
 from gateway.config.schema.section import Section
 from gateway.config.schema.tenancy import Tenant
 from gateway.config.schema.terms import ModelPattern, Name
-from gateway.tenancy.registry import Entry, Kind
+from gateway.tenancy.registry import Entry, EntryKind
 
 ALL_MODELS: Final = ("*",)
 _DELETED: Final = b"null"
@@ -38,29 +39,34 @@ class KeyRecord:
     """An API key. Times are seconds since the epoch."""
 
     id: str
-    """Public: in lists, logs and usage."""
+    """Public: it is in lists, logs and usage."""
     line: str
-    """Id of the first of the keys that it was rotated from; its own when it is the first."""
+    """Id of the first key of those from which it was rotated; its own id if it is the first."""
     tenant: str
     digest: bytes = field(repr=False)
     """SHA-256 of the whole key, 32 bytes."""
     name: str = ""
-    """What an operator calls it."""
+    """For people."""
     created_s: float | None = None
     """None: it stands in the configuration."""
     expires_s: float | None = None
-    """It is refused from here on; None: it does not expire."""
+    """It is refused from then on; None: it does not expire."""
     revoked_s: float | None = None
-    """Never taken back."""
+    """None: it is not revoked. A revoked key stays revoked."""
     models: tuple[str, ...] = ALL_MODELS
     """Patterns of the models that it may use, within the tenant's."""
     limits: tuple[Limit, ...] = ()
     """Of this key alone, beside the tenant's."""
     version: int = 1
-    """Counts the writes of this record; 0: it stands in the configuration."""
+    """Number of writes of this record; 0: it stands in the configuration."""
+
+    @property
+    def in_configuration(self) -> bool:
+        """Whether it stands in the configuration file, which the API cannot change."""
+        return self.version == 0
 
     def state(self, now_s: float) -> KeyState:
-        """At a time."""
+        """Its state at a time."""
         if self.revoked_s is not None:
             return KeyState.REVOKED
         if self.expires_s is not None and now_s >= self.expires_s:
@@ -70,17 +76,18 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class TenantRecord:
-    """A tenant, or that there is none any more."""
+    """A tenant, also a deleted one."""
 
     name: str
     document: Tenant | None
-    """None: deleted. The record stays, so that a lost write does not bring the tenant back."""
+    """None: it is deleted. The record stays, so that a lost write does not bring the tenant
+    back."""
     version: int = 1
-    """Counts the writes of this record; 0: it stands in the configuration."""
+    """Number of writes of this record; 0: it stands in the configuration."""
 
 
 class _StoredKey(Section):
-    """`KeyRecord` as JSON; the id and version are the entry's."""
+    """`KeyRecord` as JSON; its id and version are those of the entry."""
 
     line: Name
     tenant: Name
@@ -94,7 +101,7 @@ class _StoredKey(Section):
 
 
 def key_entry(record: KeyRecord) -> Entry:
-    """For the registry."""
+    """The registry's entry of a key."""
     stored = _StoredKey(
         line=record.line,
         tenant=record.tenant,
@@ -107,19 +114,19 @@ def key_entry(record: KeyRecord) -> Entry:
         limits=record.limits,
     )
     content = stored.model_dump_json(exclude_defaults=True).encode()
-    return Entry(Kind.KEY, record.id, record.version, content)
+    return Entry(EntryKind.KEY, record.id, record.version, content)
 
 
 def tenant_entry(record: TenantRecord) -> Entry:
-    """For the registry."""
+    """The registry's entry of a tenant."""
     content = _DELETED
     if record.document is not None:
         content = record.document.model_dump_json(exclude_defaults=True).encode()
-    return Entry(Kind.TENANT, record.name, record.version, content)
+    return Entry(EntryKind.TENANT, record.name, record.version, content)
 
 
 def read_key(entry: Entry) -> KeyRecord:
-    """Raises Unreadable."""
+    """The key of an entry. Raises Unreadable."""
     try:
         stored = _StoredKey.model_validate_json(entry.content)
     except ValidationError as error:
@@ -140,7 +147,7 @@ def read_key(entry: Entry) -> KeyRecord:
 
 
 def read_tenant(entry: Entry) -> TenantRecord:
-    """Raises Unreadable."""
+    """The tenant of an entry. Raises Unreadable."""
     if entry.content == _DELETED:
         return TenantRecord(entry.id, None, entry.version)
     try:
@@ -153,12 +160,12 @@ def read_tenant(entry: Entry) -> TenantRecord:
 
 
 def tenant_json(document: Tenant) -> dict[str, object]:
-    """What an operator has written of it."""
+    """The parts of a tenant that an operator has written."""
     parsed: dict[str, object] = orjson.loads(document.model_dump_json(exclude_defaults=True))
     return parsed
 
 
 def _first(error: ValidationError) -> str:
-    """Without the value, which may be longer than a log line should be."""
+    """The first problem, without the value, which may be too long for a log line."""
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

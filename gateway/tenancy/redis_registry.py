@@ -1,8 +1,8 @@
 """The registry in Redis 7 or Valkey: for the pickers and supervisors of several machines.
 
-One script call for a write, one for a look at what is new; all keys have one hash tag. Redis must
-keep what it is given: persistence on, no eviction. When it loses it all the same, supervisors write
-their copies back (`follower`).
+A write is one script call, and so is reading what is new. All keys have one hash tag. Redis must
+keep its data: persistence on, no eviction. If it loses data all the same, supervisors write their
+copies back (`gateway.tenancy.follower`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Final, cast
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError
 
-from gateway.tenancy.registry import Conflict, Entry, Kind, Page, Place, RegistryUnavailable
+from gateway.tenancy.registry import Conflict, Entry, EntryKind, Page, Position, RegistryUnavailable
 
 _SOURCE: Final = resources.files("gateway.tenancy").joinpath("registry.lua").read_text()
 _SHA: Final = hashlib.sha1(_SOURCE.encode(), usedforsecurity=False).hexdigest()
@@ -29,9 +29,9 @@ class RedisRegistry:
     def __init__(
         self, client: Redis | RedisCluster, *, timeout_s: float = 2.0, prefix: str = "penstock:"
     ) -> None:
-        """``client``: of its own, see `gateway.limits.redis.store.connect`, with this timeout.
-        ``timeout_s`` bounds every call. ``prefix`` must not contain a brace; ValueError
-        otherwise."""
+        """``client``: for this registry alone and with this timeout, see
+        `gateway.limits.redis.client.connect`. ``timeout_s``: of every call. Raises ValueError for a
+        ``prefix`` with a brace."""
         if "{" in prefix or "}" in prefix:
             raise ValueError(f"the key prefix {prefix!r} must not contain braces: they tag slots")
         self._client = client
@@ -49,7 +49,7 @@ class RedisRegistry:
         """See `Registry.merge`."""
         await self._run("merge", secrets.token_hex(8), *_words(entries))
 
-    async def changes(self, since: Place, limit: int = 256) -> Page:
+    async def changes(self, since: Position, limit: int = 256) -> Page:
         """See `Registry.changes`."""
         answer = await self._run("changes", since.epoch, since.sequence, limit)
         epoch, sequence, restarted, names, values = cast(
@@ -58,7 +58,7 @@ class RedisRegistry:
         pairs = zip(names, values, strict=True)
         return Page(
             entries=tuple(_entry(name, value) for name, value in pairs if value is not None),
-            place=Place(epoch.decode(), int(sequence)),
+            position=Position(epoch.decode(), int(sequence)),
             more=len(names) == limit,
             restarted=bool(restarted),
         )
@@ -95,4 +95,4 @@ def _words(entries: Sequence[Entry]) -> list[str | int | bytes]:
 def _entry(name: bytes, value: bytes) -> Entry:
     kind, _, entry_id = name.decode().partition(":")
     version, _, content = value.partition(b" ")
-    return Entry(Kind(kind), entry_id, int(version), content)
+    return Entry(EntryKind(kind), entry_id, int(version), content)

@@ -1,8 +1,8 @@
-"""Where tenants and keys are kept when they are made at run time. The same tests run against each
-implementation.
+"""The interface to the registry, which keeps the tenants and keys that are made at run time. The
+same tests run against each implementation.
 
-A registry keeps the last version of every entry, deleted ones too, in the order in which they were
-written; it never forgets one by itself. What stands in an entry is not its business: `records`.
+A registry keeps the last version of every entry, in the order in which they were written, and never
+forgets one by itself. It does not look into entries: `gateway.tenancy.records` does.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 
-class Kind(enum.Enum):
-    """What an entry is about."""
+class EntryKind(enum.Enum):
+    """The kind of thing that an entry describes."""
 
     TENANT = "tenant"
     KEY = "key"
@@ -22,9 +22,9 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A version of one thing."""
+    """A version of a tenant or key."""
 
-    kind: Kind
+    kind: EntryKind
     id: str
     """Name of the tenant, id of the key."""
     version: int
@@ -34,30 +34,30 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """How far a reader has come."""
+class Position:
+    """How far a reader has read."""
 
     epoch: str = ""
-    """A registry that lost everything has another one; "": it is empty, or was never read."""
+    """Another one after a registry has lost everything; "": it is empty, or was never read."""
     sequence: int = 0
-    """Of the last entry that was read."""
+    """That of the last entry that was read."""
 
 
-START: Final = Place()
+START: Final = Position()
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What was written since a place, oldest first."""
+    """What was written since a position, the oldest first."""
 
     entries: tuple[Entry, ...]
-    place: Place
-    """To read on from."""
+    position: Position
+    """Where to read on."""
     more: bool
     """There may be more to read now."""
     restarted: bool
-    """The registry is another one than the place is of, or it has gone back in time: this page is
-    the first of all that it has."""
+    """The position was of another registry or of a later time: this page is the first of all
+    entries."""
 
 
 class RegistryUnavailable(Exception):  # noqa: N818 - a state of the world
@@ -65,7 +65,7 @@ class RegistryUnavailable(Exception):  # noqa: N818 - a state of the world
 
 
 class Conflict(Exception):  # noqa: N818 - reads as what it is
-    """Somebody else has written the entry, and nothing of what was to be written is."""
+    """Somebody else has written an entry first, and nothing is written."""
 
     def __init__(self, kind: str, id: str) -> None:  # noqa: A002 - the entry's
         super().__init__(f"{kind} {id!r} has been written by somebody else meanwhile")
@@ -75,18 +75,18 @@ class Registry(Protocol):
     """Entries with versions. Every method raises RegistryUnavailable."""
 
     async def write(self, entries: Sequence[Entry]) -> None:
-        """Write all or, raising Conflict, none: each entry's version must be one more than that
-        which is there, 1 for a new one."""
+        """Write all or, raising Conflict, none. The version of each entry must be the stored one
+        plus 1, or 1 for a new entry."""
         ...
 
     async def merge(self, entries: Sequence[Entry]) -> None:
-        """Write those whose version is higher than that which is there: a copy, to a registry that
-        has lost them."""
+        """Write the entries whose versions are higher than the stored ones: for a registry that has
+        lost them."""
         ...
 
-    async def changes(self, since: Place, limit: int = 256) -> Page:
-        """Up to ``limit`` entries written after the place. An entry that was written several times
-        comes once, as it is now."""
+    async def changes(self, since: Position, limit: int = 256) -> Page:
+        """Up to ``limit`` entries that were written after the position. An entry that was written
+        several times is there once, in its last version."""
         ...
 
     async def close(self) -> None:

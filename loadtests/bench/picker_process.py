@@ -17,7 +17,6 @@ from typing import Final
 import orjson
 import uvloop
 
-import policies.routing  # noqa: F401 - registers the built-in policies
 from loadtests.bench.prompts import MODEL
 from picker.core import Parts, Picker
 from picker.replication.local import LocalPeers
@@ -25,9 +24,9 @@ from picker.seams.observer import Completed, Rejected
 from picker.seams.peers import Alone, Peers
 from picker.settings import PickerSettings, PoolSettings
 from picker.state.cache.approximate import ApproximateIndex
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
-from policies import registry
-from policies.routing.types import RoutingPolicy
+from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.models import ServedModel
+from policies.routing.spec import PolicySpec
 from policies.routing.weighted import DEFAULT_PROFILE
 
 POOL: Final = "bench"
@@ -49,8 +48,7 @@ def picker_of(name: str, endpoints: int, peers: Peers | None = None) -> Picker:
     """A picker with so many idle replicas, whose signals do not age."""
     parts = Parts(observer=_Unheard(), peers=peers or Alone())
     picker = Picker(name, parts, now=time.monotonic, rng=random.Random(name))
-    policy = registry.build("policy", "weighted", DEFAULT_PROFILE)
-    assert isinstance(policy, RoutingPolicy)
+    policy = PolicySpec("weighted", DEFAULT_PROFILE)
     picker.configure(PickerSettings((PoolSettings(POOL, policy),), stale_after_s=1e9))
     addresses = [f"10.0.{n // 250}.{n % 250}:8000" for n in range(endpoints)]
     picker.pools.sync_endpoints(POOL, map(EndpointSpec, addresses))

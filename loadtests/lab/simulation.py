@@ -15,7 +15,7 @@ from typing import Final
 
 from loadtests.lab.outcome import REFUSED, Outcome, Sample, Served
 from loadtests.lab.setting import Setting
-from loadtests.sim.model.engine import Engine, Event, Kind
+from loadtests.sim.model.engine import EngineEvent, EngineModel, EventKind
 from loadtests.sim.model.request import EngineRequest, Sequence
 from loadtests.workloads.sessions import Request
 from loadtests.workloads.traffic import Traffic
@@ -30,7 +30,8 @@ from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
 from picker.seams.observer import Completed, Rejected
 from picker.settings import PickerSettings, PoolSettings
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.models import ServedModel
 
 POOL: Final = "lab"
 MODEL: Final = "model"
@@ -40,7 +41,7 @@ _NO_ADAPTERS: Final[frozenset[str]] = frozenset()
 
 
 class _Unheard:
-    """Nobody reads the picker's metrics and logs here."""
+    """Ignores the picker's events: nobody reads its metrics and logs here."""
 
     def rejected(self, event: Rejected) -> None:
         return
@@ -88,7 +89,7 @@ class _UnderWay:
 
 
 class Simulation:
-    """Runs once. Everything random comes from ``seed``."""
+    """One simulated run; it runs once. Everything random comes from ``seed``."""
 
     def __init__(
         self,
@@ -99,8 +100,9 @@ class Simulation:
         skip: bool = True,
         on_progress: Callable[[float, int], None] | None = None,
     ) -> None:
-        """``skip``: engines jump over equal steps, which changes nothing but the time it takes.
-        ``on_progress`` hears the virtual time and the number of requests served, now and then."""
+        """``skip``: engines jump over equal steps, which changes only how long the simulation
+        takes. ``on_progress`` is called from time to time with the virtual time and the number of
+        requests served."""
         self.now_s = 0.0
         self._setting = setting
         self._traffic = traffic
@@ -114,27 +116,28 @@ class Simulation:
             now=lambda: self.now_s,
             rng=random.Random(f"picker/{seed}"),
         )
-        pool = PoolSettings(POOL, setting.policy.built(), (MODEL,), default=True)
+        pool = PoolSettings(POOL, setting.policy, (MODEL,), default=True)
         self._picker_settings = PickerSettings((pool,), lease_s=_LEASE_S, stale_after_s=_LEASE_S)
         self._engines = [
-            Engine(setting.profile, setting.limits, skip=skip) for _ in range(setting.replicas)
+            EngineModel(setting.profile, setting.limits, skip=skip) for _ in range(setting.replicas)
         ]
         self._addresses = [_address(index) for index in range(setting.replicas)]
         self._replica_of = {address: index for index, address in enumerate(self._addresses)}
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._pushed = 0
         self._due_s = [inf] * setting.replicas
-        """When each engine is looked at next."""
+        """For each engine, when it is looked at next."""
         self._by_sequence: dict[Sequence, _UnderWay] = {}
         self._adapters = {""}
-        """Seen so far; "" is the base model."""
+        """Adapters seen so far; "" is the base model."""
         self._arrival_s: float | None = None
         self._arrival_known = False
-        """Whether nothing has happened to the traffic since ``_arrival_s`` was asked for."""
+        """Whether ``_arrival_s`` still holds: nothing has happened to the traffic since it was
+        asked."""
         self._served_models = [ServedModel(MODEL, None, setting.limits.max_model_len)]
 
     def run(self) -> Outcome:
-        """Until the traffic has ended and everything is answered."""
+        """Run until the traffic has ended and every request is answered."""
         self._open_pool()
         while True:
             arrival_s = self._next_arrival_s()
@@ -157,7 +160,7 @@ class Simulation:
         return outcome
 
     def _next_arrival_s(self) -> float | None:
-        """Asked again only where the answer may have changed: most events are scrapes."""
+        """Asks the traffic again only when its answer may have changed: most events are scrapes."""
         if not self._arrival_known:
             self._arrival_s = self._traffic.next_s()
             self._arrival_known = True
@@ -184,13 +187,14 @@ class Simulation:
         for index in range(setting.replicas):
             self._apply_signals(index, self._signals(index), began_s=0.0)
             self._picker.apply_models(POOL, self._addresses[index], self._served_models, 0.0)
-            # As in life they are not read in step.
+            # As in life, replicas are not read at the same moment.
             first_s = self._rng.uniform(0.0, setting.seeing.scrape_interval_s)
             self._at(first_s, lambda index=index: self._scrape(index))  # type: ignore[misc]
         self._at(0.0, self._sample)
 
     def _serve_adapter(self, adapter: str) -> None:
-        """Every replica lists it, as with vLLM's ``--lora-modules``; it takes a slot when used."""
+        """Every replica lists the adapter, as with vLLM's ``--lora-modules``; it takes a slot when
+        used."""
         self._adapters.add(adapter)
         limit = self._setting.limits.max_model_len
         self._served_models.append(ServedModel(adapter, MODEL, limit))
@@ -264,7 +268,7 @@ class Simulation:
         return begun if isinstance(begun, Answer) else await self._picker.offer(begun, b"")
 
     def _reach(self, under_way: _UnderWay) -> None:
-        """The replica has the request."""
+        """The request arrives at its replica."""
         request, limits = under_way.request, self._setting.limits
         engine = self._engines[under_way.replica]
         self._look(under_way.replica)
@@ -289,13 +293,13 @@ class Simulation:
             self._at(request.arrival_s + timeout_s, lambda: self._give_up(under_way))
 
     def _look(self, index: int) -> None:
-        """Let an engine's time pass until now, and hear what it has done."""
+        """Let an engine's time pass until now, and handle its events."""
         engine = self._engines[index]
         if not engine.idle:
             self._hear(engine.advance(self.now_s))
 
     def _expect(self, index: int) -> None:
-        """Look at an engine when something happens in it next."""
+        """Plan to look at an engine when something happens in it next."""
         at_s = self._engines[index].next_event_s()
         if at_s < self._due_s[index]:
             self._due_s[index] = at_s
@@ -307,11 +311,11 @@ class Simulation:
         self._look(index)
         self._expect(index)
 
-    def _hear(self, events: list[Event]) -> None:
+    def _hear(self, events: list[EngineEvent]) -> None:
         for event in events:
-            if event.kind is Kind.PREEMPTED:
+            if event.kind is EventKind.PREEMPTED:
                 self._outcome.preemptions += 1
-            elif event.kind is Kind.FINISHED:
+            elif event.kind is EventKind.FINISHED:
                 under_way = self._by_sequence.pop(event.sequence, None)
                 if under_way is not None:
                     self._ended(under_way, event.sequence, failed=False)
@@ -358,8 +362,8 @@ class Simulation:
             self._traffic.answered(request, self.now_s)
 
     def _report(self, served: Served, under_way: _UnderWay) -> None:
-        """As Envoy tells it: usage comes at the end of an answer, so a client that left before
-        brings none, and no status either when it left before the first token."""
+        """Report the end as Envoy does. Usage comes at the end of an answer, so there is none when
+        the client left before; and no status when it left before the first token."""
         status, reason = 200, Ending.OK
         if under_way.sequence is None:
             status, reason = 400, Ending.HTTP_ERROR

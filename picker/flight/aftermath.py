@@ -1,4 +1,4 @@
-"""What a picker leaves behind that has died: ends of its requests, and ends of ours it was told."""
+"""After a picker has died: ends of its requests, and ends of ours that were reported to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_ORPHANS: Final = 100_000
 
 
 class Aftermath:
-    """Reports that may have nobody to settle them, and requests whose report may be lost."""
+    """Reports whose owner may be dead, and requests whose report may be lost."""
 
     def __init__(self) -> None:
         self._orphans: deque[tuple[float, Report]] = deque(maxlen=_MAX_ORPHANS)

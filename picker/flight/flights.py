@@ -14,15 +14,15 @@ from picker.flight.foreign import ForeignLoads
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.request.context import RequestContext
-from picker.request.pick import Role
 from picker.request.report import Ending, Report
+from picker.request.role import Role
 from picker.seams.limiter import Limiter
 from picker.seams.observer import Observer
 from picker.seams.peers import Loads, Peers, Sent
 from picker.seams.watch import Watch
 from picker.state.learned import Learned
 from picker.state.pools import Pools
-from policies.limits.prices import Usage
+from policies.limits.prices import NOTHING, Usage
 from policies.routing.types import Observation
 
 _MAX_LATE: Final = 100_000
@@ -271,10 +271,10 @@ class Flights:
         return usage
 
     def _uncount(self, entry: Entry, report: Report) -> None:
-        told = report.reason is not Ending.UNREPORTED
+        reported = report.reason is not Ending.UNREPORTED
         for leg in entry.legs:
             ttft_s = report.ttft_s if report.status == 200 and leg is entry.legs[0] else None
-            self.ledger.close(leg, ttft_s=ttft_s, now_s=self._now() if told else None)
+            self.ledger.close(leg, ttft_s=ttft_s, now_s=self._now() if reported else None)
         self._peers.loads_changed()
 
     def _learn(
@@ -299,23 +299,23 @@ class Flights:
         slot = pool.state.slot_of.get(used) if pool is not None else None
         if pool is None or slot is None or not was_counted:
             return
-        leg, used_tokens = entry.legs[0], usage or Usage(0, 0)
-        uncached_tokens = leg.uncached_tokens  # as believed, where the engine does not report it
-        if report.cached_tokens is not None:
-            uncached_tokens = max(0.0, used_tokens.input_tokens - report.cached_tokens)
-        pool.settings.policy.observe(
-            Observation(
-                slot=slot,
-                prompt_tokens=used_tokens.input_tokens,
-                uncached_tokens=uncached_tokens,
-                output_tokens=used_tokens.output_tokens,
-                backlog_tokens=leg.backlog_tokens,
-                ttft_s=report.ttft_s,
-                duration_s=report.duration_s,
-                ok=ok,
-            ),
-            self._now(),
-        )
+        used_tokens = usage or NOTHING
+        for leg, profile in zip(entry.legs, pool.profiles, strict=False):
+            if leg.features is None or leg.role is not profile.role:
+                continue
+            profile.policy.observe(
+                Observation(
+                    slot=slot if leg is entry.answering else leg.slot,
+                    features=leg.features,
+                    prompt_tokens=used_tokens.input_tokens,
+                    cached_tokens=report.cached_tokens,
+                    output_tokens=used_tokens.output_tokens,
+                    ttft_s=report.ttft_s,
+                    duration_s=report.duration_s,
+                    ok=ok,
+                ),
+                self._now(),
+            )
 
     def _moved(self, entry: Entry, used: str) -> None:
         """A fallback served: what we believed of the first choice is true of another."""
@@ -335,4 +335,5 @@ def _legs(context: RequestContext) -> Iterable[Leg]:
             prompt_tokens=context.prompt_tokens,
             uncached_tokens=context.prompt_tokens - pick.matched_tokens if prefills else 0.0,
             output_tokens=context.output_tokens if decodes else 0.0,
+            features=pick.features,
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from picker.request.pick import Role
+from picker.request.role import Role
 from picker.state.endpoints import PoolState
+from policies.routing.types import Features
 
 
 @dataclass(slots=True)
@@ -22,6 +23,8 @@ class Leg:
     uncached_tokens: float
     output_tokens: float
     """Expected, 0 = unknown."""
+    features: Features | None = None
+    """What the policy saw of the endpoint; None: no policy chose it."""
     started_s: float = 0.0
     backlog_tokens: float = 0.0
     """Prefill backlog of the endpoint, without this request, at dispatch."""

@@ -17,7 +17,7 @@ _PRIOR_TOKENS_PER_S = 8_000.0
 _PRIOR_OVERHEAD_S = 0.03
 _PRIOR_TOKENS = 2_000.0
 """The prior is two observations, at 0 and at this many tokens, each of weight 1/2, that do not
-fade: they decide when the traffic's prompts are too alike to tell speed from overhead."""
+fade: they decide when prompts are too alike to separate speed from overhead."""
 
 
 class PrefillSpeed:

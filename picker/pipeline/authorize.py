@@ -40,7 +40,7 @@ class Authorize:
         if _is_unmetered(context) and _limits_tokens(context.caller.policy):
             raise Rejection(
                 Reason.NOT_METERED,
-                f"What {context.head.path} uses cannot be told, and the tenant"
+                f"The usage of {context.head.path} cannot be known, and the tenant"
                 f" {context.caller.tenant!r} has limits of tokens or money.",
             )
 

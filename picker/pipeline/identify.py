@@ -8,7 +8,7 @@ from picker.seams.gate import Gate
 
 
 class Identify:
-    """401 or 403 for whom the gate does not let in."""
+    """401 or 403 for a caller that the gate does not let in."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate

@@ -18,7 +18,7 @@ from picker.request.pick import Pick
 from picker.request.rejection import Reason, Rejection
 from picker.state.pool import PoolRuntime, Profile
 from picker.state.pools import Pools
-from policies.routing.types import RoutingRequest, Slots
+from policies.routing.types import Features, RoutingRequest, Slots
 
 _MAX_SESSION_CHARS: Final = 64
 
@@ -73,12 +73,12 @@ class Schedule:
             raise Rejection(
                 Reason.NO_ENDPOINTS, f"No replica of pool {pool.name!r} fits this request."
             )
-        matched_tokens = float(request.matched_tokens[ranking.slots[0]])
+        features = Features.seen(request, pool.state.view, ranking.slots.item(0))
         return Pick(
             role=profile.role,
             addresses=tuple(pool.state.address_of(int(slot)) for slot in ranking.slots),
-            matched_tokens=min(matched_tokens, context.prompt_tokens),
             scores=tuple(ranking.scores.tolist()),
+            features=features,
         )
 
 
@@ -89,8 +89,9 @@ def _candidates(context: RequestContext, pool: PoolRuntime, now_s: float) -> Slo
         raise Rejection(Reason.NO_ENDPOINTS, f"Pool {pool.name!r} has no replica to serve.")
     subset = context.head.subset
     if subset is not None:
-        allowed = [in_subset(state.address_of(int(slot)), subset) for slot in candidates]
-        candidates = candidates[np.array(allowed, np.bool_)]
+        named = np.zeros(state.slots, np.bool_)
+        named[state.in_subset(subset)] = True
+        candidates = candidates[named[candidates]]
         if candidates.size == 0:
             raise Rejection(
                 Reason.NO_ENDPOINTS, "No replica of the subset that was asked for can serve."
@@ -103,12 +104,6 @@ def _candidates(context: RequestContext, pool: PoolRuntime, now_s: float) -> Slo
                 f"No replica that can serve has {context.served_model!r} now.",
             )
     return candidates
-
-
-def in_subset(address: str, subset: frozenset[str]) -> bool:
-    """The endpoint is named with its port, or its ip without one."""
-    host = address.rpartition(":")[0]
-    return address in subset or host in subset or host.strip("[]") in subset
 
 
 def _only_if_cached(context: RequestContext) -> bool:

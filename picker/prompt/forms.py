@@ -40,7 +40,7 @@ class Prompt:
     token_ids: int
     """Token ids over all sequences, 0 for text."""
     media_items: int = 0
-    """Images, audio clips and the like, whose tokens the text does not tell."""
+    """Images, audio clips and the like, whose tokens the text does not show."""
 
 
 class Form(enum.Enum):
@@ -59,7 +59,7 @@ class Form(enum.Enum):
     """SGLang's own API."""
     GENERATIVE_SCORE = "generative_score"
     INVOCATION = "invocation"
-    """SageMaker's: one of the others, as its body tells."""
+    """SageMaker's: one of the others, depending on its body."""
 
 
 _FORM_BY_SUFFIX: dict[str, Form | None] = {

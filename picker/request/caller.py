@@ -20,11 +20,11 @@ class Caller:
     line: str = ""
     """Id of the first key of those that it was rotated from: limits by key are kept under it."""
     user: str = ""
-    """User that a trusted header or a token's claim tells; "": the request's body may."""
+    """User named by a trusted header or a token's claim; "": the request's body may name one."""
     models: tuple[str, ...] = ("*",)
     """Patterns of the models that the key may use, within the tenant's."""
     credentials: tuple[str, ...] = ()
-    """Request headers that prove who it is, and are nobody else's business."""
+    """Request headers that prove its identity: they are removed before a replica sees them."""
 
     @property
     def tenant(self) -> str:
@@ -44,4 +44,4 @@ class Caller:
 ANYBODY: Final = Caller(TenantPolicy(ANONYMOUS))
 """Without an identity and without limits."""
 UNKNOWN: Final = Caller(TenantPolicy(""))
-"""Before the gate has told."""
+"""Before the gate has identified it."""

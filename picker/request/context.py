@@ -92,12 +92,13 @@ class RequestContext:
 
     @property
     def fairness_id(self) -> str:
-        """Whose share of a contended pool the request counts against, "" for the tenant's."""
+        """Name of the share of a contended pool that the request counts against, "" for the
+        tenant's."""
         return self.head.first_of(names.FAIRNESS_ID)
 
     @property
     def user(self) -> str:
-        """Whom the tenant serves: by its key or token, else by the body."""
+        """User of the tenant: named by key or token, else by the body."""
         given = self.fields.user if self.fields is not None else None
         return self.caller.user or bounded(given or "")
 

@@ -19,7 +19,7 @@ class RequestLabels:
     key: str = ""
     """Id of the API key."""
     user: str = ""
-    """Whom the tenant served, if it tells."""
+    """User of the tenant, if the request names one."""
     objective: str = ""
     """Inference objective named by the request, "" for none."""
     fairness_id: str = ""

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-
-class Role(StrEnum):
-    """The part of a request that an endpoint does."""
-
-    BOTH = "both"
-    PREFILL = "prefill"
-    DECODE = "decode"
+from picker.request.role import Role
+from policies.routing.types import Features
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +15,15 @@ class Pick:
     role: Role
     addresses: tuple[str, ...]
     """``ip:port``."""
-    matched_tokens: float
-    """Of the prompt, that the first one should have cached."""
+    features: Features
+    """What was seen of the first one."""
     scores: tuple[float, ...] = ()
     """Of the addresses, as the policy gave them."""
+
+    @property
+    def matched_tokens(self) -> float:
+        """Of the prompt, that the first choice should have cached."""
+        return self.features.matched_tokens
 
     @property
     def address(self) -> str:

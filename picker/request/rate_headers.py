@@ -1,4 +1,4 @@
-"""How limits are told to clients: headers, and the refusal of a request that is over one."""
+"""Limits as clients see them: headers, and the refusal of a request that is over one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FAMILIES: Final = {
     "input-tokens": frozenset({Dimension.INPUT_TOKENS}),
     "output-tokens": frozenset({Dimension.OUTPUT_TOKENS}),
 }
-"""What headers tell of: OpenAI's know the first two, Anthropic's all."""
+"""What headers report: OpenAI's the first two, Anthropic's all."""
 _UNITS: Final = {
     Dimension.REQUESTS: "requests",
     Dimension.INPUT_TOKENS: "input tokens",
@@ -40,7 +40,7 @@ _UNITS: Final = {
 }
 _MICROS: Final = 1_000_000
 _FAR_MS: Final = 100 * 366 * 86_400_000
-"""A reset later than in 100 years is told as that: dates have an end."""
+"""A reset later than in 100 years is written as that: dates have an end."""
 _NAMES: Final = {length_ms: period.value for period, length_ms in NOMINAL_MS.items()}
 
 
@@ -71,7 +71,7 @@ def rate_headers(standings: Sequence[Standing], *, anthropic: bool, wall_s: floa
 def refusal(
     denied: Denied, wanted: Mapping[str, int], *, anthropic: bool, wall_s: float
 ) -> Rejection:
-    """The 429 that tells which limit, how much was left and wanted, and when to come again.
+    """The 429 that names the limit, how much was left and wanted, and when to come again.
     ``wanted``: by bucket key."""
     headers = list(rate_headers(denied.standings, anthropic=anthropic, wall_s=wall_s))
     if denied.retry_after_ms is not None:

@@ -13,7 +13,7 @@ from picker.request.caller import Caller
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ErrorRow:
     """HTTP status, OpenAI error ``type`` and ``code``, and the dropped-reason header."""
 
     status: int
@@ -25,26 +25,26 @@ class Verdict:
 class Reason(Enum):
     """Every rejection the picker can give (PROTOCOL: rejections)."""
 
-    INVALID_REQUEST = Verdict(400, "invalid_request_error", "invalid_request")
-    INVALID_JSON = Verdict(400, "invalid_request_error", "invalid_json")
-    MISSING_MODEL = Verdict(400, "invalid_request_error", "model_required")
-    CONTEXT_LENGTH = Verdict(400, "invalid_request_error", "context_length_exceeded")
-    INVALID_API_KEY = Verdict(401, "invalid_request_error", "invalid_api_key")
-    MODEL_NOT_ALLOWED = Verdict(403, "invalid_request_error", "model_not_allowed")
-    NOT_METERED = Verdict(403, "invalid_request_error", "path_not_metered")
-    TENANT_DISABLED = Verdict(403, "invalid_request_error", "tenant_disabled")
-    UNKNOWN_TENANT = Verdict(403, "invalid_request_error", "unknown_tenant")
-    MODEL_NOT_FOUND = Verdict(404, "invalid_request_error", "model_not_found")
-    PATH_NOT_FOUND = Verdict(404, "invalid_request_error", "path_not_found")
-    NOT_CACHED = Verdict(412, "invalid_request_error", "not_cached")
-    TOO_LARGE = Verdict(413, "invalid_request_error", "request_too_large")
-    REQUESTS_LIMITED = Verdict(429, "requests", "rate_limit_exceeded")
-    TOKENS_LIMITED = Verdict(429, "tokens", "rate_limit_exceeded")
-    QUOTA_EXCEEDED = Verdict(429, "insufficient_quota", "insufficient_quota")
-    LIMITS_UNAVAILABLE = Verdict(503, "server_error", "limits_unavailable")
-    NO_ENDPOINTS = Verdict(503, "server_error", "no_endpoints", "rejected-no-endpoints")
-    SHUTTING_DOWN = Verdict(503, "server_error", "shutting_down", "rejected-shutting-down")
-    INTERNAL = Verdict(500, "server_error", "internal_error")
+    INVALID_REQUEST = ErrorRow(400, "invalid_request_error", "invalid_request")
+    INVALID_JSON = ErrorRow(400, "invalid_request_error", "invalid_json")
+    MISSING_MODEL = ErrorRow(400, "invalid_request_error", "model_required")
+    CONTEXT_LENGTH = ErrorRow(400, "invalid_request_error", "context_length_exceeded")
+    INVALID_API_KEY = ErrorRow(401, "invalid_request_error", "invalid_api_key")
+    MODEL_NOT_ALLOWED = ErrorRow(403, "invalid_request_error", "model_not_allowed")
+    NOT_METERED = ErrorRow(403, "invalid_request_error", "path_not_metered")
+    TENANT_DISABLED = ErrorRow(403, "invalid_request_error", "tenant_disabled")
+    UNKNOWN_TENANT = ErrorRow(403, "invalid_request_error", "unknown_tenant")
+    MODEL_NOT_FOUND = ErrorRow(404, "invalid_request_error", "model_not_found")
+    PATH_NOT_FOUND = ErrorRow(404, "invalid_request_error", "path_not_found")
+    NOT_CACHED = ErrorRow(412, "invalid_request_error", "not_cached")
+    TOO_LARGE = ErrorRow(413, "invalid_request_error", "request_too_large")
+    REQUESTS_LIMITED = ErrorRow(429, "requests", "rate_limit_exceeded")
+    TOKENS_LIMITED = ErrorRow(429, "tokens", "rate_limit_exceeded")
+    QUOTA_EXCEEDED = ErrorRow(429, "insufficient_quota", "insufficient_quota")
+    LIMITS_UNAVAILABLE = ErrorRow(503, "server_error", "limits_unavailable")
+    NO_ENDPOINTS = ErrorRow(503, "server_error", "no_endpoints", "rejected-no-endpoints")
+    SHUTTING_DOWN = ErrorRow(503, "server_error", "shutting_down", "rejected-shutting-down")
+    INTERNAL = ErrorRow(500, "server_error", "internal_error")
 
 
 class Rejection(Exception):  # noqa: N818 - a request's end, not a program's error
@@ -59,8 +59,8 @@ class Rejection(Exception):  # noqa: N818 - a request's end, not a program's err
         headers: Sequence[tuple[str, str]] = (),
         caller: Caller | None = None,
     ) -> None:
-        """``headers``: of the answer, beside those that every rejection has. ``caller``: whom a
-        gate knows and turns away, for the log."""
+        """``headers``: of the answer, beside those that every rejection has. ``caller``: known to
+        the gate although it is turned away, for the log."""
         super().__init__(message)
         self.reason = reason
         self.message = message
@@ -69,31 +69,31 @@ class Rejection(Exception):  # noqa: N818 - a request's end, not a program's err
         self._headers = headers
 
     @property
-    def verdict(self) -> Verdict:
+    def row(self) -> ErrorRow:
         """The row of the table this rejection stands on."""
         return self.reason.value
 
     def headers(self) -> list[tuple[str, str]]:
         """Response headers of the answer."""
         headers = [("content-type", "application/json")]
-        if self.verdict.dropped_reason is not None:
-            headers.append((names.DROPPED_REASON, self.verdict.dropped_reason))
+        if self.row.dropped_reason is not None:
+            headers.append((names.DROPPED_REASON, self.row.dropped_reason))
         headers.extend(self._headers)
         return headers
 
     def body(self, *, anthropic: bool) -> bytes:
         """Error object in the shape that the client's API uses."""
-        verdict = self.verdict
+        row = self.row
         if anthropic:
-            error = {"type": _anthropic_type(verdict.status), "message": self.message}
+            error = {"type": _anthropic_type(row.status), "message": self.message}
             return orjson.dumps({"type": "error", "error": error})
         return orjson.dumps(
             {
                 "error": {
                     "message": self.message,
-                    "type": verdict.type,
+                    "type": row.type,
                     "param": self.param,
-                    "code": verdict.code,
+                    "code": row.code,
                 }
             }
         )

@@ -45,7 +45,7 @@ class Completed:
 
     @property
     def tpot_s(self) -> float | None:
-        """Time per output token after the first, seconds; None when it cannot be told."""
+        """Time per output token after the first, seconds; None when it is unknown."""
         if self.ttft_s is None or self.output_tokens < 2:
             return None
         return (self.duration_s - self.ttft_s) / (self.output_tokens - 1)

@@ -83,7 +83,8 @@ class PeerSink(Protocol):
         cannot be true."""
 
     def peer_ended(self, report: Report) -> None:
-        """Another picker was told how a request of this one ended, or of one that has died."""
+        """The end of a request of this picker, or of one that has died, was reported to another
+        one."""
 
 
 class Alone:

@@ -161,8 +161,8 @@ def _numbers(metadata: Mapping[str, Struct], namespace: str) -> dict[str, int]:
 
 def _count(value: Value) -> int | None:
     """None for what a broken replica may report."""
-    told = value.HasField("number_value") and is_possible(value.number_value)
-    return int(value.number_value) if told else None
+    usable = value.HasField("number_value") and is_possible(value.number_value)
+    return int(value.number_value) if usable else None
 
 
 def _input_tokens(usage: Mapping[str, int]) -> int | None:

@@ -14,7 +14,7 @@ from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
 from picker.server import wire
 from picker.server.response import ResponseReader
-from picker.server.usage import Usage, produced
+from picker.server.usage import ReportedUsage, produced
 
 if TYPE_CHECKING:
     from picker.server.ext_proc import Context
@@ -114,21 +114,24 @@ class StandardExchange:
 
     async def _response_headers(self, message: ProcessingRequest) -> None:
         assert self._decision is not None
-        headers = wire.response_head(message.response_headers)
-        status = headers.get(":status", "")
+        given = wire.response_head(message.response_headers)
+        status = given.get(":status", "")
         self._status = int(status) if status.isdigit() else 500
         balancing = message.metadata_context.filter_metadata.get(names.LB_NAMESPACE)
         if balancing is not None and names.SERVED in balancing.fields:
             self._served = balancing.fields[names.SERVED].string_value or None
         self._reader = ResponseReader(
-            headers, rename=self._decision.rename, strip_usage=self._decision.strip_usage
+            given, rename=self._decision.rename, strip_usage=self._decision.strip_usage
         )
         remove = ("content-length",) if self._reader.changes_length else ()
-        told = self._decision.response_headers
+        headers = self._decision.response_headers
         if self._decision.wants_session_token:
-            told = (*told, (names.SESSION_TOKEN, session_token(self._address(self._decision))))
+            headers = (
+                *headers,
+                (names.SESSION_TOKEN, session_token(self._address(self._decision))),
+            )
         self._ended = message.response_headers.end_of_stream
-        await self._context.write(wire.on_response_headers(told, remove))
+        await self._context.write(wire.on_response_headers(headers, remove))
 
     async def _response_body(self, body: HttpBody) -> None:
         if self._first_body_s is None and body.body:
@@ -148,7 +151,7 @@ class StandardExchange:
         await self._context.write(wire.CONTINUE_RESPONSE_TRAILERS)
 
     def _address(self, decision: Decision) -> str:
-        """The endpoint that served, where the gateway tells; else the first choice."""
+        """The endpoint that served, where the gateway reports it; else the first choice."""
         return self._served or decision.addresses[0]
 
     def _close(self) -> None:
@@ -158,7 +161,7 @@ class StandardExchange:
         reader = self._reader
         if reader is not None:
             reader.finish()
-        usage = Usage() if reader is None else reader.usage
+        usage = ReportedUsage() if reader is None else reader.usage
         ttft_s = None
         if self._first_body_s is not None:
             ttft_s = self._first_body_s - self._dispatched_s

@@ -27,8 +27,8 @@ _NOT_DUPLEX: Final = (
     " response_body_mode to FULL_DUPLEX_STREAMED, and trailer modes to SEND."
 )
 
-_SENT_TOLD_S: Final = 1.0
-"""gRPC tells whether a message was sent within this time, or never."""
+_SENT_KNOWN_S: Final = 1.0
+"""gRPC reports within this time whether a message was sent, or never."""
 
 Context = grpc.aio.ServicerContext[ProcessingRequest, bytes]
 
@@ -104,7 +104,7 @@ class ExternalProcessor:
             await asyncio.shield(sending)
         except BaseException:
             # Envoy ends the stream as soon as it has the decision, and that may cancel us before
-            # gRPC has told that it was sent. Only one that Envoy never got is given back: no
+            # gRPC has reported that it was sent. Only one that Envoy never got is given back: no
             # access log will report its end.
             if not await _was_sent(sending):
                 self._picker.abandon(outcome)
@@ -112,7 +112,7 @@ class ExternalProcessor:
 
 
 async def _was_sent(sending: asyncio.Future[None]) -> bool:
-    await asyncio.wait([sending], timeout=_SENT_TOLD_S)
+    await asyncio.wait([sending], timeout=_SENT_KNOWN_S)
     if not sending.done():
         sending.cancel()
         return False

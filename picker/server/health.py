@@ -13,7 +13,7 @@ from picker.core import Picker
 
 Request: TypeAlias = health_pb2.HealthCheckRequest
 Response: TypeAlias = health_pb2.HealthCheckResponse
-Context: TypeAlias = grpc.aio.ServicerContext[Request, Response]
+HealthContext: TypeAlias = grpc.aio.ServicerContext[Request, Response]
 
 _LIVENESS: Final = "liveness"
 
@@ -64,11 +64,11 @@ class _Servicer(health_pb2_grpc.HealthServicer):
     def __init__(self, health: Health) -> None:
         self._health = health
 
-    async def Check(self, request: Request, context: Context) -> Response:  # noqa: N802 - gRPC's
+    async def Check(self, request: Request, context: HealthContext) -> Response:  # noqa: N802 - gRPC's
         return self._health.response(request.service)
 
     async def Watch(  # noqa: N802 - gRPC's
-        self, request: Request, context: Context
+        self, request: Request, context: HealthContext
     ) -> AsyncIterator[Response]:
         async for response in self._health.changes(request.service):
             yield response

@@ -94,7 +94,7 @@ class Servers:
 
     async def stop(self, grace_s: float) -> None:
         """Set the picker to draining before: what is running has ``grace_s`` to end, what comes
-        in the meantime is told so, and then all streams are ended."""
+        in the meantime is refused, and then all streams are ended."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 while self._busy:  # noqa: ASYNC110 - requests end in several places

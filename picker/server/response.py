@@ -11,7 +11,7 @@ from typing import Final
 
 import orjson
 
-from picker.server.usage import Usage, is_content
+from picker.server.usage import ReportedUsage, is_content
 
 _EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
 _EVENT_END_BYTES: Final = 4
@@ -29,7 +29,7 @@ class ResponseReader:
     ) -> None:
         kind = headers.get("content-type", "")
         legible = headers.get("content-encoding", "identity") == "identity"
-        self.usage = Usage()
+        self.usage = ReportedUsage()
         self.events = 0
         """Events of a stream that carried output."""
         self._sse = legible and kind.startswith("text/event-stream")

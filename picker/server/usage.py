@@ -10,19 +10,19 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 MAX_REPORTED: Final = 2**31
-"""A count this large is none: as if it had not been told."""
+"""A count this large is ignored, as if it had not been reported."""
 
 
 def is_possible(tokens: float) -> bool:
     """Whether a replica can have counted so many."""
     if 0 <= tokens < MAX_REPORTED:
         return True
-    log.warning("a replica tells a usage of %g tokens: it is not believed", tokens)
+    log.warning("a replica reports a usage of %g tokens: it is not believed", tokens)
     return False
 
 
 @dataclass(slots=True)
-class Usage:
+class ReportedUsage:
     """Token counts of one response as far as they were reported; the last report wins."""
 
     input_tokens: int | None = None
@@ -93,7 +93,7 @@ def produced(reported: int | None, streamed: int, *, whole: bool) -> int | None:
 
 def is_content(name: str, document: object) -> bool:
     """An event of a stream that carries output, one token as a rule. ``name``: the event's, ""
-    without one. On the fast path ``filters.lua`` tells them by the same signs."""
+    without one. On the fast path ``filters.lua`` goes by the same signs."""
     if not isinstance(document, dict) or document.get("error") is not None:
         return False
     choices = document.get("choices")

@@ -40,7 +40,7 @@ _MISSING: Final = "Jwt is missing"
 """What Envoy says when there was no token."""
 _NO_CLAIMS: Final[Mapping[str, object]] = MappingProxyType({})
 
-Headers: TypeAlias = Sequence[tuple[str, str]]
+HeaderList: TypeAlias = Sequence[tuple[str, str]]
 
 _OVERWRITE: Final = HeaderValueOption.HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
 
@@ -145,7 +145,7 @@ def _subset(metadata: Metadata) -> frozenset[str] | None:
     return frozenset(entry.strip() for entry in entries if entry.strip())
 
 
-def _mutate(into: HeaderMutation, set_headers: Headers, remove: Iterable[str]) -> None:
+def _mutate(into: HeaderMutation, set_headers: HeaderList, remove: Iterable[str]) -> None:
     for key, value in set_headers:
         option = into.set_headers.add(append_action=_OVERWRITE)
         option.header.key = key
@@ -170,7 +170,7 @@ def _decide(
     into: ProcessingResponse,
     common: CommonResponse,
     decision: Decision,
-    set_headers: Headers,
+    set_headers: HeaderList,
     remove: Iterable[str],
 ) -> None:
     """The parts that a decision has in any transport. Messages are filled in place: building
@@ -203,7 +203,7 @@ def immediate(answer: Answer) -> bytes:
 
 def continue_to_body(request_id: str, picker: str) -> bytes:
     """Answer to the request's headers on the fast path: the body, please. Names the request for
-    Envoy's access log, so that its end is told even when the decision comes too late for it."""
+    Envoy's access log, so that its end is reported even when the decision comes too late for it."""
     message = ProcessingResponse(request_headers=HeadersResponse())
     ours = message.dynamic_metadata.fields[names.PENSTOCK_NAMESPACE].struct_value
     _fill(ours, {names.ASKED: request_id, "picker": picker})
@@ -211,7 +211,7 @@ def continue_to_body(request_id: str, picker: str) -> bytes:
 
 
 def decided(
-    decision: Decision, context: Metadata, set_headers: Headers, also_remove: Sequence[str]
+    decision: Decision, context: Metadata, set_headers: HeaderList, also_remove: Sequence[str]
 ) -> bytes:
     """The decision on the standard transport: answers the request's headers."""
     message = ProcessingResponse()
@@ -222,7 +222,7 @@ def decided(
 
 
 def decided_fast(
-    decision: Decision, context: Metadata, set_headers: Headers, *, on_body: bool
+    decision: Decision, context: Metadata, set_headers: HeaderList, *, on_body: bool
 ) -> bytes:
     """The decision on the fast path, with what our own filters need to know: answers the
     request's whole body, or the headers of a request that has none."""
@@ -272,7 +272,7 @@ def response_chunk(chunk: StreamedBodyResponse) -> bytes:
     )
 
 
-def on_response_headers(set_headers: Headers, remove: Sequence[str]) -> bytes:
+def on_response_headers(set_headers: HeaderList, remove: Sequence[str]) -> bytes:
     """Answer to the response's headers."""
     message = ProcessingResponse()
     _mutate(message.response_headers.response.header_mutation, set_headers, remove)

@@ -86,7 +86,7 @@ class Catalog:
         return found[0] if found else None
 
     def max_model_tokens(self, model: str) -> int | None:
-        """Longest context of a served model, tokens; None when no replica told."""
+        """Longest context of a served model, tokens; None when no replica reports it."""
         for runtime in self._pools.values():
             known = runtime.state.models.known().get(model)
             if known is not None:

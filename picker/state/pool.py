@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from picker.request.pick import Role
+from picker.request.role import Role
 from picker.settings import PoolSettings
 from picker.state.cache.index import CacheIndex
 from picker.state.endpoints import PoolState
 from picker.state.sessions import Sessions
+from policies.routing.spec import PolicySpec
 from policies.routing.types import RoutingPolicy
 
 
@@ -17,7 +19,15 @@ class Profile:
     """One choice that is made for each request of a pool."""
 
     role: Role
+    spec: PolicySpec
     policy: RoutingPolicy
+    """Built from ``spec``; it lives, with what it has learned, as long as the spec is equal."""
+
+    @classmethod
+    def of(cls, role: Role, spec: PolicySpec, before: Sequence[Profile] = ()) -> Profile:
+        """One of those ``before`` if it is the same, else a new one. Raises PolicyError."""
+        same = (one for one in before if (one.role, one.spec) == (role, spec))
+        return next(same, None) or cls(role, spec, spec.build())
 
 
 @dataclass(slots=True)
@@ -35,3 +45,45 @@ class PoolRuntime:
     def name(self) -> str:
         """Name in the configuration."""
         return self.settings.name
+
+    def reset(self, slot: int) -> None:
+        """The slot is free, or has another owner: forget what is known by slot."""
+        self.cache.reset(slot)
+        for profile in self.profiles:
+            profile.policy.reset(slot)
+
+    def snapshot(self) -> list[dict[str, object]]:
+        """What the policies have learned, as JSON data; what is theirs by slot stands by address,
+        since slots do not outlive a process."""
+        address_of = {str(slot): address for address, slot in self.state.slot_of.items()}
+        return [
+            {
+                "role": profile.role.value,
+                "name": profile.spec.name,
+                "params": profile.spec.params,
+                "learned": _renamed(learned, address_of),
+            }
+            for profile in self.profiles
+            if (learned := profile.policy.snapshot())
+        ]
+
+    def restore(self, snapshot: object) -> None:
+        """Take over a `snapshot` as far as it is of the same policies and of endpoints that are
+        here; ignore anything else."""
+        slot_of = {address: str(slot) for address, slot in self.state.slot_of.items()}
+        for profile in self.profiles:
+            whose = (profile.role.value, profile.spec.name, profile.spec.params)
+            for saved in snapshot if isinstance(snapshot, list) else ():
+                match saved:
+                    case {"role": role, "name": name, "params": params, "learned": dict(learned)}:
+                        if (role, name, params) == whose:
+                            profile.policy.restore(_renamed(learned, slot_of))
+
+
+def _renamed(learned: Mapping[str, object], names: Mapping[str, str]) -> dict[str, object]:
+    """With other names for the entries under "slots"; those without one are left out."""
+    slots = learned.get("slots")
+    if not isinstance(slots, Mapping):
+        return dict(learned)
+    renamed = {names[slot]: value for slot, value in slots.items() if slot in names}
+    return {**learned, "slots": renamed}

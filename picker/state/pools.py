@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from picker.request.pick import Role
+from picker.request.role import Role
 from picker.seams.peers import Sent
 from picker.settings import PickerSettings, PoolSettings
 from picker.state.cache.approximate import ApproximateIndex
-from picker.state.endpoints import EndpointSpec, PoolState, ServedModel, Signals
+from picker.state.endpoints import (
+    EndpointChanges,
+    EndpointSpec,
+    PoolState,
+    Signals,
+    changes_between,
+)
+from picker.state.models import ServedModel
 from picker.state.pool import PoolRuntime, Profile
 from picker.state.sessions import Sessions
 
@@ -47,23 +54,25 @@ class Pools(Mapping[str, PoolRuntime]):
                     pool, state, ApproximateIndex(), sessions, _profiles(pool)
                 )
             else:
-                runtime.settings, runtime.profiles = pool, _profiles(pool)
+                runtime.settings = pool
+                runtime.profiles = _profiles(pool, runtime.profiles)
                 runtime.state.stale_after_s = settings.stale_after_s
         kept = {pool.name for pool in settings.pools}
         for name in self._pools.keys() - kept:
             self.sync_endpoints(name, ())
             del self._pools[name], self.states[name]
 
+    def apply_endpoints(self, changes: EndpointChanges) -> None:
+        """Endpoints of a pool come, change and go; ignored for a pool that is not known. Requests
+        that a removed one still serves stay in flight until the data plane reports their end."""
+        runtime = self._pools.get(changes.pool)
+        if runtime is not None:
+            for slot in runtime.state.apply(changes).removed.values():
+                runtime.reset(slot)
+
     def sync_endpoints(self, pool: str, specs: Iterable[EndpointSpec]) -> None:
-        """Make the pool's endpoints be these. Requests that a removed one still serves stay in
-        flight until the data plane reports their end."""
-        runtime = self._pools[pool]
-        wanted = list(specs)
-        addresses = {spec.address for spec in wanted}
-        for address, slot in runtime.state.slot_of.items():
-            if address not in addresses:
-                runtime.cache.reset(slot)
-        runtime.state.sync(wanted)
+        """Make the pool's endpoints be these."""
+        self.apply_endpoints(changes_between(pool, self._pools[pool].state.specs, specs))
 
     def apply_signals(
         self, pool: str, address: str, signals: Signals, *, began_s: float, now_s: float
@@ -108,10 +117,19 @@ class Pools(Mapping[str, PoolRuntime]):
         if sent.session:
             runtime.sessions.bind(sent.session, sent.address, now_s)
 
+    def snapshot(self) -> dict[str, object]:
+        """What has been learned, by pool, as JSON data."""
+        return {name: learned for name, pool in self._pools.items() if (learned := pool.snapshot())}
+
+    def restore(self, snapshot: Mapping[str, object]) -> None:
+        """Take over a `snapshot` as far as pools and policies are the same."""
+        for name, pool in self._pools.items():
+            pool.restore(snapshot.get(name))
+
     def any_candidate(self, now_s: float) -> bool:
         """Some endpoint can take requests."""
         return any(pool.state.candidates(now_s).size > 0 for pool in self._pools.values())
 
 
-def _profiles(pool: PoolSettings) -> tuple[Profile, ...]:
-    return (Profile(Role.BOTH, pool.policy),)
+def _profiles(pool: PoolSettings, before: Sequence[Profile] = ()) -> tuple[Profile, ...]:
+    return (Profile.of(Role.BOTH, pool.policy, before),)

@@ -1,4 +1,1 @@
-"""Limits as pure arithmetic: buckets, verdicts, estimates, prices.
-
-Instants are whole milliseconds since the Unix epoch.
-"""
+"""Limits as pure arithmetic: rules, buckets, verdicts, estimates and prices."""

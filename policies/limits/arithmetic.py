@@ -1,22 +1,23 @@
-"""Exact arithmetic of buckets: what is in them at an instant, taking, giving back, settling.
+"""Exact arithmetic of buckets: their state at an instant, taking, giving back, settling.
 
-A token bucket's level is the rational ``value + carry / period_ms``, kept in whole numbers, so
-nothing is ever rounded: advancing in many small steps equals advancing in one. What follows for
-every instant, with ``refill`` per ``period_ms`` and T_ms since the bucket was made or last full:
+The level of a token bucket is the rational number ``value + carry / period_ms``, kept in whole
+numbers. So nothing is rounded: many small steps of time have the same result as one. At every
+instant, with ``refill`` in each ``period_ms`` and T_ms since the bucket was made or last full:
 
     settled + held  <=  capacity + refill * T_ms / period_ms + debt
 
-exactly, where ``debt`` (the level below zero) arises only when a settlement exceeds its
-reservation: it is at most the sum of those excesses of requests that were in flight together, and
-0 when reservations are upper bounds. The next reservations wait until it is paid. The clock is read
-in whole milliseconds, so against true time the bound is one millisecond of refill wider.
+exactly. ``debt`` is the level below zero. It arises only when a settlement exceeds its reservation:
+it is at most the sum of these excesses of the requests that were in flight together, and 0 when
+reservations are upper bounds. The next reservations wait until it is paid. The clock is read in
+whole milliseconds, so in true time the bound is wider by one millisecond of refill.
 
-T_ms is how far the clock went forward, step by step. A clock that is set back by no more than
-`BACK_MS` refills nothing until it has caught up; by more, refilling goes on from where it is now.
-So a clock that is set back by B_ms and forward again gains at most refill * B_ms / period_ms, and
-a calendar window is counted anew at most once for each time that the clock crosses its start.
+T_ms is how far the clock went forward, step by step. When the clock is set back by at most
+`BACK_MS`, nothing refills until it has caught up. When it is set back by more, refilling goes on
+from its new time. So a clock that is set back by B_ms and forward again gains at most
+refill * B_ms / period_ms, and a calendar window starts again at most once for each time that the
+clock crosses its start.
 
-``gateway/limits/*.lua`` computes the same, and the same tests run against both.
+``gateway/limits/redis/*.lua`` computes the same, and the same tests run against both.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ from policies.limits.types import (
 )
 
 BACK_MS: Final = 1_000
-"""Largest step back of the clock that is waited out."""
+"""Largest step back of the clock after which a bucket waits until the clock has caught up."""
 
 
 class State(NamedTuple):
     """A bucket at an instant.
 
     Token bucket: ``value`` is the level, ``carry`` the fraction of the next unit in 1/period_ms,
-    ``at_ms`` the instant. Calendar window: what was used, 0, the window's start. Concurrency: what
-    is held, 0, the instant of creation.
+    ``at_ms`` the instant. Calendar window: the used amount, 0, the window's start. Concurrency: the
+    held amount, 0, the instant at which the bucket was made.
     """
 
     value: int
@@ -53,7 +54,7 @@ class State(NamedTuple):
 
 
 def fresh(rule: Rule, now_ms: int) -> State:
-    """A bucket that nobody took from: the state that an unknown or idle bucket is in."""
+    """The state of a bucket from which nothing was taken; unknown and idle buckets have it."""
     if isinstance(rule, TokenBucket):
         return State(rule.capacity, 0, now_ms)
     if isinstance(rule, CalendarWindow):
@@ -62,10 +63,11 @@ def fresh(rule: Rule, now_ms: int) -> State:
 
 
 def advance(rule: Rule, state: State, now_ms: int) -> State:
-    """The state at ``now_ms``: refilled, or rolled over to the window that holds ``now_ms``.
+    """The state at ``now_ms``: refilled, or rolled over to the window that contains ``now_ms``.
 
-    A clock that was set back refills nothing. By more than `BACK_MS`, the state is as it was, but
-    of now: what was used of a window to come counts in the present one. What is idle is of now.
+    A clock that was set back refills nothing. If it was set back by more than `BACK_MS`, the state
+    stays and its instant becomes ``now_ms``: usage of a later window counts in the present one. The
+    instant of an idle bucket is always ``now_ms``.
     """
     if isinstance(rule, TokenBucket):
         value, carry, at_ms = state
@@ -86,11 +88,11 @@ def advance(rule: Rule, state: State, now_ms: int) -> State:
 
 
 def change_rule(old: Rule, new: Rule, state: State, now_ms: int) -> State:
-    """The state under a changed rule: a level stays, at most the new capacity; full stays full;
-    what was used or is held stays.
+    """The state under a changed rule. A level stays, up to the new capacity; a full bucket stays
+    full; the used or held amount stays.
 
-    Refilled by the old rule until now; less than one unit of fraction is lost. A rule of another
-    kind, or a window of another period, starts fresh.
+    The bucket refills by the old rule until now, and loses a fraction of less than one unit. It
+    starts fresh under a rule of another kind, and in a window of another period.
     """
     state = advance(old, state, now_ms)
     if not same_kind(old, new) or is_idle(old, state):
@@ -99,21 +101,21 @@ def change_rule(old: Rule, new: Rule, state: State, now_ms: int) -> State:
 
 
 def same_kind(one: Rule, other: Rule) -> bool:
-    """Whether amounts held under one rule mean the same under the other."""
+    """Whether amounts that are held under one rule mean the same under the other."""
     if isinstance(one, CalendarWindow) and isinstance(other, CalendarWindow):
         return one.period is other.period
     return type(one) is type(other)
 
 
 def available(rule: Rule, state: State) -> int:
-    """What can be taken from an advanced state; negative while there is debt."""
+    """The amount that can be taken from an advanced state; negative while there is debt."""
     if isinstance(rule, TokenBucket):
         return state.value
     return rule.limit - state.value
 
 
 def take(rule: Rule, state: State, amount: int) -> State:
-    """An advanced state after taking; the caller has seen that ``amount`` is available."""
+    """An advanced state after a take. The caller has checked that ``amount`` is available."""
     change = -amount if isinstance(rule, TokenBucket) else amount
     return State(state.value + change, state.carry, state.at_ms)
 
@@ -121,10 +123,11 @@ def take(rule: Rule, state: State, amount: int) -> State:
 def settle(rule: Rule, state: State, held: int, taken_at_ms: int, charge: int) -> State:
     """An advanced state after a request that held ``held`` was charged ``charge``.
 
-    Less than held: the rest is given back, up to the capacity, and to a calendar window only while
-    it lasts (``taken_at_ms`` is after it if the clock was set back). More: the excess is charged
-    now, into debt if need be. A window's debt ends with it. Concurrency gives ``held`` back,
-    whatever the charge. ``held`` is 0 once the lease has ended.
+    A charge below ``held`` gives the rest back: up to the capacity of a token bucket, and to a
+    calendar window only while it lasts (``taken_at_ms`` is after its start if the clock was set
+    back). A charge above ``held`` takes the excess now, into debt if there is too little. The debt
+    of a window ends with it. Concurrency gives ``held`` back, whatever the charge is. ``held`` is 0
+    when the lease has ended.
     """
     if isinstance(rule, TokenBucket):
         value = state.value + held - charge
@@ -140,10 +143,8 @@ def settle(rule: Rule, state: State, held: int, taken_at_ms: int, charge: int) -
 
 
 def ready_at_ms(rule: Rule, state: State, amount: int) -> int | None:
-    """The first instant at which ``amount`` is available if nobody takes or settles anything.
-
-    Not before ``state.at_ms``. None: never, or, for concurrency, not before somebody settles.
-    """
+    """The first instant at which ``amount`` is available if nobody takes or settles anything; it is
+    not before ``state.at_ms``. None: never or, for concurrency, not before a request is settled."""
     if isinstance(rule, TokenBucket):
         if amount > rule.capacity:
             return None
@@ -157,8 +158,8 @@ def ready_at_ms(rule: Rule, state: State, amount: int) -> int | None:
 
 
 def reset_at_ms(rule: Rule, state: State) -> int:
-    """When an advanced state will be as fresh: full, or the window's end. Concurrency: its own
-    instant."""
+    """The instant at which an advanced state will be as fresh: when the bucket is full, or when its
+    window ends. For concurrency: the state's own instant."""
     if isinstance(rule, TokenBucket):
         at_ms = ready_at_ms(rule, state, rule.capacity)
         return state.at_ms if at_ms is None else at_ms
@@ -168,12 +169,13 @@ def reset_at_ms(rule: Rule, state: State) -> int:
 
 
 def is_idle(rule: Rule, state: State) -> bool:
-    """Whether an advanced state may be forgotten, being no different from a fresh one."""
+    """Whether an advanced state may be forgotten, because it equals a fresh one."""
     return state.value == (rule.capacity if isinstance(rule, TokenBucket) else 0)
 
 
 def window_start_ms(period: Period, at_ms: int) -> int:
-    """Start of the calendar period that holds the instant, UTC, in Unix time: no leap seconds."""
+    """Start of the calendar period, UTC, that contains the instant. Unix time knows no leap
+    seconds."""
     if period is not Period.MONTH:
         return at_ms - at_ms % NOMINAL_MS[period]
     day = datetime.fromtimestamp(at_ms // 1_000, UTC)
@@ -181,7 +183,7 @@ def window_start_ms(period: Period, at_ms: int) -> int:
 
 
 def window_end_ms(period: Period, at_ms: int) -> int:
-    """First instant after the calendar period that holds ``at_ms``."""
+    """First instant after the calendar period, UTC, that contains ``at_ms``."""
     if period is not Period.MONTH:
         return window_start_ms(period, at_ms) + NOMINAL_MS[period]
     return _month_end_ms(at_ms)
@@ -189,7 +191,7 @@ def window_end_ms(period: Period, at_ms: int) -> int:
 
 @lru_cache(maxsize=1_024)
 def _month_end_ms(at_ms: int) -> int:
-    """Mostly asked for a month's start."""
+    """Almost all calls are for the start of a month, so that the cache answers them."""
     day = datetime.fromtimestamp(at_ms // 1_000, UTC)
     return _midnight_ms(day.year + day.month // 12, day.month % 12 + 1)
 

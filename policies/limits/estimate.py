@@ -1,4 +1,4 @@
-"""How many output tokens a request will make: a quantile learned per tenant and model."""
+"""Estimates the output tokens of a request: a quantile that is learned by tenant and model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 BINS_PER_DOUBLING = 8
-"""Adjacent bins differ by 9 %, which bounds how far an estimate lies above the true quantile."""
+"""Adjacent bins differ by 9 %: an estimate is at most that much above the true quantile."""
 MAX_OUTPUT_TOKENS = 1 << 20
+"""The largest number of tokens that bins tell apart."""
 _BINS = 20 * BINS_PER_DOUBLING + 1
 _RESCALE_AT = 1e100
 
@@ -18,7 +19,7 @@ _RESCALE_AT = 1e100
 class _Histogram:
     weights: list[float] = field(default_factory=lambda: [0.0] * _BINS)
     next_weight: float = 1.0
-    """Grows instead of every older weight shrinking."""
+    """It grows, which is cheaper than to shrink every older weight."""
     observations: int = 0
 
     def add(self, tokens: int, decay: float) -> None:
@@ -38,9 +39,10 @@ class _Histogram:
 class OutputQuantile:
     """Quantile of output tokens over the recent requests of a tenant for a model.
 
-    A histogram of logarithmic bins, where each observation weighs ``decay`` times the next one.
-    With fewer than ``enough`` observations the model's over all tenants counts, and with too few of
-    those ``prior_tokens``. At most ``max_keys`` histograms of 1.3 kB; the least recently used goes.
+    Each tenant and model has a histogram of logarithmic bins, in which an observation weighs
+    ``decay`` times the one after it. A histogram with fewer than ``enough`` observations does not
+    count: instead the model's over all tenants does, and without one ``prior_tokens``. There are at
+    most ``max_keys`` histograms of 1.3 kB; the least recently used is forgotten.
     """
 
     def __init__(
@@ -54,8 +56,8 @@ class OutputQuantile:
         enough: int = 20,
         max_keys: int = 4_096,
     ) -> None:
-        """``share`` 0..1 of requests to stay below the estimate. Raises ValueError naming what is
-        out of range."""
+        """``share``: of requests, above 0 and at most 1, whose output stays below the estimate.
+        Raises ValueError for what is out of range."""
         if not 0.5 <= decay < 1.0:
             raise ValueError(f"decay must be from 0.5 to below 1, got {decay:g}")
         if enough < 1 or max_keys < 2:
@@ -69,8 +71,7 @@ class OutputQuantile:
     def configure(
         self, *, share: float, min_tokens: int, max_tokens: int, prior_tokens: int
     ) -> None:
-        """Other bounds from now on; what was learned stays. Raises ValueError naming what is out of
-        range."""
+        """Change the bounds; what was learned stays. Raises ValueError for what is out of range."""
         if not 0.0 < share <= 1.0:
             raise ValueError(f"share must be above 0 and at most 1, got {share:g}")
         if not 0 <= min_tokens <= prior_tokens <= max_tokens <= MAX_OUTPUT_TOKENS:
@@ -82,7 +83,8 @@ class OutputQuantile:
         self._min, self._max, self._prior = min_tokens, max_tokens, prior_tokens
 
     def tokens(self, tenant: str, model: str, declared_max_tokens: int | None = None) -> int:
-        """Output tokens to reserve: min_tokens..max_tokens, at most what the request declares."""
+        """Output tokens to reserve: from ``min_tokens`` to ``max_tokens``, and at most what the
+        request declares."""
         estimate = self._prior
         for key in ((tenant, model), (None, model)):
             histogram = self._histograms.get(key)
@@ -93,7 +95,8 @@ class OutputQuantile:
         return estimate if declared_max_tokens is None else min(estimate, declared_max_tokens)
 
     def observe(self, tenant: str, model: str, output_tokens: int) -> None:
-        """Learn from one finished request. Not from aborted ones: they say what the client bore."""
+        """Learn from a request that ended by itself. An aborted one says nothing about the length
+        of the answer."""
         if output_tokens < 0:
             return
         for key in ((tenant, model), (None, model)):

@@ -1,9 +1,9 @@
-"""What a request costs as a CEL expression over its token counts (https://cel.dev).
+"""The cost of a request as a CEL expression over its token counts (https://cel.dev).
 
-An expression is tried on many usages when it is compiled, so that what is wrong with it is told to
-the operator: syntax, unknown names, int mixed with double, results that are negative, not a number
-or not finite. Around every whole number that stands in it both sides are tried, so the branches of
-tiered prices are too.
+An expression is tried on many usages when it is compiled, so that the operator learns at once what
+is wrong with it: syntax, unknown names, int mixed with double, results that are negative, not a
+number or not finite. For every whole number in it, usages on both sides of the number are tried, so
+that all branches of tiered prices run.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ VARIABLES: Final = (
     "reasoning_tokens",
     "total_tokens",
 )
-"""Whole numbers. Cached ones are part of the input, reasoning ones of the output; the total is
-input and output."""
+"""Whole numbers of tokens. Cached ones are part of the input, reasoning ones part of the output;
+the total is input and output."""
 FUNCTIONS: Final = ("double", "int", "max", "min", "uint")
 
 _TEXT: Final = 2_000
@@ -45,14 +45,14 @@ _TIERS: Final = 8
 
 
 class Unit(enum.Enum):
-    """What the value of an expression is a number of."""
+    """The unit of an expression's value."""
 
     MONEY = "units of the currency"
     TOKENS = "tokens"
 
 
 class ExpressionError(ValueError):
-    """An expression that cannot be used, told as the problems of a configuration are."""
+    """An expression that cannot be used. It has the parts of a problem of the configuration."""
 
     def __init__(self, expected: str, got: str, hint: str | None = None) -> None:
         self.expected = expected
@@ -62,7 +62,7 @@ class ExpressionError(ValueError):
 
 
 class Expression:
-    """A `Cost` from CEL. Equal to another one of the same text and unit."""
+    """A `Cost` from CEL. Two of the same text and unit are equal."""
 
     __slots__ = ("_on_failure", "_program", "failures", "text", "unit")
 
@@ -71,24 +71,24 @@ class Expression:
     ) -> None:
         """Compile and try it. Raises ExpressionError.
 
-        ``on_failure`` hears of every evaluation that failed later on, see `micros`.
+        ``on_failure`` is called with a text for every evaluation of `micros` that fails.
         """
         self.text = text
         self.unit = unit
         self.failures = 0
-        """Evaluations of `micros` that had no sound value, since it was made."""
+        """Evaluations of `micros` without a sound value; only grows."""
         self._on_failure = on_failure
         self._program = _compiled(text)
         for usage in _samples(text):
             self._try(usage)
 
     def micros(self, usage: Usage) -> int:
-        """Whole micro-units of money, or, for `Unit.TOKENS`, whole tokens: half to even, at most
-        MAX_AMOUNT.
+        """Whole micro-units of money or, for `Unit.TOKENS`, whole tokens: rounded half to even, at
+        most MAX_AMOUNT.
 
-        0 where the expression fails, or is negative or not finite: a request is then free rather
-        than lost, `failures` counts it and ``on_failure`` is told. Only expressions that go wrong
-        for usages nobody tried when it was compiled come to that.
+        0 where the expression fails, or its value is negative or not finite: the request is then
+        free rather than lost, `failures` counts it and ``on_failure`` is called. That happens only
+        for usages that were not tried when the expression was compiled.
         """
         try:
             value = self._value(usage)
@@ -119,7 +119,7 @@ class Expression:
         return self._program.execute(_variables(usage) | _OURS)
 
     def _whole(self, value: float) -> int:
-        exact = Decimal(repr(value))  # as the value is written: 5e-07 is half a micro-unit
+        exact = Decimal(repr(value))  # of the decimal form: 5e-07 is half a micro-unit
         if self.unit is Unit.MONEY:
             exact = exact * MICROS if exact < MAX_AMOUNT else exact
         return int(min(exact, Decimal(MAX_AMOUNT)).to_integral_value(ROUND_HALF_EVEN))
@@ -180,7 +180,7 @@ def _compiled(text: str) -> cel.Program:
 
 
 def _called(program: cel.Program) -> list[str]:
-    """The functions without the operators, which CEL tells by names such as ``_+_``."""
+    """The functions without the operators, which CEL lists under names such as ``_+_``."""
     return [name for name in program.functions() if _NAME.fullmatch(name) and name[0] != "_"]
 
 

@@ -1,5 +1,5 @@
-"""Fitting a guessed output into limits: a guess must never make a request impossible, nor shut out
-those that come after it."""
+"""Fits a guessed output into limits: a guess must not make its own request impossible, and must not
+leave nothing for the next requests."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from policies.limits.plan import Meter
 from policies.limits.prices import Usage
 
 GUESS_SHARE = 4
-"""A guess takes at most one of so many parts of what a bucket can ever grant."""
+"""A guess takes at most this fraction, 1/4, of what a bucket can ever grant."""
 
 
 def fitted(meters: Sequence[Meter], guess: Usage) -> Usage:
-    """``guess`` with so much of its output that no enforced bucket gives more than a quarter of
-    what it can ever grant, or what the input alone takes where that is more."""
+    """``guess`` with its output reduced, so that it takes at most a quarter of what each enforced
+    bucket can ever grant, or at most what the input alone takes if that is more."""
     enforced = [meter for meter in meters if not meter.bucket.shadow]
     without = replace(guess, output_tokens=0, reasoning_tokens=0)
     room = [max(meter.bucket.limit // GUESS_SHARE, meter.amount(without)) for meter in enforced]

@@ -1,4 +1,4 @@
-"""Which limits a request counts against, and how much of each: rules, meters, policies."""
+"""Rules, meters and policies: which limits a request counts against, and by how much."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from policies.limits.types import (
 
 
 class By(enum.Enum):
-    """What a rule keeps separate buckets for, within a tenant."""
+    """What a rule has separate buckets for, within a tenant."""
 
     KEY = "key"
     USER = "user"
@@ -34,20 +34,22 @@ _ORDER: Final = {by: place for place, by in enumerate(By)}
 
 
 class OnStoreFailure(enum.Enum):
-    """How requests are decided while the limit store is away."""
+    """How requests are decided while the limit store is down."""
 
     OPEN = "open"
-    """All are admitted; what they use is charged when the store is back."""
+    """All are granted; their usage is charged when the store is back."""
     CLOSED = "closed"
-    """None is: 503."""
+    """All are refused: 503."""
     SHARE = "share"
-    """Each picker admits its share of every limit, from full buckets at the outage's beginning."""
+    """Each picker grants its share of every limit, from buckets that are full when the store goes
+    down."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a request is, as far as limits see it. Bounded values only: ``model`` is a name of the
-    catalogue, ``key`` the first id of a rotated key's line."""
+    """The properties of a request that limits depend on. The number of possible values is bounded:
+    ``model`` is a name of the catalogue, ``key`` the id of the first key of a rotated key's line.
+    "": the request has none."""
 
     tenant: str
     key: str = ""
@@ -56,7 +58,7 @@ class Subject:
     pool: str = ""
 
     def of(self, by: By) -> str:
-        """Its value of one kind."""
+        """The value that a limit by ``by`` counts separately."""
         if by is By.KEY:
             return self.key
         if by is By.USER:
@@ -73,18 +75,19 @@ class LimitRule:
     dimension: Dimension
     rule: Rule
     by: tuple[By, ...] = ()
-    """A bucket for each value of these; (): one for the tenant."""
+    """One bucket for each combination of these values; (): one for the tenant."""
     models: tuple[str, ...] = ()
-    """Patterns (``*``, ``?``, ``[...]``) of the models it holds for; (): all."""
+    """Patterns (``*``, ``?``, ``[...]``) of the models that it applies to; (): all."""
     pools: tuple[str, ...] = ()
-    """Names of the pools it holds for; (): all."""
+    """Names of the pools that it applies to; (): all."""
     shadow: bool = False
+    """See `Bucket.shadow`."""
     weights: Cost | None = None
-    """What weighted tokens amount to; None for other dimensions."""
+    """The weighted tokens of a usage; None for other dimensions."""
 
     def applies(self, subject: Subject) -> bool:
-        """Whether the request counts against it. One without a key or user does not count against
-        a limit by key or user."""
+        """Whether the request counts against this rule. A request without a key or user does not
+        count against a limit by key or user."""
         return (
             all(subject.of(by) for by in self.by)
             and (not self.models or matches(subject.model, self.models))
@@ -92,10 +95,10 @@ class LimitRule:
         )
 
     def bucket(self, subject: Subject) -> Bucket:
-        """The bucket of the request. Its key begins with the rule's name and a ``|``, or is it.
+        """The bucket of the request. Its key is the rule's name, or begins with it and a ``|``.
 
-        Rules of one name and of different kinds have different buckets, so that gateways whose
-        configurations differ do not begin each other's anew by turns.
+        Rules that have one name and are of different kinds have different buckets. Otherwise two
+        gateways with different configurations would take turns to reset one bucket.
         """
         values = [(by, subject.of(by)) for by in sorted(self.by, key=_ORDER.__getitem__)]
         parts = (self.name, *_kind(self.rule), *(f"{by.value}={value}" for by, value in values))
@@ -111,7 +114,7 @@ class LimitRule:
 
 
 def _kind(rule: Rule) -> tuple[str, ...]:
-    """As part of a bucket's key; () for the most usual one."""
+    """The part of a bucket's key for the kind of rule; (): a token bucket."""
     if isinstance(rule, CalendarWindow):
         return (f"window={rule.period.value}",)
     return ("window=none",) if isinstance(rule, Concurrency) else ()
@@ -119,14 +122,15 @@ def _kind(rule: Rule) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """A bucket, and how much of it a usage is."""
+    """A bucket, and how much a usage takes from it."""
 
     bucket: Bucket
     cost: Cost | None = None
-    """Of weighted tokens the weights; of money the model's price, None: free."""
+    """For weighted tokens the weights; for money the model's price, None: free. None for other
+    dimensions."""
 
     _parts: tuple[int, int, int] = field(init=False, repr=False, compare=False)
-    """Without a cost: of a request, of a token of its input, of a token of its output."""
+    """Without a cost: the amount of a request, of an input token and of an output token."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_parts", _PARTS.get(self.bucket.dimension, _A_REQUEST))
@@ -153,13 +157,14 @@ _PARTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class PriceList:
-    """Prices of models by pattern, the first that fits; a model without one costs nothing."""
+    """Prices by pattern of model names; the first pattern that fits counts. A model without a price
+    costs nothing."""
 
     prices: Sequence[tuple[str, Cost]] = ()
     _found: dict[str, Cost | None] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, model: str) -> Cost | None:
-        """The model's price."""
+        """The model's price; None: it has none."""
         if model not in self._found:
             if len(self._found) >= _MAX_FOUND:
                 self._found.clear()
@@ -168,20 +173,15 @@ class PriceList:
             )
         return self._found[model]
 
-    def micros(self, model: str, usage: Usage) -> int:
-        """Whole micro-units of money."""
-        cost = self.of(model)
-        return 0 if cost is None else cost.micros(usage)
-
 
 @dataclass(frozen=True, slots=True)
 class TenantPolicy:
-    """What a tenant may do, its plan and its own settings put together."""
+    """What a tenant may do: its plan and its own settings together."""
 
     tenant: str
     rules: tuple[LimitRule, ...] = ()
     models: tuple[str, ...] = ("*",)
-    """Patterns of the models it may use."""
+    """Patterns of the models that it may use."""
     priority: int = 0
     """Higher is more important; below 0 is shed first."""
     weight: int = 1
@@ -189,8 +189,7 @@ class TenantPolicy:
     on_store_failure: OnStoreFailure = OnStoreFailure.OPEN
     disabled: bool = False
     plan: str = ""
-    """Name of the plan it refers to, "" for none."""
-
+    """Name of its plan, "" for none."""
     prices: PriceList = PriceList()
 
     def meters(self, subject: Subject) -> tuple[Meter, ...]:
@@ -206,7 +205,7 @@ class TenantPolicy:
 
 
 def takes(meters: Sequence[Meter], usage: Usage) -> list[Take]:
-    """What a request of this (expected) usage takes from each bucket."""
+    """What a request of this usage, often an expected one, takes from each bucket."""
     return [Take(meter.bucket, meter.amount(usage)) for meter in meters]
 
 
@@ -216,5 +215,5 @@ def charges(meters: Sequence[Meter], usage: Usage) -> Mapping[str, int]:
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether one of the patterns fits the whole name, by case."""
+    """Whether one of the patterns fits the whole name. Upper and lower case differ."""
     return any(pattern == "*" or fnmatchcase(name, pattern) for pattern in patterns)

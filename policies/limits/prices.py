@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from typing import Final, Protocol
 
 MICROS = 1_000_000
 
 
 class PriceError(ValueError):
-    """A price or a usage cannot be; the message names the field and what would be right."""
+    """A price or a usage is not possible; the message names the field and what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one request. ``cached_tokens`` are part of the input, ``reasoning_tokens`` of the
-    output. Raises PriceError when a part exceeds its whole or anything is negative."""
+    """Tokens of one request. ``cached_tokens`` are part of ``input_tokens``, ``reasoning_tokens``
+    are part of ``output_tokens``.
+
+    Raises PriceError when a part is larger than its whole, or when a number is negative.
+    """
 
     input_tokens: int
     output_tokens: int
@@ -37,15 +38,15 @@ class Usage:
 
 
 MOST: Final = Usage(2**30, 2**30)
-"""No request can have used more."""
+"""Upper bound of the usage of any request."""
 NOTHING: Final = Usage(0, 0)
 
 
 class Cost(Protocol):
-    """What a request costs: a price here, an expression elsewhere."""
+    """What a request costs: a `Price`, or a `policies.limits.expression.Expression`."""
 
     def micros(self, usage: Usage) -> int:
-        """Whole micro-units, not negative."""
+        """Whole micro-units, never negative."""
         ...
 
 
@@ -66,29 +67,9 @@ class Price:
             if value is not None and value < 0:
                 raise PriceError(f"{name} must not be negative, got {value}")
 
-    @classmethod
-    def per_million(
-        cls,
-        *,
-        input_: str,
-        output: str,
-        cached_input: str | None = None,
-        reasoning: str | None = None,
-    ) -> Price:
-        """From decimal numbers in units of money per million tokens, such as ``"0.15"``.
-
-        Raises PriceError for anything else, or for more than six places.
-        """
-        return cls(
-            _micros("input", input_),
-            _micros("output", output),
-            None if cached_input is None else _micros("cached_input", cached_input),
-            None if reasoning is None else _micros("reasoning", reasoning),
-        )
-
     def micros(self, usage: Usage) -> int:
-        """The cost, summed exactly and rounded once, half to even: off by at most half a
-        micro-unit a request, without bias."""
+        """The cost, summed exactly and rounded once, half to even. So the error of a request is at
+        most half a micro-unit, and the errors of many requests cancel out."""
         cached = self.input_micros if self.cached_input_micros is None else self.cached_input_micros
         reasoning = self.output_micros if self.reasoning_micros is None else self.reasoning_micros
         return _half_even(
@@ -99,34 +80,6 @@ class Price:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class PriceTable:
-    """Prices by model."""
-
-    prices: Mapping[str, Cost]
-    default: Cost | None = None
-
-    def micros(self, model: str, usage: Usage) -> int:
-        """The cost of a request. Raises PriceError for a model without a price and no default."""
-        cost = self.prices.get(model, self.default)
-        if cost is None:
-            raise PriceError(
-                f"no price for model {model!r}: add it to the price table, or a default"
-            )
-        return cost.micros(usage)
-
-
 def _half_even(millionths: int) -> int:
     whole, rest = divmod(millionths, MICROS)
     return whole + (2 * rest > MICROS or (2 * rest == MICROS and whole % 2 == 1))
-
-
-def _micros(name: str, text: str) -> int:
-    try:
-        micros = Decimal(text) * MICROS
-        whole = int(micros)
-    except (InvalidOperation, ValueError, OverflowError) as error:
-        raise PriceError(f"{name} must be a decimal number such as '0.15', got {text!r}") from error
-    if whole != micros:
-        raise PriceError(f"{name} may have six places at most, got {text!r}")
-    return whole

@@ -1,4 +1,4 @@
-"""A part of a limit, for a picker that must decide alone."""
+"""A picker's share of a limit, for the time when it must decide alone."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from policies.limits.types import (
 
 
 def scaled(rule: Rule, share: Fraction) -> Rule:
-    """The rule with ``share`` (above 0, at most 1) of its amounts, rounded down, but 1 at least.
+    """The rule with ``share`` (above 0, at most 1) of its amounts, rounded down, but at least 1.
 
-    A refill keeps its exact rate where `MAX_LIMIT` and `MAX_PERIOD_MS` allow; otherwise it is
-    rounded down to whole amounts a period, or, below one, to whole amounts in MAX_PERIOD_MS.
+    The refill keeps its exact rate where `MAX_LIMIT` and `MAX_PERIOD_MS` allow that. Otherwise it
+    is rounded down to a whole amount in each period or, if that is 0, in each MAX_PERIOD_MS.
     Raises LimitError for a share out of range.
     """
     if not 0 < share <= 1:

@@ -1,4 +1,4 @@
-"""What is limited and how: dimensions, rules, buckets, takes and holds.
+"""The nouns of limits: dimensions, rules, buckets, takes, holds and standings.
 
 Amounts are whole numbers: requests, tokens, micro-units of money. Instants are whole milliseconds
 since the Unix epoch, durations whole milliseconds. Nothing here is a float, so nothing drifts.
@@ -12,19 +12,22 @@ from dataclasses import dataclass
 from typing import Final
 
 MAX_LIMIT: Final = 10**15
-"""Largest capacity, limit or refill. With `MAX_AMOUNT` it keeps every number of the Redis scripts,
-whose arithmetic is in doubles, below 2^53: a bucket would need a debt of 8,000 times MAX_AMOUNT."""
+"""Largest capacity, limit or refill. The Redis scripts compute in doubles, which are exact below
+2^53. This bound and `MAX_AMOUNT` keep their numbers below it: only a debt of 8,000 times MAX_AMOUNT
+would exceed it."""
 MAX_AMOUNT: Final = 10**12
 """Largest amount of one take or one charge."""
 MAX_PERIOD_MS: Final = 2**32 - 1
-"""Longest refill period (49.7 days); products of two such numbers are split at 2^20 in Lua."""
+"""Longest refill period (49.7 days). The Redis scripts split products of two such numbers at
+2^20."""
 
 SECOND_MS: Final = 1_000
 DAY_MS: Final = 86_400_000
 
 
 class LimitError(ValueError):
-    """A rule, bucket or amount cannot be; the message says which value and what would be right."""
+    """A rule, bucket or amount is not possible; the message says which value is wrong and what
+    would be right."""
 
 
 class Dimension(enum.Enum):
@@ -68,12 +71,12 @@ NOMINAL_MS: Final = {
     Period.DAY: DAY_MS,
     Period.MONTH: 30 * DAY_MS,
 }
-"""Length of a period as a refill interval; a month counts 30 days there."""
+"""Length of a period as a refill interval; a month has 30 days there."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """Starts full with ``capacity``, gains ``refill`` every ``period_ms``, continuously.
+    """Starts full with ``capacity``, and gains ``refill`` in each ``period_ms``, continuously.
 
     Raises LimitError unless 1 <= capacity, refill <= MAX_LIMIT and 1 <= period_ms <= MAX_PERIOD_MS.
     """
@@ -89,7 +92,8 @@ class TokenBucket:
 
     @classmethod
     def per(cls, period: Period, limit: int, *, burst: int | None = None) -> TokenBucket:
-        """``limit`` per period, at most ``burst`` (None: ``limit``) at once. A month: 30 days."""
+        """``limit`` in each period, at most ``burst`` (None: ``limit``) at once. A month has 30
+        days."""
         return cls(limit if burst is None else burst, limit, NOMINAL_MS[period])
 
 
@@ -125,17 +129,17 @@ class Bucket:
     """One limit of one descriptor."""
 
     key: str
-    """Unique within the tenant and stable over restarts: descriptor, dimension and period."""
+    """Unique within the tenant, and the same after a restart: see `LimitRule.bucket`."""
     dimension: Dimension
     rule: Rule
     name: str = ""
     """For people: ``tokens per minute of tenant acme``."""
     shadow: bool = False
-    """Counts and reports, never refuses."""
+    """It counts and reports, but never refuses."""
 
     @property
     def limit(self) -> int:
-        """The most that one take can ever get."""
+        """The largest take that it can ever grant."""
         return self.rule.capacity if isinstance(self.rule, TokenBucket) else self.rule.limit
 
 
@@ -156,22 +160,23 @@ class Hold:
 
     take: Take
     at_ms: int
-    """The bucket's `State.at_ms` when it was taken: for a calendar window, the window's start."""
+    """The bucket's `State.at_ms` when the take was granted: for a calendar window its start."""
     epoch: int = 0
-    """How many rules of another kind the bucket had had by then: what is held of a bucket that
-    starts afresh under another kind of rule is not in it any more."""
+    """How often the bucket's rule had been replaced by one of another kind by then. A bucket starts
+    afresh under another kind of rule, so a hold of an earlier epoch is no longer part of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a bucket stands, as the ``x-ratelimit-*`` headers tell it."""
+    """How much is left of a bucket, as in the ``x-ratelimit-*`` headers."""
 
     bucket: Bucket
     limit: int
     remaining: int
-    """Not below 0; a debt shows in ``reset_ms``."""
+    """Never below 0; a debt makes ``reset_ms`` longer."""
     reset_ms: int
-    """Until the bucket is full or its window ends, if nobody takes anything. 0 for concurrency."""
+    """Time until the bucket is full or its window ends, if nobody takes anything. 0 for
+    concurrency."""
 
     @property
     def reset_s(self) -> float:

@@ -1,4 +1,4 @@
-"""The verdict on a reservation: all takes or none, what is left, and when to come again."""
+"""The verdict on a reservation: all takes are granted or none, what is left, when to retry."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Refusal(enum.Enum):
     """Why a bucket refuses."""
 
     EMPTY = "empty"
-    """Not enough is left; time brings it back."""
+    """Not enough is left; the bucket refills with time."""
     BUSY = "busy"
-    """Concurrency: somebody must finish first."""
+    """Concurrency: another request must end first."""
     NEVER = "never"
-    """More was asked for than the bucket can ever hold."""
+    """The take is larger than the bucket can ever grant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class Granted:
     """Everything was taken."""
 
     standings: tuple[Standing, ...]
-    """Of every bucket, after the takes, in their order."""
+    """Of every bucket after the takes, in the order of the takes."""
     shadow_refusals: tuple[Bucket, ...] = ()
-    """Shadow buckets that would have refused. Nothing was taken from them, as nothing would have
-    been had they been enforced."""
+    """Shadow buckets that would have refused. Nothing was taken from these, just as nothing would
+    have been taken if they were enforced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +44,17 @@ class Denied:
     """Nothing was taken."""
 
     bucket: Bucket
-    """The one to blame: that can never grant it, else that grants it last, else a busy one."""
+    """The reason: a bucket that can never grant the take; without one, the bucket that is the last
+    to grant it; without one, a busy bucket."""
     refusal: Refusal
     retry_after_ms: int | None
-    """To the first instant at which the same request would be granted if nobody else came and
-    nobody settled: the longest wait of all buckets that refuse. None unless EMPTY. When a bucket of
-    concurrency refuses too, it is the earliest possible instant."""
+    """Time until the same reservation would be granted if nobody else reserved and nobody settled:
+    the longest wait of all buckets that refuse. When a bucket of concurrency refuses too, the wait
+    may be longer. None unless EMPTY."""
     standings: tuple[Standing, ...]
-    """Of every bucket, as they are."""
+    """Of every bucket as it is, in the order of the takes."""
     shadow_refusals: tuple[Bucket, ...] = ()
+    """Shadow buckets that would have refused."""
 
     @property
     def retry_after_s(self) -> float | None:
@@ -64,12 +66,14 @@ Verdict = Granted | Denied
 
 
 def fits(take: Take, state: State) -> bool:
-    """Whether the bucket, in this advanced state, has the amount. One in debt has not even 0."""
+    """Whether the amount is available in the bucket's advanced state. A bucket in debt does not
+    even grant 0."""
     return arithmetic.available(take.bucket.rule, state) >= take.amount
 
 
 def judge(takes: Sequence[Take], states: Sequence[State], now_ms: int) -> Verdict:
-    """The verdict on ``takes`` from buckets in ``states``, advanced to ``now_ms``, same order."""
+    """The verdict on ``takes``. ``states``: of their buckets, in the same order, advanced to
+    ``now_ms``."""
     shadow: list[Bucket] = []
     after: list[Standing] = []
     for take, state in zip(takes, states, strict=True):
@@ -85,7 +89,7 @@ def judge(takes: Sequence[Take], states: Sequence[State], now_ms: int) -> Verdic
 
 
 def standing(bucket: Bucket, state: State, now_ms: int) -> Standing:
-    """How a bucket in an advanced state stands."""
+    """The standing of a bucket in an advanced state."""
     rule = bucket.rule
     return Standing(
         bucket,
@@ -96,10 +100,8 @@ def standing(bucket: Bucket, state: State, now_ms: int) -> Standing:
 
 
 def tightest(standings: Iterable[Standing], dimensions: Collection[Dimension]) -> Standing | None:
-    """The enforced bucket of the dimensions with the least remaining, of equals the last to reset.
-
-    None when none of them has a limit.
-    """
+    """Of the enforced buckets of the dimensions, the one with the least remaining; of equals, the
+    one that is the last to reset. None: the dimensions have no limit."""
     least = None
     for one in standings:
         if (

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-import policies.routing  # noqa: F401 - registers the built-in policies
 from picker.core import Parts, Picker
 from picker.prompt.counting import Counting
 from picker.request.answer import Answer, Decision
@@ -20,9 +19,9 @@ from picker.seams.observer import Completed, Rejected
 from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings, PoolSettings, RewriteRule
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
-from policies.registry import build
-from policies.routing.types import RoutingPolicy
+from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.models import ServedModel
+from policies.routing.spec import PolicySpec
 from policies.routing.weighted import DEFAULT_PROFILE
 
 POOL = "main"
@@ -59,10 +58,8 @@ def load(
     )
 
 
-def policy(params: Mapping[str, object] = DEFAULT_PROFILE) -> RoutingPolicy:
-    built = build("policy", "weighted", params)
-    assert isinstance(built, RoutingPolicy)
-    return built
+def policy(params: Mapping[str, object] = DEFAULT_PROFILE) -> PolicySpec:
+    return PolicySpec("weighted", params)
 
 
 @dataclass

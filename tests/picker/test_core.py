@@ -14,7 +14,8 @@ from picker.request.answer import Decision
 from picker.request.context import RequestContext
 from picker.seams.peers import Loads, Sent
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.models import ServedModel
 from tests.picker.fleet import (
     IDLE,
     MODEL,

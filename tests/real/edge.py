@@ -16,16 +16,18 @@ from types import TracebackType
 from typing import Self
 
 import policies.routing  # noqa: F401 - registers the built-in policies
-from gateway.config.config import EnvoyProxy
-from gateway.envoy import render
+from gateway.config.schema.envoy import EnvoyProxy
 from gateway.envoy.files import DiscoveryFiles
+from gateway.envoy.plan import EnvoyPlan, PoolCluster
 from gateway.envoy.proxy import binary
+from gateway.envoy.render import bootstrap
 from picker.core import Parts, Picker
 from picker.seams.gate import Gate, OpenGate
 from picker.server.health import Health
 from picker.server.listen import Listeners, Servers
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
-from picker.state.endpoints import EndpointSpec, ServedModel
+from picker.state.endpoints import EndpointSpec
+from picker.state.models import ServedModel
 from policies.limits.prices import Usage
 from tests.picker.accounts import Accounts
 from tests.picker.fleet import IDLE, MODEL, POOL, Recorder, policy
@@ -45,7 +47,7 @@ class Edge:
         replicas: Sequence[str],
         *,
         gate: Gate | None = None,
-        plan: Callable[[render.Plan], render.Plan] = lambda plan: plan,
+        plan: Callable[[EnvoyPlan], EnvoyPlan] = lambda plan: plan,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pst-"))  # unix sockets have short paths
         self.port = free_port()
@@ -58,7 +60,7 @@ class Edge:
         socket = self._folder / "picker.sock"
         self._servers = Servers(self.picker, Health(self.picker), Listeners(socket, None, None))
         self._plan = plan(
-            render.Plan(
+            EnvoyPlan(
                 run_dir=self._folder,
                 address="127.0.0.1",
                 port=self.port,
@@ -68,7 +70,7 @@ class Edge:
                 fail_open=False,
                 fallbacks=2,
                 picker_sockets=(socket,),
-                pools=(render.PoolCluster(POOL),),
+                pools=(PoolCluster(POOL),),
                 default_pool=None,
             )
         )
@@ -82,7 +84,7 @@ class Edge:
     async def __aenter__(self) -> Self:
         await self._servers.start()
         file = self._folder / "bootstrap.json"
-        file.write_text(json.dumps(render.bootstrap(self._plan)))
+        file.write_text(json.dumps(bootstrap(self._plan)))
         DiscoveryFiles().write(self._plan, {POOL: self._replicas})
         command = [str(binary(EnvoyProxy())), "-c", str(file), "--use-dynamic-base-id"]
         command += ["--concurrency", "1", "--log-level", "warn"]

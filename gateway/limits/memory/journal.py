@@ -1,18 +1,18 @@
-"""What a memory store must know after a restart, in a SQLite file: usage, and buckets that last.
+"""The journal of a memory store: a SQLite file that keeps usage and lasting buckets over restarts.
 
-Written behind: what is settled is collected and written by a thread `FLUSH_S` later, one
-transaction each time. A process that is killed (SIGKILL) loses what was settled in the last
-`FLUSH_S` and nothing else, charges and usage alike; a clean close loses nothing. A machine that
-loses its power may lose the last few seconds, never more of the file (WAL, synchronous NORMAL).
+It is written behind: settlements are collected, and a thread writes them `FLUSH_S` later, in one
+transaction. A process that is killed (SIGKILL) loses the settlements of the last `FLUSH_S` and
+nothing else, their charges and usage alike. A clean close loses nothing. A machine without power
+may lose the last few seconds and no other part of the file (WAL, synchronous NORMAL).
 
-Buckets that last are those whose loss would matter: calendar windows of an hour and longer, token
-buckets with a refill period, or a time from empty to full, of an hour and longer. The file has what
-was *settled*, not what was held: requests in flight at the end of the process hold nothing
-afterwards.
+Lasting buckets are those whose loss would matter: calendar windows of an hour and longer, and token
+buckets with a refill period, or a time from empty to full, of an hour and longer. The file has the
+*settled* amounts, not the held ones: requests that are in flight when the process ends hold nothing
+after it.
 
-While the file cannot be written (disk full, locked by somebody for seconds) what is settled waits
-here, up to a bound, and is tried again every second. If the file is deleted or replaced meanwhile,
-all that is known is written to the one that has its name then, at the next flush or at the end.
+While the file cannot be written (the disk is full, or another process has locked it for seconds),
+settlements wait here, up to a bound, and are tried again every second. If the file is deleted or
+replaced, everything is written to the file that has its name then, at the next flush or at the end.
 """
 
 from __future__ import annotations
@@ -28,23 +28,15 @@ from datetime import date
 from pathlib import Path
 from typing import Final, TypeVar
 
-from gateway.limits.memory.journal_file import (
-    Batch,
-    Charge,
-    JournalFile,
-    SavedBucket,
-)
-from gateway.limits.store import (
-    MAX_USERS_PER_DAY,
-    USAGE_DAYS,
-    StoreUnavailable,
-    UsageRecord,
-)
-from gateway.limits.usage_rows import in_order, summed
+from gateway.limits.buckets import StoreUnavailable
+from gateway.limits.memory.batch import Batch, Charge
+from gateway.limits.memory.journal_file import JournalFile, SavedBucket
+from gateway.limits.memory.usage_rows import in_order, summed
+from gateway.limits.usage import MAX_USERS_PER_DAY, USAGE_DAYS, UsageRecord
 from policies.limits.types import Rule
 
 FLUSH_S: Final = 0.1
-"""How long what was settled waits to be written."""
+"""How long a settlement waits to be written."""
 
 _LOG: Final = logging.getLogger("penstock.limits")
 _RETRY_S: Final = 1.0
@@ -57,18 +49,18 @@ T = TypeVar("T")
 class JournalCounters:
     """For metrics; each only grows."""
 
-    flushes: int = 0
     failures: int = 0
-    """Transactions that did not succeed; they are tried again."""
+    """Transactions that failed; they are tried again."""
     lost: int = 0
-    """Charges and settlements' usage given up: too many waited, the last attempt failed, or they
-    cannot be written at all."""
+    """Charges, and usages of settlements, that were dropped: too many waited, the last attempt
+    failed, or they can never be written."""
     replaced: int = 0
-    """Times that the file had been deleted or replaced while it was in use."""
+    """How often the file was deleted or replaced while it was in use."""
 
 
 class Journal:
-    """The file. Calls come from one event loop; a thread of its own has the database."""
+    """The file, and `UsageStore` of its rows. Use it from one event loop; a thread of its own works
+    on the database."""
 
     def __init__(
         self,
@@ -80,8 +72,9 @@ class Journal:
         max_waiting: int = _MAX_WAITING,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        """Opens or makes the file, readable by its owner alone, and its tables; others may keep
-        theirs in it, too. Raises OSError or sqlite3.Error when that cannot be."""
+        """Open or make the file, which only its owner can read, and its tables. Others may have
+        tables in it, too. ``max_users_per_day``: see `BucketStore.settle`. Raises OSError or
+        sqlite3.Error."""
         self.counters = JournalCounters()
         self._file = JournalFile(
             path, usage_days=usage_days, max_users_per_day=max_users_per_day, clock_ms=clock_ms
@@ -95,34 +88,34 @@ class Journal:
         self._writing = 0
 
     def buckets(self) -> Iterator[SavedBucket]:
-        """All that are not as good as fresh by now. Before anything else is asked."""
+        """All buckets that are not as good as fresh by now. Call it before anything else."""
         return self._file.buckets()
 
     def charge(self, slot: str, key: str, rule: Rule, amount: int, at_ms: int) -> None:
-        """Note what a bucket that lasts was charged."""
+        """Note a charge to a lasting bucket."""
         self._waiting.charges.append(Charge(slot, key, rule, amount, at_ms))
         if self._timer is None:
             self._more()
 
     def add(self, slot: str, usage: UsageRecord) -> None:
-        """Note usage."""
+        """Note the usage of a settlement."""
         self._waiting.add(slot, usage)
         if self._timer is None:
             self._more()
 
     async def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
-        """See `LimitStore.usage`. With everything that was settled before."""
+        """See `UsageStore.usage`. Everything that was settled before is counted."""
         rows = {
             _whose(row): row for row in await self._ask(lambda: self._file.usage(slot, first, last))
         }
-        for (whom, *_), usage in self._waiting.usages.items():  # while it cannot be written
+        for (whom, *_), usage in self._waiting.usages.items():  # the file cannot be written
             if whom == slot and first <= usage.day <= last:
                 known = rows.get(_whose(usage))
                 rows[_whose(usage)] = usage if known is None else summed(known, usage)
         return in_order(rows.values())
 
     async def usage_slots(self, first: date, last: date) -> list[str]:
-        """See `LimitStore.usage_slots`."""
+        """See `UsageStore.usage_slots`."""
         slots = set(await self._ask(lambda: self._file.usage_slots(first, last)))
         slots.update(slot for slot, day, *_ in self._waiting.usages if first <= day <= last)
         return sorted(slots)
@@ -131,7 +124,7 @@ class Journal:
         """Write what waits, once, and close the file."""
         written = self._write_soon() or self._write()
         await asyncio.wait({written})
-        await asyncio.sleep(0)  # its outcome is noted
+        await asyncio.sleep(0)  # `_written` runs
         if self._timer is not None:
             self._timer.cancel()
         if self._waiting:
@@ -142,7 +135,7 @@ class Journal:
         self._file.close()
 
     def _more(self) -> None:
-        """Write what waits, in a while; after the batch that is being written, if one is."""
+        """Have what waits written later: after the batch that is being written, if there is one."""
         if self._writing == 0:
             self._wait(self._flush_s)
         elif len(self._waiting) > self._max_waiting:
@@ -152,7 +145,7 @@ class Journal:
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._write_soon)
 
     def _write_soon(self) -> asyncio.Future[int] | None:
-        """Have the thread write what waits, before whatever it is asked later."""
+        """Have the thread write what waits before it does anything else that is asked later."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -169,7 +162,6 @@ class Journal:
         self._writing -= 1
         error = written.exception()
         if error is None:
-            self.counters.flushes += 1
             self.counters.lost += written.result()
             self.counters.replaced = self._file.replaced
             if self._failing:
@@ -195,7 +187,7 @@ class Journal:
         self._wait(_RETRY_S)
 
     def _drop(self) -> None:
-        """Give up the oldest of what waits: a tenth, so that it is not done for each new one."""
+        """Drop the oldest tenth of what waits: so many, because dropping takes time."""
         keep = self._max_waiting - self._max_waiting // 10
         self.counters.lost += self._waiting.drop_oldest(keep)
         _LOG.error("%d charges and settlements' usage are lost so far", self.counters.lost)

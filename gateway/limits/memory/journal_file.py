@@ -1,4 +1,4 @@
-"""The SQLite file of a journal: its tables, and what is read from and written to them."""
+"""The SQLite file of a journal: its tables, and how they are read and written."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import contextlib
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from gateway.limits.rules import rule_of, rule_text
-from gateway.limits.store import OTHERS, UsageRecord
-from gateway.limits.usage_rows import names_a_user, oldest_day, summed
+from gateway.limits.memory.batch import Batch, Charge
+from gateway.limits.memory.usage_rows import names_a_user, oldest_day
+from gateway.limits.rule_text import rule_of, rule_text
+from gateway.limits.usage import OTHERS, UsageRecord
 from policies.limits import arithmetic
 from policies.limits.arithmetic import State
-from policies.limits.types import NOMINAL_MS, CalendarWindow, LimitError, Period, Rule, TokenBucket
+from policies.limits.types import CalendarWindow, LimitError, Rule
 
 _LOG: Final = logging.getLogger("penstock.limits")
 _BUSY_S: Final = 5.0
-_HOUR_MS: Final = NOMINAL_MS[Period.HOUR]
 _FAR_MS: Final = 2**62
 _MAX_COUNTED: Final = 100_000
 
@@ -53,18 +52,8 @@ ON CONFLICT DO UPDATE SET requests = MIN(requests + excluded.requests, 922337203
 """
 
 
-class Charge(NamedTuple):
-    """What a bucket that lasts was charged."""
-
-    slot: str
-    key: str
-    rule: Rule
-    amount: int
-    at_ms: int
-
-
 class SavedBucket(NamedTuple):
-    """A bucket as it was when it was last charged."""
+    """A bucket with its state after its last charge."""
 
     slot: str
     key: str
@@ -72,57 +61,8 @@ class SavedBucket(NamedTuple):
     state: State
 
 
-Whose = tuple[str, date, str, str, str]
-"""Tenant, day, key, user and model of usage."""
-
-
-@dataclass(slots=True)
-class Batch:
-    """What was settled and is to be written."""
-
-    charges: list[Charge] = field(default_factory=list)
-    usages: dict[Whose, UsageRecord] = field(default_factory=dict)
-    """Summed up; the oldest first."""
-
-    def __len__(self) -> int:
-        return len(self.charges) + len(self.usages)
-
-    def add(self, slot: str, usage: UsageRecord) -> None:
-        """Sum it up with what is there."""
-        whose = (slot, usage.day, usage.key, usage.user, usage.model)
-        known = self.usages.get(whose)
-        self.usages[whose] = usage if known is None else summed(known, usage)
-
-    def put_back(self, older: Batch) -> None:
-        """Have it before what is there."""
-        self.charges[:0] = older.charges
-        newer, self.usages = self.usages, dict(older.usages)
-        for (slot, *_), usage in newer.items():
-            self.add(slot, usage)
-
-    def drop_oldest(self, keep: int) -> int:
-        """Keep about so many, the newest; how many charges and settlements are given up."""
-        charges = self.charges[: max(0, len(self.charges) - keep // 2)]
-        usages = list(self.usages)[: max(0, len(self.usages) - keep // 2)]
-        dropped = Batch(charges, {whose: self.usages.pop(whose) for whose in usages})
-        del self.charges[: len(charges)]
-        return dropped.settlements
-
-    @property
-    def settlements(self) -> int:
-        """Charges, and settlements whose usage it has."""
-        return len(self.charges) + sum(usage.requests for usage in self.usages.values())
-
-    def pieces(self) -> Iterator[Batch]:
-        """One by one."""
-        for charge in self.charges:
-            yield Batch([charge])
-        for whose, usage in self.usages.items():
-            yield Batch(usages={whose: usage})
-
-
 class JournalFile:
-    """For one thread at a time."""
+    """Use it from one thread at a time."""
 
     def __init__(
         self,
@@ -134,7 +74,7 @@ class JournalFile:
     ) -> None:
         """Opens or makes the file and its tables. Raises OSError or sqlite3.Error."""
         self.replaced = 0
-        """How often the file was found deleted or replaced while it was in use."""
+        """How often the file was deleted or replaced while it was in use."""
         self._path = path
         self._usage_days = usage_days
         self._max_users = max_users_per_day
@@ -159,9 +99,9 @@ class JournalFile:
         return database, _identity(self._path)
 
     def follow(self) -> None:
-        """If the file was deleted or replaced since it was opened, go on in the one that has its
-        name now: all that is known is written there, over rows of the same key; its other rows
-        stay. Raises OSError or sqlite3.Error; nothing has changed then."""
+        """If the file was deleted or replaced since it was opened, go on in the file that has its
+        name now. All rows are written there, over rows of the same key; its other rows stay.
+        Raises OSError or sqlite3.Error, and then nothing has changed."""
         if _identity(self._path) == self._identity:
             return
         database, identity = self._opened()
@@ -185,12 +125,12 @@ class JournalFile:
         )
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the file."""
         self.database.close()
 
     def buckets(self) -> Iterator[SavedBucket]:
-        """All that are not as good as fresh by now. Those of a time to come, written while the
-        clock was ahead, are of now from now on."""
+        """All buckets that are not as good as fresh by now. A bucket of a future time was written
+        while the clock was ahead: its time becomes the present."""
         now_ms = self._clock_ms()
         ahead: list[SavedBucket] = []
         for slot, key, text, value, carry, at_ms in self.database.execute(
@@ -214,8 +154,8 @@ class JournalFile:
                 self._save(ahead)
 
     def write(self, batch: Batch) -> int:
-        """All of it, or nothing; but records that cannot be written at all are left out, and
-        logged: how many charges and settlements these are. Raises OSError or sqlite3.Error."""
+        """Write all of it or, raising OSError or sqlite3.Error, nothing. Records that can never be
+        written are left out and logged. Returns how many charges and settlements these are."""
         self.follow()
         if not batch:
             return 0
@@ -289,13 +229,13 @@ class JournalFile:
         ).fetchone()
         now_ms = self._clock_ms()
 
-        def not_ahead(at_ms: int) -> int:  # noted before the clock was set back
+        def not_ahead(at_ms: int) -> int:  # it was noted before the clock was set back
             return now_ms if at_ms > now_ms + arithmetic.BACK_MS else at_ms
 
         rule = charges[0].rule
         state = arithmetic.fresh(rule, not_ahead(charges[0].at_ms))
         if found is not None:
-            with contextlib.suppress(LimitError):  # `buckets` has said so
+            with contextlib.suppress(LimitError):  # `buckets` has logged it
                 rule, state = rule_of(found[0]), State(*found[1:])
         if not_ahead(state.at_ms) != state.at_ms:
             state = arithmetic.advance(rule, state, now_ms)
@@ -305,7 +245,7 @@ class JournalFile:
                 state = arithmetic.change_rule(rule, charge.rule, state, at_ms)
                 rule = charge.rule
             if isinstance(rule, CalendarWindow) and at_ms < state.at_ms:
-                continue  # written late, and that window is over
+                continue  # it is written late, and its window is over
             state = arithmetic.advance(rule, state, max(at_ms, state.at_ms))
             state = arithmetic.settle(rule, state, 0, state.at_ms, charge.amount)
         return rule, state
@@ -347,7 +287,7 @@ class JournalFile:
         return int(count)
 
     def _tidy(self) -> None:
-        """Once a day: forget usage that is too old, and buckets as good as fresh."""
+        """Once a day, delete usage that is too old and buckets that are as good as fresh."""
         now_ms = self._clock_ms()
         oldest = oldest_day(now_ms, self._usage_days)
         if oldest != self._tidied:
@@ -356,7 +296,7 @@ class JournalFile:
             self._tidied = oldest
 
     def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
-        """See `LimitStore.usage`, in no order. Raises sqlite3.Error."""
+        """See `UsageStore.usage`; in no order. Raises sqlite3.Error."""
         return [
             UsageRecord(date.fromisoformat(day), *rest)
             for day, *rest in self.database.execute(
@@ -367,7 +307,7 @@ class JournalFile:
         ]
 
     def usage_slots(self, first: date, last: date) -> list[str]:
-        """See `LimitStore.usage_slots`. Raises sqlite3.Error."""
+        """See `UsageStore.usage_slots`; in no order. Raises sqlite3.Error."""
         return [
             slot
             for (slot,) in self.database.execute(
@@ -377,19 +317,11 @@ class JournalFile:
         ]
 
 
-def lasts(rule: Rule) -> bool:
-    """Whether the bucket's loss would matter: see `gateway.limits.memory.journal`."""
-    if isinstance(rule, TokenBucket):
-        period_ms = rule.period_ms
-        return period_ms >= _HOUR_MS or rule.capacity * period_ms >= _HOUR_MS * rule.refill
-    return isinstance(rule, CalendarWindow) and NOMINAL_MS[rule.period] >= _HOUR_MS
-
-
 _Identity = tuple[int, int]
 
 
 def _identity(path: Path) -> _Identity | None:
-    """Of the file that has the name now; None: there is none."""
+    """Identity of the file that has the name now; None: there is none."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -398,7 +330,7 @@ def _identity(path: Path) -> _Identity | None:
 
 
 def _is_of_a_record(error: Exception) -> bool:
-    """Whether it is about what was to be written, so that it would fail each time."""
+    """Whether the record is the cause, so that writing it would fail each time."""
     if isinstance(error, sqlite3.Error):
         return isinstance(
             error, sqlite3.DataError | sqlite3.IntegrityError | sqlite3.InterfaceError

@@ -1,4 +1,4 @@
-"""Script calls to a Redis Cluster, through redis-py: it knows which node has which slot."""
+"""Script calls to a Redis Cluster, through redis-py, which knows which node has which hash slot."""
 
 from __future__ import annotations
 
@@ -10,21 +10,17 @@ from typing import Final, cast
 from redis.asyncio import RedisCluster
 from redis.exceptions import NoScriptError
 
-from gateway.limits.redis.line import (
-    Call,
-    Reply,
-    Word,
-    in_time,
-    unavailable,
-)
+from gateway.limits.buckets import StoreUnavailable
+from gateway.limits.redis.client import in_time, unavailable
+from gateway.limits.redis.line import Call, Reply, Word
 from gateway.limits.redis.scripts import Script
-from gateway.limits.store import StoreUnavailable
 
 _LOG: Final = logging.getLogger("penstock.limits")
 
 
-class ClusterCaller:
-    """`Caller` that sends what is begun in one turn of the loop in one batch a node."""
+class ClusterLine:
+    """`ScriptLine` to a cluster. All calls of one turn of the loop go out as one batch to each
+    node."""
 
     def __init__(
         self,
@@ -33,8 +29,8 @@ class ClusterCaller:
         *,
         lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """Finding the cluster and connecting to its nodes go on when those who wait for it have
-        given up. ``lost`` is told of connections that broke or could not be made."""
+        """Finding the cluster and connecting to its nodes go on when the calls that wait for it are
+        late. ``lost`` is called when a connection broke or could not be made."""
         self._client = client
         self._connect_timeout_s = connect_timeout_s
         self._lost = lost
@@ -44,15 +40,15 @@ class ClusterCaller:
     def call(
         self, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float
     ) -> asyncio.Future[Reply]:
-        """See `Caller.call`."""
+        """See `ScriptLine.call`."""
         return self._begin(Call.of(script, keys, arguments, timeout_s))
 
     def send(self, words: tuple[Word, ...], timeout_s: float) -> asyncio.Future[Reply]:
-        """See `Caller.send`."""
+        """See `ScriptLine.send`."""
         return self._begin(Call(words, None, timeout_s))
 
     async def close(self) -> None:
-        """See `Caller.close`."""
+        """See `ScriptLine.close`."""
         if self._begun:
             self._flush()
         if self._batches:
@@ -95,7 +91,7 @@ class ClusterCaller:
                 call.fail(str(error), lost=error.lost)
             if error.lost:
                 self._lost()
-        except Exception as error:  # noqa: BLE001 - handed to the callers
+        except Exception as error:  # noqa: BLE001 - the callers get it
             _LOG.exception("calls to the limit store cannot be sent")
             for call in batch:
                 call.fail(f"cannot be sent: {error}")

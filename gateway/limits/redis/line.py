@@ -1,31 +1,23 @@
-"""A connection to Redis for script calls: many at once, answered in order, each within its time.
+"""A connection to Redis for script calls: many at once, answered in order, each within its timeout.
 
-redis-py makes the connection (TLS, authentication, database); then hiredis' packer and reader work
-on its transport directly, which costs a third of redis-py's own path for a call. redis-py keeps its
-transport to itself: `_opened` is the one place that takes it.
+redis-py makes the connection (TLS, authentication, database). Then hiredis' packer and reader work
+on its transport directly, which costs a third of redis-py's own way to make a call. The transport
+is private to redis-py: only `_opened` takes it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, cast
 
 import hiredis
 from redis.asyncio import Redis
-from redis.exceptions import (
-    AskError,
-    ClusterDownError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway.limits.buckets import StoreUnavailable
+from gateway.limits.redis.client import in_time
 from gateway.limits.redis.scripts import Script
-from gateway.limits.store import StoreUnavailable
 
 _NOTHING: Final = object()
 
@@ -35,25 +27,20 @@ _NOT_THE_ONE: Final = frozenset(
         *("CLUSTERDOWN", "BUSY", "UNKILLABLE"),
     }
 )
-"""Refusals after which another connection may lead to a Redis that serves: after a failover, the
-old one answers that it is a replica now."""
-_LOST: Final = (
-    *(RedisConnectionError, RedisClusterException, OSError),
-    *(ReadOnlyError, ClusterDownError, AskError),  # of which MASTERDOWN and MOVED are kinds
-)
+"""Refusals after which a new connection may lead to a Redis that serves: after a failover, the old
+one answers that it is a replica."""
 
-T = TypeVar("T")
 Reply = object
 Word = str | int | bytes
 
 
-class Caller(Protocol):
-    """What script calls are sent over."""
+class ScriptLine(Protocol):
+    """Sends script calls to Redis."""
 
     def call(
         self, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float
     ) -> asyncio.Future[Reply]:
-        """Begin a script call; the answer, or StoreUnavailable within ``timeout_s``."""
+        """Begin a script call. Returns its answer, or StoreUnavailable within ``timeout_s``."""
         ...
 
     def send(self, words: tuple[Word, ...], timeout_s: float) -> asyncio.Future[Reply]:
@@ -61,24 +48,24 @@ class Caller(Protocol):
         ...
 
     async def close(self) -> None:
-        """Wait for what was begun, then let go of it."""
+        """Wait for the calls that were begun, then let go of the connection."""
         ...
 
 
 class _Made(Protocol):
-    """What is used of redis-py's connections, which have no types."""
+    """The part of redis-py's connections that is used here; they have no types."""
 
     _writer: asyncio.StreamWriter
     socket_timeout: float
     socket_connect_timeout: float
 
     async def connect(self) -> None:
-        """Connect, authenticate, choose the database."""
+        """Connect, authenticate and choose the database."""
         ...
 
 
 class Call:
-    """One that was begun."""
+    """A command that was begun."""
 
     __slots__ = ("answer", "deadline_s", "script", "timeout_s", "words")
 
@@ -90,27 +77,28 @@ class Call:
 
     @classmethod
     def of(cls, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float) -> Call:
-        """Of a script that Redis may know."""
+        """A call of a script that Redis probably knows."""
         return cls(("EVALSHA", script.sha, len(keys), *keys, arguments), script, timeout_s)
 
     def late(self) -> None:
-        """It has waited long enough."""
+        """Its timeout is over."""
         self.fail(f"no answer within {self.timeout_s * 1_000:g} ms")
 
     def fail(self, message: str, *, lost: bool = False) -> None:
-        """Unless it was answered, or its caller has gone."""
+        """Fail, unless it was answered or its caller was cancelled."""
         if not self.answer.done():
             self.answer.set_exception(StoreUnavailable(message, lost=lost))
 
     def in_full(self) -> tuple[Word, ...]:
-        """The same with the script's source, for a Redis that does not know it; once."""
+        """The same command with the script's source, for a Redis that does not know it. Call it
+        once."""
         script, self.script = cast("Script", self.script), None
         return ("EVAL", script.source, *self.words[2:])
 
 
 class _Connection(asyncio.Protocol):
-    """Writes once a turn of the loop, reads answers in order. It is given up as soon as one is
-    late: what was asked meanwhile is still waited for, nothing new is asked."""
+    """Writes once in a turn of the loop, and reads answers in order. It becomes unusable as soon as
+    an answer is late: it still waits for the answers to earlier calls, and takes no new ones."""
 
     def __init__(
         self,
@@ -130,13 +118,13 @@ class _Connection(asyncio.Protocol):
         transport.set_protocol(self)
 
     async def answered(self) -> None:
-        """Return when every answer is there, or late."""
+        """Return when every call is answered or late."""
         waiting = [call.answer for call in self._asked if not call.answer.done()]
         if waiting:
             await asyncio.wait(waiting)
 
     def ask(self, call: Call) -> None:
-        """Write it with whatever else is asked in this turn of the loop."""
+        """Write it together with the other calls of this turn of the loop."""
         self._write(call, call.words)
         if self._timer is None or call.deadline_s < self._timer.when():
             if self._timer is not None:
@@ -192,7 +180,7 @@ class _Connection(asyncio.Protocol):
         self.give_up(f"connection lost: {exc or 'closed by Redis'}")
 
     def give_up(self, why: str) -> None:
-        """Everything that waits has failed."""
+        """Fail all calls that wait, and disconnect."""
         self.usable = False
         if self._timer is not None:
             self._timer.cancel()
@@ -220,8 +208,9 @@ class _Connection(asyncio.Protocol):
             self.give_up("given up")
 
 
-class Line:
-    """`Caller` over one connection at a time, made when it is needed, never retried."""
+class SingleLine:
+    """`ScriptLine` to a single Redis: one connection at a time, made when it is needed. Nothing is
+    retried."""
 
     def __init__(
         self,
@@ -231,9 +220,9 @@ class Line:
         connected: Callable[[], None] = lambda: None,
         lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """Connecting takes many round trips, so it has a timeout of its own and goes on when those
-        who wait for it have given up. ``connected`` is told of every new connection, before
-        anything is sent; ``lost`` of one that Redis has ended, or that leads to a Redis that
+        """Connecting takes many round trips. So it has its own timeout, and goes on when the calls
+        that wait for it are late. ``connected`` is called for every new connection, before anything
+        is sent on it; ``lost`` when Redis ends a connection, or when it leads to a Redis that
         cannot serve."""
         self._client = client
         self._connect_timeout_s = connect_timeout_s
@@ -246,11 +235,11 @@ class Line:
     def call(
         self, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float
     ) -> asyncio.Future[Reply]:
-        """See `Caller.call`."""
+        """See `ScriptLine.call`."""
         return self._begin(Call.of(script, keys, arguments, timeout_s))
 
     def send(self, words: tuple[Word, ...], timeout_s: float) -> asyncio.Future[Reply]:
-        """See `Caller.send`."""
+        """See `ScriptLine.send`."""
         return self._begin(Call(words, None, timeout_s))
 
     def _begin(self, call: Call) -> asyncio.Future[Reply]:
@@ -265,7 +254,7 @@ class Line:
         return call.answer
 
     async def close(self) -> None:
-        """See `Caller.close`."""
+        """See `ScriptLine.close`."""
         if self._opening is not None:
             await asyncio.wait({self._opening})
         if self._connection is not None:
@@ -296,27 +285,3 @@ class Line:
         await made.connect()
         transport = made._writer.transport  # noqa: SLF001
         return _Connection(made, transport, self._lost)
-
-
-def connect_timeout_s(timeout_s: float) -> float:
-    """For connecting, where a call may take ``timeout_s``: a second at least, and 20 round trips
-    unless that is more than 5 seconds."""
-    return max(timeout_s, 1.0, min(20 * timeout_s, 5.0))
-
-
-async def in_time(asked: Awaitable[T], timeout_s: float) -> T:
-    """The answer of redis-py. Raises StoreUnavailable."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            return await asked
-    except (RedisError, RedisClusterException, OSError) as error:  # TimeoutError is an OSError
-        raise unavailable(error, timeout_s) from error
-
-
-def unavailable(error: Exception, timeout_s: float) -> StoreUnavailable:
-    """What an error of redis-py or asyncio means."""
-    if isinstance(error, (TimeoutError, RedisTimeoutError)):
-        return StoreUnavailable(f"no answer within {timeout_s * 1_000:g} ms")
-    if isinstance(error, _LOST):
-        return StoreUnavailable(f"no connection: {error}", lost=True)
-    return StoreUnavailable(f"refused: {error}")

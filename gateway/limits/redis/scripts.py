@@ -9,7 +9,7 @@ from importlib import resources
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Source and the SHA-1 that Redis knows it by."""
+    """A script's source, and the SHA-1 by which Redis knows it."""
 
     source: str
     sha: str

@@ -1,105 +1,65 @@
-"""The limit store in Redis 7 or Valkey: shared by all pickers, by Redis's own clock.
+"""The limit store in Redis 7 or Valkey: all pickers share it, and it goes by Redis's own clock.
 
-One script call for a reservation, one for a settlement. All keys of a tenant have the hash tag
-``{t:TENANT}``, and every key a script touches is passed to it, so it runs in a cluster.
+A reservation is one script call, and so is a settlement. All keys of a tenant have the hash tag
+``{t:TENANT}``, and every key that a script uses is passed to it, so the scripts run in a cluster.
 
-Lua has doubles only: every number in the scripts is whole and below 2^53 (`policies.limits.types`
-has the limits that see to it). Usage sums are Redis's own 64-bit integers. At most 1,000 ended
-leases of a tenant are given back by one call, so that a crash of a busy picker does not block
-Redis; a reservation that is denied before all are back is asked for again at once. A tenant whose
-buckets are all full and that nobody calls for is forgotten by key expiry, and so are usage rows, a
-day at a time.
+Lua has only doubles: every number in the scripts is whole and below 2^53 (`policies.limits.types`
+has the bounds for that). One call gives back at most 1,000 ended leases of a tenant, so that the
+crash of a busy picker does not block Redis; a reservation that is denied before all are given back
+is tried again at once. The keys of a tenant whose buckets are full expire when no call comes.
 
 A reservation whose answer did not come may still reach Redis, even after its own settlement. Such
-a settlement is remembered for `REMEMBER_S`, so that the late one finds it and takes nothing.
+a settlement is remembered for `REMEMBER_S`, so that the late reservation takes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Final, cast
 
 import orjson
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import RedisCluster
 
-from gateway.limits.redis.cluster import ClusterCaller
-from gateway.limits.redis.line import (
-    Caller,
-    Line,
-    connect_timeout_s,
-    in_time,
-)
+from gateway.limits.buckets import LATE_S, DuplicateReservation, StoreUnavailable
+from gateway.limits.redis.client import Client, connect_timeout_s
+from gateway.limits.redis.cluster import ClusterLine
+from gateway.limits.redis.line import ScriptLine, SingleLine
 from gateway.limits.redis.scripts import Script
-from gateway.limits.rules import rule_text
-from gateway.limits.store import (
-    LATE_S,
-    MAX_USERS_PER_DAY,
-    OTHERS,
-    USAGE_DAYS,
-    DuplicateReservation,
-    StoreUnavailable,
-    UsageRecord,
-    bounded,
-)
+from gateway.limits.redis.usage import PATIENCE_S, RedisUsage
+from gateway.limits.rule_text import rule_text
+from gateway.limits.usage import MAX_USERS_PER_DAY, USAGE_DAYS, UsageRecord, bounded
 from policies.limits.arithmetic import State
 from policies.limits.types import Bucket, Standing, Take, check_amount, check_takes
 from policies.limits.verdict import Granted, Verdict, judge, standing
 
 REMEMBER_S: Final = 60.0
-"""How long after a settlement a reservation of the same id, lost on its way till then, is known to
-be too late."""
+"""How long a settlement is remembered, so that its own reservation is refused if it comes later."""
 
-PATIENCE_S: Final = 1.0
-"""Least timeout of what no request waits for: recovery and accounts."""
-
-_LOG: Final = logging.getLogger("penstock.limits")
 _RESERVE: Final = Script.load("reserve")
 _SETTLE: Final = Script.load("settle")
 _RENEW: Final = Script.load("renew")
 _STANDING: Final = Script.load("standing")
 _RENEW_AT_ONCE: Final = 500
-_SCAN: Final = 1_000
 _ASK_AGAIN: Final = 2
 _NOT_COUNTED: Final = 2
 _MOST_DOUBTFUL: Final = 10_000
-_LISTED_DAYS: Final = 4
-_ROWS: Final = b"#"
-_METRICS: Final = {
-    "n": "requests",
-    "i": "input_tokens",
-    "h": "cached_tokens",
-    "o": "output_tokens",
-    "c": "cost_micros",
-}
-"""First letter of a usage field to what it counts."""
 
-Argument = str | int
-Arguments = list[Argument]
-Client = Redis | RedisCluster
-
-
-@dataclass(slots=True)
-class RedisCounters:
-    """For metrics; each only grows."""
-
-    uncounted: int = 0
-    """Settlements whose usage could not be counted in full; their buckets are right."""
+Arguments = list[str | int]
 
 
 class RedisStore:
-    """`LimitStore` in Redis. Use it from one event loop.
+    """`BucketStore` and `UsageStore` in Redis. Use it from one event loop.
 
-    What is asked in one turn of the loop is one write. Reservations have a line of their own, so
-    they never wait behind settlements.
+    All calls of one turn of the loop are one write. Reservations have a line of their own, so they
+    never wait behind settlements.
     """
+
+    volatile = False
+    """See `BucketStore.volatile`."""
 
     def __init__(
         self,
@@ -110,52 +70,52 @@ class RedisStore:
         usage_days: int = USAGE_DAYS,
         max_users_per_day: int = MAX_USERS_PER_DAY,
         prefix: str = "penstock:",
+        lost: Callable[[], None] = lambda: None,
     ) -> None:
-        """``client`` must not retry by itself and must not decode answers: see `connect`.
+        """``client``: see `gateway.limits.redis.client.connect`.
 
-        ``timeout_s`` bounds every call but those for accounts; connecting goes on in the
-        background, for `connect_timeout_s`. ``max_users_per_day``: see `LimitStore.settle`.
-        ``prefix`` must not contain a brace; ValueError otherwise.
+        ``timeout_s``: of every call but those that read usage; connecting goes on in the
+        background, for `connect_timeout_s`. ``max_users_per_day``: see `BucketStore.settle`.
+        ``lost`` is called when a connection has ended that was not given up here: Redis may come
+        back empty, and sooner than any of our calls fails. Raises ValueError for a ``prefix`` with
+        a brace.
         """
         if "{" in prefix or "}" in prefix:
             raise ValueError(f"the key prefix {prefix!r} must not contain braces: they tag slots")
-        self.lost: Callable[[], None] = lambda: None
-        """Called when a connection has ended that nobody gave up: Redis may come back empty, and
-        sooner than any call of ours fails."""
-        self.counters = RedisCounters()
         self._client = client
         self._timeout_s = timeout_s
-        self._patience_s = max(timeout_s, PATIENCE_S)
-        self._patient: RedisStore | None = None
         self._late_ms = round(late_s * 1_000)
-        self._usage_s = usage_days * 86_400
-        self._max_users = max_users_per_day
         self._prefix = prefix
-        self._listed: dict[date, set[str]] = {}
+        self._usage = RedisUsage(
+            client,
+            prefix,
+            timeout_s=timeout_s,
+            usage_days=usage_days,
+            max_users_per_day=max_users_per_day,
+        )
         self._doubtful: OrderedDict[tuple[str, str], None] = OrderedDict()
         connect_s = connect_timeout_s(timeout_s)
         if isinstance(client, RedisCluster):
-            self._reservations: Caller = ClusterCaller(client, connect_s, lost=self._tell)
-            self._settlements: Caller = ClusterCaller(client, connect_s, lost=self._tell)
+            self._reservations: ScriptLine = ClusterLine(client, connect_s, lost=lost)
+            self._settlements: ScriptLine = ClusterLine(client, connect_s, lost=lost)
         else:
-            self._reservations = Line(client, connect_s, lost=self._tell)
-            self._settlements = Line(
-                client, connect_s, connected=self._listed.clear, lost=self._tell
+            self._reservations = SingleLine(client, connect_s, lost=lost)
+            self._settlements = SingleLine(
+                client, connect_s, connected=self._usage.unlist, lost=lost
             )
 
-    @property
     def patient(self) -> RedisStore:
-        """See `LimitStore.patient`: over the same connections, with `PATIENCE_S` for each call."""
-        if self._patient is None:
-            self._patient = copy(self)
-            self._patient._timeout_s = self._patience_s  # noqa: SLF001 - it is one of us
-        return self._patient
+        """The same store with `PATIENCE_S` for each call, for recovery. The two share everything
+        but the timeout."""
+        patient = copy(self)
+        patient._timeout_s = max(self._timeout_s, PATIENCE_S)  # noqa: SLF001 - it is one of us
+        return patient
 
     async def reserve(
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
     ) -> Verdict:
-        """See `LimitStore.reserve`. Cancelled or timed out, it may have taken: the lease returns
-        it, or an early `release`."""
+        """See `BucketStore.reserve`. If it is cancelled or times out, Redis may hold it all the
+        same, until a `release` or the end of the lease."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + self._timeout_s
         while True:
@@ -173,11 +133,11 @@ class RedisStore:
     async def adopt(
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
     ) -> bool:
-        """See `LimitStore.adopt`."""
+        """See `BucketStore.adopt`."""
         return bool(await self._reserve(slot, reservation_id, takes, lease_s, forced=True))
 
     async def renew(self, slot: str, reservation_ids: Sequence[str], lease_s: float) -> int:
-        """See `LimitStore.renew`. One script call for up to 500 reservations."""
+        """See `BucketStore.renew`. One script call for up to 500 reservations."""
         keys, lease_ms = self._keys(slot), round(lease_s * 1_000)
         calls = [
             self._settlements.call(
@@ -199,7 +159,7 @@ class RedisStore:
         charges: Mapping[str, int],
         usage: UsageRecord | None = None,
     ) -> bool:
-        """See `LimitStore.settle`. Harmless to repeat after StoreUnavailable."""
+        """See `BucketStore.settle`. Harmless to repeat after StoreUnavailable."""
         doubtful = bool(self._doubtful) and (slot, reservation_id) in self._doubtful
         remember_ms = round(REMEMBER_S * 1_000) if doubtful else 0
         arguments: Arguments = [self._late_ms, reservation_id, remember_ms, len(charges)]
@@ -209,39 +169,24 @@ class RedisStore:
         keys = self._keys(slot)
         if usage is not None:
             usage = bounded(usage)
-            self._list(slot, usage.day)
-            keys.append(self._usage_key(slot, usage.day))
-            arguments += (
-                self._usage_s,
-                self._max_users,
-                _whose(usage, usage.user),
-                _whose(usage, OTHERS if usage.user else ""),
-                usage.requests,
-                usage.input_tokens,
-                usage.cached_tokens,
-                usage.output_tokens,
-                usage.cost_micros,
-            )
+            self._usage.list_slot(slot, usage.day, self._settlements, self._timeout_s)
+            keys.append(self._usage.key(slot, usage.day))
+            arguments += self._usage.arguments(usage)
         done = await self._settlements.call(_SETTLE, keys, orjson.dumps(arguments), self._timeout_s)
-        if usage is not None:
-            self._list(slot, usage.day)  # again, if it took a new connection
+        if usage is not None:  # again, if there is a new connection since then
+            self._usage.list_slot(slot, usage.day, self._settlements, self._timeout_s)
+            if done == _NOT_COUNTED:
+                self._usage.not_counted(slot, usage)
         if doubtful:
             self._doubtful.pop((slot, reservation_id), None)
-        if done == _NOT_COUNTED:
-            self.counters.uncounted += 1
-            if self.counters.uncounted % 1_000 == 1:
-                _LOG.error(
-                    "usage of %r cannot be counted in full (%d settlements so far): %r",
-                    *(slot, self.counters.uncounted, usage),
-                )
         return bool(done)
 
     async def release(self, slot: str, reservation_id: str) -> bool:
-        """See `LimitStore.release`."""
+        """See `BucketStore.release`."""
         return await self.settle(slot, reservation_id, {})
 
     async def standing(self, slot: str, buckets: Sequence[Bucket]) -> list[Standing]:
-        """See `LimitStore.standing`."""
+        """See `BucketStore.standing`."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + self._timeout_s
         arguments: Arguments = [self._late_ms]
@@ -257,60 +202,26 @@ class RedisStore:
         ]
 
     async def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:
-        """See `LimitStore.usage`. A round trip for each day and 1,000 counts, each with
-        `PATIENCE_S`."""
-        rows: list[UsageRecord] = []
-        for day in _days(first, last):
-            fields: dict[bytes, bytes] = {}
-            key, cursor = self._usage_key(slot, day), 0
-            while True:
-                asked = self._client.hscan(key, cursor=cursor, count=_SCAN)
-                cursor, some = await in_time(
-                    cast("Awaitable[tuple[int, dict[bytes, bytes]]]", asked), self._patience_s
-                )
-                fields.update(some)
-                if not cursor:
-                    break
-            rows += _rows(day, fields)
-        return rows
+        """See `UsageStore.usage`."""
+        return await self._usage.usage(slot, first, last)
 
     async def usage_slots(self, first: date, last: date) -> list[str]:
-        """See `LimitStore.usage_slots`. Round trips like `usage`."""
-        slots: set[bytes] = set()
-        for day in _days(first, last):
-            cursor = 0
-            while True:
-                asked = self._client.sscan(self._listing_key(day), cursor=cursor, count=_SCAN)
-                cursor, some = await in_time(
-                    cast("Awaitable[tuple[int, list[bytes]]]", asked), self._patience_s
-                )
-                slots.update(some)
-                if not cursor:
-                    break
-        return sorted(slot.decode() for slot in slots)
+        """See `UsageStore.usage_slots`."""
+        return await self._usage.usage_slots(first, last)
 
     async def check(self) -> None:
-        """Return when Redis runs the scripts, with nothing held or taken."""
+        """Return when Redis runs the scripts; nothing is taken."""
         await self._run(_STANDING, self._keys(""), [self._late_ms])
 
     async def close(self) -> None:
-        """Wait for what was given to it, then disconnect."""
+        """Wait for the calls that were begun, then disconnect."""
         await self._reservations.close()
         await self._settlements.close()
         await self._client.aclose()
 
-    def _tell(self) -> None:
-        self.lost()
-
     def _keys(self, slot: str) -> list[str]:
         tag = f"{self._prefix}{{t:{slot}}}:"
         return [tag + "b", tag + "r", tag + "x"]
-
-    def _usage_key(self, slot: str, day: date) -> str:
-        return f"{self._prefix}{{t:{slot}}}:u:{day.isoformat()}"
-
-    def _listing_key(self, day: date) -> str:
-        return f"{self._prefix}u:{day.isoformat()}"
 
     async def _reserve(
         self,
@@ -341,93 +252,6 @@ class RedisStore:
         )
         return cast("list[int]", answer)
 
-    def _list(self, slot: str, day: date) -> None:
-        """Have the tenant listed among those with usage on that day, before its usage is there."""
-        listed = self._listed.get(day)
-        if listed is None:
-            listed = self._listed[day] = set()
-            while len(self._listed) > _LISTED_DAYS:
-                del self._listed[next(iter(self._listed))]
-        if slot in listed:
-            return
-        listed.add(slot)
-        key = self._listing_key(day)
-
-        def done(answer: asyncio.Future[object]) -> None:
-            if answer.cancelled() or answer.exception() is not None:
-                listed.discard(slot)  # the next settlement lists it
-
-        for words in (("SADD", key, slot), ("EXPIRE", key, self._usage_s)):
-            self._settlements.send(words, self._timeout_s).add_done_callback(done)
-
-
-def connect(url: str, *, timeout_s: float = 0.05, max_connections: int = 32) -> Redis:
-    """A client of a single Redis or Valkey, as `RedisStore` wants it: no retries, because they
-    would hide how long a call takes, bytes as answers, and a bounded pool, for which calls wait
-    within their own timeout.
-
-    ``timeout_s``: of a call; redis-py's own timeouts leave time for connecting. ``url``:
-    ``redis://``, ``rediss://`` or ``unix://``. Raises ValueError for another one.
-    """
-    patience_s = connect_timeout_s(timeout_s)
-    pool = BlockingConnectionPool.from_url(
-        url,
-        max_connections=max_connections,
-        timeout=None,
-        socket_timeout=patience_s,
-        socket_connect_timeout=patience_s,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=False,
-        protocol=2,
-    )
-    return Redis.from_pool(pool)
-
-
-def connect_cluster(url: str, *, timeout_s: float = 0.05) -> RedisCluster:
-    """The same for a Redis Cluster, found from any of its nodes."""
-    patience_s = connect_timeout_s(timeout_s)
-    return RedisCluster.from_url(
-        url,
-        socket_timeout=patience_s,
-        socket_connect_timeout=patience_s,
-        retry=Retry(NoBackoff(), 0),
-        decode_responses=False,
-        protocol=2,
-    )
-
 
 def _states(numbers: Sequence[int], first: int) -> list[State]:
     return [State(*numbers[i : i + 3]) for i in range(first, len(numbers), 3)]
-
-
-def _days(first: date, last: date) -> Iterable[date]:
-    return (first + timedelta(days=offset) for offset in range((last - first).days + 1))
-
-
-def _whose(usage: UsageRecord, user: str) -> str:
-    return orjson.dumps([usage.key, user, usage.model]).decode()
-
-
-def _rows(day: date, fields: Mapping[bytes, bytes]) -> list[UsageRecord]:
-    counts: dict[bytes, dict[str, int]] = {}
-    for name, value in fields.items():
-        if name != _ROWS:
-            counts.setdefault(name[1:], {})[_METRICS[chr(name[0])]] = int(value)
-    rows = []
-    for whose, counted in counts.items():
-        key, user, model = orjson.loads(whose)
-        of = counted.get
-        rows.append(
-            UsageRecord(
-                day,
-                key,
-                user,
-                model,
-                of("input_tokens", 0),
-                of("cached_tokens", 0),
-                of("output_tokens", 0),
-                of("cost_micros", 0),
-                of("requests", 0),
-            )
-        )
-    return sorted(rows, key=lambda row: (row.key, row.user, row.model))

@@ -25,11 +25,11 @@ from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.prompt.blocks import hash_blocks
 from picker.prompt.forms import Form, read_prompt
-from picker.request.pick import Role
+from picker.request.role import Role
 from picker.state.cache.approximate import ApproximateIndex
 from picker.state.endpoints import EndpointSpec, PoolState, Signals
-from policies.registry import build
-from policies.routing.types import PoolView, RoutingPolicy, RoutingRequest
+from policies.routing.spec import PolicySpec
+from policies.routing.types import PoolView, RoutingRequest
 from policies.routing.weighted import DEFAULT_PROFILE
 
 ROUNDS = 7
@@ -90,8 +90,7 @@ def prompt_rows(rng: random.Random) -> Iterator[Row]:
 
 def rank_rows(rng: random.Random) -> Iterator[Row]:
     """The default profile over pools of several sizes."""
-    policy = build("policy", "weighted", DEFAULT_PROFILE)
-    assert isinstance(policy, RoutingPolicy)
+    policy = PolicySpec("weighted", DEFAULT_PROFILE).build()
     for endpoints in (3, 100, 1_000):
         pool = PoolView.zeros(endpoints)
         values = np.random.default_rng(1)

@@ -9,25 +9,25 @@ from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-import grpc
 from aiohttp import web
 
 from gateway.admin.access import Access
 from gateway.admin.api import application
 from gateway.admin.status import ConfigStatus, EnvoyStatus, GatewayStatus
 from gateway.config.reading.load import load
-from gateway.control.accounts import AccountsClient, AccountsHandler, AccountsSource
-from gateway.limits.limiter import TenantLimiter
+from gateway.control.accounts import AccountsClient, AccountsServer
+from gateway.limits.accounts import AccountsSource, TenantAccounts
 from gateway.limits.memory.store import MemoryStore
-from gateway.limits.store import UsageRecord
+from gateway.limits.usage import UsageRecord
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.follower import Follower
-from gateway.tenancy.service import TenantAdmin
-from gateway.tenancy.sqlite import SqliteRegistry
-from policies.limits.plan import Subject, TenantPolicy
+from gateway.tenancy.key_admin import KeyAdmin
+from gateway.tenancy.sqlite_registry import SqliteRegistry
+from gateway.tenancy.tenant_admin import TenantAdmin
+from gateway.tenancy.writing import Writer
+from policies.limits.plan import Subject
 from policies.limits.plan import takes as takes_of
 from policies.limits.prices import Usage
-from policies.limits.types import Bucket
 
 CONFIGURATION = """
 plans:
@@ -62,18 +62,6 @@ class Status:
         raise NotImplementedError
 
 
-class Silent:
-    """Hears what limits did and keeps nothing."""
-
-    def refused(self, tenant: str, bucket: Bucket) -> None: ...
-
-    def would_refuse(self, tenant: str, bucket: Bucket) -> None: ...
-
-    def charged(self, subject: Subject, usage: Usage, cost_micros: int) -> None: ...
-
-    def unsettled(self) -> None: ...
-
-
 class Place:
     """Tenants over a SQLite registry, limits over a store whose clock stands at noon."""
 
@@ -86,25 +74,15 @@ class Place:
         self.directory = Directory(self.config)
         self.registry = SqliteRegistry(folder / "penstock.db")
         self.follower = Follower(self.registry, self.directory)
-        self.tenants: TenantAdmin | None = TenantAdmin(self.follower, now_s=time.time)
+        writer = Writer(self.follower)
+        keys = KeyAdmin(writer, now_s=time.time)
+        self.tenants: TenantAdmin | None = TenantAdmin(writer, keys)
         self.store = MemoryStore(clock_ms=lambda: round(NOON.timestamp() * 1_000))
-        self.limiter = TenantLimiter(
-            self.store,
-            policy_of=self.policy_of,
-            prices=lambda: self.directory.policies.prices,
-            observer=Silent(),
-            lease_s=60.0,
-        )
+        self.answers = TenantAccounts(self.store, self.store, self.directory.policy_with)
         self.socket = folder / "accounts-0.sock"
         self.accounts = AccountsClient(lambda: [self.socket])
         self.token: str | None = None
         self.access = Access(lambda: self.token)
-
-    def policy_of(self, tenant: str, key_id: str) -> TenantPolicy | None:
-        key = self.directory.key(key_id)
-        if key is not None:
-            return self.directory.policy_of(key)
-        return self.directory.policy(tenant) or self.directory.unknown(tenant)
 
     async def use(
         self,
@@ -116,12 +94,13 @@ class Place:
         settled: bool = True,
     ) -> None:
         """A request that was served, or that still runs."""
-        policy = self.policy_of(subject.tenant, key_id)
+        policy = self.directory.policy_with(subject.tenant, key_id)
         assert policy is not None
         taken = takes_of(policy.meters(subject), usage)
         name = f"r{time.monotonic_ns()}"
         await self.store.reserve(subject.tenant, name, taken, 60.0)
         if settled:
+            price = policy.prices.of(subject.model)
             record = UsageRecord(
                 day,
                 key_id,
@@ -130,7 +109,7 @@ class Place:
                 usage.input_tokens,
                 usage.cached_tokens,
                 usage.output_tokens,
-                policy.prices.micros(subject.model, usage),
+                price.micros(usage) if price is not None else 0,
             )
             charges = {take.bucket.key: take.amount for take in taken}
             await self.store.settle(subject.tenant, name, charges, record)
@@ -150,7 +129,7 @@ async def place(configuration: str = CONFIGURATION) -> AsyncIterator[tuple[Place
     with tempfile.TemporaryDirectory(prefix="pk") as name:  # unix sockets' paths are short
         folder = Path(name)
         made = Place(folder, configuration)
-        stop = await serve_accounts(made.limiter, made.socket)
+        stop = await serve_accounts(made.answers, made.socket)
         runner, url = await made.serve_api()
         try:
             yield made, url
@@ -162,8 +141,6 @@ async def place(configuration: str = CONFIGURATION) -> AsyncIterator[tuple[Place
 
 async def serve_accounts(source: AccountsSource, socket: Path) -> Callable[[], Awaitable[None]]:
     """A worker's end on a socket; call the answer to stop it."""
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((AccountsHandler(source).handler(),))
-    server.add_insecure_port(f"unix:{socket}")
-    await server.start()
-    return lambda: server.stop(None)
+    server = AccountsServer(source)
+    await server.start(socket)
+    return server.stop

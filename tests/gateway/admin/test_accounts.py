@@ -79,7 +79,7 @@ async def test_what_is_left_and_when_it_is_back(api: Api) -> None:
 async def test_a_debt_shows_in_what_was_used(api: Api) -> None:
     rolling = {"count": "total_tokens", "limit": 600, "period": "minute"}
     await api("POST", "tenants", {"name": "acme", "limits": [rolling]})
-    policy = api.place.policy_of("acme", "")
+    policy = api.place.directory.policy_with("acme", "")
     assert policy is not None
     meters = policy.meters(Subject("acme", "", "", "llama"))
     await api.place.store.reserve("acme", "r", takes(meters, Usage(100, 50)), 60.0)

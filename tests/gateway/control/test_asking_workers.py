@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.control.accounts import AccountsClient, AccountsUnavailable, UnknownSubject
-from gateway.limits.store import StoreUnavailable, UsageRecord
+from gateway.control.accounts import AccountsClient, AccountsUnavailable
+from gateway.limits.accounts import UnknownSubject
+from gateway.limits.buckets import StoreUnavailable
+from gateway.limits.usage import UsageRecord
 from policies.limits.plan import Subject
 from policies.limits.types import (
     Bucket,

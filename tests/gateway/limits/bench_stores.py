@@ -17,11 +17,12 @@ from typing import cast
 import uvloop
 from rich.console import Console
 
+from gateway.limits.buckets import BucketStore
 from gateway.limits.memory.journal import Journal
 from gateway.limits.memory.store import MemoryStore
-from gateway.limits.outage.fallback import FallbackStore
-from gateway.limits.redis.store import RedisStore, connect
-from gateway.limits.store import LimitStore, UsageRecord
+from gateway.limits.redis.client import connect
+from gateway.limits.redis.store import RedisStore
+from gateway.limits.usage import UsageRecord
 from loadtests.bench.rows import Row, below, table
 from loadtests.bench.stats import spread
 from policies.limits.plan import OnStoreFailure
@@ -35,6 +36,7 @@ from policies.limits.types import (
     Take,
     TokenBucket,
 )
+from tests.gateway.limits.outage.parts import fallback
 from tests.redis_server import RedisServer
 
 PAIRS = 10_000
@@ -64,7 +66,7 @@ def takes_of(tenant: str, rules: tuple[tuple[Dimension, Rule], ...] = RULES) -> 
     ]
 
 
-async def pairs(store: LimitStore, count: int, at_once: int) -> tuple[float, list[float]]:
+async def pairs(store: BucketStore, count: int, at_once: int) -> tuple[float, list[float]]:
     """CPU µs by pair, and how long reservations took, ms."""
     takes = takes_of("acme")
     charges = {take.bucket.key: take.amount - 1 for take in takes}
@@ -135,7 +137,7 @@ async def measure(server: RedisServer, folder: Path) -> list[Row]:
     await journalled(rows, folder)
     for at_once in (1, 32):
         plain = RedisStore(connect(server.url, timeout_s=5), timeout_s=5)
-        wrapped = FallbackStore(plain, mode_of=lambda _: OnStoreFailure.OPEN)
+        wrapped = fallback(plain, OnStoreFailure.OPEN)
         for name, store in (("Redis store", plain), ("with fallback", wrapped)):
             await pairs(store, 1_000, at_once)
             server.ask("CONFIG", "RESETSTAT")

@@ -7,8 +7,9 @@ import pytest
 
 from gateway.limits.memory.journal import Journal
 from gateway.limits.memory.store import MemoryStore
-from gateway.limits.redis.store import RedisStore, connect
-from gateway.limits.store import LimitStore
+from gateway.limits.redis.client import connect
+from gateway.limits.redis.store import RedisStore
+from tests.gateway.limits.either import Store
 from tests.redis_server import RedisServer
 
 
@@ -23,9 +24,9 @@ async def store(redis_server: RedisServer) -> AsyncIterator[RedisStore]:
 @pytest.fixture(params=["memory", "journal", "redis"])
 async def any_store(
     request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path
-) -> AsyncIterator[LimitStore]:
+) -> AsyncIterator[Store]:
     """Each store in turn; none names more than 3 users of a tenant a day."""
-    store: LimitStore
+    store: Store
     if request.param == "redis":
         client = connect(redis_server.url, timeout_s=10)
         store = RedisStore(client, timeout_s=10, max_users_per_day=3)

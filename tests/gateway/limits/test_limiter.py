@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 
+from gateway.limits.accounts import TenantAccounts
+from gateway.limits.buckets import StoreUnavailable
 from gateway.limits.limiter import TenantLimiter
 from gateway.limits.memory.store import MemoryStore
-from gateway.limits.store import StoreUnavailable
 from picker.request.answer import Answer, Decision
 from picker.request.caller import Caller
 from picker.request.head import RequestHead
@@ -33,7 +34,7 @@ from tests.picker.fleet import Fleet, ask, chat, decided, end_of, fleet, head, r
 
 ACME = "acme"
 DAY = Period.DAY
-PRICES = PriceList([("*", Price.per_million(input_="1", output="10", cached_input="0.5"))])
+PRICES = PriceList([("*", Price(1_000_000, 10_000_000, 500_000))])
 
 
 def rule(
@@ -100,9 +101,14 @@ class Place:
         self.now_ms = 1_800_000_000_000
         self.store = store or MemoryStore(clock_ms=lambda: self.now_ms)
         self.seen = Seen()
+
+        def policy_of(tenant: str, key_id: str) -> TenantPolicy | None:
+            return policy if tenant == ACME else None
+
+        self.accounts = TenantAccounts(self.store, self.store, policy_of)
         self.limiter = TenantLimiter(
             self.store,
-            policy_of=lambda tenant, _: policy if tenant == ACME else None,
+            policy_of=policy_of,
             prices=lambda: PRICES,
             observer=self.seen,
             lease_s=lease_s,
@@ -126,7 +132,7 @@ class Place:
     async def used(self, subject: Subject | None = None) -> dict[str, int]:
         """By bucket key: what is taken, held or charged."""
         await asyncio.sleep(0)
-        standings = await self.limiter.standings(subject or Subject(ACME, "k1", "", "llama"))
+        standings = await self.accounts.standings(subject or Subject(ACME, "k1", "", "llama"))
         return {one.bucket.key.partition("|")[0]: one.limit - one.remaining for one in standings}
 
 

@@ -16,8 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from gateway.limits.memory.journal import Journal
 from gateway.limits.memory.store import MemoryStore
-from gateway.limits.redis.store import RedisStore, connect
-from gateway.limits.store import LimitStore, UsageRecord
+from gateway.limits.redis.client import connect
+from gateway.limits.redis.store import RedisStore
+from gateway.limits.usage import UsageRecord
 from policies.limits.types import (
     MAX_AMOUNT,
     MAX_LIMIT,
@@ -31,8 +32,9 @@ from policies.limits.types import (
     TokenBucket,
 )
 from policies.limits.verdict import Denied, Granted, Refusal
-from tests.gateway.limits import script_clock
+from tests.gateway.limits.either import Store
 from tests.gateway.limits.model import Model
+from tests.gateway.limits.redis import script_clock
 from tests.redis_server import RedisServer
 
 START_MS = int(datetime(2028, 2, 28, 23, 59, 57, 123_000, UTC).timestamp() * 1000)
@@ -86,12 +88,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.variant = [0] * len(BUCKETS)
         self.ids: list[str] = []
         self.used: dict[str, int] = {}
-        self.store: LimitStore = self.run(self.make())
+        self.store: Store = self.run(self.make())
 
     def run(self, call: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(call)
 
-    async def make(self) -> LimitStore:
+    async def make(self) -> Store:
         if self.server is None:
             return MemoryStore(
                 clock_ms=lambda: self.now_ms, steady_ms=lambda: self.steady_ms, late_s=LATE_S
@@ -212,7 +214,7 @@ def test_memory_store_does_what_the_model_does() -> None:
 
 def test_memory_store_with_a_journal_does_what_the_model_does() -> None:
     class JournalMachine(StoreMachine):
-        async def make(self) -> LimitStore:
+        async def make(self) -> Store:
             self.folder = tempfile.TemporaryDirectory(prefix="pk")
             path = Path(self.folder.name) / "penstock.db"
             self.journal = Journal(path, clock_ms=lambda: self.now_ms)

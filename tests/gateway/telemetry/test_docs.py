@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from gateway.admin.gauges import StatusCollector
 from gateway.admin.status import ConfigStatus, EnvoyStatus, GatewayStatus
-from gateway.limits.outage.records import Counters
+from gateway.limits.outage_counters import OutageCounters
 from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.request_log import RequestLog
 from gateway.telemetry.tenant_metrics import TenantMetrics
@@ -40,7 +40,7 @@ def test_every_event_of_an_outage_is_documented() -> None:
     section = DOCS.partition("Events of `penstock_limit_store_outage_events_total`")[2]
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", section, re.MULTILINE)
     events = {event.strip("`") for row in rows for event in row.split(", ")}
-    assert {field.name for field in fields(Counters)} <= events
+    assert {field.name for field in fields(OutageCounters)} <= events
 
 
 def test_every_field_of_the_request_log_is_documented(

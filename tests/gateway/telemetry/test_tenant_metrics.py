@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from gateway.limits.outage.records import Counters
+from gateway.limits.outage_counters import OutageCounters
 from gateway.telemetry.tenant_metrics import TenantMetrics
 from policies.limits.plan import Subject
 from policies.limits.prices import Usage
@@ -51,7 +51,7 @@ def test_labels_stay_bounded() -> None:
 
 def test_counts_that_only_grow_are_added_once() -> None:
     metrics, registry = made()
-    counters = Counters(outages=1, queued=7)
+    counters = OutageCounters(outages=1, queued=7)
     metrics.sample_outage(counters)
     counters.queued += 2
     metrics.sample_outage(counters)

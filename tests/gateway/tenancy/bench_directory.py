@@ -21,7 +21,7 @@ from gateway.tenancy.gate import TenantGate
 from gateway.tenancy.keys import digest_of, make_key
 from gateway.tenancy.records import KeyRecord, TenantRecord, key_entry, tenant_entry
 from gateway.tenancy.registry import Entry
-from gateway.tenancy.sqlite import SqliteRegistry
+from gateway.tenancy.sqlite_registry import SqliteRegistry
 from picker.request.head import RequestHead
 from tests.gateway.tenancy.parts import NOW_S, config_of, head_of
 
@@ -85,7 +85,6 @@ async def _main(count: int) -> None:
         await registry.close()
 
     gate = TenantGate(directory, now_s=time.time)
-    gate.configure(config)
     names = [f"tenant-{number:06}" for number in range(0, count, max(1, count // 1_000))]
     ways = {
         "API key": [head_of({"authorization": f"Bearer {text}"}) for text in texts],

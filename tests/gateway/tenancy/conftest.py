@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.tenancy.registry import Registry
-from tests.gateway.tenancy.parts import open_registry
+from tests.gateway.tenancy.parts import Office, WallClock, open_registry
 from tests.redis_server import RedisServer
 
 
@@ -38,3 +38,14 @@ async def registries(place: str) -> AsyncIterator[Iterator[Registry]]:
 @pytest.fixture
 def registry(registries: Iterator[Registry]) -> Registry:
     return next(registries)
+
+
+@pytest.fixture
+def offices(registries: Iterator[Registry]) -> Iterator[Office]:
+    clock = WallClock()
+    return (Office(registry, clock) for registry in registries)
+
+
+@pytest.fixture
+def office(offices: Iterator[Office]) -> Office:
+    return next(offices)

@@ -9,13 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.config.config import Config
-from gateway.limits.redis.store import connect
+from gateway.limits.redis.client import connect
+from gateway.tenancy.directory import Directory
 from gateway.tenancy.follower import Follower
+from gateway.tenancy.gate import TenantGate
+from gateway.tenancy.key_admin import KeyAdmin
+from gateway.tenancy.keys import digest_of
 from gateway.tenancy.redis_registry import RedisRegistry
-from gateway.tenancy.registry import START, Conflict, Entry, Kind, Registry
-from gateway.tenancy.service import TenantAdmin
-from gateway.tenancy.sqlite import SqliteRegistry
+from gateway.tenancy.registry import START, Conflict, Entry, EntryKind, Registry
+from gateway.tenancy.sqlite_registry import SqliteRegistry
+from gateway.tenancy.tenant_admin import TenantAdmin
+from gateway.tenancy.writing import Writer
 from picker.request.head import RequestHead
+from picker.request.rejection import Rejection
 
 PATIENT_S = 20.0
 """So that a busy machine fails no test."""
@@ -57,23 +63,46 @@ async def all_of(registry: Registry) -> list[Entry]:
 
 
 def admin_of(follower: Follower, clock: WallClock) -> TenantAdmin:
-    return TenantAdmin(follower, now_s=clock)
+    writer = Writer(follower)
+    return TenantAdmin(writer, KeyAdmin(writer, now_s=clock))
+
+
+PLANS = [{"name": "gold", "priority": 10}, {"name": "free"}]
+FILE_TENANTS = [{"name": "infile", "keys": [{"id": "ci", "sha256": digest_of("ci").hex()}]}]
+
+
+class Office:
+    """An operator's desk with a gate beside it."""
+
+    def __init__(self, registry: Registry, clock: WallClock) -> None:
+        self.clock = clock
+        config = config_of(identity={}, plans=PLANS, tenants=FILE_TENANTS)
+        self.follower = Follower(registry, Directory(config), keeper=True)
+        self.admin = admin_of(self.follower, clock)
+        self.gate = TenantGate(self.follower.directory, now_s=clock)
+
+    def opens(self, key: str) -> bool:
+        try:
+            self.gate.identify(head_of({"x-api-key": key}))
+        except Rejection:
+            return False
+        return True
 
 
 async def _count(place: str, own: str, times: int) -> None:
     """Add to a counter that others add to as well, and write an entry of one's own each time."""
     registry = open_registry(place)
-    counter = Entry(Kind.TENANT, "counter", 0, b"0")
+    counter = Entry(EntryKind.TENANT, "counter", 0, b"0")
     for number in range(times):
         while True:
             for entry in await all_of(registry):
                 if entry.id == "counter":
                     counter = entry
             total = str(int(counter.content) + 1).encode()
-            mine = Entry(Kind.KEY, own, number + 1, str(number).encode())
+            mine = Entry(EntryKind.KEY, own, number + 1, str(number).encode())
             try:
                 await registry.write(
-                    [mine, Entry(Kind.TENANT, "counter", counter.version + 1, total)]
+                    [mine, Entry(EntryKind.TENANT, "counter", counter.version + 1, total)]
                 )
                 break
             except Conflict:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.config.config import Config
 from gateway.config.reading.load import load
-from gateway.config.schema.limits import Limit
+from gateway.config.schema.limit import Limit
 from gateway.config.schema.tenancy import Tenant
 from gateway.tenancy.compile import Policies
 from policies.limits.plan import OnStoreFailure, Subject, TenantPolicy, charges, takes
@@ -260,7 +260,7 @@ tenants: [{name: visitors, priority: -5}]
 def test_without_any_of_it_nothing_is_limited() -> None:
     policies = Policies(Config())
     assert policies.anonymous() is None
-    assert policies.prices.micros("m", USAGE) == 0
+    assert policies.prices.of("m") is None
 
 
 def test_tenants_of_a_plan_share_its_rules(tmp_path: Path) -> None:
@@ -281,9 +281,11 @@ def test_a_broken_expression_is_counted_and_logged_now_and_then(
             " 'max(0.0, 1.0 / (double(input_tokens) - 12344.0 - 1.0))'}]}",
         )
     )
+    price = policies.prices.of("m")
+    assert price is not None
     with caplog.at_level(logging.ERROR, "penstock.limits"):
         for _ in range(5):
-            assert policies.prices.micros("m", Usage(12_345, 0)) == 0
+            assert price.micros(Usage(12_345, 0)) == 0
     assert policies.failures == 5
     assert [record.args[1] for record in caplog.records if record.args] == [1, 2, 4]  # type: ignore[index]
 
@@ -303,7 +305,9 @@ def test_the_example(tmp_path: Path) -> None:
     ]
     key = policies.for_key(acme, found.tenants[0].keys[0].limits)
     assert names(key)[-1] == "cost-per-day-by-key"
-    assert policies.prices.micros("llama-3-8b", Usage(1_000_000, 1_000_000)) == 750_000
+    price = policies.prices.of("llama-3-8b")
+    assert price is not None
+    assert price.micros(Usage(1_000_000, 1_000_000)) == 750_000
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)

@@ -15,7 +15,7 @@ from gateway.tenancy.directory import Directory
 from gateway.tenancy.gate import TenantGate
 from gateway.tenancy.keys import digest_of, make_key
 from gateway.tenancy.records import KeyRecord, key_entry
-from gateway.tenancy.registry import Entry, Kind
+from gateway.tenancy.registry import Entry, EntryKind
 from picker.request.caller import Caller
 from picker.request.rejection import Reason, Rejection
 from tests.gateway.tenancy.parts import NOW_S, WallClock, config_of, head_of
@@ -38,7 +38,6 @@ class Door:
         self.clock = WallClock()
         self.directory = Directory(config)
         self.gate = TenantGate(self.directory, now_s=self.clock)
-        self.gate.configure(config)
 
     def __call__(
         self,
@@ -246,7 +245,7 @@ def test_unknown_tenants_may_have_a_plan() -> None:
     assert (caller.tenant, caller.policy.priority, caller.policy.plan) == ("nobody", -1, "free")
     assert at({"x-tenant-id": "acme"}).policy.plan == ""
     at.refused({"x-tenant-id": "a{b}"}, Reason.UNKNOWN_TENANT)
-    at.directory.apply([Entry(Kind.TENANT, "nobody", 1, b'{"name":"nobody","priority":9}')])
+    at.directory.apply([Entry(EntryKind.TENANT, "nobody", 1, b'{"name":"nobody","priority":9}')])
     assert at({"x-tenant-id": "nobody"}).policy.priority == 9
 
 

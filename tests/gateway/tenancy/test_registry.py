@@ -14,18 +14,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.limits.redis.store import connect, connect_cluster
+from gateway.limits.redis.client import connect, connect_cluster
 from gateway.tenancy.redis_registry import RedisRegistry
 from gateway.tenancy.registry import (
     START,
     Conflict,
     Entry,
-    Kind,
-    Place,
+    EntryKind,
+    Position,
     Registry,
     RegistryUnavailable,
 )
-from gateway.tenancy.sqlite import SqliteRegistry
+from gateway.tenancy.sqlite_registry import SqliteRegistry
 from tests.gateway.tenancy.parts import PATIENT_S, all_of, open_registry
 from tests.redis_server import RedisServer
 
@@ -33,11 +33,11 @@ ROOT = Path(__file__).parents[3]
 
 
 def tenant(name: str, version: int = 1, content: str = "{}") -> Entry:
-    return Entry(Kind.TENANT, name, version, content.encode())
+    return Entry(EntryKind.TENANT, name, version, content.encode())
 
 
 def key(name: str, version: int = 1, content: str = "{}") -> Entry:
-    return Entry(Kind.KEY, name, version, content.encode())
+    return Entry(EntryKind.KEY, name, version, content.encode())
 
 
 async def test_what_one_writes_another_reads(registries: Iterator[Registry]) -> None:
@@ -75,11 +75,11 @@ async def test_only_what_is_new_is_read(registries: Iterator[Registry]) -> None:
     await writer.write([tenant("a"), tenant("b")])
     page = await reader.changes(START)
     assert [entry.id for entry in page.entries] == ["a", "b"]
-    assert (await reader.changes(page.place)).entries == ()
+    assert (await reader.changes(page.position)).entries == ()
     await writer.write([tenant("a", 2)])
     await writer.write([tenant("c")])
     await writer.write([tenant("a", 3)])
-    page = await reader.changes(page.place)
+    page = await reader.changes(page.position)
     assert not page.restarted
     assert page.entries == (tenant("c"), tenant("a", 3)), "the last version of each, once"
 
@@ -90,7 +90,7 @@ async def test_much_is_read_in_pages(registry: Registry) -> None:
     while more:
         page = await registry.changes(place, 3)
         assert page.restarted == (place == START)
-        place, more = page.place, page.more
+        place, more = page.position, page.more
         seen.append([entry.id for entry in page.entries])
     assert seen == [["t0", "t1", "t2"], ["t3", "t4", "t5"], ["t6"]]
 
@@ -101,22 +101,22 @@ async def test_a_merge_takes_what_is_newer(registry: Registry) -> None:
     await registry.merge(
         [tenant("old", 4), tenant("same", content="2"), key("lost", 9), tenant("old", 3)]
     )
-    page = await registry.changes(page.place)
+    page = await registry.changes(page.position)
     assert page.entries == (tenant("old", 4), key("lost", 9))
     assert tenant("same", content="1") in await all_of(registry)
 
 
 async def test_a_place_of_another_registry_starts_again(registry: Registry) -> None:
     await registry.write([tenant("a")])
-    page = await registry.changes(Place("elsewhere", 1 << 52))
+    page = await registry.changes(Position("elsewhere", 1 << 52))
     assert page.restarted
     assert page.entries == (tenant("a"),)
 
 
 async def test_a_place_ahead_of_the_registry_starts_again(registry: Registry) -> None:
     await registry.write([tenant("a")])
-    epoch = (await registry.changes(START)).place.epoch
-    assert (await registry.changes(Place(epoch, 1 << 52))).restarted
+    epoch = (await registry.changes(START)).position.epoch
+    assert (await registry.changes(Position(epoch, 1 << 52))).restarted
 
 
 async def test_two_processes_write_at_once(place: str) -> None:
@@ -136,7 +136,7 @@ async def test_two_processes_write_at_once(place: str) -> None:
 
 Written = st.lists(
     st.lists(
-        st.tuples(st.sampled_from(Kind), st.sampled_from("abc"), st.integers(1, 4)), max_size=4
+        st.tuples(st.sampled_from(EntryKind), st.sampled_from("abc"), st.integers(1, 4)), max_size=4
     ),
     max_size=12,
 )
@@ -151,7 +151,7 @@ Written = st.lists(
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
 def test_it_is_a_dictionary_with_a_feed(
     kind: str,
-    batches: list[list[tuple[Kind, str, int]]],
+    batches: list[list[tuple[EntryKind, str, int]]],
     merges: set[int],
     page: int,
     shared_redis: RedisServer,
@@ -165,8 +165,8 @@ def test_it_is_a_dictionary_with_a_feed(
 
     async def play() -> None:
         registry = open_registry(where)
-        model: dict[tuple[Kind, str], Entry] = {}
-        known: dict[tuple[Kind, str], Entry] = {}
+        model: dict[tuple[EntryKind, str], Entry] = {}
+        known: dict[tuple[EntryKind, str], Entry] = {}
         place = START
         for number, batch in enumerate(batches):
             entries = [Entry(k, i, v, f"{number}".encode()) for k, i, v in batch]
@@ -192,7 +192,7 @@ def test_it_is_a_dictionary_with_a_feed(
             more = True
             while more:
                 news = await registry.changes(place, page)
-                place, more = news.place, news.more
+                place, more = news.position, news.more
                 known.update({(e.kind, e.id): e for e in news.entries})
             assert known == model
         await registry.close()
@@ -271,7 +271,7 @@ async def test_the_file_is_its_owners(tmp_path: Path) -> None:
 async def test_the_file_outlives_the_process(tmp_path: Path) -> None:
     first = SqliteRegistry(tmp_path / "penstock.db")
     await first.write([tenant("a")])
-    place = (await first.changes(START)).place
+    place = (await first.changes(START)).position
     await first.close()
     second = SqliteRegistry(tmp_path / "penstock.db")
     assert not (await second.changes(place)).restarted

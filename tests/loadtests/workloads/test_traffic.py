@@ -8,10 +8,10 @@ from itertools import islice, pairwise
 
 import pytest
 
-from loadtests.workloads.arrivals import Stage, arrival_times, ramp
+from loadtests.workloads.arrivals import Stage, arrival_times
 from loadtests.workloads.catalogue import interactive_chat
 from loadtests.workloads.prompts import Role, Segment
-from loadtests.workloads.sessions import Ask, Conversation, Request, Session, Step
+from loadtests.workloads.sessions import Ask, Conversation, Request, Session, Turn
 from loadtests.workloads.summary import walk
 from loadtests.workloads.traffic import ClosedLoop, OpenLoop
 from loadtests.workloads.words import BYTES_PER_TOKEN
@@ -37,7 +37,7 @@ class Small:
                 Ask((Segment(f"{index}/ask/{turn}.{n}", 10),), 5, max_tokens=20)
                 for n in range(count)
             ]
-            steps.append(Step(tuple(asks), pause_s=2.0 if turn else 0.0))
+            steps.append(Turn(tuple(asks), pause_s=2.0 if turn else 0.0))
         return Session(f"s{index}", (Segment("system", 100, Role.SYSTEM),), tuple(steps))
 
 
@@ -64,7 +64,6 @@ def test_stages_follow_each_other() -> None:
     assert [sum(low <= time < low + 5 for time in times) for low in (0, 5, 10, 15, 20)] == [
         9, 10, 0, 99, 100,
     ]  # fmt: skip
-    assert [stage.per_s for stage in ramp(3, 60, 4, 30)] == [3, 22, 41, 60]
     with pytest.raises(ValueError, match="a rate from 0 and a duration over 0"):
         Stage(-1, 10)
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from picker.flight.foreign import ForeignLoads
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
-from picker.request.pick import Role
+from picker.request.role import Role
 from picker.seams.peers import ALL, Loads, Span
 from picker.state.endpoints import EndpointSpec, PoolState
 

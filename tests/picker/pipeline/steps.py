@@ -11,7 +11,10 @@ from picker.pipeline.parse import Parse
 from picker.pipeline.steps import Step
 from picker.prompt.forms import form_of
 from picker.request.context import RequestContext
+from picker.request.pick import Pick
 from picker.request.rejection import Reason, Rejection
+from picker.request.role import Role
+from policies.routing.types import EndpointView, Features
 from tests.picker.fleet import MODEL, head
 
 
@@ -38,3 +41,10 @@ async def refusal(step: Step, context: RequestContext, reason: Reason) -> Reject
         await step(context)
     assert caught.value.reason is reason
     return caught.value
+
+
+def pick(*addresses: str, role: Role = Role.BOTH, matched_tokens: float = 0.0) -> Pick:
+    """A choice as a policy would have made it of an idle endpoint in slot 0."""
+    seen = EndpointView(*(0.0 for _ in EndpointView._fields))
+    features = Features(0, seen, 100.0, matched_tokens, 20.0, False, False, False, False)
+    return Pick(role, addresses, features)

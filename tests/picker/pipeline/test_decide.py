@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from picker.pipeline.decide import Decide
 from picker.request.answer import Decision
 from picker.request.context import RequestContext
-from picker.request.pick import Pick, Role
 from tests.picker.fleet import POOL, address
-from tests.picker.pipeline.steps import begun, parsed
+from tests.picker.pipeline.steps import begun, parsed, pick
 
 
 async def decided(context: RequestContext, *, report_scores: bool = False) -> Decision:
     context.pool = POOL
-    context.picks = (Pick(Role.BOTH, (address(1), address(2)), 0.0, (0.5, 0.25)),)
+    context.picks = (replace(pick(address(1), address(2)), scores=(0.5, 0.25)),)
     await Decide("p0", report_scores=report_scores)(context)
     assert context.decision is not None
     return context.decision

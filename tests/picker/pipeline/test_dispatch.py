@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from picker.pipeline.dispatch import Dispatch
-from picker.request.pick import Pick, Role
+from picker.request.role import Role
 from tests.picker.fleet import POOL, address, fleet
-from tests.picker.pipeline.steps import parsed
+from tests.picker.pipeline.steps import parsed, pick
 
 
 async def test_it_is_in_flight_at_its_first_choice() -> None:
     made = fleet()
     context = await parsed()
     context.pool, context.prompt_tokens, context.output_tokens = POOL, 100.0, 20.0
-    context.picks = (Pick(Role.BOTH, (address(2), address(1)), matched_tokens=60.0),)
+    context.picks = (pick(address(2), address(1), matched_tokens=60.0),)
     await Dispatch(made.picker.flights)(context)
     state = made.picker.pools[POOL].state
     slot = state.slot_of[address(2)]
@@ -27,8 +27,8 @@ async def test_each_role_counts_where_it_is_done() -> None:
     context = await parsed()
     context.pool, context.prompt_tokens, context.output_tokens = POOL, 100.0, 20.0
     context.picks = (
-        Pick(Role.PREFILL, (address(1),), matched_tokens=60.0),
-        Pick(Role.DECODE, (address(2),), matched_tokens=0.0),
+        pick(address(1), role=Role.PREFILL, matched_tokens=60.0),
+        pick(address(2), role=Role.DECODE),
     )
     await Dispatch(made.picker.flights)(context)
     view, slot_of = made.picker.pools[POOL].state.view, made.picker.pools[POOL].state.slot_of

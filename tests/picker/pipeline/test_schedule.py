@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from picker.pipeline.schedule import session_key, session_token
-from picker.request.pick import Role
 from picker.request.rejection import Reason
+from picker.request.role import Role
 from tests.picker.fleet import IDLE, Fleet, address, chat, decided, fleet, head, load, refused
 from tests.picker.pipeline.steps import begun, parsed
 

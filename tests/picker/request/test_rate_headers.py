@@ -108,7 +108,7 @@ def test_a_limit_of_tokens_says_which_how_much_and_when() -> None:
         "Limit reached: tokens of tenant acme. Limit 1000 tokens per minute, remaining 20,"
         " requested 500. Try again in 6.001s."
     )
-    assert rejection.verdict.status == 429
+    assert rejection.row.status == 429
     assert orjson.loads(rejection.body(anthropic=True))["error"]["type"] == "rate_limit_error"
 
 

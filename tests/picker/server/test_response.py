@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from picker.server.response import ResponseReader
-from picker.server.usage import Usage, produced
+from picker.server.usage import ReportedUsage, produced
 from tests.picker.server.edge import SSE
 from tests.picker.server.streams import STREAMS, Stream
 
@@ -49,7 +49,7 @@ def test_half_an_event_is_not_counted() -> None:
                     "completion_tokens_details": {"reasoning_tokens": 3},
                 }
             },
-            Usage(7, 5, None, 3),
+            ReportedUsage(7, 5, None, 3),
         ),
         (
             {
@@ -61,37 +61,37 @@ def test_half_an_event_is_not_counted() -> None:
                     }
                 }
             },
-            Usage(7, 5, None, 0),
+            ReportedUsage(7, 5, None, 0),
         ),
         (
             {"usage": {"completion_tokens": 5, "completion_tokens_details": None}},
-            Usage(None, 5),
+            ReportedUsage(None, 5),
         ),
         (
             {"usage": {"completion_tokens_details": {"reasoning_tokens": None}}},
-            Usage(),
+            ReportedUsage(),
         ),
-        ({"usage": {"completion_tokens_details": {"reasoning_tokens": -1}}}, Usage()),
-        ({"message": {"usage": {"input_tokens": 7, "output_tokens": 1}}}, Usage(7)),
+        ({"usage": {"completion_tokens_details": {"reasoning_tokens": -1}}}, ReportedUsage()),
+        ({"message": {"usage": {"input_tokens": 7, "output_tokens": 1}}}, ReportedUsage(7)),
         (
             {"usage": {"prompt_tokens": 100, "cache_read_input_tokens": 80}},
-            Usage(100, None, 80),
+            ReportedUsage(100, None, 80),
         ),
         (
             {"usage": {"prompt_tokens": 2**31, "completion_tokens": 2**31 - 1}},
-            Usage(None, 2**31 - 1),
+            ReportedUsage(None, 2**31 - 1),
         ),
         (
             {"meta_info": {"prompt_tokens": 9, "completion_tokens": 4, "cached_tokens": 3}},
-            Usage(9, 4, 3),
+            ReportedUsage(9, 4, 3),
         ),
-        ({"meta_info": []}, Usage()),
-        ([], Usage()),
-        (None, Usage()),
+        ({"meta_info": []}, ReportedUsage()),
+        ([], ReportedUsage()),
+        (None, ReportedUsage()),
     ],
 )
-def test_usage(document: object, usage: Usage) -> None:
-    read = Usage()
+def test_usage(document: object, usage: ReportedUsage) -> None:
+    read = ReportedUsage()
     read.take(orjson.loads(orjson.dumps(document)))
     assert read == usage
 

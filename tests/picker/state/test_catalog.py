@@ -9,7 +9,8 @@ import orjson
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.state.cache.approximate import ApproximateIndex
 from picker.state.catalog import Catalog
-from picker.state.endpoints import EndpointSpec, PoolState, ServedModel
+from picker.state.endpoints import EndpointSpec, PoolState
+from picker.state.models import ServedModel
 from picker.state.pool import PoolRuntime
 from picker.state.sessions import Sessions
 from tests.picker.fleet import policy

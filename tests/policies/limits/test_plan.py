@@ -136,7 +136,7 @@ def test_how_much_a_request_counts(dimension: Dimension, amount: int) -> None:
 def test_a_model_without_a_price_is_free() -> None:
     policy = TenantPolicy("acme", (rule(dimension=Dimension.MONEY),), prices=PriceList())
     assert charges(policy.meters(SUBJECT), USAGE) == {"r": 0}
-    assert PriceList().micros("llama-3", USAGE) == 0
+    assert PriceList().of("llama-3") is None
 
 
 def test_the_first_price_that_fits() -> None:
@@ -145,7 +145,6 @@ def test_the_first_price_that_fits() -> None:
     assert prices.of("llama-3") is dear
     assert prices.of("llama-2") is cheap
     assert prices.of("qwen") is None
-    assert prices.micros("llama-2", Usage(10, 0)) == 10
 
 
 def test_many_made_up_model_names_do_not_fill_the_memory() -> None:

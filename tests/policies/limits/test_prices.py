@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.limits.prices import Price, PriceError, PriceTable, Usage
+from policies.limits.prices import Price, PriceError, Usage
 
-PRICE = Price.per_million(input_="2.50", output="10", cached_input="1.25", reasoning="12")
+PRICE = Price(2_500_000, 10_000_000, 1_250_000, 12_000_000)
 
 
 def test_each_kind_of_token_has_its_price() -> None:
@@ -17,7 +17,7 @@ def test_each_kind_of_token_has_its_price() -> None:
 
 
 def test_cached_and_reasoning_cost_as_their_whole_unless_priced() -> None:
-    price = Price.per_million(input_="1", output="2")
+    price = Price(1_000_000, 2_000_000)
     assert price.micros(Usage(10, 10, 5, 5)) == 30
 
 
@@ -32,18 +32,9 @@ def test_rounded_by_half_a_micro_unit_at_most(tokens: int, price: int) -> None:
     assert abs(cost - Fraction(tokens * price, 10**6)) <= Fraction(1, 2)
 
 
-def test_table_by_model() -> None:
-    usage = Usage(1_000_000, 0)
-    assert PriceTable({"m": PRICE}).micros("m", usage) == 2_500_000
-    assert PriceTable({}, default=PRICE).micros("x", usage) == 2_500_000
-    with pytest.raises(PriceError, match="'x'"):
-        PriceTable({"m": PRICE}).micros("x", usage)
-
-
-@pytest.mark.parametrize("text", ["", "x", "NaN", "Infinity", "0.0000001", "-1"])
-def test_bad_prices(text: str) -> None:
+def test_a_price_is_not_negative() -> None:
     with pytest.raises(PriceError, match="input"):
-        Price.per_million(input_=text, output="1")
+        Price(-1, 1)
 
 
 def test_parts_are_within_their_whole() -> None:

@@ -19,7 +19,7 @@ import xxhash
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.prompt.blocks import HASH_MASK, block_ends
-from picker.request.pick import Role
+from picker.request.role import Role
 from picker.state.cache.approximate import ApproximateIndex
 from picker.state.endpoints import EndpointSpec, PoolState, Signals
 from policies.routing.types import RoutingPolicy, RoutingRequest
