@@ -96,7 +96,6 @@ class Picker:
         self.pools.configure(settings)
         self.catalog.configure(settings)
         self.learned.configure(settings.output_bound)
-        self.flights.lease_s = settings.lease_s
         self.max_body_bytes = settings.max_body_bytes
         self._way = way(self._tools, settings)
 
