@@ -19,7 +19,7 @@ from picker.request.rejection import Reason, Rejection
 from picker.request.report import Report
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
-from picker.seams.observer import Observer, Rejected
+from picker.seams.observer import Observer, Rejected, Unobserved
 from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 class Parts:
     """What the picker needs of others."""
 
-    observer: Observer
+    observer: Observer = field(default_factory=Unobserved)
     gate: Gate = field(default_factory=OpenGate)
     limiter: Limiter = field(default_factory=Unlimited)
     peers: Peers = field(default_factory=Alone)
