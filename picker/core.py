@@ -19,7 +19,7 @@ from picker.request.rejection import Reason, Rejection
 from picker.request.report import Report
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
-from picker.seams.observer import Observer, Rejected
+from picker.seams.observer import Observer, Rejected, Unobserved
 from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 class Parts:
     """What the picker needs of others."""
 
-    observer: Observer
+    observer: Observer = field(default_factory=Unobserved)
     gate: Gate = field(default_factory=OpenGate)
     limiter: Limiter = field(default_factory=Unlimited)
     peers: Peers = field(default_factory=Alone)
@@ -50,20 +50,15 @@ class Picker:
     """Decides where requests go. Single-threaded; ``now`` is a monotonic clock in seconds."""
 
     def __init__(
-        self,
-        id: str,  # noqa: A002 - the picker's id
-        parts: Parts,
-        *,
-        now: Callable[[], float],
-        rng: random.Random,
+        self, picker_id: str, parts: Parts, *, now: Callable[[], float], rng: random.Random
     ) -> None:
-        self.id = id
+        self.id = picker_id
         self.now = now
         self.learned = Learned()
         self.pools = Pools(self.learned.ratio.bytes_per_token)
         self.catalog = Catalog(self.pools, rng)
         self.flights = Flights(
-            id,
+            picker_id,
             self.pools,
             learned=self.learned,
             observer=parts.observer,
@@ -75,7 +70,7 @@ class Picker:
         self.draining = False
         self._observer = parts.observer
         self._tools = Tools(
-            picker_id=id,
+            picker_id=picker_id,
             pools=self.pools,
             catalog=self.catalog,
             learned=self.learned,
@@ -96,7 +91,6 @@ class Picker:
         self.pools.configure(settings)
         self.catalog.configure(settings)
         self.learned.configure(settings.output_bound)
-        self.flights.lease_s = settings.lease_s
         self.max_body_bytes = settings.max_body_bytes
         self._way = way(self._tools, settings)
 
@@ -125,11 +119,9 @@ class Picker:
         """A begun request with its whole body: where it goes, or the picker's own answer. Never
         raises for bad input."""
         context.body = body
-        answer = await self._take(self._way.body, context)
-        if answer is None:
-            assert context.decision is not None
-            return context.decision
-        return answer
+        outcome = await self._take(self._way.body, context) or context.decision
+        assert outcome is not None
+        return outcome
 
     def refuse_size(self, context: RequestContext) -> Answer:
         """The answer to a body that is over the limit before its end."""
@@ -167,11 +159,9 @@ class Picker:
         )
 
     def _give_back(self, context: RequestContext) -> None:
-        if self.flights.drop(context.id):
-            return  # with its grant
-        if context.grant is not None:
+        dropped = self.flights.drop(context.id)  # with its grant
+        if not dropped and context.grant is not None:
             context.grant.release()
-            context.grant = None
 
     # -- ends, and what replicas report
 

@@ -20,7 +20,6 @@ import uvloop
 from loadtests.bench.prompts import MODEL
 from picker.core import Parts, Picker
 from picker.replication.local import LocalPeers
-from picker.seams.observer import Completed, Rejected
 from picker.seams.peers import Alone, Peers
 from picker.settings import PickerSettings, PoolSettings
 from picker.state.cache.approximate import ApproximateIndex
@@ -34,19 +33,9 @@ _TICK_S: Final = 0.25
 _IDLE: Final = Signals(0, 0, 0.2, 400_000, 16, 0, frozenset(), frozenset())
 
 
-class _Unheard:
-    """Nobody reads this picker's metrics and logs."""
-
-    def rejected(self, event: Rejected) -> None:
-        return
-
-    def completed(self, event: Completed) -> None:
-        return
-
-
 def picker_of(name: str, endpoints: int, peers: Peers | None = None) -> Picker:
     """A picker with so many idle replicas, whose signals do not age."""
-    parts = Parts(observer=_Unheard(), peers=peers or Alone())
+    parts = Parts(peers=peers or Alone())
     picker = Picker(name, parts, now=time.monotonic, rng=random.Random(name))
     policy = PolicySpec("weighted", DEFAULT_PROFILE)
     picker.configure(PickerSettings((PoolSettings(POOL, policy),), stale_after_s=1e9))

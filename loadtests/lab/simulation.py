@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
 from math import inf
 from typing import Final
 
@@ -28,7 +29,6 @@ from picker.request.answer import Answer, Decision
 from picker.request.context import RequestContext
 from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
-from picker.seams.observer import Completed, Rejected
 from picker.settings import PickerSettings, PoolSettings
 from picker.state.endpoints import EndpointSpec, Signals
 from picker.state.models import ServedModel
@@ -38,16 +38,6 @@ MODEL: Final = "model"
 _SAMPLE_S: Final = 1.0
 _LEASE_S: Final = 1e9
 _NO_ADAPTERS: Final[frozenset[str]] = frozenset()
-
-
-class _Unheard:
-    """Ignores the picker's events: nobody reads its metrics and logs here."""
-
-    def rejected(self, event: Rejected) -> None:
-        return
-
-    def completed(self, event: Completed) -> None:
-        return
 
 
 class _Read:
@@ -75,17 +65,14 @@ class _Read:
         context.blocks = asked.live_blocks(MODEL)
 
 
+@dataclass(slots=True)
 class _UnderWay:
     """A request between its decision and its end."""
 
-    __slots__ = ("decision", "expected_cached_tokens", "replica", "request", "sequence")
-
-    def __init__(
-        self, request: Request, decision: Decision, replica: int, expected_cached_tokens: float
-    ) -> None:
-        self.request, self.decision, self.replica = request, decision, replica
-        self.expected_cached_tokens = expected_cached_tokens
-        self.sequence: Sequence | None = None
+    request: Request
+    decision: Decision
+    replica: int
+    sequence: Sequence | None = None
 
 
 class Simulation:
@@ -112,7 +99,7 @@ class Simulation:
         self._read = _Read()
         self._picker = Picker(
             "lab",
-            Parts(observer=_Unheard(), read=self._read),
+            Parts(read=self._read),
             now=lambda: self.now_s,
             rng=random.Random(f"picker/{seed}"),
         )
@@ -147,12 +134,10 @@ class Simulation:
                 self._arrival_known = False
                 for request in self._traffic.take(self.now_s):
                     self._arrive(request)
-            elif self._traffic.in_flight:
+            elif arrival_s is not None or self._traffic.in_flight:
                 self._step()
-            elif arrival_s is None:
-                break
             else:
-                self._step()
+                break
         outcome = self._outcome
         outcome.duration_s = self.now_s
         outcome.busy_s = [engine.busy_s for engine in self._engines]
@@ -185,7 +170,7 @@ class Simulation:
             POOL, [EndpointSpec(address) for address in self._addresses]
         )
         for index in range(setting.replicas):
-            self._apply_signals(index, self._signals(index), began_s=0.0)
+            self._picker.apply_signals(POOL, self._addresses[index], self._signals(index), 0.0)
             self._picker.apply_models(POOL, self._addresses[index], self._served_models, 0.0)
             # As in life, replicas are not read at the same moment.
             first_s = self._rng.uniform(0.0, setting.seeing.scrape_interval_s)
@@ -204,11 +189,8 @@ class Simulation:
     def _scrape(self, index: int) -> None:
         seeing, engine = self._setting.seeing, self._engines[index]
         self._look(index)
-        signals, began_s = self._signals(index), self.now_s
-        self._at(
-            self.now_s + seeing.scrape_delay_s,
-            lambda: self._apply_signals(index, signals, began_s=began_s),
-        )
+        scraped = (POOL, self._addresses[index], self._signals(index), self.now_s)
+        self._at(self.now_s + seeing.scrape_delay_s, lambda: self._picker.apply_signals(*scraped))
         idle = engine.idle
         interval_s = seeing.idle_scrape_interval_s if idle else seeing.scrape_interval_s
         self._at(self.now_s + interval_s, lambda: self._scrape(index))
@@ -226,9 +208,6 @@ class Simulation:
             running_adapters=_NO_ADAPTERS if base_only else _adapters(engine.scheduler.running),
             waiting_adapters=_NO_ADAPTERS if base_only else _adapters(engine.scheduler.waiting),
         )
-
-    def _apply_signals(self, index: int, signals: Signals, *, began_s: float) -> None:
-        self._picker.apply_signals(POOL, self._addresses[index], signals, began_s)
 
     def _sample(self) -> None:
         for index, engine in enumerate(self._engines):
@@ -258,8 +237,7 @@ class Simulation:
         if isinstance(decision, Answer):
             self._refused(request)
             return
-        replica = self._replica_of[decision.addresses[0]]
-        under_way = _UnderWay(request, decision, replica, decision.picks[0].matched_tokens)
+        under_way = _UnderWay(request, decision, self._replica_of[decision.addresses[0]])
         seeing = self._setting.seeing
         self._at(self.now_s + seeing.decision_s + seeing.network_s, lambda: self._reach(under_way))
 
@@ -331,10 +309,8 @@ class Simulation:
 
     def _ended(self, under_way: _UnderWay, sequence: Sequence | None, *, failed: bool) -> None:
         request, seeing = under_way.request, self._setting.seeing
-        done_s = self.now_s
-        if sequence is not None and sequence.finished_s is not None:
-            done_s = sequence.finished_s
-        done_s += seeing.network_s
+        finished_s = None if sequence is None else sequence.finished_s
+        done_s = (self.now_s if finished_s is None else finished_s) + seeing.network_s
         first_s = None if sequence is None else sequence.first_token_s
         served = Served(
             id=request.id,
@@ -346,7 +322,7 @@ class Simulation:
             finished_s=done_s,
             input_tokens=request.prompt_tokens,
             cached_tokens=0 if sequence is None else sequence.cached_tokens or 0,
-            expected_cached_tokens=under_way.expected_cached_tokens,
+            expected_cached_tokens=under_way.decision.picks[0].matched_tokens,
             output_tokens=0 if sequence is None else sequence.generated_tokens,
             failed=failed,
         )
@@ -369,7 +345,7 @@ class Simulation:
             status, reason = 400, Ending.HTTP_ERROR
         elif served.failed:
             status, reason = 0 if served.ttft_s is None else 200, Ending.CLIENT_ABORTED
-        told = reason is Ending.OK
+        whole = reason is Ending.OK
         self._picker.complete(
             Report(
                 id=under_way.decision.id,
@@ -377,9 +353,9 @@ class Simulation:
                 address=self._addresses[served.replica],
                 status=status,
                 reason=reason,
-                input_tokens=served.input_tokens if told else None,
-                output_tokens=served.output_tokens if told else None,
-                cached_tokens=served.cached_tokens if told else None,
+                input_tokens=served.input_tokens if whole else None,
+                output_tokens=served.output_tokens if whole else None,
+                cached_tokens=served.cached_tokens if whole else None,
                 streamed_events=served.output_tokens,
                 ttft_s=served.ttft_s,
                 duration_s=served.latency_s,
@@ -401,9 +377,7 @@ class Simulation:
             output_tokens=0,
             failed=True,
         )
-        self._outcome.served.append(served)
-        self._arrival_known = False
-        self._traffic.failed(request, self.now_s)
+        self._answered(served, request)
 
 
 def _at_once(offered: Coroutine[object, None, Decision | Answer]) -> Decision | Answer:

@@ -47,7 +47,8 @@ class Event(Enum):
 
 
 class Act(Enum):
-    """What a transition does, in the order of its tuple."""
+    """What a transition does, in the order of its tuple: a policy of somebody else's may raise in
+    the last one, learning, and then the request has ended in all books."""
 
     UNCOUNT = auto()
     """Take it off the ledger."""
@@ -68,14 +69,14 @@ Transition = tuple[State, tuple[Act, ...]]
 TRANSITIONS: Final[dict[tuple[State, Event], Transition]] = {
     (State.SERVING, Event.REPORTED): (
         State.ENDED,
-        (Act.SETTLE, Act.UNCOUNT, Act.LEARN, Act.OBSERVE),
+        (Act.UNCOUNT, Act.SETTLE, Act.OBSERVE, Act.LEARN),
     ),
     (State.SERVING, Event.ENGINE_IDLE): (State.QUIET, (Act.UNCOUNT, Act.LAPSE)),
     (State.SERVING, Event.EXPIRED): (State.LATE, (Act.UNCOUNT, Act.LAPSE, Act.OBSERVE)),
     (State.SERVING, Event.DOUBTED): (State.SERVING, (Act.LAPSE,)),
     (State.SERVING, Event.PROXY_RESTARTED): (State.ENDED, (Act.UNCOUNT, Act.SETTLE, Act.OBSERVE)),
     (State.SERVING, Event.DROPPED): (State.ENDED, (Act.UNCOUNT, Act.RELEASE)),
-    (State.QUIET, Event.REPORTED): (State.ENDED, (Act.SETTLE, Act.LEARN, Act.OBSERVE)),
+    (State.QUIET, Event.REPORTED): (State.ENDED, (Act.SETTLE, Act.OBSERVE, Act.LEARN)),
     (State.QUIET, Event.ENGINE_IDLE): (State.QUIET, ()),
     (State.QUIET, Event.EXPIRED): (State.LATE, (Act.LAPSE, Act.OBSERVE)),
     (State.QUIET, Event.DOUBTED): (State.QUIET, (Act.LAPSE,)),
@@ -103,7 +104,6 @@ class Entry:
     legs: tuple[Leg, ...]
     """What it asks of each endpoint that works on it, in the order of its picks."""
     served_model: str
-    adapter: str
     session: str
     streaming: bool
     matched_tokens: float
@@ -135,7 +135,6 @@ class Entry:
             labels=context.labels(),
             legs=legs,
             served_model=context.served_model,
-            adapter=context.adapter,
             session=context.session,
             streaming=context.fields is not None and context.fields.stream,
             matched_tokens=context.picks[0].matched_tokens,
@@ -157,6 +156,12 @@ class Entry:
     def answering(self) -> Leg:
         """The endpoint that was chosen to answer the client."""
         return self.legs[-1]
+
+    @property
+    def waits_for_prefill(self) -> bool:
+        """Another endpoint has not done its part, as far as is known: the one that answers may be
+        idle until then."""
+        return any(leg.counted_in is not None for leg in self.legs[:-1])
 
     @property
     def pool(self) -> str:

@@ -45,8 +45,6 @@ class Flights:
         watch: Watch,
         now: Callable[[], float],
     ) -> None:
-        self.lease_s = 3600.0
-        """After which a request without a reported end is given up."""
         self.ledger = Ledger(pools.states)
         self.foreign = ForeignLoads(pools.states)
         self._id = picker_id
@@ -71,27 +69,21 @@ class Flights:
 
     # -- dispatched
 
-    def open(self, context: RequestContext) -> Entry:
-        """This picker sends a decided request; others are informed."""
+    def open(self, context: RequestContext, lease_s: float) -> None:
+        """This picker sends a decided request; others are informed. Without a reported end it is
+        given up after ``lease_s``. Whatever is raised here, `drop` gives back what was taken."""
         now_s = self._now()
-        entry = Entry.of(context, tuple(_legs(context)), now_s, self.lease_s)
-        try:
-            for leg in entry.legs:
-                self.ledger.open(leg, now_s)
-        except BaseException:
-            for leg in entry.legs:
-                self.ledger.close(leg)
-            raise
+        entry = Entry.of(context, tuple(_legs(context)), now_s, lease_s)
         self._entries[entry.id] = entry
         self._leases.add(entry)
         chains = context.blocks.chains if context.blocks is not None else ()
         for leg in entry.legs:
-            sent = Sent(leg.pool, leg.address, chains, entry.adapter, entry.session)
+            self.ledger.open(leg, now_s)
+            sent = Sent(leg.pool, leg.address, chains, context.adapter, context.session)
             self._pools.sent(sent, now_s)
             self._peers.sent(sent)
             self._watch.touch(leg.pool, leg.address)
         self._peers.loads_changed()
-        return entry
 
     def drop(self, id: str) -> bool:  # noqa: A002 - the request's id
         """Deciding failed half-way: give back what the request took. False: it was not opened."""
@@ -119,10 +111,18 @@ class Flights:
 
     def engine_idle(self, pool: str, address: str, *, since_s: float) -> None:
         """An endpoint's engine had nothing to do at ``since_s``."""
-        for leg in self.ledger.opened_until(pool, address, since_s - _IDLE_GRACE_S):
-            self._happen(self._entries[leg.id], Event.ENGINE_IDLE)
+        reached_s = since_s - _IDLE_GRACE_S
+        for leg in self.ledger.opened_until(pool, address, reached_s):
+            entry = self._entries[leg.id]
+            if leg is entry.answering:
+                if not entry.waits_for_prefill:
+                    self._happen(entry, Event.ENGINE_IDLE)
+            else:
+                self.ledger.close(leg)
+                entry.answering.started_s = since_s  # only now it has work for that endpoint
         if self._live:
-            self.foreign.forget_at(self._live, pool, address)
+            just_died = {peer for peer, at_s in self._gone.items() if at_s > reached_s}
+            self.foreign.forget_at(self._live | just_died, pool, address)
 
     def under_way(self, pool: str, address: str) -> int:
         """Requests that an endpoint may still serve: those in flight, those of which its engine
@@ -296,16 +296,16 @@ class Flights:
                 )
             if report.reason is Ending.OK and report.output_tokens is not None:
                 self._learned.answer(entry.labels.tenant, model, report.streamed_events, usage)
-        slot = pool.state.slot_of.get(used) if pool is not None else None
-        if pool is None or slot is None or not was_counted:
+        if pool is None or not was_counted:
             return
         used_tokens = usage or NOTHING
         for leg, profile in zip(entry.legs, pool.profiles, strict=False):
-            if leg.features is None or leg.role is not profile.role:
+            slot = pool.state.slot_of.get(used if leg is entry.answering else leg.address)
+            if slot is None or leg.features is None or leg.role is not profile.role:
                 continue
             profile.policy.observe(
                 Observation(
-                    slot=slot if leg is entry.answering else leg.slot,
+                    slot=slot,
                     features=leg.features,
                     prompt_tokens=used_tokens.input_tokens,
                     cached_tokens=report.cached_tokens,
@@ -320,8 +320,8 @@ class Flights:
     def _moved(self, entry: Entry, used: str) -> None:
         """A fallback served: what we believed of the first choice is true of another."""
         self._watch.poke(entry.pool, entry.answering.address)
-        chains = [list(chain) for chain in entry.chains]
-        self._pools.sent(Sent(entry.pool, used, chains, session=entry.session), self._now())
+        sent = Sent(entry.pool, used, entry.chains, session=entry.session)
+        self._pools.sent(sent, self._now())
 
 
 def _legs(context: RequestContext) -> Iterable[Leg]:

@@ -10,19 +10,18 @@ import numpy as np
 
 from picker.flight.leg import Leg
 from picker.flight.prefill import PrefillSpeed
+from picker.request.role import Role
 from picker.seams.peers import ALL, Loads
-from picker.state.endpoints import PoolState
-
-Endpoint = tuple[str, str]
-"""Pool and address."""
+from picker.state.endpoints import EndpointKey, PoolState
 
 
 @dataclass(slots=True)
 class _Lane:
     """What this picker has in flight on one endpoint, in order of dispatch."""
 
-    open: dict[str, Leg] = field(default_factory=dict)
-    prefilling: dict[str, Leg] = field(default_factory=dict)
+    open: dict[tuple[str, Role], Leg] = field(default_factory=dict)
+    """By request and role: one endpoint may do both of a request's parts."""
+    prefilling: dict[tuple[str, Role], Leg] = field(default_factory=dict)
     prefill_tokens: float = 0.0
     kv_tokens: float = 0.0
     busy_until_s: float = 0.0
@@ -41,11 +40,11 @@ class Ledger:
         """``pools`` is read at every call: pools may come and go in it."""
         self._pools = pools
         self._legs = 0
-        self._lanes: dict[Endpoint, _Lane] = {}
+        self._lanes: dict[EndpointKey, _Lane] = {}
         self._speeds: dict[str, PrefillSpeed] = {}
         self._due: list[tuple[float, int, Leg]] = []
         self._opened = 0
-        self._changed: set[Endpoint] = set()
+        self._changed: set[EndpointKey] = set()
 
     def __len__(self) -> int:
         """Legs of this picker in flight."""
@@ -68,7 +67,7 @@ class Ledger:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane()
-        elif leg.id in lane.open:
+        elif leg.key in lane.open:
             raise ValueError(f"request {leg.id!r} is already in flight on {leg.address}")
         leg.prompt_tokens = float(round(max(0.0, leg.prompt_tokens)))
         leg.uncached_tokens = min(leg.prompt_tokens, float(round(max(0.0, leg.uncached_tokens))))
@@ -89,7 +88,7 @@ class Ledger:
         view.in_flight_kv_tokens[slot] += kv_tokens
         lane.prefill_tokens += leg.uncached_tokens
         lane.kv_tokens += kv_tokens
-        lane.open[leg.id] = lane.prefilling[leg.id] = leg
+        lane.open[leg.key] = lane.prefilling[leg.key] = leg
         self._legs += 1
         self._opened += 1
         self._changed.add(key)
@@ -109,7 +108,7 @@ class Ledger:
             self.speed(leg.pool).observe(leg.backlog_tokens + leg.uncached_tokens, ttft_s)
             self._settle_before(lane, leg)
         self._settle(leg, lane)
-        del lane.open[leg.id]
+        del lane.open[leg.key]
         self._legs -= 1
         kv_tokens = leg.prompt_tokens + leg.output_tokens
         lane.kv_tokens -= kv_tokens
@@ -178,7 +177,7 @@ class Ledger:
         if leg.prefill_done:
             return
         leg.prefill_done = True
-        del lane.prefilling[leg.id]
+        del lane.prefilling[leg.key]
         lane.prefill_tokens -= leg.uncached_tokens
         self._changed.add((leg.pool, leg.address))
         if leg.in_columns and leg.counted_in is not None:

@@ -38,6 +38,11 @@ class Leg:
     counted."""
 
     @property
+    def key(self) -> tuple[str, Role]:
+        """Unique over all legs of a picker."""
+        return self.id, self.role
+
+    @property
     def in_columns(self) -> bool:
         """False when the columns no longer hold it: its slot was freed, and its columns zeroed."""
         state = self.counted_in

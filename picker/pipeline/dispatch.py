@@ -9,8 +9,9 @@ from picker.request.context import RequestContext
 class Dispatch:
     """Enters the request into what is under way. The last step that takes anything."""
 
-    def __init__(self, flights: Flights) -> None:
+    def __init__(self, flights: Flights, lease_s: float) -> None:
         self._flights = flights
+        self._lease_s = lease_s
 
     async def __call__(self, context: RequestContext) -> None:
-        self._flights.open(context)
+        self._flights.open(context, self._lease_s)

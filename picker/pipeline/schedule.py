@@ -35,7 +35,9 @@ class Schedule:
         self._now = now
 
     async def __call__(self, context: RequestContext) -> None:
-        pool, now_s = self._pools[context.pool], self._now()
+        pool, now_s = self._pools.get(context.pool), self._now()
+        if pool is None:  # removed while the request waited for an earlier step
+            raise Rejection(Reason.NO_ENDPOINTS, f"There is no pool {context.pool!r} any more.")
         self._ledger.settle_prefills(now_s)
         context.session = session_key(context)
         candidates = _candidates(context, pool, now_s)
@@ -68,8 +70,10 @@ class Schedule:
     ) -> Pick:
         able = pool.state.in_role(candidates, profile.role)
         count = pool.settings.fallbacks + 1
-        ranking = profile.policy.rank(request, pool.state.view, able, count, now_s, self._rng)
-        if ranking.slots.size == 0:
+        ranking = None
+        if able.size:
+            ranking = profile.policy.rank(request, pool.state.view, able, count, now_s, self._rng)
+        if ranking is None or ranking.slots.size == 0:
             raise Rejection(
                 Reason.NO_ENDPOINTS, f"No replica of pool {pool.name!r} fits this request."
             )

@@ -87,7 +87,7 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("reserve", Reserve(tools.limiter)),
             ("schedule", Schedule(tools.pools, tools.flights.ledger, tools.rng, tools.now)),
             ("mutate", Mutate()),
-            ("dispatch", Dispatch(tools.flights)),
+            ("dispatch", Dispatch(tools.flights, settings.lease_s)),
             ("decide", Decide(tools.picker_id, report_scores=settings.report_scores)),
         ),
     )

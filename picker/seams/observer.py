@@ -57,3 +57,13 @@ class Observer(Protocol):
     def rejected(self, event: Rejected) -> None: ...
 
     def completed(self, event: Completed) -> None: ...
+
+
+class Unobserved:
+    """Nobody reads metrics and logs."""
+
+    def rejected(self, event: Rejected) -> None:
+        return
+
+    def completed(self, event: Completed) -> None:
+        return

@@ -124,6 +124,8 @@ class PoolState:
         self._signals_s: list[float] = [_NEVER_S] * _FIRST_SLOTS
         self._eligible_s: Floats = np.full(_FIRST_SLOTS, _NEVER_S)
         """By slot: when its signals came, or never when it may get no requests."""
+        self._able = {role: np.ones(_FIRST_SLOTS, np.bool_) for role in Role}
+        """By role and slot: the endpoint can do that part of a request."""
 
     @property
     def slots(self) -> int:
@@ -154,7 +156,10 @@ class PoolState:
             if spec.address not in self.slot_of:
                 added[spec.address] = self._allot(spec.address)
             self.specs[spec.address] = spec
-            self._refresh(self.slot_of[spec.address])
+            slot = self.slot_of[spec.address]
+            for role, able in self._able.items():
+                able[slot] = spec.role in (Role.BOTH, role)
+            self._refresh(slot)
         return SlotChanges(added, removed)
 
     def sync(self, specs: Iterable[EndpointSpec]) -> SlotChanges:
@@ -231,8 +236,8 @@ class PoolState:
         return self.healthy(now_s).nonzero()[0]
 
     def in_role(self, candidates: Slots, role: Role) -> Slots:
-        """Those of the candidates that may do this part of a request."""
-        return candidates
+        """Those of the candidates that can do this part of a request, or all of it, in order."""
+        return candidates[self._able[role][candidates]]
 
     def why_not(self, address: str, now_s: float) -> str | None:
         """Why the endpoint is no candidate, for people; None when it is one."""
@@ -289,6 +294,8 @@ class PoolState:
             grown[:before] = getattr(self.view, column.name)
             setattr(self.view, column.name, grown)
         more = slots - before
+        for role, able in self._able.items():
+            self._able[role] = np.concatenate([able, np.ones(more, np.bool_)])
         self._eligible_s = np.concatenate([self._eligible_s, np.full(more, _NEVER_S)])
         self._signals_s += [_NEVER_S] * more
         self._failed_s += [_NEVER_S] * more

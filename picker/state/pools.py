@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from picker.request.role import Role
@@ -24,33 +24,24 @@ _MAX_SESSIONS: Final = 100_000
 _SESSION_TTL_S: Final = 3600.0
 
 
-class Pools(Mapping[str, PoolRuntime]):
-    """By name, in the order of the configuration."""
+class Pools(dict[str, PoolRuntime]):
+    """By name, those that came first first; only `configure` adds and removes any."""
 
     def __init__(self, bytes_per_token: Callable[[str], float]) -> None:
         """``bytes_per_token``: of a model's text, as learned."""
+        super().__init__()
         self.states: dict[str, PoolState] = {}
-        self._pools: dict[str, PoolRuntime] = {}
         self._bytes_per_token = bytes_per_token
-
-    def __getitem__(self, name: str) -> PoolRuntime:
-        return self._pools[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._pools)
-
-    def __len__(self) -> int:
-        return len(self._pools)
 
     def configure(self, settings: PickerSettings) -> None:
         """Take over new settings; pools that stay keep their state."""
         for pool in settings.pools:
-            runtime = self._pools.get(pool.name)
+            runtime = self.get(pool.name)
             if runtime is None:
                 state = PoolState(pool.name, stale_after_s=settings.stale_after_s)
                 self.states[pool.name] = state
                 sessions = Sessions(max_sessions=_MAX_SESSIONS, ttl_s=_SESSION_TTL_S)
-                self._pools[pool.name] = PoolRuntime(
+                self[pool.name] = PoolRuntime(
                     pool, state, ApproximateIndex(), sessions, _profiles(pool)
                 )
             else:
@@ -58,27 +49,27 @@ class Pools(Mapping[str, PoolRuntime]):
                 runtime.profiles = _profiles(pool, runtime.profiles)
                 runtime.state.stale_after_s = settings.stale_after_s
         kept = {pool.name for pool in settings.pools}
-        for name in self._pools.keys() - kept:
+        for name in self.keys() - kept:
             self.sync_endpoints(name, ())
-            del self._pools[name], self.states[name]
+            del self[name], self.states[name]
 
     def apply_endpoints(self, changes: EndpointChanges) -> None:
         """Endpoints of a pool come, change and go; ignored for a pool that is not known. Requests
         that a removed one still serves stay in flight until the data plane reports their end."""
-        runtime = self._pools.get(changes.pool)
+        runtime = self.get(changes.pool)
         if runtime is not None:
             for slot in runtime.state.apply(changes).removed.values():
                 runtime.reset(slot)
 
     def sync_endpoints(self, pool: str, specs: Iterable[EndpointSpec]) -> None:
         """Make the pool's endpoints be these."""
-        self.apply_endpoints(changes_between(pool, self._pools[pool].state.specs, specs))
+        self.apply_endpoints(changes_between(pool, self[pool].state.specs, specs))
 
     def apply_signals(
         self, pool: str, address: str, signals: Signals, *, began_s: float, now_s: float
     ) -> bool:
         """Signals of a scrape that began at ``began_s``; False for an unknown endpoint."""
-        runtime = self._pools.get(pool)
+        runtime = self.get(pool)
         slot = runtime.state.slot_of.get(address) if runtime is not None else None
         if runtime is None or slot is None:
             return False
@@ -91,13 +82,13 @@ class Pools(Mapping[str, PoolRuntime]):
 
     def apply_models(self, pool: str, address: str, models: Sequence[ServedModel]) -> None:
         """What an endpoint lists under /v1/models."""
-        runtime = self._pools.get(pool)
+        runtime = self.get(pool)
         if runtime is not None:
             runtime.state.apply_models(address, models)
 
     def mark_failed(self, pool: str, address: str, *, now_s: float, reason: str) -> None:
         """Reading an endpoint failed for good: what comes back there will have an empty cache."""
-        runtime = self._pools.get(pool)
+        runtime = self.get(pool)
         if runtime is not None:
             runtime.state.mark_failed(address, now_s, reason)
             slot = runtime.state.slot_of.get(address)
@@ -107,7 +98,7 @@ class Pools(Mapping[str, PoolRuntime]):
     def sent(self, sent: Sent, now_s: float) -> None:
         """What a request leaves behind at the endpoint it was sent to, by whatever picker; ignored
         for an endpoint that is not known here (yet)."""
-        runtime = self._pools.get(sent.pool)
+        runtime = self.get(sent.pool)
         slot = runtime.state.slot_of.get(sent.address) if runtime is not None else None
         if runtime is None or slot is None:
             return
@@ -119,16 +110,16 @@ class Pools(Mapping[str, PoolRuntime]):
 
     def snapshot(self) -> dict[str, object]:
         """What has been learned, by pool, as JSON data."""
-        return {name: learned for name, pool in self._pools.items() if (learned := pool.snapshot())}
+        return {name: learned for name, pool in self.items() if (learned := pool.snapshot())}
 
     def restore(self, snapshot: Mapping[str, object]) -> None:
         """Take over a `snapshot` as far as pools and policies are the same."""
-        for name, pool in self._pools.items():
+        for name, pool in self.items():
             pool.restore(snapshot.get(name))
 
     def any_candidate(self, now_s: float) -> bool:
         """Some endpoint can take requests."""
-        return any(pool.state.candidates(now_s).size > 0 for pool in self._pools.values())
+        return any(pool.state.candidates(now_s).size > 0 for pool in self.values())
 
 
 def _profiles(pool: PoolSettings, before: Sequence[Profile] = ()) -> tuple[Profile, ...]:

@@ -13,6 +13,7 @@ from picker.prompt.counting import Counting
 from picker.request.answer import Answer, Decision
 from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
+from picker.request.role import Role
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
 from picker.seams.observer import Completed, Rejected
@@ -21,6 +22,7 @@ from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings, PoolSettings, RewriteRule
 from picker.state.endpoints import EndpointSpec, Signals
 from picker.state.models import ServedModel
+from picker.state.pool import Profile
 from policies.routing.spec import PolicySpec
 from policies.routing.weighted import DEFAULT_PROFILE
 
@@ -128,6 +130,18 @@ class Fleet:
             )
         )
 
+    def disaggregate(self, roles: Mapping[int, Role], *, spec: PolicySpec | None = None) -> None:
+        """Prefill and decode are chosen apart, among replicas that do these parts."""
+        self.picker.pools[POOL].profiles = tuple(
+            Profile.of(role, spec or policy()) for role in (Role.PREFILL, Role.DECODE)
+        )
+        specs = [EndpointSpec(address(number), role=role) for number, role in roles.items()]
+        self.picker.pools.sync_endpoints(POOL, specs)
+
+    def under_way(self, number: int) -> int:
+        """Requests that a replica may still serve."""
+        return self.picker.flights.under_way(POOL, address(number))
+
     def in_flight(self) -> int:
         """Requests counted on any replica."""
         return int(self.picker.pools.states[POOL].view.in_flight_requests.sum())
@@ -139,6 +153,7 @@ class Fleet:
         return (
             len(self.picker.flights.ledger) == 0
             and len(self.picker.flights) == 0
+            and not any(self.under_way(number) for number in range(10))
             and not view.in_flight_requests.any()
             and not view.in_flight_kv_tokens.any()
             and not view.in_flight_prefill_tokens.any()

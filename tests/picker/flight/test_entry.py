@@ -14,6 +14,7 @@ from picker.flight.entry import TRANSITIONS, Act, Event, State
 from picker.request.answer import Decision
 from picker.request.caller import Caller
 from picker.request.grant import Grant
+from picker.request.role import Role
 from policies.limits.plan import Subject
 from policies.limits.prices import Usage
 from policies.limits.types import Standing
@@ -108,13 +109,15 @@ HAPPENINGS = st.lists(
 )
 
 
-@given(HAPPENINGS, st.booleans())
+@given(HAPPENINGS, st.booleans(), st.booleans())
 async def test_every_end_gives_back_exactly_what_was_taken(
-    happenings: list[str], report_all: bool
+    happenings: list[str], report_all: bool, disaggregated: bool
 ) -> None:
     books = Books()
     made = fleet([IDLE, IDLE], limiter=books)
     made.configure(lease_s=2_000.0)
+    if disaggregated:
+        made.disaggregate({1: Role.BOTH, 2: Role.DECODE})
     flights = made.picker.flights
     sent: list[Decision] = []
     dropped: set[str] = set()
@@ -163,6 +166,7 @@ async def test_every_end_gives_back_exactly_what_was_taken(
         made.clock.now_s += 2_001.0
         flights.tick()
     assert made.is_settled
+    assert not flights._leases.expired(1e12), "a lease outlives its request"
     assert len(made.seen.completions) == len(sent) - len(dropped)
     assert len({done.labels.request_id for done in made.seen.completions}) == len(
         made.seen.completions

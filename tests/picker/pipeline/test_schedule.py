@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 
-from picker.pipeline.schedule import session_key, session_token
+from picker.pipeline.schedule import Schedule, session_key, session_token
 from picker.request.rejection import Reason
 from picker.request.role import Role
 from tests.picker.fleet import IDLE, Fleet, address, chat, decided, fleet, head, load, refused
-from tests.picker.pipeline.steps import begun, parsed
+from tests.picker.pipeline.steps import begun, parsed, refusal
 
 
 async def picked(made: Fleet, text: str = "Hello", **headers: str) -> list[int]:
@@ -83,3 +84,23 @@ async def test_if_available_means_cached() -> None:
     again = await decided(made, chat(text), head(**prefer))
     assert again.addresses[0] == first.addresses[0]
     assert again.picks[0].matched_tokens > 0
+
+
+async def test_only_replicas_that_do_the_part_asked_for() -> None:
+    made = fleet([IDLE] * 4)
+    made.disaggregate({1: Role.PREFILL, 2: Role.DECODE, 3: Role.BOTH, 4: Role.DECODE})
+    prefill, decode = (await decided(made, chat())).picks
+    assert (prefill.role, set(prefill.addresses)) == (Role.PREFILL, {address(1), address(3)})
+    assert decode.role is Role.DECODE
+    assert set(decode.addresses) == {address(2), address(3), address(4)}
+    made.disaggregate({1: Role.PREFILL})
+    assert (await refused(made, chat())).status == 503, "nobody decodes"
+    assert made.in_flight() == 1
+
+
+async def test_a_pool_that_was_removed_while_the_request_waited_has_no_replica() -> None:
+    made = fleet()
+    context = await parsed()
+    context.pool = "gone"
+    schedule = Schedule(made.picker.pools, made.picker.flights.ledger, random.Random(1), made.clock)
+    await refusal(schedule, context, Reason.NO_ENDPOINTS)

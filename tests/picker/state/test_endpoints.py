@@ -230,3 +230,28 @@ def test_a_subset_names_endpoints_by_address_or_by_ip(
     slots = pool.in_subset(subset)
     assert slots.tolist() == sorted(slots.tolist())
     assert {pool.address_of(int(slot)) for slot in slots} == {a for a in pool.specs if named(a)}
+
+
+def test_an_endpoint_does_the_parts_of_its_role() -> None:
+    state = PoolState("main", stale_after_s=5.0)
+    roles = [Role.BOTH, Role.PREFILL, Role.DECODE] * 4  # more than the first slots
+    state.sync(EndpointSpec(f"10.0.0.{n}:1", role=role) for n, role in enumerate(roles))
+    everyone = np.arange(len(roles))
+
+    def able(role: Role) -> list[Role]:
+        slots = state.in_role(everyone, role).tolist()
+        assert slots == sorted(slots)
+        return [state.specs[state.address_of(slot)].role for slot in slots]
+
+    assert set(able(Role.BOTH)) == {Role.BOTH}
+    assert set(able(Role.PREFILL)) == {Role.BOTH, Role.PREFILL}
+    assert set(able(Role.DECODE)) == {Role.BOTH, Role.DECODE}
+    assert len(able(Role.BOTH)) == 4
+    assert len(able(Role.PREFILL)) == len(able(Role.DECODE)) == 8
+    slot = state.slot_of["10.0.0.1:1"]
+    state.apply(EndpointChanges("main", deletes=("10.0.0.1:1",)))
+    state.apply(EndpointChanges("main", (EndpointSpec("10.0.0.99:1"),)))
+    assert state.slot_of["10.0.0.99:1"] == slot
+    assert len(able(Role.BOTH)) == 5, "its slot does the parts of its new owner"
+    state.apply(EndpointChanges("main", (EndpointSpec("10.0.0.99:1", role=Role.DECODE),)))
+    assert len(able(Role.BOTH)) == 4

@@ -1,0 +1,203 @@
+"""Requests under way where something goes wrong, and where two endpoints share one request."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from picker.flight.aftermath import SUSPECT_S
+from picker.request.answer import Decision
+from picker.request.role import Role
+from picker.seams.peers import Loads
+from picker.settings import PickerSettings, PoolSettings
+from policies import registry
+from policies.limits.prices import Usage
+from policies.routing.spec import PolicySpec
+from policies.routing.types import (
+    Observation,
+    PoolView,
+    Ranking,
+    RoutingPolicy,
+    RoutingRequest,
+    Slots,
+)
+from tests.picker.accounts import Accounts, Held
+from tests.picker.fleet import IDLE, POOL, Fleet, address, chat, decided, end_of, fleet, load
+
+
+class Hearing(RoutingPolicy):
+    """Takes the first candidates, and keeps or refuses what it is to learn."""
+
+    seen: list[Observation]
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.seen, self._fails = [], fails
+
+    def rank(
+        self,
+        request: RoutingRequest,
+        pool: PoolView,
+        candidates: Slots,
+        count: int,
+        now_s: float,
+        rng: random.Random,
+    ) -> Ranking:
+        return Ranking(candidates[:count], np.zeros(min(count, candidates.size)))
+
+    def observe(self, observation: Observation, now_s: float) -> None:
+        if self._fails:
+            raise ArithmeticError("cannot learn")
+        self.seen.append(observation)
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    registry.register("policy", "hearing-for-tests")(Hearing)
+    yield
+    del registry._factories["policy", "hearing-for-tests"]
+
+
+def split(*numbers: int) -> tuple[Fleet, tuple[Hearing, Hearing]]:
+    """A fleet whose first replica prefills and whose others decode, with the policies of both."""
+    made = fleet([IDLE] * (1 + len(numbers)))
+    made.disaggregate(
+        {1: Role.PREFILL} | dict.fromkeys(numbers, Role.DECODE),
+        spec=PolicySpec("hearing-for-tests"),
+    )
+    return made, hearing(made)
+
+
+def hearing(made: Fleet) -> tuple[Hearing, Hearing]:
+    """The policies of both parts."""
+    prefill, decode = (one.policy for one in made.picker.pools[POOL].profiles)
+    assert isinstance(prefill, Hearing)
+    assert isinstance(decode, Hearing)
+    return prefill, decode
+
+
+def counted(made: Fleet) -> list[float]:
+    """Requests in flight of each replica, as policies see them."""
+    state = made.picker.pools[POOL].state
+    return [state.view.in_flight_requests.item(slot) for _, slot in sorted(state.slot_of.items())]
+
+
+async def test_a_policy_that_cannot_learn_hides_no_end() -> None:
+    accounts = Accounts()
+    made = fleet(limiter=accounts)
+    failing = PoolSettings(POOL, PolicySpec("hearing-for-tests", {"fails": True}))
+    made.picker.configure(PickerSettings((failing,)))
+    decision = await decided(made, chat())
+    with pytest.raises(ArithmeticError):
+        made.picker.complete(end_of(decision))
+    assert made.is_settled
+    assert len(made.seen.completions) == len(accounts.settled) == 1
+
+
+async def test_accounts_that_fail_leave_nothing_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(grant: Held, usage: Usage) -> None:
+        raise ArithmeticError("cannot settle")
+
+    monkeypatch.setattr(Held, "settle", fail)
+    made = fleet(limiter=Accounts())
+    decision = await decided(made, chat())
+    with pytest.raises(ArithmeticError):
+        made.picker.complete(end_of(decision))
+    assert made.is_settled
+    made.clock.now_s += 10.0
+    made.report(1)
+
+
+async def test_a_replica_may_do_both_parts_of_a_request() -> None:
+    made = fleet([IDLE])
+    made.disaggregate({1: Role.BOTH})
+    decision = await decided(made, chat())
+    assert [pick.role for pick in decision.picks] == [Role.PREFILL, Role.DECODE]
+    assert counted(made) == [2]
+    made.picker.complete(end_of(decision))
+    assert made.is_settled
+
+
+async def test_a_prefill_replica_that_is_idle_has_done_its_part_only() -> None:
+    made, _ = split(2)
+    decision = await decided(made, chat())
+    assert (decision.picks[0].addresses, decision.addresses) == ((address(1),), (address(2),))
+    assert counted(made) == [1, 1]
+    made.clock.now_s += 6.0
+    made.report(1)
+    assert counted(made) == [0, 1]
+    assert (made.under_way(1), made.under_way(2)) == (0, 1)
+    made.picker.complete(end_of(decision))
+    assert made.is_settled
+    assert [done.reason for done in made.seen.completions] == ["ok"]
+
+
+async def test_a_decode_replica_may_be_idle_while_the_prompt_is_prefilled() -> None:
+    made, _ = split(2)
+    await decided(made, chat())
+    made.clock.now_s += 60.0
+    made.report(2)
+    assert counted(made) == [1, 1], "it has nothing to do yet"
+    made.report(1)
+    made.clock.now_s += 1.0
+    made.report(2)
+    assert counted(made) == [0, 1], "the request may not have reached it yet"
+    made.clock.now_s += 5.0
+    made.report(2)
+    assert counted(made) == [0, 0]
+    assert made.under_way(2) == 1, "a slow client may still read"
+
+
+async def test_each_policy_learns_of_the_endpoint_that_it_chose() -> None:
+    made, (prefill, decode) = split(2, 3)
+    decision = await decided(made, chat())
+    made.picker.complete(end_of(decision, address=decision.addresses[1]))
+    slot_of = made.picker.pools[POOL].state.slot_of
+    assert [one.slot for one in prefill.seen] == [slot_of[address(1)]]
+    assert [one.slot for one in decode.seen] == [slot_of[decision.addresses[1]]]
+
+
+async def test_nothing_is_learned_of_a_slot_that_went_to_another_endpoint() -> None:
+    made, _ = split(2)
+    decision = await decided(made, chat())
+    made.disaggregate({4: Role.PREFILL, 2: Role.DECODE}, spec=PolicySpec("hearing-for-tests"))
+    prefill, decode = hearing(made)
+    made.picker.complete(end_of(decision))
+    assert not prefill.seen
+    assert len(decode.seen) == 1
+
+
+async def test_the_speed_of_prefills_is_learned_where_they_are_done() -> None:
+    made, _ = split(2)
+    speed = made.picker.flights.ledger.speed(POOL)
+    decision: Decision = await decided(made, chat("words " * 4_000))
+    work = made.picker.flights._entries[decision.id].legs[0].uncached_tokens
+    assert work > 4_000
+    before = speed.tokens_per_s
+    made.picker.complete(end_of(decision, ttft_s=60.0))
+    assert speed.tokens_per_s < before
+
+
+def one_request(number: int) -> Loads:
+    return Loads(POOL, [address(number)], np.array([[1.0, 0.0, 100.0]]))
+
+
+async def test_an_idle_engine_may_not_have_got_the_last_request_of_a_picker_that_died() -> None:
+    made = fleet()
+    made.picker.flights.pickers_live(["p0", "p1"])
+    made.picker.flights.peer_loads("p1", one_request(1))
+    made.picker.flights.pickers_live(["p0"])
+    made.clock.now_s += 1.0
+    made.report(1)
+    assert made.under_way(1) == 1
+    made.report(1, load(1, 0.1))
+    made.clock.now_s += 5.0
+    made.report(1)
+    assert made.under_way(1) == 0
+    made.picker.flights.peer_loads("p1", one_request(2))
+    made.picker.flights.pickers_live(["p0"])
+    made.clock.now_s += SUSPECT_S
+    made.picker.flights.tick()
+    assert made.under_way(2) == 0
