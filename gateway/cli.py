@@ -20,7 +20,7 @@ from gateway.config.reading.accept import accept
 from gateway.config.reading.problems import ConfigError
 from gateway.config.schema.secret import Secret
 from gateway.envoy import render
-from gateway.run import derive
+from gateway.envoy.plan import EnvoyPlan
 from gateway.run.rundir import RunDirError
 from gateway.run.supervisor import StartError
 from gateway.run.up import up as run_up
@@ -87,9 +87,8 @@ def envoy_config(
     accepted = _accept(config)
     run_dir = accepted.run_dir or Path("/run/penstock")
     sockets = tuple(run_dir / f"picker-{index}.sock" for index in range(accepted.picker.workers))
-    secret = Secret.reveal if with_secrets else derive.instead_of
-    plan = derive.envoy_plan(accepted, run_dir, sockets, secret=secret)
-    whole = render.static(plan, derive.known_endpoints(accepted))
+    secret = Secret.reveal if with_secrets else _instead_of
+    whole = render.static(EnvoyPlan(run_dir, accepted, sockets, secret))
     print(orjson.dumps(whole, option=orjson.OPT_INDENT_2).decode())
 
 
@@ -101,6 +100,11 @@ app.command()(usage)
 def show_version() -> None:
     """Print the version."""
     print(f"penstock {version('penstock')}")
+
+
+def _instead_of(secret: Secret) -> str:
+    """Where a secret is from, to show in its place."""
+    return f"<from {secret.reference}>"
 
 
 def _accept(path: Path) -> Config:

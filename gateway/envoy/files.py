@@ -26,10 +26,10 @@ class DiscoveryFiles:
         """Bring all files up to date; returns whether one changed. Endpoints come before the
         clusters that need them, clusters before the listener that needs them."""
         changed = False
-        for pool in plan.pools:
-            members = endpoints.get(pool.pool, ())
-            file = plan.endpoints_file(pool.pool)
-            changed |= self._replace(file, render.endpoints(pool.pool, members))
+        for pool in plan.config.pools:
+            members = endpoints.get(pool.name, ())
+            file = plan.endpoints_file(pool.name)
+            changed |= self._replace(file, render.endpoints(pool.name, members))
         changed |= self._replace(plan.pickers_file, render.pickers(plan))
         changed |= self._replace(plan.clusters_file, render.clusters(plan))
         changed |= self._replace(plan.listeners_file, render.listeners(plan))

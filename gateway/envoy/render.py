@@ -5,8 +5,10 @@ Field names and meanings are those of Envoy's v3 API (1.40).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
+from gateway.config.schema.pools import Pool
+from gateway.config.schema.terms import is_ip
 from gateway.envoy.clusters import (
     keys_clusters,
     picker_cluster,
@@ -41,7 +43,7 @@ def listeners(plan: EnvoyPlan) -> Json:
 
 def clusters(plan: EnvoyPlan) -> Json:
     """The discovery answer with a cluster for each pool, and one for the keys of tokens."""
-    resources = [pool_cluster(plan, pool) for pool in plan.pools]
+    resources = [pool_cluster(plan, pool) for pool in plan.config.pools]
     return _discovery("envoy.config.cluster.v3.Cluster", [*resources, *keys_clusters(plan)])
 
 
@@ -55,13 +57,14 @@ def pickers(plan: EnvoyPlan) -> Json:
     return {"resources": [picker_members(plan)]}
 
 
-def static(plan: EnvoyPlan, members: Mapping[str, Sequence[str]]) -> Json:
-    """One self-contained configuration, for reading and for ``envoy --mode validate``."""
+def static(plan: EnvoyPlan) -> Json:
+    """One self-contained configuration, for reading and for ``envoy --mode validate``, with the
+    replicas whose addresses stand in the configuration."""
     whole = bootstrap(plan)
     del whole["dynamic_resources"]
     pools = [
-        _with_members(pool_cluster(plan, pool), pool_members(pool.pool, members.get(pool.pool, ())))
-        for pool in plan.pools
+        _with_members(pool_cluster(plan, pool), pool_members(pool.name, _known_addresses(pool)))
+        for pool in plan.config.pools
     ]
     whole["static_resources"] = {
         "listeners": [listener(plan)],
@@ -72,6 +75,11 @@ def static(plan: EnvoyPlan, members: Mapping[str, Sequence[str]]) -> Json:
         ],
     }
     return whole
+
+
+def _known_addresses(pool: Pool) -> list[str]:
+    endpoints = pool.known_endpoints
+    return [one for one in endpoints if is_ip(one.rpartition(":")[0].strip("[]"))]
 
 
 def _with_members(cluster: Json, assignment: Json) -> Json:
