@@ -77,8 +77,8 @@ def _claim(value: str) -> str:
     return value
 
 
-HeaderName = Annotated[str, AfterValidator(_header_name)]
-Claim = Annotated[str, AfterValidator(_claim)]
+HeaderName = Annotated[str, AfterValidator(_header_name), "header name"]
+Claim = Annotated[str, AfterValidator(_claim), "claim"]
 
 
 class TrustedHeaders(Section):

@@ -189,7 +189,7 @@ class SimulatedPool(_AnyPool):
         return self.model
 
 
-EnvValue = Annotated[TextOrSecret, "environment variable"]
+EnvValue = Annotated[TextOrSecret, "text or [secret](#secrets)"]
 
 
 class ProcessPool(_AnyPool):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, model_validator
@@ -22,15 +22,7 @@ def _currency(value: str) -> str:
     return value
 
 
-def _money(value: str) -> str:
-    return _sound(value, Unit.MONEY)
-
-
-def _tokens(value: str) -> str:
-    return _sound(value, Unit.TOKENS)
-
-
-def _sound(text: str, unit: Unit) -> str:
+def _sound(unit: Unit, text: str) -> str:
     try:
         _try(text, unit)
     except ExpressionError as error:
@@ -44,8 +36,8 @@ def _try(text: str, unit: Unit) -> None:
     Expression(text, unit)
 
 
-MoneyExpression = Annotated[str, AfterValidator(_money)]
-TokenExpression = Annotated[str, AfterValidator(_tokens)]
+MoneyExpression = Annotated[str, AfterValidator(partial(_sound, Unit.MONEY)), "[CEL](#cel)"]
+TokenExpression = Annotated[str, AfterValidator(partial(_sound, Unit.TOKENS)), "[CEL](#cel)"]
 
 
 class Weights(Section):

@@ -22,8 +22,8 @@ def _prefix(value: str) -> str:
     return value
 
 
-KeyPrefix = Annotated[str, AfterValidator(_prefix)]
-RedisUrl = Annotated[TextOrSecret, "URL"]
+KeyPrefix = Annotated[str, AfterValidator(_prefix), "text"]
+RedisUrl = Annotated[TextOrSecret, "URL or [secret](#secrets)"]
 
 
 class RedisSection(Section):

@@ -44,5 +44,5 @@ def absolute(path: Path, info: ValidationInfo) -> Path:
     return context.folder / path if isinstance(context, FolderContext) else path
 
 
-ConfigPath = Annotated[Path, AfterValidator(absolute)]
+ConfigPath = Annotated[Path, AfterValidator(absolute), "path"]
 """A path; a relative one starts from the folder of the configuration file."""

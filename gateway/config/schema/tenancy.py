@@ -18,7 +18,7 @@ _OnStoreFailure = Literal["open", "closed", "share"]
 _Priority = Annotated[int, Field(ge=-1_000, le=1_000)]
 _Weight = Annotated[int, Field(ge=1, le=1_000_000)]
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
-Digest = Annotated[TextOrSecret, "SHA-256"]
+Digest = Annotated[TextOrSecret, "64 hexadecimal digits or [secret](#secrets)"]
 
 
 class Plan(Section):
