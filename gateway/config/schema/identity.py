@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from gateway.config.schema.fault import Fault, raise_faults, refuse
+from gateway.config.schema.fault import Fault, refuse
 from gateway.config.schema.secret import Secret
 from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Name
@@ -93,11 +94,10 @@ class TrustedHeaders(Section):
     user: HeaderName | None = None
     """Header that names the user. Null: the body's `user`."""
 
-    @model_validator(mode="after")
-    def _two_headers(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Two headers."""
         if self.user == self.tenant:
-            raise_faults("trusted_headers", [Fault(("user",), "another header than the tenant's")])
-        return self
+            yield Fault(("user",), "another header than the tenant's")
 
 
 class Jwt(Section):
@@ -150,39 +150,30 @@ class Identity(Section):
     """Plan of the tenants that a trusted header or a token names and that are not configured.
     Null: 403."""
 
-    @model_validator(mode="after")
-    def _somebody_gets_in(self) -> Self:
-        faults = []
-        named = self.trusted_headers is not None or self.jwt is not None
+    def faults(self) -> Iterator[Fault]:
+        """Whether somebody gets in, and by what."""
+        trusted = self.trusted_headers
+        named = trusted is not None or self.jwt is not None
         if not (self.api_keys or named or self.anonymous is not None):
-            faults.append(
-                Fault(
-                    ("api_keys",),
-                    "a way in: api_keys, trusted_headers, jwt or anonymous",
-                    hint="like this every request is refused",
-                )
+            yield Fault(
+                ("api_keys",),
+                "a way in: api_keys, trusted_headers, jwt or anonymous",
+                hint="like this every request is refused",
             )
         if self.unknown_tenants is not None and not named:
-            faults.append(
-                Fault(
-                    ("unknown_tenants",),
-                    "trusted_headers or jwt beside it",
-                    hint="only they can name a tenant that is not configured",
-                )
+            yield Fault(
+                ("unknown_tenants",),
+                "trusted_headers or jwt beside it",
+                hint="only they can name a tenant that is not configured",
             )
-        trusted = self.trusted_headers
         if (
             trusted is not None
+            and self.user_header is not None
             and self.user_header in (trusted.tenant, trusted.user)
-            and (self.user_header is not None)
         ):
-            faults.append(
-                Fault(
-                    ("user_header",),
-                    "a header that is not one of trusted_headers",
-                    hint="clients may set user_header; to take the proxy's word it is enough to "
-                    "have it in trusted_headers",
-                )
+            yield Fault(
+                ("user_header",),
+                "a header that is not one of trusted_headers",
+                hint="clients may set user_header; to take the proxy's word it is enough to "
+                "have it in trusted_headers",
             )
-        raise_faults("identity", faults)
-        return self
