@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import date
+from typing import Final
 
-from gateway.limits.usage import UsageRecord
+from gateway.limits.usage import COUNTS, UsageRecord
 from picker.wire import control_pb2
 from policies.limits.types import (
     Bucket,
@@ -16,6 +17,9 @@ from policies.limits.types import (
     Standing,
     TokenBucket,
 )
+
+_SAME: Final = ("key", "user", "model", *COUNTS)
+"""Fields that a row and its message both have."""
 
 
 def from_standing(standing: Standing) -> control_pb2.Standing:
@@ -67,29 +71,11 @@ def _rule(message: control_pb2.Standing) -> Rule:
 
 def from_record(record: UsageRecord) -> control_pb2.UsageRow:
     """The message of a row."""
-    return control_pb2.UsageRow(
-        day=record.day.isoformat(),
-        key=record.key,
-        user=record.user,
-        model=record.model,
-        requests=record.requests,
-        input_tokens=record.input_tokens,
-        cached_tokens=record.cached_tokens,
-        output_tokens=record.output_tokens,
-        cost_micros=record.cost_micros,
-    )
+    rest = {name: getattr(record, name) for name in _SAME}
+    return control_pb2.UsageRow(day=record.day.isoformat(), **rest)
 
 
 def to_record(message: control_pb2.UsageRow) -> UsageRecord:
     """The row of a message."""
-    return UsageRecord(
-        day=date.fromisoformat(message.day),
-        key=message.key,
-        user=message.user,
-        model=message.model,
-        requests=message.requests,
-        input_tokens=message.input_tokens,
-        cached_tokens=message.cached_tokens,
-        output_tokens=message.output_tokens,
-        cost_micros=message.cost_micros,
-    )
+    rest = {name: getattr(message, name) for name in _SAME}
+    return UsageRecord(day=date.fromisoformat(message.day), **rest)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Final, Self
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from gateway.config.schema.fault import Fault, refuse
 from gateway.config.schema.secret import Secret
@@ -120,14 +120,11 @@ class Jwt(Section):
     forward: bool = False
     """Send the token on to the replica."""
 
-    @model_validator(mode="after")
-    def _one_key_set(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """The keys."""
         if (self.jwks is None) == (self.jwks_uri is None):
-            raise refuse(
-                "exactly one of jwks and jwks_uri",
-                got="both" if self.jwks is not None else "neither",
-            )
-        return self
+            got = "both" if self.jwks is not None else "neither"
+            yield Fault((), "exactly one of jwks and jwks_uri", got=got)
 
 
 class Identity(Section):
