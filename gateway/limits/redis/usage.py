@@ -15,7 +15,7 @@ from typing import Final, cast
 import orjson
 
 from gateway.limits.redis.client import Client, in_time
-from gateway.limits.redis.line import ScriptLine
+from gateway.limits.redis.line import Call, ScriptLine
 from gateway.limits.usage import COUNTS, OTHERS, UsageRecord
 
 PATIENCE_S: Final = 1.0
@@ -83,7 +83,7 @@ class RedisUsage:
                 listed.discard(slot)  # the next settlement lists it
 
         for words in (("SADD", key, slot), ("EXPIRE", key, self._keep_s)):
-            line.send(words, timeout_s).add_done_callback(done)
+            line.begin(Call(words, timeout_s)).add_done_callback(done)
 
     def unlist(self) -> None:
         """There is a new connection: the sets may be gone."""
