@@ -1,4 +1,4 @@
-"""Envoy's clusters: one for each pool, one for the pickers, one for the keys of tokens."""
+"""Envoy's clusters: one for each pool, and one for the pickers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Final
 
 from gateway.config.schema.pools import Pool
 from gateway.envoy import tls
-from gateway.envoy.jwt import keys_cluster
 from gateway.envoy.message import MANY, TYPE, Json, socket_address, typed, watched
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
@@ -104,13 +103,6 @@ def _assignment(cluster: str, addresses: Iterable[Json]) -> Json:
         "cluster_name": cluster,
         "endpoints": [{"lb_endpoints": members}],
     }
-
-
-def keys_clusters(plan: EnvoyPlan) -> list[Json]:
-    """The cluster that keys of tokens are fetched from; none where the keys are given."""
-    if plan.jwt is None or plan.jwt.jwks_uri is None:
-        return []
-    return [keys_cluster(plan.jwt.jwks_uri)]
 
 
 def _http_options(**options: object) -> Json:

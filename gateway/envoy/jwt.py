@@ -73,9 +73,11 @@ def authentication(jwt: Jwt) -> Json:
     )
 
 
-def keys_cluster(uri: str) -> Json:
-    """The cluster that keys are fetched from."""
-    url = URL(uri)
+def keys_clusters(jwt: Jwt | None) -> list[Json]:
+    """The cluster that keys are fetched from; none where the keys are given."""
+    if jwt is None or jwt.jwks_uri is None:
+        return []
+    url = URL(jwt.jwks_uri)
     host, port = url.host or "", url.port or 443
     shown = f"[{host}]" if ":" in host else host
     cluster: Json = {
@@ -92,4 +94,4 @@ def keys_cluster(uri: str) -> Json:
     }
     if url.scheme == "https":
         cluster["transport_socket"] = tls.upstream(UpstreamTls(server_name=host))
-    return cluster
+    return [cluster]

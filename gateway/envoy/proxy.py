@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 
 from gateway.children.child import Backoff, Child, ChildSpec, Launch
-from gateway.config.schema.envoy import EnvoyProxy
+from gateway.config.schema.sections import EnvoyProxy
 from gateway.envoy import render
 from gateway.envoy.admin import EnvoyAdmin
 from gateway.envoy.files import DiscoveryFiles

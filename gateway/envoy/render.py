@@ -5,17 +5,17 @@ Field names and meanings are those of Envoy's v3 API (1.40).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from gateway.config.schema.pools import Pool
 from gateway.config.schema.terms import is_ip
 from gateway.envoy.clusters import (
-    keys_clusters,
     picker_cluster,
     picker_members,
     pool_cluster,
     pool_members,
 )
+from gateway.envoy.jwt import keys_clusters
 from gateway.envoy.listener import listener
 from gateway.envoy.message import MANY, TYPE, Json, typed, watched
 from gateway.envoy.plan import EnvoyPlan
@@ -44,17 +44,7 @@ def listeners(plan: EnvoyPlan) -> Json:
 def clusters(plan: EnvoyPlan) -> Json:
     """The discovery answer with a cluster for each pool, and one for the keys of tokens."""
     resources = [pool_cluster(plan, pool) for pool in plan.config.pools]
-    return _discovery("envoy.config.cluster.v3.Cluster", [*resources, *keys_clusters(plan)])
-
-
-def endpoints(pool: str, addresses: Iterable[str]) -> Json:
-    """The discovery answer with a pool's replicas, each ``ip:port``."""
-    return {"resources": [pool_members(pool, addresses)]}
-
-
-def pickers(plan: EnvoyPlan) -> Json:
-    """The discovery answer with the sockets of the picker workers."""
-    return {"resources": [picker_members(plan)]}
+    return _discovery("envoy.config.cluster.v3.Cluster", [*resources, *keys_clusters(plan.jwt)])
 
 
 def static(plan: EnvoyPlan) -> Json:
@@ -71,7 +61,7 @@ def static(plan: EnvoyPlan) -> Json:
         "clusters": [
             _with_members(picker_cluster(plan), picker_members(plan)),
             *pools,
-            *keys_clusters(plan),
+            *keys_clusters(plan.jwt),
         ],
     }
     return whole

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from gateway.admin.serve import AdminServer
+from gateway.admin.api import AdminServer
 from gateway.children.child import Child, ChildError, ChildState
 from gateway.commands.api import LOCAL
 from gateway.config.config import Config
@@ -25,7 +25,7 @@ from gateway.pools.ports import reachable, try_port
 from gateway.pools.provider import ReplicaRecord, ReplicaState
 from gateway.run.compose import provider_of
 from gateway.run.rundir import RunDir
-from gateway.run.status import SupervisorStatus, SupervisorTenants, admin_token
+from gateway.run.status import SupervisorStatus, admin_token
 from gateway.run.supervisor import StartError, Supervisor
 from gateway.telemetry import logs
 
@@ -41,9 +41,10 @@ async def up(path: Path, config: Config) -> None:
     run = RunDir.create(config.run_dir)
     make = partial(provider_of, log_dir=run.logs)
     supervisor = Supervisor(path, config, ConfigFile(path, config), run, make)
+    shown = SupervisorStatus(supervisor)
     admin = AdminServer(
-        SupervisorStatus(supervisor),
-        SupervisorTenants(supervisor),
+        shown,
+        shown,
         lambda: admin_token(supervisor.config),
         run.metrics,
     )

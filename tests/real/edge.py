@@ -17,7 +17,7 @@ from typing import Self
 
 import policies.routing  # noqa: F401 - registers the built-in policies
 from gateway.config.config import Config
-from gateway.config.schema.envoy import EnvoyProxy
+from gateway.config.schema.sections import EnvoyProxy
 from gateway.envoy.files import DiscoveryFiles
 from gateway.envoy.plan import EnvoyPlan
 from gateway.envoy.proxy import binary

@@ -115,7 +115,7 @@ class RedisStore:
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
     ) -> Verdict:
         """See `BucketStore.reserve`. If it is cancelled or times out, Redis may hold it all the
-        same, until a `release` or the end of the lease."""
+        same, until it is settled or the end of the lease."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + self._timeout_s
         while True:
@@ -178,10 +178,6 @@ class RedisStore:
         if doubtful:
             self._doubtful.pop((slot, reservation_id), None)
         return bool(done)
-
-    async def release(self, slot: str, reservation_id: str) -> bool:
-        """See `BucketStore.release`."""
-        return await self.settle(slot, reservation_id, {})
 
     async def standing(self, slot: str, buckets: Sequence[Bucket]) -> list[Standing]:
         """See `BucketStore.standing`."""
