@@ -26,11 +26,11 @@ from loadtests.sim.serving.surface import (
     tokenizing,
 )
 from loadtests.sim.serving.surface.body import ApiError
-from loadtests.sim.serving.surface.reply import json_bytes
+from loadtests.sim.serving.surface.reply import Reply, json_reply
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[SimulatedReplica, web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[SimulatedReplica, web.BaseRequest], Awaitable[Reply]]
 
 _MAX_BODY_BYTES = 256 * 1024 * 1024
 _KEEPALIVE_S = 75.0
@@ -184,7 +184,8 @@ class ReplicaServer:
             response = _error_reply(_plain_error(HTTPStatus.METHOD_NOT_ALLOWED), request)
             response.headers["Allow"] = ", ".join(endpoints)
             return response
-        return await endpoint(self.replica, request)
+        reply = await endpoint(self.replica, request)
+        return reply if isinstance(reply, web.StreamResponse) else json_reply(reply, request)
 
 
 def _plain_error(status: HTTPStatus) -> ApiError:
@@ -199,7 +200,7 @@ def _error_reply(error: ApiError, request: web.BaseRequest) -> web.Response:
         body = error.anthropic()
     else:
         body = error.openai()
-    return json_bytes(body, request, error.status)
+    return json_reply(body, request, error.status)
 
 
 def _refusal_reply(refusal: RefusalError, request: web.BaseRequest) -> web.Response:

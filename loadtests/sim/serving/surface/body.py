@@ -27,28 +27,18 @@ class ApiError(Exception):
         self.kind = kind
         self.param = param
 
-    def openai(self) -> bytes:
+    def openai(self) -> Mapping[str, object]:
         """The body as vLLM's OpenAI endpoints send it."""
-        return orjson.dumps(
-            {
-                "error": {
-                    "message": self.message,
-                    "type": self.kind,
-                    "param": self.param,
-                    "code": int(self.status),
-                }
-            }
-        )
+        error = {"message": self.message, "type": self.kind, "param": self.param}
+        return {"error": {**error, "code": int(self.status)}}
 
-    def plain(self) -> bytes:
+    def plain(self) -> Mapping[str, object]:
         """The body when no endpoint is reached."""
-        return orjson.dumps({"detail": self.message})
+        return {"detail": self.message}
 
-    def anthropic(self) -> bytes:
+    def anthropic(self) -> Mapping[str, object]:
         """The body as /v1/messages sends it."""
-        return orjson.dumps(
-            {"type": "error", "error": {"type": self.kind, "message": self.message}}
-        )
+        return {"type": "error", "error": {"type": self.kind, "message": self.message}}
 
 
 def not_found(message: str, param: str | None = None) -> ApiError:
