@@ -34,7 +34,8 @@ def render(replica: SimulatedReplica) -> bytes:
     _tokens(page, stats)
     finished = {reason: stats.finished[reason] for reason in _FINISH_REASONS}
     page.labelled("request_success_total", "Finished requests.", "finished_reason", finished)
-    _distributions(page, stats)
+    for histogram in stats.histograms:
+        page.histogram(histogram)
     _engine_info(page, replica)
     return page.text()
 
@@ -64,32 +65,8 @@ def _tokens(page: "_Page", stats: EngineStats) -> None:
     page.counter("generation_tokens", "Tokens generated.", stats.generation_tokens)
 
 
-def _distributions(page: "_Page", stats: EngineStats) -> None:
-    for name, meaning, histogram in (
-        ("request_prompt_tokens", "Of a prompt.", stats.request_prompt_tokens),
-        ("request_generation_tokens", "Of an answer.", stats.request_generation_tokens),
-        ("iteration_tokens_total", "Computed in a step.", stats.step_tokens),
-        ("request_params_max_tokens", "Asked for.", stats.request_max_tokens),
-        ("time_to_first_token_seconds", "TTFT.", stats.first_token_s),
-        ("inter_token_latency_seconds", "Between tokens.", stats.between_tokens_s),
-        ("request_time_per_output_token_seconds", "Mean TPOT.", stats.output_token_s),
-        ("e2e_request_latency_seconds", "Arrival to last token.", stats.whole_s),
-        ("request_queue_time_seconds", "Time in the queue.", stats.queue_s),
-        ("request_inference_time_seconds", "Admission to last token.", stats.inference_s),
-        ("request_prefill_time_seconds", "Admission to first token.", stats.prefill_s),
-        ("request_decode_time_seconds", "First to last token.", stats.decode_s),
-        ("request_num_preemptions", "Of a request.", stats.request_preemptions),
-        (
-            "request_prefill_kv_computed_tokens",
-            "Of a prompt, not found cached.",
-            stats.request_computed_tokens,
-        ),
-    ):
-        page.histogram(name, meaning, histogram)
-
-
 def _engine_info(page: "_Page", replica: SimulatedReplica) -> None:
-    limits = replica.settings.engine.limits
+    limits = replica.limits
     blocks = limits.num_blocks + 1  # vLLM also counts its placeholder, which holds nothing
     page.family("cache_config_info", "Information of the LLMEngine CacheConfig", "gauge")
     page.sample(
@@ -150,9 +127,9 @@ class _Page:
         for value, number in values.items():
             self.sample(name, f'{self._labels},{label}="{value}"', number)
 
-    def histogram(self, name: str, meaning: str, histogram: Histogram) -> None:
-        self.family(name, meaning, "histogram")
-        total = 0
+    def histogram(self, histogram: Histogram) -> None:
+        name, total = histogram.name, 0
+        self.family(name, histogram.meaning, "histogram")
         for bound, count in zip((*histogram.bounds, "+Inf"), histogram.counts, strict=True):
             total += count
             self.sample(f"{name}_bucket", f'{self._labels},le="{bound}"', total)

@@ -40,7 +40,7 @@ async def load(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
 async def list_models(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Names of the base model, then the adapters with their parent."""
     cards = [
-        _card(replica, name, replica.base_model, None, replica.max_model_tokens)
+        _card(replica, name, replica.base_model, None, replica.limits.max_model_len)
         for name in replica.settings.models
     ]
     cards += [
@@ -110,7 +110,7 @@ async def _load(replica: SimulatedReplica, wanted: _Load) -> None:
 
 
 def _need_loras(replica: SimulatedReplica) -> None:
-    if not replica.max_loras:
+    if not replica.limits.max_loras:
         status = HTTPStatus.NOT_FOUND
         raise ApiError(status.phrase, status=status, kind=status.phrase)
 

@@ -107,7 +107,7 @@ async def _compute(replica: SimulatedReplica, body: Body, prompts: Ordered[Token
     for prompt in prompts:
         if not prompt:
             raise ApiError("The prompt cannot be empty", param="input")
-        check_prompt(tokens.count(prompt), replica.max_model_tokens)
+        check_prompt(tokens.count(prompt), replica.limits.max_model_len)
     cache_salt = body.text("cache_salt")
     path = replica.adapter_path(adapter)
     submission = replica.engine.submit(

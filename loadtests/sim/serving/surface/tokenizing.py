@@ -30,7 +30,7 @@ async def tokenize(replica: SimulatedReplica, request: web.BaseRequest) -> Reply
         pieces = [tokens.decode(prompt[i : i + width]) for i in range(0, len(prompt), width)]
     return {
         "count": len(ids),
-        "max_model_len": replica.max_model_tokens,
+        "max_model_len": replica.limits.max_model_len,
         "tokens": ids,
         "token_strs": pieces,
     }
