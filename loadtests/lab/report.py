@@ -38,6 +38,19 @@ def prepare(folder: Path) -> None:
         raise LabError(f"--out {folder}: {error.strerror}") from error
 
 
+def deliver(
+    console: Console, comparison: Comparison, runs: Sequence[CellRun], folder: Path | None
+) -> None:
+    """Show the tables, then write into the folder, if one is given. Raises LabError."""
+    show(console, comparison, runs)
+    if folder is not None:
+        try:
+            write(comparison, runs, folder)
+        except OSError as error:
+            raise LabError(f"--out {folder}: {error}") from error
+        print(f"\nReport: {folder / PAGE}")
+
+
 def write(comparison: Comparison, runs: Sequence[CellRun], folder: Path) -> None:
     """Write result.json, index.html and plots/*.svg into a folder that `prepare` made."""
     # Imported late, because importing matplotlib takes longer than many runs.

@@ -7,13 +7,13 @@ near the goal, chance decides which sizes meet it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil
 
 from loadtests.bench.stats import Estimate, estimate
 from loadtests.lab.comparison import CellRun
 from loadtests.lab.experiment import Experiment
-from loadtests.lab.result import FORMAT, settings
+from loadtests.lab.result import FORMAT, measured, settings
 from loadtests.lab.source import LabError, LevelKind
 from loadtests.lab.summary import Figures
 
@@ -153,15 +153,7 @@ def sizing_document(experiment: Experiment, sizing: Sizing) -> dict[str, object]
                 "replicas": trial.replicas,
                 "met": trial.met,
                 "shares": trial.shares,
-                "runs": [
-                    {
-                        "seed": each.cell.seed,
-                        "steady": asdict(each.steady),
-                        "stages": [asdict(stage) for stage in each.stages],
-                        "whole": asdict(each.whole),
-                    }
-                    for each in trial.runs
-                ],
+                "runs": [measured(run) for run in trial.runs],
             }
             for trial in sizing.trials
         ],

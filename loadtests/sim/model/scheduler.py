@@ -370,6 +370,7 @@ class Scheduler:
         sequence.scheduled_tokens = after
         if tokens == 1:
             step.decode.append(sequence)
+            step.decode_sequences += 1
             step.decode_context_tokens += after
         else:
             step.prefill.append((sequence, tokens))
