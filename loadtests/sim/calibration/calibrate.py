@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import exp, log
 
 import numpy as np
@@ -128,10 +129,7 @@ def fit_profile(
     parameters = [p for p in PARAMETERS if start.tensor_parallel >= p.least_shards]
     replays = 0
 
-    def profile_at(u: Vector) -> Profile:
-        values = {p.name: p.value(float(x)) for p, x in zip(parameters, u, strict=True)}
-        return replace(start, **values)  # type: ignore[arg-type]
-
+    profile_at = partial(moved, start, parameters)
     late = _late_starters(experiment)
     seeds = range(seed, seed + (2 * _SEEDS if late else _SEEDS))
 
@@ -153,7 +151,7 @@ def fit_profile(
             "bandwidth shares, input_token_s, output_s and kv_reserve_bytes assumed"
         ),
     )
-    return Fit(_rounded(profile, parameters), _misfit(here), replays)
+    return Fit(rounded(profile, parameters), _misfit(here), replays)
 
 
 def _late_starters(experiment: MeasuredExperiment) -> bool:
@@ -202,7 +200,14 @@ def _descend(
     return u, here
 
 
-def _rounded(profile: Profile, parameters: Sequence[Parameter]) -> Profile:
+def moved(start: Profile, parameters: Sequence[Parameter], u: Vector) -> Profile:
+    """The profile whose parameters are ``u`` spreads away from their means."""
+    values = {p.name: p.value(float(x)) for p, x in zip(parameters, u, strict=True)}
+    return replace(start, **values)  # type: ignore[arg-type]
+
+
+def rounded(profile: Profile, parameters: Sequence[Parameter]) -> Profile:
+    """The profile with four digits of each parameter."""
     values = {p.name: float(f"{getattr(profile, p.name):.4g}") for p in parameters}
     return replace(profile, **values)  # type: ignore[arg-type]
 
