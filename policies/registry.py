@@ -74,8 +74,6 @@ def build(kind: PartKind, name: str, params: Mapping[str, object] | None = None)
     arguments = _checked(f"{kind} {name!r}", factory, params or {})
     try:
         return factory(**arguments)
-    except PolicyError as error:
-        raise PolicyError(f"{kind} {name!r}: {error}") from error
     except (ValueError, TypeError) as error:
         raise PolicyError(f"{kind} {name!r}: {error}") from error
 

@@ -55,16 +55,6 @@ PARAMETERS = (
 """Spreads are wide for overheads, and narrow for what physics bounds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """A fitted profile, and how far it is from the measurements."""
-
-    profile: Profile
-    misfit: float
-    """Root mean square of the observations' errors, in units of their tolerance."""
-    replays: int
-
-
 def calibration_experiments(experiments: Sequence[MeasuredExperiment]) -> list[MeasuredExperiment]:
     """The experiments to which a profile may be fitted: `codegen`, without failures."""
     return [
@@ -119,7 +109,7 @@ def fit_profile(
     seed: int = 0,
     rounds: int = 9,
     report: Callable[[int, float], None] = lambda replays, misfit: None,
-) -> Fit:
+) -> Profile:
     """The profile with which a replay of ``experiment`` is most like the measurements.
 
     ``report`` is called with the number of replays so far and the misfit. Raises
@@ -143,7 +133,7 @@ def fit_profile(
     u = np.zeros(len(parameters))
     if late:
         u[[p.name for p in parameters].index("first_use_s")] = 2.0
-    u, here = _descend(u, residuals, rounds, lambda each: report(replays, _misfit(each)))
+    u = _descend(u, residuals, rounds, lambda each: report(replays, _misfit(each)))
     profile = replace(
         profile_at(u),
         source=(
@@ -151,7 +141,7 @@ def fit_profile(
             "bandwidth shares, input_token_s, output_s and kv_reserve_bytes assumed"
         ),
     )
-    return Fit(rounded(profile, parameters), _misfit(here), replays)
+    return rounded(profile, parameters)
 
 
 def _late_starters(experiment: MeasuredExperiment) -> bool:
@@ -169,7 +159,7 @@ def _descend(
     residuals: Callable[[Vector], Vector],
     rounds: int,
     report: Callable[[Vector], None],
-) -> tuple[Vector, Vector]:
+) -> Vector:
     """Gauss-Newton from ``u``; returns where it ends, and the residuals there."""
     here = residuals(u)
     cost = _cost(here, u)
@@ -197,7 +187,7 @@ def _descend(
                 break
         else:
             damping = damping * 10 + 1.0
-    return u, here
+    return u
 
 
 def moved(start: Profile, parameters: Sequence[Parameter], u: Vector) -> Profile:

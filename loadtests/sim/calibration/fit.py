@@ -84,7 +84,7 @@ def calibrate(
         def progress(replays: int, misfit: float) -> None:
             report(f"{name}: {replays} replays, misfit {misfit:.2f}")
 
-        return fit_profile(experiment, accelerator, seed=seed, report=progress).profile
+        return fit_profile(experiment, accelerator, seed=seed, report=progress)
 
     return _calibrations(experiments, accelerator, fitted)
 

@@ -5,11 +5,10 @@ import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 
-from aiohttp import StreamReader, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import RawRequestMessage
+from aiohttp import web
 
 from loadtests.sim.serving.engine import EngineDeadError
 from loadtests.sim.serving.faults import CutError, RefusalError
@@ -116,7 +115,7 @@ class ReplicaServer:
         loop = asyncio.get_running_loop()
         self._web = web.Server(
             self._handle,
-            request_factory=_make_request,
+            request_factory=partial(web.BaseRequest, loop=loop, client_max_size=_MAX_BODY_BYTES),
             handler_cancellation=True,
             keepalive_timeout=_KEEPALIVE_S,
             access_log=None,
@@ -227,21 +226,3 @@ def _reset(request: web.BaseRequest) -> None:
             socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE
         )
         transport.abort()
-
-
-def _make_request(
-    message: RawRequestMessage,
-    payload: StreamReader,
-    protocol: web.RequestHandler,
-    writer: AbstractStreamWriter,
-    task: "asyncio.Task[None]",
-) -> web.BaseRequest:
-    return web.BaseRequest(
-        message,
-        payload,
-        protocol,
-        writer,
-        task,
-        asyncio.get_running_loop(),
-        client_max_size=_MAX_BODY_BYTES,
-    )
