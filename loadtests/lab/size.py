@@ -66,16 +66,17 @@ class Sizing:
     @property
     def one_fewer(self) -> Trial | None:
         """The size below the smallest, which misses the SLO; None when the smallest is 1."""
-        if self.smallest is None:
-            return None
-        return self._tried(self.smallest.replicas - 1)
+        return self._beside(-1)
 
     @property
     def one_more(self) -> Trial | None:
         """The size above the smallest; None when it was not tried."""
-        return None if self.smallest is None else self._tried(self.smallest.replicas + 1)
+        return self._beside(1)
 
-    def _tried(self, replicas: int) -> Trial | None:
+    def _beside(self, more: int) -> Trial | None:
+        if self.smallest is None:
+            return None
+        replicas = self.smallest.replicas + more
         return next((trial for trial in self.trials if trial.replicas == replicas), None)
 
 

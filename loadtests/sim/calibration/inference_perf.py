@@ -38,7 +38,6 @@ _STAGE_GAP_S = 1.0
 class StageResult:
     """A stage as the client saw it. Times in seconds, one for each completed request."""
 
-    sent: int = 0
     failures: int = 0
     started_s: float = inf
     ended_s: float = 0.0
@@ -48,7 +47,6 @@ class StageResult:
     output_tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    preemptions: int = 0
 
     @property
     def completed(self) -> int:
@@ -171,7 +169,7 @@ def _run_stage(
     timeout_s: float,
     experiment: MeasuredExperiment,
 ) -> StageResult:
-    result = StageResult(sent=len(arrivals))
+    result = StageResult()
     open_requests: dict[Sequence, float] = {}
     deadlines: list[tuple[float, int, Sequence]] = []
     position = 0
@@ -224,4 +222,3 @@ def _note(
     result.output_tokens += tokens
     result.prompt_tokens += sequence.prompt_tokens
     result.cached_tokens += sequence.cached_tokens or 0
-    result.preemptions += sequence.preemptions
