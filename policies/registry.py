@@ -57,9 +57,8 @@ def about(kind: PartKind, name: str) -> str:
     Raises KeyError for an unknown name."""
     factory = _factories[kind, name]
     text = inspect.cleandoc(factory.__doc__ or "").partition("\n\n")[0]
-    if text.startswith(
-        f"{getattr(factory, '__name__', '')}("
-    ):  # the docstring that a dataclass makes for itself
+    # A dataclass makes itself a docstring that begins with its signature.
+    if text.startswith(f"{getattr(factory, '__name__', '')}("):
         return ""
     return " ".join(text.replace("``", "").split()).partition(". ")[0].removesuffix(".")
 

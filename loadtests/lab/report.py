@@ -100,9 +100,8 @@ def _tables(points: Sequence[Point], replicas: int, noun: str, width: int) -> li
     """All columns, in several tables below each other when one of ``width`` cannot hold them."""
     from loadtests.lab.page import COLUMNS, value
 
-    points = sorted(
-        points, key=lambda point: point.level
-    )  # a stable sort: contenders keep their order
+    # A stable sort: contenders keep their order.
+    points = sorted(points, key=lambda point: point.level)
     loads = [point.level.label for point in points]
     names = [point.contender for point in points]
     name_width = min(max(map(len, (noun, *names))), max(_LEAST_NAME, width // 4))

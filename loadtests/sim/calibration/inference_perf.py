@@ -142,9 +142,8 @@ def _prompts(experiment: MeasuredExperiment, generator: np.random.Generator) -> 
     )
     nominal = workload.system_prompt_len + workload.question_len
     means = [s.prompt_len.mean for s in experiment.stages if s.prompt_len.mean is not None]
-    mean = (
-        means[0] if means else nominal * 1.045
-    )  # a text of random tokens has more tokens when it is tokenized again
+    # A text of random tokens has more tokens when it is tokenized again.
+    mean = means[0] if means else nominal * 1.045
     p90 = next((s.prompt_len.p90 for s in experiment.stages if s.prompt_len.p90), None)
     spread = max((p90 - mean) / 1.2816, 0.0) if p90 is not None else 0.01 * mean
     lengths = np.rint(generator.normal(mean, spread, count)).astype(int) + 1  # and the BOS token

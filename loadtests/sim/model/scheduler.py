@@ -156,9 +156,8 @@ class Scheduler:
             sequence.generated_tokens += 1
             advanced.append(sequence)
             if sequence.generated_tokens >= sequence.output_tokens:
-                if (
-                    sequence.state is SequenceState.WAITING
-                ):  # it was preempted after its last step was prepared
+                if sequence.state is SequenceState.WAITING:
+                    # It was preempted after its last step was prepared.
                     self.waiting.remove(sequence)
                 else:
                     self._publish(sequence, sequence.scheduled_tokens)

@@ -192,6 +192,14 @@ class RealTimeEngine:
         self._plan()
         return submission
 
+    async def complete(self, jobs: Ordered[EngineJob]) -> None:
+        """Submit and wait for the end; when cancelled, nothing stays in the engine."""
+        submission = self.submit(jobs)
+        try:
+            await submission.finished()
+        finally:
+            submission.abort()
+
     def abort(self, submission: Submission) -> None:
         """Drop the unfinished jobs of a submission, and free their KV blocks at once."""
         if submission.done or self.dead.is_set():

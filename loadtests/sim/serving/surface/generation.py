@@ -171,11 +171,7 @@ class Generation:
 
     async def run(self) -> None:
         """Run until all choices are finished; when cancelled, nothing stays in the engine."""
-        submission = self._replica.engine.submit([choice.job for choice in self.choices])
-        try:
-            await submission.finished()
-        finally:
-            submission.abort()
+        await self._replica.engine.complete([choice.job for choice in self.choices])
 
     async def stream(
         self, request: web.BaseRequest, stream_format: StreamFormat

@@ -110,16 +110,12 @@ async def _compute(replica: SimulatedReplica, body: Body, prompts: Ordered[Token
         check_prompt(tokens.count(prompt), replica.limits.max_model_len)
     cache_salt = body.text("cache_salt")
     path = replica.adapter_path(adapter)
-    submission = replica.engine.submit(
+    await replica.engine.complete(
         [
             EngineJob(prompt, adapter=adapter, adapter_path=path, cache_salt=cache_salt)
             for prompt in prompts
         ]
     )
-    try:
-        await submission.finished()
-    finally:
-        submission.abort()
     return model
 
 
