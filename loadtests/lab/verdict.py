@@ -188,11 +188,11 @@ def _behind(verdict: FleetVerdict, rank: Rank) -> str:
     return f"{text}."
 
 
-def shown(found: Estimate | None, *, digits: int = 3) -> str:
+def shown(found: Estimate | None) -> str:
     """A value with its 95 % interval, as in ``12.3 ± 0.4``."""
     if found is None:
         return "-"
-    value = rounded(found.value, digits)
+    value = rounded(found.value)
     return value if found.error is None else f"{value} ± {rounded(found.error, 2)}"
 
 

@@ -108,11 +108,11 @@ def requests_per_session(workload: Workload, *, sample: int = 1_000) -> float:
     return sum(workload.session(index).requests for index in range(sample)) / sample
 
 
-def longest_session_s(workload: Workload, *, sample: int = 1_000) -> float:
-    """The longest time from first to last request, of the first ``sample`` sessions, when nobody
+def longest_session_s(workload: Workload) -> float:
+    """The longest time from first to last request, of the first thousand sessions, when nobody
     waits for an engine."""
     longest_s = 0.0
-    for index in range(sample):
+    for index in range(1_000):
         turns = workload.session(index).turns
         answers = (max(ask.answer_tokens for ask in turn.asks) for turn in turns[:-1])
         answering_s = sum(UNLOADED_TTFT_S + UNLOADED_S_PER_TOKEN * tokens for tokens in answers)
@@ -220,13 +220,13 @@ def agentic_bursts(seed: int, *, name: str = "agentic-bursts") -> Conversations:
     )
 
 
-def lora_mix(seed: int, *, name: str = "lora-mix") -> LoraMix:
+def lora_mix(seed: int) -> LoraMix:
     """50 adapters by Zipf's law with exponent 1 (the popularity used by S-LoRA, MLSys'24), for
     replicas with 8 slots. Lengths are our choice, those of short instruction traffic: 400 tokens
     of instructions an adapter, questions lognormal 300 +- 300 in 8..4,000, answers lognormal
     200 +- 150 in 8..1,000."""
     return LoraMix(
-        name=name,
+        name="lora-mix",
         seed=seed,
         adapters=50,
         exponent=1.0,
@@ -236,11 +236,11 @@ def lora_mix(seed: int, *, name: str = "lora-mix") -> LoraMix:
     )
 
 
-def multi_tenant(seed: int, *, name: str = "multi-tenant") -> TenantMix:
+def multi_tenant(seed: int) -> TenantMix:
     """Six tenants with different habits, by weight of sessions: two of chat (30 and 15), one of a
     small fixed corpus (30), one of coding assistants on repositories up to 30,000 tokens (5), one
     of agents (2), one of long answers in bulk (8). All of it is our choice."""
-    scope = f"{name}/{{}}".format
+    scope = "multi-tenant/{}".format
     corpus = replace(fixed_corpus_saas(seed, name=scope("support")), groups=20)
     code = replace(
         code_generation(seed, name=scope("code")),
@@ -248,7 +248,7 @@ def multi_tenant(seed: int, *, name: str = "multi-tenant") -> TenantMix:
         pause_s=Length("lognormal", 15, 20, 1, 100),
     )
     return TenantMix(
-        name,
+        "multi-tenant",
         seed,
         (
             Share("chat-large", 30, interactive_chat(seed, name=scope("chat-large"))),

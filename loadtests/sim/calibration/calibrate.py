@@ -106,7 +106,6 @@ def fit_profile(
     experiment: MeasuredExperiment,
     accelerator: Accelerator,
     *,
-    seed: int = 0,
     rounds: int = 9,
     report: Callable[[int, float], None] = lambda replays, misfit: None,
 ) -> Profile:
@@ -121,7 +120,7 @@ def fit_profile(
 
     profile_at = partial(moved, start, parameters)
     late = _late_starters(experiment)
-    seeds = range(seed, seed + (2 * _SEEDS if late else _SEEDS))
+    seeds = range(2 * _SEEDS if late else _SEEDS)
 
     def residuals(u: Vector) -> Vector:
         nonlocal replays

@@ -64,9 +64,7 @@ class StageResult:
         return self.output_tokens / self.duration_s
 
 
-def replay(
-    experiment: MeasuredExperiment, profile: Profile, *, seed: int = 0, skip: bool = True
-) -> list[StageResult]:
+def replay(experiment: MeasuredExperiment, profile: Profile, *, seed: int = 0) -> list[StageResult]:
     """Run an experiment on a simulated server that has just started."""
     server = experiment.config
     blocks = profile.kv_blocks(server.block_size)
@@ -82,7 +80,7 @@ def replay(
         )
     except ValueError as error:
         raise MeasuredError(f"{experiment.experiment}: config: {error}") from error
-    engine = EngineModel(profile, limits, cold=True, skip=skip)
+    engine = EngineModel(profile, limits, cold=True)
     generator = np.random.default_rng(seed)
     prompts = _prompts(experiment, generator)
     timeout_s = experiment.load.request_timeout or TIMEOUT_S
