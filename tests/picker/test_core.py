@@ -259,7 +259,7 @@ async def test_accounts_always_close(replicas: list[Signals], events: list[str])
     asked = 0
 
     def load(requests: int) -> Loads:
-        return Loads(POOL, [address(1)], np.array([[requests, 10.0, requests * 5.0]]))
+        return Loads(POOL, [address(1)], np.array([[requests, requests * 3.0, requests * 5.0]]))
 
     for number, event in enumerate(events):
         made.clock.now_s += 0.5
