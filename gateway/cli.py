@@ -6,13 +6,14 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final
 
 import orjson
 import typer
 import uvloop
 
 from gateway.commands import keys, tenants
+from gateway.commands.output import fail
 from gateway.commands.standing import limits
 from gateway.commands.usage import usage
 from gateway.config.config import Config, schema_json
@@ -20,7 +21,7 @@ from gateway.config.reading.accept import accept
 from gateway.config.reading.problems import ConfigError
 from gateway.config.schema.secret import Secret
 from gateway.envoy import render
-from gateway.run import derive
+from gateway.envoy.plan import EnvoyPlan
 from gateway.run.rundir import RunDirError
 from gateway.run.supervisor import StartError
 from gateway.run.up import up as run_up
@@ -39,9 +40,7 @@ app.add_typer(keys.app, name="keys")
 COMMANDS: Final = "penstock.commands"
 """Entry points: each a `typer.Typer` that becomes a command of its name."""
 
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="Configuration file (YAML).", show_default=False)
-]
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")]
 
 
 @app.command()
@@ -51,7 +50,7 @@ def up(config: ConfigOption) -> None:
     try:
         uvloop.run(run_up(config, accepted))
     except (StartError, RunDirError) as error:
-        _fail(str(error))
+        fail(str(error))
 
 
 @config_app.command("check")
@@ -87,9 +86,8 @@ def envoy_config(
     accepted = _accept(config)
     run_dir = accepted.run_dir or Path("/run/penstock")
     sockets = tuple(run_dir / f"picker-{index}.sock" for index in range(accepted.picker.workers))
-    secret = Secret.reveal if with_secrets else derive.instead_of
-    plan = derive.envoy_plan(accepted, run_dir, sockets, secret=secret)
-    whole = render.static(plan, derive.known_endpoints(accepted))
+    secret = Secret.reveal if with_secrets else _instead_of
+    whole = render.static(EnvoyPlan(run_dir, accepted, sockets, secret))
     print(orjson.dumps(whole, option=orjson.OPT_INDENT_2).decode())
 
 
@@ -103,19 +101,17 @@ def show_version() -> None:
     print(f"penstock {version('penstock')}")
 
 
+def _instead_of(secret: Secret) -> str:
+    """Where a secret is from, to show in its place."""
+    return f"<from {secret.reference}>"
+
+
 def _accept(path: Path) -> Config:
     try:
         registry.load_plugins()
         return accept(path)
-    except ConfigError as error:
-        _fail(str(error))
-    except registry.PolicyError as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    print(message, file=sys.stderr)
-    raise typer.Exit(1)
+    except (ConfigError, registry.PolicyError) as error:
+        fail(str(error))
 
 
 def _plug_in(words: Sequence[str]) -> None:
@@ -126,7 +122,7 @@ def _plug_in(words: Sequence[str]) -> None:
             try:
                 added = point.load()
             except Exception as error:  # noqa: BLE001 - a plugin may raise anything
-                _fail(f"command {point.name!r} ({point.value}) cannot be loaded: {error}")
+                fail(f"command {point.name!r} ({point.value}) cannot be loaded: {error}")
             app.add_typer(added, name=point.name)
 
 

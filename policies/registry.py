@@ -57,9 +57,8 @@ def about(kind: PartKind, name: str) -> str:
     Raises KeyError for an unknown name."""
     factory = _factories[kind, name]
     text = inspect.cleandoc(factory.__doc__ or "").partition("\n\n")[0]
-    if text.startswith(
-        f"{getattr(factory, '__name__', '')}("
-    ):  # the docstring that a dataclass makes for itself
+    # A dataclass makes itself a docstring that begins with its signature.
+    if text.startswith(f"{getattr(factory, '__name__', '')}("):
         return ""
     return " ".join(text.replace("``", "").split()).partition(". ")[0].removesuffix(".")
 
@@ -74,8 +73,6 @@ def build(kind: PartKind, name: str, params: Mapping[str, object] | None = None)
     arguments = _checked(f"{kind} {name!r}", factory, params or {})
     try:
         return factory(**arguments)
-    except PolicyError as error:
-        raise PolicyError(f"{kind} {name!r}: {error}") from error
     except (ValueError, TypeError) as error:
         raise PolicyError(f"{kind} {name!r}: {error}") from error
 

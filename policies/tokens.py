@@ -104,9 +104,8 @@ class ChunkRatio:
         if chunks <= 0 or tokens <= 0:
             return
         visible = tokens - reasoning_tokens
-        shown = (
-            tokens if chunks > visible + 1 else visible
-        )  # more chunks than tokens besides reasoning
+        # There may be more chunks than tokens besides reasoning.
+        shown = tokens if chunks > visible + 1 else visible
         seen = max(chunks, shown - 1) / chunks
         if seen > MAX_TOKENS_PER_CHUNK:
             return

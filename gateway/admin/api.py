@@ -1,9 +1,10 @@
-"""The admin API: an aiohttp application over a StatusSource and a TenantSource."""
+"""The admin API: an aiohttp application over a StatusSource and a TenantSource, and its server."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from gateway.admin.gauges import StatusCollector
 from gateway.admin.guard import error, errors, same_origin
 from gateway.admin.status import StatusSource, UnknownEndpointError
 from gateway.admin.tenants import TenantHandlers, TenantSource
+from gateway.config.schema.picker import MetricsSection
+from gateway.config.schema.sections import Admin
 from gateway.telemetry import multiprocess
 
 _PAGE = resources.files("gateway.admin").joinpath("index.html").read_text(encoding="utf-8")
@@ -110,3 +113,41 @@ class _Handlers:
         except UnknownEndpointError as problem:
             return error(404, "unknown_endpoint", str(problem))
         return answer({"pool": pool, "endpoint": endpoint, "draining": draining})
+
+
+class AdminServer:
+    """Serves from ``start`` to ``stop``."""
+
+    def __init__(
+        self,
+        source: StatusSource,
+        tenants: TenantSource,
+        token: Callable[[], str | None],
+        metrics_dir: Path,
+    ) -> None:
+        """``token``: returns the token of the configuration in force."""
+        self._source = source
+        self._tenants = tenants
+        self._access = Access(token)
+        self._metrics_dir = metrics_dir
+        self._runners: list[web.AppRunner] = []
+
+    async def start(self, admin: Admin, metrics: MetricsSection) -> None:
+        """Listen. Raises OSError when a port is taken."""
+        app = application(self._source, self._tenants, self._access, self._metrics_dir)
+        await self._listen(app, admin.address, admin.port)
+        if metrics.port is not None:
+            app = metrics_application(self._source, self._access, self._metrics_dir)
+            await self._listen(app, metrics.address, metrics.port)
+
+    async def stop(self) -> None:
+        """Close both servers."""
+        for runner in self._runners:
+            await runner.cleanup()
+        self._runners.clear()
+
+    async def _listen(self, app: web.Application, address: str, port: int) -> None:
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        self._runners.append(runner)
+        await web.TCPSite(runner, address, port, shutdown_timeout=1.0).start()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.admin.status import GatewayStatus
+
+_ENDPOINT: Final = ("pool", "endpoint")
 
 
 class StatusCollector(Collector):
@@ -21,16 +24,16 @@ class StatusCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """The families."""
         status = self._status
-        labels = ("pool", "endpoint")
-        up = GaugeMetricFamily(
-            "penstock_endpoint_up", "1: the endpoint gets requests.", labels=labels
-        )
-        in_flight = GaugeMetricFamily(
-            "penstock_in_flight_requests", "Requests under way on an endpoint.", labels=labels
-        )
-        restarts = GaugeMetricFamily(
-            "penstock_replica_restarts", "Restarts of a replica.", labels=("pool", "replica")
-        )
+
+        def gauge(name: str, meaning: str, value: float) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"penstock_{name}", meaning, value)
+
+        def by(labels: tuple[str, str], name: str, meaning: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"penstock_{name}", meaning, labels=labels)
+
+        up = by(_ENDPOINT, "endpoint_up", "1: the endpoint gets requests.")
+        in_flight = by(_ENDPOINT, "in_flight_requests", "Requests under way on an endpoint.")
+        restarts = by(("pool", "replica"), "replica_restarts", "Restarts of a replica.")
         for pool in status.pools:
             for endpoint in pool.endpoints:
                 key = (pool.name, endpoint.address)
@@ -38,27 +41,15 @@ class StatusCollector(Collector):
                 in_flight.add_metric(key, endpoint.in_flight_requests)
             for replica in pool.replicas:
                 restarts.add_metric((pool.name, replica.name), replica.restarts)
-        yield up
-        yield in_flight
-        yield restarts
-        yield GaugeMetricFamily(
-            "penstock_ready", "1: requests can be served.", float(not status.not_ready)
-        )
-        yield GaugeMetricFamily(
-            "penstock_config_version",
-            "Version of the configuration in force.",
-            status.config.version,
-        )
-        yield GaugeMetricFamily(
-            "penstock_config_refused",
+        config, refused = (
+            status.config,
             "1: the configuration file holds a change that was refused.",
-            float(status.config.refused is not None),
         )
+        yield from (up, in_flight, restarts)
+        yield gauge("ready", "1: requests can be served.", float(not status.not_ready))
+        yield gauge("config_version", "Version of the configuration in force.", config.version)
+        yield gauge("config_refused", refused, float(config.refused is not None))
         yield CounterMetricFamily(
-            "penstock_admin_refused",
-            "Requests to the admin API without its token.",
-            self._refused,
+            "penstock_admin_refused", "Requests to the admin API without its token.", self._refused
         )
-        yield GaugeMetricFamily(
-            "penstock_envoy_restarts", "Restarts of Envoy.", status.envoy.restarts
-        )
+        yield gauge("envoy_restarts", "Restarts of Envoy.", status.envoy.restarts)

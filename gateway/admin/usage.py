@@ -9,20 +9,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
-from gateway.limits.usage import UsageRecord
+from gateway.limits.usage import COUNTS, UsageRecord
 
 GROUPS: Final = ("month", "day", "tenant", "key", "user", "model")
 """The properties of a row by which rows can be grouped."""
 MAX_ROWS: Final = 200_000
 """Largest number of rows of an answer."""
 MICROS: Final = 1_000_000
-_COUNTS: Final = (
-    "requests",
-    "input_tokens",
-    "cached_tokens",
-    "output_tokens",
-    "total_tokens",
-)
+_SHOWN: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", "total_tokens")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -47,15 +41,12 @@ class Sum:
 
     def add(self, row: UsageRecord) -> None:
         """Add a row."""
-        self.requests += row.requests
-        self.input_tokens += row.input_tokens
-        self.cached_tokens += row.cached_tokens
-        self.output_tokens += row.output_tokens
-        self.cost_micros += row.cost_micros
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(row, name))
 
     def as_json(self) -> dict[str, object]:
         """Counts by name; ``cost`` in units of money."""
-        counts: dict[str, object] = {name: getattr(self, name) for name in _COUNTS}
+        counts: dict[str, object] = {name: getattr(self, name) for name in _SHOWN}
         return {**counts, "cost": self.cost_micros / MICROS}
 
 
@@ -94,9 +85,9 @@ class UsageTable:
         character that does not print, such as a line break, becomes U+FFFD."""
         out = io.StringIO()
         writer = csv.writer(out)
-        writer.writerow((*self.by, *_COUNTS, "cost"))
+        writer.writerow((*self.by, *_SHOWN, "cost"))
         for key, one in self.rows():
-            counts = [getattr(one, name) for name in _COUNTS]
+            counts = [getattr(one, name) for name in _SHOWN]
             writer.writerow((*map(_cell, key), *counts, money(one.cost_micros)))
         return out.getvalue()
 
@@ -107,18 +98,11 @@ def money(micros: int) -> str:
 
 
 def _value(group: str, tenant: str, row: UsageRecord) -> str:
-    match group:
-        case "month":
-            return row.day.isoformat()[:7]
-        case "day":
-            return row.day.isoformat()
-        case "tenant":
-            return tenant
-        case "key":
-            return row.key
-        case "user":
-            return row.user
-    return row.model
+    if group == "tenant":
+        return tenant
+    if group == "month":
+        return row.day.isoformat()[:7]
+    return str(getattr(row, group))
 
 
 def _cell(value: str) -> str:

@@ -22,18 +22,10 @@ _TIMEOUT_S: Final = 90.0
 _MOST_ERROR_CHARACTERS: Final = 2_000
 
 Url = Annotated[
-    str,
-    typer.Option(
-        "--url", envvar="PENSTOCK_ADMIN_URL", help="The admin API of the running Penstock."
-    ),
+    str, typer.Option(envvar="PENSTOCK_ADMIN_URL", help="The admin API of the running Penstock.")
 ]
 TokenFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--token-file",
-        help=f"File with the admin API's token. Or set {_TOKEN_VARIABLE}.",
-        show_default=False,
-    ),
+    Path | None, typer.Option(help=f"File with the admin API's token. Or set {_TOKEN_VARIABLE}.")
 ]
 LOCAL: Final = "http://127.0.0.1:8090"
 

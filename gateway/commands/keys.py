@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, cast
 
 import typer
@@ -11,32 +12,31 @@ from gateway.commands import shorthand
 from gateway.commands.api import LOCAL, Api, Document, TokenFile, Url, at
 from gateway.commands.limit_documents import (
     GoneLimits,
-    limit_of,
     limits_in,
     merged_limits,
     models_of,
     show_document,
 )
-from gateway.commands.output import AsJson, day_and_time, fail, say, show_json, show_table
+from gateway.commands.output import (
+    AsJson,
+    confirm,
+    day_and_time,
+    fail,
+    say,
+    show_json,
+    show_table,
+    understood,
+)
 
 app = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
 
-KeyId = Annotated[str, typer.Argument(help="Id of the key.", show_default=False)]
+KeyId = Annotated[str, typer.Argument(help="Id of the key.")]
 ExpiresOption = Annotated[
-    str | None,
-    typer.Option(
-        "--expires",
-        help="When it expires: 90d, 2027-01-31 or 2027-01-31T12:00:00Z.",
-        show_default=False,
-    ),
+    str | None, typer.Option(help="When it expires: 90d, 2027-01-31 or 2027-01-31T12:00:00Z.")
 ]
 KeyLimitsOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--limit",
-        help=f"A limit of this key alone; repeatable. {shorthand.LIMIT_FORM}",
-        show_default=False,
-    ),
+    typer.Option(help=f"A limit of this key alone; repeatable. {shorthand.LIMIT_FORM}"),
 ]
 QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print the key and nothing else, for scripts.")
@@ -45,11 +45,9 @@ QuietOption = Annotated[
 
 @app.command("list")
 def list_(
-    tenant: Annotated[
-        str | None, typer.Option("--tenant", help="Of this tenant only.", show_default=False)
-    ] = None,
-    most: Annotated[int, typer.Option("--most", min=1, max=1_000, help="Rows at most.")] = 200,
-    after: Annotated[str, typer.Option("--after", help="Begin after this id.")] = "",
+    tenant: Annotated[str | None, typer.Option(help="Of this tenant only.")] = None,
+    most: Annotated[int, typer.Option(min=1, max=1_000, help="Rows at most.")] = 200,
+    after: Annotated[str, typer.Option(help="Begin after this id.")] = "",
     url: Url = LOCAL,
     token_file: TokenFile = None,
     as_json: AsJson = False,
@@ -86,16 +84,12 @@ def list_(
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Argument(help="Name of the tenant.", show_default=False)],
-    name: Annotated[str, typer.Option("--name", help="What you call it.")] = "",
+    tenant: Annotated[str, typer.Argument(help="Name of the tenant.")],
+    name: Annotated[str, typer.Option(help="What you call it.")] = "",
     expires: ExpiresOption = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            "--model",
-            help="Model it may use, of the tenant's, or a pattern; repeatable.",
-            show_default=False,
-        ),
+        typer.Option(help="Model it may use, of the tenant's, or a pattern; repeatable."),
     ] = None,
     limit: KeyLimitsOption = None,
     url: Url = LOCAL,
@@ -110,7 +104,7 @@ def create(
     if model:
         body["models"] = models_of(model)
     if limit:
-        body["limits"] = [limit_of(text) for text in limit]
+        body["limits"] = [understood(shorthand.limit_of, text) for text in limit]
     made = Api.at(url, token_file).post(at("keys"), body)
     _show_new(made, quiet=quiet, as_json=as_json)
 
@@ -118,24 +112,16 @@ def create(
 @app.command("set")
 def set_(
     key: KeyId,
-    name: Annotated[
-        str | None, typer.Option("--name", help="What you call it.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="What you call it.")] = None,
     expires: Annotated[
         str | None,
-        typer.Option(
-            "--expires",
-            help="When it expires: 90d, 2027-01-31, 2027-01-31T12:00:00Z or never.",
-            show_default=False,
-        ),
+        typer.Option(help="When it expires: 90d, 2027-01-31, 2027-01-31T12:00:00Z or never."),
     ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model",
             help="Model it may use, of the tenant's, or a pattern, instead of those so far;"
-            " repeatable. '*': all.",
-            show_default=False,
+            " repeatable. '*': all."
         ),
     ] = None,
     limit: KeyLimitsOption = None,
@@ -177,7 +163,7 @@ def set_(
 def rotate(
     key: KeyId,
     overlap: Annotated[
-        str, typer.Option("--overlap", help="How long the old key stays good: 0s, 30min, 24h, 7d.")
+        str, typer.Option(help="How long the old key stays good: 0s, 30min, 24h, 7d.")
     ] = "24h",
     expires: ExpiresOption = None,
     url: Url = LOCAL,
@@ -186,7 +172,7 @@ def rotate(
     as_json: AsJson = False,
 ) -> None:
     """Make a new key in place of an old one, which stays good for the overlap."""
-    body: Document = {"overlap_s": _seconds(overlap)}
+    body: Document = {"overlap_s": understood(shorthand.seconds_of, overlap)}
     if expires is not None:
         body["expires"] = _instant(expires)
     made = Api.at(url, token_file).post(at("keys", key, "rotate"), body)
@@ -201,10 +187,7 @@ def revoke(
 ) -> None:
     """Refuse a key from now on: within a second, and for ever."""
     answer = Api.at(url, token_file).post(at("keys", key, "revoke"), {})
-    if as_json:
-        show_json(answer)
-    else:
-        say(f"Key {key} of tenant {answer['tenant']} is revoked.")
+    confirm(answer, f"Key {key} of tenant {answer['tenant']} is revoked.", as_json=as_json)
 
 
 def _show_new(made: Document, *, quiet: bool, as_json: bool) -> None:
@@ -222,14 +205,4 @@ def _show_new(made: Document, *, quiet: bool, as_json: bool) -> None:
 
 
 def _instant(text: str) -> str:
-    try:
-        return shorthand.instant_of(text, datetime.now(UTC))
-    except ValueError as error:
-        fail(str(error))
-
-
-def _seconds(text: str) -> float:
-    try:
-        return shorthand.seconds_of(text)
-    except ValueError as error:
-        fail(str(error))
+    return understood(partial(shorthand.instant_of, now=datetime.now(UTC)), text)

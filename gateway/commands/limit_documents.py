@@ -11,13 +11,12 @@ from pydantic import ValidationError
 
 from gateway.commands import shorthand
 from gateway.commands.api import Document
-from gateway.commands.output import fail, in_a_line, say, show_table
+from gateway.commands.output import fail, in_a_line, say, show_table, understood
 from gateway.commands.standing import allowed
 from gateway.config.schema.limit import Limit
 
 GoneLimits = Annotated[
-    list[str] | None,
-    typer.Option("--no-limit", help="Name of a limit to remove; repeatable.", show_default=False),
+    list[str] | None, typer.Option(help="Name of a limit to remove; repeatable.")
 ]
 
 
@@ -70,17 +69,9 @@ def merged_limits(
         if found.pop(name, None) is None:
             fail(f"it has no limit {name!r} of its own; it has {', '.join(found) or 'none'}")
     for text in added:
-        limit = limit_of(text)
+        limit = understood(shorthand.limit_of, text)
         found[limit_name(limit)] = limit
     return list(found.values())
-
-
-def limit_of(text: str) -> Document:
-    """A limit from the command line; ends the command when it is not one."""
-    try:
-        return shorthand.limit_of(text)
-    except ValueError as error:
-        fail(str(error))
 
 
 def limit_name(limit: Document) -> str:

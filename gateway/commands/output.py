@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final, NoReturn, TypeVar
 
 import orjson
 import typer
@@ -16,6 +16,7 @@ from rich.text import Text
 _WIDE: Final = 500
 """Columns on a pipe, where nothing may be cut off."""
 
+T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -28,6 +29,14 @@ def fail(message: str) -> NoReturn:
 def show_json(document: Mapping[str, object]) -> None:
     """Print a document as the API sent it."""
     typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+def confirm(document: Mapping[str, object], line: str, *, as_json: bool) -> None:
+    """Print a document as the API sent it, or a line about it."""
+    if as_json:
+        show_json(document)
+    else:
+        say(line)
 
 
 def show_table(
@@ -53,6 +62,14 @@ def show_table(
 def say(line: str) -> None:
     """Print a line."""
     console().print(Text(plain(line)), soft_wrap=True)
+
+
+def understood(read: Callable[[str], T], text: str) -> T:
+    """The value of an option's text; ends the command when ``read`` raises ValueError."""
+    try:
+        return read(text)
+    except ValueError as error:
+        fail(str(error))
 
 
 def sentence(note: object) -> str:

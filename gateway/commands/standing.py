@@ -13,25 +13,11 @@ _MOST_TENANTS: Final = 20
 
 
 def limits(
-    tenant: Annotated[
-        str | None, typer.Option("--tenant", help="Of this tenant.", show_default=False)
-    ] = None,
-    key: Annotated[
-        str | None,
-        typer.Option("--key", help="Also what is left of limits by key.", show_default=False),
-    ] = None,
-    user: Annotated[
-        str | None,
-        typer.Option("--user", help="Also what is left of limits by user.", show_default=False),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", help="Also limits by or for the model.", show_default=False),
-    ] = None,
-    pool: Annotated[
-        str | None,
-        typer.Option("--pool", help="Also limits by or for the pool.", show_default=False),
-    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Of this tenant.")] = None,
+    key: Annotated[str | None, typer.Option(help="Also what is left of limits by key.")] = None,
+    user: Annotated[str | None, typer.Option(help="Also what is left of limits by user.")] = None,
+    model: Annotated[str | None, typer.Option(help="Also limits by or for the model.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Also limits by or for the pool.")] = None,
     url: Url = LOCAL,
     token_file: TokenFile = None,
     as_json: AsJson = False,

@@ -18,55 +18,36 @@ from gateway.commands.limit_documents import (
     models_of,
     show_document,
 )
-from gateway.commands.output import AsJson, fail, say, show_json, show_table
+from gateway.commands.output import AsJson, confirm, fail, say, show_json, show_table
 
 _AS_PLAN: Final = "plan"
 _NOT_YET: Final = "Reserved for the admission queue, which does not exist yet: no effect so far."
 app = typer.Typer(help="Tenants: who may use the gateway, and how much.", no_args_is_help=True)
 
-TenantName = Annotated[str, typer.Argument(help="Name of the tenant.", show_default=False)]
-PlanOption = Annotated[
-    str | None, typer.Option("--plan", help="Plan it refers to; '' for none.", show_default=False)
-]
+TenantName = Annotated[str, typer.Argument(help="Name of the tenant.")]
+PlanOption = Annotated[str | None, typer.Option(help="Plan it refers to; '' for none.")]
 ModelsOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--model",
-        help="Model it may use, or a pattern; repeatable. 'plan': those of its plan.",
-        show_default=False,
-    ),
+    typer.Option(help="Model it may use, or a pattern; repeatable. 'plan': those of its plan."),
 ]
 PriorityOption = Annotated[
-    str | None,
-    typer.Option(
-        "--priority",
-        help=f"Priority class, or 'plan': that of its plan. {_NOT_YET}",
-        show_default=False,
-    ),
+    str | None, typer.Option(help=f"Priority class, or 'plan': that of its plan. {_NOT_YET}")
 ]
 WeightOption = Annotated[
     str | None,
-    typer.Option(
-        "--weight",
-        help=f"Share of a contended pool, or 'plan': that of its plan. {_NOT_YET}",
-        show_default=False,
-    ),
+    typer.Option(help=f"Share of a contended pool, or 'plan': that of its plan. {_NOT_YET}"),
 ]
 StoreFailureOption = Annotated[
     str | None,
     typer.Option(
-        "--on-store-failure",
-        help="open, closed or share: while the limit store is away. 'plan': as its plan says.",
-        show_default=False,
+        help="open, closed or share: while the limit store is away. 'plan': as its plan says."
     ),
 ]
 LimitsOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--limit",
         help=f"A limit of its own; repeatable. {shorthand.LIMIT_FORM}. For example"
-        " total_tokens=100k/minute,by=user",
-        show_default=False,
+        " total_tokens=100k/minute,by=user"
     ),
 ]
 FileOption = Annotated[
@@ -75,16 +56,14 @@ FileOption = Annotated[
         "--file",
         "-f",
         help="YAML file with the tenant as it would stand in the configuration; options win.",
-        show_default=False,
     ),
 ]
-_EDIT_ATTEMPTS: Final = 3
 
 
 @app.command("list")
 def list_(
-    most: Annotated[int, typer.Option("--most", min=1, max=1_000, help="Rows at most.")] = 200,
-    after: Annotated[str, typer.Option("--after", help="Begin after this name.")] = "",
+    most: Annotated[int, typer.Option(min=1, max=1_000, help="Rows at most.")] = 200,
+    after: Annotated[str, typer.Option(help="Begin after this name.")] = "",
     url: Url = LOCAL,
     token_file: TokenFile = None,
     as_json: AsJson = False,
@@ -208,19 +187,15 @@ def delete(
     if not yes:
         typer.confirm(f"Delete tenant {name} and revoke its keys for ever?", abort=True)
     answer = Api.at(url, token_file).delete(at("tenants", name))
-    if as_json:
-        show_json(answer)
-    else:
-        say(f"Tenant {name} is deleted; keys revoked: {answer['revoked_keys']}.")
+    line = f"Tenant {name} is deleted; keys revoked: {answer['revoked_keys']}."
+    confirm(answer, line, as_json=as_json)
 
 
 def _switch(api: Api, name: str, *, disabled: bool, as_json: bool) -> None:
     version = cast("int", api.get(at("tenants", name))["version"])
     answer = api.patch(at("tenants", name), {"disabled": disabled}, version=version)
-    if as_json:
-        show_json(answer)
-    else:
-        say(f"Tenant {name} is {'disabled' if disabled else 'enabled'}.")
+    line = f"Tenant {name} is {'disabled' if disabled else 'enabled'}."
+    confirm(answer, line, as_json=as_json)
 
 
 def _show(tenant: Document, *, as_json: bool) -> None:

@@ -23,18 +23,15 @@ _COUNTS: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", 
 
 def usage(
     first: Annotated[
-        str | None,
-        typer.Option("--from", help="First day, UTC. Default: 30 days up to --to."),
+        str | None, typer.Option("--from", help="First day, UTC. Default: 30 days up to --to.")
     ] = None,
     last: Annotated[
         str | None, typer.Option("--to", help="Last day, included. Default: today.")
     ] = None,
     by: Annotated[
-        str, typer.Option("--by", help="Add up by month, day, tenant, key, user, model.")
+        str, typer.Option(help="Add up by month, day, tenant, key, user, model.")
     ] = "tenant",
-    tenant: Annotated[
-        str | None, typer.Option("--tenant", help="Of this tenant only.", show_default=False)
-    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Of this tenant only.")] = None,
     url: Url = LOCAL,
     token_file: TokenFile = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Self
-
-from pydantic import model_validator
+from collections.abc import Iterable
 
 from gateway.config.checks.sections import check_sections
-from gateway.config.schema.fault import raise_faults
+from gateway.config.schema.fault import Fault
 from gateway.config.schema.sections import Sections
 
 
 class Config(Sections):
     """Configuration of Penstock: one YAML file."""
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        raise_faults("configuration", check_sections(self))
-        return self
+    def faults(self) -> Iterable[Fault]:
+        """See `check_sections`."""
+        return check_sections(self)
 
 
 def schema_json() -> str:

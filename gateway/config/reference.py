@@ -15,28 +15,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from gateway.config.config import Config
-from gateway.config.schema.identity import Claim, HeaderName
 from gateway.config.schema.limit import Limit
-from gateway.config.schema.pools import EnvValue, ProcessPool, SimulatedPool, StaticPool
-from gateway.config.schema.pricing import MoneyExpression, TokenExpression, Weights
-from gateway.config.schema.redis import KeyPrefix, RedisUrl
+from gateway.config.schema.pools import ProcessPool, SimulatedPool, StaticPool
+from gateway.config.schema.pricing import Weights
 from gateway.config.schema.secret import Secret
-from gateway.config.schema.section import ConfigPath, Section
-from gateway.config.schema.tenancy import Digest
-from gateway.config.schema.terms import (
-    EngineProfile,
-    Exact,
-    HostPort,
-    HttpPath,
-    Instant,
-    IpAddress,
-    ModelName,
-    ModelPattern,
-    Name,
-    Port,
-    Rate,
-    Seconds,
-)
+from gateway.config.schema.section import Section
 from gateway.config.schema.walk import hints, item_of, members, sections_of
 from policies.limits.expression import FUNCTIONS, VARIABLES
 
@@ -45,29 +28,6 @@ PAGE: Final = ROOT / "docs" / "configuration.md"
 EXAMPLE: Final = ROOT / "deploy" / "examples" / "complete.yaml"
 TENANTS_EXAMPLE: Final = ROOT / "deploy" / "examples" / "tenants.yaml"
 
-_NAMED_TYPES: Final[tuple[tuple[object, str], ...]] = (
-    (Name, "name"),
-    (ModelName, "model name"),
-    (IpAddress, "IP address"),
-    (HostPort, "host:port"),
-    (EngineProfile, "profile"),
-    (HttpPath, "HTTP path"),
-    (ConfigPath, "path"),
-    (Port, "port, 1 to 65535"),
-    (Seconds, "seconds, above 0"),
-    (EnvValue, "text or [secret](#secrets)"),
-    (RedisUrl, "URL or [secret](#secrets)"),
-    (Digest, "64 hexadecimal digits or [secret](#secrets)"),
-    (KeyPrefix, "text"),
-    (ModelPattern, "model pattern"),
-    (HeaderName, "header name"),
-    (Claim, "claim"),
-    (Instant, "date and time"),
-    (Exact, "decimal number"),
-    (Rate, "decimal number, 0 or more"),
-    (MoneyExpression, "[CEL](#cel)"),
-    (TokenExpression, "[CEL](#cel)"),
-)
 _PLAIN_TYPES: Final[Mapping[object, str]] = {
     str: "text",
     bool: "true or false",
@@ -241,12 +201,10 @@ def _table(
 
 def type_text(annotation: object) -> str:
     """A type as a reader of the page understands it."""
-    for known, text in _NAMED_TYPES:
-        if annotation == known:
-            return text
     if get_origin(annotation) is Annotated:
         bare, *metadata = get_args(annotation)
-        return type_text(bare) + _bounds(metadata)
+        named = [text for text in metadata if isinstance(text, str)]
+        return named[-1] if named else type_text(bare) + _bounds(metadata)
     alternatives = _alternatives(annotation)
     if len(alternatives) > 1:
         return " or ".join(dict.fromkeys(type_text(a) for a in alternatives if a is not type(None)))

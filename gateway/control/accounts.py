@@ -10,13 +10,21 @@ from typing import Final
 
 import grpc
 
-from gateway.control import accounts_wire
 from gateway.limits.accounts import AccountsSource, UnknownSubject
 from gateway.limits.buckets import StoreUnavailable
-from gateway.limits.usage import UsageRecord
+from gateway.limits.usage import COUNTS, UsageRecord
 from picker.wire import control_pb2
 from policies.limits.plan import Subject
-from policies.limits.types import Standing
+from policies.limits.types import (
+    Bucket,
+    CalendarWindow,
+    Concurrency,
+    Dimension,
+    Period,
+    Rule,
+    Standing,
+    TokenBucket,
+)
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +34,8 @@ _USAGE_S: Final = 60.0
 _NOBODY: Final = "no picker runs"
 _ROWS_AT_ONCE: Final = 500
 """Rows of a message. It stays far below gRPC's 4 MiB, and the worker serves requests in between."""
+_SAME: Final = ("key", "user", "model", *COUNTS)
+"""Fields that a row and its message both have."""
 
 
 class AccountsUnavailable(Exception):  # noqa: N818 - a state of the world, not a fault of the caller
@@ -75,9 +85,7 @@ class AccountsServer:
             await context.abort(grpc.StatusCode.NOT_FOUND, str(problem))
         except StoreUnavailable as problem:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(problem))
-        return control_pb2.LimitsAnswer(
-            standings=[accounts_wire.from_standing(one) for one in standings]
-        )
+        return control_pb2.LimitsAnswer(standings=[_from_standing(one) for one in standings])
 
     async def _usage(
         self,
@@ -90,7 +98,7 @@ class AccountsServer:
                 for start in range(0, len(records), _ROWS_AT_ONCE):
                     rows = records[start : start + _ROWS_AT_ONCE]
                     yield control_pb2.UsageChunk(
-                        tenant=tenant, rows=[accounts_wire.from_record(row) for row in rows]
+                        tenant=tenant, rows=[_from_record(row) for row in rows]
                     )
         except StoreUnavailable as problem:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, str(problem))
@@ -126,7 +134,7 @@ class AccountsClient:
                         response_deserializer=control_pb2.LimitsAnswer.FromString,
                     )
                     answer = await call(request, timeout=_LIMITS_S)
-                    return [accounts_wire.to_standing(one) for one in answer.standings]
+                    return [_to_standing(one) for one in answer.standings]
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.NOT_FOUND:
                     raise UnknownSubject(error.details() or subject.tenant) from error
@@ -156,7 +164,7 @@ class AccountsClient:
                     async for chunk in call(request, timeout=_USAGE_S):
                         began = True
                         for row in chunk.rows:
-                            yield chunk.tenant, accounts_wire.to_record(row)
+                            yield chunk.tenant, _to_record(row)
                     return
             except grpc.aio.AioRpcError as error:
                 reason = _why(socket, error)
@@ -171,3 +179,58 @@ def _why(socket: Path, error: grpc.aio.AioRpcError) -> str:
     if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
         return f"the limit store does not answer: {details}"
     return f"{socket.stem} does not answer: {details}"
+
+
+def _from_standing(standing: Standing) -> control_pb2.Standing:
+    bucket = standing.bucket
+    message = control_pb2.Standing(
+        key=bucket.key,
+        name=bucket.name,
+        dimension=bucket.dimension.value,
+        shadow=bucket.shadow,
+        remaining=standing.remaining,
+        reset_ms=standing.reset_ms,
+    )
+    match bucket.rule:
+        case TokenBucket(capacity, refill, period_ms):
+            message.token_bucket.capacity = capacity
+            message.token_bucket.refill = refill
+            message.token_bucket.period_ms = period_ms
+        case CalendarWindow(limit, period):
+            message.calendar_window.limit = limit
+            message.calendar_window.period = period.value
+        case Concurrency(limit):
+            message.concurrency.limit = limit
+    return message
+
+
+def _to_standing(message: control_pb2.Standing) -> Standing:
+    bucket = Bucket(
+        key=message.key,
+        dimension=Dimension(message.dimension),
+        rule=_rule(message),
+        name=message.name,
+        shadow=message.shadow,
+    )
+    return Standing(bucket, bucket.limit, message.remaining, message.reset_ms)
+
+
+def _rule(message: control_pb2.Standing) -> Rule:
+    kind = message.WhichOneof("rule")
+    if kind == "token_bucket":
+        bucket = message.token_bucket
+        return TokenBucket(bucket.capacity, bucket.refill, bucket.period_ms)
+    if kind == "calendar_window":
+        window = message.calendar_window
+        return CalendarWindow(window.limit, Period(window.period))
+    return Concurrency(message.concurrency.limit)
+
+
+def _from_record(record: UsageRecord) -> control_pb2.UsageRow:
+    rest = {name: getattr(record, name) for name in _SAME}
+    return control_pb2.UsageRow(day=record.day.isoformat(), **rest)
+
+
+def _to_record(message: control_pb2.UsageRow) -> UsageRecord:
+    rest = {name: getattr(message, name) for name in _SAME}
+    return UsageRecord(day=date.fromisoformat(message.day), **rest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -12,11 +12,42 @@ import grpc
 
 from gateway.control.assignment import Assignment, Board, Reader
 from gateway.control.assignment_wire import from_assignment
-from gateway.control.report import WorkerReport
 from picker.state.endpoints import EndpointChanges, EndpointKey
 from picker.wire import control_pb2
 
 CONTROL_SERVICE: Final = "penstock.control.v1.Control"
+
+
+@dataclass(slots=True)
+class WorkerReport:
+    """One worker, from its attaching on."""
+
+    pid: int = 0
+    picker_id: str = ""
+    """The picker's own id, new at each start."""
+    applied_version: int = 0
+    """Of the last assignment in force there; 0: none yet."""
+    ready: bool = False
+    endpoints: dict[EndpointKey, control_pb2.EndpointReport] = field(default_factory=dict)
+
+    def merge(self, report: control_pb2.Report) -> None:
+        """Take over what has changed since the worker's last report."""
+        self.pid, self.picker_id = report.pid, report.picker_id
+        self.applied_version, self.ready = report.applied_version, report.ready
+        for gone in report.gone:
+            self.endpoints.pop((gone.pool, gone.address), None)
+        for endpoint in report.endpoints:
+            self.endpoints[endpoint.pool, endpoint.address] = endpoint
+
+    def in_flight(self, endpoint: EndpointKey) -> int:
+        """Requests under way there, as far as the worker knows."""
+        known = self.endpoints.get(endpoint)
+        return 0 if known is None else known.in_flight_requests
+
+    def is_healthy(self, endpoint: EndpointKey) -> bool:
+        """The worker may send requests there."""
+        known = self.endpoints.get(endpoint)
+        return known is not None and known.healthy
 
 
 class ControlServer:

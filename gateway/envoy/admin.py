@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import aiohttp
 import orjson
@@ -13,7 +12,7 @@ _TIMEOUT_S: Final = 2.0
 
 
 class EnvoyAdmin:
-    """The few questions that we ask Envoy. Use it as an async context manager."""
+    """The few questions that we ask Envoy. Each raises OSError when it does not answer."""
 
     def __init__(self, socket: Path) -> None:
         self._session = aiohttp.ClientSession(
@@ -23,36 +22,18 @@ class EnvoyAdmin:
             raise_for_status=True,
         )
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
     async def close(self) -> None:
         """Close the connections."""
         await self._session.close()
 
     async def serving(self) -> bool:
-        """Whether Envoy is live and listens for clients. Raises OSError when it does not answer."""
-        try:
-            await self._text("GET", "/ready")
-            return "clients::" in await self._text("GET", "/listeners")
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise OSError(f"Envoy's admin interface: {error}") from error
+        """Whether Envoy is live and listens for clients."""
+        await self._text("GET", "/ready")
+        return "clients::" in await self._text("GET", "/listeners")
 
     async def refused(self) -> list[str]:
-        """Why Envoy refused parts of its configuration, a text for each. Raises OSError when it
-        does not answer."""
-        try:
-            dump = orjson.loads(await self._text("GET", "/config_dump"))
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise OSError(f"Envoy's admin interface: {error}") from error
+        """Why Envoy refused parts of its configuration, a text for each."""
+        dump = orjson.loads(await self._text("GET", "/config_dump"))
         found = []
         for part in dump.get("configs", []):
             for key in ("dynamic_listeners", "dynamic_active_clusters", "dynamic_warming_clusters"):
@@ -75,5 +56,8 @@ class EnvoyAdmin:
         await self._text("POST", "/drain_listeners")
 
     async def _text(self, method: str, path: str) -> str:
-        async with self._session.request(method, path) as response:
-            return await response.text()
+        try:
+            async with self._session.request(method, path) as response:
+                return await response.text()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise OSError(f"Envoy's admin interface: {error}") from error

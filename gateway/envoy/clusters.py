@@ -1,14 +1,14 @@
-"""Envoy's clusters: one for each pool, one for the pickers, one for the keys of tokens."""
+"""Envoy's clusters: one for each pool, and one for the pickers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
 
+from gateway.config.schema.pools import Pool
 from gateway.envoy import tls
-from gateway.envoy.jwt import keys_cluster
 from gateway.envoy.message import MANY, TYPE, Json, socket_address, typed, watched
-from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan, PoolCluster
+from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
 
 _UPSTREAM_IDLE_S: Final = 4
@@ -16,12 +16,12 @@ _UPSTREAM_IDLE_S: Final = 4
 sent into a closing one."""
 
 
-def pool_cluster(plan: EnvoyPlan, pool: PoolCluster) -> Json:
+def pool_cluster(plan: EnvoyPlan, pool: Pool) -> Json:
     """A pool's cluster; its replicas are in a discovery file of their own."""
     cluster: Json = {
-        "name": pool.name,
+        "name": names.cluster_name(pool.name),
         "type": "EDS",
-        "eds_cluster_config": {"eds_config": watched(plan.endpoints_file(pool.pool))},
+        "eds_cluster_config": {"eds_config": watched(plan.endpoints_file(pool.name))},
         "connect_timeout": "1.0s",
         "per_connection_buffer_limit_bytes": plan.buffer_bytes,
         "circuit_breakers": _unlimited(),
@@ -39,8 +39,8 @@ def pool_cluster(plan: EnvoyPlan, pool: PoolCluster) -> Json:
             explicit_http_config={"http_protocol_options": {}},
         ),
     }
-    if pool.tls is not None:
-        cluster["transport_socket"] = tls.upstream(pool.tls)
+    if pool.upstream_tls is not None:
+        cluster["transport_socket"] = tls.upstream(pool.upstream_tls, plan.secret)
     return cluster
 
 
@@ -103,13 +103,6 @@ def _assignment(cluster: str, addresses: Iterable[Json]) -> Json:
         "cluster_name": cluster,
         "endpoints": [{"lb_endpoints": members}],
     }
-
-
-def keys_clusters(plan: EnvoyPlan) -> list[Json]:
-    """The cluster that keys of tokens are fetched from; none where the keys are given."""
-    if plan.jwt is None or plan.jwt.jwks_uri is None:
-        return []
-    return [keys_cluster(plan.jwt.jwks_uri)]
 
 
 def _http_options(**options: object) -> Json:

@@ -9,6 +9,7 @@ from typing import Final
 import orjson
 
 from gateway.envoy import render
+from gateway.envoy.clusters import picker_members, pool_members
 from gateway.envoy.message import Json
 from gateway.envoy.plan import EnvoyPlan
 
@@ -26,11 +27,11 @@ class DiscoveryFiles:
         """Bring all files up to date; returns whether one changed. Endpoints come before the
         clusters that need them, clusters before the listener that needs them."""
         changed = False
-        for pool in plan.pools:
-            members = endpoints.get(pool.pool, ())
-            file = plan.endpoints_file(pool.pool)
-            changed |= self._replace(file, render.endpoints(pool.pool, members))
-        changed |= self._replace(plan.pickers_file, render.pickers(plan))
+        for pool in plan.config.pools:
+            members = endpoints.get(pool.name, ())
+            file = plan.endpoints_file(pool.name)
+            changed |= self._replace(file, {"resources": [pool_members(pool.name, members)]})
+        changed |= self._replace(plan.pickers_file, {"resources": [picker_members(plan)]})
         changed |= self._replace(plan.clusters_file, render.clusters(plan))
         changed |= self._replace(plan.listeners_file, render.listeners(plan))
         return changed

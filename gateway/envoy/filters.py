@@ -105,9 +105,9 @@ def _ext_proc(plan: EnvoyPlan, forwarded: list[str]) -> Json:
             "envoy_grpc": {"cluster_name": PICKER_CLUSTER},
             "timeout": "0s",
         },
-        failure_mode_allow=plan.fail_open,
+        failure_mode_allow=plan.fails_open,
         status_on_error={"code": "ServiceUnavailable"},
-        message_timeout=f"{plan.decision_timeout_s}s",
+        message_timeout=f"{plan.config.picker.decision_timeout_s}s",
         processing_mode={
             "request_header_mode": "SEND",
             "request_body_mode": "BUFFERED",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from yarl import URL
 
+from gateway.config.schema.identity import Jwt
+from gateway.config.schema.tls import UpstreamTls
 from gateway.envoy import tls
 from gateway.envoy.message import Json, http_filter, socket_address
 from picker import names
@@ -23,22 +24,7 @@ _FETCH_AGAIN_S: Final = 1
 _MAX_KEYS_BYTES: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class JwtProvider:
-    """Who issues tokens, and the keys that sign them. One of ``jwks`` and ``jwks_uri`` is given."""
-
-    issuer: str
-    audiences: tuple[str, ...]
-    """The token must be for one of them (`aud`); empty: any."""
-    jwks: str | None
-    """The keys themselves (JSON)."""
-    jwks_uri: str | None
-    """Where the issuer publishes them, http or https."""
-    forward: bool = False
-    """The replica gets the token."""
-
-
-def authentication(jwt: JwtProvider) -> Json:
+def authentication(jwt: Jwt) -> Json:
     """The filter that writes a token's claims, or why it is not good, into the request's metadata.
 
     It refuses nothing: a request may come with an API key, and errors are in the client's shape.
@@ -55,8 +41,8 @@ def authentication(jwt: JwtProvider) -> Json:
     }
     if jwt.audiences:
         provider["audiences"] = list(jwt.audiences)
-    if jwt.jwks_uri is None:
-        provider["local_jwks"] = {"inline_string": jwt.jwks or ""}
+    if jwt.jwks is not None:
+        provider["local_jwks"] = {"inline_string": jwt.jwks.reveal()}
     else:
         provider["remote_jwks"] = {
             "http_uri": {
@@ -87,9 +73,11 @@ def authentication(jwt: JwtProvider) -> Json:
     )
 
 
-def keys_cluster(uri: str) -> Json:
-    """The cluster that keys are fetched from."""
-    url = URL(uri)
+def keys_clusters(jwt: Jwt | None) -> list[Json]:
+    """The cluster that keys are fetched from; none where the keys are given."""
+    if jwt is None or jwt.jwks_uri is None:
+        return []
+    url = URL(jwt.jwks_uri)
     host, port = url.host or "", url.port or 443
     shown = f"[{host}]" if ":" in host else host
     cluster: Json = {
@@ -105,5 +93,5 @@ def keys_cluster(uri: str) -> Json:
         },
     }
     if url.scheme == "https":
-        cluster["transport_socket"] = tls.upstream(tls.ClusterTls(ca=None, server_name=host))
-    return cluster
+        cluster["transport_socket"] = tls.upstream(UpstreamTls(server_name=host))
+    return [cluster]

@@ -16,11 +16,12 @@ LOG_FLUSH_S: Final = 0.05
 def listener(plan: EnvoyPlan) -> Json:
     """The one that clients connect to."""
     chain: Json = {"filters": [_connection_manager(plan)]}
-    if plan.tls is not None:
-        chain["transport_socket"] = tls.downstream(plan.tls)
+    listen = plan.config.listen
+    if listen.tls is not None:
+        chain["transport_socket"] = tls.downstream(listen.tls, plan.secret)
     return {
         "name": "clients",
-        "address": {"socket_address": {"address": plan.address, "port_value": plan.port}},
+        "address": {"socket_address": {"address": listen.address, "port_value": listen.port}},
         "per_connection_buffer_limit_bytes": plan.buffer_bytes,
         "filter_chains": [chain],
     }
@@ -40,7 +41,7 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
         preserve_external_request_id=True,
         always_set_request_id_in_response=True,
         server_header_transformation="PASS_THROUGH",
-        stream_idle_timeout=f"{plan.stream_idle_timeout_s}s",
+        stream_idle_timeout=f"{plan.config.listen.stream_idle_timeout_s}s",
         request_headers_timeout="30s",
         request_timeout="600s",
         common_http_protocol_options={"idle_timeout": "3600s"},
@@ -54,11 +55,11 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
 def _routes(plan: EnvoyPlan) -> Json:
     action: Json = {
         "timeout": "0s",
-        "idle_timeout": f"{plan.stream_idle_timeout_s}s",
+        "idle_timeout": f"{plan.config.listen.stream_idle_timeout_s}s",
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset,retriable-status-codes",
             "retriable_status_codes": [503],
-            "num_retries": plan.fallbacks,
+            "num_retries": plan.config.scheduling.fallbacks,
             "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.010s"},
         },
     }
@@ -72,7 +73,7 @@ def _routes(plan: EnvoyPlan) -> Json:
     }
     # Before the decision every request matches the last route. A request leaves by it only
     # when there was no decision (no picker, fail open).
-    if plan.fail_open and plan.default_pool is not None:
+    if plan.fails_open and plan.default_pool is not None:
         undecided: Json = {"cluster": names.cluster_name(plan.default_pool), **action}
         last: Json = {"match": {"prefix": "/"}, "route": undecided}
     else:

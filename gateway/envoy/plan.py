@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gateway.envoy.jwt import JwtProvider
-from gateway.envoy.tls import ClusterTls, ListenerTls
-from picker import names
+from gateway.config.config import Config
+from gateway.config.schema.identity import Jwt
+from gateway.config.schema.secret import Secret
 
 PICKER_CLUSTER: Final = "penstock_picker"
 """Name of the cluster of the picker workers."""
@@ -17,45 +18,37 @@ _ANSWER_BYTES: Final = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class PoolCluster:
-    """One pool as Envoy sees it: a cluster whose endpoints the picker chooses from."""
-
-    pool: str
-    tls: ClusterTls | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the cluster, which the picker puts into a header."""
-        return names.cluster_name(self.pool)
-
-
-@dataclass(frozen=True, slots=True)
 class EnvoyPlan:
     """Everything Envoy's configuration depends on."""
 
     run_dir: Path
     """Folder of the discovery files and of Envoy's own sockets."""
-    address: str
-    """IP address that clients connect to."""
-    port: int
-    max_body_bytes: int
-    stream_idle_timeout_s: float
-    decision_timeout_s: float
-    fail_open: bool
-    """Without a picker's answer, send requests to ``default_pool``. Else they get 503."""
-    fallbacks: int
-    """Further attempts after the first one could not reach its replica."""
+    config: Config
     picker_sockets: tuple[Path, ...]
-    pools: tuple[PoolCluster, ...]
-    default_pool: str | None
-    tls: ListenerTls | None = None
-    jwt: JwtProvider | None = None
+    secret: Callable[[Secret], str] = Secret.reveal
+    """What stands in the place of each secret."""
+
+    @property
+    def default_pool(self) -> str | None:
+        """The pool for requests without a picker's answer, where these are not refused."""
+        pools = self.config.pools
+        return next((pool.name for pool in (*(p for p in pools if p.default), *pools)), None)
+
+    @property
+    def fails_open(self) -> bool:
+        """Without a picker's answer, send requests to the default pool. Else they get 503."""
+        return self.config.picker.failure_mode == "open"
+
+    @property
+    def jwt(self) -> Jwt | None:
+        """The tokens that Envoy verifies. Their keys are public: they are shown as they are."""
+        return self.config.identity.jwt if self.config.identity is not None else None
 
     @property
     def buffer_bytes(self) -> int:
         """Longest body that Envoy buffers. It buffers JSON answers too, and they may be longer
         than requests; the picker holds the limit for requests."""
-        return max(self.max_body_bytes, _ANSWER_BYTES)
+        return max(self.config.listen.max_body_bytes, _ANSWER_BYTES)
 
     @property
     def admin_socket(self) -> Path:

@@ -11,16 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import orjson
 
-from gateway.children.child import (
-    Backoff,
-    Child,
-    ChildSpec,
-    Launch,
-)
-from gateway.config.schema.envoy import EnvoyProxy
+from gateway.children.child import Backoff, Child, ChildSpec, Launch
+from gateway.config.schema.sections import EnvoyProxy
 from gateway.envoy import render
 from gateway.envoy.admin import EnvoyAdmin
 from gateway.envoy.files import DiscoveryFiles
@@ -111,7 +105,7 @@ class Envoy:
             await asyncio.sleep(2 * LOG_FLUSH_S)  # otherwise the last access logs are lost
         except TimeoutError:
             log.warning("requests still run after %g s; they are ended", timeout_s)
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             log.warning("Envoy could not be drained: %s", error)
 
     async def stop(self) -> None:

@@ -5,15 +5,17 @@ Field names and meanings are those of Envoy's v3 API (1.40).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
+from gateway.config.schema.pools import Pool
+from gateway.config.schema.terms import is_ip
 from gateway.envoy.clusters import (
-    keys_clusters,
     picker_cluster,
     picker_members,
     pool_cluster,
     pool_members,
 )
+from gateway.envoy.jwt import keys_clusters
 from gateway.envoy.listener import listener
 from gateway.envoy.message import MANY, TYPE, Json, typed, watched
 from gateway.envoy.plan import EnvoyPlan
@@ -41,37 +43,33 @@ def listeners(plan: EnvoyPlan) -> Json:
 
 def clusters(plan: EnvoyPlan) -> Json:
     """The discovery answer with a cluster for each pool, and one for the keys of tokens."""
-    resources = [pool_cluster(plan, pool) for pool in plan.pools]
-    return _discovery("envoy.config.cluster.v3.Cluster", [*resources, *keys_clusters(plan)])
+    resources = [pool_cluster(plan, pool) for pool in plan.config.pools]
+    return _discovery("envoy.config.cluster.v3.Cluster", [*resources, *keys_clusters(plan.jwt)])
 
 
-def endpoints(pool: str, addresses: Iterable[str]) -> Json:
-    """The discovery answer with a pool's replicas, each ``ip:port``."""
-    return {"resources": [pool_members(pool, addresses)]}
-
-
-def pickers(plan: EnvoyPlan) -> Json:
-    """The discovery answer with the sockets of the picker workers."""
-    return {"resources": [picker_members(plan)]}
-
-
-def static(plan: EnvoyPlan, members: Mapping[str, Sequence[str]]) -> Json:
-    """One self-contained configuration, for reading and for ``envoy --mode validate``."""
+def static(plan: EnvoyPlan) -> Json:
+    """One self-contained configuration, for reading and for ``envoy --mode validate``, with the
+    replicas whose addresses stand in the configuration."""
     whole = bootstrap(plan)
     del whole["dynamic_resources"]
     pools = [
-        _with_members(pool_cluster(plan, pool), pool_members(pool.pool, members.get(pool.pool, ())))
-        for pool in plan.pools
+        _with_members(pool_cluster(plan, pool), pool_members(pool.name, _known_addresses(pool)))
+        for pool in plan.config.pools
     ]
     whole["static_resources"] = {
         "listeners": [listener(plan)],
         "clusters": [
             _with_members(picker_cluster(plan), picker_members(plan)),
             *pools,
-            *keys_clusters(plan),
+            *keys_clusters(plan.jwt),
         ],
     }
     return whole
+
+
+def _known_addresses(pool: Pool) -> list[str]:
+    endpoints = pool.known_endpoints
+    return [one for one in endpoints if is_ip(one.rpartition(":")[0].strip("[]"))]
 
 
 def _with_members(cluster: Json, assignment: Json) -> Json:

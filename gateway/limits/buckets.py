@@ -77,17 +77,14 @@ class BucketStore(Protocol):
         """End a reservation: in one step, charge each bucket, by its key, instead of the held
         amount, and count the usage.
 
-        A held bucket without a charge is charged 0. A charge to a bucket that is not held (a shadow
-        one that would have refused) is ignored. A user who would be one row too many for the
-        tenant and day is counted under `gateway.limits.usage.OTHERS`.
+        A held bucket without a charge is charged 0, so no charge and no usage gives everything
+        back. A charge to a bucket that is not held (a shadow one that would have refused) is
+        ignored. A user who would be one row too many for the tenant and day is counted under
+        `gateway.limits.usage.OTHERS`.
 
         False, and nothing is done, when the reservation was settled before or is unknown. After the
         end of the lease it still charges, for `LATE_S`. Raises LimitError for an impossible charge.
         """
-        ...
-
-    async def release(self, slot: str, reservation_id: str) -> bool:
-        """Settle without a charge or usage."""
         ...
 
     async def standing(self, slot: str, buckets: Sequence[Bucket]) -> list[Standing]:

@@ -199,7 +199,7 @@ class TenantLimiter:
     def release(self, grant: TenantGrant) -> None:
         """Give everything back. Returns at once."""
         self._held.pop(grant.id, None)
-        self._run(self._buckets.release(grant.subject.tenant, grant.id))
+        self._run(self._buckets.settle(grant.subject.tenant, grant.id, {}))
 
     def lapse(self, grant: TenantGrant) -> None:
         """Stop renewing its lease."""
@@ -220,7 +220,7 @@ class TenantLimiter:
             return
         usage = charged(report, expected)
         if usage is None:
-            self._run(self._buckets.release(subject.tenant, report.id))
+            self._run(self._buckets.settle(subject.tenant, report.id, {}))
             return
         policy = self._policy_of(subject.tenant, key)
         grant = TenantGrant(

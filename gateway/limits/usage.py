@@ -5,7 +5,7 @@ Usage is written by settlements: see `gateway.limits.buckets.BucketStore.settle`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Final, Protocol
 
@@ -37,19 +37,16 @@ class UsageRecord:
     requests: int = 1
 
 
+COUNTS: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", "cost_micros")
+"""The fields of a `UsageRecord` that are counted."""
+
+
 def bounded(usage: UsageRecord) -> UsageRecord:
     """The usage of one settlement as it is counted: each number from 0 to MAX_AMOUNT."""
-    counts = (
-        usage.input_tokens,
-        usage.cached_tokens,
-        usage.output_tokens,
-        usage.cost_micros,
-        usage.requests,
-    )
-    if min(counts) >= 0 and max(counts) <= MAX_AMOUNT:
+    counts = {name: getattr(usage, name) for name in COUNTS}
+    if min(counts.values()) >= 0 and max(counts.values()) <= MAX_AMOUNT:
         return usage
-    within = (min(max(0, count), MAX_AMOUNT) for count in counts)
-    return UsageRecord(usage.day, usage.key, usage.user, usage.model, *within)
+    return replace(usage, **{name: min(max(0, n), MAX_AMOUNT) for name, n in counts.items()})
 
 
 class UsageStore(Protocol):

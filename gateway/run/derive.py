@@ -1,21 +1,14 @@
-"""From the configuration to what each part is told: picker, scraper, Envoy."""
+"""From the configuration to the settings of the picker and of the scraper."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 from gateway.config.config import Config
 from gateway.config.schema.pools import Pool
 from gateway.config.schema.scheduling import Policy, Profile
-from gateway.config.schema.secret import Secret
-from gateway.config.schema.terms import is_ip
 from gateway.config.schema.tls import UpstreamTls
-from gateway.envoy.jwt import JwtProvider
-from gateway.envoy.plan import EnvoyPlan, PoolCluster
-from gateway.envoy.tls import ClusterTls, ListenerTls
 from gateway.tokenizers import FileTokenizer
 from picker.prompt.counting import Tokenizer
 from picker.settings import OutputBound, PickerSettings, PoolSettings, RewriteRule, RewriteTarget
@@ -106,86 +99,5 @@ def _upstream(tls: UpstreamTls) -> Upstream:
     return Upstream(context, tls.server_name)
 
 
-def known_endpoints(config: Config) -> dict[str, list[str]]:
-    """Addresses by pool that stand in the configuration itself."""
-    return {
-        pool.name: [
-            endpoint
-            for endpoint in pool.known_endpoints
-            if is_ip(endpoint.rpartition(":")[0].strip("[]"))
-        ]
-        for pool in config.pools
-    }
-
-
 def _part(policy: Policy) -> dict[str, object]:
     return {"name": policy.name, "params": dict(policy.params)}
-
-
-def envoy_plan(
-    config: Config,
-    run_dir: Path,
-    picker_sockets: tuple[Path, ...],
-    *,
-    secret: Callable[[Secret], str] = Secret.reveal,
-) -> EnvoyPlan:
-    """Everything Envoy's configuration depends on; writes secrets' files nowhere.
-
-    ``secret``: what stands in the place of each secret, such as `instead_of` for people to read.
-    """
-    default = next((pool.name for pool in config.pools if pool.default), None)
-    if default is None and config.pools:
-        default = config.pools[0].name
-    return EnvoyPlan(
-        run_dir=run_dir,
-        address=config.listen.address,
-        port=config.listen.port,
-        max_body_bytes=config.listen.max_body_bytes,
-        stream_idle_timeout_s=config.listen.stream_idle_timeout_s,
-        decision_timeout_s=config.picker.decision_timeout_s,
-        fail_open=config.picker.failure_mode == "open",
-        fallbacks=config.scheduling.fallbacks,
-        picker_sockets=picker_sockets,
-        pools=tuple(_cluster(pool, secret) for pool in config.pools),
-        default_pool=default,
-        tls=_listener_tls(config, secret),
-        jwt=_jwt(config),
-    )
-
-
-def instead_of(secret: Secret) -> str:
-    """Where a secret is from, to show in its place."""
-    return f"<from {secret.reference}>"
-
-
-def _listener_tls(config: Config, secret: Callable[[Secret], str]) -> ListenerTls | None:
-    tls = config.listen.tls
-    if tls is None:
-        return None
-    return ListenerTls(certificate=secret(tls.certificate), key=secret(tls.key))
-
-
-def _jwt(config: Config) -> JwtProvider | None:
-    """The keys are public: they are shown as they are."""
-    tokens = config.identity.jwt if config.identity is not None else None
-    if tokens is None:
-        return None
-    return JwtProvider(
-        issuer=tokens.issuer,
-        audiences=tokens.audiences,
-        jwks=tokens.jwks.reveal() if tokens.jwks is not None else None,
-        jwks_uri=tokens.jwks_uri,
-        forward=tokens.forward,
-    )
-
-
-def _cluster(pool: Pool, secret: Callable[[Secret], str]) -> PoolCluster:
-    tls = pool.upstream_tls
-    if tls is None:
-        return PoolCluster(pool.name)
-    envoy_tls = ClusterTls(
-        ca=secret(tls.ca) if tls.ca is not None else None,
-        server_name=tls.server_name,
-        verify=tls.verify,
-    )
-    return PoolCluster(pool.name, tls=envoy_tls)

@@ -23,7 +23,7 @@ from gateway.children.child import Child, ChildState
 from gateway.config.config import Config
 from gateway.config.schema.pricing import Pricing
 from gateway.control.accounts import AccountsClient
-from gateway.control.report import WorkerReport
+from gateway.control.server import WorkerReport
 from gateway.pools.provider import ReplicaRecord
 from gateway.run.supervisor import Supervisor
 from gateway.tenancy.tenant_admin import TenantAdmin
@@ -34,10 +34,11 @@ _NEVER_READ: Final = "no picker has read it yet"
 
 
 class SupervisorStatus:
-    """A gateway.admin.status.StatusSource."""
+    """A gateway.admin.status.StatusSource and a gateway.admin.tenants.TenantSource."""
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        self._accounts = AccountsClient(self._sockets)
 
     def status(self) -> GatewayStatus:
         """The state now."""
@@ -134,14 +135,6 @@ class SupervisorStatus:
         """One of each picker that knows the endpoint."""
         reports = self._supervisor.control.reports.values()
         return [one.endpoints[endpoint] for one in reports if endpoint in one.endpoints]
-
-
-class SupervisorTenants:
-    """A gateway.admin.tenants.TenantSource."""
-
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
-        self._accounts = AccountsClient(self._sockets)
 
     @property
     def tenants(self) -> TenantAdmin | None:

@@ -25,7 +25,6 @@ from gateway.pools.fleet import Fleet
 from gateway.pools.membership import Membership
 from gateway.pools.provider import MakeProvider, ReplicaState
 from gateway.pools.source import EndpointSource
-from gateway.run import derive
 from gateway.run.certificates import write_self_signed
 from gateway.run.compose import require_state, supervisor_tenancy
 from gateway.run.in_force import ConfigInForce
@@ -267,7 +266,7 @@ class Supervisor:
         return {pool: [spec.address for spec in specs] for pool, specs in members.items()}
 
     def _plan(self) -> EnvoyPlan:
-        return derive.envoy_plan(self.config, self.run_dir.path, self.pickers.sockets())
+        return EnvoyPlan(self.run_dir.path, self.config, self.pickers.sockets())
 
     def _envoy_changed(self) -> None:
         if self.envoy is not None and self.envoy.child.state is ChildState.BACKOFF:

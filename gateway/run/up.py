@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -15,17 +14,18 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from gateway.admin.serve import AdminServer
+from gateway.admin.api import AdminServer
 from gateway.children.child import Child, ChildError, ChildState
 from gateway.commands.api import LOCAL
 from gateway.config.config import Config
+from gateway.config.schema.fault import key_path
 from gateway.config.schema.terms import join_endpoint
 from gateway.config.sources.file import ConfigFile
+from gateway.pools.ports import reachable, try_port
 from gateway.pools.provider import ReplicaRecord, ReplicaState
 from gateway.run.compose import provider_of
-from gateway.run.listening import require_free
 from gateway.run.rundir import RunDir
-from gateway.run.status import SupervisorStatus, SupervisorTenants, admin_token
+from gateway.run.status import SupervisorStatus, admin_token
 from gateway.run.supervisor import StartError, Supervisor
 from gateway.telemetry import logs
 
@@ -37,13 +37,14 @@ async def up(path: Path, config: Config) -> None:
     """Run until SIGTERM or SIGINT. Raises StartError and RunDirError when it cannot start."""
     console = Console()
     logs.set_up(config.telemetry.log_level, role="supervisor")
-    require_free(config)
+    _require_free_ports(config)
     run = RunDir.create(config.run_dir)
     make = partial(provider_of, log_dir=run.logs)
     supervisor = Supervisor(path, config, ConfigFile(path, config), run, make)
+    shown = SupervisorStatus(supervisor)
     admin = AdminServer(
-        SupervisorStatus(supervisor),
-        SupervisorTenants(supervisor),
+        shown,
+        shown,
         lambda: admin_token(supervisor.config),
         run.metrics,
     )
@@ -65,6 +66,19 @@ async def up(path: Path, config: Config) -> None:
         await supervisor.stop()
         await admin.stop()
         run.remove()
+
+
+def _require_free_ports(config: Config) -> None:
+    """Raise StartError when a port is taken. To be called before anything is started, because the
+    parts' own messages name neither the key nor a remedy."""
+    for at, address, port in config.listeners():
+        try:
+            try_port(address, port)
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {address}:{port} ({error.strerror}): end what listens there, or"
+                f" set {key_path(at)}.port to a free one"
+            ) from error
 
 
 @contextlib.asynccontextmanager
@@ -170,7 +184,4 @@ def _admin_url(config: Config) -> str:
 
 def _reachable(address: str, port: int) -> str:
     """The address at which a client on this machine reaches a listener."""
-    listening = ipaddress.ip_address(address)
-    if listening.is_unspecified:
-        address = "127.0.0.1" if listening.version == 4 else "::1"
-    return join_endpoint(address, port)
+    return join_endpoint(reachable(address), port)

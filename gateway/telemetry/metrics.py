@@ -1,7 +1,4 @@
-"""The ``penstock_*`` metrics of a picker process.
-
-The children of labelled metrics are looked up once for each combination of labels, and kept.
-"""
+"""The ``penstock_*`` metrics of a picker process."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
+from gateway.telemetry.children import Children
 from gateway.telemetry.growing import GrowingCount
 from gateway.telemetry.labels import LabelLimiter
 from picker.seams.observer import Completed, Rejected
@@ -34,36 +32,6 @@ _MODEL_CAP = 256
 _ENDPOINT_CAP = 2048
 
 
-class _ModelSeries:
-    """All children of one (model, pool)."""
-
-    __slots__ = (
-        "cached", "decision", "duration", "estimated", "input", "output", "queue", "tpot", "ttft",
-    )  # fmt: skip
-
-    def __init__(self, metrics: PickerMetrics, model: str, pool: str) -> None:
-        self.input = metrics.input_tokens.labels(model, pool)
-        self.output = metrics.output_tokens.labels(model, pool)
-        self.cached = metrics.cached_tokens.labels(model, pool)
-        self.estimated = metrics.estimated_usage.labels(model, pool)
-        self.ttft = metrics.ttft.labels(model, pool)
-        self.tpot = metrics.tpot.labels(model, pool)
-        self.duration = metrics.duration.labels(model, pool)
-        self.queue = metrics.queue.labels(model, pool)
-        self.decision = metrics.decision.labels(model, pool)
-
-
-class _EndpointSeries:
-    """All children of one (pool, endpoint)."""
-
-    __slots__ = ("cached", "matched", "prompt")
-
-    def __init__(self, metrics: PickerMetrics, pool: str, endpoint: str) -> None:
-        self.prompt = metrics.endpoint_prompt_tokens.labels(pool, endpoint)
-        self.matched = metrics.endpoint_matched_tokens.labels(pool, endpoint)
-        self.cached = metrics.endpoint_cached_tokens.labels(pool, endpoint)
-
-
 class PickerMetrics:
     """Metrics of one picker process.
 
@@ -77,15 +45,21 @@ class PickerMetrics:
     ) -> None:
         by_model, by_endpoint = ("model", "pool"), ("pool", "endpoint")
 
-        def counter(name: str, meaning: str, labels: tuple[str, ...] = ()) -> Counter:
-            return Counter(f"penstock_{name}", meaning, labels, registry=registry)
+        def counter(name: str, meaning: str, labels: tuple[str, ...]) -> Children[Counter]:
+            return Children(Counter(f"penstock_{name}", meaning, labels, registry=registry))
 
         def growing(name: str, meaning: str, labels: tuple[str, ...] = ()) -> GrowingCount:
-            return GrowingCount(counter(name, meaning, labels))
+            return GrowingCount(Counter(f"penstock_{name}", meaning, labels, registry=registry))
 
-        def histogram(name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(
-                f"penstock_{name}_seconds", meaning, by_model, buckets=buckets, registry=registry
+        def histogram(name: str, meaning: str, buckets: tuple[float, ...]) -> Children[Histogram]:
+            return Children(
+                Histogram(
+                    f"penstock_{name}_seconds",
+                    meaning,
+                    by_model,
+                    buckets=buckets,
+                    registry=registry,
+                )
             )
 
         self.requests = counter(
@@ -146,42 +120,35 @@ class PickerMetrics:
         )
         self._model_label = LabelLimiter(_MODEL_CAP, known_model)
         self._endpoint_label = LabelLimiter(_ENDPOINT_CAP)
-        self._by_request: dict[tuple[str, str, int, str], Counter] = {}
-        self._by_model: dict[tuple[str, str], _ModelSeries] = {}
-        self._by_endpoint: dict[tuple[str, str], _EndpointSeries] = {}
 
     def rejected(self, event: Rejected) -> None:
         """Count a request that the picker refused."""
         model, pool = self._model_label(event.labels.model), event.labels.pool
-        self._count(model, pool, event.status, event.reason)
-        self.rejections.labels(pool, event.reason).inc()
-        self.decision.labels(model, pool).observe(event.decision_s)
+        self.requests[model, pool, str(event.status), event.reason].inc()
+        self.rejections[pool, event.reason].inc()
+        self.decision[model, pool].observe(event.decision_s)
 
     def completed(self, event: Completed) -> None:
         """Count a request that was dispatched and has ended."""
         model, pool = self._model_label(event.labels.model), event.labels.pool
-        self._count(model, pool, event.status, event.reason)
-        series = self._model(model, pool)
-        series.input.inc(event.input_tokens)
-        series.output.inc(event.output_tokens)
-        if event.cached_tokens:
-            series.cached.inc(event.cached_tokens)
-        if not event.usage_reported:
-            series.estimated.inc()
+        self.requests[model, pool, str(event.status), event.reason].inc()
+        self.input_tokens[model, pool].inc(event.input_tokens)
+        self.output_tokens[model, pool].inc(event.output_tokens)
+        self.cached_tokens[model, pool].inc(event.cached_tokens)
+        self.estimated_usage[model, pool].inc(0 if event.usage_reported else 1)
+        ttft, tpot = self.ttft[model, pool], self.tpot[model, pool]  # made also for no value
         if event.ttft_s is not None:
-            series.ttft.observe(event.ttft_s)
+            ttft.observe(event.ttft_s)
         if (tpot_s := event.tpot_s) is not None:
-            series.tpot.observe(tpot_s)
-        series.duration.observe(event.duration_s)
-        series.queue.observe(event.queue_s)
-        series.decision.observe(event.decision_s)
+            tpot.observe(tpot_s)
+        self.duration[model, pool].observe(event.duration_s)
+        self.queue[model, pool].observe(event.queue_s)
+        self.decision[model, pool].observe(event.decision_s)
         if event.endpoint:
-            endpoint = self._endpoint(pool, self._endpoint_label(event.endpoint))
-            endpoint.prompt.inc(event.input_tokens)
-            if event.matched_tokens:
-                endpoint.matched.inc(event.matched_tokens)
-            if event.cached_tokens:
-                endpoint.cached.inc(event.cached_tokens)
+            endpoint = self._endpoint_label(event.endpoint)
+            self.endpoint_prompt_tokens[pool, endpoint].inc(event.input_tokens)
+            self.endpoint_matched_tokens[pool, endpoint].inc(event.matched_tokens)
+            self.endpoint_cached_tokens[pool, endpoint].inc(event.cached_tokens)
 
     def sample_cpu(self, process_cpu_s: float) -> None:
         """Note the CPU time of this process so far (``time.process_time()``)."""
@@ -201,24 +168,3 @@ class PickerMetrics:
         """Note how many reports were lost so far, by kind."""
         for kind, count in counts.items():
             self._lost.follow(count, kind)
-
-    def _count(self, model: str, pool: str, status: int, reason: str) -> None:
-        key = (model, pool, status, reason)
-        child = self._by_request.get(key)
-        if child is None:
-            child = self._by_request[key] = self.requests.labels(model, pool, str(status), reason)
-        child.inc()
-
-    def _model(self, model: str, pool: str) -> _ModelSeries:
-        key = (model, pool)
-        series = self._by_model.get(key)
-        if series is None:
-            series = self._by_model[key] = _ModelSeries(self, model, pool)
-        return series
-
-    def _endpoint(self, pool: str, endpoint: str) -> _EndpointSeries:
-        key = (pool, endpoint)
-        series = self._by_endpoint.get(key)
-        if series is None:
-            series = self._by_endpoint[key] = _EndpointSeries(self, pool, endpoint)
-        return series

@@ -10,16 +10,6 @@ from prometheus_client import CollectorRegistry, multiprocess, values
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-ENVIRONMENT_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Must be set for a worker before it imports prometheus_client."""
-
-
-def prepare(directory: Path) -> None:
-    """Make the directory, and remove what an earlier run left there."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for old in directory.glob("*.db"):
-        old.unlink()
-
 
 def use_fixed_process() -> None:
     """Save a system call at each count. Call it before any metric is made, and only in a process

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
+from gateway.telemetry.children import Children
 from gateway.telemetry.growing import GrowingCount
 from gateway.telemetry.labels import LabelLimiter
 from policies.limits.plan import Subject
@@ -20,29 +21,16 @@ _TENANT_CAP: Final = 1_000
 _LIMIT_CAP: Final = 1_000
 
 
-class _TenantSeries:
-    """All children of one tenant."""
-
-    __slots__ = ("cached", "cost", "input", "output", "requests")
-
-    def __init__(self, metrics: TenantMetrics, tenant: str) -> None:
-        self.requests = metrics.requests.labels(tenant)
-        self.input = metrics.input_tokens.labels(tenant)
-        self.cached = metrics.cached_tokens.labels(tenant)
-        self.output = metrics.output_tokens.labels(tenant)
-        self.cost = metrics.cost.labels(tenant)
-
-
 class TenantMetrics:
     """A `gateway.limits.limiter.LimitObserver`. After 1,000 tenants or limits in one process,
     further ones count as "other"."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        def counter(name: str, meaning: str, labels: tuple[str, ...] = ()) -> Counter:
-            return Counter(f"penstock_{name}", meaning, labels, registry=registry)
+        def counter(name: str, meaning: str, labels: tuple[str, ...]) -> Children[Counter]:
+            return Children(Counter(f"penstock_{name}", meaning, labels, registry=registry))
 
         def growing(name: str, meaning: str, labels: tuple[str, ...] = ()) -> GrowingCount:
-            return GrowingCount(counter(name, meaning, labels))
+            return GrowingCount(Counter(f"penstock_{name}", meaning, labels, registry=registry))
 
         by_tenant, by_limit = ("tenant",), ("tenant", "limit")
         self.requests = counter("tenant_requests", "Requests that were charged.", by_tenant)
@@ -56,7 +44,11 @@ class TenantMetrics:
         self.shadowed = counter(
             "limit_shadow_rejections", "Requests that a shadow limit would have refused.", by_limit
         )
-        self.failed = counter("limit_settlements_failed", "Settlements that failed for good.")
+        self.failed = Counter(
+            "penstock_limit_settlements_failed",
+            "Settlements that failed for good.",
+            registry=registry,
+        )
         self._expressions = growing(
             "limit_expression_failures",
             "CEL evaluations without a sound value, which counted as 0.",
@@ -72,29 +64,23 @@ class TenantMetrics:
         )
         self._tenant_label = LabelLimiter(_TENANT_CAP)
         self._limit_label = LabelLimiter(_LIMIT_CAP)
-        self._by_tenant: dict[str, _TenantSeries] = {}
 
     def refused(self, tenant: str, bucket: Bucket) -> None:
         """See `LimitObserver`."""
-        self.limited.labels(self._tenant_label(tenant), self._limit(bucket)).inc()
+        self.limited[self._tenant_label(tenant), self._limit(bucket)].inc()
 
     def would_refuse(self, tenant: str, bucket: Bucket) -> None:
         """See `LimitObserver`."""
-        self.shadowed.labels(self._tenant_label(tenant), self._limit(bucket)).inc()
+        self.shadowed[self._tenant_label(tenant), self._limit(bucket)].inc()
 
     def charged(self, subject: Subject, usage: Usage, cost_micros: int) -> None:
         """See `LimitObserver`."""
         tenant = self._tenant_label(subject.tenant)
-        series = self._by_tenant.get(tenant)
-        if series is None:
-            series = self._by_tenant[tenant] = _TenantSeries(self, tenant)
-        series.requests.inc()
-        series.input.inc(usage.input_tokens)
-        series.output.inc(usage.output_tokens)
-        if usage.cached_tokens:
-            series.cached.inc(usage.cached_tokens)
-        if cost_micros:
-            series.cost.inc(cost_micros / MICROS)
+        self.requests[(tenant,)].inc()
+        self.input_tokens[(tenant,)].inc(usage.input_tokens)
+        self.output_tokens[(tenant,)].inc(usage.output_tokens)
+        self.cached_tokens[(tenant,)].inc(usage.cached_tokens)
+        self.cost[(tenant,)].inc(cost_micros / MICROS)
 
     def unsettled(self) -> None:
         """See `LimitObserver`."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.config.schema.telemetry import RequestLogFile, Telemetry
+from gateway.config.schema.sections import RequestLogFile, Telemetry
 from gateway.telemetry import logs
 from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.observer import TelemetryObserver

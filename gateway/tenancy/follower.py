@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 from gateway.tenancy.directory import Directory
-from gateway.tenancy.registry import START, Entry, EntryKind, Registry, RegistryUnavailable
+from gateway.tenancy.registry import (
+    START,
+    Conflict,
+    Entry,
+    EntryKind,
+    Registry,
+    RegistryUnavailable,
+)
 
 POLL_S: Final = 0.25
 """Time between two looks at the registry. A revocation must act within a second."""
@@ -17,6 +25,9 @@ _LOG: Final = logging.getLogger("penstock.tenancy")
 _MAX_PAUSE_S: Final = 1.0
 _PAGE: Final = 256
 _RESTORED_AT_ONCE: Final = 256
+_ATTEMPTS: Final = 5
+
+T = TypeVar("T")
 
 
 class Follower:
@@ -77,14 +88,23 @@ class Follower:
                 raise
             self._seen = None
 
-    async def write(self, entries: Sequence[Entry]) -> None:
-        """Write to the registry and then to the directory. Raises Conflict and
+    async def write(self, *entries: Entry) -> None:
+        """Write all to the registry and then to the directory or, raising Conflict, none. Raises
         RegistryUnavailable."""
         async with self._lock:
             await self._registry.write(entries)
             self.directory.apply(entries)
         if self._written is not None:
             await self._written()
+
+    async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Read what is new and make the attempt; again if it raises Conflict, because somebody else
+        wrote the same entry first. Raises RegistryUnavailable."""
+        for _ in range(_ATTEMPTS):
+            await self.poll()
+            with contextlib.suppress(Conflict):
+                return await attempt()
+        raise RegistryUnavailable("others write the same all the time: try again")
 
     async def run(self, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Poll until cancelled. Failures are logged once, when they begin. ``pause`` waits for a

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from gateway.config.reading.problems import ConfigError
+
+T = TypeVar("T")
 
 
 class TenancyError(Exception):
@@ -44,6 +47,16 @@ class Invalid(TenancyError):  # noqa: N818
     def of(cls, error: ConfigError) -> Invalid:
         """The same problems."""
         return cls([(p.key, _text(p.expected, p.got, p.hint)) for p in error.problems])
+
+
+def valid(read: Callable[[], T]) -> T:
+    """The value that is read from an operator's request. Raises Invalid."""
+    try:
+        return read()
+    except ConfigError as error:
+        raise Invalid.of(error) from None
+    except (TypeError, ValueError):
+        raise Invalid([("", "expected what JSON can say")]) from None
 
 
 def _text(expected: str, got: str, hint: str | None) -> str:

@@ -65,6 +65,11 @@ class KeyRecord:
         """Whether it stands in the configuration file, which the API cannot change."""
         return self.version == 0
 
+    @property
+    def sha256(self) -> str:
+        """The digest as 64 hexadecimal digits."""
+        return self.digest.hex()
+
     def state(self, now_s: float) -> KeyState:
         """Its state at a time."""
         if self.revoked_s is not None:
@@ -102,17 +107,7 @@ class _StoredKey(Section):
 
 def key_entry(record: KeyRecord) -> Entry:
     """The registry's entry of a key."""
-    stored = _StoredKey(
-        line=record.line,
-        tenant=record.tenant,
-        sha256=record.digest.hex(),
-        name=record.name,
-        created_s=record.created_s,
-        expires_s=record.expires_s,
-        revoked_s=record.revoked_s,
-        models=record.models,
-        limits=record.limits,
-    )
+    stored = _StoredKey.model_validate(record, from_attributes=True)
     content = stored.model_dump_json(exclude_defaults=True).encode()
     return Entry(EntryKind.KEY, record.id, record.version, content)
 
@@ -131,18 +126,13 @@ def read_key(entry: Entry) -> KeyRecord:
         stored = _StoredKey.model_validate_json(entry.content)
     except ValidationError as error:
         raise Unreadable(_first(error)) from None
+    kept = {name: getattr(stored, name) for name in stored.model_fields_set - {"sha256", "line"}}
     return KeyRecord(
         id=entry.id,
         line=entry.id if stored.line == entry.id else stored.line,
-        tenant=stored.tenant,
         digest=bytes.fromhex(stored.sha256),
-        name=stored.name,
-        created_s=stored.created_s,
-        expires_s=stored.expires_s,
-        revoked_s=stored.revoked_s,
-        models=ALL_MODELS if stored.models == ALL_MODELS else stored.models,
-        limits=stored.limits,
         version=entry.version,
+        **kept,
     )
 
 

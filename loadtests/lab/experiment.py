@@ -43,11 +43,7 @@ class Experiment(Comparison):
 
     @property
     def fleet(self) -> str:
-        profile = self.profile
-        return (
-            f"simulated replicas of {profile.model.name}, each {profile.tensor_parallel} x"
-            f" {profile.accelerator.name}"
-        )
+        return f"simulated replicas of {self.profile.what('each ')}"
 
     def contenders_as_data(self) -> Sequence[Mapping[str, object]]:
         return [

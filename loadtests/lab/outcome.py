@@ -73,5 +73,3 @@ class Outcome:
     busy_s: list[float] = field(default_factory=list)
     """For each replica, the time with a step on the accelerator."""
     steps: int = 0
-    events: int = 0
-    """Events of the simulator itself."""

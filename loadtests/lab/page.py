@@ -75,16 +75,13 @@ dt { color: #616e7c; } dd { margin: 0; overflow-wrap: anywhere; }
 
 def page(
     comparison: Comparison,
-    points: Sequence[Point],
     verdicts: Sequence[FleetVerdict],
     pictures: Mapping[int, Sequence[Plot]],
     settings: Mapping[str, object],
     remarks: Sequence[str] = (),
 ) -> str:
     """The whole page. ``pictures``: the plots by size of fleet."""
-    sections = [
-        _section(comparison, verdict, points, pictures[verdict.replicas]) for verdict in verdicts
-    ]
+    sections = [_section(comparison, each, pictures[each.replicas]) for each in verdicts]
     titles = comparison.titles
     title = f"{comparison.source.name}: {len(titles)} {comparison.subject} compared"
     if len(titles) == 1:
@@ -123,10 +120,8 @@ def _remarks(remarks: Sequence[str]) -> str:
     return f'<div class="remarks">{"".join(f"<p>{escape(text)}</p>" for text in remarks)}</div>'
 
 
-def _section(
-    comparison: Comparison, verdict: FleetVerdict, points: Sequence[Point], pictures: Sequence[Plot]
-) -> str:
-    mine = [point for point in points if point.replicas == verdict.replicas]
+def _section(comparison: Comparison, verdict: FleetVerdict, pictures: Sequence[Plot]) -> str:
+    mine = verdict.points
     heading = f"<h2>On {verdict.replicas} replicas</h2>" if len(comparison.replicas) > 1 else ""
     words = "".join(f"<p>{escape(text)}</p>" for text in sentences(verdict, comparison.slo))
     drawn = "".join(

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from loadtests.bench.stats import Estimate, estimate
 from loadtests.lab.comparison import CellRun, Comparison
 from loadtests.lab.source import Level, LevelKind
-from loadtests.lab.summary import Figures
 
 FigureValue = float | int | None
 
@@ -93,11 +92,7 @@ def _stages(
             contender,
             replicas,
             Level(stages[index].per_s, LevelKind.RATE),
-            tuple(_of(run.stages[index]) for run in runs),
+            tuple(asdict(run.stages[index]) for run in runs),
         )
         for index in range(lowest, len(stages))
     ]
-
-
-def _of(figures: Figures) -> dict[str, FigureValue]:
-    return asdict(figures)

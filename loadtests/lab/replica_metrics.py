@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 
+from picker.signals.exposition import samples
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaCounters:
@@ -64,14 +66,5 @@ def gauges(page: bytes) -> ReplicaGauges:
 
 
 def _sum(page: bytes, name: bytes) -> float:
-    """The sum of a metric's samples. The page is searched, not parsed: a real replica's has
-    thousands of lines, and the client that reads it also has streams to time."""
-    total, place = 0.0, 0
-    start = name + b"{"
-    while (place := page.find(start, place)) >= 0:
-        end = page.find(b"\n", place)
-        line = page[place : end if end >= 0 else len(page)]
-        if page[place - 1 : place] in (b"", b"\n"):
-            total += float(line.rpartition(b" ")[2])
-        place += len(line)
-    return total
+    """Over all label sets; 0 when the family is not there."""
+    return sum(float(value) for _, value in samples(page, name))

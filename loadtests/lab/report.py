@@ -38,6 +38,19 @@ def prepare(folder: Path) -> None:
         raise LabError(f"--out {folder}: {error.strerror}") from error
 
 
+def deliver(
+    console: Console, comparison: Comparison, runs: Sequence[CellRun], folder: Path | None
+) -> None:
+    """Show the tables, then write into the folder, if one is given. Raises LabError."""
+    show(console, comparison, runs)
+    if folder is not None:
+        try:
+            write(comparison, runs, folder)
+        except OSError as error:
+            raise LabError(f"--out {folder}: {error}") from error
+        print(f"\nReport: {folder / PAGE}")
+
+
 def write(comparison: Comparison, runs: Sequence[CellRun], folder: Path) -> None:
     """Write result.json, index.html and plots/*.svg into a folder that `prepare` made."""
     # Imported late, because importing matplotlib takes longer than many runs.
@@ -45,24 +58,17 @@ def write(comparison: Comparison, runs: Sequence[CellRun], folder: Path) -> None
     from loadtests.lab.plots import plots
 
     (folder / RESULT).write_bytes(dumped(document(comparison, runs)))
-    together = points(comparison, runs)
-    found = verdicts(together)
+    found = verdicts(points(comparison, runs))
     (folder / PLOTS).mkdir(exist_ok=True)
     pictures = {
-        verdict.replicas: plots(
-            [point for point in together if point.replicas == verdict.replicas],
-            _at(runs, verdict),
-            comparison.slo,
-        )
+        verdict.replicas: plots(verdict.points, _at(runs, verdict), comparison.slo)
         for verdict in found
     }
     for replicas, drawn in pictures.items():
         suffix = f"-{replicas}" if len(pictures) > 1 else ""
         for plot in drawn:
             (folder / PLOTS / f"{plot.name}{suffix}.svg").write_text(plot.svg, encoding="utf-8")
-    text = page(
-        comparison, together, found, pictures, settings(comparison), comparison.remarks(runs)
-    )
+    text = page(comparison, found, pictures, settings(comparison), comparison.remarks(runs))
     (folder / PAGE).write_text(text, encoding="utf-8")
 
 
@@ -80,11 +86,9 @@ def show(console: Console, comparison: Comparison, runs: Sequence[CellRun]) -> N
     """Print the answer and the table."""
     from loadtests.lab.page import compared
 
-    together = points(comparison, runs)
     console.print(compared(comparison), style="dim", highlight=False)
-    for verdict in verdicts(together):
-        mine = [point for point in together if point.replicas == verdict.replicas]
-        for table in _tables(mine, verdict.replicas, comparison.noun, console.width):
+    for verdict in verdicts(points(comparison, runs)):
+        for table in _tables(verdict.points, verdict.replicas, comparison.noun, console.width):
             console.print(table)
         answer(console, verdict, comparison.slo)
     for text in comparison.remarks(runs):
@@ -96,9 +100,8 @@ def _tables(points: Sequence[Point], replicas: int, noun: str, width: int) -> li
     """All columns, in several tables below each other when one of ``width`` cannot hold them."""
     from loadtests.lab.page import COLUMNS, value
 
-    points = sorted(
-        points, key=lambda point: point.level
-    )  # a stable sort: contenders keep their order
+    # A stable sort: contenders keep their order.
+    points = sorted(points, key=lambda point: point.level)
     loads = [point.level.label for point in points]
     names = [point.contender for point in points]
     name_width = min(max(map(len, (noun, *names))), max(_LEAST_NAME, width // 4))

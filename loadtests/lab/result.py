@@ -55,6 +55,16 @@ def dumped(document: Mapping[str, object]) -> bytes:
     return orjson.dumps(_plain(document), option=_OPTIONS)
 
 
+def measured(run: CellRun) -> dict[str, object]:
+    """The figures of a run, and its seed."""
+    return {
+        "seed": run.cell.seed,
+        "steady": asdict(run.steady),
+        "stages": [asdict(stage) for stage in run.stages],
+        "whole": asdict(run.whole),
+    }
+
+
 def _level(level: Level) -> dict[str, object]:
     return {"kind": level.kind.name.lower(), "value": level.value}
 
@@ -100,10 +110,7 @@ def _run(run: CellRun, noun: str) -> dict[str, object]:
         noun: run.cell.contender,
         "replicas": run.cell.replicas,
         "level": _level(run.cell.level),
-        "seed": run.cell.seed,
-        "steady": asdict(run.steady),
-        "stages": [asdict(stage) for stage in run.stages],
-        "whole": asdict(run.whole),
+        **measured(run),
         "timeline": None if run.timeline is None else asdict(run.timeline),
         **({} if run.details is None else run.details.as_data()),
     }

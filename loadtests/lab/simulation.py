@@ -154,7 +154,6 @@ class Simulation:
     def _step(self) -> None:
         at_s, _, act = heapq.heappop(self._heap)
         self.now_s = max(self.now_s, at_s)
-        self._outcome.events += 1
         act()
 
     def _at(self, at_s: float, act: Callable[[], None]) -> None:

@@ -7,13 +7,13 @@ near the goal, chance decides which sizes meet it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import ceil
 
 from loadtests.bench.stats import Estimate, estimate
 from loadtests.lab.comparison import CellRun
 from loadtests.lab.experiment import Experiment
-from loadtests.lab.result import FORMAT, settings
+from loadtests.lab.result import FORMAT, measured, settings
 from loadtests.lab.source import LabError, LevelKind
 from loadtests.lab.summary import Figures
 
@@ -66,16 +66,17 @@ class Sizing:
     @property
     def one_fewer(self) -> Trial | None:
         """The size below the smallest, which misses the SLO; None when the smallest is 1."""
-        if self.smallest is None:
-            return None
-        return self._tried(self.smallest.replicas - 1)
+        return self._beside(-1)
 
     @property
     def one_more(self) -> Trial | None:
         """The size above the smallest; None when it was not tried."""
-        return None if self.smallest is None else self._tried(self.smallest.replicas + 1)
+        return self._beside(1)
 
-    def _tried(self, replicas: int) -> Trial | None:
+    def _beside(self, more: int) -> Trial | None:
+        if self.smallest is None:
+            return None
+        replicas = self.smallest.replicas + more
         return next((trial for trial in self.trials if trial.replicas == replicas), None)
 
 
@@ -153,15 +154,7 @@ def sizing_document(experiment: Experiment, sizing: Sizing) -> dict[str, object]
                 "replicas": trial.replicas,
                 "met": trial.met,
                 "shares": trial.shares,
-                "runs": [
-                    {
-                        "seed": each.cell.seed,
-                        "steady": asdict(each.steady),
-                        "stages": [asdict(stage) for stage in each.stages],
-                        "whole": asdict(each.whole),
-                    }
-                    for each in trial.runs
-                ],
+                "runs": [measured(run) for run in trial.runs],
             }
             for trial in sizing.trials
         ],

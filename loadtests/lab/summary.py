@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -125,11 +125,6 @@ class Figures:
     """Those that failed, refused ones included."""
     refused: int
     """Those for which no replica was chosen."""
-
-    @classmethod
-    def names(cls) -> tuple[str, ...]:
-        """Names of all figures."""
-        return tuple(field.name for field in fields(cls))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -32,24 +31,14 @@ from policies.registry import load_plugins
 _POLL_S = 0.2
 
 
-class Watcher(Protocol):
-    """Is informed of the progress of the runs."""
+class Watcher:
+    """Is informed of the progress of the runs. This one does nothing with it."""
 
     def served(self, cell: int, requests: int) -> None:
         """So many requests of a run are answered by now."""
 
     def finished(self, cell: int) -> None:
         """A run is over."""
-
-
-class Unwatched:
-    """A watcher for when nobody watches."""
-
-    def served(self, cell: int, requests: int) -> None:
-        return
-
-    def finished(self, cell: int) -> None:
-        return
 
 
 def cores() -> int:
@@ -61,18 +50,7 @@ def sweep(
     experiment: Experiment, *, jobs: int = 1, watcher: Watcher | None = None
 ) -> tuple[CellRun, ...]:
     """Every run, in the order of the experiment's cells. Raises LabError, ValueError."""
-    return run_cells(experiment, tuple(experiment.cells()), jobs=jobs, watcher=watcher)
-
-
-def run_cells(
-    experiment: Experiment,
-    cells: Sequence[Cell],
-    *,
-    jobs: int = 1,
-    watcher: Watcher | None = None,
-) -> tuple[CellRun, ...]:
-    """Some runs of the experiment, in the order given."""
-    watcher = watcher or Unwatched()
+    cells, watcher = tuple(experiment.cells()), watcher or Watcher()
     if jobs < 1:
         raise LabError(f"--jobs must be 1 or more, got {jobs}")
     if jobs == 1 or len(cells) == 1:
@@ -165,7 +143,7 @@ def _in_worker(index: int, cell: Cell) -> CellRun:
     return run_cell(_experiment, cell, _telling(lambda *news: told.put(news), index))
 
 
-class Bar:
+class Bar(Watcher):
     """A progress bar over runs and the requests answered in them."""
 
     def __init__(self, progress: Progress, runs: int, what: str) -> None:

@@ -54,6 +54,8 @@ class FleetVerdict:
     """What they are compared by: goodput, or the mean TTFT when nobody meets the SLO."""
     ranks: tuple[Rank, ...]
     """Best first."""
+    points: tuple[Point, ...]
+    """All points of this size of fleet, under any load."""
 
     @property
     def best(self) -> Point:
@@ -85,7 +87,7 @@ def _verdict(points: Sequence[Point]) -> FleetVerdict:
         )
         for point in there
     )
-    return FleetVerdict(best.replicas, level, figure, ranks)
+    return FleetVerdict(best.replicas, level, figure, ranks, tuple(points))
 
 
 def _standing(best: Point, point: Point, figure: str) -> Placing:
@@ -186,11 +188,11 @@ def _behind(verdict: FleetVerdict, rank: Rank) -> str:
     return f"{text}."
 
 
-def shown(found: Estimate | None, *, digits: int = 3) -> str:
+def shown(found: Estimate | None) -> str:
     """A value with its 95 % interval, as in ``12.3 ± 0.4``."""
     if found is None:
         return "-"
-    value = rounded(found.value, digits)
+    value = rounded(found.value)
     return value if found.error is None else f"{value} ± {rounded(found.error, 2)}"
 
 

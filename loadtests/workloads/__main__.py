@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import orjson
+import typer
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.workloads.catalogue import CATALOGUE, Load
+from loadtests.workloads.catalogue import CATALOGUE, CatalogueEntry, Load
 from loadtests.workloads.sessions import Request
 from loadtests.workloads.summary import Summary, summarize, walk
 from loadtests.workloads.traces import TraceError, read_trace
@@ -27,82 +28,63 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def main() -> None:
-    """Command line."""
-    given = _parse(sys.argv[1:])
+def main(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="WORKLOAD", help=f"of {', '.join(CATALOGUE)}; all when left out"),
+    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="Mooncake .jsonl or Azure .csv")] = None,
+    seed: Annotated[int, typer.Option(help="of sessions and arrivals")] = 1,
+    requests: Annotated[int, typer.Option(help="at most")] = 2_000,
+    rate: Annotated[float | None, typer.Option(help="open loop, requests/s")] = None,
+    cv: Annotated[float, typer.Option(help="of gaps, with --rate")] = 1.0,
+    concurrency: Annotated[int | None, typer.Option(help="closed loop, clients")] = None,
+    speed: Annotated[float, typer.Option(help="of the trace")] = 1.0,
+    dump: Annotated[Path | None, typer.Option(help="write the requests as JSON lines")] = None,
+) -> None:
+    """Sizes, repetition and pace of workloads, as a server without limits sees them."""
+    for name in names or ():
+        if name not in CATALOGUE:
+            use = ", ".join(CATALOGUE)
+            raise typer.BadParameter(f"unknown workload {name!r}: use one of {use}")
+    if rate is not None and concurrency is not None:
+        raise typer.BadParameter("--rate and --concurrency exclude each other")
     try:
-        traffics = list(_traffics(given))
+        if trace is not None:
+            recorded = read_trace(trace, limit=requests)
+            times_s = recorded.times(speed=speed)
+            traffics: list[tuple[str, Traffic]] = [(recorded.name, OpenLoop(recorded, times_s))]
+        else:
+            traffics = [
+                (name, _traffic(CATALOGUE[name], seed, requests, rate, cv, concurrency))
+                for name in names or CATALOGUE
+            ]
     except (TraceError, ValueError) as error:
         sys.exit(str(error))
-    if given.dump is not None:
-        with given.dump.open("wb") as file:
-            summaries = [
-                (name, summarize(_dumped(walk(traffic), file))) for name, traffic in traffics
-            ]
-    else:
-        summaries = [(name, summarize(walk(traffic))) for name, traffic in traffics]
-    Console(width=None if sys.stdout.isatty() else 200).print(_table(summaries, given.seed))
+    with nullcontext() if dump is None else dump.open("wb") as file:
+        summaries = [
+            (name, summarize(walk(traffic) if file is None else _dumped(walk(traffic), file)))
+            for name, traffic in traffics
+        ]
+    Console(width=None if sys.stdout.isatty() else 200).print(_table(summaries, seed))
 
 
-class _Given(argparse.Namespace):
-    names: list[str]
-    trace: Path | None
-    seed: int
-    requests: int
-    rate: float | None
-    cv: float
-    concurrency: int | None
-    speed: float
-    dump: Path | None
-
-
-def _parse(arguments: Sequence[str]) -> _Given:
-    listed = "; ".join(f"{name}: {entry.about}" for name, entry in CATALOGUE.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m loadtests.workloads",
-        description="Sizes, repetition and pace of workloads, as a server without limits sees them."
-        f" {listed}.",
-    )
-    parser.add_argument(
-        "names", nargs="*", metavar="WORKLOAD", help="of the catalogue; all when left out"
-    )
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="Mooncake .jsonl or Azure .csv")
-    parser.add_argument("--seed", type=int, default=1, help="default 1")
-    parser.add_argument("--requests", type=int, default=2_000, help="at most; default 2,000")
-    parser.add_argument("--rate", type=float, metavar="PER_S", help="open loop, requests/s")
-    parser.add_argument("--cv", type=float, default=1.0, help="of gaps, with --rate; default 1")
-    parser.add_argument("--concurrency", type=int, metavar="N", help="closed loop")
-    parser.add_argument("--speed", type=float, default=1.0, help="of the trace; default 1")
-    parser.add_argument(
-        "--dump", type=Path, metavar="FILE", help="write the requests as JSON lines"
-    )
-    given = parser.parse_args(arguments, _Given())
-    unknown = [name for name in given.names if name not in CATALOGUE]
-    if unknown:
-        parser.error(f"unknown workload {unknown[0]!r}: use one of {', '.join(CATALOGUE)}")
-    if given.rate is not None and given.concurrency is not None:
-        parser.error("--rate and --concurrency exclude each other")
-    return given
-
-
-def _traffics(given: _Given) -> Iterator[tuple[str, Traffic]]:
-    if given.trace is not None:
-        trace = read_trace(given.trace, limit=given.requests)
-        yield trace.name, OpenLoop(trace, trace.times(speed=given.speed))
-        return
-    for name in given.names or CATALOGUE:
-        entry = CATALOGUE[name]
-        load = entry.load
-        if given.rate is not None:
-            load = Load.open(given.rate, duration_s=1e9, cv=given.cv)
-        elif given.concurrency is not None:
-            load = Load.closed(
-                given.concurrency,
-                recycle=load.recycle,
-                requests_per_client=load.requests_per_client,
-            )
-        workload = entry.make(given.seed)
-        yield name, load.traffic(workload, seed=given.seed, max_requests=given.requests)
+def _traffic(
+    entry: CatalogueEntry,
+    seed: int,
+    requests: int,
+    rate: float | None,
+    cv: float,
+    concurrency: int | None,
+) -> Traffic:
+    load = entry.load
+    if rate is not None:
+        # As long as the requests last.
+        load = Load.open(rate, duration_s=1e9, cv=cv)
+    elif concurrency is not None:
+        each = load.requests_per_client
+        load = Load.closed(concurrency, recycle=load.recycle, requests_per_client=each)
+    return load.traffic(entry.make(seed), seed=seed, max_requests=requests)
 
 
 def _dumped(requests: Iterator[Request], file: BinaryIO) -> Iterator[Request]:
@@ -133,4 +115,4 @@ def _table(summaries: Sequence[tuple[str, Summary]], seed: int) -> Table:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

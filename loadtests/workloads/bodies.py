@@ -15,26 +15,12 @@ PATHS: Mapping[Api, str] = {"chat": "/v1/chat/completions", "completions": "/v1/
 
 
 def body(request: Request, model: str, api: Api) -> dict[str, object]:
-    """The body of a request for either API."""
-    return (chat_body if api == "chat" else completions_body)(request, model)
+    """The body of a request for either API: streaming, with usage at the end.
 
-
-def chat_body(request: Request, model: str) -> dict[str, object]:
-    """For ``/v1/chat/completions``: streaming, with usage at the end."""
-    return {**_options(request, model), "messages": request.prompt.messages()}
-
-
-def completions_body(request: Request, model: str) -> dict[str, object]:
-    """For ``/v1/completions``: the prompt as plain text, without a chat template."""
-    return {**_options(request, model), "prompt": request.prompt.text()}
-
-
-def headers(request: Request) -> Mapping[str, str]:
-    """Headers from which the gateway knows the session of a request."""
-    return {SESSION_HEADER: request.session}
-
-
-def _options(request: Request, model: str) -> dict[str, object]:
+    For ``completions`` the prompt is plain text, without a chat template.
+    """
+    chat = api == "chat"
+    said = {"messages": request.prompt.messages()} if chat else {"prompt": request.prompt.text()}
     # As inference-perf does: the answer is as long as planned, whatever the model would say.
     return {
         "model": request.adapter or model,
@@ -43,4 +29,10 @@ def _options(request: Request, model: str) -> dict[str, object]:
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **said,
     }
+
+
+def headers(request: Request) -> Mapping[str, str]:
+    """Headers from which the gateway knows the session of a request."""
+    return {SESSION_HEADER: request.session}

@@ -108,11 +108,11 @@ def requests_per_session(workload: Workload, *, sample: int = 1_000) -> float:
     return sum(workload.session(index).requests for index in range(sample)) / sample
 
 
-def longest_session_s(workload: Workload, *, sample: int = 1_000) -> float:
-    """The longest time from first to last request, of the first ``sample`` sessions, when nobody
+def longest_session_s(workload: Workload) -> float:
+    """The longest time from first to last request, of the first thousand sessions, when nobody
     waits for an engine."""
     longest_s = 0.0
-    for index in range(sample):
+    for index in range(1_000):
         turns = workload.session(index).turns
         answers = (max(ask.answer_tokens for ask in turn.asks) for turn in turns[:-1])
         answering_s = sum(UNLOADED_TTFT_S + UNLOADED_S_PER_TOKEN * tokens for tokens in answers)
@@ -133,11 +133,11 @@ def interactive_chat(seed: int, *, name: str = "interactive-chat") -> Conversati
         name=name,
         seed=seed,
         shared_tokens=1_000,
-        own_tokens=Length.lognormal(2_150, 2_300, 50, 13_000),
-        turns=Length.lognormal(4, 2.5, 1, 15),
-        ask_tokens=Length.lognormal(50, 40, 10, 1_000),
-        answer_tokens=Length.normal(300, 150, 10, 1_000),
-        pause_s=Length.lognormal(45, 40, 5, 300),
+        own_tokens=Length("lognormal", 2_150, 2_300, 50, 13_000),
+        turns=Length("lognormal", 4, 2.5, 1, 15),
+        ask_tokens=Length("lognormal", 50, 40, 10, 1_000),
+        answer_tokens=Length("normal", 300, 150, 10, 1_000),
+        pause_s=Length("lognormal", 45, 40, 5, 300),
     )
 
 
@@ -155,10 +155,10 @@ def code_generation(seed: int, *, name: str = "code-generation") -> Conversation
     return Conversations(
         name=name,
         seed=seed,
-        own_tokens=Length.normal(55_000, 25_000, 3_000, 100_000),
-        turns=Length.lognormal(6, 5, 2, 20),
-        ask_tokens=Length.lognormal(1_500, 1_200, 100, 10_000),
-        answer_tokens=Length.lognormal(800, 800, 50, 4_000),
+        own_tokens=Length("normal", 55_000, 25_000, 3_000, 100_000),
+        turns=Length("lognormal", 6, 5, 2, 20),
+        ask_tokens=Length("lognormal", 1_500, 1_200, 100, 10_000),
+        answer_tokens=Length("lognormal", 800, 800, 50, 4_000),
     )
 
 
@@ -171,7 +171,7 @@ def reasoning(seed: int, *, name: str = "reasoning") -> Conversations:
         seed=seed,
         shared_tokens=250,
         turns=Length.fixed(1),
-        ask_tokens=Length.lognormal(1_000, 800, 100, 5_000),
+        ask_tokens=Length("lognormal", 1_000, 800, 100, 5_000),
         answer_tokens=Length.exponential(8_000, 500, 32_000),
     )
 
@@ -205,50 +205,50 @@ def agentic_bursts(seed: int, *, name: str = "agentic-bursts") -> Conversations:
         seed=seed,
         groups=4,
         shared_tokens=8_359,
-        own_tokens=Length.normal(14_000, 15_000, 5_000, 45_000),
-        turns=Length.lognormal(22, 23, 1, 100),
-        ask_tokens=Length.lognormal(1_652, 3_000, 64, 24_000),
-        answer_tokens=Length.lognormal(585, 400, 62, 3_600),
-        pause_s=Length.lognormal(8, 6, 1, 30),
+        own_tokens=Length("normal", 14_000, 15_000, 5_000, 45_000),
+        turns=Length("lognormal", 22, 23, 1, 100),
+        ask_tokens=Length("lognormal", 1_652, 3_000, 64, 24_000),
+        answer_tokens=Length("lognormal", 585, 400, 62, 3_600),
+        pause_s=Length("lognormal", 8, 6, 1, 30),
         asides=Asides(
             share=0.1,
             count=Length.uniform(2, 6),
-            ask_tokens=Length.lognormal(500, 400, 50, 4_000),
-            answer_tokens=Length.lognormal(585, 400, 62, 3_600),
+            ask_tokens=Length("lognormal", 500, 400, 50, 4_000),
+            answer_tokens=Length("lognormal", 585, 400, 62, 3_600),
         ),
         max_context_tokens=131_072,
     )
 
 
-def lora_mix(seed: int, *, name: str = "lora-mix") -> LoraMix:
+def lora_mix(seed: int) -> LoraMix:
     """50 adapters by Zipf's law with exponent 1 (the popularity used by S-LoRA, MLSys'24), for
     replicas with 8 slots. Lengths are our choice, those of short instruction traffic: 400 tokens
     of instructions an adapter, questions lognormal 300 +- 300 in 8..4,000, answers lognormal
     200 +- 150 in 8..1,000."""
     return LoraMix(
-        name=name,
+        name="lora-mix",
         seed=seed,
         adapters=50,
         exponent=1.0,
         system_tokens=Length.fixed(400),
-        question_tokens=Length.lognormal(300, 300, 8, 4_000),
-        answer_tokens=Length.lognormal(200, 150, 8, 1_000),
+        question_tokens=Length("lognormal", 300, 300, 8, 4_000),
+        answer_tokens=Length("lognormal", 200, 150, 8, 1_000),
     )
 
 
-def multi_tenant(seed: int, *, name: str = "multi-tenant") -> TenantMix:
+def multi_tenant(seed: int) -> TenantMix:
     """Six tenants with different habits, by weight of sessions: two of chat (30 and 15), one of a
     small fixed corpus (30), one of coding assistants on repositories up to 30,000 tokens (5), one
     of agents (2), one of long answers in bulk (8). All of it is our choice."""
-    scope = f"{name}/{{}}".format
+    scope = "multi-tenant/{}".format
     corpus = replace(fixed_corpus_saas(seed, name=scope("support")), groups=20)
     code = replace(
         code_generation(seed, name=scope("code")),
-        own_tokens=Length.normal(14_000, 8_000, 3_000, 30_000),
-        pause_s=Length.lognormal(15, 20, 1, 100),
+        own_tokens=Length("normal", 14_000, 8_000, 3_000, 30_000),
+        pause_s=Length("lognormal", 15, 20, 1, 100),
     )
     return TenantMix(
-        name,
+        "multi-tenant",
         seed,
         (
             Share("chat-large", 30, interactive_chat(seed, name=scope("chat-large"))),

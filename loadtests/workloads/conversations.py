@@ -47,8 +47,6 @@ class Conversations:
     """A session ends before a turn whose prompt and answer would be longer together
     (inference-perf's limit where none is set). An own prompt that leaves no room for one turn is
     cut."""
-    tenant: str = ""
-    adapter: str = ""
 
     def session(self, index: int) -> Session:
         """The session number ``index``; the supply is endless."""
@@ -73,20 +71,21 @@ class Conversations:
             turns.append(turn)
             context_tokens += _tokens(main)
         own = Segment(f"{id}/own", own_tokens, Role.SYSTEM)
-        return Session(id, (shared, own), tuple(turns), self.tenant, self.adapter)
+        return Session(id, (shared, own), tuple(turns))
 
     def _turn(self, rng: random.Random, id: str, *, first: bool) -> Turn:  # noqa: A002
-        asks = [_ask(rng, f"{id}.0/ask", self.ask_tokens, self.answer_tokens)]
+        asks = [drawn_ask(rng, f"{id}.0/ask", self.ask_tokens, self.answer_tokens)]
         pause_s = self.pause_s.draw(rng) if self.pause_s and not first else 0.0
         aside = self.asides
         if aside and rng.random() < aside.share:
             for number in range(1, 1 + aside.count.tokens(rng)):
-                said = _ask(rng, f"{id}.{number}/ask", aside.ask_tokens, aside.answer_tokens)
+                said = drawn_ask(rng, f"{id}.{number}/ask", aside.ask_tokens, aside.answer_tokens)
                 asks.append(said)
         return Turn(tuple(asks), pause_s)
 
 
-def _ask(rng: random.Random, id: str, ask: Length, answer: Length) -> Ask:  # noqa: A002
+def drawn_ask(rng: random.Random, id: str, ask: Length, answer: Length) -> Ask:  # noqa: A002
+    """An ask of the given name, with lengths that are drawn."""
     says = Segment(id, max(1, ask.tokens(rng)))
     return Ask((says,), max(1, answer.tokens(rng)), max_tokens=max(1, round(answer.most)))
 

@@ -8,11 +8,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
+from loadtests.workloads.conversations import drawn_ask
 from loadtests.workloads.lengths import Length
 from loadtests.workloads.prompts import Role, Segment
-from loadtests.workloads.sessions import Ask, Session, Turn
+from loadtests.workloads.sessions import Session, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,7 @@ class SharedPrefix:
     """``groups`` system prompts with ``prompts_per_group`` questions each, sent again and again:
     the terms of inference-perf's ``shared_prefix``.
 
-    ``order``: ``cycle`` goes through one shuffle of all prompts over and over, as inference-perf
-    does; ``random`` draws any prompt each time.
+    One shuffle of all prompts is gone through over and over, as inference-perf does.
     """
 
     name: str
@@ -31,25 +30,17 @@ class SharedPrefix:
     system_tokens: Length
     question_tokens: Length
     answer_tokens: Length
-    order: Literal["cycle", "random"] = "cycle"
-    tenant: str = ""
 
     def session(self, index: int) -> Session:
         """The session number ``index``; the supply is endless."""
         scope = f"{self.name}/{self.seed}"
         prompts = self.groups * self.prompts_per_group
-        if self.order == "cycle":
-            prompt = _shuffled(f"{scope}/order", prompts)[index % prompts]
-        else:
-            prompt = random.Random(f"{scope}/{index}").randrange(prompts)
-        group = prompt // self.prompts_per_group
-        system_tokens = self.system_tokens.tokens(random.Random(f"{scope}/system/{group}"))
+        prompt = _shuffled(f"{scope}/order", prompts)[index % prompts]
+        system = _system(f"{scope}/system/{prompt // self.prompts_per_group}", self.system_tokens)
         rng = random.Random(f"{scope}/prompt/{prompt}")
-        question = Segment(f"{scope}/question/{prompt}", max(1, self.question_tokens.tokens(rng)))
-        answer_tokens = max(1, self.answer_tokens.tokens(rng))
-        ask = Ask((question,), answer_tokens, max_tokens=max(1, round(self.answer_tokens.most)))
-        system = Segment(f"{scope}/system/{group}", system_tokens, Role.SYSTEM)
-        return Session(f"{scope}/{index}", (system,), (Turn((ask,)),), self.tenant)
+        question = f"{scope}/question/{prompt}"
+        ask = drawn_ask(rng, question, self.question_tokens, self.answer_tokens)
+        return Session(f"{scope}/{index}", (system,), (Turn((ask,)),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +55,6 @@ class LoraMix:
     system_tokens: Length
     question_tokens: Length
     answer_tokens: Length
-    tenant: str = ""
 
     def session(self, index: int) -> Session:
         """The session number ``index``; the supply is endless."""
@@ -72,16 +62,18 @@ class LoraMix:
         rng = random.Random(f"{scope}/{index}")
         rank = zipf_rank(rng, self.adapters, self.exponent)
         adapter = self.adapter_names()[rank]
-        system_tokens = self.system_tokens.tokens(random.Random(f"{scope}/system/{rank}"))
-        system = Segment(f"{scope}/system/{rank}", system_tokens, Role.SYSTEM)
-        question = Segment(f"{scope}/{index}/ask", max(1, self.question_tokens.tokens(rng)))
-        answer_tokens = max(1, self.answer_tokens.tokens(rng))
-        ask = Ask((question,), answer_tokens, max_tokens=max(1, round(self.answer_tokens.most)))
-        return Session(f"{scope}/{index}", (system,), (Turn((ask,)),), self.tenant, adapter)
+        system = _system(f"{scope}/system/{rank}", self.system_tokens)
+        ask = drawn_ask(rng, f"{scope}/{index}/ask", self.question_tokens, self.answer_tokens)
+        return Session(f"{scope}/{index}", (system,), (Turn((ask,)),), adapter=adapter)
 
     def adapter_names(self) -> list[str]:
         """All adapters, the most popular first."""
         return [f"adapter-{rank:02d}" for rank in range(self.adapters)]
+
+
+def _system(name: str, length: Length) -> Segment:
+    """A system prompt whose length follows from its name."""
+    return Segment(name, length.tokens(random.Random(name)), Role.SYSTEM)
 
 
 def zipf_rank(rng: random.Random, ranks: int, exponent: float) -> int:

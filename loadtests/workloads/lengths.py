@@ -41,14 +41,6 @@ class Length:
         return cls("uniform", (least + most) / 2.0, deviation, least, most)
 
     @classmethod
-    def normal(cls, mean: float, deviation: float, least: float, most: float) -> Length:
-        return cls("normal", mean, deviation, least, most)
-
-    @classmethod
-    def lognormal(cls, mean: float, deviation: float, least: float, most: float) -> Length:
-        return cls("lognormal", mean, deviation, least, most)
-
-    @classmethod
     def exponential(cls, mean: float, least: float, most: float) -> Length:
         return cls("exponential", mean, mean, least, most)
 

@@ -172,7 +172,7 @@ class Conversation:
     def _request(self, index: int, ask: Ask, at_s: float) -> Request:
         answer_id = f"{self.session.id}/{self._turn}.{index}/answer"
         return Request(
-            id=self._request_id(self._turn, index),
+            id=f"{self._id}/{self._turn}.{index}",
             session=self._id,
             tenant=self.session.tenant,
             adapter=self.session.adapter,
@@ -181,9 +181,6 @@ class Conversation:
             answer=Segment(answer_id, ask.answer_tokens, Role.ASSISTANT),
             max_tokens=ask.max_tokens,
         )
-
-    def _request_id(self, turn: int, index: int) -> str:
-        return f"{self._id}/{turn}.{index}"
 
 
 def said(answer: Segment, *, text: str | None, tokens: int | None) -> Segment | None:

@@ -42,14 +42,9 @@ class Summary:
     """Coefficient of variation of the time between arrivals: 1 for a Poisson process."""
 
 
-def walk(
-    traffic: Traffic,
-    *,
-    ttft_s: float = UNLOADED_TTFT_S,
-    s_per_token: float = UNLOADED_S_PER_TOKEN,
-) -> Iterator[Request]:
-    """All requests of ``traffic`` in order of arrival. A server without limits answers them: after
-    ``ttft_s``, with a token every ``s_per_token``."""
+def walk(traffic: Traffic) -> Iterator[Request]:
+    """All requests of ``traffic`` in order of arrival. A server without limits answers them, with
+    the times of an unloaded one."""
     order = itertools.count()
     ends: list[tuple[float, int, Request]] = []
     while True:
@@ -61,12 +56,13 @@ def walk(
             return
         else:
             for request in traffic.take(due_s):
-                end_s = request.arrival_s + ttft_s + s_per_token * request.output_tokens
+                tokens = request.output_tokens
+                end_s = request.arrival_s + UNLOADED_TTFT_S + UNLOADED_S_PER_TOKEN * tokens
                 heapq.heappush(ends, (end_s, next(order), request))
                 yield request
 
 
-def summarize(requests: Iterator[Request], *, block_tokens: int = BLOCK_TOKENS) -> Summary:
+def summarize(requests: Iterator[Request]) -> Summary:
     """The figures of ``requests``, in order of arrival. Raises ValueError when there are none."""
     seen: dict[int, str] = {}
     """By block, the last session that had it."""
@@ -78,16 +74,16 @@ def summarize(requests: Iterator[Request], *, block_tokens: int = BLOCK_TOKENS) 
     adapters: set[str] = set()
     repeated = elsewhere = 0
     for request in requests:
-        ids = request.block_ids(block_tokens)
+        ids = request.block_ids(BLOCK_TOKENS)
         own = 0
-        for place, block in enumerate(ids[: request.prompt_tokens // block_tokens]):
+        for place, block in enumerate(ids[: request.prompt_tokens // BLOCK_TOKENS]):
             owner = seen.get(block)
             if owner is None:
                 repeated += place
                 break
             own += owner == request.session
         else:
-            place = request.prompt_tokens // block_tokens
+            place = request.prompt_tokens // BLOCK_TOKENS
             repeated += place
         elsewhere += place - own if ids else 0
         seen.update(dict.fromkeys(ids, request.session))
@@ -113,7 +109,7 @@ def summarize(requests: Iterator[Request], *, block_tokens: int = BLOCK_TOKENS) 
         output_mean=sum(outputs) / len(outputs),
         output_p50=float(np.percentile(outputs, 50)),
         output_p99=float(np.percentile(outputs, 99)),
-        repeated=repeated * block_tokens / total,
-        repeated_elsewhere=elsewhere * block_tokens / total,
+        repeated=repeated * BLOCK_TOKENS / total,
+        repeated_elsewhere=elsewhere * BLOCK_TOKENS / total,
         gap_cv=float(gaps.std() / gaps.mean()) if gaps.size and gaps.mean() > 0 else 0.0,
     )

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 
 from loadtests.workloads.sessions import Conversation, Request, Workload, said
 
+_FAILURE_PAUSE_S = 1.0
+
 
 class Traffic:
     """What open and closed loops share: conversations and their next turns."""
@@ -139,7 +141,6 @@ class ClosedLoop(Traffic):
         *,
         recycle: bool = False,
         ramp_s: float = 0.0,
-        failure_pause_s: float = 1.0,
         requests_per_client: int | None = None,
         max_requests: int | None = None,
         until_s: float = math.inf,
@@ -148,13 +149,12 @@ class ClosedLoop(Traffic):
         does, and never begins another. ``requests_per_client``: a client stops after so many
         requests, even in the middle of a session; with ``max_requests`` instead, clients with short
         answers would send most of them. Clients begin within ``ramp_s``. After a failure a client
-        waits for ``failure_pause_s``, so that refused requests are not repeated at once."""
+        waits for a second, so that refused requests are not repeated at once."""
         if concurrency < 1:
             raise ValueError(f"concurrency must be 1 or more, got {concurrency}")
         super().__init__(workload, max_requests=max_requests, until_s=until_s)
         self._concurrency = concurrency
         self._recycle = recycle
-        self._failure_pause_s = failure_pause_s
         self._left = [math.inf if requests_per_client is None else requests_per_client]
         self._left *= concurrency
         self._rounds = [0] * concurrency
@@ -186,4 +186,4 @@ class ClosedLoop(Traffic):
 
     def _over(self, conversation: Conversation, now_s: float, *, failed: bool = False) -> None:
         client = self._client_of.pop(conversation)
-        self._begin(client, now_s + (self._failure_pause_s if failed else 0.0))
+        self._begin(client, now_s + (_FAILURE_PAUSE_S if failed else 0.0))

@@ -10,6 +10,7 @@ from picker.flight.aftermath import SUSPECT_S, Aftermath
 from picker.flight.charge import charged, is_metered
 from picker.flight.entry import TRANSITIONS, Act, Entry, Event, State
 from picker.flight.expiry import Leases
+from picker.flight.foreign import ForeignLoads
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.request.context import RequestContext
@@ -17,7 +18,7 @@ from picker.request.report import Ending, Report
 from picker.request.role import Role
 from picker.seams.limiter import Limiter
 from picker.seams.observer import Observer
-from picker.seams.peers import Load, Peers, Sent
+from picker.seams.peers import Loads, Peers, Sent
 from picker.seams.watch import Watch
 from picker.state.learned import Learned
 from picker.state.pools import Pools
@@ -45,6 +46,7 @@ class Flights:
         now: Callable[[], float],
     ) -> None:
         self.ledger = Ledger(pools.states)
+        self.foreign = ForeignLoads(pools.states)
         self._id = picker_id
         self._pools = pools
         self._learned = learned
@@ -120,13 +122,13 @@ class Flights:
                 entry.answering.started_s = since_s  # only now it has work for that endpoint
         if self._live:
             just_died = {peer for peer, at_s in self._gone.items() if at_s > reached_s}
-            self.ledger.forget_peers(self._live | just_died, pool, address)
+            self.foreign.forget_at(self._live | just_died, pool, address)
 
     def under_way(self, pool: str, address: str) -> int:
         """Requests that an endpoint may still serve: those in flight, those of which its engine
         knows nothing while their end is not reported, and those of pickers that have died."""
         quiet = self._quiet.get((pool, address), 0)
-        left_behind = self.ledger.left_behind(self._live, pool, address) if self._live else 0
+        left_behind = self.foreign.left_behind(self._live, pool, address) if self._live else 0
         return self.ledger.in_flight(pool, address) + quiet + left_behind
 
     def tick(self) -> None:
@@ -145,7 +147,7 @@ class Flights:
             self._limiter.settle_orphan(report)
         for peer in [peer for peer, at_s in self._gone.items() if at_s + SUSPECT_S <= now_s]:
             del self._gone[peer]
-            self.ledger.forget_peer(peer)
+            self.foreign.forget(peer)
         if self.ledger.changed:
             self._peers.loads_changed()
 
@@ -153,33 +155,35 @@ class Flights:
         """The data plane was started anew: nothing that was in flight will be reported."""
         for entry in (*self._entries.values(), *self._late.values()):
             self._happen(entry, Event.PROXY_RESTARTED)
-        for peer in self.ledger.peers() - self._live:
-            self.ledger.forget_peer(peer)
+        for peer in self.foreign.pickers() - self._live:
+            self.foreign.forget(peer)
 
     # -- other pickers
 
     def pickers_live(self, ids: Iterable[str]) -> None:
         """Ids of all pickers that run, as far as the supervisor knows."""
         self._live, now_s = frozenset(ids), self._now()
-        gone = self.ledger.peers() - self._live if self._live else ()
+        gone = self.foreign.pickers() - self._live if self._live else ()
         self._gone = {peer: self._gone.get(peer, now_s) for peer in gone}
 
     def picker_died(self) -> None:
         """Another picker has died: what an idle engine has done counts as ended soon."""
         self._aftermath.picker_died(self._entries.keys(), self._now())
 
-    def loads(self, *, everything: bool = False) -> Iterable[Load]:
+    def loads(self, *, everything: bool = False) -> Iterable[Loads]:
         """See `PeerSink`."""
         return self.ledger.loads(everything=everything)
 
-    def peer_sent(self, sent: Sent) -> None:
+    def peer_sent(self, requests: Iterable[Sent]) -> None:
         """See `PeerSink`."""
-        self._pools.sent(sent, self._now())
-        self._watch.touch(sent.pool, sent.address)
+        now_s = self._now()
+        for sent in requests:
+            self._pools.sent(sent, now_s)
 
-    def peer_load(self, picker: str, load: Load) -> None:
+    def peer_loads(self, picker: str, loads: Loads) -> None:
         """See `PeerSink`."""
-        self.ledger.peer_load(picker, load)
+        for address in self.foreign.report(picker, loads):
+            self._watch.touch(loads.pool, address)
 
     def peer_ended(self, report: Report) -> None:
         """See `PeerSink`."""
@@ -193,7 +197,7 @@ class Flights:
     def _less_left_behind(self, report: Report) -> None:
         """A request of a picker that has died has ended."""
         if self._live and report.owner not in self._live:
-            self.ledger.peer_request_ended(report.owner, report.address)
+            self.foreign.one_less(report.owner, report.address)
 
     def _end(self, report: Report) -> None:
         entry = self._entries.get(report.id) or self._late.get(report.id)

@@ -1,15 +1,17 @@
-"""In-flight ledger: what pickers have sent where and not seen the end of, as columns."""
+"""In-flight ledger: what this picker has sent where and not seen the end of, as columns."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from picker.flight.leg import Leg
 from picker.flight.prefill import PrefillSpeed
 from picker.request.role import Role
-from picker.seams.peers import Load
+from picker.seams.peers import ALL, Loads
 from picker.state.endpoints import EndpointKey, PoolState
 
 
@@ -26,33 +28,18 @@ class _Lane:
     """When the prefill of everything sent so far is believed to be done."""
 
 
-@dataclass(slots=True)
-class _Foreign:
-    """What another picker has in flight on one endpoint."""
-
-    load: Load
-    state: PoolState
-    slot: int
-    generation: int
-
-    @property
-    def in_columns(self) -> bool:
-        return self.state.generation_of(self.slot) == self.generation
-
-
 class Ledger:
     """Counts requests in flight into the in-flight columns of their pool's view, at once.
 
     Engines prefill in order of arrival, so a leg's prefill is due when the endpoint has worked off
     what is ahead of it, at the speed learned for the pool. Open and close cost O(1) but for a heap
-    of prefills under way. Loads of other pickers are added as they report them.
+    of prefills under way.
     """
 
     def __init__(self, pools: Mapping[str, PoolState]) -> None:
         """``pools`` is read at every call: pools may come and go in it."""
         self._pools = pools
         self._lanes: dict[EndpointKey, _Lane] = {}
-        self._foreign: dict[EndpointKey, dict[str, _Foreign]] = {}
         self._speeds: dict[str, PrefillSpeed] = {}
         self._due: list[tuple[float, int, Leg]] = []
         self._opened = 0
@@ -68,8 +55,6 @@ class Ledger:
         if speed is None:
             speed = self._speeds[pool] = PrefillSpeed()
         return speed
-
-    # -- this picker's requests
 
     def open(self, leg: Leg, now_s: float) -> None:
         """Count a request that is being sent. Raises ValueError when it is open there already and
@@ -88,9 +73,8 @@ class Ledger:
         leg.output_tokens = float(round(max(0.0, leg.output_tokens)))
         view = state.view
         leg.backlog_tokens = float(view.in_flight_prefill_tokens[slot])
-        ahead_tokens = 0.0
-        if key in self._foreign:
-            ahead_tokens = max(0.0, leg.backlog_tokens - lane.prefill_tokens)
+        # Of other pickers.
+        ahead_tokens = max(0.0, leg.backlog_tokens - lane.prefill_tokens)
         speed = self.speed(leg.pool)
         due_s = max(now_s, lane.busy_until_s) + speed.prefill_s(leg.uncached_tokens)
         lane.busy_until_s = due_s
@@ -158,14 +142,21 @@ class Ledger:
         lane = self._lanes.get((pool, address))
         return 0 if lane is None else len(lane.open)
 
-    def loads(self, *, everything: bool = False) -> Iterable[Load]:
-        """Of this picker by endpoint: those that changed since they were last asked for, or all
-        that are not empty and those that became so."""
-        keys = self._changed.union(self._lanes) if everything else self._changed
+    def loads(self, *, everything: bool = False) -> Iterator[Loads]:
+        """By pool: of the endpoints whose loads have changed since they were last asked for, or
+        all there is."""
+        endpoints = self._lanes.keys() if everything else self._changed
+        by_pool: dict[str, list[str]] = {pool: [] for pool in self._pools} if everything else {}
+        for pool, address in endpoints:
+            by_pool.setdefault(pool, []).append(address)
         self._changed = set()
-        for pool, address in keys:
-            lane = self._lanes.get((pool, address)) or _EMPTY
-            yield Load(pool, address, len(lane.open), lane.prefill_tokens, lane.kv_tokens)
+        for pool, addresses in by_pool.items():
+            numbers: list[float] = []
+            for address in addresses:
+                lane = self._lanes.get((pool, address)) or _EMPTY
+                numbers += len(lane.open), lane.prefill_tokens, lane.kv_tokens
+            rows = np.array(numbers).reshape(-1, 3)
+            yield Loads(pool, addresses, rows, ALL if everything else None)
 
     @property
     def changed(self) -> bool:
@@ -188,71 +179,6 @@ class Ledger:
         self._changed.add((leg.pool, leg.address))
         if leg.in_columns and leg.counted_in is not None:
             leg.counted_in.view.in_flight_prefill_tokens[leg.slot] -= leg.uncached_tokens
-
-    # -- other pickers' requests
-
-    def peer_load(self, picker: str, load: Load) -> None:
-        """What another picker has in flight on an endpoint now, in place of what it had; ignored
-        for an endpoint that is not known here."""
-        key = (load.pool, load.address)
-        known = self._foreign.get(key)
-        if known is not None and picker in known:
-            self._take_off(known.pop(picker))
-            if not known:
-                del self._foreign[key]
-        state = self._pools.get(load.pool)
-        slot = None if state is None else state.slot_of.get(load.address)
-        if state is None or slot is None or load.empty:
-            return
-        foreign = _Foreign(load, state, slot, state.generation_of(slot))
-        self._add(foreign, 1.0)
-        self._foreign.setdefault(key, {})[picker] = foreign
-
-    def peer_request_ended(self, picker: str, address: str) -> None:
-        """One request less of a picker that can no longer report its loads."""
-        for key, known in list(self._foreign.items()):
-            if key[1] == address and picker in known:
-                load = known[picker].load
-                share = 1.0 - 1.0 / load.requests if load.requests > 1 else 0.0
-                less = Load(
-                    *key,
-                    requests=load.requests - 1.0,
-                    prefill_tokens=float(round(load.prefill_tokens * share)),
-                    kv_tokens=float(round(load.kv_tokens * share)),
-                )
-                self.peer_load(picker, less)
-                return
-
-    def forget_peers(self, live: Collection[str], pool: str, address: str) -> None:
-        """An endpoint is idle: whatever pickers that are not live had there has ended."""
-        for picker in self._foreign.get((pool, address), {}).keys() - set(live):
-            self.peer_load(picker, Load(pool, address, 0, 0, 0))
-
-    def forget_peer(self, picker: str) -> None:
-        """Nothing of what a picker had in flight counts any more."""
-        for pool, address in [key for key, known in self._foreign.items() if picker in known]:
-            self.peer_load(picker, Load(pool, address, 0, 0, 0))
-
-    def peers(self) -> set[str]:
-        """Pickers whose loads are counted."""
-        return {picker for known in self._foreign.values() for picker in known}
-
-    def left_behind(self, live: Collection[str], pool: str, address: str) -> int:
-        """Requests on an endpoint of pickers that are not live."""
-        known = self._foreign.get((pool, address))
-        if not known:
-            return 0
-        return int(sum(one.load.requests for name, one in known.items() if name not in live))
-
-    def _take_off(self, foreign: _Foreign) -> None:
-        if foreign.in_columns:
-            self._add(foreign, -1.0)
-
-    def _add(self, foreign: _Foreign, sign: float) -> None:
-        view, load = foreign.state.view, foreign.load
-        view.in_flight_requests[foreign.slot] += sign * load.requests
-        view.in_flight_prefill_tokens[foreign.slot] += sign * load.prefill_tokens
-        view.in_flight_kv_tokens[foreign.slot] += sign * load.kv_tokens
 
 
 _EMPTY = _Lane()

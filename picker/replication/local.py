@@ -1,42 +1,78 @@
-"""Pickers of one host: batches of events as datagrams over unix sockets."""
+"""Pickers of one host: batches of reports as datagrams over unix sockets."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from picker.replication import digest, ends, prefixes
 from picker.replication.readings import SharedReadings
-from picker.request.report import Ending, Report
-from picker.seams.peers import Load, PeerSink, Sent
+from picker.request.report import Report
+from picker.seams.peers import PeerSink, Sent
 from picker.wire import state_pb2
 
 log = logging.getLogger(__name__)
 
-_FLUSH_S: Final = 0.005
-_READINGS_FLUSH_S: Final = 0.02
+_FIRST_FLUSH_S: Final = 0.002
+"""From a request to the batch that reports it, when there was none for a while."""
+_FLUSH_S: Final = 0.01
+"""Between two batches with requests."""
+_FLUSH_S_A_PEER: Final = 0.0025
+"""The more pickers there are, the rarer are their batches."""
+_LONGEST_FLUSH_S: Final = 0.02
 _BEAT_S: Final = 1.0
-"""A picker with nothing to report shows so often that it lives."""
+"""A picker reports all its loads so often, which also shows that it lives."""
 _GONE_S: Final = 3.0
 """A picker of which nothing was heard for so long is not counted on."""
-_MAX_BATCH_BYTES: Final = 64 * 1024
+_BATCH_BYTES: Final = 64 * 1024
+"""Reports are sent at once when there are so many."""
 _MAX_BACKLOG: Final = 1024
-"""Batches that wait for a peer that does not read; older ones are dropped."""
+"""Datagrams that wait for a peer that does not read; older ones are dropped."""
+_MAX_ENDS: Final = 16_384
+"""Ends that wait for such a peer."""
 _BUFFER_BYTES: Final = 4 << 20
+_DATAGRAM_BYTES: Final = 96 * 1024
+"""Parts of a batch are sent together up to this size."""
+_ENDS_A_DATAGRAM: Final = 256
 _MAX_DATAGRAM_BYTES: Final = 256 * 1024
-_MAX_HASHES: Final = 8192
-"""Of one request: the first 30 MB of a prompt. The others do not hear of the rest."""
+
+
+class _End(NamedTuple):
+    """An end that waits to be sent."""
+
+    message: state_pb2.Ended
+    for_it_alone: bool
+
+
+@dataclass(slots=True)
+class _Peer:
+    """Another picker, by its socket."""
+
+    path: Path
+    picker: str = ""
+    """Its id in its last batch."""
+    heard_s: float = -math.inf
+    """When that came."""
+    backlog: deque[bytes] = field(default_factory=lambda: deque(maxlen=_MAX_BACKLOG))
+    """Datagrams to be sent to all."""
+    ends: deque[_End] = field(default_factory=lambda: deque(maxlen=_MAX_ENDS))
+    """To be sent to it."""
 
 
 class LocalPeers:
-    """Reports to every other picker of this host; lost batches only make their picture less exact.
+    """Reports to every other picker of this host; a lost batch makes their picture less exact for
+    a second.
 
     A picker is known by the name of its socket, and is live while its batches come.
     """
@@ -50,26 +86,30 @@ class LocalPeers:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.readings = SharedReadings(
-            own.name, lambda: self._flush_within(_READINGS_FLUSH_S), self._flush
+            own.name, lambda: self._flush_within(_LONGEST_FLUSH_S), self._flush
         )
         """What workers share of their reads of replicas."""
         self.dropped_batches = 0
-        """That a peer which is there did not get."""
+        """Datagrams and ends that a peer which is there did not get."""
         self.unreadable = 0
-        """Batches and events of others that could not be used."""
+        """Datagrams and parts of batches that could not be used."""
+        self._id = picker_id
         self._own = own
         self._clock = clock
         self._sink: PeerSink | None = None
-        self._others: dict[Path, deque[bytes]] = {}
-        self._heard_s: dict[str, float] = {}
-        """By name: when its last batch came."""
-        self._batch = state_pb2.Batch(picker=picker_id)
-        self._empty_bytes = self._batch.ByteSize()
-        self._batch_bytes = 0
+        self._peers: dict[str, _Peer] = {}
+        """By name."""
+        self._sent: list[Sent] = []
+        self._sent_bytes = 0
+        self._flush_s = _FLUSH_S
+        self._flushed_s = -math.inf
+        self._reports_requests = False
+        """The next batch reports requests, and waits no longer than it must."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = 0.0
         """When the timer ends."""
         self._beat: asyncio.TimerHandle | None = None
+        self._buffer = memoryview(bytearray(_MAX_DATAGRAM_BYTES))
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.follow(others)
 
@@ -85,20 +125,16 @@ class LocalPeers:
 
     def follow(self, others: Iterable[Path]) -> None:
         """Report to these from now on: pickers have come or gone."""
-        self._others = {
-            path: self._others.get(path, deque[bytes](maxlen=_MAX_BACKLOG)) for path in others
-        }
-        names = {path.name for path in self._others}
-        self._heard_s = {name: at_s for name, at_s in self._heard_s.items() if name in names}
+        self._peers = {path.name: self._peers.get(path.name) or _Peer(path) for path in others}
+        self._flush_s = min(_LONGEST_FLUSH_S, max(_FLUSH_S, _FLUSH_S_A_PEER * len(self._peers)))
         self._count_live()
         if self._sink is not None:
             self._show_life()
 
     def stop(self) -> None:
         """Send what waits, once, and close."""
-        self._batch.leaving = True
-        self._flush()
-        self._others.clear()
+        self._flush(leaving=True)
+        self._peers.clear()
         for timer in (self._timer, self._beat):
             if timer is not None:
                 timer.cancel()
@@ -107,57 +143,42 @@ class LocalPeers:
         self._socket.close()
         self._own.unlink(missing_ok=True)
 
-    # -- to others
+    # -- reports to others
 
     def sent(self, sent: Sent) -> None:
         """See `Peers`."""
-        if not self._others:
+        blocks = sum(map(len, sent.chains))
+        if not self._peers or not (blocks or sent.session or sent.adapter):
             return
-        message = state_pb2.Sent(
-            pool=sent.pool, address=sent.address, adapter=sent.adapter, session=sent.session
-        )
-        room = _MAX_HASHES
-        for chain in sent.chains:
-            if room <= 0:
-                break
-            message.chains.add(hashes=chain[:room])
-            room -= len(chain)
-        self._batch.sent.append(message)
-        self._added(message.ByteSize())
-
-    def loads_changed(self) -> None:
-        """See `Peers`."""
-        if self._others:
-            self._flush_within(_FLUSH_S)
-
-    def ended(self, report: Report) -> None:
-        """See `Peers`."""
-        if not self._others:
-            return
-        message = state_pb2.Finished(
-            id=report.id,
-            owner=report.owner,
-            address=report.address,
-            status=report.status,
-            reason=report.reason,
-            input_tokens=report.input_tokens,
-            output_tokens=report.output_tokens,
-            cached_tokens=report.cached_tokens,
-            streamed_events=report.streamed_events,
-            ttft_s=report.ttft_s,
-            duration_s=report.duration_s,
-            reasoning_tokens=report.reasoning_tokens,
-            upstream_failed=report.upstream_failed,
-        )
-        self._batch.finished.append(message)
-        self._added(message.ByteSize())
-
-    def _added(self, size_bytes: int) -> None:
-        self._batch_bytes += size_bytes
-        if self._batch_bytes >= _MAX_BATCH_BYTES:
+        self._sent.append(sent)
+        self._sent_bytes += 8 * min(blocks, prefixes.MAX_HASHES) + 100
+        if self._sent_bytes >= _BATCH_BYTES:
             self._flush()
         else:
             self.loads_changed()
+
+    def loads_changed(self) -> None:
+        """See `Peers`."""
+        if self._peers and not self._reports_requests:
+            self._reports_requests = True
+            since_s = self._clock() - self._flushed_s
+            self._flush_within(max(_FIRST_FLUSH_S, self._flush_s - since_s))
+
+    def ended(self, report: Report) -> None:
+        """See `Peers`. Only its owner needs it; of an owner that has died each other picker counts
+        what it left."""
+        message = ends.pack(report)
+        for peer in self._peers.values():
+            if peer.picker == report.owner and self._is_live(peer):
+                self._add_end(peer, _End(message, for_it_alone=True))
+                return
+        for peer in self._peers.values():
+            self._add_end(peer, _End(message, for_it_alone=False))
+
+    def _add_end(self, peer: _Peer, end: _End) -> None:
+        self.dropped_batches += len(peer.ends) == _MAX_ENDS
+        peer.ends.append(end)
+        self.loads_changed()
 
     def _flush_within(self, wait_s: float) -> None:
         due_s = self._clock() + wait_s
@@ -174,125 +195,147 @@ class LocalPeers:
         if self._beat is not None:
             self._beat.cancel()
             self._beat = None
-        if self._others:
+        if self._peers:
             self._count_live()
             self._flush(everything=True)
             self._beat = asyncio.get_running_loop().call_later(_BEAT_S, self._show_life)
 
-    def _flush(self, *, everything: bool = False) -> None:
+    def _flush(self, *, everything: bool = False, leaving: bool = False) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        batch = self._batch
-        self.readings.fill(batch)
-        if self._sink is not None:
-            for load in self._sink.loads(everything=everything):
-                batch.loads.add(
-                    pool=load.pool,
-                    address=load.address,
-                    requests=load.requests,
-                    prefill_tokens=load.prefill_tokens,
-                    kv_tokens=load.kv_tokens,
-                )
-        if everything or batch.ByteSize() > self._empty_bytes:
-            data = batch.SerializeToString()
-            self._batch = state_pb2.Batch(picker=batch.picker)
-            self._batch_bytes = 0
-            for waiting in self._others.values():
-                self.dropped_batches += len(waiting) == _MAX_BACKLOG
-                waiting.append(data)
-        blocked = [self._send(path, waiting) for path, waiting in self._others.items()]
+        self._flushed_s, self._reports_requests = self._clock(), False
+        datagrams = list(self._datagrams(self._parts(everything=everything, leaving=leaving)))
+        for peer in self._peers.values():
+            for data in datagrams:
+                self.dropped_batches += len(peer.backlog) == _MAX_BACKLOG
+                peer.backlog.append(data)
+        blocked = [self._send_to(peer) for peer in self._peers.values()]
         if any(blocked):
-            self._flush_within(_FLUSH_S)
+            self._flush_within(self._flush_s)
 
-    def _send(self, path: Path, waiting: deque[bytes]) -> bool:
+    def _parts(self, *, everything: bool, leaving: bool) -> Iterator[state_pb2.Batch]:
+        """What all are to know, in parts that fit into a datagram each."""
+        if self._sink is not None:
+            for loads in self._sink.loads(everything=everything):
+                for message in digest.pack(loads):
+                    yield state_pb2.Batch(loads=[message])
+        sent, self._sent, self._sent_bytes = self._sent, [], 0
+        yield from (state_pb2.Batch(sent=[message]) for message in prefixes.pack(sent))
+        yield from self.readings.parts()
+        if everything or leaving:
+            yield state_pb2.Batch(leaving=leaving)
+
+    def _datagrams(self, parts: Iterable[state_pb2.Batch]) -> Iterator[bytes]:
+        """Parts in a row are one batch: messages of protobuf may be joined as bytes."""
+        head = state_pb2.Batch(picker=self._id).SerializeToString()
+        data = b""
+        for part in parts:
+            more = part.SerializeToString()
+            if data and len(data) + len(more) > _DATAGRAM_BYTES:
+                yield data
+                data = b""
+            data = (data or head) + more
+        if data:
+            yield data
+
+    def _send_to(self, peer: _Peer) -> bool:
         """True when the peer is there but does not read fast enough."""
-        while waiting:
-            try:
-                self._socket.sendto(waiting[0], str(path))
-            except BlockingIOError:
-                return True
-            except (FileNotFoundError, ConnectionRefusedError):
-                waiting.clear()  # not there: it starts with an empty picture anyway
-            except OSError as error:
-                waiting.popleft()
-                self.dropped_batches += 1
-                log.warning("a batch for %s was not sent: %s", path.name, error)
-            else:
-                waiting.popleft()
+        try:
+            while peer.backlog:
+                self._send(peer, peer.backlog[0])
+                peer.backlog.popleft()
+            while peer.ends:
+                some = [end.message for end in islice(peer.ends, _ENDS_A_DATAGRAM)]
+                self._send(peer, state_pb2.Batch(picker=self._id, ended=some).SerializeToString())
+                for _ in some:
+                    peer.ends.popleft()
+        except BlockingIOError:
+            return True
+        except (FileNotFoundError, ConnectionRefusedError):
+            self._not_there(peer)
         return False
 
-    # -- from others
+    def _send(self, peer: _Peer, data: bytes) -> None:
+        try:
+            self._socket.sendto(data, str(peer.path))
+        except (BlockingIOError, FileNotFoundError, ConnectionRefusedError):
+            raise
+        except OSError as error:
+            self.dropped_batches += 1
+            log.warning("a batch for %s was not sent: %s", peer.path.name, error)
+
+    def _not_there(self, peer: _Peer) -> None:
+        """It has died or not begun, and starts with an empty picture; what was for it alone is for
+        the others now."""
+        orphaned = [end.message for end in peer.ends if end.for_it_alone]
+        peer.backlog.clear()
+        peer.ends.clear()
+        peer.heard_s = -math.inf
+        self._count_live()
+        for message in orphaned:
+            for other in self._peers.values():
+                if other is not peer:
+                    self._add_end(other, _End(message, for_it_alone=False))
+
+    # -- reports of others
 
     def _receive(self) -> None:
         for _ in range(64):
             try:
-                data, sender = self._socket.recvfrom(_MAX_DATAGRAM_BYTES)
+                size, sender = self._socket.recvfrom_into(self._buffer)
             except BlockingIOError:
                 return
             try:
-                batch = state_pb2.Batch.FromString(data)
+                batch = state_pb2.Batch.FromString(bytes(self._buffer[:size]))
             except DecodeError:
                 self.unreadable += 1
-                log.warning("a batch from another picker could not be read (%d bytes)", len(data))
+                log.warning("a batch of another picker could not be read (%d bytes)", size)
                 continue
             if sender:  # "": its socket has no name
                 self._note(Path(sender).name, batch)
-            for take in (self._take, self.readings.take):
+            for take in (self._take_loads, self._take_sent, self._take_ends, self.readings.take):
                 try:
                     take(batch)
-                except Exception:  # what one part cannot use, the other may
+                except Exception:  # what one part cannot use, another may
                     self.unreadable += 1
-                    log.exception("a batch from another picker could not be used")
+                    log.exception("a part of another picker's batch could not be used")
+
+    def _take_loads(self, batch: state_pb2.Batch) -> None:
+        assert self._sink is not None
+        for message in batch.loads:
+            self._sink.peer_loads(batch.picker, digest.unpack(message))
+
+    def _take_sent(self, batch: state_pb2.Batch) -> None:
+        assert self._sink is not None
+        for message in batch.sent:
+            self._sink.peer_sent(prefixes.unpack(message))
+
+    def _take_ends(self, batch: state_pb2.Batch) -> None:
+        assert self._sink is not None
+        for message in batch.ended:
+            self._sink.peer_ended(ends.unpack(message))
+
+    # -- who lives
 
     def _note(self, name: str, batch: state_pb2.Batch) -> None:
         """Another picker has sent a batch, so it lives, unless it says otherwise."""
-        if batch.leaving:
-            self._heard_s.pop(name, None)
+        peer = self._peers.get(name)
+        if peer is None:
+            return
+        was_live = self._is_live(peer) and peer.picker == batch.picker
+        peer.picker = batch.picker
+        peer.heard_s = -math.inf if batch.leaving else self._clock()
+        if batch.leaving or not was_live:
             self._count_live()
-        elif any(path.name == name for path in self._others):
-            is_new = name not in self._heard_s
-            self._heard_s[name] = self._clock()
-            if is_new:
-                self._count_live()
-                self._flush(everything=True)  # it need not wait for our next sign of life
+        if not batch.leaving and not was_live:
+            self._flush(everything=True)  # it need not wait for our next sign of life
+
+    def _is_live(self, peer: _Peer) -> bool:
+        return self._clock() - peer.heard_s < _GONE_S
 
     def _count_live(self) -> None:
-        since_s = self._clock() - _GONE_S
-        self._heard_s = {name: at_s for name, at_s in self._heard_s.items() if at_s > since_s}
-        members = tuple(sorted((self._own.name, *self._heard_s)))
+        live = [name for name, peer in self._peers.items() if self._is_live(peer)]
+        members = tuple(sorted((self._own.name, *live)))
         if members != self.readings.members:
             self.readings.members = members
-
-    def _take(self, batch: state_pb2.Batch) -> None:
-        sink = self._sink
-        if sink is None:
-            return
-        for load in batch.loads:
-            sink.peer_load(
-                batch.picker,
-                Load(load.pool, load.address, load.requests, load.prefill_tokens, load.kv_tokens),
-            )
-        for sent in batch.sent:
-            chains = [list(chain.hashes) for chain in sent.chains]
-            sink.peer_sent(Sent(sent.pool, sent.address, chains, sent.adapter, sent.session))
-        for finished in batch.finished:
-            sink.peer_ended(_report(finished))
-
-
-def _report(event: state_pb2.Finished) -> Report:
-    return Report(
-        id=event.id,
-        owner=event.owner,
-        address=event.address,
-        status=event.status,
-        reason=Ending(event.reason),
-        input_tokens=event.input_tokens if event.HasField("input_tokens") else None,
-        output_tokens=event.output_tokens if event.HasField("output_tokens") else None,
-        cached_tokens=event.cached_tokens if event.HasField("cached_tokens") else None,
-        streamed_events=event.streamed_events,
-        ttft_s=event.ttft_s if event.HasField("ttft_s") else None,
-        duration_s=event.duration_s,
-        reasoning_tokens=event.reasoning_tokens if event.HasField("reasoning_tokens") else None,
-        upstream_failed=event.upstream_failed,
-    )

@@ -82,13 +82,12 @@ class SharedReadings:
         else:
             self._flush_soon()
 
-    def fill(self, batch: state_pb2.Batch) -> None:
-        """Move what was collected into a batch that is about to be sent."""
-        if not self._waiting:
-            return
-        batch.readings.extend(pack(pool, read) for pool, read in self._signals.items())
-        batch.model_lists.extend(self._models)
-        batch.failures.extend(self._failures)
+    def parts(self) -> Iterator[state_pb2.Batch]:
+        """What was collected, to be sent now."""
+        yield from (state_pb2.Batch(failures=[failure]) for failure in self._failures)
+        yield from (state_pb2.Batch(model_lists=[listed]) for listed in self._models)
+        for pool, read in self._signals.items():
+            yield state_pb2.Batch(readings=[pack(pool, read)])
         self._signals, self._models, self._failures, self._waiting = {}, [], [], 0
 
     # -- what others have read

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 from picker.request.report import Report
+from policies.routing.types import Floats
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """What a request leaves behind at the endpoint that it was sent to."""
 
     pool: str
@@ -23,22 +23,36 @@ class Sent:
     """Key of the session that is now bound to the address, "" without one."""
 
 
+class Span(NamedTuple):
+    """Addresses in their order as text: from ``first`` on, and before ``end`` ("": no end)."""
+
+    first: str
+    end: str
+
+    def __contains__(self, address: object) -> bool:
+        return (
+            isinstance(address, str)
+            and self.first <= address
+            and (not self.end or address < self.end)
+        )
+
+
+ALL: Final = Span("", "")
+
+
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What one picker has in flight on one endpoint."""
+class Loads:
+    """What one picker has in flight in one pool."""
 
     pool: str
-    address: str
-    requests: float
-    prefill_tokens: float
-    """Uncached prompt tokens believed not to be prefilled yet."""
-    kv_tokens: float
-    """Prompt and expected output tokens."""
-
-    @property
-    def empty(self) -> bool:
-        """Nothing is in flight."""
-        return self.requests <= 0
+    addresses: Sequence[str]
+    """Of different endpoints."""
+    rows: Floats
+    """Of each address, shape (n, 3): requests; uncached prompt tokens believed not to be prefilled
+    yet; prompt and expected output tokens. Whole numbers."""
+    complete: Span | None = None
+    """The endpoints here that are not in ``addresses`` have nothing in flight. None: nothing is
+    said of them."""
 
 
 class Peers(Protocol):
@@ -57,18 +71,20 @@ class Peers(Protocol):
 class PeerSink(Protocol):
     """Takes what other pickers report, and gives what they are to know."""
 
-    def loads(self, *, everything: bool = False) -> Iterable[Load]:
-        """Of this picker: those that changed since they were last asked for, or all."""
+    def loads(self, *, everything: bool = False) -> Iterable[Loads]:
+        """Of this picker, by pool: those that changed since they were last asked for, or all."""
         ...
 
-    def peer_sent(self, sent: Sent) -> None:
-        """Another picker has sent a request."""
+    def peer_sent(self, requests: Iterable[Sent]) -> None:
+        """Another picker has sent requests, in this order."""
 
-    def peer_load(self, picker: str, load: Load) -> None:
-        """What another picker has in flight on an endpoint now."""
+    def peer_loads(self, picker: str, loads: Loads) -> None:
+        """What another picker has in flight on some endpoints now. Raises ValueError when that
+        cannot be true."""
 
     def peer_ended(self, report: Report) -> None:
-        """The end of a request of this picker was reported to another one."""
+        """The end of a request of this picker, or of one that has died, was reported to another
+        one."""
 
 
 class Alone:

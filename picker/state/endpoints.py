@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+from numpy.typing import NDArray
 
 from picker.request.role import Role
 from picker.state.models import ServedModel, ServedModels
@@ -113,7 +114,8 @@ class PoolState:
         self.kv_block_tokens: list[int] = [0] * _FIRST_SLOTS
         """By slot: tokens of a KV block, 0 = unknown."""
         self._addresses: list[str] = [""] * _FIRST_SLOTS
-        self._generations: list[int] = [0] * _FIRST_SLOTS
+        self.generations: NDArray[np.int64] = np.zeros(_FIRST_SLOTS, np.int64)
+        """By slot: changes whenever the slot goes to another endpoint."""
         self._free = list(range(_FIRST_SLOTS - 1, -1, -1))
         self._slots_by_host: dict[str, set[int]] = {}
         self._failures: dict[int, str] = {}
@@ -138,8 +140,8 @@ class PoolState:
         return address
 
     def generation_of(self, slot: int) -> int:
-        """Changes whenever the slot goes to another endpoint."""
-        return self._generations[slot]
+        """See `generations`."""
+        return int(self.generations[slot])
 
     def apply(self, changes: EndpointChanges) -> SlotChanges:
         """Add, change and remove endpoints. Deletes come first, so that their slots are free for
@@ -273,7 +275,7 @@ class PoolState:
         self.models.clear(slot)
         self.kv_block_tokens[slot] = 0
         self._addresses[slot] = ""
-        self._generations[slot] += 1
+        self.generations[slot] += 1
         self._signals_s[slot] = _NEVER_S
         self._failed_s[slot] = _NEVER_S
         self._eligible_s[slot] = _NEVER_S
@@ -298,7 +300,7 @@ class PoolState:
         self._signals_s += [_NEVER_S] * more
         self._failed_s += [_NEVER_S] * more
         self._addresses += [""] * more
-        self._generations += [0] * more
+        self.generations = np.concatenate([self.generations, np.zeros(more, np.int64)])
         self.kv_block_tokens += [0] * more
         self._free += range(slots - 1, before - 1, -1)
         self.models.grow(slots)

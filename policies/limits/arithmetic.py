@@ -27,7 +27,6 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from policies.limits.types import (
-    DAY_MS,
     NOMINAL_MS,
     CalendarWindow,
     Concurrency,
@@ -197,8 +196,4 @@ def _month_end_ms(at_ms: int) -> int:
 
 
 def _midnight_ms(year: int, month: int) -> int:
-    days = (
-        datetime(year, month, 1, tzinfo=UTC).toordinal()
-        - datetime(1970, 1, 1, tzinfo=UTC).toordinal()
-    )
-    return days * DAY_MS
+    return int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * 1_000

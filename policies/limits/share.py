@@ -9,7 +9,6 @@ from math import floor
 from policies.limits.types import (
     MAX_LIMIT,
     MAX_PERIOD_MS,
-    CalendarWindow,
     LimitError,
     Rule,
     Take,
@@ -35,11 +34,7 @@ def scaled(rule: Rule, share: Fraction) -> Rule:
             refill, period_ms = max(1, floor(rate * MAX_PERIOD_MS)), MAX_PERIOD_MS
         return TokenBucket(max(1, floor(rule.capacity * share)), refill, period_ms)
     limit = max(1, floor(rule.limit * share))
-    return (
-        CalendarWindow(limit, rule.period)
-        if isinstance(rule, CalendarWindow)
-        else replace(rule, limit=limit)
-    )
+    return replace(rule, limit=limit)
 
 
 def scaled_take(take: Take, share: Fraction) -> Take:

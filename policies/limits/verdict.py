@@ -102,15 +102,10 @@ def standing(bucket: Bucket, state: State, now_ms: int) -> Standing:
 def tightest(standings: Iterable[Standing], dimensions: Collection[Dimension]) -> Standing | None:
     """Of the enforced buckets of the dimensions, the one with the least remaining; of equals, the
     one that is the last to reset. None: the dimensions have no limit."""
-    least = None
-    for one in standings:
-        if (
-            one.bucket.dimension in dimensions
-            and not one.bucket.shadow
-            and (least is None or _order(one) < _order(least))
-        ):
-            least = one
-    return least
+    enforced = (one for one in standings if not one.bucket.shadow)
+    return min(
+        (one for one in enforced if one.bucket.dimension in dimensions), key=_order, default=None
+    )
 
 
 _RANK: Final = {Refusal.BUSY: 0, Refusal.EMPTY: 1, Refusal.NEVER: 2}

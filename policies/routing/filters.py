@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from policies.registry import register
+from policies.routing.bounds import at_least, share
 from policies.routing.types import Bools, PoolView, RoutingRequest, Slots
 
 
@@ -31,8 +32,7 @@ class MaxWaiting:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.limit < 0:
-            raise ValueError(f"limit must be 0 or more requests, got {self.limit:g}")
+        at_least(0, "requests", limit=self.limit)
 
     def keep(self, request: RoutingRequest, pool: PoolView, candidates: Slots) -> Slots:
         within = pool.waiting_requests[candidates] <= self.limit
@@ -51,8 +51,7 @@ class MaxKvUsage:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.limit <= 1:
-            raise ValueError(f"limit must be a share from 0 to 1, got {self.limit:g}")
+        share(limit=self.limit)
 
     def keep(self, request: RoutingRequest, pool: PoolView, candidates: Slots) -> Slots:
         within = pool.kv_usage[candidates] <= self.limit

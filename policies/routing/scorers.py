@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.registry import register
+from policies.routing.bounds import at_least, more_than
 from policies.routing.types import Floats, PoolView, RoutingRequest, Slots
 
 
@@ -76,10 +77,8 @@ class InFlightTokens:
     """A difference in work below this is small even for a tiny prompt."""
 
     def __post_init__(self) -> None:
-        if self.kv_share < 0:
-            raise ValueError(f"kv_share must be 0 or more, got {self.kv_share:g}")
-        if self.slack_tokens <= 0:
-            raise ValueError(f"slack_tokens must be more than 0, got {self.slack_tokens:g}")
+        at_least(0, kv_share=self.kv_share)
+        more_than(0, slack_tokens=self.slack_tokens)
 
     def score(self, request: RoutingRequest, pool: PoolView, candidates: Slots) -> Floats:
         kv_tokens = pool.in_flight_kv_tokens.take(candidates)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from policies.registry import register
+from policies.routing.bounds import more_than
 from policies.routing.types import Floats, Ranking, Slots
 
 
@@ -40,8 +41,7 @@ class WeightedRandom:
     exponent: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.exponent <= 0:
-            raise ValueError(f"exponent must be more than 0, got {self.exponent:g}")
+        more_than(0, exponent=self.exponent)
 
     def pick(self, candidates: Slots, scores: Floats, count: int, rng: random.Random) -> Ranking:
         # Relative to the best, so that a large exponent cannot underflow all weights to 0.

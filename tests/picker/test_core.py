@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from picker.request.answer import Decision
 from picker.request.context import RequestContext
-from picker.seams.peers import Load, Sent
+from picker.seams.peers import Loads, Sent
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.state.endpoints import EndpointSpec, Signals
 from picker.state.models import ServedModel
@@ -258,6 +259,10 @@ async def test_accounts_always_close(replicas: list[Signals], events: list[str])
     sent: list[Decision] = []
     foreign = 0
     asked = 0
+
+    def load(requests: int) -> Loads:
+        return Loads(POOL, [address(1)], np.array([[requests, 10.0, requests * 5.0]]))
+
     for number, event in enumerate(events):
         made.clock.now_s += 0.5
         if event == "ask":
@@ -283,11 +288,11 @@ async def test_accounts_always_close(replicas: list[Signals], events: list[str])
             made.picker.flights.tick()
         elif event in ("peer", "peer end"):
             foreign = max(0, foreign + (1 if event == "peer" else -1))
-            made.picker.flights.peer_sent(Sent(POOL, address(1), [[number]]))
-            made.picker.flights.peer_load("q", Load(POOL, address(1), foreign, 10.0, foreign * 5.0))
+            made.picker.flights.peer_sent([Sent(POOL, address(1), [[number]])])
+            made.picker.flights.peer_loads("q", load(foreign))
     for done in sent:
         made.picker.complete(end_of(done))
-    made.picker.flights.peer_load("q", Load(POOL, address(1), 0, 0.0, 0.0))
+    made.picker.flights.peer_loads("q", load(0))
     assert made.is_settled
     # An engine that is seen idle ends requests too, but none ends twice.
     assert len(made.seen.completions) == asked

@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import Self
 
 import policies.routing  # noqa: F401 - registers the built-in policies
-from gateway.config.schema.envoy import EnvoyProxy
+from gateway.config.config import Config
+from gateway.config.schema.sections import EnvoyProxy
 from gateway.envoy.files import DiscoveryFiles
-from gateway.envoy.plan import EnvoyPlan, PoolCluster
+from gateway.envoy.plan import EnvoyPlan
 from gateway.envoy.proxy import binary
 from gateway.envoy.render import bootstrap
 from picker.core import Parts, Picker
@@ -59,21 +60,16 @@ class Edge:
         self.replicas_are_well()
         socket = self._folder / "picker.sock"
         self._servers = Servers(self.picker, Health(self.picker), Listeners(socket, None, None))
-        self._plan = plan(
-            EnvoyPlan(
-                run_dir=self._folder,
-                address="127.0.0.1",
-                port=self.port,
-                max_body_bytes=64 << 20,
-                stream_idle_timeout_s=300,
-                decision_timeout_s=5,
-                fail_open=False,
-                fallbacks=2,
-                picker_sockets=(socket,),
-                pools=(PoolCluster(POOL),),
-                default_pool=None,
+        config = Config.model_validate_json(
+            json.dumps(
+                {
+                    "listen": {"port": self.port, "stream_idle_timeout_s": 300},
+                    "picker": {"decision_timeout_s": 5},
+                    "pools": [{"name": POOL, "type": "static", "endpoints": []}],
+                }
             )
         )
+        self._plan = plan(EnvoyPlan(self._folder, config, (socket,)))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -17,7 +17,9 @@ import pytest_asyncio
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from gateway.envoy.jwt import JwtProvider
+from gateway.config.reading.secrets import KnownSecrets
+from gateway.config.schema.identity import Identity, Jwt
+from gateway.config.schema.secret import SecretContext
 from gateway.envoy.plan import EnvoyPlan
 from picker.request.caller import ANONYMOUS, Caller
 from picker.request.head import RequestHead
@@ -113,12 +115,16 @@ class Setting:
 
 
 ANSWER: Final = Script([b"{}"], headers={"content-type": "application/json"})
-GIVEN: Final = JwtProvider(ISSUER, ("llm", "other"), jwks=key_set(), jwks_uri=None)
+GIVEN: Final = Jwt.model_validate_json(
+    json.dumps({"issuer": ISSUER, "audiences": ["llm", "other"], "jwks": {"env": "KEYS"}}),
+    context=SecretContext(folder=Path("/"), reader=KnownSecrets({"env:KEYS": key_set()})),
+)
 
 
-def with_tokens(tokens: JwtProvider) -> Callable[[EnvoyPlan], EnvoyPlan]:
+def with_tokens(tokens: Jwt) -> Callable[[EnvoyPlan], EnvoyPlan]:
     """A plan that takes them."""
-    return lambda plan: replace(plan, jwt=tokens)
+    identity = Identity(jwt=tokens)
+    return lambda plan: replace(plan, config=plan.config.model_copy(update={"identity": identity}))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -227,7 +233,7 @@ async def test_the_refusal_is_in_the_clients_shape(setting: Setting) -> None:
 
 async def test_the_replica_gets_the_token_where_it_is_meant_to() -> None:
     door, good = Door(), token()
-    given = replace(GIVEN, audiences=(), forward=True)
+    given = GIVEN.model_copy(update={"audiences": (), "forward": True})
     async with (
         Engine(ANSWER) as engine,
         Edge([engine.address], gate=door, plan=with_tokens(given)) as edge,
@@ -257,7 +263,7 @@ async def test_keys_from_their_publisher() -> None:
     door, publisher, port = Door(), Publisher(), free_port()
     app = web.Application()
     app.router.add_get("/keys", publisher.serve)
-    given = replace(GIVEN, jwks=None, jwks_uri=f"http://127.0.0.1:{port}/keys")
+    given = GIVEN.model_copy(update={"jwks": None, "jwks_uri": f"http://127.0.0.1:{port}/keys"})
     async with (
         Engine(ANSWER) as engine,
         Edge([engine.address], gate=door, plan=with_tokens(given)) as edge,  # nobody publishes yet

@@ -14,7 +14,7 @@ from gateway.config.schema.sections import Sections
 def check_sections(config: Sections) -> list[Fault]:
     """Everything that is wrong between the sections, with locations from the top of the file."""
     return [
-        *_pool_names(config),
+        *_names(config),
         *_default_pools(config),
         *_profiles(config),
         *_model_rules(config),
@@ -24,13 +24,18 @@ def check_sections(config: Sections) -> list[Fault]:
     ]
 
 
-def _pool_names(config: Sections) -> Iterator[Fault]:
-    for index, first in repeats(pool.name for pool in config.pools):
-        yield Fault(
-            ("pools", index, "name"),
-            "a name that no other pool has",
-            hint=f"pools[{first}] has it already",
-        )
+def _names(config: Sections) -> Iterator[Fault]:
+    for kind, named in (
+        ("pools", config.pools),
+        ("plans", config.plans),
+        ("tenants", config.tenants),
+    ):
+        for index, first in repeats(one.name for one in named):
+            yield Fault(
+                (kind, index, "name"),
+                f"a name that no other {kind.removesuffix('s')} has",
+                hint=f"{kind}[{first}] has it already",
+            )
 
 
 def _default_pools(config: Sections) -> Iterator[Fault]:

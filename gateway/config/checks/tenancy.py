@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 
 from gateway.config.checks.nearest import nearest, one_of
-from gateway.config.schema.fault import Fault, Location, repeats
+from gateway.config.schema.fault import Fault, Location
 from gateway.config.schema.limit import Limit
 from gateway.config.schema.sections import Sections
 from gateway.config.schema.tenancy import Tenant
@@ -17,7 +17,6 @@ def check_tenancy(config: Sections) -> Iterator[Fault]:
     yield from _admin(config)
     if not config.has_tenants:
         return
-    yield from _names(config)
     yield from _identity(config)
     yield from _keys(config)
     for index, plan in enumerate(config.plans):
@@ -80,19 +79,6 @@ def _admin(config: Sections) -> Iterator[Fault]:
             got="a value that is not shown",
             hint="openssl rand -hex 32 makes a good one",
         )
-
-
-def _names(config: Sections) -> Iterator[Fault]:
-    for kind, names in (
-        ("plans", [plan.name for plan in config.plans]),
-        ("tenants", [tenant.name for tenant in config.tenants]),
-    ):
-        for index, first in repeats(names):
-            yield Fault(
-                (kind, index, "name"),
-                f"a name that no other {kind.removesuffix('s')} has",
-                hint=f"{kind}[{first}] has it already",
-            )
 
 
 def _keys(config: Sections) -> Iterator[Fault]:

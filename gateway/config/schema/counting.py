@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, Tag, model_validator
+from pydantic import Field, Tag
 
-from gateway.config.schema.fault import Fault, raise_faults
+from gateway.config.schema.fault import Fault
 from gateway.config.schema.redis import RedisChoice
 from gateway.config.schema.section import ConfigPath, Section, by_shape
 from gateway.config.schema.terms import Count, ModelPattern
@@ -26,17 +27,12 @@ class OutputQuantileSection(Section):
     prior: Annotated[int, Field(ge=0, le=MAX_OUTPUT_TOKENS)] = 1_024
     """Reserved while there are too few requests to learn from, tokens."""
 
-    @model_validator(mode="after")
-    def _ascending(self) -> Self:
-        faults = []
+    def faults(self) -> Iterator[Fault]:
+        """The order of the numbers."""
         if self.max < self.min:
-            faults.append(Fault(("max",), f"at least `min`, {self.min}"))
+            yield Fault(("max",), f"at least `min`, {self.min}")
         elif not self.min <= self.prior <= self.max:
-            faults.append(
-                Fault(("prior",), f"a number from `min` to `max`: {self.min} to {self.max}")
-            )
-        raise_faults("output_quantile", faults)
-        return self
+            yield Fault(("prior",), f"a number from `min` to `max`: {self.min} to {self.max}")
 
 
 class ModelTokenizer(Section):

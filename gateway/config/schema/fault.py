@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 Location = tuple[str | int, ...]
 """Keys and indices that lead to a value."""
@@ -38,15 +37,6 @@ def refuse(
 ) -> PydanticCustomError:
     """The error for a field's own validator to raise."""
     return Fault((), expected, got, hint).as_error()
-
-
-def raise_faults(section: str, faults: Sequence[Fault]) -> None:
-    """Raise every fault at once, each at its own place; nothing when there is none."""
-    if faults:
-        raise ValidationError.from_exception_data(
-            section,
-            [InitErrorDetails(type=f.as_error(), loc=f.at, input=None) for f in faults],
-        )
 
 
 def key_path(location: Iterable[str | int]) -> str:

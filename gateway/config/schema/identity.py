@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Self
+from collections.abc import Iterator
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
-from gateway.config.schema.fault import Fault, raise_faults, refuse
+from gateway.config.schema.fault import Fault, refuse
 from gateway.config.schema.secret import Secret
 from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Name
@@ -77,8 +78,8 @@ def _claim(value: str) -> str:
     return value
 
 
-HeaderName = Annotated[str, AfterValidator(_header_name)]
-Claim = Annotated[str, AfterValidator(_claim)]
+HeaderName = Annotated[str, AfterValidator(_header_name), "header name"]
+Claim = Annotated[str, AfterValidator(_claim), "claim"]
 
 
 class TrustedHeaders(Section):
@@ -93,11 +94,10 @@ class TrustedHeaders(Section):
     user: HeaderName | None = None
     """Header that names the user. Null: the body's `user`."""
 
-    @model_validator(mode="after")
-    def _two_headers(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Two headers."""
         if self.user == self.tenant:
-            raise_faults("trusted_headers", [Fault(("user",), "another header than the tenant's")])
-        return self
+            yield Fault(("user",), "another header than the tenant's")
 
 
 class Jwt(Section):
@@ -120,14 +120,11 @@ class Jwt(Section):
     forward: bool = False
     """Send the token on to the replica."""
 
-    @model_validator(mode="after")
-    def _one_key_set(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """The keys."""
         if (self.jwks is None) == (self.jwks_uri is None):
-            raise refuse(
-                "exactly one of jwks and jwks_uri",
-                got="both" if self.jwks is not None else "neither",
-            )
-        return self
+            got = "both" if self.jwks is not None else "neither"
+            yield Fault((), "exactly one of jwks and jwks_uri", got=got)
 
 
 class Identity(Section):
@@ -150,39 +147,30 @@ class Identity(Section):
     """Plan of the tenants that a trusted header or a token names and that are not configured.
     Null: 403."""
 
-    @model_validator(mode="after")
-    def _somebody_gets_in(self) -> Self:
-        faults = []
-        named = self.trusted_headers is not None or self.jwt is not None
+    def faults(self) -> Iterator[Fault]:
+        """Whether somebody gets in, and by what."""
+        trusted = self.trusted_headers
+        named = trusted is not None or self.jwt is not None
         if not (self.api_keys or named or self.anonymous is not None):
-            faults.append(
-                Fault(
-                    ("api_keys",),
-                    "a way in: api_keys, trusted_headers, jwt or anonymous",
-                    hint="like this every request is refused",
-                )
+            yield Fault(
+                ("api_keys",),
+                "a way in: api_keys, trusted_headers, jwt or anonymous",
+                hint="like this every request is refused",
             )
         if self.unknown_tenants is not None and not named:
-            faults.append(
-                Fault(
-                    ("unknown_tenants",),
-                    "trusted_headers or jwt beside it",
-                    hint="only they can name a tenant that is not configured",
-                )
+            yield Fault(
+                ("unknown_tenants",),
+                "trusted_headers or jwt beside it",
+                hint="only they can name a tenant that is not configured",
             )
-        trusted = self.trusted_headers
         if (
             trusted is not None
+            and self.user_header is not None
             and self.user_header in (trusted.tenant, trusted.user)
-            and (self.user_header is not None)
         ):
-            faults.append(
-                Fault(
-                    ("user_header",),
-                    "a header that is not one of trusted_headers",
-                    hint="clients may set user_header; to take the proxy's word it is enough to "
-                    "have it in trusted_headers",
-                )
+            yield Fault(
+                ("user_header",),
+                "a header that is not one of trusted_headers",
+                hint="clients may set user_header; to take the proxy's word it is enough to "
+                "have it in trusted_headers",
             )
-        raise_faults("identity", faults)
-        return self

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from typing import Final, Literal, Self
+from typing import Final, Literal
 
-from pydantic import model_validator
-
-from gateway.config.schema.fault import Fault, raise_faults, repeats
+from gateway.config.schema.fault import Fault, repeats
 from gateway.config.schema.pricing import Weights
 from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Exact, ModelPattern, Name
@@ -68,10 +67,9 @@ class Limit(Section):
     shadow: bool = False
     """Count and report, but reject nothing."""
 
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        raise_faults("limit", [*self._amounts(), *self._periods(), *self._rest()])
-        return self
+    def faults(self) -> Iterable[Fault]:
+        """Amounts, period, window, weights and `by`."""
+        return [*self._amounts(), *self._periods(), *self._rest()]
 
     @property
     def effective_name(self) -> str:
@@ -107,56 +105,43 @@ class Limit(Section):
         budget = self.count == "cost" and self.period in ("day", "month")
         return "calendar" if budget else "rolling"
 
-    def _amounts(self) -> list[Fault]:
+    def _amounts(self) -> Iterator[Fault]:
         money = self.count == "cost"
         expected = "an amount" if money else f"a whole number of {_UNITS[self.count]}"
         most = MAX_LIMIT // MICROS if money else MAX_LIMIT
-        faults = []
         for key, value in (("limit", self.limit), ("burst", self.burst)):
             if value is None:
                 continue
             if value <= 0:
                 hint = "for none at all: disabled: true, or models: []"
-                faults.append(Fault((key,), f"{expected} above 0", hint=hint))
+                yield Fault((key,), f"{expected} above 0", hint=hint)
             elif value > most:
-                faults.append(Fault((key,), f"{expected}, at most {most}"))
+                yield Fault((key,), f"{expected}, at most {most}")
             elif not money and value != int(value):
-                faults.append(Fault((key,), expected))
-        return faults
+                yield Fault((key,), expected)
 
-    def _periods(self) -> list[Fault]:
+    def _periods(self) -> Iterator[Fault]:
         if self.count == "concurrency":
-            return [
-                Fault((key,), "nothing: concurrency is counted at every instant")
-                for key, given in (
-                    ("period", self.period is not None),
-                    ("window", self.window == "calendar"),
-                    ("burst", self.burst is not None),
-                )
-                if given
-            ]
-        faults = []
+            for key, given in (
+                ("period", self.period is not None),
+                ("window", self.window == "calendar"),
+                ("burst", self.burst is not None),
+            ):
+                if given:
+                    yield Fault((key,), "nothing: concurrency is counted at every instant")
+            return
         if self.period is None:
-            faults.append(Fault(("period",), "one of second, minute, hour, day, month", got="none"))
+            yield Fault(("period",), "one of second, minute, hour, day, month", got="none")
         if self.burst is not None and self.effective_window == "calendar":
-            faults.append(
-                Fault(
-                    ("burst",),
-                    "window: rolling beside it",
-                    hint="all of a calendar window's limit can be used at once",
-                )
-            )
-        return faults
+            hint = "all of a calendar window's limit can be used at once"
+            yield Fault(("burst",), "window: rolling beside it", hint=hint)
 
-    def _rest(self) -> list[Fault]:
-        faults = []
+    def _rest(self) -> Iterator[Fault]:
         if self.weights is not None and self.count != "weighted_tokens":
-            faults.append(Fault(("weights",), "count: weighted_tokens beside it"))
-        faults += [
-            Fault(("by", index), "each one once", hint=f"{self.by[index]} is already there")
-            for index, _ in repeats(self.by)
-        ]
-        return faults
+            yield Fault(("weights",), "count: weighted_tokens beside it")
+        for index, _ in repeats(self.by):
+            hint = f"{self.by[index]} is already there"
+            yield Fault(("by", index), "each one once", hint=hint)
 
 
 _UNITS: Final = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Final, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from gateway.config.schema.fault import Fault, raise_faults, repeats
+from gateway.config.schema.fault import Fault, repeats
 from gateway.config.schema.secret import TextOrSecret
 from gateway.config.schema.section import ConfigPath, Section
 from gateway.config.schema.terms import (
@@ -42,10 +42,9 @@ class _AnyPool(Section):
     drain_timeout_s: Seconds = 600.0
     """Longest time that a replica being removed may go on serving its running requests, seconds."""
 
-    @model_validator(mode="after")
-    def _distinct_models(self) -> Self:
-        raise_faults("pool", _repeated("models", self.models))
-        return self
+    def faults(self) -> Iterator[Fault]:
+        """The models."""
+        yield from _repeated("models", self.models)
 
     @property
     def example_model(self) -> str | None:
@@ -76,10 +75,10 @@ class StaticPool(_AnyPool):
     tls: UpstreamTls | None = None
     """TLS to the replicas. Null: plain HTTP."""
 
-    @model_validator(mode="after")
-    def _distinct_endpoints(self) -> Self:
-        raise_faults("pool", _repeated("endpoints", self.endpoints))
-        return self
+    def faults(self) -> Iterator[Fault]:
+        """The models and the endpoints."""
+        yield from super().faults()
+        yield from _repeated("endpoints", self.endpoints)
 
     @property
     def upstream_tls(self) -> UpstreamTls | None:
@@ -102,19 +101,11 @@ class Restart(Section):
     stable_after_s: Seconds = 60.0
     """A replica that was ready this long, seconds, starts again with the initial wait."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """The order of the waits."""
         if self.max_backoff_s < self.initial_backoff_s:
-            raise_faults(
-                "restart",
-                [
-                    Fault(
-                        ("max_backoff_s",),
-                        f"at least initial_backoff_s, {self.initial_backoff_s:g}",
-                    )
-                ],
-            )
-        return self
+            least = f"at least initial_backoff_s, {self.initial_backoff_s:g}"
+            yield Fault(("max_backoff_s",), least)
 
 
 class Ready(Section):
@@ -166,22 +157,17 @@ class SimulatedPool(_AnyPool):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of the made-up text and times. Replica i uses seed + i."""
 
-    @model_validator(mode="after")
-    def _can_start(self) -> Self:
-        faults = _repeated("adapters", (self.model, *self.adapters), offset=-1)
+    def faults(self) -> Iterator[Fault]:
+        """Whether the replicas can start."""
+        yield from super().faults()
+        yield from _repeated("adapters", (self.model, *self.adapters), offset=-1)
         if self.adapters and self.max_loras == 0:
-            faults.append(Fault(("max_loras",), "1 or more, or null, with adapters", "0"))
+            yield Fault(("max_loras",), "1 or more, or null, with adapters", "0")
         if self.num_blocks is not None and self.max_model_len is not None:
             held = self.num_blocks * self.block_size
             if self.max_model_len > held:
-                fault = Fault(
-                    ("max_model_len",),
-                    f"at most {held}, which num_blocks x block_size holds",
-                    str(self.max_model_len),
-                )
-                faults.append(fault)
-        raise_faults("pool", faults)
-        return self
+                most = f"at most {held}, which num_blocks x block_size holds"
+                yield Fault(("max_model_len",), most, str(self.max_model_len))
 
     @property
     def example_model(self) -> str | None:
@@ -189,7 +175,7 @@ class SimulatedPool(_AnyPool):
         return self.model
 
 
-EnvValue = Annotated[TextOrSecret, "environment variable"]
+EnvValue = Annotated[TextOrSecret, "text or [secret](#secrets)"]
 
 
 class ProcessPool(_AnyPool):
@@ -219,33 +205,27 @@ class ProcessPool(_AnyPool):
     restart: Restart = Restart()
     """How a replica that ended is started again."""
 
-    @model_validator(mode="after")
-    def _knows_its_port(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """The command, the environment and the ports."""
+        yield from super().faults()
         texts = [*self.command, *(v for v in self.env.values() if isinstance(v, str))]
-        faults = []
         if not any("{port}" in text for text in texts):
-            faults.append(
-                Fault(
-                    ("command",),
-                    "{port} in an argument or in a value of `env`",
-                    hint="each replica listens on a port of its own: add --port {port}",
+            yield Fault(
+                ("command",),
+                "{port} in an argument or in a value of `env`",
+                hint="each replica listens on a port of its own: add --port {port}",
+            )
+        for name, value in self.env.items():
+            if isinstance(value, str) and _SECRET_NAME.search(name):
+                yield Fault(
+                    ("env", name),
+                    "{env: NAME} or {file: PATH}, because the variable's name is that of a secret",
+                    got="a value that is not shown",
                 )
-            )
-        faults += [
-            Fault(
-                ("env", name),
-                "{env: NAME} or {file: PATH}, because the variable's name is that of a secret",
-                got="a value that is not shown",
-            )
-            for name, value in self.env.items()
-            if isinstance(value, str) and _SECRET_NAME.search(name)
-        ]
         if not self.command[0]:
-            faults.append(Fault(("command", 0), "a program"))
+            yield Fault(("command", 0), "a program")
         if self.first_port is not None and self.first_port + self.replicas - 1 > 65535:
-            faults.append(Fault(("first_port",), f"at most {65536 - self.replicas}"))
-        raise_faults("pool", faults)
-        return self
+            yield Fault(("first_port",), f"at most {65536 - self.replicas}")
 
     @property
     def ports(self) -> range:
@@ -258,8 +238,8 @@ class ProcessPool(_AnyPool):
 Pool = Annotated[StaticPool | SimulatedPool | ProcessPool, Field(discriminator="type")]
 
 
-def _repeated(key: str, values: tuple[str, ...], offset: int = 0) -> list[Fault]:
-    return [
-        Fault((key, index + offset), "each one once", hint=f"{values[index]} is already there")
-        for index, _ in repeats(values)
-    ]
+def _repeated(key: str, values: tuple[str, ...], offset: int = 0) -> Iterator[Fault]:
+    for index, _ in repeats(values):
+        yield Fault(
+            (key, index + offset), "each one once", hint=f"{values[index]} is already there"
+        )

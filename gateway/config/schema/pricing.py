@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from typing import Annotated, Final, Self
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Annotated, Final
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator
 
-from gateway.config.schema.fault import refuse
+from gateway.config.schema.fault import Fault, refuse
 from gateway.config.schema.section import Section
 from gateway.config.schema.terms import ModelPattern, Rate
 from policies.limits.expression import Expression, ExpressionError, Unit
@@ -22,15 +23,7 @@ def _currency(value: str) -> str:
     return value
 
 
-def _money(value: str) -> str:
-    return _sound(value, Unit.MONEY)
-
-
-def _tokens(value: str) -> str:
-    return _sound(value, Unit.TOKENS)
-
-
-def _sound(text: str, unit: Unit) -> str:
+def _sound(unit: Unit, text: str) -> str:
     try:
         _try(text, unit)
     except ExpressionError as error:
@@ -44,8 +37,8 @@ def _try(text: str, unit: Unit) -> None:
     Expression(text, unit)
 
 
-MoneyExpression = Annotated[str, AfterValidator(_money)]
-TokenExpression = Annotated[str, AfterValidator(_tokens)]
+MoneyExpression = Annotated[str, AfterValidator(partial(_sound, Unit.MONEY)), "[CEL](#cel)"]
+TokenExpression = Annotated[str, AfterValidator(partial(_sound, Unit.TOKENS)), "[CEL](#cel)"]
 
 
 class Weights(Section):
@@ -63,12 +56,11 @@ class Weights(Section):
     cel: TokenExpression | None = None
     """[CEL expression](#cel) instead of the numbers; its value is a number of tokens."""
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Whether it is given in one way."""
         numbers = (self.input, self.cached_input, self.output, self.reasoning)
         if self.cel is not None and any(number is not None for number in numbers):
-            raise refuse("either `cel` alone, or numbers", got="`cel` beside numbers")
-        return self
+            yield Fault((), "either `cel` alone, or numbers", got="`cel` beside numbers")
 
 
 class ModelPrice(Section):
@@ -89,17 +81,17 @@ class ModelPrice(Section):
     """[CEL expression](#cel) instead of the prices; its value is what the whole request costs, in
     units of the currency."""
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Whether it is given in one way."""
         numbers = (self.input, self.cached_input, self.output, self.reasoning)
         if self.cel is not None and any(number is not None for number in numbers):
-            raise refuse("either `cel` alone, or prices", got="`cel` beside prices")
+            yield Fault((), "either `cel` alone, or prices", got="`cel` beside prices")
         if self.cel is None and (self.input is None or self.output is None):
-            raise refuse(
+            yield Fault(
+                (),
                 "`input` and `output`, or `cel`",
                 hint="output: 0 for a model that makes no output tokens, such as embeddings",
             )
-        return self
 
 
 class Pricing(Section):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Self
+from collections.abc import Iterable
+from typing import Annotated, Final
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator
 
-from gateway.config.schema.fault import Fault, raise_faults, refuse
+from gateway.config.schema.fault import Fault, refuse
 from gateway.config.schema.secret import Secret, TextOrSecret, revealed
 from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Count
@@ -22,8 +23,8 @@ def _prefix(value: str) -> str:
     return value
 
 
-KeyPrefix = Annotated[str, AfterValidator(_prefix)]
-RedisUrl = Annotated[TextOrSecret, "URL"]
+KeyPrefix = Annotated[str, AfterValidator(_prefix), "text"]
+RedisUrl = Annotated[TextOrSecret, "URL or [secret](#secrets)"]
 
 
 class RedisSection(Section):
@@ -45,10 +46,9 @@ class RedisSection(Section):
     """Number of pickers that share the limits while Redis is away, for `on_store_failure: share`:
     all pickers of all machines. Null: `picker.workers`."""
 
-    @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        raise_faults("redis", _url_faults(self.url, cluster=self.cluster))
-        return self
+    def faults(self) -> Iterable[Fault]:
+        """The URL."""
+        return _url_faults(self.url, cluster=self.cluster)
 
     @property
     def address(self) -> str:

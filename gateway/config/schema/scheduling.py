@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Final, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Final
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator
 
-from gateway.config.schema.fault import refuse
+from gateway.config.schema.fault import Fault
 from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Name
 from policies.routing.weighted import DEFAULT_PROFILE
@@ -44,16 +44,16 @@ class Profile(Section):
     policy: Policy | None = None
     """A whole routing policy instead of filters, scorers and picker."""
 
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """Whether it is given in one way."""
         if self.policy is not None and (self.filters or self.scorers or self.picker):
-            raise refuse(
+            yield Fault(
+                (),
                 "either `policy` alone, or `filters`, `scorers` and `picker`",
                 got="`policy` beside the others",
             )
         if self.policy is None and not (self.scorers or self.picker):
-            raise refuse("at least one scorer, a picker, or a `policy`", got="none of them")
-        return self
+            yield Fault((), "at least one scorer, a picker, or a `policy`", got="none of them")
 
 
 BALANCED: Final = Profile.model_validate(DEFAULT_PROFILE, strict=False)

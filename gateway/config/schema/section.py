@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails
+
+from gateway.config.schema.fault import Fault
 
 
 class Section(BaseModel):
@@ -23,6 +35,20 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
     )
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        faults = [*self.faults()]
+        if faults:
+            raise ValidationError.from_exception_data(
+                type(self).__name__,
+                [InitErrorDetails(type=one.as_error(), loc=one.at, input=None) for one in faults],
+            )
+        return self
+
+    def faults(self) -> Iterable[Fault]:
+        """Everything that is wrong between the keys of the section; each is shown at its place."""
+        return ()
 
 
 def by_shape(section: type[Section], mapping: str, other: str) -> Discriminator:
@@ -44,5 +70,5 @@ def absolute(path: Path, info: ValidationInfo) -> Path:
     return context.folder / path if isinstance(context, FolderContext) else path
 
 
-ConfigPath = Annotated[Path, AfterValidator(absolute)]
+ConfigPath = Annotated[Path, AfterValidator(absolute), "path"]
 """A path; a relative one starts from the folder of the configuration file."""

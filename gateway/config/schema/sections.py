@@ -1,25 +1,90 @@
-"""The tree of the configuration file: all sections and their keys. Every key's description is
-the docstring under it."""
+"""The tree of the configuration file: all sections and their keys, and the sections that have no
+module of their own. Every key's description is the docstring under it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Literal
 
-from gateway.config.schema.admin import Admin
+from pydantic import Field, Tag
+
 from gateway.config.schema.counting import Limits
-from gateway.config.schema.envoy import EnvoyProxy
 from gateway.config.schema.fault import Location
 from gateway.config.schema.identity import Identity
-from gateway.config.schema.listen import Listen
 from gateway.config.schema.models import ModelRule
 from gateway.config.schema.picker import PickerSection
 from gateway.config.schema.pools import Pool
 from gateway.config.schema.pricing import Pricing
 from gateway.config.schema.scheduling import Profile, Scheduling
-from gateway.config.schema.section import ConfigPath, Section
-from gateway.config.schema.telemetry import Telemetry
+from gateway.config.schema.secret import Secret
+from gateway.config.schema.section import ConfigPath, Section, by_shape
 from gateway.config.schema.tenancy import Plan, Tenant
+from gateway.config.schema.terms import Count, IpAddress, Port, Seconds
+from gateway.config.schema.tls import ServerTls
+
+
+class Listen(Section):
+    """Where clients connect."""
+
+    address: IpAddress = "127.0.0.1"
+    """IP address to listen on. 0.0.0.0: every interface."""
+    port: Port = 8080
+    """TCP port."""
+    tls: ServerTls | None = None
+    """TLS for clients. Null: plain HTTP."""
+    max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 64 << 20
+    """Longest request body, bytes. A longer one is answered with 413."""
+    stream_idle_timeout_s: Seconds = 1800.0
+    """A request on which nothing moves for this long, seconds, is ended. There is no limit on
+    the whole length of a stream."""
+    drain_timeout_s: Seconds = 30.0
+    """When Penstock is asked to stop, running requests have this long to finish, seconds."""
+
+
+class Admin(Section):
+    """The admin API: status, metrics, health. Keep it away from clients."""
+
+    address: IpAddress = "127.0.0.1"
+    """IP address to listen on. An address that other machines reach needs `token`."""
+    port: Port = 8090
+    """TCP port."""
+    token: Secret | None = None
+    """What callers send in `Authorization: Bearer`, at least 16 characters. Null: no token is
+    asked for, which is only possible on an address that no other machine reaches."""
+
+
+class EnvoyProxy(Section):
+    """The Envoy that Penstock runs."""
+
+    enabled: bool = True
+    """Run Envoy. false: only the picker runs, for somebody else's gateway."""
+    concurrency: Count | None = None
+    """Worker threads. Null: one for each core."""
+    binary: ConfigPath | None = None
+    """Envoy program. Null: the one installed with Penstock."""
+    log_level: Literal["trace", "debug", "info", "warning", "error", "critical", "off"] = "warning"
+    """Least severe messages that Envoy logs."""
+
+
+class RequestLogFile(Section):
+    """A file for the request log."""
+
+    file: ConfigPath
+    """File to append to, one JSON object a line; relative to the configuration file."""
+
+
+class Telemetry(Section):
+    """Logs."""
+
+    request_log: Annotated[
+        Annotated[Literal["stdout", "none"], Tag("<word>")]
+        | Annotated[RequestLogFile, Tag("<file>")],
+        by_shape(RequestLogFile, "<file>", "<word>"),
+    ] = "stdout"
+    """One JSON line for each request: stdout, none, or `{file: PATH}`."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe messages of Penstock's own log."""
 
 
 class Sections(Section):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, Final, Literal, Self
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from gateway.config.schema.fault import Fault, raise_faults, repeats
+from gateway.config.schema.fault import Fault, repeats
 from gateway.config.schema.limit import Limit
 from gateway.config.schema.secret import Secret, TextOrSecret, revealed
 from gateway.config.schema.section import Section
@@ -18,7 +18,7 @@ _OnStoreFailure = Literal["open", "closed", "share"]
 _Priority = Annotated[int, Field(ge=-1_000, le=1_000)]
 _Weight = Annotated[int, Field(ge=1, le=1_000_000)]
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
-Digest = Annotated[TextOrSecret, "SHA-256"]
+Digest = Annotated[TextOrSecret, "64 hexadecimal digits or [secret](#secrets)"]
 
 
 class Plan(Section):
@@ -40,10 +40,9 @@ class Plan(Section):
     limits: tuple[Limit, ...] = ()
     """[Limits](#limit) of each tenant of the plan."""
 
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        raise_faults("plan", repeated_names(self.limits))
-        return self
+    def faults(self) -> Iterable[Fault]:
+        """The names of limits."""
+        return repeated_names(self.limits)
 
 
 class TenantKey(Section):
@@ -64,10 +63,9 @@ class TenantKey(Section):
     """[Limits](#limit) of this key alone, beside its tenant's. One that has the name of a limit by
     key of its tenant replaces that limit for this key."""
 
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        raise_faults("key", [*_not_a_digest(self.sha256), *repeated_names(self.limits)])
-        return self
+    def faults(self) -> Iterable[Fault]:
+        """The hash, and the names of limits."""
+        return [*_not_a_digest(self.sha256), *repeated_names(self.limits)]
 
     @property
     def digest(self) -> bytes:
@@ -98,10 +96,9 @@ class Tenant(Section):
     keys: tuple[TenantKey, ...] = ()
     """API keys by their hashes."""
 
-    @model_validator(mode="after")
-    def _sound(self) -> Self:
-        raise_faults("tenant", repeated_names(self.limits))
-        return self
+    def faults(self) -> Iterable[Fault]:
+        """The names of limits."""
+        return repeated_names(self.limits)
 
 
 def repeated_names(limits: Sequence[Limit]) -> list[Fault]:

@@ -1,4 +1,7 @@
-"""The small value types of the configuration: names, addresses, ports, durations, amounts."""
+"""The small value types of the configuration: names, addresses, ports, durations, amounts.
+
+The text at the end of a type is its name in the reference page.
+"""
 
 from __future__ import annotations
 
@@ -135,21 +138,26 @@ def _number(value: Decimal) -> int | float:
     return int(value) if value == int(value) else float(value)
 
 
-Name = Annotated[str, AfterValidator(_name)]
-ModelName = Annotated[str, AfterValidator(_model_name)]
-IpAddress = Annotated[str, AfterValidator(_ip_address)]
-HostPort = Annotated[str, AfterValidator(_host_port)]
-HttpPath = Annotated[str, AfterValidator(_http_path)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(gt=0)]
+Name = Annotated[str, AfterValidator(_name), "name"]
+ModelName = Annotated[str, AfterValidator(_model_name), "model name"]
+IpAddress = Annotated[str, AfterValidator(_ip_address), "IP address"]
+HostPort = Annotated[str, AfterValidator(_host_port), "host:port"]
+HttpPath = Annotated[str, AfterValidator(_http_path), "HTTP path"]
+Port = Annotated[int, Field(ge=1, le=65535), "port, 1 to 65535"]
+Seconds = Annotated[float, Field(gt=0), "seconds, above 0"]
 Count = Annotated[int, Field(ge=1)]
-EngineProfile = Annotated[str, AfterValidator(_engine_profile)]
+EngineProfile = Annotated[str, AfterValidator(_engine_profile), "profile"]
 """A name without a folder or an ending, or a file; a relative one is made absolute."""
-ModelPattern = Annotated[str, AfterValidator(_pattern)]
+ModelPattern = Annotated[str, AfterValidator(_pattern), "model pattern"]
 """A model's name; ``*``, ``?`` and ``[...]`` stand for other characters."""
-Instant = Annotated[datetime, BeforeValidator(_instant)]
+Instant = Annotated[datetime, BeforeValidator(_instant), "date and time"]
 """A date and time with a zone; kept in UTC."""
-Exact = Annotated[Decimal, BeforeValidator(_decimal), PlainSerializer(_number, when_used="json")]
+Exact = Annotated[
+    Decimal,
+    BeforeValidator(_decimal),
+    PlainSerializer(_number, when_used="json"),
+    "decimal number",
+]
 """A decimal number of at most six places, exactly as it is written: 0.15 is 15/100."""
-Rate = Annotated[Exact, Field(ge=0, le=1_000_000)]
+Rate = Annotated[Exact, Field(ge=0, le=1_000_000), "decimal number, 0 or more"]
 """A price or weight."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Iterator
 
-from pydantic import model_validator
-
-from gateway.config.schema.fault import Fault, raise_faults
+from gateway.config.schema.fault import Fault
 from gateway.config.schema.secret import Secret
 from gateway.config.schema.section import Section
 
@@ -30,15 +28,13 @@ class UpstreamTls(Section):
     verify: bool = True
     """Check the replicas' certificates."""
 
-    @model_validator(mode="after")
-    def _checkable(self) -> Self:
+    def faults(self) -> Iterator[Fault]:
+        """The name to check."""
         if self.verify and not self.server_name:
-            fault = Fault(
+            yield Fault(
                 ("server_name",),
                 "the name that the replicas' certificates are for",
                 got="none",
                 hint="replicas are reached by address, so there is no other name to check; "
                 "verify: false switches the check off",
             )
-            raise_faults("tls", [fault])
-        return self

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from gateway.limits.memory.batch import Batch, Charge
 from gateway.limits.memory.usage_rows import names_a_user, oldest_day
 from gateway.limits.rule_text import rule_of, rule_text
-from gateway.limits.usage import OTHERS, UsageRecord
+from gateway.limits.usage import COUNTS, OTHERS, UsageRecord
 from policies.limits import arithmetic
 from policies.limits.arithmetic import State
 from policies.limits.types import CalendarWindow, LimitError, Rule
@@ -265,14 +265,8 @@ class JournalFile:
                 user = OTHERS
             else:
                 self._users[slot, day] = users + 1
-        self.database.execute(
-            _ADD,
-            (
-                *(slot, day, usage.key, user, usage.model),
-                *(usage.requests, usage.input_tokens, usage.cached_tokens),
-                *(usage.output_tokens, usage.cost_micros),
-            ),
-        )
+        counts = [getattr(usage, name) for name in COUNTS]
+        self.database.execute(_ADD, (slot, day, usage.key, user, usage.model, *counts))
 
     def _count_users(self, slot: str, day: str) -> int:
         known = self._users.get((slot, day))

@@ -201,10 +201,6 @@ class MemoryStore:
             self._usage.add(slot, bounded(usage))
         return True
 
-    async def release(self, slot: str, reservation_id: str) -> bool:
-        """See `BucketStore.release`."""
-        return await self.settle(slot, reservation_id, {})
-
     async def standing(self, slot: str, buckets: Sequence[Bucket]) -> list[Standing]:
         """See `BucketStore.standing`."""
         now_ms = self._clock_ms()

@@ -222,10 +222,6 @@ class FallbackStore:
         self._records.close(record)
         return done
 
-    async def release(self, slot: str, reservation_id: str) -> bool:
-        """See `BucketStore.release`; queued like a settlement."""
-        return await self.settle(slot, reservation_id, {})
-
     async def standing(self, slot: str, buckets: Sequence[Bucket]) -> list[Standing]:
         """See `BucketStore.standing`. While the store is down: of the local share, or
         StoreUnavailable."""

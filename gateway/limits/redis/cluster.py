@@ -13,7 +13,6 @@ from redis.exceptions import NoScriptError
 from gateway.limits.buckets import StoreUnavailable
 from gateway.limits.redis.client import in_time, unavailable
 from gateway.limits.redis.line import Call, Reply, Word
-from gateway.limits.redis.scripts import Script
 
 _LOG: Final = logging.getLogger("penstock.limits")
 
@@ -37,16 +36,6 @@ class ClusterLine:
         self._begun: list[Call] = []
         self._batches: set[asyncio.Task[None]] = set()
 
-    def call(
-        self, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float
-    ) -> asyncio.Future[Reply]:
-        """See `ScriptLine.call`."""
-        return self._begin(Call.of(script, keys, arguments, timeout_s))
-
-    def send(self, words: tuple[Word, ...], timeout_s: float) -> asyncio.Future[Reply]:
-        """See `ScriptLine.send`."""
-        return self._begin(Call(words, None, timeout_s))
-
     async def close(self) -> None:
         """See `ScriptLine.close`."""
         if self._begun:
@@ -54,7 +43,8 @@ class ClusterLine:
         if self._batches:
             await asyncio.wait(self._batches)
 
-    def _begin(self, call: Call) -> asyncio.Future[Reply]:
+    def begin(self, call: Call) -> asyncio.Future[Reply]:
+        """See `ScriptLine.begin`."""
         if not self._begun:
             asyncio.get_running_loop().call_soon(self._flush)
         self._begun.append(call)

@@ -37,14 +37,9 @@ Word = str | int | bytes
 class ScriptLine(Protocol):
     """Sends script calls to Redis."""
 
-    def call(
-        self, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float
-    ) -> asyncio.Future[Reply]:
-        """Begin a script call. Returns its answer, or StoreUnavailable within ``timeout_s``."""
-        ...
-
-    def send(self, words: tuple[Word, ...], timeout_s: float) -> asyncio.Future[Reply]:
-        """Begin another command, in order with the script calls."""
+    def begin(self, call: Call) -> asyncio.Future[Reply]:
+        """Send a call, in order with the earlier ones. Returns its answer, or StoreUnavailable
+        within its timeout."""
         ...
 
     async def close(self) -> None:
@@ -69,7 +64,9 @@ class Call:
 
     __slots__ = ("answer", "deadline_s", "script", "timeout_s", "words")
 
-    def __init__(self, words: tuple[Word, ...], script: Script | None, timeout_s: float) -> None:
+    def __init__(
+        self, words: tuple[Word, ...], timeout_s: float, script: Script | None = None
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.answer: asyncio.Future[Reply] = loop.create_future()
         self.deadline_s = loop.time() + timeout_s
@@ -78,7 +75,7 @@ class Call:
     @classmethod
     def of(cls, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float) -> Call:
         """A call of a script that Redis probably knows."""
-        return cls(("EVALSHA", script.sha, len(keys), *keys, arguments), script, timeout_s)
+        return cls(("EVALSHA", script.sha, len(keys), *keys, arguments), timeout_s, script)
 
     def late(self) -> None:
         """Its timeout is over."""
@@ -232,17 +229,8 @@ class SingleLine:
         self._opening: asyncio.Task[None] | None = None
         self._waiting: list[Call] = []
 
-    def call(
-        self, script: Script, keys: Sequence[str], arguments: bytes, timeout_s: float
-    ) -> asyncio.Future[Reply]:
-        """See `ScriptLine.call`."""
-        return self._begin(Call.of(script, keys, arguments, timeout_s))
-
-    def send(self, words: tuple[Word, ...], timeout_s: float) -> asyncio.Future[Reply]:
-        """See `ScriptLine.send`."""
-        return self._begin(Call(words, None, timeout_s))
-
-    def _begin(self, call: Call) -> asyncio.Future[Reply]:
+    def begin(self, call: Call) -> asyncio.Future[Reply]:
+        """See `ScriptLine.begin`."""
         connection = self._connection
         if connection is not None and connection.usable:
             connection.ask(call)

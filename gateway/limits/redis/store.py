@@ -27,7 +27,7 @@ from redis.asyncio import RedisCluster
 from gateway.limits.buckets import LATE_S, DuplicateReservation, StoreUnavailable
 from gateway.limits.redis.client import Client, connect_timeout_s
 from gateway.limits.redis.cluster import ClusterLine
-from gateway.limits.redis.line import ScriptLine, SingleLine
+from gateway.limits.redis.line import Call, Reply, ScriptLine, SingleLine
 from gateway.limits.redis.scripts import Script
 from gateway.limits.redis.usage import PATIENCE_S, RedisUsage
 from gateway.limits.rule_text import rule_text
@@ -115,7 +115,7 @@ class RedisStore:
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
     ) -> Verdict:
         """See `BucketStore.reserve`. If it is cancelled or times out, Redis may hold it all the
-        same, until a `release` or the end of the lease."""
+        same, until it is settled or the end of the lease."""
         loop = asyncio.get_running_loop()
         end_s = loop.time() + self._timeout_s
         while True:
@@ -140,13 +140,11 @@ class RedisStore:
         """See `BucketStore.renew`. One script call for up to 500 reservations."""
         keys, lease_ms = self._keys(slot), round(lease_s * 1_000)
         calls = [
-            self._settlements.call(
+            self._call(
+                self._settlements,
                 _RENEW,
                 keys,
-                orjson.dumps(
-                    [self._late_ms, lease_ms, *reservation_ids[start : start + _RENEW_AT_ONCE]]
-                ),
-                self._timeout_s,
+                [self._late_ms, lease_ms, *reservation_ids[start : start + _RENEW_AT_ONCE]],
             )
             for start in range(0, len(reservation_ids), _RENEW_AT_ONCE)
         ]
@@ -172,7 +170,7 @@ class RedisStore:
             self._usage.list_slot(slot, usage.day, self._settlements, self._timeout_s)
             keys.append(self._usage.key(slot, usage.day))
             arguments += self._usage.arguments(usage)
-        done = await self._settlements.call(_SETTLE, keys, orjson.dumps(arguments), self._timeout_s)
+        done = await self._call(self._settlements, _SETTLE, keys, arguments)
         if usage is not None:  # again, if there is a new connection since then
             self._usage.list_slot(slot, usage.day, self._settlements, self._timeout_s)
             if done == _NOT_COUNTED:
@@ -180,10 +178,6 @@ class RedisStore:
         if doubtful:
             self._doubtful.pop((slot, reservation_id), None)
         return bool(done)
-
-    async def release(self, slot: str, reservation_id: str) -> bool:
-        """See `BucketStore.release`."""
-        return await self.settle(slot, reservation_id, {})
 
     async def standing(self, slot: str, buckets: Sequence[Bucket]) -> list[Standing]:
         """See `BucketStore.standing`."""
@@ -247,10 +241,12 @@ class RedisStore:
             raise
 
     async def _run(self, script: Script, keys: list[str], arguments: Arguments) -> list[int]:
-        answer = await self._reservations.call(
-            script, keys, orjson.dumps(arguments), self._timeout_s
-        )
-        return cast("list[int]", answer)
+        return cast("list[int]", await self._call(self._reservations, script, keys, arguments))
+
+    def _call(
+        self, line: ScriptLine, script: Script, keys: list[str], arguments: Arguments
+    ) -> asyncio.Future[Reply]:
+        return line.begin(Call.of(script, keys, orjson.dumps(arguments), self._timeout_s))
 
 
 def _states(numbers: Sequence[int], first: int) -> list[State]:

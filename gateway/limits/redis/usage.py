@@ -15,8 +15,8 @@ from typing import Final, cast
 import orjson
 
 from gateway.limits.redis.client import Client, in_time
-from gateway.limits.redis.line import ScriptLine
-from gateway.limits.usage import OTHERS, UsageRecord
+from gateway.limits.redis.line import Call, ScriptLine
+from gateway.limits.usage import COUNTS, OTHERS, UsageRecord
 
 PATIENCE_S: Final = 1.0
 """Shortest timeout of calls that no request waits for: recovery, and reading usage."""
@@ -25,13 +25,7 @@ _LOG: Final = logging.getLogger("penstock.limits")
 _SCAN: Final = 1_000
 _LISTED_DAYS: Final = 4
 _ROWS: Final = b"#"
-_METRICS: Final = {
-    "n": "requests",
-    "i": "input_tokens",
-    "h": "cached_tokens",
-    "o": "output_tokens",
-    "c": "cost_micros",
-}
+_METRICS: Final = dict(zip("nihoc", COUNTS, strict=True))
 """What a field of the hash counts, by the field's first letter."""
 
 
@@ -68,11 +62,7 @@ class RedisUsage:
             self._max_users,
             _whose(usage, usage.user),
             _whose(usage, OTHERS if usage.user else ""),
-            usage.requests,
-            usage.input_tokens,
-            usage.cached_tokens,
-            usage.output_tokens,
-            usage.cost_micros,
+            *(getattr(usage, name) for name in COUNTS),
         ]
 
     def list_slot(self, slot: str, day: date, line: ScriptLine, timeout_s: float) -> None:
@@ -93,7 +83,7 @@ class RedisUsage:
                 listed.discard(slot)  # the next settlement lists it
 
         for words in (("SADD", key, slot), ("EXPIRE", key, self._keep_s)):
-            line.send(words, timeout_s).add_done_callback(done)
+            line.begin(Call(words, timeout_s)).add_done_callback(done)
 
     def unlist(self) -> None:
         """There is a new connection: the sets may be gone."""

@@ -13,17 +13,11 @@ from typing import Final
 
 import aiohttp
 
-from gateway.children.child import (
-    Backoff,
-    Child,
-    ChildSpec,
-    ChildState,
-    Launch,
-)
+from gateway.children.child import Backoff, Child, ChildSpec, ChildState, Launch
 from gateway.config.schema.pools import Ready, Restart, Stop
 from gateway.config.schema.terms import join_endpoint
+from gateway.pools.ports import free_port, reachable, try_port
 from gateway.pools.provider import ReplicaRecord, ReplicaState
-from gateway.pools.providers.ports import free_port, is_free, reachable
 
 _PROBE_TIMEOUT_S: Final = 5.0
 
@@ -158,8 +152,11 @@ class Replica:
             self.port = free_port(template.host, self._taken_ports(), self._rng)
         else:
             self.port = template.first_port + self.index
-            if not is_free(template.host, self.port):
-                raise OSError(f"{template.host} port {self.port} is used by another program")
+            try:
+                try_port(template.host, self.port)
+            except OSError as error:
+                where = f"{template.host} port {self.port}"
+                raise OSError(f"{where} is used by another program") from error
         values = {
             "{port}": str(self.port),
             "{host}": template.host,

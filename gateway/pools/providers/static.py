@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from gateway.config.schema.pools import StaticPool
-from gateway.config.schema.terms import join_endpoint, split_endpoint
-from gateway.pools.provider import (
-    OnChange,
-    PoolConfig,
-    ReplicaRecord,
-    ReplicaState,
-)
+from gateway.config.schema.terms import is_ip, join_endpoint, split_endpoint
+from gateway.pools.provider import OnChange, PoolConfig, ReplicaRecord, ReplicaState
 from picker.state.endpoints import EndpointSpec
 
 _LOG: Final = logging.getLogger("penstock.pools")
@@ -188,8 +182,4 @@ class StaticEndpoints:
 
 
 def _is_literal(endpoint: str) -> bool:
-    try:
-        ipaddress.ip_address(split_endpoint(endpoint)[0])
-    except ValueError:
-        return False
-    return True
+    return is_ip(split_endpoint(endpoint)[0])

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -33,7 +33,8 @@ _ENDPOINTS: Final = 1_000
 _CONVERSATIONS: Final = 1_000
 _RATE: Final = 10_000
 """Requests/s that are heard."""
-_TURN_S: Final = 0.005
+_TURN_S: Final = 0.01
+"""Between two batches of a picker with so much to do."""
 _A_TURN: Final = int(_RATE * _TURN_S)
 _UNDER_WAY: Final = 1_000
 _AIM_US: Final = 10.0
@@ -59,7 +60,7 @@ class _Recording:
 
 def per_request(effort: Effort) -> list[Row]:
     """CPU of a picker that hears recorded datagrams of a real one."""
-    rounds, turns = effort.of(5, 2), effort.of(400, 100)
+    rounds, turns = effort.of(5, 2), effort.of(200, 50)
     costs_us = []
     for n in range(rounds):
         with tempfile.TemporaryDirectory(prefix="pst-bench-") as path:
@@ -103,11 +104,14 @@ async def _record(folder: Path, turns: int) -> _Recording:
                 under_way.append(await _decide(picker, *conversations.next()))
                 if len(under_way) > _UNDER_WAY:
                     picker.complete(under_way.popleft())
-            await asyncio.sleep(3 * _TURN_S)
+            await asyncio.sleep(2 * _TURN_S)
             recording.turns.append(list(heard))
             heard.clear()
         loop.remove_reader(ear)
         peers.stop()
+        with suppress(BlockingIOError):
+            while True:
+                recording.turns[-1].append(ear.recv(1 << 20))
     recording.known = known(picker)
     return recording
 

@@ -76,18 +76,14 @@ def _envoy_row(ours: list[Run], alone: list[Run]) -> Row:
 
 
 def _rows(what: str, ours: Spread, alone: Spread, how: str) -> list[Row]:
-    rows = []
-    for name, mine_s, alone_s in (
-        ("p50", ours.p50, alone.p50),
-        ("p99", ours.p99, alone.p99),
-    ):
-        rows.append(
-            Row(
-                f"added {what} {name}",
-                (mine_s - alone_s) * 1e3,
-                "ms",
-                f"{number(mine_s * 1e3)} ms, Envoy alone {number(alone_s * 1e3)} ms:"
-                f" {mine_s / alone_s:.2f} times" + (f"; {how}" if name == "p50" else ""),
-            )
+    percentiles = ("p50", ours.p50, alone.p50), ("p99", ours.p99, alone.p99)
+    return [
+        Row(
+            f"added {what} {name}",
+            (mine_s - alone_s) * 1e3,
+            "ms",
+            f"{number(mine_s * 1e3)} ms, Envoy alone {number(alone_s * 1e3)} ms:"
+            f" {mine_s / alone_s:.2f} times" + (f"; {how}" if name == "p50" else ""),
         )
-    return rows
+        for name, mine_s, alone_s in percentiles
+    ]

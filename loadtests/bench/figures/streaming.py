@@ -32,10 +32,8 @@ def per_token(stand: Stand, effort: Effort) -> list[Row]:
             short = _run(stand, _SHORT, seconds, window_s, plain=plain)
             pairs.append((short, _run(stand, tokens, seconds, window_s, plain=plain)))
     picker = _microseconds(_slope(gateway, "picker"))
-    ours, theirs = (
-        _microseconds(_slope(gateway, "envoy")),
-        _microseconds(_slope(alone, "plain")),
-    )
+    ours = _microseconds(_slope(gateway, "envoy"))
+    theirs = _microseconds(_slope(alone, "plain"))
     counted = sum(long.result.events for _, long in gateway)
     zero = "; zero lies within the error" if picker.includes_zero else ""
     return [
@@ -87,15 +85,11 @@ def _run(stand: Stand, tokens: int, seconds: float, window_s: float, *, plain: b
 
 
 def _slope(pairs: list[tuple[Run, Run]], name: str) -> Estimate:
-    return slope(
-        [
-            (
-                Cost(short.cpu_s[name], short.result.events),
-                Cost(long.cpu_s[name], long.result.events),
-            )
-            for short, long in pairs
-        ]
-    )
+    return slope([(_cost(short, name), _cost(long, name)) for short, long in pairs])
+
+
+def _cost(run: Run, name: str) -> Cost:
+    return Cost(run.cpu_s[name], run.result.events)
 
 
 def _microseconds(seconds: Estimate) -> Estimate:

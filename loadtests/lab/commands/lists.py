@@ -38,11 +38,10 @@ def profiles() -> None:
     with given.problems():
         for name in built_in_names():
             profile = built_in(name)
-            what = f"{profile.model.name}, {profile.tensor_parallel} x {profile.accelerator.name}"
             table.add_row(
                 name,
                 f"{profile.kv_blocks() * 16:,}",
-                f"{what}: {profile.source}",
+                f"{profile.what()}: {profile.source}",
                 end_section=True,
             )
     given.console().print(table)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -118,10 +117,7 @@ def live(
         if out is not None:
             report.prepare(out)
         experiment, runs = _run(experiment)
-        # On the terminal first: writing into the folder may fail.
-        report.show(given.console(), experiment, runs)
-        if out is not None:
-            _write(experiment, runs, out)
+        report.deliver(given.console(), experiment, runs, out)
 
 
 def _run(experiment: LiveExperiment) -> tuple[LiveExperiment, tuple[CellRun, ...]]:
@@ -133,14 +129,6 @@ def _run(experiment: LiveExperiment) -> tuple[LiveExperiment, tuple[CellRun, ...
     with bars(console) as progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         watcher = Bar(progress, len(tuple(experiment.cells())), experiment.source.name)
         return runner.run(run_all(experiment, watcher, tell))
-
-
-def _write(experiment: LiveExperiment, runs: tuple[CellRun, ...], out: Path) -> None:
-    try:
-        report.write(experiment, runs, out)
-    except OSError as error:
-        raise LabError(f"--out {out}: {error}") from error
-    print(f"\nReport: {out / report.PAGE}")
 
 
 @contextmanager

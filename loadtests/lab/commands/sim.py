@@ -49,11 +49,7 @@ def sim(
         if out is not None:
             report.prepare(out)
         runs = swept(experiment, jobs, experiment.source.name)
-        if out is not None:
-            report.write(experiment, runs, out)
-    report.show(given.console(), experiment, runs)
-    if out is not None:
-        print(f"\nReport: {out / report.PAGE}")
+        report.deliver(given.console(), experiment, runs, out)
 
 
 def planned(

@@ -48,13 +48,10 @@ class LiveExperiment(Comparison):
 
     @property
     def fleet(self) -> str:
-        profile = self.profile
-        if profile is None:
+        if self.profile is None:
             return f"running replicas ({', '.join(self.given)}), over HTTP"
-        return (
-            f"simulated replicas of {profile.model.name}, each {profile.tensor_parallel} x"
-            f" {profile.accelerator.name}, over HTTP at {self.time_scale:g} times real time"
-        )
+        scale = f"at {self.time_scale:g} times real time"
+        return f"simulated replicas of {self.profile.what('each ')}, over HTTP {scale}"
 
     def contenders_as_data(self) -> Sequence[Mapping[str, object]]:
         return [target.as_data() for target in self.targets]

@@ -63,16 +63,7 @@ class LiveDetails:
     """Place of the target among those of its seed, from 0; the order is drawn."""
 
     def as_data(self) -> Mapping[str, object]:
-        return {
-            "strain": self.strain.as_data(),
-            "errors": dict(self.errors),
-            "said": dict(self.said),
-            "tokens": asdict(self.tokens),
-            "uncounted": self.uncounted,
-            "by_replica": [asdict(counters) for counters in self.by_replica],
-            "caches_emptied": self.caches_emptied,
-            "place": self.place,
-        }
+        return {**asdict(self), "strain": self.strain.as_data()}
 
 
 def totals(

@@ -7,8 +7,8 @@ it goes on (POST /resume), it finds the whole burst in its queue, in this order.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import cast
 
@@ -66,7 +66,13 @@ async def record(
     Raises ParityError when the server cannot be paused, or does not report what is needed.
     """
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(_session(server))
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                server.url,
+                connector=aiohttp.TCPConnector(limit=0),
+                timeout=aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S),
+            )
+        )
         events = None
         if server.events is not None:
             events = await stack.enter_async_context(
@@ -287,11 +293,3 @@ def _take_usage(answer: RecordedAnswer, usage: object) -> None:
         prompt_tokens = counted.get("prompt_tokens")
         if prompt_tokens != answer.prompt_tokens:
             raise ParityError(f"{prompt_tokens} prompt tokens counted, {answer.prompt_tokens} sent")
-
-
-@asynccontextmanager
-async def _session(server: ParityServer) -> AsyncIterator[aiohttp.ClientSession]:
-    connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S)
-    async with aiohttp.ClientSession(server.url, connector=connector, timeout=timeout) as session:
-        yield session

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import exp, log
 
 import numpy as np
@@ -52,16 +53,6 @@ PARAMETERS = (
     Parameter("first_use_s", 0.1, 1.2),
 )
 """Spreads are wide for overheads, and narrow for what physics bounds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """A fitted profile, and how far it is from the measurements."""
-
-    profile: Profile
-    misfit: float
-    """Root mean square of the observations' errors, in units of their tolerance."""
-    replays: int
 
 
 def calibration_experiments(experiments: Sequence[MeasuredExperiment]) -> list[MeasuredExperiment]:
@@ -115,10 +106,9 @@ def fit_profile(
     experiment: MeasuredExperiment,
     accelerator: Accelerator,
     *,
-    seed: int = 0,
     rounds: int = 9,
     report: Callable[[int, float], None] = lambda replays, misfit: None,
-) -> Fit:
+) -> Profile:
     """The profile with which a replay of ``experiment`` is most like the measurements.
 
     ``report`` is called with the number of replays so far and the misfit. Raises
@@ -128,12 +118,9 @@ def fit_profile(
     parameters = [p for p in PARAMETERS if start.tensor_parallel >= p.least_shards]
     replays = 0
 
-    def profile_at(u: Vector) -> Profile:
-        values = {p.name: p.value(float(x)) for p, x in zip(parameters, u, strict=True)}
-        return replace(start, **values)  # type: ignore[arg-type]
-
+    profile_at = partial(moved, start, parameters)
     late = _late_starters(experiment)
-    seeds = range(seed, seed + (2 * _SEEDS if late else _SEEDS))
+    seeds = range(2 * _SEEDS if late else _SEEDS)
 
     def residuals(u: Vector) -> Vector:
         nonlocal replays
@@ -145,7 +132,7 @@ def fit_profile(
     u = np.zeros(len(parameters))
     if late:
         u[[p.name for p in parameters].index("first_use_s")] = 2.0
-    u, here = _descend(u, residuals, rounds, lambda each: report(replays, _misfit(each)))
+    u = _descend(u, residuals, rounds, lambda each: report(replays, _misfit(each)))
     profile = replace(
         profile_at(u),
         source=(
@@ -153,7 +140,7 @@ def fit_profile(
             "bandwidth shares, input_token_s, output_s and kv_reserve_bytes assumed"
         ),
     )
-    return Fit(_rounded(profile, parameters), _misfit(here), replays)
+    return rounded(profile, parameters)
 
 
 def _late_starters(experiment: MeasuredExperiment) -> bool:
@@ -171,7 +158,7 @@ def _descend(
     residuals: Callable[[Vector], Vector],
     rounds: int,
     report: Callable[[Vector], None],
-) -> tuple[Vector, Vector]:
+) -> Vector:
     """Gauss-Newton from ``u``; returns where it ends, and the residuals there."""
     here = residuals(u)
     cost = _cost(here, u)
@@ -199,10 +186,17 @@ def _descend(
                 break
         else:
             damping = damping * 10 + 1.0
-    return u, here
+    return u
 
 
-def _rounded(profile: Profile, parameters: Sequence[Parameter]) -> Profile:
+def moved(start: Profile, parameters: Sequence[Parameter], u: Vector) -> Profile:
+    """The profile whose parameters are ``u`` spreads away from their means."""
+    values = {p.name: p.value(float(x)) for p, x in zip(parameters, u, strict=True)}
+    return replace(start, **values)  # type: ignore[arg-type]
+
+
+def rounded(profile: Profile, parameters: Sequence[Parameter]) -> Profile:
+    """The profile with four digits of each parameter."""
     values = {p.name: float(f"{getattr(profile, p.name):.4g}") for p in parameters}
     return replace(profile, **values)  # type: ignore[arg-type]
 

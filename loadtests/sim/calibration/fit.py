@@ -72,7 +72,6 @@ def calibrate(
     experiments: Sequence[MeasuredExperiment],
     accelerator: Accelerator,
     *,
-    seed: int = 0,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Calibration]:
     """A calibration for each server with a calibration experiment, by profile name."""
@@ -84,7 +83,7 @@ def calibrate(
         def progress(replays: int, misfit: float) -> None:
             report(f"{name}: {replays} replays, misfit {misfit:.2f}")
 
-        return fit_profile(experiment, accelerator, seed=seed, report=progress).profile
+        return fit_profile(experiment, accelerator, report=progress)
 
     return _calibrations(experiments, accelerator, fitted)
 

@@ -38,7 +38,6 @@ _STAGE_GAP_S = 1.0
 class StageResult:
     """A stage as the client saw it. Times in seconds, one for each completed request."""
 
-    sent: int = 0
     failures: int = 0
     started_s: float = inf
     ended_s: float = 0.0
@@ -48,7 +47,6 @@ class StageResult:
     output_tokens: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
-    preemptions: int = 0
 
     @property
     def completed(self) -> int:
@@ -66,9 +64,7 @@ class StageResult:
         return self.output_tokens / self.duration_s
 
 
-def replay(
-    experiment: MeasuredExperiment, profile: Profile, *, seed: int = 0, skip: bool = True
-) -> list[StageResult]:
+def replay(experiment: MeasuredExperiment, profile: Profile, *, seed: int = 0) -> list[StageResult]:
     """Run an experiment on a simulated server that has just started."""
     server = experiment.config
     blocks = profile.kv_blocks(server.block_size)
@@ -84,7 +80,7 @@ def replay(
         )
     except ValueError as error:
         raise MeasuredError(f"{experiment.experiment}: config: {error}") from error
-    engine = EngineModel(profile, limits, cold=True, skip=skip)
+    engine = EngineModel(profile, limits, cold=True)
     generator = np.random.default_rng(seed)
     prompts = _prompts(experiment, generator)
     timeout_s = experiment.load.request_timeout or TIMEOUT_S
@@ -144,9 +140,8 @@ def _prompts(experiment: MeasuredExperiment, generator: np.random.Generator) -> 
     )
     nominal = workload.system_prompt_len + workload.question_len
     means = [s.prompt_len.mean for s in experiment.stages if s.prompt_len.mean is not None]
-    mean = (
-        means[0] if means else nominal * 1.045
-    )  # a text of random tokens has more tokens when it is tokenized again
+    # A text of random tokens has more tokens when it is tokenized again.
+    mean = means[0] if means else nominal * 1.045
     p90 = next((s.prompt_len.p90 for s in experiment.stages if s.prompt_len.p90), None)
     spread = max((p90 - mean) / 1.2816, 0.0) if p90 is not None else 0.01 * mean
     lengths = np.rint(generator.normal(mean, spread, count)).astype(int) + 1  # and the BOS token
@@ -171,7 +166,7 @@ def _run_stage(
     timeout_s: float,
     experiment: MeasuredExperiment,
 ) -> StageResult:
-    result = StageResult(sent=len(arrivals))
+    result = StageResult()
     open_requests: dict[Sequence, float] = {}
     deadlines: list[tuple[float, int, Sequence]] = []
     position = 0
@@ -224,4 +219,3 @@ def _note(
     result.output_tokens += tokens
     result.prompt_tokens += sequence.prompt_tokens
     result.cached_tokens += sequence.cached_tokens or 0
-    result.preemptions += sequence.preemptions

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from rich.table import Table
+from rich.table import Column, Table
 
 METRICS = (
     "time_per_output_token",
@@ -96,11 +96,11 @@ def misjudged(predictions: Sequence[Prediction]) -> tuple[list[Prediction], int]
 
 def table(predictions: Sequence[Prediction]) -> Table:
     """Predicted and measured values side by side; fitted stages are marked."""
-    shown = Table(title="Engine model against real servers")
-    for heading in ("experiment", "requests/s", "metric", "measured", "predicted", "error"):
-        shown.add_column(
-            heading, justify="left" if heading in ("experiment", "metric") else "right"
-        )
+    rate, *values = (
+        Column(heading, justify="right")
+        for heading in ("requests/s", "measured", "predicted", "error")
+    )
+    shown = Table("experiment", rate, "metric", *values, title="Engine model against real servers")
     previous = ("", -1)
     for each in predictions:
         first = (each.experiment, each.stage) != previous

@@ -42,10 +42,9 @@ async def check(
     limits: EngineLimits,
     *,
     seconds: float,
-    seed: int = 7,
 ) -> list[Checked]:
     """Send the same load to both; ``seconds`` bounds its length. Raises ProbeError."""
-    asks = await _load(profile, facts, limits, seconds, seed)
+    asks = await _load(profile, facts, limits, seconds)
     measured = await target.group(asks)
     counted = [
         replace(ask, prompt_tokens=answer.prompt_tokens)
@@ -57,9 +56,9 @@ async def check(
 
 
 async def _load(
-    profile: Profile, facts: Facts, limits: EngineLimits, seconds: float, seed: int
+    profile: Profile, facts: Facts, limits: EngineLimits, seconds: float
 ) -> list[ProbeRequest]:
-    rng = random.Random(f"check/{seed}")
+    rng = random.Random("check/7")
     longest = min(_LONGEST_PROMPT, facts.max_model_len // 2)
     asks = [
         ProbeRequest(

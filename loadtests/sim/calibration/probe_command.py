@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from loadtests.sim.calibration.hf_config import read_architecture
 from loadtests.sim.calibration.probe import Facts, ProbeError, ProbePoint, probe
@@ -103,10 +103,8 @@ def chosen_accelerator(name: str) -> Accelerator | None:
 
 def residual_table(fit: ProbeFit) -> Table:
     """Every point: the measurement, and the fitted profile's value."""
-    table = Table(title=f"Probe of {fit.profile.name}")
-    table.add_column("point")
-    for heading in ("measured ms", "repeats", "fitted ms", "error"):
-        table.add_column(heading, justify="right")
+    headings = ("point", "measured ms", "repeats", "fitted ms", "error")
+    table = _table(f"Probe of {fit.profile.name}", *headings)
     for each in fit.residuals:
         table.add_row(
             each.point.label,
@@ -120,10 +118,8 @@ def residual_table(fit: ProbeFit) -> Table:
 
 def check_table(probed: Probed) -> Table:
     """The load to which nothing was fitted: measured and predicted."""
-    table = Table(title="A load of another kind: random lengths and times, several at once")
-    table.add_column("figure")
-    for heading in ("measured ms", "predicted ms", "error"):
-        table.add_column(heading, justify="right")
+    title = "A load of another kind: random lengths and times, several at once"
+    table = _table(title, "figure", "measured ms", "predicted ms", "error")
     for each in probed.checked:
         table.add_row(
             each.what,
@@ -132,6 +128,10 @@ def check_table(probed: Probed) -> Table:
             f"{each.error:+.1%}",
         )
     return table
+
+
+def _table(title: str, what: str, *numbers: str) -> Table:
+    return Table(what, *(Column(heading, justify="right") for heading in numbers), title=title)
 
 
 def save_profile(fit: ProbeFit, path: Path) -> Path:

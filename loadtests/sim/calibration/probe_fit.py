@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 
 import numpy as np
 
-from loadtests.sim.calibration.calibrate import Parameter, Vector
+from loadtests.sim.calibration.calibrate import Parameter, Vector, moved, rounded
 from loadtests.sim.calibration.probe import Facts, PointKind, ProbeError, ProbePoint
 from loadtests.sim.model.catalogue import Accelerator, Architecture
 from loadtests.sim.model.profile import Profile
@@ -78,7 +79,6 @@ def fit_points(
     *,
     tensor_parallel: int = 1,
     max_num_batched_tokens: int = 8192,
-    name: str = "",
 ) -> ProbeFit:
     """The profile that is most like the points. ``accelerator`` None: unknown hardware.
 
@@ -91,10 +91,7 @@ def fit_points(
     parameters = _KNOWN if accelerator else _unknown(points, model)
     start = Profile("", model, chip, tensor_parallel)
 
-    def profile_at(u: Vector) -> Profile:
-        values = {p.name: p.value(float(x)) for p, x in zip(parameters, u, strict=True)}
-        return replace(start, **values)  # type: ignore[arg-type]
-
+    profile_at = partial(moved, start, parameters)
     tolerances = np.array([max(2 * point.error, _LEAST_TOLERANCE) for point in points])
     measured = np.array([point.value_s for point in points])
 
@@ -103,9 +100,7 @@ def fit_points(
         off = np.log(np.array(predicted) / measured) / tolerances
         return np.concatenate((_limited(off), u))
 
-    profile = profile_at(_least_squares(residuals, len(parameters)))
-    rounded = {p.name: float(f"{getattr(profile, p.name):.4g}") for p in parameters}
-    profile = replace(profile, **rounded)  # type: ignore[arg-type]
+    profile = rounded(profile_at(_least_squares(residuals, len(parameters))), parameters)
     profile = _sized(profile if accelerator else _absolute(profile), facts, accelerator is not None)
     fitted_s = predict_points(points, profile, max_num_batched_tokens)
     pairs = zip(points, fitted_s, strict=True)
@@ -120,7 +115,7 @@ def fit_points(
             else "rates that hide behind the overhead are guesses"
         )
     )
-    called = name or f"{tail}-tp{tensor_parallel}-{chip.name}"
+    called = f"{tail}-tp{tensor_parallel}-{chip.name}"
     return replace(fit, profile=replace(profile, name=called, source=source))
 
 

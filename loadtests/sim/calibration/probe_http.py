@@ -7,7 +7,6 @@ import os
 import random
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Self
 
 import aiohttp
@@ -24,14 +23,14 @@ _WORDS = ("time", "way", "year", "work", "day", "part", "hand", "world", "point"
 class HttpTarget:
     """A server behind ``url``, the address without /v1. Enter it to connect.
 
-    The bearer token is that of OPENAI_API_KEY, if it is set. ``seed`` makes the prompts: two probes
-    with one seed send the same prompts, so the second would find those of the first cached.
+    The bearer token is that of OPENAI_API_KEY, if it is set. Its
+    prompts are random, so that a second probe does not find those of the first cached.
     """
 
-    def __init__(self, url: str, *, model: str = "", seed: int | None = None) -> None:
+    def __init__(self, url: str, *, model: str = "") -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         self._model = model
-        self._rng = random.Random(seed)
+        self._rng = random.Random()
         self._tokens_per_word = 1.3
         self._session: aiohttp.ClientSession | None = None
 
@@ -45,12 +44,7 @@ class HttpTarget:
         )
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._session is not None:
             await self._session.close()
 

@@ -313,7 +313,7 @@ class EngineModel:
         return step
 
     def _duration_s(self, step: Step) -> float:
-        duration_s = self._time.step_s(step.work) + step.adapter_loads * self.profile.adapter_load_s
+        duration_s = self._time.step_s(step) + step.adapter_loads * self.profile.adapter_load_s
         if self._first_uses and step.prefill:
             duration_s += self.profile.first_use_s
             self._first_uses -= 1

@@ -90,6 +90,10 @@ class Profile:
             if not value >= 0:
                 raise ProfileError(f"{each.name} is {value}, must not be negative")
 
+    def what(self, each: str = "") -> str:
+        """Model and accelerators, in words; ``each`` stands before the accelerators."""
+        return f"{self.model.name}, {each}{self.tensor_parallel} x {self.accelerator.name}"
+
     def kv_blocks(self, block_size_tokens: int = 16) -> int:
         """KV blocks that fit beside the weights, as vLLM works it out at start.
 

@@ -156,9 +156,8 @@ class Scheduler:
             sequence.generated_tokens += 1
             advanced.append(sequence)
             if sequence.generated_tokens >= sequence.output_tokens:
-                if (
-                    sequence.state is SequenceState.WAITING
-                ):  # it was preempted after its last step was prepared
+                if sequence.state is SequenceState.WAITING:
+                    # It was preempted after its last step was prepared.
                     self.waiting.remove(sequence)
                 else:
                     self._publish(sequence, sequence.scheduled_tokens)
@@ -370,6 +369,7 @@ class Scheduler:
         sequence.scheduled_tokens = after
         if tokens == 1:
             step.decode.append(sequence)
+            step.decode_sequences += 1
             step.decode_context_tokens += after
         else:
             step.prefill.append((sequence, tokens))

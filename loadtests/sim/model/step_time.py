@@ -27,7 +27,7 @@ _MANY = 64
 """Number of tokens after which practically every expert has been used."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Work:
     """What a step computes."""
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from loadtests.sim.model.profile import Profile
+from loadtests.sim.serving.engine import RealTimeEngine
 
 PauseMode = Literal["abort", "wait", "keep"]
 """What happens to running requests: ended at once, run to their end, or kept for later."""
@@ -22,45 +23,11 @@ _DRAIN_POLL_S = 0.005
 T = TypeVar("T")
 
 
-class PausableEngine(Protocol):
-    """The part of an engine that is controlled. Repeating pause or resume has no effect."""
-
-    @property
-    def running_requests(self) -> int:
-        """Requests in the batch."""
-        ...
-
-    def pause(self, *, drain: bool = False) -> None:
-        """Compute nothing; with ``drain``, only admit no further request."""
-        ...
-
-    def resume(self) -> None:
-        """Go on where it stopped."""
-        ...
-
-    def slow_down(self, factor: float) -> None:
-        """Steps take ``factor`` times as long."""
-        ...
-
-    def abort_all(self) -> None:
-        """End all running and waiting requests, with finish reason "abort"."""
-        ...
-
-    def forget_prefixes(self, *, running: bool = False) -> bool:
-        """Empty the prefix cache. While requests run it does nothing and returns False, unless they
-        start over (``running``)."""
-        ...
-
-    def load_adapter(self, adapter: str) -> None:
-        """Put an adapter's weights into a slot, if one is available."""
-        ...
-
-
 class EngineControl:
     """Sleep, wake, pause and resume of one engine, with the states of vLLM 0.32."""
 
     def __init__(
-        self, engine: PausableEngine, profile: Profile, *, time_scale: float = 1.0
+        self, engine: RealTimeEngine, profile: Profile, *, time_scale: float = 1.0
     ) -> None:
         self.engine = engine
         self._profile = profile
@@ -69,7 +36,8 @@ class EngineControl:
         self._turn = asyncio.Lock()
         self._adapter_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._calls: set[asyncio.Task[object]] = set()
-        self._paused = False
+        self.is_paused = False
+        """Whether requests wait for `resume`."""
         self._draining = 0
         self._away: set[str] = set()
         """Parts of the memory that are given away."""
@@ -79,14 +47,9 @@ class EngineControl:
         """The level that /metrics shows; None: awake."""
 
     @property
-    def is_paused(self) -> bool:
-        """Whether requests wait for `resume`."""
-        return self._paused
-
-    @property
     def is_sleeping(self) -> bool:
         """As vLLM reports it: true at any level, and while paused."""
-        return self._paused or bool(self._away)
+        return self.is_paused or bool(self._away)
 
     def sleep_state(self) -> dict[str, int]:
         """Values of the gauge vllm:engine_sleep_state by its label sleep_state."""
@@ -112,7 +75,7 @@ class EngineControl:
 
     def resume(self) -> None:
         """Schedule again; while memory is given away, nothing is computed."""
-        self._paused = False
+        self.is_paused = False
         self.let_go("paused")
 
     async def sleep(self, level: int, mode: PauseMode) -> None:
@@ -150,12 +113,12 @@ class EngineControl:
         return self._adapter_locks[adapter]
 
     async def _pause(self, mode: PauseMode, clear_cache: bool) -> None:
-        self._paused = True
+        self.is_paused = True
         if mode == "abort":
             self.engine.abort_all()
         if mode == "wait":
             await self._drain()
-        if self._paused:
+        if self.is_paused:
             self._holds.add("paused")
         self._set()
         if clear_cache:
@@ -201,7 +164,7 @@ class EngineControl:
     def _set(self) -> None:
         if self._holds:
             self.engine.pause()
-        elif self._draining and self._paused:
+        elif self._draining and self.is_paused:
             self.engine.pause(drain=True)
         else:
             self.engine.resume()

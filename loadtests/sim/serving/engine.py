@@ -20,7 +20,6 @@ from loadtests.sim.serving.clock import ScaledClock
 from loadtests.sim.serving.job import EngineJob
 from loadtests.sim.serving.journal import KvJournal
 from loadtests.sim.serving.stats import EngineStats
-from loadtests.sim.serving.tally import Tally
 from loadtests.sim.serving.tokens import Tokens, block_ids, prefix_salt
 
 logger = logging.getLogger(__name__)
@@ -105,7 +104,8 @@ class RealTimeEngine:
         self._profile = replace(profile, input_s=profile.input_s + profile.output_s, output_s=0.0)
         self._model = EngineModel(self._profile, settings.limits, listener=journal, observer=self)
         self._journal = journal
-        self._tally = Tally(settings.limits.max_model_len)
+        self.stats = EngineStats(settings.limits.max_model_len)
+        """What has been counted so far."""
         self._open: dict[Sequence, tuple[EngineJob, Submission]] = {}
         self._news: dict[Submission, None] = {}
         self._adapters_changed = False
@@ -116,11 +116,6 @@ class RealTimeEngine:
         self._closed = False
         self.dead = asyncio.Event()
         """Set for good when the model has failed."""
-
-    @property
-    def stats(self) -> EngineStats:
-        """What has been counted so far."""
-        return self._tally.stats
 
     @property
     def running_requests(self) -> int:
@@ -197,6 +192,14 @@ class RealTimeEngine:
         self._plan()
         return submission
 
+    async def complete(self, jobs: Ordered[EngineJob]) -> None:
+        """Submit and wait for the end; when cancelled, nothing stays in the engine."""
+        submission = self.submit(jobs)
+        try:
+            await submission.finished()
+        finally:
+            submission.abort()
+
     def abort(self, submission: Submission) -> None:
         """Drop the unfinished jobs of a submission, and free their KV blocks at once."""
         if submission.done or self.dead.is_set():
@@ -269,7 +272,7 @@ class RealTimeEngine:
             if sequence.done:
                 self._asks_no_more(sequence)
             jobs.append(job)
-        self._tally.stepped(jobs, steps, self._clock.wall_s(end_s))
+        self.stats.count_steps(jobs, steps, self._clock.wall_s(end_s))
         self._note_adapters()
 
     def _now_s(self) -> float:
@@ -322,17 +325,17 @@ class RealTimeEngine:
             if event.kind is EventKind.FINISHED:
                 self._finished(event.sequence)
             elif event.kind is EventKind.PREEMPTED:
-                self._tally.preempted()
+                self.stats.preemptions += 1
                 self._adapters_changed = True
 
     def _admitted(self, sequence: Sequence, job: EngineJob) -> None:
         assert sequence.admitted_s is not None
-        self._tally.admitted(job, self._clock.wall_s(sequence.admitted_s))
+        self.stats.count_admission(job, self._clock.wall_s(sequence.admitted_s))
         self._adapters_changed = True
 
     def _finished(self, sequence: Sequence) -> None:
         job, submission = self._open.pop(sequence)
-        self._tally.finished(job)
+        self.stats.count_end(job)
         self._left(job, submission)
 
     def _drop(self, job: EngineJob, now_s: float) -> None:
@@ -361,7 +364,7 @@ class RealTimeEngine:
 
     def _note_adapters(self) -> None:
         if self._adapters_changed and self.settings.limits.max_loras:
-            self._tally.adapters(*self._adapters(), time.time())
+            self.stats.note_adapters(*self._adapters(), time.time())
         self._adapters_changed = False
 
     def _adapters(self) -> tuple[set[str], set[str]]:

@@ -27,10 +27,6 @@ Paths = Literal["generating", "all"]
 _KILLED = 128 + 9
 
 
-class UnknownFaultError(KeyError):
-    """No fault has that id."""
-
-
 class RefusalError(Exception):
     """A request gets an error in place of its answer."""
 
@@ -339,13 +335,9 @@ class Faults:
         live.start(self._set_speed)
         return live
 
-    def remove(self, fault_id: str) -> Live:
-        """Take a fault back. Raises UnknownFaultError."""
-        live = self._given.pop(fault_id, None)
-        if live is None:
-            raise UnknownFaultError(fault_id)
-        live.finish()
-        return live
+    def remove(self, fault_id: str) -> None:
+        """Take a fault back. Raises KeyError."""
+        self._given.pop(fault_id).finish()
 
     def clear(self) -> None:
         """Take all faults back; whatever waits for one of them goes on."""

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 
+from loadtests.sim.model.scheduler import EngineLimits
 from loadtests.sim.serving.answers import AnswerLengths
 from loadtests.sim.serving.control import EngineControl
 from loadtests.sim.serving.engine import EngineSettings, RealTimeEngine
@@ -46,7 +47,7 @@ class SimulatedReplica:
         if settings.kv_events is not None:
             self.kv_events = KvEvents(
                 settings.kv_events,
-                block_size_tokens=self.block_tokens,
+                block_size_tokens=self.limits.block_size_tokens,
                 adapters=settings.adapters,
                 host=host,
             )
@@ -64,19 +65,9 @@ class SimulatedReplica:
         return self.settings.models[0]
 
     @property
-    def max_model_tokens(self) -> int:
-        """Longest prompt plus answer."""
-        return self.settings.engine.limits.max_model_len
-
-    @property
-    def block_tokens(self) -> int:
-        """Tokens of a KV block."""
-        return self.settings.engine.limits.block_size_tokens
-
-    @property
-    def max_loras(self) -> int:
-        """Adapters in one batch; 0: no LoRA at all."""
-        return self.settings.engine.limits.max_loras
+    def limits(self) -> EngineLimits:
+        """Of its engine."""
+        return self.settings.engine.limits
 
     def adapter_of(self, model: str) -> str | None:
         """The adapter that a model name stands for; None for the base model.

@@ -5,11 +5,10 @@ import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 
-from aiohttp import StreamReader, web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import RawRequestMessage
+from aiohttp import web
 
 from loadtests.sim.serving.engine import EngineDeadError
 from loadtests.sim.serving.faults import CutError, RefusalError
@@ -26,11 +25,11 @@ from loadtests.sim.serving.surface import (
     tokenizing,
 )
 from loadtests.sim.serving.surface.body import ApiError
-from loadtests.sim.serving.surface.reply import json_bytes
+from loadtests.sim.serving.surface.reply import Reply, json_reply
 
 logger = logging.getLogger(__name__)
 
-Handler = Callable[[SimulatedReplica, web.BaseRequest], Awaitable[web.StreamResponse]]
+Handler = Callable[[SimulatedReplica, web.BaseRequest], Awaitable[Reply]]
 
 _MAX_BODY_BYTES = 256 * 1024 * 1024
 _KEEPALIVE_S = 75.0
@@ -116,7 +115,7 @@ class ReplicaServer:
         loop = asyncio.get_running_loop()
         self._web = web.Server(
             self._handle,
-            request_factory=_make_request,
+            request_factory=partial(web.BaseRequest, loop=loop, client_max_size=_MAX_BODY_BYTES),
             handler_cancellation=True,
             keepalive_timeout=_KEEPALIVE_S,
             access_log=None,
@@ -184,7 +183,8 @@ class ReplicaServer:
             response = _error_reply(_plain_error(HTTPStatus.METHOD_NOT_ALLOWED), request)
             response.headers["Allow"] = ", ".join(endpoints)
             return response
-        return await endpoint(self.replica, request)
+        reply = await endpoint(self.replica, request)
+        return reply if isinstance(reply, web.StreamResponse) else json_reply(reply, request)
 
 
 def _plain_error(status: HTTPStatus) -> ApiError:
@@ -199,7 +199,7 @@ def _error_reply(error: ApiError, request: web.BaseRequest) -> web.Response:
         body = error.anthropic()
     else:
         body = error.openai()
-    return json_bytes(body, request, error.status)
+    return json_reply(body, request, error.status)
 
 
 def _refusal_reply(refusal: RefusalError, request: web.BaseRequest) -> web.Response:
@@ -226,21 +226,3 @@ def _reset(request: web.BaseRequest) -> None:
             socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE
         )
         transport.abort()
-
-
-def _make_request(
-    message: RawRequestMessage,
-    payload: StreamReader,
-    protocol: web.RequestHandler,
-    writer: AbstractStreamWriter,
-    task: "asyncio.Task[None]",
-) -> web.BaseRequest:
-    return web.BaseRequest(
-        message,
-        payload,
-        protocol,
-        writer,
-        task,
-        asyncio.get_running_loop(),
-        client_max_size=_MAX_BODY_BYTES,
-    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 import numpy as np
 
@@ -26,22 +26,106 @@ DEFAULT_CAPACITY_BYTES = 2_000_000
 """Text that an endpoint is taken to hold until it reports its capacity: 500k tokens."""
 
 
+_ROOT = -1
+"""In place of the parent of a first block."""
+
+
+class _Held:
+    """What one endpoint holds: a tree of blocks, for a prompt goes on from where another ended.
+
+    A block is used whenever one below it is, so only the ends of prompts are kept in order of use:
+    a block without an end of its own was last used with the last of those below it.
+    """
+
+    __slots__ = ("bit", "bytes", "capacity_bytes", "ends", "forks", "parents")
+
+    def __init__(self, slot: int, capacity_bytes: int) -> None:
+        self.bit = 1 << slot
+        """In the masks: one object for all of them."""
+        self.capacity_bytes = capacity_bytes
+        self.clear()
+
+    def clear(self) -> None:
+        """It holds nothing."""
+        self.bytes = 0
+        self.parents: dict[int, int] = {}
+        """Of every block, the block before it."""
+        self.forks: dict[int, int] = {}
+        """So many blocks go on from a block, where it is more than one."""
+        self.ends: OrderedDict[int, int] = OrderedDict()
+        """Where prompts ended, least recently used first. Of a leaf the number of blocks before it,
+        else that number inverted (~): it goes when it has become a leaf."""
+
+    def use(self, chain: Sequence[int]) -> Sequence[int]:
+        """A prompt was sent: its blocks are the most recent. Returns those that are new."""
+        ends, parents, length = self.ends, self.parents, len(chain)
+        known = length
+        while known and chain[known - 1] not in parents:
+            known -= 1
+        if known == length:
+            if length:
+                end = chain[-1]
+                ends.setdefault(end, ~(length - 1))
+                ends.move_to_end(end)
+            return ()
+        before = chain[known - 1] if known else _ROOT
+        # As the end of a prompt it is of no interest any more: it is used with what goes on now.
+        if known and ends.pop(before, -1) < 0:
+            self.forks[before] = self.forks.get(before, 1) + 1
+        new = list(chain[known:])  # one object of each for all tables
+        for block in new:
+            parents[block] = before
+            before = block
+        ends[before] = length - 1
+        covered = block_ends(length)
+        self.bytes += covered[length] - covered[known]
+        return new
+
+    def drop(self, excess_bytes: int) -> list[int]:
+        """Drop the least recently used blocks, of one prompt the deepest first, of so many bytes
+        at least."""
+        ends, forks, parents = self.ends, self.forks, self.parents
+        dropped: list[int] = []
+        keep_bytes = self.bytes - excess_bytes
+        while self.bytes > keep_bytes and ends:
+            block, depth = ends.popitem(last=False)
+            covered = block_ends(depth + 1)
+            while depth >= 0 and block in parents:
+                parent = parents.pop(block)
+                dropped.append(block)
+                self.bytes -= covered[depth + 1] - covered[depth]
+                depth -= 1
+                if parent in forks:
+                    forks[parent] -= 1
+                    if forks[parent] == 1:
+                        del forks[parent]
+                    break
+                if parent in ends:
+                    ends[parent] = depth
+                    break
+                if self.bytes <= keep_bytes and depth >= 0:
+                    ends[parent] = depth
+                    ends.move_to_end(parent, last=False)
+                    break
+                block = parent
+        self.parents = _tight(parents)
+        return dropped
+
+
 class ApproximateIndex:
     """Block hashes by endpoint slot, one index a pool.
 
-    Each endpoint keeps what we sent there last, bounded by the bytes of text its KV cache can
+    Each endpoint keeps what was sent there last, bounded by the bytes of text its KV cache can
     hold; least recently used first, and of one prompt the deepest blocks first, as vLLM evicts.
-    A table from block hash to a bitmask of slots answers for all slots at once. Per endpoint, a
-    plain dict in order of use is the LRU list; it and the masks are the only memory per block.
+    A table from block hash to a bitmask of slots answers for all slots at once. It and a dict for
+    each endpoint are the only memory per block, and a request costs what is new in it.
     """
 
     def __init__(self, *, default_capacity_bytes: int = DEFAULT_CAPACITY_BYTES) -> None:
         self._default_capacity_bytes = default_capacity_bytes
         self._masks: list[dict[int, int]] = [{} for _ in range(_SHARDS)]
-        self._held: list[dict[int, int]] = []
-        """By slot: block hash to its bytes, least recently used first."""
-        self._held_bytes: list[int] = []
-        self._capacity_bytes: list[int] = []
+        self._held: list[_Held] = []
+        """By slot."""
         self._next_shard = 0
 
     def match(self, blocks: Blocks, prompt_tokens: float, slots: int) -> Floats:
@@ -59,47 +143,34 @@ class ApproximateIndex:
 
     def sent(self, slot: int, chains: Iterable[Sequence[int]]) -> None:
         """See `CacheIndex`: the request's blocks are the most recent."""
-        self._allocate(slot)
-        held, masks = self._held[slot], self._masks
-        bit = 1 << slot
-        added_bytes = 0
+        held, masks = self._at(slot), self._masks
+        bit = held.bit
         for chain in chains:
-            ends = block_ends(len(chain))
-            # Deepest first, so that in order of use a block always stands before its ancestors.
-            for index in range(len(chain) - 1, -1, -1):
-                block = chain[index]
-                block_bytes = held.pop(block, 0)
-                if not block_bytes:
-                    block_bytes = ends[index + 1] - ends[index]
-                    added_bytes += block_bytes
-                    shard = masks[block % _SHARDS]
-                    others = shard.get(block, 0)
-                    shard[block] = others | bit if others else bit
-                held[block] = block_bytes
-        if added_bytes:
-            self._held_bytes[slot] += added_bytes
-            self._trim(slot)
+            for block in held.use(chain):
+                shard = masks[block % _SHARDS]
+                others = shard.setdefault(block, bit)
+                if others is not bit:
+                    shard[block] = others | bit
+        self._trim(held)
 
     def reset(self, slot: int) -> None:
         """See `CacheIndex`."""
         if slot < len(self._held):
             held = self._held[slot]
-            self._unmark(slot, held)
+            self._unmark(held, held.parents)
             held.clear()
-            self._held_bytes[slot] = 0
-            self._capacity_bytes[slot] = self._default_capacity_bytes
+            held.capacity_bytes = self._default_capacity_bytes
 
     def set_capacity(self, slot: int, capacity_tokens: float, bytes_per_token: float) -> None:
         """See `CacheIndex`."""
-        self._allocate(slot)
-        capacity_bytes = capacity_tokens * bytes_per_token
-        capacity = int(capacity_bytes) if capacity_bytes > 0 else self._default_capacity_bytes
-        self._capacity_bytes[slot] = capacity
-        self._trim(slot)
+        held = self._at(slot)
+        capacity_bytes = int(capacity_tokens * bytes_per_token)
+        held.capacity_bytes = capacity_bytes if capacity_bytes > 0 else self._default_capacity_bytes
+        self._trim(held)
 
     def held_bytes(self, slot: int) -> int:
         """Bytes of prompt that ``slot`` is believed to have cached."""
-        return self._held_bytes[slot] if slot < len(self._held) else 0
+        return self._held[slot].bytes if slot < len(self._held) else 0
 
     def __len__(self) -> int:
         """Different blocks known, over all slots."""
@@ -120,32 +191,16 @@ class ApproximateIndex:
         if chain:
             _add(matched, alive, block_ends(depth + 1)[depth + 1])
 
-    def _trim(self, slot: int) -> None:
-        capacity = self._capacity_bytes[slot]
-        excess = self._held_bytes[slot] - capacity
-        if excess <= 0:
+    def _trim(self, held: _Held) -> None:
+        excess_bytes = held.bytes - held.capacity_bytes
+        if excess_bytes <= 0:
             return
-        excess += capacity // _TRIM
-        held = self._held[slot]
-        dropped = 0
-        freed_bytes = 0
-        for block_bytes in held.values():
-            if freed_bytes >= excess:
-                break
-            freed_bytes += block_bytes
-            dropped += 1
-        blocks = list(islice(held, dropped))
-        for block in blocks:
-            del held[block]
-        self._held_bytes[slot] -= freed_bytes
-        self._unmark(slot, blocks)
-        self._held[slot] = _tight(held)
+        self._unmark(held, held.drop(excess_bytes + held.capacity_bytes // _TRIM))
         self._next_shard = shard = (self._next_shard + 1) % _SHARDS
         self._masks[shard] = _tight(self._masks[shard])
 
-    def _unmark(self, slot: int, blocks: Iterable[int]) -> None:
-        bit = 1 << slot
-        masks = self._masks
+    def _unmark(self, held: _Held, blocks: Iterable[int]) -> None:
+        masks, bit = self._masks, held.bit
         for block in blocks:
             shard = masks[block % _SHARDS]
             others = shard[block] ^ bit
@@ -154,11 +209,10 @@ class ApproximateIndex:
             else:
                 del shard[block]
 
-    def _allocate(self, slot: int) -> None:
+    def _at(self, slot: int) -> _Held:
         while len(self._held) <= slot:
-            self._held.append({})
-            self._held_bytes.append(0)
-            self._capacity_bytes.append(self._default_capacity_bytes)
+            self._held.append(_Held(len(self._held), self._default_capacity_bytes))
+        return self._held[slot]
 
 
 def _tight(table: dict[int, int]) -> dict[int, int]:

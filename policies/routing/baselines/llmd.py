@@ -8,11 +8,13 @@ llm-d" (llm-d blog, August 2026).
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from policies.registry import register
 from policies.routing.baselines.baseline import Baseline, preferred_first
+from policies.routing.bounds import at_least, more_than, share
 from policies.routing.scorers import KvUsage, Lora, Prefix, Queue
 from policies.routing.types import Floats, PoolView, RoutingRequest, Slots
 
@@ -20,6 +22,7 @@ _QUEUE, _KV, _PREFIX, _LORA = Queue(), KvUsage(), Prefix(), Lora()
 
 
 @register("policy", "llm-d-legacy")
+@dataclass(kw_only=True, eq=False)
 class LlmdLegacy(Baseline):
     """The weighted blend that was llm-d's default until 2026: queue, KV, prefix, no-hit LRU, LoRA.
 
@@ -29,34 +32,30 @@ class LlmdLegacy(Baseline):
     everywhere.
     """
 
-    def __init__(
-        self,
-        *,
-        queue: float = 2.0,
-        kv: float = 2.0,
-        prefix: float = 3.0,
-        no_hit_lru: float = 2.0,
-        lora: float = 1.0,
-    ) -> None:
-        if min(queue, kv, prefix, no_hit_lru, lora) < 0:
+    queue: float = 2.0
+    kv: float = 2.0
+    prefix: float = 3.0
+    no_hit_lru: float = 2.0
+    lora: float = 1.0
+    _cold: dict[int, None] = field(init=False, default_factory=dict)
+    """Slots that got a request of which no candidate had anything cached, longest ago first."""
+    _is_cold: bool = field(init=False, default=False)
+    """Whether no candidate has anything cached of the request that was scored last."""
+
+    def __post_init__(self) -> None:
+        if min(self.queue, self.kv, self.prefix, self.no_hit_lru, self.lora) < 0:
             raise ValueError("weights must be 0 or more")
-        self._queue, self._kv, self._prefix = queue, kv, prefix
-        self._no_hit_lru, self._lora = no_hit_lru, lora
-        self._cold: dict[int, None] = {}
-        """Slots that got a request of which no candidate had anything cached, longest ago first."""
-        self._is_cold = False
-        """Whether no candidate has anything cached of the request that was scored last."""
 
     def scores(
         self, request: RoutingRequest, pool: PoolView, candidates: Slots, rng: random.Random
     ) -> Floats:
-        total = self._queue * _QUEUE.score(request, pool, candidates)
-        total += self._kv * _KV.score(request, pool, candidates)
-        total += self._prefix * _PREFIX.score(request, pool, candidates)
-        total += self._lora * _LORA.score(request, pool, candidates)
+        total = self.queue * _QUEUE.score(request, pool, candidates)
+        total += self.kv * _KV.score(request, pool, candidates)
+        total += self.prefix * _PREFIX.score(request, pool, candidates)
+        total += self.lora * _LORA.score(request, pool, candidates)
         self._is_cold = not request.matched_tokens.take(candidates).any()
-        if self._no_hit_lru and self._is_cold:
-            total += self._no_hit_lru * self._longest_ago(candidates)
+        if self.no_hit_lru and self._is_cold:
+            total += self.no_hit_lru * self._longest_ago(candidates)
         return total
 
     def chosen(self, request: RoutingRequest, slot: int) -> None:
@@ -79,6 +78,7 @@ class LlmdLegacy(Baseline):
 
 
 @register("policy", "llm-d-token-aware")
+@dataclass(frozen=True, kw_only=True)
 class LlmdTokenAware(Baseline):
     """Sticky until saturated: endpoints that have most of the prompt cached, by least load.
 
@@ -93,45 +93,36 @@ class LlmdTokenAware(Baseline):
     - ``requests`` (for long answers): requests in flight.
     """
 
-    def __init__(
-        self,
-        *,
-        affinity: float = 0.8,
-        max_ttft_penalty_s: float = 18.0,
-        peak_prefill_tokens_per_s: float = 15_928.0,
-        load: str = "tokens",
-    ) -> None:
-        if not 0 <= affinity <= 1:
-            raise ValueError(f"affinity must be a share from 0 to 1, got {affinity:g}")
-        if max_ttft_penalty_s < 0:
-            raise ValueError(f"max_ttft_penalty_s must be 0 or more, got {max_ttft_penalty_s:g}")
-        if peak_prefill_tokens_per_s <= 0:
-            raise ValueError(
-                f"peak_prefill_tokens_per_s must be more than 0, got {peak_prefill_tokens_per_s:g}"
-            )
-        if load not in ("tokens", "requests"):
-            raise ValueError(f"load must be tokens or requests, got {load!r}")
-        self._affinity = affinity
-        self._max_lead_tokens = max_ttft_penalty_s * peak_prefill_tokens_per_s
-        self._by_tokens = load == "tokens"
+    affinity: float = 0.8
+    max_ttft_penalty_s: float = 18.0
+    peak_prefill_tokens_per_s: float = 15_928.0
+    load: str = "tokens"
+
+    def __post_init__(self) -> None:
+        share(affinity=self.affinity)
+        at_least(0, max_ttft_penalty_s=self.max_ttft_penalty_s)
+        more_than(0, peak_prefill_tokens_per_s=self.peak_prefill_tokens_per_s)
+        if self.load not in ("tokens", "requests"):
+            raise ValueError(f"load must be tokens or requests, got {self.load!r}")
 
     def scores(
         self, request: RoutingRequest, pool: PoolView, candidates: Slots, rng: random.Random
     ) -> Floats:
         in_flight = pool.in_flight_prefill_tokens.take(candidates)
-        if self._by_tokens:
+        if self.load == "tokens":
             matched = request.matched_tokens.take(candidates)
             uncached = request.prompt_tokens - np.minimum(matched, request.prompt_tokens)
             scores = -(in_flight + uncached)
         else:
             scores = -pool.in_flight_requests.take(candidates)
-        sticky = _PREFIX.score(request, pool, candidates) >= self._affinity
+        sticky = _PREFIX.score(request, pool, candidates) >= self.affinity
         if not sticky.any() or sticky.all() or self._saturated(in_flight, sticky):
             return scores
         return preferred_first(candidates[sticky], candidates, scores)
 
     def _saturated(self, in_flight: Floats, sticky: np.typing.NDArray[np.bool_]) -> bool:
-        if self._max_lead_tokens == 0:  # llm-d: 0 never lets go
+        max_lead_tokens = self.max_ttft_penalty_s * self.peak_prefill_tokens_per_s
+        if max_lead_tokens == 0:  # llm-d: 0 never lets go
             return False
         lead = float(in_flight[sticky].min() - in_flight[~sticky].min())
-        return lead > self._max_lead_tokens
+        return lead > max_lead_tokens

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass
 
 import numpy as np
 
 from policies.registry import register
 from policies.routing.baselines.baseline import Baseline, preferred_first
+from policies.routing.bounds import at_least, share
 from policies.routing.scorers import Prefix
 from policies.routing.types import Floats, PoolView, RoutingRequest, Slots
 
@@ -16,6 +18,7 @@ _PREFIX = Prefix()
 
 
 @register("policy", "cache-aware")
+@dataclass(frozen=True, kw_only=True)
 class CacheAware(Baseline):
     """``cache_aware`` of vllm-router and sglang-router, with what their commands set by default.
 
@@ -25,56 +28,41 @@ class CacheAware(Baseline):
     the smallest tree).
     """
 
-    def __init__(
-        self,
-        *,
-        balance_abs: float = 64.0,
-        balance_rel: float = 1.5,
-        cache_threshold: float = 0.3,
-    ) -> None:
-        if balance_abs < 0:
-            raise ValueError(f"balance_abs must be 0 or more requests, got {balance_abs:g}")
-        if balance_rel < 1:
-            raise ValueError(f"balance_rel must be 1 or more, got {balance_rel:g}")
-        if not 0 <= cache_threshold <= 1:
-            raise ValueError(
-                f"cache_threshold must be a share from 0 to 1, got {cache_threshold:g}"
-            )
-        self._balance_abs = balance_abs
-        self._balance_rel = balance_rel
-        self._cache_threshold = cache_threshold
+    balance_abs: float = 64.0
+    balance_rel: float = 1.5
+    cache_threshold: float = 0.3
+
+    def __post_init__(self) -> None:
+        at_least(0, "requests", balance_abs=self.balance_abs)
+        at_least(1, balance_rel=self.balance_rel)
+        share(cache_threshold=self.cache_threshold)
 
     def scores(
         self, request: RoutingRequest, pool: PoolView, candidates: Slots, rng: random.Random
     ) -> Floats:
         load = pool.in_flight_requests.take(candidates)
         most, least = float(load.max()), float(load.min())
-        if most - least > self._balance_abs and most > self._balance_rel * least:
+        if most - least > self.balance_abs and most > self.balance_rel * least:
             return -load
         matched = request.matched_tokens.take(candidates)
         longest = float(matched.max())
-        if longest <= self._cache_threshold * request.prompt_tokens:
+        if longest <= self.cache_threshold * request.prompt_tokens:
             return -load
         return preferred_first(candidates[matched == longest], candidates, -load)
 
 
 @register("policy", "cache-aware-library")
+@dataclass(frozen=True, kw_only=True)
 class CacheAwareLibrary(CacheAware):
     """``cache-aware`` with the defaults of the routers' own library instead of their commands."""
 
-    def __init__(
-        self,
-        *,
-        balance_abs: float = 32.0,
-        balance_rel: float = 1.1,
-        cache_threshold: float = 0.5,
-    ) -> None:
-        super().__init__(
-            balance_abs=balance_abs, balance_rel=balance_rel, cache_threshold=cache_threshold
-        )
+    balance_abs: float = 32.0
+    balance_rel: float = 1.1
+    cache_threshold: float = 0.5
 
 
 @register("policy", "aibrix-prefix-cache")
+@dataclass(frozen=True, kw_only=True)
 class AibrixPrefixCache(Baseline):
     """AIBrix's ``prefix-cache``: the longest match among endpoints that are not overloaded.
 
@@ -84,27 +72,27 @@ class AibrixPrefixCache(Baseline):
     fewer requests. When there is none: least requests.
     """
 
-    def __init__(self, *, imbalance: float = 8.0, sigmas: float = 1.0) -> None:
-        if imbalance < 0:
-            raise ValueError(f"imbalance must be 0 or more requests, got {imbalance:g}")
-        if sigmas < 0:
-            raise ValueError(f"sigmas must be 0 or more, got {sigmas:g}")
-        self._imbalance = imbalance
-        self._sigmas = sigmas
+    imbalance: float = 8.0
+    sigmas: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(0, "requests", imbalance=self.imbalance)
+        at_least(0, sigmas=self.sigmas)
 
     def scores(
         self, request: RoutingRequest, pool: PoolView, candidates: Slots, rng: random.Random
     ) -> Floats:
         load = pool.in_flight_requests.take(candidates)
-        if np.ptp(load) > self._imbalance:
+        if np.ptp(load) > self.imbalance:
             return -load
         percent = np.floor(100.0 * _PREFIX.score(request, pool, candidates))
-        percent[load > load.mean() + self._sigmas * load.std()] = 0.0
+        percent[load > load.mean() + self.sigmas * load.std()] = 0.0
         # A percent outweighs any difference in requests.
         return percent * (np.ptp(load) + 1.0) - load
 
 
 @register("policy", "dynamo")
+@dataclass(frozen=True, kw_only=True)
 class Dynamo(Baseline):
     """NVIDIA Dynamo's KV router: least ``overlap_weight`` x prefill blocks + decode blocks.
 
@@ -114,18 +102,13 @@ class Dynamo(Baseline):
     are drawn by a softmax over costs scaled to 0..1.
     """
 
-    def __init__(
-        self, *, overlap_weight: float = 1.0, block_tokens: int = 16, temperature: float = 0.0
-    ) -> None:
-        if overlap_weight < 0:
-            raise ValueError(f"overlap_weight must be 0 or more, got {overlap_weight:g}")
-        if block_tokens < 1:
-            raise ValueError(f"block_tokens must be 1 or more, got {block_tokens}")
-        if temperature < 0:
-            raise ValueError(f"temperature must be 0 or more, got {temperature:g}")
-        self._overlap_weight = overlap_weight
-        self._block_tokens = block_tokens
-        self._temperature = temperature
+    overlap_weight: float = 1.0
+    block_tokens: int = 16
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least(0, overlap_weight=self.overlap_weight, temperature=self.temperature)
+        at_least(1, block_tokens=self.block_tokens)
 
     def scores(
         self, request: RoutingRequest, pool: PoolView, candidates: Slots, rng: random.Random
@@ -133,12 +116,12 @@ class Dynamo(Baseline):
         matched = np.minimum(request.matched_tokens.take(candidates), request.prompt_tokens)
         prefill = pool.in_flight_prefill_tokens.take(candidates) + request.prompt_tokens - matched
         decode = pool.in_flight_kv_tokens.take(candidates)
-        cost: Floats = (self._overlap_weight * prefill + decode) / self._block_tokens
-        if self._temperature == 0:
+        cost: Floats = (self.overlap_weight * prefill + decode) / self.block_tokens
+        if self.temperature == 0:
             best: Floats = -cost
             return best
         spread = float(np.ptp(cost)) or 1.0
-        logits: Floats = -(cost - cost.min()) / spread / self._temperature
+        logits: Floats = -(cost - cost.min()) / spread / self.temperature
         # The largest of logit + Gumbel noise is a draw from the softmax of the logits.
         noise = [-math.log(-math.log(rng.random() or 5e-324)) for _ in range(logits.size)]
         drawn: Floats = logits + np.array(noise)
@@ -156,5 +139,5 @@ class ProductionStack(Baseline):
         load = pool.in_flight_requests.take(candidates)
         mean = float(load.mean())
         excess: Floats = (load - mean) / max(1.0, mean)
-        share = _PREFIX.score(request, pool, candidates)
-        return share - excess
+        matched = _PREFIX.score(request, pool, candidates)
+        return matched - excess

@@ -7,8 +7,8 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from gateway.control.report import WorkerReport
 from gateway.control.reporter import EndpointReporter
+from gateway.control.server import WorkerReport
 from picker.state.endpoints import EndpointKey, EndpointSpec, PoolState
 from picker.state.models import ServedModel
 from picker.wire import control_pb2

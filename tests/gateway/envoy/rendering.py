@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.config.schema.envoy import EnvoyProxy
+from gateway.config.schema.sections import EnvoyProxy
 from gateway.envoy.proxy import binary
 
 Rendered = Callable[[str], Path]

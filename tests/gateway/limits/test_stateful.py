@@ -138,7 +138,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.now_ms += ms
         self.run(self.set_clock())
         self.model.set_clock(ms, with_leases=self.server is not None)
-        assert self.run(self.store.release("acme", id_)) == self.model.settle(id_, {})
+        assert self.run(self.store.settle("acme", id_, {})) == self.model.settle(id_, {})
         self.look()
 
     @rule(which=st.sampled_from([0, 4, 5, 7]), variant=st.integers(0, 3))

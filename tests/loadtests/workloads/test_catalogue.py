@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from loadtests.workloads.arrivals import Stage
-from loadtests.workloads.bodies import chat_body, completions_body, headers
+from loadtests.workloads.bodies import body as body_of
+from loadtests.workloads.bodies import headers
 from loadtests.workloads.catalogue import (
     CATALOGUE,
     SAAS_LADDER,
@@ -188,13 +189,13 @@ def test_the_command_writes_the_same_bytes(tmp_path: Path) -> None:
 
 def test_bodies_say_what_the_request_says() -> None:
     request = requests_of(lora_mix(1), 1)[0]
-    body = chat_body(request, "base")
+    body = body_of(request, "base", "chat")
     assert body["model"] == request.adapter
     assert body["max_tokens"] == request.output_tokens
     assert [message["role"] for message in request.prompt.messages()] == ["system", "user"]
-    assert completions_body(request, "base")["prompt"] == request.prompt.text()
+    assert body_of(request, "base", "completions")["prompt"] == request.prompt.text()
     assert headers(request) == {"x-session-id": request.session}
-    assert completions_body(requests_of(reasoning(1), 1)[0], "base")["model"] == "base"
+    assert body_of(requests_of(reasoning(1), 1)[0], "base", "completions")["model"] == "base"
 
 
 def test_a_load_is_open_or_closed() -> None:

@@ -11,7 +11,7 @@ import pytest
 from picker.flight.aftermath import SUSPECT_S
 from picker.flight.prefill import PrefillSpeed
 from picker.request.role import Role
-from picker.seams.peers import Load
+from picker.seams.peers import Loads
 from picker.settings import PickerSettings, PoolSettings
 from policies import registry
 from policies.limits.prices import Usage
@@ -178,10 +178,14 @@ async def test_the_speed_of_prefills_is_learned_where_they_are_done() -> None:
     assert made.picker.flights.ledger.speed(POOL).tokens_per_s == expected.tokens_per_s
 
 
+def one_request(number: int) -> Loads:
+    return Loads(POOL, [address(number)], np.array([[1.0, 0.0, 100.0]]))
+
+
 async def test_an_idle_engine_may_not_have_got_the_last_request_of_a_picker_that_died() -> None:
     made = fleet()
     made.picker.flights.pickers_live(["p0", "p1"])
-    made.picker.flights.peer_load("p1", Load(POOL, address(1), 1.0, 0.0, 100.0))
+    made.picker.flights.peer_loads("p1", one_request(1))
     made.picker.flights.pickers_live(["p0"])
     made.clock.now_s += 1.0
     made.report(1)
@@ -190,7 +194,7 @@ async def test_an_idle_engine_may_not_have_got_the_last_request_of_a_picker_that
     made.clock.now_s += 5.0
     made.report(1)
     assert made.under_way(1) == 0
-    made.picker.flights.peer_load("p1", Load(POOL, address(2), 1.0, 0.0, 100.0))
+    made.picker.flights.peer_loads("p1", one_request(2))
     made.picker.flights.pickers_live(["p0"])
     made.clock.now_s += SUSPECT_S
     made.picker.flights.tick()

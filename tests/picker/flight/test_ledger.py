@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.request.role import Role
-from picker.seams.peers import Load
+from picker.seams.peers import ALL
 from picker.state.endpoints import EndpointSpec, PoolState
 
 A, B = "10.0.0.1:8000", "10.0.0.2:8000"
@@ -157,77 +157,48 @@ def test_a_pool_that_is_gone_does_not_break_closing() -> None:
     assert columns(again) == (0, 0, 0)
 
 
-def test_loads_of_other_pickers_add_up_and_replace_what_they_were() -> None:
-    pool, ledger = fresh()
-    leg = send(ledger, "r1", prompt=1_000, output=0)
-    ledger.peer_load("p", Load("chat", A, 2, 500, 900))
-    ledger.peer_load("q", Load("chat", A, 1, 100, 100))
-    assert columns(pool) == (4, 1_600, 2_000)
-    ledger.peer_load("p", Load("chat", A, 1, 0, 400))
-    assert columns(pool) == (3, 1_100, 1_500)
-    ledger.peer_load("p", Load("chat", "10.9.9.9:1", 1, 1, 1))  # not known here
-    ledger.forget_peer("q")
-    ledger.close(leg)
-    assert columns(pool) == (1, 0, 400)
-    assert ledger.peers() == {"p"}
-    ledger.peer_load("p", Load("chat", A, 0, 0, 0))
-    assert columns(pool) == (0, 0, 0)
-    assert not ledger.peers()
-
-
-def test_a_prefill_waits_for_those_of_other_pickers() -> None:
-    _, ledger = fresh()
-    alone_s = send(ledger, "r1", prompt=80).prefill_due_s
-    ledger.peer_load("p", Load("chat", B, 1, ledger.speed("chat").tokens_per_s, 0))
-    assert send(ledger, "r2", B, prompt=80).prefill_due_s == pytest.approx(alone_s + 1.0)
-
-
-def test_what_a_dead_picker_had_sent_goes_away_request_by_request() -> None:
-    pool, ledger = fresh()
-    ledger.peer_load("dead", Load("chat", A, 2, 100, 300))
-    assert ledger.left_behind({"alive"}, "chat", A) == 2
-    assert ledger.left_behind({"dead"}, "chat", A) == 0
-    ledger.peer_request_ended("dead", A)
-    assert columns(pool) == (1, 50, 150)
-    ledger.peer_request_ended("dead", A)
-    ledger.peer_request_ended("dead", A)
-    assert columns(pool) == (0, 0, 0)
-    ledger.peer_load("dead", Load("chat", A, 2, 100, 300))
-    ledger.forget_peers({"dead"}, "chat", A)
-    assert columns(pool)[0] == 2
-    ledger.forget_peers({"alive"}, "chat", A)
-    assert columns(pool) == (0, 0, 0)
-
-
-def test_only_loads_that_changed_are_told() -> None:
+def test_only_loads_that_changed_are_reported() -> None:
     _, ledger = fresh()
     first = send(ledger, "r1", prompt=10, output=5)
     assert ledger.changed
-    assert list(ledger.loads()) == [Load("chat", A, 1, 10, 15)]
+    (loads,) = ledger.loads()
+    assert (loads.pool, loads.addresses, loads.complete) == ("chat", [A], None)
+    assert loads.rows.tolist() == [[1, 10, 15]]
     assert not ledger.changed
     assert list(ledger.loads()) == []
     send(ledger, "r2", B, prompt=10, output=5)
     ledger.close(first)
-    told = {load.address: load.requests for load in ledger.loads()}
-    assert told == {A: 0, B: 1}
-    assert [load.address for load in ledger.loads(everything=True)] == [B]
+    (loads,) = ledger.loads()
+    assert dict(zip(loads.addresses, loads.rows[:, 0].tolist(), strict=True)) == {A: 0, B: 1}
+
+
+def test_all_loads_are_reported_as_complete_of_every_pool() -> None:
+    _, ledger = fresh()
+    first, _ = send(ledger, "r1"), send(ledger, "r2", B)
+    ledger.close(first)
+    (loads,) = ledger.loads(everything=True)
+    assert (loads.addresses, loads.complete) == ([B], ALL)
+    assert list(ledger.loads()) == []
+    _, idle = fresh()
+    (loads,) = idle.loads(everything=True)
+    assert (loads.pool, loads.addresses, loads.complete) == ("chat", [], ALL)
+    assert loads.rows.shape == (0, 3)
 
 
 ADDRESSES = st.sampled_from([f"10.0.0.{n}:8000" for n in range(1, 5)])
 TOKENS = st.floats(0, 50_000)
-WHOLE = st.integers(0, 50_000).map(float)
-PEERS = st.sampled_from(["p", "q"])
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Columns equal the sum of open legs and foreign loads, whatever happens in whatever order."""
+    """Columns equal the sum of open legs, and reports the same by endpoint, whatever happens in
+    whatever order."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pool, self.ledger = fresh()
         self.now_s = 0.0
         self.open: list[Leg] = []
-        self.foreign: dict[tuple[str, str], Load] = {}
+        self.reported: dict[str, list[float]] = {}
         self.ids = 0
 
     @rule(address=ADDRESSES, prompt=TOKENS, uncached=TOKENS, output=TOKENS)
@@ -259,25 +230,23 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now_s += seconds
         self.ledger.settle_prefills(self.now_s)
 
-    @rule(peer=PEERS, address=ADDRESSES, requests=st.integers(0, 3), prefill=WHOLE, kv=WHOLE)
-    def hear(self, peer: str, address: str, requests: int, prefill: float, kv: float) -> None:
-        load = Load("chat", address, requests, prefill, kv)
-        self.ledger.peer_load(peer, load)
-        self.foreign.pop((peer, address), None)
-        if requests and address in self.pool.slot_of:
-            self.foreign[peer, address] = load
-
-    @rule(peer=PEERS)
-    def forget(self, peer: str) -> None:
-        self.ledger.forget_peer(peer)
-        self.foreign = {key: load for key, load in self.foreign.items() if key[0] != peer}
+    @rule(everything=st.booleans())
+    def report(self, everything: bool) -> None:
+        for loads in self.ledger.loads(everything=everything):
+            if loads.complete:
+                self.reported.clear()
+            self.reported.update(zip(loads.addresses, loads.rows.tolist(), strict=True))
+        sums: dict[str, list[float]] = {}
+        for leg in self.open:
+            row = sums.setdefault(leg.address, [0.0, 0.0, 0.0])
+            row[0] += 1
+            row[1] += 0 if leg.prefill_done else leg.uncached_tokens
+            row[2] += leg.prompt_tokens + leg.output_tokens
+        assert {a: row for a, row in self.reported.items() if row != [0, 0, 0]} == sums
 
     @rule(addresses=st.sets(ADDRESSES))
     def endpoints_change(self, addresses: set[str]) -> None:
-        changes = self.pool.sync([EndpointSpec(address) for address in sorted(addresses)])
-        for peer, address in list(self.foreign):
-            if address in changes.removed:
-                del self.foreign[peer, address]
+        self.pool.sync([EndpointSpec(address) for address in sorted(addresses)])
 
     @invariant()
     def columns_are_the_sums(self) -> None:
@@ -288,11 +257,6 @@ class LedgerMachine(RuleBasedStateMachine):
                 requests[leg.slot] += 1
                 prefill[leg.slot] += 0 if leg.prefill_done else leg.uncached_tokens
                 kv[leg.slot] += leg.prompt_tokens + leg.output_tokens
-        for (_, address), load in self.foreign.items():
-            slot = self.pool.slot_of[address]
-            requests[slot] += load.requests
-            prefill[slot] += load.prefill_tokens
-            kv[slot] += load.kv_tokens
         assert view.in_flight_requests.tolist() == requests.tolist()
         assert view.in_flight_prefill_tokens.tolist() == prefill.tolist()
         assert view.in_flight_kv_tokens.tolist() == kv.tolist()

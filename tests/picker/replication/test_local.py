@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import orjson
 import pytest
 
+from picker.prompt.blocks import hash_blocks
+from picker.prompt.forms import Form, read_prompt
 from picker.replication.local import LocalPeers
+from picker.request.answer import Decision
+from picker.request.report import Report
 from picker.seams.limiter import Limiter
 from picker.seams.peers import Sent
 from picker.state.cache.approximate import ApproximateIndex
@@ -21,7 +29,7 @@ from picker.state.models import ServedModel
 from picker.wire import state_pb2
 from policies.limits.prices import Usage
 from tests.picker.accounts import Accounts
-from tests.picker.fleet import IDLE, POOL, Fleet, address, chat, decided, end_of, fleet, head
+from tests.picker.fleet import IDLE, MODEL, POOL, Fleet, address, chat, decided, end_of, fleet, head
 from tests.picker.signals.replica import Heard
 
 
@@ -161,23 +169,25 @@ async def test_a_peer_that_does_not_read_costs_no_memory_and_hears_the_latest(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("picker.replication.local._MAX_BACKLOG", 8)
+    monkeypatch.setattr("picker.replication.local._MAX_ENDS", 8)
     made, peers = member(folder, 0, 2)
     peers.start(made.picker.flights)
     deaf = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     deaf.bind(str(folder / "1"))
     decision = await decided(made, chat())
     for number in range(5000):
+        peers.sent(Sent(POOL, address(1), [[number]]))
         peers.ended(end_of(decision, id=f"e-{number}"))
         peers._flush()
     assert peers.dropped_batches > 0
-    assert len(peers._others[folder / "1"]) == 8
+    assert len(peers._peers["1"].backlog) == len(peers._peers["1"].ends) == 8
     deaf.setblocking(False)
     last = ""
     async with asyncio.timeout(20):
         while last != "e-4999":
             try:
                 batch = state_pb2.Batch.FromString(deaf.recv(1 << 20))
-                last = batch.finished[-1].id
+                last = batch.ended[-1].id if batch.ended else last
             except BlockingIOError:
                 await asyncio.sleep(0.001)
     deaf.close()
@@ -187,8 +197,9 @@ async def test_a_peer_that_does_not_read_costs_no_memory_and_hears_the_latest(
 async def test_garbage_is_counted_and_harmless(group: Group, folder: Path) -> None:
     made, peers = group.fleets[0], group.peers[0]
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    good = state_pb2.Load(pool=POOL, address=address(1), requests=1, kv_tokens=5)
-    unknown = state_pb2.Load(pool="elsewhere", address="nowhere", requests=1)
+    row = np.array([1.0, 0.0, 5.0]).tobytes()
+    unknown = state_pb2.Loads(pool="elsewhere", addresses=["nowhere"], numbers=row)
+    good = state_pb2.Loads(pool=POOL, addresses=["nowhere", address(1)], numbers=row * 2)
     batch = state_pb2.Batch(picker="q", loads=[unknown, good])
     for data in (b"\xff" * 100, b"", batch.SerializeToString()):
         sender.sendto(data, str(folder / "0"))
@@ -214,6 +225,185 @@ async def test_after_stop_the_picker_is_alone(folder: Path) -> None:
     made.picker.complete(end_of(decision))
     assert made.is_settled
     assert not (folder / "0").exists()
+
+
+# -- the same picture
+
+
+@pytest.fixture
+def quick_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("picker.replication.local._BEAT_S", 0.05)
+
+
+def picture(made: Fleet) -> list[list[float]]:
+    """In-flight columns by address: requests, prefill tokens, KV tokens."""
+    state = made.picker.pools.states[POOL]
+    view = state.view
+    slots = [state.slot_of[one] for one in sorted(state.slot_of)]
+    return [
+        column[slots].tolist()
+        for column in (
+            view.in_flight_requests,
+            view.in_flight_prefill_tokens,
+            view.in_flight_kv_tokens,
+        )
+    ]
+
+
+def summed(fleets: list[Fleet]) -> list[list[float]]:
+    """The picture of all requests under way, from each picker's own."""
+    total = np.zeros((3, len(fleets[0].picker.pools.states[POOL].slot_of)))
+    order = sorted(fleets[0].picker.pools.states[POOL].slot_of)
+    for made in fleets:
+        for entry in made.picker.flights._entries.values():
+            leg = entry.answering
+            prefill_tokens = 0 if leg.prefill_done else leg.uncached_tokens
+            kv_tokens = leg.prompt_tokens + leg.output_tokens
+            total[:, order.index(leg.address)] += 1, prefill_tokens, kv_tokens
+    return [column.tolist() for column in total]
+
+
+async def traffic(group: Group, rng: random.Random, count: int) -> list[list[int]]:
+    """Conversations over all pickers; some requests end, some at another picker than they began
+    at. Returns the prompts' blocks."""
+    said = [f"{rng.random()} " * 60 for _ in range(6)]
+    under_way: list[tuple[Decision, str]] = []
+    chains: list[list[int]] = []
+    for _ in range(count):
+        at = rng.choice(group.fleets)
+        topic = rng.randrange(len(said))
+        said[topic] += f"{rng.random()} " * 20
+        body = chat(said[topic])
+        chains += hash_blocks(read_prompt(Form.CHAT, orjson.loads(body)), model=MODEL).chains
+        session = head(x_session_id=str(topic)) if topic % 2 else head()
+        under_way.append((await decided(at, body, session), at.picker.id))
+        if rng.random() < 0.6:
+            decision, owner = under_way.pop(rng.randrange(len(under_way)))
+            rng.choice(group.fleets).picker.complete(end_of(decision, owner=owner))
+        if rng.random() < 0.2:
+            await asyncio.sleep(0.002)
+    return chains
+
+
+async def same_picture(group: Group) -> None:
+    await until(lambda: all(picture(one) == summed(group.fleets) for one in group.fleets))
+
+
+async def test_all_have_the_picture_that_one_picker_alone_would_have(group: Group) -> None:
+    chains = await traffic(group, random.Random(1), 150)
+    await same_picture(group)
+    for chain in chains:
+        matches = [matched(one, chain) for one in group.fleets]
+        assert any(matches[0])
+        assert matches == [matches[0]] * len(matches)
+
+
+def matched(made: Fleet, chain: list[int]) -> list[float]:
+    cache = made.picker.pools[POOL].cache
+    assert isinstance(cache, ApproximateIndex)
+    return list(cache.matched_bytes([chain], 3))
+
+
+async def test_losses_heal(
+    group: Group, quick_beats: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(2)
+    send = LocalPeers._send
+
+    def lose(self: LocalPeers, peer: Any, data: bytes) -> None:
+        if rng.random() < 0.5 or state_pb2.Batch.FromString(data).ended:
+            send(self, peer, data)
+
+    monkeypatch.setattr(LocalPeers, "_send", lose)
+    await traffic(group, rng, 100)
+    await asyncio.sleep(0.1)
+    monkeypatch.setattr(LocalPeers, "_send", send)
+    await same_picture(group)
+
+
+async def test_an_endpoint_that_only_one_knows_is_left_out_until_all_do(
+    group: Group, quick_beats: None
+) -> None:
+    first, *rest = group.fleets
+    for one in rest:
+        one.sync([1, 2])
+    for number in range(20):
+        await decided(first, chat(f"{number} " * 50))
+    wanted = picture(first)
+    assert wanted[0][2] > 0
+    await until(lambda: all(one.in_flight() == sum(wanted[0][:2]) for one in rest))
+    for one in rest:
+        one.sync([1, 2, 3])
+        one.report(3)
+    await same_picture(group)
+
+
+async def test_only_the_owner_hears_of_an_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [member(folder, index, 3) for index in range(3)]
+    heard: list[tuple[str, str]] = []
+    for made, peers in members:
+        take = made.picker.flights.peer_ended
+
+        def note(report: Report, name: str = made.picker.id, take: Any = take) -> None:
+            heard.append((name, report.id))
+            take(report)
+
+        monkeypatch.setattr(made.picker.flights, "peer_ended", note)
+        peers.start(made.picker.flights)
+    await until(lambda: all(len(peers.readings.members) == 3 for _, peers in members))
+    (owner, _), (other, _), (_, last_peers) = members
+    decision = await decided(owner, chat())
+    other.picker.complete(end_of(decision))
+    await until(lambda: owner.is_settled)
+    assert heard == [("p0", decision.id)]
+    last_peers.stop()  # an end of one that has gone is for all
+    other.picker.complete(end_of(decision, id="p2-1", owner="p2"))
+    await until(lambda: ("p0", "p2-1") in heard)
+    for _, peers in members[:2]:
+        peers.stop()
+
+
+async def test_an_end_that_was_on_its_way_to_a_dead_owner_is_for_the_others(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [member(folder, index, 3) for index in range(3)]
+    heard: list[str] = []
+    monkeypatch.setattr(
+        members[2][0].picker.flights, "peer_ended", lambda report: heard.append(report.id)
+    )
+    for made, peers in members:
+        peers.start(made.picker.flights)
+    (dead, dead_peers), (other, other_peers), (_, third_peers) = members
+    await until(lambda: all(len(peers.readings.members) == 3 for _, peers in members))
+    decision = await decided(dead, chat())
+    asyncio.get_running_loop().remove_reader(dead_peers._socket)
+    dead_peers._socket.close()  # killed, without a word
+    other.picker.complete(end_of(decision))
+    await until(lambda: heard == [decision.id])
+    assert "0" not in other_peers.readings.members
+    for peers in (other_peers, third_peers):
+        peers.stop()
+
+
+async def test_what_a_killed_picker_had_in_flight_goes_away(group: Group) -> None:
+    owner, *rest = group.fleets
+    decision = await decided(owner, chat())
+    await until(lambda: all(one.in_flight() == 1 for one in group.fleets))
+    for one in rest:
+        one.picker.flights.pickers_live([each.picker.id for each in rest])
+        one.clock.now_s += 1
+        assert one.in_flight() == 1
+        assert one.picker.flights.under_way(POOL, decision.addresses[0]) == 1
+    first, *others = rest
+    first.clock.now_s += 5  # by then its engine must have had the last request
+    first.report(int(decision.addresses[0].split(".")[3].split(":")[0]))  # its engine is idle
+    assert first.in_flight() == 0
+    for one in others:
+        one.clock.now_s += 400
+        one.picker.flights.tick()
+        assert one.in_flight() == 0
 
 
 # -- who lives
@@ -282,16 +472,20 @@ async def test_what_one_has_read_reaches_the_others(group: Group) -> None:
         assert sink.failed == [(address(2), "refused")]
 
 
-async def test_readings_that_do_not_fit_lose_only_themselves(group: Group, folder: Path) -> None:
+async def test_parts_of_a_batch_that_do_not_fit_lose_only_themselves(
+    group: Group, folder: Path
+) -> None:
     made, peers = group.fleets[0], group.peers[0]
     peers.readings.listen(Heard())
     batch = state_pb2.Batch(picker="x")
     batch.readings.add(pool=POOL, addresses=["a", "b"], numbers=bytes(8))
-    batch.loads.add(pool=POOL, address=address(1), requests=1, kv_tokens=5)
+    batch.sent.add(pool=POOL, addresses=["x", "y"])
+    row = np.array([1.0, 0.0, 5.0]).tobytes()
+    batch.loads.add(pool=POOL, addresses=[address(1)], numbers=row)
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sender.sendto(batch.SerializeToString(), str(folder / "0"))
     await until(lambda: made.in_flight() == 1)
-    assert peers.unreadable == 1
+    assert peers.unreadable == 2
     sender.close()
 
 
@@ -365,7 +559,7 @@ async def test_separate_processes(folder: Path, size: int) -> None:
                 await one.until(in_flight=1)
         group[1] = await Process.start(folder, 1, size)
         await owner.do("decide", text="y", session="u")
-        await group[1].until(in_flight=1)
+        await group[1].until(in_flight=2)
     finally:
         for one in group:
             await one.end()

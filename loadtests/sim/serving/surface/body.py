@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Never
+from typing import Never, TypeVar
 
 import orjson
 
 _DEEPEST = 200
 """Depth of nested objects and lists: orjson reads deeper ones than it writes."""
+
+T = TypeVar("T")
 
 
 class ApiError(Exception):
@@ -27,28 +29,18 @@ class ApiError(Exception):
         self.kind = kind
         self.param = param
 
-    def openai(self) -> bytes:
+    def openai(self) -> Mapping[str, object]:
         """The body as vLLM's OpenAI endpoints send it."""
-        return orjson.dumps(
-            {
-                "error": {
-                    "message": self.message,
-                    "type": self.kind,
-                    "param": self.param,
-                    "code": int(self.status),
-                }
-            }
-        )
+        error = {"message": self.message, "type": self.kind, "param": self.param}
+        return {"error": {**error, "code": int(self.status)}}
 
-    def plain(self) -> bytes:
+    def plain(self) -> Mapping[str, object]:
         """The body when no endpoint is reached."""
-        return orjson.dumps({"detail": self.message})
+        return {"detail": self.message}
 
-    def anthropic(self) -> bytes:
+    def anthropic(self) -> Mapping[str, object]:
         """The body as /v1/messages sends it."""
-        return orjson.dumps(
-            {"type": "error", "error": {"type": self.kind, "message": self.message}}
-        )
+        return {"type": "error", "error": {"type": self.kind, "message": self.message}}
 
 
 def not_found(message: str, param: str | None = None) -> ApiError:
@@ -93,46 +85,32 @@ class Body:
 
     def text(self, name: str, default: str = "") -> str:
         """A string."""
-        value = self._values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            self._wrong(name, "a valid string", value)
-        return value
+        value = self._typed(name, str, "a valid string")
+        return default if value is None else value
 
     def flag(self, name: str, default: bool = False) -> bool:
         """True or false."""
-        value = self._values.get(name)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            self._wrong(name, "a valid boolean", value)
-        return value
+        value = self._typed(name, bool, "a valid boolean")
+        return default if value is None else value
 
     def integer(
         self, name: str, default: int | None = None, *, least: int, most: int | None = None
     ) -> int | None:
         """An integer of at least `least` and at most `most`."""
-        value = self._values.get(name)
+        value = self._typed(name, int, "a valid integer")
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int):
-            self._wrong(name, "a valid integer", value)
-        if value < least:
-            raise ApiError(f"{name} must be at least {least}, got {value}.", param=name)
+        _at_least(name, value, least)
         if most is not None and value > most:
             raise ApiError(f"{name} must be at most {most}, got {value}.", param=name)
         return value
 
     def number(self, name: str, default: float, *, least: float) -> float:
         """A number of at least `least`."""
-        value = self._values.get(name)
+        value = self._typed(name, (int, float), "a valid number")
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            self._wrong(name, "a valid number", value)
-        if value < least:
-            raise ApiError(f"{name} must be at least {least}, got {value}.", param=name)
+        _at_least(name, value, least)
         return float(value)
 
     def strings(self, name: str) -> tuple[str, ...]:
@@ -148,12 +126,7 @@ class Body:
 
     def part(self, name: str) -> "Body":
         """An object; empty when absent."""
-        value = self._values.get(name)
-        if value is None:
-            return Body({})
-        if not isinstance(value, dict):
-            self._wrong(name, "a valid dictionary", value)
-        return Body(value)
+        return Body(self._typed(name, dict, "a valid dictionary") or {})
 
     def objects(self, name: str) -> list[Mapping[str, object]]:
         """A list of objects with at least one entry; ApiError when absent."""
@@ -164,6 +137,19 @@ class Body:
             raise ApiError(f"{name}: List should have at least 1 item", param=name)
         return value
 
+    def _typed(self, name: str, kind: type[T] | tuple[type[T], ...], wanted: str) -> T | None:
+        value = self._values.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            self._wrong(name, wanted, value)
+        return value
+
     @staticmethod
     def _wrong(name: str, wanted: str, value: object) -> Never:
         raise ApiError(f"{name}: Input should be {wanted}, got {value!r:.80}", param=name)
+
+
+def _at_least(name: str, value: float, least: float) -> None:
+    if value < least:
+        raise ApiError(f"{name} must be at least {least}, got {value}.", param=name)

@@ -6,6 +6,7 @@ from loadtests.sim.serving import tokens
 from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import Body
 from loadtests.sim.serving.surface.choices import ChoiceFormat, answer
+from loadtests.sim.serving.surface.reply import Reply
 
 _FORMAT = ChoiceFormat(
     id_prefix="chatcmpl",
@@ -34,9 +35,7 @@ _FORMAT = ChoiceFormat(
 )
 
 
-async def chat_completions(
-    replica: SimulatedReplica, request: web.BaseRequest
-) -> web.StreamResponse:
+async def chat_completions(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Answer a conversation, streamed or whole."""
     body = Body.parse(await request.read())
     prompt = tokens.render_chat(

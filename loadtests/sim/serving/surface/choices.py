@@ -14,7 +14,7 @@ from loadtests.sim.serving.surface.generation import (
     Sampling,
     choices_wanted,
 )
-from loadtests.sim.serving.surface.reply import json_reply
+from loadtests.sim.serving.surface.reply import Reply
 from loadtests.sim.serving.tokens import Tokens
 
 _DONE = b"data: [DONE]\n\n"
@@ -57,7 +57,7 @@ async def answer(
     prompts: Sequence[Tokens],
     max_tokens: int | None,
     form: ChoiceFormat,
-) -> web.StreamResponse:
+) -> Reply:
     """Generate and reply, streamed or whole. Raises ApiError."""
     sampling = Sampling.read(body, max_tokens, choices=choices_wanted(body))
     if body.get("stream_options") is not None and not body.flag("stream"):
@@ -72,7 +72,7 @@ async def answer(
         stream = _ChoiceStream(generation, form, usage=usage, usage_so_far=usage_so_far)
         return await generation.stream(request, stream)
     await generation.run()
-    return json_reply(_whole(generation, form), request)
+    return _whole(generation, form)
 
 
 def _identity(generation: Generation, kind: str) -> dict[str, object]:

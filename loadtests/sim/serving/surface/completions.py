@@ -6,6 +6,7 @@ from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import Body
 from loadtests.sim.serving.surface.choices import ChoiceFormat, answer
 from loadtests.sim.serving.surface.prompts import read_prompts
+from loadtests.sim.serving.surface.reply import Reply
 
 _DEFAULT_MAX_TOKENS = 16
 _FORMAT = ChoiceFormat(
@@ -23,7 +24,7 @@ _FORMAT = ChoiceFormat(
 )
 
 
-async def completions(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def completions(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Continue one or several prompts, streamed or whole."""
     body = Body.parse(await request.read())
     prompts = read_prompts(body.need("prompt"), "prompt")

@@ -7,15 +7,15 @@ from loadtests.sim.serving.faults import Fault, Metrics, parse
 from loadtests.sim.serving.metrics import render
 from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, not_found
-from loadtests.sim.serving.surface.reply import json_reply
+from loadtests.sim.serving.surface.reply import Reply
 
 
-async def list_faults(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def list_faults(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Faults that were given and not taken back."""
-    return json_reply({"faults": replica.faults.describe()}, request)
+    return {"faults": replica.faults.describe()}
 
 
-async def give_faults(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def give_faults(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Give one fault, or a list of them; if one is wrong, none is given. Replies with their ids."""
     data = await request.read()
     try:
@@ -25,12 +25,10 @@ async def give_faults(replica: SimulatedReplica, request: web.BaseRequest) -> we
     several = document if isinstance(document, list) else [document]
     faults = [_read(replica, each) for each in several]
     given = [replica.faults.add(fault).describe() for fault in faults]
-    return json_reply({"faults": given}, request)
+    return {"faults": given}
 
 
-async def take_back_faults(
-    replica: SimulatedReplica, request: web.BaseRequest
-) -> web.StreamResponse:
+async def take_back_faults(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Take back the faults named by ?id=, or all. Replies with those that are left."""
     ids = request.query.getall("id", [])
     known = {each["id"] for each in replica.faults.describe()}

@@ -135,7 +135,7 @@ class Generation:
         self._prompts = len(prompts)
         self._replica = replica
         for prompt in prompts:
-            limits = _limits(sampling, tokens.count(prompt), replica.max_model_tokens)
+            limits = _limits(sampling, tokens.count(prompt), replica.limits.max_model_len)
             for choice in range(sampling.choices):
                 answer = write_answer(
                     prompt,
@@ -158,7 +158,7 @@ class Generation:
 
     def usage(self) -> GenerationUsage:
         """Tokens so far."""
-        block_tokens = self._replica.block_tokens
+        block_tokens = self._replica.limits.block_size_tokens
         firsts = [choice.job for choice in self.choices[:: len(self.choices) // self._prompts]]
         cached_tokens = sum(job.cached_tokens for job in firsts)
         full_tokens = sum(job.prompt_tokens // block_tokens * block_tokens for job in firsts)
@@ -171,11 +171,7 @@ class Generation:
 
     async def run(self) -> None:
         """Run until all choices are finished; when cancelled, nothing stays in the engine."""
-        submission = self._replica.engine.submit([choice.job for choice in self.choices])
-        try:
-            await submission.finished()
-        finally:
-            submission.abort()
+        await self._replica.engine.complete([choice.job for choice in self.choices])
 
     async def stream(
         self, request: web.BaseRequest, stream_format: StreamFormat

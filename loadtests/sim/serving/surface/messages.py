@@ -14,11 +14,11 @@ from loadtests.sim.serving.surface.generation import (
     Sampling,
     find_model,
 )
-from loadtests.sim.serving.surface.reply import json_reply
+from loadtests.sim.serving.surface.reply import Reply
 from loadtests.sim.serving.tokens import Tokens
 
 
-async def messages(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def messages(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Answer a conversation, streamed or whole."""
     body = Body.parse(await request.read())
     max_tokens = body.integer("max_tokens", least=1)
@@ -30,30 +30,24 @@ async def messages(replica: SimulatedReplica, request: web.BaseRequest) -> web.S
         return await generation.stream(request, _MessageStream(generation))
     await generation.run()
     answer = generation.choices[0].answer
-    return json_reply(
-        _message(generation)
-        | {
-            "content": [{"type": "text", "text": answer.text}],
-            "stop_reason": _stop_reason(generation.choices[0]),
-            "stop_sequence": answer.stop_reason,
-            "usage": _final_usage(generation),
-        },
-        request,
-    )
+    return {
+        **_message(generation),
+        "content": [{"type": "text", "text": answer.text}],
+        "stop_reason": _stop_reason(generation.choices[0]),
+        "stop_sequence": answer.stop_reason,
+        "usage": _final_usage(generation),
+    }
 
 
-async def count_tokens(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def count_tokens(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Length of a conversation in tokens."""
     body = Body.parse(await request.read())
     find_model(replica, body)
     counted = tokens.count(_prompt(body))
-    return json_reply(
-        {
-            "input_tokens": counted,
-            "context_management": {"original_input_tokens": counted},
-        },
-        request,
-    )
+    return {
+        "input_tokens": counted,
+        "context_management": {"original_input_tokens": counted},
+    }
 
 
 def _prompt(body: Body) -> Tokens:

@@ -8,22 +8,22 @@ from pydantic import BaseModel
 from loadtests.sim.serving.metrics import render
 from loadtests.sim.serving.replica import VERSION, SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, not_found
-from loadtests.sim.serving.surface.reply import json_reply
+from loadtests.sim.serving.surface.reply import Reply
 from loadtests.sim.serving.surface.validation import read_json, read_query
 
 
-async def health(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def health(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """200 while the engine lives, 503 when the engine is dead."""
     alive = not replica.engine.dead.is_set()
     return web.Response(status=HTTPStatus.OK if alive else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-async def version(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def version(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """The vLLM version that is followed."""
-    return json_reply({"version": VERSION}, request)
+    return {"version": VERSION}
 
 
-async def metrics(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def metrics(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """The Prometheus page, or what a fault makes of it."""
     page = await replica.faults.metrics(render(replica))
     return web.Response(
@@ -31,23 +31,23 @@ async def metrics(replica: SimulatedReplica, request: web.BaseRequest) -> web.St
     )
 
 
-async def load(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def load(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """The number of requests in the server."""
     engine = replica.engine
-    return json_reply({"server_load": engine.running_requests + engine.waiting_requests}, request)
+    return {"server_load": engine.running_requests + engine.waiting_requests}
 
 
-async def list_models(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def list_models(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Names of the base model, then the adapters with their parent."""
     cards = [
-        _card(replica, name, replica.base_model, None, replica.max_model_tokens)
+        _card(replica, name, replica.base_model, None, replica.limits.max_model_len)
         for name in replica.settings.models
     ]
     cards += [
         _card(replica, name, path, replica.base_model, None)
         for name, path in replica.adapter_paths.items()
     ]
-    return json_reply({"object": "list", "data": cards}, request)
+    return {"object": "list", "data": cards}
 
 
 class _Load(BaseModel):
@@ -64,9 +64,7 @@ class _Reset(BaseModel):
     reset_running_requests: bool = False
 
 
-async def load_lora_adapter(
-    replica: SimulatedReplica, request: web.BaseRequest
-) -> web.StreamResponse:
+async def load_lora_adapter(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Serve an adapter from now on; the engine is stopped while its weights are loaded."""
     _need_loras(replica)
     wanted = await read_json(_Load, request)
@@ -79,9 +77,7 @@ async def load_lora_adapter(
     return web.Response(text=f"Success: LoRA adapter '{name}' added successfully.")
 
 
-async def unload_lora_adapter(
-    replica: SimulatedReplica, request: web.BaseRequest
-) -> web.StreamResponse:
+async def unload_lora_adapter(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Stop serving an adapter; its running and waiting requests finish."""
     _need_loras(replica)
     name = (await read_json(_Unload, request)).lora_name
@@ -94,13 +90,11 @@ async def unload_lora_adapter(
     return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
 
 
-async def reset_prefix_cache(
-    replica: SimulatedReplica, request: web.BaseRequest
-) -> web.StreamResponse:
+async def reset_prefix_cache(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Empty the prefix cache. It fails while requests run, unless they are to start over."""
     running = read_query(_Reset, request).reset_running_requests
     success = replica.engine.forget_prefixes(running=running)
-    return json_reply({"success": success}, request)
+    return {"success": success}
 
 
 async def _load(replica: SimulatedReplica, wanted: _Load) -> None:
@@ -116,7 +110,7 @@ async def _load(replica: SimulatedReplica, wanted: _Load) -> None:
 
 
 def _need_loras(replica: SimulatedReplica) -> None:
-    if not replica.max_loras:
+    if not replica.limits.max_loras:
         status = HTTPStatus.NOT_FOUND
         raise ApiError(status.phrase, status=status, kind=status.phrase)
 

@@ -15,14 +15,14 @@ from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, Body
 from loadtests.sim.serving.surface.generation import check_prompt, find_model, make_request_id
 from loadtests.sim.serving.surface.prompts import read_prompts
-from loadtests.sim.serving.surface.reply import json_reply
+from loadtests.sim.serving.surface.reply import Reply
 from loadtests.sim.serving.tokens import Tokens
 
 _DIMENSIONS = 64
 _MOST_DIMENSIONS = 16384
 
 
-async def embeddings(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def embeddings(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """A unit vector for each input, the same for the same input."""
     body = Body.parse(await request.read())
     prompts = read_prompts(body.need("input"), "input")
@@ -34,27 +34,24 @@ async def embeddings(replica: SimulatedReplica, request: web.BaseRequest) -> web
             param="encoding_format",
         )
     model = await _compute(replica, body, prompts)
-    return json_reply(
-        {
-            "id": make_request_id("embd", request),
-            "object": "list",
-            "created": int(time.time()),
-            "model": model,
-            "data": [
-                {
-                    "index": index,
-                    "object": "embedding",
-                    "embedding": _encoded(_vector(prompt, dimensions or _DIMENSIONS), encoding),
-                }
-                for index, prompt in enumerate(prompts)
-            ],
-            "usage": _usage(prompts),
-        },
-        request,
-    )
+    return {
+        "id": make_request_id("embd", request),
+        "object": "list",
+        "created": int(time.time()),
+        "model": model,
+        "data": [
+            {
+                "index": index,
+                "object": "embedding",
+                "embedding": _encoded(_vector(prompt, dimensions or _DIMENSIONS), encoding),
+            }
+            for index, prompt in enumerate(prompts)
+        ],
+        "usage": _usage(prompts),
+    }
 
 
-async def rerank(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def rerank(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Documents, ordered by the words that they share with a query."""
     body = Body.parse(await request.read())
     body.need("query")
@@ -65,25 +62,22 @@ async def rerank(replica: SimulatedReplica, request: web.BaseRequest) -> web.Str
     model = await _compute(replica, body, prompts)
     relevance = [_similarity(query, document) for document in documents]
     order = sorted(range(len(documents)), key=lambda index: -relevance[index])
-    return json_reply(
-        {
-            "id": make_request_id("rerank", request),
-            "model": model,
-            "usage": {name: _usage(prompts)[name] for name in ("prompt_tokens", "total_tokens")},
-            "results": [
-                {
-                    "index": index,
-                    "document": {"text": documents[index], "multi_modal": None},
-                    "relevance_score": relevance[index],
-                }
-                for index in order[:top]
-            ],
-        },
-        request,
-    )
+    return {
+        "id": make_request_id("rerank", request),
+        "model": model,
+        "usage": {name: _usage(prompts)[name] for name in ("prompt_tokens", "total_tokens")},
+        "results": [
+            {
+                "index": index,
+                "document": {"text": documents[index], "multi_modal": None},
+                "relevance_score": relevance[index],
+            }
+            for index in order[:top]
+        ],
+    }
 
 
-async def score(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def score(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Similarity of pairs of texts; one text on the left goes with all on the right."""
     body = Body.parse(await request.read())
     left = _texts(_either(body, "queries", "text_1"), "queries")
@@ -94,20 +88,17 @@ async def score(replica: SimulatedReplica, request: web.BaseRequest) -> web.Stre
         raise ApiError("Input lengths must be either 1:1, 1:N or N:N", param="queries")
     prompts = [tokens.encode(one + other) for one, other in zip(left, right, strict=True)]
     model = await _compute(replica, body, prompts)
-    return json_reply(
-        {
-            "id": make_request_id("score", request),
-            "object": "list",
-            "created": int(time.time()),
-            "model": model,
-            "data": [
-                {"index": index, "object": "score", "score": _similarity(one, other)}
-                for index, (one, other) in enumerate(zip(left, right, strict=True))
-            ],
-            "usage": _usage(prompts),
-        },
-        request,
-    )
+    return {
+        "id": make_request_id("score", request),
+        "object": "list",
+        "created": int(time.time()),
+        "model": model,
+        "data": [
+            {"index": index, "object": "score", "score": _similarity(one, other)}
+            for index, (one, other) in enumerate(zip(left, right, strict=True))
+        ],
+        "usage": _usage(prompts),
+    }
 
 
 async def _compute(replica: SimulatedReplica, body: Body, prompts: Ordered[Tokens]) -> str:
@@ -116,19 +107,15 @@ async def _compute(replica: SimulatedReplica, body: Body, prompts: Ordered[Token
     for prompt in prompts:
         if not prompt:
             raise ApiError("The prompt cannot be empty", param="input")
-        check_prompt(tokens.count(prompt), replica.max_model_tokens)
+        check_prompt(tokens.count(prompt), replica.limits.max_model_len)
     cache_salt = body.text("cache_salt")
     path = replica.adapter_path(adapter)
-    submission = replica.engine.submit(
+    await replica.engine.complete(
         [
             EngineJob(prompt, adapter=adapter, adapter_path=path, cache_salt=cache_salt)
             for prompt in prompts
         ]
     )
-    try:
-        await submission.finished()
-    finally:
-        submission.abort()
     return model
 
 

@@ -1,5 +1,6 @@
-"""JSON responses."""
+"""What an endpoint answers with."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 
 import orjson
@@ -7,18 +8,13 @@ from aiohttp import web
 
 from loadtests.sim.serving.surface.generation import echo_request_id
 
-
-def json_reply(value: object, request: web.BaseRequest) -> web.Response:
-    """A 200 with a JSON body."""
-    return json_bytes(orjson.dumps(value), request)
+Reply = web.StreamResponse | Mapping[str, object]
+"""A whole response, or the JSON of one with status 200."""
 
 
-def json_bytes(
-    body: bytes, request: web.BaseRequest, status: HTTPStatus = HTTPStatus.OK
+def json_reply(
+    value: Mapping[str, object], request: web.BaseRequest, status: HTTPStatus = HTTPStatus.OK
 ) -> web.Response:
-    """A response whose body is JSON already."""
-    return web.Response(
-        body=body,
-        status=status,
-        headers={"Content-Type": "application/json"} | echo_request_id(request),
-    )
+    """A response with a JSON body."""
+    headers = {"Content-Type": "application/json"} | echo_request_id(request)
+    return web.Response(body=orjson.dumps(value), status=status, headers=headers)

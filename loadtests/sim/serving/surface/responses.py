@@ -9,10 +9,10 @@ from loadtests.sim.serving import tokens
 from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, Body
 from loadtests.sim.serving.surface.generation import Choice, Generation, Sampling
-from loadtests.sim.serving.surface.reply import json_reply
+from loadtests.sim.serving.surface.reply import Reply
 
 
-async def responses(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def responses(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Answer an input, as one response object or as its events."""
     body = Body.parse(await request.read())
     prompt = tokens.render_chat(_messages(body), body.get("tools"))
@@ -21,7 +21,7 @@ async def responses(replica: SimulatedReplica, request: web.BaseRequest) -> web.
     if body.flag("stream"):
         return await generation.stream(request, _ResponseStream(generation))
     await generation.run()
-    return json_reply(_response(generation, finished=True), request)
+    return _response(generation, finished=True)
 
 
 def _messages(body: Body) -> list[Mapping[str, object]]:

@@ -5,7 +5,7 @@ from pydantic import BaseModel, Field
 
 from loadtests.sim.serving.control import PauseMode
 from loadtests.sim.serving.replica import SimulatedReplica
-from loadtests.sim.serving.surface.reply import json_reply
+from loadtests.sim.serving.surface.reply import Reply
 from loadtests.sim.serving.surface.validation import read_query
 
 
@@ -19,38 +19,38 @@ class _Pause(BaseModel):
     clear_cache: bool = True
 
 
-async def sleep(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def sleep(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Level 0 pauses, 1 also saves the weights in the host's memory, 2 throws them away."""
     wanted = read_query(_Sleep, request)
     await replica.control.sleep(wanted.level, wanted.mode)
-    return json_reply({"status": "sleeping", "level": wanted.level}, request)
+    return {"status": "sleeping", "level": wanted.level}
 
 
-async def wake_up(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def wake_up(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Get back all memory, or the parts that ?tags= names (repeat it)."""
     tags = request.query.getall("tags", []) or None
     awake = await replica.control.wake_up(tags)
-    return json_reply({"status": "awake" if awake else "sleeping", "tags": tags}, request)
+    return {"status": "awake" if awake else "sleeping", "tags": tags}
 
 
-async def is_sleeping(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def is_sleeping(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """At any level; a paused engine counts as sleeping."""
-    return json_reply({"is_sleeping": replica.control.is_sleeping}, request)
+    return {"is_sleeping": replica.control.is_sleeping}
 
 
-async def pause(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def pause(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Schedule nothing until /resume."""
     wanted = read_query(_Pause, request)
     await replica.control.pause(wanted.mode, clear_cache=wanted.clear_cache)
-    return json_reply({"status": "paused"}, request)
+    return {"status": "paused"}
 
 
-async def resume(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def resume(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Schedule again."""
     replica.control.resume()
-    return json_reply({"status": "resumed"}, request)
+    return {"status": "resumed"}
 
 
-async def is_paused(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def is_paused(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Whether the engine waits for /resume."""
-    return json_reply({"is_paused": replica.control.is_paused}, request)
+    return {"is_paused": replica.control.is_paused}

@@ -7,10 +7,10 @@ from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, Body
 from loadtests.sim.serving.surface.generation import find_model
 from loadtests.sim.serving.surface.prompts import read_prompts
-from loadtests.sim.serving.surface.reply import json_reply
+from loadtests.sim.serving.surface.reply import Reply
 
 
-async def tokenize(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def tokenize(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Token ids of a prompt or of a conversation."""
     body = Body.parse(await request.read())
     find_model(replica, body)
@@ -28,24 +28,21 @@ async def tokenize(replica: SimulatedReplica, request: web.BaseRequest) -> web.S
     if body.flag("return_token_strs"):
         width = tokens.TOKEN_BYTES
         pieces = [tokens.decode(prompt[i : i + width]) for i in range(0, len(prompt), width)]
-    return json_reply(
-        {
-            "count": len(ids),
-            "max_model_len": replica.max_model_tokens,
-            "tokens": ids,
-            "token_strs": pieces,
-        },
-        request,
-    )
+    return {
+        "count": len(ids),
+        "max_model_len": replica.limits.max_model_len,
+        "tokens": ids,
+        "token_strs": pieces,
+    }
 
 
-async def detokenize(replica: SimulatedReplica, request: web.BaseRequest) -> web.StreamResponse:
+async def detokenize(replica: SimulatedReplica, request: web.BaseRequest) -> Reply:
     """Text of token ids."""
     body = Body.parse(await request.read())
     find_model(replica, body)
     ids = body.need("tokens")
     if ids == []:
-        return json_reply({"prompt": ""}, request)
+        return {"prompt": ""}
     if not isinstance(ids, list) or not isinstance(ids[0], int):
         raise ApiError("tokens: Input should be a list of token ids", param="tokens")
-    return json_reply({"prompt": tokens.decode(read_prompts(ids, "tokens")[0])}, request)
+    return {"prompt": tokens.decode(read_prompts(ids, "tokens")[0])}

@@ -140,7 +140,7 @@ class History(RuleBasedStateMachine):
         id_ = data.draw(st.sampled_from(self.running))
         self.running.remove(id_)
         if tokens is None:
-            self.run(self.store.release("acme", id_))
+            self.run(self.store.settle("acme", id_, {}))
             return
         self.settled += 1
         self.required += self.fine or not self.silent
@@ -163,7 +163,7 @@ class History(RuleBasedStateMachine):
         await self.mended()
         await self.check(len(self.running))
         for id_ in self.running:
-            await self.store.release("acme", id_)
+            await self.store.settle("acme", id_, {})
         await self.mended()
         await self.check(0)
         assert not self.store._records._running

@@ -98,7 +98,7 @@ async def test_open_grants_all_and_makes_up_for_it(own_redis: RedisServer) -> No
         denied = await store.reserve("acme", "after", TAKES, LEASE_S)
         assert isinstance(denied, Denied)
         for i in range(1, 20):
-            assert await store.release("acme", f"r{i}")
+            assert await store.settle("acme", f"r{i}", {})
         assert await standing(store) == [82, 5]
         assert not await store.settle("acme", "r3", {"t": 5}, used(5))
         assert await tokens_counted(store) == (2, 18)
@@ -219,7 +219,7 @@ async def test_leases_that_were_renewed_without_a_frozen_store_are_renewed_there
         async with asyncio.timeout(60):
             while lease_left_ms(own_redis, "r") < 500_000:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
-        assert await store.release("acme", "r")
+        assert await store.settle("acme", "r", {})
 
 
 def lease_left_ms(server: RedisServer, reservation_id: str) -> float:

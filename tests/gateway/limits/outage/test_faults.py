@@ -129,7 +129,7 @@ async def test_a_reservation_that_comes_after_its_own_end_takes_nothing(
         store = fallback(redis, mode, retry_s=0.01, max_retry_s=0.01)
         for other in (patient, redis):  # the scripts and the line are there
             await other.reserve("acme", "before", TAKES, 600)
-            await other.release("acme", "before")
+            await other.settle("acme", "before", {})
         line.barrier = barrier = asyncio.Event()
         reserving = asyncio.create_task(store.reserve("acme", "late", TAKES, 600))
         while not line.waiting:  # noqa: ASYNC110
@@ -258,7 +258,7 @@ async def test_data_lost_without_a_lost_connection_is_made_up_for_once(
     redis_server.ask("FLUSHALL")
     assert await store.settle("acme", "settled", {"t": 30}, used(30))
     assert not await store.settle("acme", "settled", {"t": 30}, used(30))
-    await store.release("acme", "released")
+    await store.settle("acme", "released", {})
     assert await store.renew("acme", ["renewed"], 600) == 1
     await mended(store)
     assert await counted(redis_server) == (1, 30, [10**6 - 40, 999])

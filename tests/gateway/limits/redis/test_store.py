@@ -97,7 +97,7 @@ async def test_killed_client_leaves_its_hold_to_the_lease(
     assert await store.settle("acme", "crashed", {"ten": 3}, usage)
     assert not await store.settle("acme", "crashed", {"ten": 3}, usage)
     assert [s.remaining for s in await store.standing("acme", [TEN])] == [0]
-    await store.release("acme", "next")
+    await store.settle("acme", "next", {})
     assert [s.remaining for s in await store.standing("acme", [TEN])] == [7]
     assert [r.requests for r in await store.usage("acme", DAY, DAY)] == [1]
 

@@ -100,8 +100,9 @@ def test_what_a_reader_has_to_know_is_told() -> None:
         'penstock: 3 of 8 requests failed: status 503 (2), "no replica is healthy",'
         " connection: ClientOSError (1)"
     )
-    together = points(experiment, runs)
-    text = page(experiment, together, verdicts(together), {2: []}, settings(experiment), [left_out])
+    text = page(
+        experiment, verdicts(points(experiment, runs)), {2: []}, settings(experiment), [left_out]
+    )
     assert "2 gateways compared" in text
     assert "Left out: mine" in text
     assert "every target had the same" in text

@@ -121,12 +121,11 @@ def test_a_fit_finds_the_server_it_was_measured_on() -> None:
     )
     measured = parsed(load=load, stages=[report(r) for r in replay(toy, truth, seed=5)])
     found = fit_profile(measured, H100, rounds=4)
-    assert found.profile.overhead_s == pytest.approx(truth.overhead_s, rel=0.1)
-    assert found.profile.input_s == pytest.approx(truth.input_s, rel=0.25)
+    assert found.overhead_s == pytest.approx(truth.overhead_s, rel=0.1)
+    assert found.input_s == pytest.approx(truth.input_s, rel=0.25)
     other = parsed(load=[{"rate": 12, "duration": 60}], output_len=80)
     ours, theirs = (
-        distribution(replay(other, profile)[0].latency_s)["mean"]
-        for profile in (found.profile, truth)
+        distribution(replay(other, profile)[0].latency_s)["mean"] for profile in (found, truth)
     )
     assert ours == pytest.approx(theirs, rel=0.02)
 

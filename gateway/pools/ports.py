@@ -1,7 +1,8 @@
-"""TCP ports for replicas."""
+"""TCP ports of this machine."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import random
 import socket
@@ -14,24 +15,22 @@ minute from its start until it listens, and the port must still be free then."""
 _TRIES: Final = 500
 
 
-def is_free(host: str, port: int) -> bool:
-    """Whether a server can listen there now."""
+def try_port(host: str, port: int) -> None:
+    """Raise OSError when a server cannot listen there now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+        probe.bind((host, port))
 
 
 def free_port(host: str, taken: Container[int], rng: random.Random) -> int:
     """A port that is free and not among those ``taken``. Raises OSError when none is found."""
     for _ in range(_TRIES):
         port = rng.choice(_RANGE)
-        if port not in taken and is_free(host, port):
-            return port
+        if port not in taken:
+            with contextlib.suppress(OSError):
+                try_port(host, port)
+                return port
     raise OSError(f"no free port from {_RANGE.start} to {_RANGE.stop - 1} on {host}")
 
 
