@@ -250,14 +250,8 @@ class Flights:
                 self._late.popitem(last=False)
 
     def _unreported(self, entry: Entry) -> Report:
-        return Report(
-            entry.id,
-            self._id,
-            entry.answering.address,
-            0,
-            Ending.UNREPORTED,
-            self._now() - entry.started_s,
-        )
+        where, took_s = entry.answering.address, self._now() - entry.started_s
+        return Report(entry.id, self._id, where, 0, Ending.UNREPORTED, took_s)
 
     def _settle(self, entry: Entry, report: Report) -> Usage | None:
         """What the request is charged; its reservation ends."""

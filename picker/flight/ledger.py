@@ -39,7 +39,6 @@ class Ledger:
     def __init__(self, pools: Mapping[str, PoolState]) -> None:
         """``pools`` is read at every call: pools may come and go in it."""
         self._pools = pools
-        self._legs = 0
         self._lanes: dict[EndpointKey, _Lane] = {}
         self._speeds: dict[str, PrefillSpeed] = {}
         self._due: list[tuple[float, int, Leg]] = []
@@ -48,7 +47,7 @@ class Ledger:
 
     def __len__(self) -> int:
         """Legs of this picker in flight."""
-        return self._legs
+        return sum(len(lane.open) for lane in self._lanes.values())
 
     def speed(self, pool: str) -> PrefillSpeed:
         """What is learned about the prefill speed of a pool."""
@@ -89,7 +88,6 @@ class Ledger:
         lane.prefill_tokens += leg.uncached_tokens
         lane.kv_tokens += kv_tokens
         lane.open[leg.key] = lane.prefilling[leg.key] = leg
-        self._legs += 1
         self._opened += 1
         self._changed.add(key)
         heapq.heappush(self._due, (leg.prefill_due_s, self._opened, leg))
@@ -109,7 +107,6 @@ class Ledger:
             self._settle_before(lane, leg)
         self._settle(leg, lane)
         del lane.open[leg.key]
-        self._legs -= 1
         kv_tokens = leg.prompt_tokens + leg.output_tokens
         lane.kv_tokens -= kv_tokens
         if leg.in_columns:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from picker.request.role import Role
@@ -12,6 +14,8 @@ from picker.state.endpoints import PoolState
 from picker.state.sessions import Sessions
 from policies.routing.spec import PolicySpec
 from policies.routing.types import RoutingPolicy
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,15 @@ class Profile:
         """One of those ``before`` if it is the same, else a new one. Raises PolicyError."""
         same = (one for one in before if (one.role, one.spec) == (role, spec))
         return next(same, None) or cls(role, spec, spec.build())
+
+    @contextmanager
+    def using(self) -> Iterator[RoutingPolicy]:
+        """The policy, for what no request waits for: what it raises is logged, and must not end a
+        worker."""
+        try:
+            yield self.policy
+        except Exception:
+            log.exception("policy %s failed", self.spec.name)
 
 
 @dataclass(slots=True)
@@ -50,22 +63,21 @@ class PoolRuntime:
         """The slot is free, or has another owner: forget what is known by slot."""
         self.cache.reset(slot)
         for profile in self.profiles:
-            profile.policy.reset(slot)
+            with profile.using() as policy:
+                policy.reset(slot)
 
     def snapshot(self) -> list[dict[str, object]]:
         """What the policies have learned, as JSON data; what is theirs by slot stands by address,
         since slots do not outlive a process."""
         address_of = {str(slot): address for address, slot in self.state.slot_of.items()}
-        return [
-            {
-                "role": profile.role.value,
-                "name": profile.spec.name,
-                "params": profile.spec.params,
-                "learned": _renamed(learned, address_of),
-            }
-            for profile in self.profiles
-            if (learned := profile.policy.snapshot())
-        ]
+        saved: list[dict[str, object]] = []
+        for profile in self.profiles:
+            with profile.using() as policy:
+                if learned := policy.snapshot():
+                    whose = {"role": profile.role.value, "name": profile.spec.name}
+                    learned = _renamed(learned, address_of)
+                    saved.append({**whose, "params": profile.spec.params, "learned": learned})
+        return saved
 
     def restore(self, snapshot: object) -> None:
         """Take over a `snapshot` as far as it is of the same policies and of endpoints that are
@@ -77,7 +89,8 @@ class PoolRuntime:
                 match saved:
                     case {"role": role, "name": name, "params": params, "learned": dict(learned)}:
                         if (role, name, params) == whose:
-                            profile.policy.restore(_renamed(learned, slot_of))
+                            with profile.using() as policy:
+                                policy.restore(_renamed(learned, slot_of))
 
 
 def _renamed(learned: Mapping[str, object], names: Mapping[str, str]) -> dict[str, object]:

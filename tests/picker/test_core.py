@@ -70,6 +70,8 @@ async def test_a_fallback_that_served_has_the_prefix_and_the_session() -> None:
     made.picker.complete(end_of(decision, address=second))
     assert watched.touched == [first]
     assert watched.poked == [first]
+    other = await decided(made, chat("other words " * 300), head(x_session_id="s"))
+    assert other.addresses[0] == second
     made.sync([n for n in (1, 2, 3) if address(n) != first])
     again = await decided(made, body, head(x_session_id="s"))
     made.picker.complete(end_of(again))

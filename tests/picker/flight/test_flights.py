@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from picker.flight.aftermath import SUSPECT_S
-from picker.request.answer import Decision
+from picker.flight.prefill import PrefillSpeed
 from picker.request.role import Role
 from picker.seams.peers import Loads
 from picker.settings import PickerSettings, PoolSettings
@@ -171,13 +171,11 @@ async def test_nothing_is_learned_of_a_slot_that_went_to_another_endpoint() -> N
 
 async def test_the_speed_of_prefills_is_learned_where_they_are_done() -> None:
     made, _ = split(2)
-    speed = made.picker.flights.ledger.speed(POOL)
-    decision: Decision = await decided(made, chat("words " * 4_000))
-    work = made.picker.flights._entries[decision.id].legs[0].uncached_tokens
-    assert work > 4_000
-    before = speed.tokens_per_s
+    decision = await decided(made, chat("words " * 4_000))
+    expected = PrefillSpeed()
+    expected.observe(made.picker.flights._entries[decision.id].legs[0].uncached_tokens, 60.0)
     made.picker.complete(end_of(decision, ttft_s=60.0))
-    assert speed.tokens_per_s < before
+    assert made.picker.flights.ledger.speed(POOL).tokens_per_s == expected.tokens_per_s
 
 
 def one_request(number: int) -> Loads:

@@ -150,6 +150,22 @@ def test_garbage_is_ignored(garbage: object) -> None:
     assert not policy.ended
 
 
+async def test_a_policy_that_fails_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ArithmeticError("broken")
+
+    made = fleet()
+    policy = configure(made)
+    made.picker.complete(end_of(await decided(made, chat())))
+    saved = made.picker.pools.snapshot()
+    for method in ("reset", "snapshot", "restore"):
+        monkeypatch.setattr(policy, method, fail)
+    assert made.picker.pools.snapshot() == {}
+    made.picker.pools.restore(saved)
+    made.sync([])
+    assert not made.picker.pools[POOL].state.slot_of
+
+
 def test_a_policy_that_learns_nothing_saves_nothing() -> None:
     assert fleet().picker.pools.snapshot() == {}
 
