@@ -228,9 +228,13 @@ class Child:
                 if not self.spec.restart:
                     break
                 self._set(ChildState.BACKOFF)
-                await self._unless_stopped(
+                wait = asyncio.ensure_future(
                     self._sleep(self.spec.backoff.wait_s(failures, self._rng))
                 )
+                try:
+                    await self._first_of(wait)
+                finally:
+                    wait.cancel()
                 if not self._stop.is_set():
                     self.restarts += 1
         except Exception:
@@ -338,22 +342,15 @@ class Child:
             while time.monotonic() < end_s and _signal_group(process.pid, 0):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
-    async def _first_of(self, *tasks: asyncio.Task[int] | asyncio.Task[bool]) -> None:
+    async def _first_of(
+        self, *tasks: asyncio.Future[int] | asyncio.Future[bool] | asyncio.Future[None]
+    ) -> None:
         """Wait for one of the tasks or for `stop`."""
         stop = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
-
-    async def _unless_stopped(self, wait: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(wait)
-        stop = asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait({stop, task}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stop.cancel()
-            task.cancel()
 
 
 def _signal_group(group: int, number: int) -> bool:

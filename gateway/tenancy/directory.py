@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from hmac import compare_digest
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -29,6 +29,9 @@ from policies.limits.plan import TenantPolicy
 _LOG: Final = logging.getLogger("penstock.tenancy")
 _MAX_COMPILED: Final = 65_536
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Directory:
@@ -96,10 +99,7 @@ class Directory:
             if self._policies.lacks_plan(record.document):
                 plan = record.document.plan
                 _LOG.error("tenant %r is disabled: its plan %r is not configured", tenant, plan)
-            found = self._policies.of(record.document)
-            if len(self._compiled) >= _MAX_COMPILED:
-                self._compiled.clear()
-            self._compiled[tenant] = found
+            found = _kept(self._compiled, tenant, self._policies.of(record.document))
         return found
 
     def policy_of(self, key: KeyRecord) -> TenantPolicy | None:
@@ -111,11 +111,8 @@ class Directory:
         known = self._by_key.get(key.digest)
         if known is not None and known[0] is policy:
             return known[1]
-        if len(self._by_key) >= _MAX_COMPILED:
-            self._by_key.clear()
         own = self._policies.for_key(policy, key.limits)
-        self._by_key[key.digest] = policy, own
-        return own
+        return _kept(self._by_key, key.digest, (policy, own))[1]
 
     def unknown(self, tenant: str) -> TenantPolicy | None:
         """The policy of a tenant that is not configured; None: it is refused."""
@@ -123,9 +120,7 @@ class Directory:
         if found is None:
             found = self._policies.unknown(tenant) if _is_name(tenant) else None
             if found is not None:
-                if len(self._unknown) >= _MAX_COMPILED:
-                    self._unknown.clear()
-                self._unknown[tenant] = found
+                _kept(self._unknown, tenant, found)
         return found
 
     def policy_named(self, tenant: str) -> TenantPolicy | None:
@@ -266,6 +261,14 @@ def _static_key(tenant: Tenant, key: TenantKey) -> KeyRecord:
         limits=key.limits,
         version=0,
     )
+
+
+def _kept(compiled: dict[K, V], key: K, value: V) -> V:
+    """The value, kept among at most `_MAX_COMPILED` others."""
+    if len(compiled) >= _MAX_COMPILED:
+        compiled.clear()
+    compiled[key] = value
+    return value
 
 
 def _is_name(text: str) -> bool:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import date, timedelta
+from functools import partial
 from typing import Final, cast
 
 import orjson
@@ -102,16 +103,8 @@ class RedisUsage:
         """See `UsageStore.usage`. It takes a round trip for each day and 1,000 fields."""
         rows: list[UsageRecord] = []
         for day in _days(first, last):
-            fields: dict[bytes, bytes] = {}
-            key, cursor = self.key(slot, day), 0
-            while True:
-                asked = self._client.hscan(key, cursor=cursor, count=_SCAN)
-                cursor, some = await in_time(
-                    cast("Awaitable[tuple[int, dict[bytes, bytes]]]", asked), self._timeout_s
-                )
-                fields.update(some)
-                if not cursor:
-                    break
+            key, fields = self.key(slot, day), dict[bytes, bytes]()
+            await self._scan(partial(self._client.hscan, key, count=_SCAN), fields)
             rows += _rows(day, fields)
         return rows
 
@@ -119,16 +112,21 @@ class RedisUsage:
         """See `UsageStore.usage_slots`. It takes a round trip for each day and 1,000 tenants."""
         slots: set[bytes] = set()
         for day in _days(first, last):
-            cursor = 0
-            while True:
-                asked = self._client.sscan(self._listing_key(day), cursor=cursor, count=_SCAN)
-                cursor, some = await in_time(
-                    cast("Awaitable[tuple[int, list[bytes]]]", asked), self._timeout_s
-                )
-                slots.update(some)
-                if not cursor:
-                    break
+            key = self._listing_key(day)
+            await self._scan(partial(self._client.sscan, key, count=_SCAN), slots)
         return sorted(slot.decode() for slot in slots)
+
+    async def _scan(
+        self, ask: Callable[[int], object], found: set[bytes] | dict[bytes, bytes]
+    ) -> None:
+        """Put everything into ``found``. ``ask``: a command of redis-py that takes a cursor."""
+        cursor = 0
+        while True:
+            asked = cast("Awaitable[tuple[int, dict[bytes, bytes]]]", ask(cursor))
+            cursor, some = await in_time(asked, self._timeout_s)
+            found.update(some)
+            if not cursor:
+                return
 
     def _listing_key(self, day: date) -> str:
         return f"{self._prefix}u:{day.isoformat()}"
