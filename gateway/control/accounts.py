@@ -6,9 +6,10 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from gateway.control import accounts_wire
 from gateway.limits.accounts import AccountsSource, UnknownSubject
@@ -26,6 +27,8 @@ _USAGE_S: Final = 60.0
 _NOBODY: Final = "no picker runs"
 _ROWS_AT_ONCE: Final = 500
 """Rows of a message. It stays far below gRPC's 4 MiB, and the worker serves requests in between."""
+
+Answer = TypeVar("Answer", bound=Message)
 
 
 class AccountsUnavailable(Exception):  # noqa: N818 - a state of the world, not a fault of the caller
@@ -113,25 +116,8 @@ class AccountsClient:
             pool=subject.pool,
             key_id=key_id,
         )
-        reason = _NOBODY
-        for socket in self._sockets():
-            try:
-                async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-                    call: grpc.aio.UnaryUnaryMultiCallable[
-                        control_pb2.LimitsRequest, control_pb2.LimitsAnswer
-                    ]
-                    call = channel.unary_unary(
-                        f"/{SERVICE}/Limits",
-                        request_serializer=control_pb2.LimitsRequest.SerializeToString,
-                        response_deserializer=control_pb2.LimitsAnswer.FromString,
-                    )
-                    answer = await call(request, timeout=_LIMITS_S)
-                    return [accounts_wire.to_standing(one) for one in answer.standings]
-            except grpc.aio.AioRpcError as error:
-                if error.code() is grpc.StatusCode.NOT_FOUND:
-                    raise UnknownSubject(error.details() or subject.tenant) from error
-                reason = _why(socket, error)
-        raise AccountsUnavailable(reason)
+        answers = self._ask("Limits", request, control_pb2.LimitsAnswer, _LIMITS_S)
+        return [accounts_wire.to_standing(o) async for answer in answers for o in answer.standings]
 
     async def usage(
         self, tenant: str | None, first: date, last: date
@@ -141,24 +127,32 @@ class AccountsClient:
         request = control_pb2.UsageRequest(
             tenant=tenant or "", first=first.isoformat(), last=last.isoformat()
         )
+        async for chunk in self._ask("Usage", request, control_pb2.UsageChunk, _USAGE_S):
+            for row in chunk.rows:
+                yield chunk.tenant, accounts_wire.to_record(row)
+
+    async def _ask(
+        self, method: str, request: Message, answer: type[Answer], timeout_s: float
+    ) -> AsyncIterator[Answer]:
+        """The answers of the first worker that gives one. Raises UnknownSubject and
+        AccountsUnavailable, also after some answers."""
         reason, began = _NOBODY, False
         for socket in self._sockets():
             try:
                 async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-                    call: grpc.aio.UnaryStreamMultiCallable[
-                        control_pb2.UsageRequest, control_pb2.UsageChunk
-                    ]
+                    call: grpc.aio.UnaryStreamMultiCallable[Message, Answer]
                     call = channel.unary_stream(
-                        f"/{SERVICE}/Usage",
-                        request_serializer=control_pb2.UsageRequest.SerializeToString,
-                        response_deserializer=control_pb2.UsageChunk.FromString,
+                        f"/{SERVICE}/{method}",
+                        request_serializer=type(request).SerializeToString,
+                        response_deserializer=answer.FromString,
                     )
-                    async for chunk in call(request, timeout=_USAGE_S):
+                    async for one in call(request, timeout=timeout_s):
                         began = True
-                        for row in chunk.rows:
-                            yield chunk.tenant, accounts_wire.to_record(row)
+                        yield one
                     return
             except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.NOT_FOUND:
+                    raise UnknownSubject(error.details() or "there is no such tenant") from error
                 reason = _why(socket, error)
                 if began:
                     break

@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 from gateway.tenancy.directory import Directory
-from gateway.tenancy.registry import START, Entry, EntryKind, Registry, RegistryUnavailable
+from gateway.tenancy.registry import (
+    START,
+    Conflict,
+    Entry,
+    EntryKind,
+    Registry,
+    RegistryUnavailable,
+)
 
 POLL_S: Final = 0.25
 """Time between two looks at the registry. A revocation must act within a second."""
@@ -16,7 +23,10 @@ POLL_S: Final = 0.25
 _LOG: Final = logging.getLogger("penstock.tenancy")
 _MAX_PAUSE_S: Final = 1.0
 _PAGE: Final = 256
+_ATTEMPTS: Final = 5
 _RESTORED_AT_ONCE: Final = 256
+
+T = TypeVar("T")
 
 
 class Follower:
@@ -85,6 +95,17 @@ class Follower:
             self.directory.apply(entries)
         if self._written is not None:
             await self._written()
+
+    async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Read all new entries and make the attempt; again if it raises Conflict, because somebody
+        else has written the same entry first. Raises RegistryUnavailable."""
+        for _ in range(_ATTEMPTS):
+            await self.poll()
+            try:
+                return await attempt()
+            except Conflict:
+                continue
+        raise RegistryUnavailable("others write the same all the time: try again")
 
     async def run(self, pause: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Poll until cancelled. Failures are logged once, when they begin. ``pause`` waits for a

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypedDict
 
 from gateway.config.reading.documents import KeyRules, key_rules_from
+from gateway.tenancy.follower import Follower
 from gateway.tenancy.keys import MadeKey, digest_of, make_key
 from gateway.tenancy.problems import (
     InConfiguration,
@@ -16,10 +17,10 @@ from gateway.tenancy.problems import (
     StaleVersion,
     UnknownKey,
     UnknownTenant,
+    valid,
 )
 from gateway.tenancy.records import ALL_MODELS, KeyRecord, KeyState, key_entry
 from gateway.tenancy.registry import RegistryUnavailable
-from gateway.tenancy.writing import Writer, valid
 
 _LOG: Final = logging.getLogger("penstock.tenancy")
 _AT_ONCE: Final = 200
@@ -52,10 +53,10 @@ class KeyAdmin:
     then or, after a time-out, it may be done. Use it from one event loop.
     """
 
-    def __init__(self, writer: Writer, *, now_s: Callable[[], float]) -> None:
+    def __init__(self, follower: Follower, *, now_s: Callable[[], float]) -> None:
         """``now_s``: the wall clock, seconds since the epoch."""
-        self._writer = writer
-        self._directory = writer.directory
+        self._follower = follower
+        self._directory = follower.directory
         self._now_s = now_s
 
     async def create(
@@ -88,13 +89,13 @@ class KeyAdmin:
                 models=rules.models,
                 limits=rules.limits,
             )
-            await self._writer.write(key_entry(record))
+            await self._follower.write([key_entry(record)])
             return NewKey(made.text, record)
 
-        new = await self._writer.insist(attempt)
+        new = await self._follower.insist(attempt)
         # Somebody may have deleted the tenant, and revoked its keys before this one was there.
         try:
-            await self._writer.poll()
+            await self._follower.poll()
         except RegistryUnavailable as error:
             _LOG.warning("nobody could look whether tenant %r is still there: %s", tenant, error)
         if self._directory.policy(tenant) is None:
@@ -141,10 +142,10 @@ class KeyAdmin:
                 expires_s=_lifetime(old, now_s) if expires_s is None else expires_s,
                 version=1,
             )
-            await self._writer.write(key_entry(record), key_entry(retired))
+            await self._follower.write([key_entry(record), key_entry(retired)])
             return NewKey(made.text, record)
 
-        return await self._writer.insist(attempt)
+        return await self._follower.insist(attempt)
 
     async def update(
         self,
@@ -179,10 +180,10 @@ class KeyAdmin:
                 limits=rules.limits if "limits" in changes else old.limits,
                 version=old.version + 1,
             )
-            await self._writer.write(key_entry(key))
+            await self._follower.write([key_entry(key)])
             return key
 
-        return await self._writer.insist(attempt)
+        return await self._follower.insist(attempt)
 
     async def revoke(self, id: str) -> KeyRecord:  # noqa: A002 - the key's
         """Refuse it from now on; every picker does within a second. A second call does nothing.
@@ -194,10 +195,10 @@ class KeyAdmin:
             key = self._writable(id)
             if key.revoked_s is None:
                 key = self._revoked(key)
-                await self._writer.write(key_entry(key))
+                await self._follower.write([key_entry(key)])
             return key
 
-        return await self._writer.insist(attempt)
+        return await self._follower.insist(attempt)
 
     async def revoke_all(self, tenant: str) -> int:
         """Revoke the tenant's keys of the registry. Returns how many these were."""
@@ -205,11 +206,11 @@ class KeyAdmin:
         async def attempt() -> int:
             keys = self.unrevoked(tenant)[:_AT_ONCE]
             if keys:
-                await self._writer.write(*(key_entry(self._revoked(key)) for key in keys))
+                await self._follower.write([key_entry(self._revoked(key)) for key in keys])
             return len(keys)
 
         revoked = 0
-        while count := await self._writer.insist(attempt):
+        while count := await self._follower.insist(attempt):
             revoked += count
         return revoked
 

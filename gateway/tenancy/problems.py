@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from gateway.config.reading.problems import ConfigError
+
+T = TypeVar("T")
 
 
 class TenancyError(Exception):
@@ -49,3 +52,13 @@ class Invalid(TenancyError):  # noqa: N818
 def _text(expected: str, got: str, hint: str | None) -> str:
     text = f"expected {expected}, got {got}"
     return text if hint is None else f"{text} ({hint})"
+
+
+def valid(read: Callable[[], T]) -> T:
+    """The value that is read from an operator's request. Raises Invalid."""
+    try:
+        return read()
+    except ConfigError as error:
+        raise Invalid.of(error) from None
+    except (TypeError, ValueError):
+        raise Invalid([("", "expected what JSON can say")]) from None

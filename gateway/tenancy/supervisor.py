@@ -11,7 +11,6 @@ from gateway.tenancy.follower import Follower
 from gateway.tenancy.key_admin import KeyAdmin
 from gateway.tenancy.registry import Registry
 from gateway.tenancy.tenant_admin import TenantAdmin
-from gateway.tenancy.writing import Writer
 
 
 class SupervisorTenancy:
@@ -24,8 +23,7 @@ class SupervisorTenancy:
         it."""
         self._directory = directory
         self._follower = Follower(registry, directory, keeper=True, written=written)
-        writer = Writer(self._follower)
-        self.admin = TenantAdmin(writer, KeyAdmin(writer, now_s=time.time))
+        self.admin = TenantAdmin(self._follower, KeyAdmin(self._follower, now_s=time.time))
 
     async def start(self) -> None:
         """Learn all entries of the registry, and write back those that it loses."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gateway.config.reading.documents import tenant_from
 from gateway.config.schema.tenancy import Tenant
+from gateway.tenancy.follower import Follower
 from gateway.tenancy.key_admin import KeyAdmin
 from gateway.tenancy.problems import (
     AlreadyExists,
@@ -14,9 +15,9 @@ from gateway.tenancy.problems import (
     Invalid,
     StaleVersion,
     UnknownTenant,
+    valid,
 )
 from gateway.tenancy.records import TenantRecord, tenant_entry, tenant_json
-from gateway.tenancy.writing import Writer, valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,11 @@ class TenantAdmin:
     then or, after a time-out, it may be done. Use it from one event loop.
     """
 
-    def __init__(self, writer: Writer, keys: KeyAdmin) -> None:
-        """``keys``: with the same writer."""
+    def __init__(self, follower: Follower, keys: KeyAdmin) -> None:
+        """``keys``: with the same follower."""
         self.keys = keys
         """What operators do with keys."""
-        self._writer = writer
+        self._follower = follower
 
     async def create(self, document: Mapping[str, object]) -> TenantView:
         """Make a tenant from its JSON form, that of the configuration without ``keys``.
@@ -59,7 +60,7 @@ class TenantAdmin:
                 raise AlreadyExists(f"the tenant {tenant.name!r} exists")
             return await self._put(tenant, 1 if known is None else known.version + 1)
 
-        return await self._writer.insist(attempt)
+        return await self._follower.insist(attempt)
 
     async def update(
         self, name: str, changes: Mapping[str, object], *, version: int | None = None
@@ -81,7 +82,7 @@ class TenantAdmin:
             tenant = self._checked(tenant_json(known.document) | dict(changes) | {"name": name})
             return await self._put(tenant, known.version + 1)
 
-        return await self._writer.insist(attempt)
+        return await self._follower.insist(attempt)
 
     async def delete(self, name: str) -> int:
         """Delete it and revoke its keys. Returns how many keys these were.
@@ -95,9 +96,11 @@ class TenantAdmin:
             if known is None or (known.document is None and not self.keys.unrevoked(name)):
                 raise UnknownTenant(f"there is no tenant {name!r}")
             if known.document is not None:
-                await self._writer.write(tenant_entry(TenantRecord(name, None, known.version + 1)))
+                await self._follower.write(
+                    [tenant_entry(TenantRecord(name, None, known.version + 1))]
+                )
 
-        await self._writer.insist(attempt)
+        await self._follower.insist(attempt)
         return await self.keys.revoke_all(name)
 
     def get(self, name: str) -> TenantView:
@@ -106,7 +109,7 @@ class TenantAdmin:
         This and the other reads are from this process's copy. They never wait and never fail, and
         learn of writes of other processes a moment later.
         """
-        known = self._writer.directory.tenant(name)
+        known = self._follower.directory.tenant(name)
         if known is None or known.document is None:
             raise UnknownTenant(f"there is no tenant {name!r}")
         return TenantView(name, known.document, known.version)
@@ -114,7 +117,7 @@ class TenantAdmin:
     def plan_of_unknown(self, name: str) -> str | None:
         """The plan of `identity.unknown_tenants` that applies to a tenant that is not configured;
         None: the tenant is configured, or such tenants are refused."""
-        directory = self._writer.directory
+        directory = self._follower.directory
         policy = None if directory.policy(name) else directory.unknown(name)
         return None if policy is None else policy.plan
 
@@ -122,17 +125,17 @@ class TenantAdmin:
         """Tenants by name, from the one after ``after``."""
         return [
             TenantView(record.name, record.document, record.version)
-            for record in self._writer.directory.tenants(after=after, limit=limit)
+            for record in self._follower.directory.tenants(after=after, limit=limit)
             if record.document is not None
         ]
 
     async def _put(self, tenant: Tenant, version: int) -> TenantView:
-        await self._writer.write(tenant_entry(TenantRecord(tenant.name, tenant, version)))
+        await self._follower.write([tenant_entry(TenantRecord(tenant.name, tenant, version))])
         return TenantView(tenant.name, tenant, version)
 
     def _record(self, name: str) -> TenantRecord | None:
         """A tenant that may be written. Raises InConfiguration."""
-        known = self._writer.directory.tenant(name)
+        known = self._follower.directory.tenant(name)
         if known is not None and known.version == 0:
             raise InConfiguration(
                 f"the tenant {name!r} stands in the configuration: change it there"
@@ -141,4 +144,4 @@ class TenantAdmin:
 
     def _checked(self, document: Mapping[str, object]) -> Tenant:
         given = {key: value for key, value in document.items() if value is not None}
-        return valid(lambda: tenant_from(given, self._writer.directory.config))
+        return valid(lambda: tenant_from(given, self._follower.directory.config))

@@ -24,7 +24,6 @@ from gateway.tenancy.follower import Follower
 from gateway.tenancy.key_admin import KeyAdmin
 from gateway.tenancy.sqlite_registry import SqliteRegistry
 from gateway.tenancy.tenant_admin import TenantAdmin
-from gateway.tenancy.writing import Writer
 from policies.limits.plan import Subject
 from policies.limits.plan import takes as takes_of
 from policies.limits.prices import Usage
@@ -74,9 +73,8 @@ class Place:
         self.directory = Directory(self.config)
         self.registry = SqliteRegistry(folder / "penstock.db")
         self.follower = Follower(self.registry, self.directory)
-        writer = Writer(self.follower)
-        keys = KeyAdmin(writer, now_s=time.time)
-        self.tenants: TenantAdmin | None = TenantAdmin(writer, keys)
+        keys = KeyAdmin(self.follower, now_s=time.time)
+        self.tenants: TenantAdmin | None = TenantAdmin(self.follower, keys)
         self.store = MemoryStore(clock_ms=lambda: round(NOON.timestamp() * 1_000))
         self.answers = TenantAccounts(self.store, self.store, self.directory.policy_with)
         self.socket = folder / "accounts-0.sock"

@@ -19,7 +19,6 @@ from gateway.tenancy.redis_registry import RedisRegistry
 from gateway.tenancy.registry import START, Conflict, Entry, EntryKind, Registry
 from gateway.tenancy.sqlite_registry import SqliteRegistry
 from gateway.tenancy.tenant_admin import TenantAdmin
-from gateway.tenancy.writing import Writer
 from picker.request.head import RequestHead
 from picker.request.rejection import Rejection
 
@@ -71,8 +70,7 @@ async def all_of(registry: Registry) -> list[Entry]:
 
 
 def admin_of(follower: Follower, clock: WallClock) -> TenantAdmin:
-    writer = Writer(follower)
-    return TenantAdmin(writer, KeyAdmin(writer, now_s=clock))
+    return TenantAdmin(follower, KeyAdmin(follower, now_s=clock))
 
 
 PLANS = [{"name": "gold", "priority": 10}, {"name": "free"}]
