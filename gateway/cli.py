@@ -13,11 +13,12 @@ import typer
 import uvloop
 
 from gateway.commands import keys, tenants
-from gateway.commands.limits import limits
+from gateway.commands.standing import limits
 from gateway.commands.usage import usage
-from gateway.config.config import Config, Secret, schema_json
+from gateway.config.config import Config, schema_json
 from gateway.config.reading.accept import accept
 from gateway.config.reading.problems import ConfigError
+from gateway.config.schema.secret import Secret
 from gateway.envoy import render
 from gateway.run import derive
 from gateway.run.rundir import RunDirError
@@ -38,13 +39,13 @@ app.add_typer(keys.app, name="keys")
 COMMANDS: Final = "penstock.commands"
 """Entry points: each a `typer.Typer` that becomes a command of its name."""
 
-ConfigFile = Annotated[
+ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="Configuration file (YAML).", show_default=False)
 ]
 
 
 @app.command()
-def up(config: ConfigFile) -> None:
+def up(config: ConfigOption) -> None:
     """Run Envoy, the picker and the pools of the configuration, until Ctrl-C or SIGTERM."""
     accepted = _accept(config)
     try:
@@ -55,7 +56,7 @@ def up(config: ConfigFile) -> None:
 
 @config_app.command("check")
 def config_check(file: Annotated[Path, typer.Argument(help="Configuration file (YAML).")]) -> None:
-    """Check a file: every problem with its line, key, what it is and what would be right."""
+    """Check a file. Each problem has its line and key, what was found and what would be right."""
     accepted = _accept(file)
     pools = len(accepted.pools)
     print(f"{file}: good, {pools} pool{'' if pools == 1 else 's'}")
@@ -69,7 +70,7 @@ def config_schema() -> None:
 
 @envoy_app.command("config")
 def envoy_config(
-    config: ConfigFile,
+    config: ConfigOption,
     with_secrets: Annotated[
         bool,
         typer.Option(
@@ -78,7 +79,7 @@ def envoy_config(
         ),
     ] = False,
 ) -> None:
-    """Print the Envoy configuration that a file leads to, whole and self-contained (JSON).
+    """Print the whole Envoy configuration that a file leads to (JSON).
 
     Envoy itself accepts it: penstock envoy config -c FILE > e.json; envoy --mode validate -c e.json
     With TLS, that takes --with-secrets: then the output holds private keys.
@@ -118,8 +119,8 @@ def _fail(message: str) -> NoReturn:
 
 
 def _plug_in(words: Sequence[str]) -> None:
-    """Add the commands of entry points that ``words`` ask for, or all where they ask for help;
-    ``penstock up`` does not import what it has no use for."""
+    """Add the command of an entry point that ``words`` ask for, or all where they ask for help.
+    ``penstock up`` imports none of them."""
     for point in entry_points(group=COMMANDS):
         if not words or words[0].startswith("-") or words[0] == point.name:
             try:

@@ -1,4 +1,1 @@
-"""Simulated vLLM replicas, workloads, replay and comparison: everything that puts load on Penstock.
-
-May import `policies` and `picker`; nothing of ours imports it, except to start simulated replicas.
-"""
+"""Load without GPUs: simulated vLLM replicas, workloads, the lab, benchmarks."""

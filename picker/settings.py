@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from policies.routing.types import RoutingPolicy
+from policies.routing.spec import PolicySpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +12,7 @@ class PoolSettings:
     """One pool of replicas that serve the same base models."""
 
     name: str
-    policy: RoutingPolicy
+    policy: PolicySpec
     models: tuple[str, ...] = ()
     """Base models declared by the operator; more are learned from the replicas."""
     default: bool = False

@@ -9,22 +9,22 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Literal, TypeVar, get_args, get_type_hints
 
-Kind = Literal["filter", "scorer", "picker", "policy"]
+PartKind = Literal["filter", "scorer", "picker", "policy"]
 Factory = Callable[..., object]
 F = TypeVar("F", bound=Factory)
 
 ENTRY_POINT_GROUP = "penstock.policies"
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[PartKind, ...] = get_args(PartKind)
 
-_factories: dict[tuple[Kind, str], Factory] = {}
+_factories: dict[tuple[PartKind, str], Factory] = {}
 
 
 class PolicyError(ValueError):
-    """A policy is unknown, wrongly parameterised, or its plugin is broken; the message says which,
+    """A policy is unknown or has wrong parameters, or its plugin is broken; the message says which,
     and what would be right."""
 
 
-def register(kind: Kind, name: str) -> Callable[[F], F]:
+def register(kind: PartKind, name: str) -> Callable[[F], F]:
     """Class or function decorator: makes the factory known as ``name`` among its ``kind``.
 
     The factory's own signature is the parameter schema: parameters with a default are optional,
@@ -47,22 +47,24 @@ def register(kind: Kind, name: str) -> Callable[[F], F]:
     return decorate
 
 
-def names(kind: Kind) -> list[str]:
+def names(kind: PartKind) -> list[str]:
     """Registered names of a kind, sorted."""
     return sorted(name for k, name in _factories if k == kind)
 
 
-def about(kind: Kind, name: str) -> str:
-    """A line on it for people: the first sentence of the factory's docstring, "" without one.
+def about(kind: PartKind, name: str) -> str:
+    """One line about a factory for people: the first sentence of its docstring, "" without one.
     Raises KeyError for an unknown name."""
     factory = _factories[kind, name]
     text = inspect.cleandoc(factory.__doc__ or "").partition("\n\n")[0]
-    if text.startswith(f"{getattr(factory, '__name__', '')}("):  # what a dataclass writes of itself
+    if text.startswith(
+        f"{getattr(factory, '__name__', '')}("
+    ):  # the docstring that a dataclass makes for itself
         return ""
     return " ".join(text.replace("``", "").split()).partition(". ")[0].removesuffix(".")
 
 
-def build(kind: Kind, name: str, params: Mapping[str, object] | None = None) -> object:
+def build(kind: PartKind, name: str, params: Mapping[str, object] | None = None) -> object:
     """Build one policy part. Raises PolicyError naming kind, name, parameter and what is right."""
     factory = _factories.get((kind, name))
     if factory is None:

@@ -1,5 +1,5 @@
-"""Tokens from bytes, and from chunks of a stream: ratios per model that calibrate themselves from
-the usage engines report."""
+"""Tokens from bytes, and from chunks of a stream: ratios by model that calibrate themselves from
+the usage that engines report."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ PRIOR_BYTES_PER_TOKEN = 4.0
 MIN_BYTES_PER_TOKEN = 1.0
 MAX_BYTES_PER_TOKEN = 16.0
 PRIOR_WEIGHT_TOKENS = 1_000.0
-"""The prior counts like this many observed tokens, so that one odd request does not swing it."""
+"""The prior counts as many tokens as this, so that one odd request does not change it much."""
 MAX_TOKENS_PER_CHUNK = 16.0
 _FULL_WEIGHT_CHUNKS = 100
 DECAY = 0.98
-"""Weight that remains of everything seen before, at each observation: about the last 50 count."""
+"""Weight that older observations keep at each new one: about the last 50 count."""
 
 
 @dataclass(slots=True)
@@ -23,12 +23,12 @@ class _Sums:
 
 
 class TokenRatio:
-    """Bytes per token by model: exponentially weighted sum of bytes over that of tokens.
+    """Bytes per token by model: an exponentially weighted sum of bytes over that of tokens.
 
     With other bounds it calibrates another measure of text, such as a tokenizer's own count.
 
-    A ratio of sums weighs requests by their size, which is what an estimate of work needs; a mean
-    of ratios would be ruled by short prompts, where the chat template's overhead dominates.
+    A ratio of sums weighs requests by their size, as an estimate of work needs it. A mean of ratios
+    would be dominated by short prompts, where the chat template is most of the tokens.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ class TokenRatio:
 
 
 class ChunkRatio:
-    """Output tokens per chunk of a stream, by model: an engine that is ahead of its reader, or that
-    speculates, puts several into one. A mean of ratios, each within a factor of two of the mean so
-    far: no answer, however long or odd, moves it by more than a fiftieth, and a short one by less.
-    """
+    """Output tokens per chunk of a stream, by model. An engine that is ahead of its reader, or that
+    speculates, puts several tokens into one chunk. The estimate is a mean of ratios, each limited
+    to a factor of two of the mean so far: no answer changes it by more than a fiftieth, and a short
+    one changes it less."""
 
     def __init__(self, *, max_models: int = 4_096) -> None:
         self._max_models = max_models
@@ -94,17 +94,19 @@ class ChunkRatio:
         return round(chunks * self._ratios.get(model, 1.0))
 
     def observe(self, model: str, chunks: int, tokens: int, reasoning_tokens: int = 0) -> None:
-        """Learn from one completed stream: its chunks, and the output tokens reported for it,
-        ``reasoning_tokens`` of which the client may not have been shown.
+        """Learn from one completed stream: its chunks, and the output tokens reported for it; the
+        client may not have been shown ``reasoning_tokens`` of them.
 
-        The token that ends an answer has a chunk on some APIs and none on others: one token more
-        than chunks says nothing, and neither do chunks without a token, or with more than
+        The token that ends an answer has a chunk on some APIs and none on others, so one token more
+        than chunks shows nothing. Neither do chunks without a token, or with more than
         `MAX_TOKENS_PER_CHUNK`: the rest was not streamed.
         """
         if chunks <= 0 or tokens <= 0:
             return
         visible = tokens - reasoning_tokens
-        shown = tokens if chunks > visible + 1 else visible  # more chunks than other tokens
+        shown = (
+            tokens if chunks > visible + 1 else visible
+        )  # more chunks than tokens besides reasoning
         seen = max(chunks, shown - 1) / chunks
         if seen > MAX_TOKENS_PER_CHUNK:
             return

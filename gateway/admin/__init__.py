@@ -1,1 +1,1 @@
-"""The admin port: metrics, health, status and a page for people; tenants, keys, limits, usage."""
+"""The admin API and its page: status, health, metrics; tenants, keys, limits, usage."""

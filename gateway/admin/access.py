@@ -1,4 +1,4 @@
-"""Who may use the admin API: whoever has the token, or, without one, whoever is on the machine."""
+"""Who may use the admin API: callers with the token; without a token, callers on this machine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ log = logging.getLogger(__name__)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _OPEN: Final = frozenset({"/healthz", "/readyz"})
-"""What load balancers ask, and tells nothing."""
+"""Load balancers ask these; they show nothing that is secret."""
 _CHALLENGES: Final = ('Bearer realm="penstock"', 'Basic realm="penstock", charset="UTF-8"')
 
 
 class Access:
-    """Checks every request. ``token`` is asked each time, so that a new one applies at once."""
+    """Checks every request. ``token`` is called each time, so that a new token applies at once."""
 
     def __init__(self, token: Callable[[], str | None]) -> None:
         self._token = token
@@ -32,7 +32,7 @@ class Access:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        """401 without the token; 403 from elsewhere where no token is set."""
+        """401 without the token; 403 for another machine where no token is set."""
         if request.path in _OPEN:
             return await handler(request)
         token = self._token()

@@ -1,4 +1,4 @@
-"""Gauges that the supervisor knows best: they come from the status and vanish with their object."""
+"""Gauges that are made from the status: each vanishes with the endpoint or replica it is about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a web page of somebody else's may not do with the admin API of a person's machine."""
+"""Keeps web pages of other sites from using the admin API of a person's machine; errors as JSON."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import web
 
+from gateway.config.schema.terms import is_ip
+
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -16,12 +18,13 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 def error(
     status: int, code: str, message: str, *, problems: Sequence[tuple[str, str]] = ()
 ) -> web.Response:
-    """An error as the whole API gives it. ``problems``: keys of the body, and what is wrong."""
-    told: dict[str, object] = {"code": code, "message": message}
+    """An error in the form of the whole API. ``problems``: keys of the body, each with what is
+    wrong."""
+    content: dict[str, object] = {"code": code, "message": message}
     if problems:
-        told["problems"] = [{"key": key, "problem": problem} for key, problem in problems]
+        content["problems"] = [{"key": key, "problem": problem} for key, problem in problems]
     return web.Response(
-        status=status, body=orjson.dumps({"error": told}), content_type="application/json"
+        status=status, body=orjson.dumps({"error": content}), content_type="application/json"
     )
 
 
@@ -39,8 +42,8 @@ async def errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
 
 @web.middleware
 async def same_origin(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Refuses what a browser sends for a foreign page: a changing request from another origin,
-    and on a loopback address any request under a foreign host name (DNS rebinding)."""
+    """Refuses what a browser sends for a page of another site: a changing request from another
+    origin, and on a loopback address any request under a foreign host name (DNS rebinding)."""
     host = request.headers.get("Host", "")
     if arrived_on_loopback(request) and not _names_this_machine(host):
         return error(
@@ -59,7 +62,7 @@ async def same_origin(request: web.Request, handler: _Handler) -> web.StreamResp
 
 
 def arrived_on_loopback(request: web.Request) -> bool:
-    """Whether the address that it was sent to is the machine's own."""
+    """Whether the request was sent to a loopback address."""
     name = request.transport.get_extra_info("sockname") if request.transport is not None else None
     if not isinstance(name, tuple):
         return False
@@ -71,10 +74,4 @@ def _names_this_machine(host: str) -> bool:
         name = urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return False
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    return name == "localhost" or name.endswith(".localhost") or is_ip(name)

@@ -1,4 +1,4 @@
-"""Listening for the admin API and the second metrics port."""
+"""The servers of the admin API and of the second metrics port."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from gateway.admin.access import Access
 from gateway.admin.api import application, metrics_application
 from gateway.admin.status import StatusSource
 from gateway.admin.tenants import TenantSource
-from gateway.config.config import Admin, Metrics
+from gateway.config.schema.admin import Admin
+from gateway.config.schema.picker import MetricsSection
 
 
 class AdminServer:
@@ -24,15 +25,15 @@ class AdminServer:
         token: Callable[[], str | None],
         metrics_dir: Path,
     ) -> None:
-        """``token``: of the configuration in force."""
+        """``token``: returns the token of the configuration in force."""
         self._source = source
         self._tenants = tenants
         self._access = Access(token)
         self._metrics_dir = metrics_dir
         self._runners: list[web.AppRunner] = []
 
-    async def start(self, admin: Admin, metrics: Metrics) -> None:
-        """Listen; raises OSError when a port is taken."""
+    async def start(self, admin: Admin, metrics: MetricsSection) -> None:
+        """Listen. Raises OSError when a port is taken."""
         app = application(self._source, self._tenants, self._access, self._metrics_dir)
         await self._listen(app, admin.address, admin.port)
         if metrics.port is not None:
@@ -40,7 +41,7 @@ class AdminServer:
             await self._listen(app, metrics.address, metrics.port)
 
     async def stop(self) -> None:
-        """Close both."""
+        """Close both servers."""
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()

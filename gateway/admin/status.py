@@ -1,4 +1,4 @@
-"""What the gateway says about itself: plain values, shown as JSON under /api/status."""
+"""The state of the gateway as plain values; /api/status shows them as JSON."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class EndpointStatus:
     healthy: bool
     draining: bool = False
     reason: str = ""
-    """Why it gets no requests, "" when it does."""
+    """Why it gets no requests; "" when it gets some."""
     in_flight_requests: int = 0
-    """Of all pickers."""
+    """Those of all pickers."""
     waiting_requests: float = 0.0
-    """In the engine's queue, by its last report."""
+    """Requests in the engine's queue, by its last report."""
     running_requests: float = 0.0
     kv_usage: float = 0.0
     """0 to 1."""
@@ -37,7 +37,7 @@ class ReplicaStatus:
     pid: int | None = None
     restarts: int = 0
     detail: str = ""
-    """Last error or what is being waited for."""
+    """The last error, or what it waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class PickerStatus:
     pid: int | None
     state: str
     config_version: int = 0
-    """Version it works by."""
+    """Version that it works with."""
     in_flight_requests: int = 0
     restarts: int = 0
 
@@ -78,7 +78,7 @@ class EnvoyStatus:
 
 @dataclass(frozen=True, slots=True)
 class RefusedConfig:
-    """A change of the file that was not taken over."""
+    """A change of the file that was refused."""
 
     at: datetime
     problems: tuple[str, ...]
@@ -96,7 +96,7 @@ class ConfigStatus:
 
 @dataclass(frozen=True, slots=True)
 class GatewayStatus:
-    """Everything."""
+    """The state of the whole gateway."""
 
     version: str
     started_at: datetime
@@ -114,14 +114,14 @@ class UnknownEndpointError(LookupError):
 
 
 class StatusSource(Protocol):
-    """What the admin API asks; the supervisor implements it. All are called in the event loop."""
+    """What the admin API needs of the supervisor. All are called in the event loop."""
 
     def status(self) -> GatewayStatus:
         """The state now."""
         ...
 
     def config_document(self) -> Mapping[str, object]:
-        """The accepted configuration with its defaults, JSON-able, secrets taken out."""
+        """The accepted configuration with its defaults, ready for JSON, without secrets."""
         ...
 
     async def set_draining(self, pool: str, address: str, *, draining: bool) -> None:

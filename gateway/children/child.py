@@ -25,8 +25,8 @@ Clock = Callable[[], float]
 Sleep = Callable[[float], Awaitable[None]]
 Probe = Callable[[], Awaitable[bool]]
 
-# Runs in the child before the command takes its place: has the kernel signal it when the thread
-# that started it dies. Not a preexec_fn, because that forks a process full of gRPC threads.
+# Runs in the child before the command takes its place. It asks the kernel to signal the child when
+# the thread that started it dies. A preexec_fn would have to fork a process full of gRPC threads.
 _LAUNCHER: Final = """\
 import ctypes, os, sys
 death_signal, parent, *command = sys.argv[1:]
@@ -49,7 +49,7 @@ class ChildState(enum.Enum):
     """Running, not ready yet."""
     READY = "ready"
     ENDED = "ended"
-    """Ended by itself; what it left behind is being cleared away."""
+    """Ended by itself; what it left running is being ended too."""
     BACKOFF = "backoff"
     """Ended; will be started again after a wait."""
     STOPPING = "stopping"
@@ -89,9 +89,10 @@ class ChildSpec:
     name: str
     """For logs and messages."""
     launch: Callable[[], Launch]
-    """Asked before every start, so that a restart can use another port."""
+    """Called before every start, so that a restart can use another port."""
     ready: Probe | None = None
-    """True when the child is ready; an OSError or TimeoutError counts as False. None: at once."""
+    """True when the child is ready; an OSError or TimeoutError counts as False. None: the child is
+    ready at once."""
     ready_timeout_s: float = 60.0
     ready_interval_s: float = 0.1
     grace_s: float = 10.0
@@ -99,7 +100,7 @@ class ChildSpec:
     restart: bool = True
     backoff: Backoff = field(default_factory=Backoff)
     death_signal: signal.Signals = signal.SIGKILL
-    """What the child gets when this process dies. SIGTERM for one that has children itself."""
+    """Signal to the child when this process dies. SIGTERM for one that has children itself."""
     log_file: Path | None = None
     """Output is appended here, beside the last lines kept in memory."""
     log_limit_bytes: int = 16 << 20
@@ -147,7 +148,7 @@ class Child:
         self.pid: int | None = None
         self.restarts = 0
         self.last_exit: ChildExit | None = None
-        """How the last run that was not asked to stop ended."""
+        """How the last run ended that nobody had asked to stop."""
         self._on_state = on_state
         self._clock, self._sleep = clock, sleep
         self._rng = rng or random.Random()  # noqa: S311 - jitter
@@ -158,17 +159,17 @@ class Child:
         self._task: asyncio.Task[None] | None = None
 
     def output(self) -> tuple[str, ...]:
-        """The last lines that it wrote, stdout and stderr, over all its runs."""
+        """The last lines that it has written, stdout and stderr, over all its runs."""
         return self._output.tail()
 
     def start(self) -> None:
-        """Begin to supervise; returns at once. RuntimeError when it was started before."""
+        """Begin to supervise; return at once. Raises RuntimeError when it was started before."""
         if self._task is not None:
             raise RuntimeError(f"{self.spec.name} was started before")
         self._task = asyncio.create_task(self._supervise(), name=f"child {self.spec.name}")
 
     async def wait_ready(self) -> None:
-        """Return when it is ready. Raises ChildError when the run ends first; it is nevertheless
+        """Return when it is ready. Raises ChildError when the run ends first; even then it is
         started again in the background, until `stop`."""
         endings = self._endings
         while self.state is not ChildState.READY:
@@ -181,10 +182,9 @@ class Child:
             await self._changed.wait()
 
     async def stop(self) -> None:
-        """SIGTERM, then after the grace SIGKILL, to the whole process group at the end; returns
-        when nothing of it runs. Harmless when it was never started or is stopped already.
-
-        Cancelled, it kills at once.
+        """Send SIGTERM, and SIGKILL to the whole process group after the grace; return when nothing
+        of it runs. Harmless when it was never started or is stopped already. When cancelled, it
+        kills at once.
         """
         self._stop.set()
         self._changed.set()
@@ -334,7 +334,7 @@ class Child:
             process.send_signal(signal.SIGTERM)
         await asyncio.wait({exited}, timeout=self.spec.grace_s)
         if exited.done() and _signal_group(process.pid, signal.SIGTERM):
-            # Nothing tells when a process that is not our child ends.
+            # The kernel does not report the end of a process that is not our child.
             while time.monotonic() < end_s and _signal_group(process.pid, 0):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 

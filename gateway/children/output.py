@@ -63,7 +63,7 @@ class ChildOutput(asyncio.Protocol):
             os.close(write_end)
 
     async def follow(self) -> None:
-        """Read from now on in the background."""
+        """Begin to read, in the background."""
         self._ended = asyncio.Event()
         file = os.fdopen(self._read_end, "rb", buffering=0)
         try:
@@ -73,7 +73,7 @@ class ChildOutput(asyncio.Protocol):
             raise
 
     async def drain(self) -> None:
-        """Wait a moment for what is still in the pipe, then let go of it."""
+        """Wait a moment for what is still in the pipe, then close it."""
         try:
             await asyncio.wait_for(self._ended.wait(), _DRAIN_S)
         except TimeoutError:

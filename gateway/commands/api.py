@@ -1,4 +1,4 @@
-"""The admin API of a running Penstock, as commands use it."""
+"""How commands use the admin API of a running Penstock."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ LOCAL: Final = "http://127.0.0.1:8090"
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """One running Penstock. Every method ends the command with a line that says why, when it gets
-    no good answer."""
+    """One running Penstock. When a method gets no good answer, it ends the command with a line
+    that says why."""
 
     url: str
     token: str | None = field(default=None, repr=False)
 
     @classmethod
     def at(cls, url: str, token_file: Path | None) -> Api:
-        """With the token of a file, else of the environment."""
+        """With the token from a file, else from the environment."""
         if not url.startswith(("http://", "https://")):
             fail(f"{url!r} is no URL of an admin API, such as {LOCAL}")
         if token_file is None:
@@ -72,7 +72,7 @@ class Api:
         return _object(self._answer("POST", path, body=body))
 
     def patch(self, path: str, body: Mapping[str, object], *, version: int) -> Document:
-        """The answer to a change of that version."""
+        """The answer to a change of that version of the document."""
         headers = {"If-Match": f'"{version}"'}
         return _object(self._answer("PATCH", path, body=body, headers=headers))
 

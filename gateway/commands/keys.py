@@ -9,8 +9,7 @@ import typer
 
 from gateway.commands import shorthand
 from gateway.commands.api import LOCAL, Api, Document, TokenFile, Url, at
-from gateway.commands.output import AsJson, day_and_time, fail, say, show_json, show_table
-from gateway.commands.tenants import (
+from gateway.commands.limit_documents import (
     GoneLimits,
     limit_of,
     limits_in,
@@ -18,19 +17,28 @@ from gateway.commands.tenants import (
     models_of,
     show_document,
 )
+from gateway.commands.output import AsJson, day_and_time, fail, say, show_json, show_table
 
 app = typer.Typer(help="API keys of tenants.", no_args_is_help=True)
 
 KeyId = Annotated[str, typer.Argument(help="Id of the key.", show_default=False)]
-Expires = Annotated[
+ExpiresOption = Annotated[
     str | None,
     typer.Option(
         "--expires",
-        help="When it ends to be good: 90d, 2027-01-31 or 2027-01-31T12:00:00Z.",
+        help="When it expires: 90d, 2027-01-31 or 2027-01-31T12:00:00Z.",
         show_default=False,
     ),
 ]
-OnlyKey = Annotated[
+KeyLimitsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        help=f"A limit of this key alone; repeatable. {shorthand.LIMIT_FORM}",
+        show_default=False,
+    ),
+]
+QuietOption = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print the key and nothing else, for scripts.")
 ]
 
@@ -80,7 +88,7 @@ def list_(
 def create(
     tenant: Annotated[str, typer.Argument(help="Name of the tenant.", show_default=False)],
     name: Annotated[str, typer.Option("--name", help="What you call it.")] = "",
-    expires: Expires = None,
+    expires: ExpiresOption = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -89,20 +97,13 @@ def create(
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--limit",
-            help=f"A limit of this key alone; repeatable. {shorthand.LIMIT_FORM}",
-            show_default=False,
-        ),
-    ] = None,
+    limit: KeyLimitsOption = None,
     url: Url = LOCAL,
     token_file: TokenFile = None,
-    quiet: OnlyKey = False,
+    quiet: QuietOption = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key for a tenant. It is shown this once only."""
+    """Make a key for a tenant. It is shown only once."""
     body: Document = {"tenant": tenant, "name": name}
     if expires is not None:
         body["expires"] = _instant(expires)
@@ -124,7 +125,7 @@ def set_(
         str | None,
         typer.Option(
             "--expires",
-            help="When it ends to be good: 90d, 2027-01-31, 2027-01-31T12:00:00Z or never.",
+            help="When it expires: 90d, 2027-01-31, 2027-01-31T12:00:00Z or never.",
             show_default=False,
         ),
     ] = None,
@@ -137,20 +138,13 @@ def set_(
             show_default=False,
         ),
     ] = None,
-    limit: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--limit",
-            help=f"A limit of this key alone; repeatable. {shorthand.LIMIT_FORM}",
-            show_default=False,
-        ),
-    ] = None,
+    limit: KeyLimitsOption = None,
     no_limit: GoneLimits = None,
     url: Url = LOCAL,
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change what is given of a key; a limit replaces the one of its name, or is added."""
+    """Change a key. A limit replaces the one of its name, or is added."""
     changes: Document = {}
     if name is not None:
         changes["name"] = name
@@ -185,13 +179,13 @@ def rotate(
     overlap: Annotated[
         str, typer.Option("--overlap", help="How long the old key stays good: 0s, 30min, 24h, 7d.")
     ] = "24h",
-    expires: Expires = None,
+    expires: ExpiresOption = None,
     url: Url = LOCAL,
     token_file: TokenFile = None,
-    quiet: OnlyKey = False,
+    quiet: QuietOption = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a new key in the place of one, which stays good for the overlap."""
+    """Make a new key in place of an old one, which stays good for the overlap."""
     body: Document = {"overlap_s": _seconds(overlap)}
     if expires is not None:
         body["expires"] = _instant(expires)

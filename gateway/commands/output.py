@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for programs, one line when something fails."""
+"""Printing: tables for people, JSON for programs, one line when a command fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 _WIDE: Final = 500
-"""Columns on a pipe: nothing is cut off there."""
+"""Columns on a pipe, where nothing may be cut off."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -26,7 +26,7 @@ def fail(message: str) -> NoReturn:
 
 
 def show_json(document: Mapping[str, object]) -> None:
-    """Print a document as it came."""
+    """Print a document as the API sent it."""
     typer.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
 
 
@@ -62,31 +62,31 @@ def sentence(note: object) -> str:
 
 
 def console() -> Console:
-    """Standard output; as wide as need be where it is no terminal."""
+    """Standard output, wide enough for every table where it is no terminal."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=_WIDE)
 
 
 def plain(text: str) -> str:
-    """Without control characters and those that turn the direction of writing."""
+    """Text without control characters and without those that change the direction of writing."""
     return "\n".join(map(in_a_line, text.split("\n")))
 
 
 def in_a_line(text: str) -> str:
-    """Without line breaks too: users and models are named by clients, and a name must not look
+    """As `plain`, and without line breaks: clients name users and models, and a name must not look
     like another row."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def number(value: object) -> str:
-    """A number with its thousands apart."""
+    """A number with commas between its thousands."""
     if isinstance(value, float) and not value.is_integer():
         return f"{Decimal(str(value)):,}"
     return f"{int(value):,}" if isinstance(value, int | float) else str(value)
 
 
 def amount(value: object, count: str, currency: str) -> str:
-    """An amount of what a limit counts: of money with at least two decimal places."""
+    """An amount of what a limit counts. Money has at least two decimal places."""
     if count != "cost" or not isinstance(value, int | float):
         return number(value)
     whole, _, places = f"{Decimal(str(value)):,f}".partition(".")

@@ -1,4 +1,4 @@
-"""Limits and times as they are written on a command line."""
+"""Limits and times in the short form of the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final, get_args
 
-from gateway.config.schema.limits import Counted, Per, Separate
+from gateway.config.schema.limit import Counted, Per, Separate
 
 LIMIT_FORM: Final = (
     "COUNT=AMOUNT/PERIOD and, after commas, burst=AMOUNT, window=calendar, by=user+model,"
@@ -21,7 +21,7 @@ _SECONDS: Final = {"s": 1, "min": 60, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def limit_of(text: str) -> dict[str, object]:
-    """A limit's JSON form, of a text such as ``total_tokens=100k/minute,burst=200k,by=user``.
+    """The JSON form of a limit such as ``total_tokens=100k/minute,burst=200k,by=user``.
 
     Raises ValueError that says what is wrong and what would be right.
     """
@@ -87,8 +87,8 @@ def seconds_of(text: str) -> float:
 
 
 def instant_of(text: str, now: datetime) -> str:
-    """A time with its zone, of a span from now (``90d``), a day (its beginning, UTC) or a time with
-    a zone. Raises ValueError."""
+    """A time with its zone, from a span from now (``90d``), a day (its beginning, UTC) or a time
+    with a zone. Raises ValueError."""
     if _SPAN.fullmatch(text.strip()):
         return (now + timedelta(seconds=seconds_of(text))).isoformat()
     try:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, cast
 
-import orjson
 import typer
 import yaml
-from pydantic import ValidationError
 
 from gateway.commands import shorthand
 from gateway.commands.api import LOCAL, Api, Document, TokenFile, Url, at
-from gateway.commands.limits import allowed
-from gateway.commands.output import AsJson, fail, in_a_line, say, show_json, show_table
-from gateway.config.schema.limits import Limit
+from gateway.commands.limit_documents import (
+    GoneLimits,
+    limit_name,
+    limits_in,
+    merged_limits,
+    models_of,
+    show_document,
+)
+from gateway.commands.output import AsJson, fail, say, show_json, show_table
 
 _AS_PLAN: Final = "plan"
-_NOT_YET: Final = "Kept for the admission queue, which is not there yet: no effect so far."
+_NOT_YET: Final = "Reserved for the admission queue, which does not exist yet: no effect so far."
 app = typer.Typer(help="Tenants: who may use the gateway, and how much.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="Name of the tenant.", show_default=False)]
-PlanName = Annotated[
+TenantName = Annotated[str, typer.Argument(help="Name of the tenant.", show_default=False)]
+PlanOption = Annotated[
     str | None, typer.Option("--plan", help="Plan it refers to; '' for none.", show_default=False)
 ]
-Models = Annotated[
+ModelsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--model",
@@ -33,7 +36,7 @@ Models = Annotated[
         show_default=False,
     ),
 ]
-Priority = Annotated[
+PriorityOption = Annotated[
     str | None,
     typer.Option(
         "--priority",
@@ -41,7 +44,7 @@ Priority = Annotated[
         show_default=False,
     ),
 ]
-Weight = Annotated[
+WeightOption = Annotated[
     str | None,
     typer.Option(
         "--weight",
@@ -49,7 +52,7 @@ Weight = Annotated[
         show_default=False,
     ),
 ]
-OnStoreFailure = Annotated[
+StoreFailureOption = Annotated[
     str | None,
     typer.Option(
         "--on-store-failure",
@@ -57,7 +60,7 @@ OnStoreFailure = Annotated[
         show_default=False,
     ),
 ]
-NewLimits = Annotated[
+LimitsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--limit",
@@ -66,11 +69,7 @@ NewLimits = Annotated[
         show_default=False,
     ),
 ]
-GoneLimits = Annotated[
-    list[str] | None,
-    typer.Option("--no-limit", help="Name of a limit to remove; repeatable.", show_default=False),
-]
-File = Annotated[
+FileOption = Annotated[
     Path | None,
     typer.Option(
         "--file",
@@ -107,7 +106,7 @@ def list_(
                 str(one["plan"] or ""),
                 _or_plan(one["priority"]),
                 " ".join(cast("list[str]", one["models"])) if one["models"] is not None else "plan",
-                ", ".join(_limit_name(limit) for limit in cast("list[Document]", one["limits"])),
+                ", ".join(limit_name(limit) for limit in cast("list[Document]", one["limits"])),
                 "disabled" if one["disabled"] else "enabled",
                 "configuration" if one["in_configuration"] else "registry",
             )
@@ -120,7 +119,7 @@ def list_(
 
 @app.command()
 def show(
-    name: Name, url: Url = LOCAL, token_file: TokenFile = None, as_json: AsJson = False
+    name: TenantName, url: Url = LOCAL, token_file: TokenFile = None, as_json: AsJson = False
 ) -> None:
     """Show one tenant."""
     _show(Api.at(url, token_file).get(at("tenants", name)), as_json=as_json)
@@ -128,14 +127,14 @@ def show(
 
 @app.command()
 def create(
-    name: Name,
-    plan: PlanName = None,
-    model: Models = None,
-    limit: NewLimits = None,
-    priority: Priority = None,
-    weight: Weight = None,
-    on_store_failure: OnStoreFailure = None,
-    file: File = None,
+    name: TenantName,
+    plan: PlanOption = None,
+    model: ModelsOption = None,
+    limit: LimitsOption = None,
+    priority: PriorityOption = None,
+    weight: WeightOption = None,
+    on_store_failure: StoreFailureOption = None,
+    file: FileOption = None,
     url: Url = LOCAL,
     token_file: TokenFile = None,
     as_json: AsJson = False,
@@ -152,20 +151,20 @@ def create(
 
 @app.command("set")
 def set_(
-    name: Name,
-    plan: PlanName = None,
-    model: Models = None,
-    limit: NewLimits = None,
+    name: TenantName,
+    plan: PlanOption = None,
+    model: ModelsOption = None,
+    limit: LimitsOption = None,
     no_limit: GoneLimits = None,
-    priority: Priority = None,
-    weight: Weight = None,
-    on_store_failure: OnStoreFailure = None,
-    file: File = None,
+    priority: PriorityOption = None,
+    weight: WeightOption = None,
+    on_store_failure: StoreFailureOption = None,
+    file: FileOption = None,
     url: Url = LOCAL,
     token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change what is given of a tenant; a limit replaces the one of its name, or is added."""
+    """Change a tenant. A limit replaces the one of its name, or is added."""
     changes: Document = {} if file is None else _read(file)
     if changes.pop("name", name) != name:
         fail(f"{file}: the tenant there is another one, not {name!r}")
@@ -183,7 +182,7 @@ def set_(
 
 @app.command()
 def disable(
-    name: Name, url: Url = LOCAL, token_file: TokenFile = None, as_json: AsJson = False
+    name: TenantName, url: Url = LOCAL, token_file: TokenFile = None, as_json: AsJson = False
 ) -> None:
     """Refuse all requests of a tenant from now on."""
     _switch(Api.at(url, token_file), name, disabled=True, as_json=as_json)
@@ -191,7 +190,7 @@ def disable(
 
 @app.command()
 def enable(
-    name: Name, url: Url = LOCAL, token_file: TokenFile = None, as_json: AsJson = False
+    name: TenantName, url: Url = LOCAL, token_file: TokenFile = None, as_json: AsJson = False
 ) -> None:
     """Serve a disabled tenant again."""
     _switch(Api.at(url, token_file), name, disabled=False, as_json=as_json)
@@ -199,7 +198,7 @@ def enable(
 
 @app.command()
 def delete(
-    name: Name,
+    name: TenantName,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     url: Url = LOCAL,
     token_file: TokenFile = None,
@@ -242,29 +241,6 @@ def _show(tenant: Document, *, as_json: bool) -> None:
     show_document(lines, limits_in(tenant))
 
 
-def show_document(lines: Mapping[str, str], limits: list[Document]) -> None:
-    """Print what a tenant or key is, and its own limits."""
-    width = max(map(len, lines))
-    for key, value in lines.items():
-        say(f"{key:{width}}  {in_a_line(value)}".rstrip())
-    if limits:
-        say("")
-        show_table(
-            ("own limit", "allowed", "separately by", "models", "pools", "mode"),
-            [
-                (
-                    _limit_name(limit),
-                    allowed(limit | {"window": _window(limit)}),
-                    " ".join(cast("list[str]", limit["by"])),
-                    " ".join(cast("list[str]", limit["models"])) or "all",
-                    " ".join(cast("list[str]", limit["pools"])) or "all",
-                    "shadow" if limit["shadow"] else "enforced",
-                )
-                for limit in limits
-            ],
-        )
-
-
 def _or_plan(value: object) -> str:
     return "plan" if value is None else str(value)
 
@@ -276,7 +252,7 @@ def _changes(
     weight: str | None,
     on_store_failure: str | None,
 ) -> Document:
-    """What was given; null is the plan's, and for the plan itself none."""
+    """The keys that were given. Null stands for the plan's value, and as plan for no plan."""
     found: Document = {}
     if plan is not None:
         found["plan"] = plan or None
@@ -297,14 +273,6 @@ def _whole(option: str, text: str) -> int:
         fail(f"--{option}: expected a whole number or plan, not {text!r}")
 
 
-def models_of(patterns: list[str]) -> list[str]:
-    """Patterns of the command line; ends the command when one is several."""
-    for pattern in patterns:
-        if any(c.isspace() for c in pattern):
-            fail(f"--model {pattern!r}: a model has no white space in its name; repeat --model")
-    return patterns
-
-
 def _read(file: Path) -> Document:
     try:
         found = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -313,54 +281,3 @@ def _read(file: Path) -> Document:
     if not isinstance(found, dict):
         fail(f"{file}: expected the keys of a tenant, such as plan and limits")
     return cast("Document", found)
-
-
-def limits_in(tenant: Document) -> list[Document]:
-    """The limits of a tenant's or key's document; ends the command when there is something else."""
-    limits = tenant.get("limits") or []
-    if not isinstance(limits, list) or not all(isinstance(one, dict) for one in limits):
-        fail("limits must be a list of limits")
-    return cast("list[Document]", limits)
-
-
-def merged_limits(
-    known: list[Document], added: list[str] | tuple[()], gone: list[str] | tuple[()]
-) -> list[Document]:
-    """Limits after some, of the command line, were added or replaced and others, by name, removed;
-    ends the command when there is none to remove."""
-    found = {_limit_name(limit): limit for limit in known}
-    for name in gone:
-        if found.pop(name, None) is None:
-            fail(f"it has no limit {name!r} of its own; it has {', '.join(found) or 'none'}")
-    for text in added:
-        limit = limit_of(text)
-        found[_limit_name(limit)] = limit
-    return list(found.values())
-
-
-def limit_of(text: str) -> Document:
-    """A limit of the command line; ends the command when it is none."""
-    try:
-        return shorthand.limit_of(text)
-    except ValueError as error:
-        fail(str(error))
-
-
-def _limit_name(limit: Document) -> str:
-    known = _known(limit)
-    if known is not None:
-        return known.effective_name
-    return str(limit.get("name") or orjson.dumps(limit, option=orjson.OPT_SORT_KEYS))
-
-
-def _window(limit: Document) -> str:
-    known = _known(limit)
-    return str(limit["window"]) if known is None else known.effective_window
-
-
-def _known(limit: Document) -> Limit | None:
-    """None: the server says what is wrong with it, or is of another version."""
-    try:
-        return Limit.model_validate_json(orjson.dumps(limit))
-    except ValidationError:
-        return None

@@ -16,27 +16,17 @@ from pydantic.fields import FieldInfo
 
 from gateway.config.config import Config
 from gateway.config.schema.identity import Claim, HeaderName
-from gateway.config.schema.limits import KeyPrefix, Limit, RedisUrl
-from gateway.config.schema.pools import (
-    EnvValue,
-    ProcessPool,
-    SimulatedPool,
-    StaticPool,
-)
+from gateway.config.schema.limit import Limit
+from gateway.config.schema.pools import EnvValue, ProcessPool, SimulatedPool, StaticPool
 from gateway.config.schema.pricing import MoneyExpression, TokenExpression, Weights
+from gateway.config.schema.redis import KeyPrefix, RedisUrl
 from gateway.config.schema.secret import Secret
 from gateway.config.schema.section import ConfigPath, Section
-from gateway.config.schema.sections import (
-    hints,
-    item_of,
-    members,
-    sections_of,
-)
 from gateway.config.schema.tenancy import Digest
 from gateway.config.schema.terms import (
-    Endpoint,
     EngineProfile,
     Exact,
+    HostPort,
     HttpPath,
     Instant,
     IpAddress,
@@ -47,6 +37,7 @@ from gateway.config.schema.terms import (
     Rate,
     Seconds,
 )
+from gateway.config.schema.walk import hints, item_of, members, sections_of
 from policies.limits.expression import FUNCTIONS, VARIABLES
 
 ROOT: Final = Path(__file__).parents[2]
@@ -58,7 +49,7 @@ _NAMED_TYPES: Final[tuple[tuple[object, str], ...]] = (
     (Name, "name"),
     (ModelName, "model name"),
     (IpAddress, "IP address"),
-    (Endpoint, "host:port"),
+    (HostPort, "host:port"),
     (EngineProfile, "profile"),
     (HttpPath, "HTTP path"),
     (ConfigPath, "path"),
@@ -88,7 +79,7 @@ _PLAIN_TYPES: Final[Mapping[object, str]] = {
     Weights: "[weights](#weights)",
 }
 _ELSEWHERE: Final = (Secret, Limit, Weights)
-"""Sections that stand in several places: described once, and linked to."""
+"""Sections that several keys have: described once, and linked to."""
 _POOLS: Final = (StaticPool, SimulatedPool, ProcessPool)
 
 _INTRO: Final = """\
@@ -98,7 +89,7 @@ _INTRO: Final = """\
 
 Penstock reads one YAML file: `penstock up -c FILE`.
 
-- `penstock config check FILE` tells every problem in it, with line, key, what was found and what
+- `penstock config check FILE` lists every problem in it, with line, key, what was found and what
   would be right. `penstock config schema` prints its JSON Schema, for editors.
 - The file is watched. A change is checked and put into force without a restart; a wrong one is
   refused with the same messages, and the configuration in force stays.
@@ -109,14 +100,14 @@ Penstock reads one YAML file: `penstock up -c FILE`.
 
 ## Secrets
 
-A secret is never written into the file, only where to find it:
+A secret is never written into the file. The file only says where to find it:
 
 | key | type | meaning |
 |---|---|---|
 """
 
 _LITELLM: Final = """
-Those who know other gateways' limits find them here:
+Limits that you may know from other gateways:
 
 | there | here |
 |---|---|
@@ -129,10 +120,10 @@ Those who know other gateways' limits find them here:
 | `model_rpm_limit`, `model_tpm_limit` | `by: [model]` for each model, `models: [NAME]` for one |
 | limits of a virtual key | `limits` of the key, or `by: [key]` for each key |
 
-A budget of a day or a month is by the calendar, also without `window`: it is there again all at
-once at 0:00 UTC. With `window: rolling` it heals continuously instead: of 30 a month, 1 comes back
-each day. Beside a limit by user have one for the whole tenant: with an API key the user is the
-client's own word.
+A budget of a day or a month goes by the calendar, also without `window`: all of it is there again
+at 0:00 UTC. With `window: rolling` it refills continuously instead: of 30 a month, 1 comes back
+each day. Add a limit for the whole tenant to a limit by user: with an API key, the client itself
+names the user.
 """
 
 _CEL: Final = """
@@ -149,9 +140,9 @@ cel: >-
   + double(output_tokens) * 0.000015
 ```
 
-When the file is loaded every expression is tried on some hundred usages, on both sides of every
-whole number in it among them; one that fails or is negative for any of them is refused. Should it
-fail later nevertheless, the request counts 0, an error is logged and a metric counts it.
+When the file is loaded, every expression is tried on some hundred usages, among them usages on both
+sides of every whole number in it. One that fails or is negative for any of them is refused. When it
+fails later nevertheless, the request counts 0, an error is logged and a metric counts it.
 """
 
 

@@ -1,16 +1,20 @@
-"""A picker worker's end: hears assignments, sends reports, attaches again when the line breaks."""
+"""A picker worker's end: follows the assignment, sends reports, attaches again when the line
+breaks."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 import grpc
 
-from gateway.control.server import SERVICE
+from gateway.control.assignment import Assignment, Board
+from gateway.control.assignment_wire import to_assignment
+from gateway.control.server import CONTROL_SERVICE
+from picker.state.endpoints import EndpointSpec
 from picker.wire import control_pb2
 
 log = logging.getLogger(__name__)
@@ -19,22 +23,35 @@ _REPORT_S: Final = 0.25
 _RETRY_S: Final = 0.5
 
 
-class ControlClient:
-    """Calls ``apply`` with every assignment; ``report`` is asked a few times a second."""
+MakeReport = Callable[[bool], control_pb2.Report]
+"""What has changed since the last report; with True everything, after attaching."""
 
-    def __init__(
-        self,
-        socket: Path,
-        *,
-        apply: Callable[[control_pb2.Assignment], None],
-        report: Callable[[], control_pb2.Report],
-    ) -> None:
+
+class ControlClient:
+    """Holds the assignment as the supervisor last sent it; ``report`` is called a few times a
+    second while attached."""
+
+    def __init__(self, socket: Path, *, report: MakeReport) -> None:
         self._socket = socket
-        self._apply = apply
         self._report = report
+        self._board = Board()
+
+    @property
+    def endpoints(self) -> Mapping[str, Mapping[str, EndpointSpec]]:
+        """All endpoints that are assigned now, by pool and address; `changes` may not have given
+        them all yet."""
+        return self._board.endpoints
+
+    async def changes(self) -> AsyncIterator[Assignment]:
+        """The assignment, then every change of it, for ever. Changes that come faster than they
+        are taken come as one."""
+        with self._board.reading() as reader:
+            while True:
+                await reader.news()
+                yield reader.read()
 
     async def run(self) -> None:
-        """Stay attached until cancelled; the last assignment stays in force while detached."""
+        """Stay attached until cancelled; the assignment stays in force while detached."""
         while True:
             try:
                 await self._attached()
@@ -46,14 +63,15 @@ class ControlClient:
         async with grpc.aio.insecure_channel(f"unix:{self._socket}") as channel:
             attach: grpc.aio.StreamStreamMultiCallable[control_pb2.Report, control_pb2.Assignment]
             attach = channel.stream_stream(
-                f"/{SERVICE}/Attach",
+                f"/{CONTROL_SERVICE}/Attach",
                 request_serializer=control_pb2.Report.SerializeToString,
                 response_deserializer=control_pb2.Assignment.FromString,
             )
-            async for assignment in attach(self._reports()):
-                self._apply(assignment)
+            async for message in attach(self._reports()):
+                self._board.put(to_assignment(message))
 
     async def _reports(self) -> AsyncIterator[control_pb2.Report]:
+        yield self._report(True)
         while True:
-            yield self._report()
             await asyncio.sleep(_REPORT_S)
+            yield self._report(False)

@@ -1,39 +1,35 @@
-"""The supervisor's end: assigns work to attached picker workers and keeps their last report."""
+"""The supervisor's end: assigns work to attached picker workers and keeps what they report."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import grpc
 
-from picker.state.endpoints import EndpointSpec
+from gateway.control.assignment import Assignment, Board, Reader
+from gateway.control.assignment_wire import from_assignment
+from gateway.control.report import WorkerReport
+from picker.state.endpoints import EndpointChanges, EndpointKey
 from picker.wire import control_pb2
 
-log = logging.getLogger(__name__)
-
-SERVICE: Final = "penstock.control.v1.Control"
+CONTROL_SERVICE: Final = "penstock.control.v1.Control"
 
 
 class ControlServer:
-    """Holds the assignment in force; every change of it goes to all workers at once."""
+    """Holds the assignment in force. A worker that attaches gets it whole, then every change of
+    it; the changes of one turn of the event loop are one message."""
 
     def __init__(self, socket: Path, on_report: Callable[[], None]) -> None:
-        self.reports: dict[str, control_pb2.Report] = {}
-        """Last report by worker, of attached workers only."""
+        """``on_report``: called after each report and when a worker has gone."""
         self._socket = socket
         self._on_report = on_report
-        self._assignment = control_pb2.Assignment()
-        self._changed = asyncio.Event()
+        self._board = Board()
+        self._reports: dict[str, WorkerReport] = {}
         self._server = grpc.aio.server()
-
-    @property
-    def version(self) -> int:
-        """Version of the assignment in force."""
-        return self._assignment.version
 
     async def start(self) -> None:
         """Listen on the unix socket."""
@@ -43,7 +39,7 @@ class ControlServer:
             request_deserializer=control_pb2.Report.FromString,
             response_serializer=control_pb2.Assignment.SerializeToString,
         )
-        handler = grpc.method_handlers_generic_handler(SERVICE, {"Attach": method})
+        handler = grpc.method_handlers_generic_handler(CONTROL_SERVICE, {"Attach": method})
         self._server.add_generic_rpc_handlers((handler,))
         self._socket.unlink(missing_ok=True)
         self._server.add_insecure_port(f"unix:{self._socket}")
@@ -53,71 +49,88 @@ class ControlServer:
         """End all streams."""
         await self._server.stop(0.2)
 
-    def assign(
-        self,
-        *,
-        configuration: bytes | None = None,
-        pools: Mapping[str, Iterable[EndpointSpec]] | None = None,
-        proxy_generation: int | None = None,
-        live_pickers: Iterable[str] | None = None,
-        registry_written: bool = False,
-        picker_crashed: bool = False,
-    ) -> int:
-        """Change the assignment, and return its version; what is not given stays."""
-        changed = control_pb2.Assignment()
-        changed.CopyFrom(self._assignment)
-        if configuration is not None:
-            changed.configuration = configuration
-        if pools is not None:
-            changed.ClearField("pools")
-            for name, specs in pools.items():
-                members = [
-                    control_pb2.Endpoint(address=spec.address, draining=spec.draining)
-                    for spec in specs
-                ]
-                changed.pools.append(control_pb2.PoolEndpoints(pool=name, endpoints=members))
-        if proxy_generation is not None:
-            changed.proxy_generation = proxy_generation
-        if live_pickers is not None:
-            changed.ClearField("live_pickers")
-            changed.live_pickers.extend(live_pickers)
-        if registry_written:
-            changed.registry_generation += 1
-        if picker_crashed:
-            changed.crash_generation += 1
-        changed.version = self._assignment.version + 1
-        self._assignment = changed
-        self._changed.set()
-        self._changed = asyncio.Event()
-        return self.version
+    # -- what workers are to work by; each returns the version of the changed assignment
+
+    def configure(self, configuration: bytes) -> int:
+        """Bring a configuration (JSON, secrets resolved) into force."""
+        return self._put(replace(self._board.latest, configuration=configuration))
+
+    def change_endpoints(self, changes: Iterable[EndpointChanges]) -> int:
+        """Endpoints come, change and go; at most one entry for a pool."""
+        return self._put(replace(self._board.latest, endpoints=tuple(changes)))
+
+    def proxy_ended(self, times: int) -> int:
+        """Our Envoy has ended, so many times by now: what was in flight has ended unreported."""
+        return self._put(replace(self._board.latest, proxy_generation=times))
+
+    def registry_written(self) -> int:
+        """A tenant or key was written."""
+        latest = self._board.latest
+        return self._put(replace(latest, registry_generation=latest.registry_generation + 1))
+
+    def picker_crashed(self) -> int:
+        """A picker has died: ends that were on their way to it are lost."""
+        latest = self._board.latest
+        return self._put(replace(latest, crash_generation=latest.crash_generation + 1))
+
+    def _put(self, assignment: Assignment) -> int:
+        self._board.put(replace(assignment, version=self._board.latest.version + 1))
+        return self._board.latest.version
+
+    # -- what workers report
+
+    @property
+    def reports(self) -> Mapping[str, WorkerReport]:
+        """By worker, of attached workers only."""
+        return self._reports
+
+    def all_have_applied(self, version: int | None = None) -> bool:
+        """Every attached worker works by this version of the assignment, or by the latest."""
+        wanted = self._board.latest.version if version is None else version
+        return all(report.applied_version >= wanted for report in self._reports.values())
+
+    def in_flight(self, endpoint: EndpointKey) -> int:
+        """Requests under way there, as the workers report; 0: it is idle."""
+        return sum(report.in_flight(endpoint) for report in self._reports.values())
+
+    def is_healthy(self, endpoint: EndpointKey) -> bool:
+        """Some worker may send requests there."""
+        return any(report.is_healthy(endpoint) for report in self._reports.values())
 
     async def _attach(
         self,
         reports: AsyncIterator[control_pb2.Report],
         context: grpc.aio.ServicerContext[control_pb2.Report, control_pb2.Assignment],
     ) -> None:
-        seen: set[str] = set()
-        reader = asyncio.create_task(self._read(reports, seen))
-        try:
-            sent = b""
-            while True:
-                changed, assignment = self._changed, self._assignment
-                message = control_pb2.Assignment()
-                message.CopyFrom(assignment)
-                if message.configuration == sent:
-                    message.ClearField("configuration")
-                else:
-                    sent = assignment.configuration
-                await context.write(message)
-                await changed.wait()
-        finally:
-            reader.cancel()
-            for worker in seen:
-                self.reports.pop(worker, None)
-            self._on_report()
+        with self._board.reading() as reader:
+            async with asyncio.TaskGroup() as line:
+                line.create_task(self._read(reports))
+                await self._write(reader, context)
 
-    async def _read(self, reports: AsyncIterator[control_pb2.Report], seen: set[str]) -> None:
-        async for report in reports:
-            seen.add(report.worker)
-            self.reports[report.worker] = report
-            self._on_report()
+    async def _write(
+        self,
+        reader: Reader,
+        context: grpc.aio.ServicerContext[control_pb2.Report, control_pb2.Assignment],
+    ) -> None:
+        while True:
+            await context.write(from_assignment(reader.read()))
+            await reader.news()
+
+    async def _read(self, reports: AsyncIterator[control_pb2.Report]) -> None:
+        merged, worker = WorkerReport(), ""
+        try:
+            async for report in reports:
+                worker = report.worker
+                merged.merge(report)
+                self._reports[worker] = merged
+                self._reported()
+        finally:
+            if self._reports.get(worker) is merged:  # it has not attached anew meanwhile
+                del self._reports[worker]
+            self._reported()
+
+    def _reported(self) -> None:
+        live = frozenset(report.picker_id for report in self._reports.values())
+        if live != self._board.latest.live_pickers:
+            self._put(replace(self._board.latest, live_pickers=live))
+        self._on_report()

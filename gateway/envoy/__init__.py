@@ -1,1 +1,1 @@
-"""The data plane: renders Envoy's configuration and keeps Envoy running."""
+"""The data plane: Envoy's configuration as data, and Envoy as a supervised process."""

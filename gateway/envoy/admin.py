@@ -13,7 +13,7 @@ _TIMEOUT_S: Final = 2.0
 
 
 class EnvoyAdmin:
-    """The few questions we ask Envoy. Use as an async context manager."""
+    """The few questions that we ask Envoy. Use it as an async context manager."""
 
     def __init__(self, socket: Path) -> None:
         self._session = aiohttp.ClientSession(
@@ -39,7 +39,7 @@ class EnvoyAdmin:
         await self._session.close()
 
     async def serving(self) -> bool:
-        """It is live and listens for clients. Raises OSError when it cannot be asked."""
+        """Whether Envoy is live and listens for clients. Raises OSError when it does not answer."""
         try:
             await self._text("GET", "/ready")
             return "clients::" in await self._text("GET", "/listeners")
@@ -47,7 +47,8 @@ class EnvoyAdmin:
             raise OSError(f"Envoy's admin interface: {error}") from error
 
     async def refused(self) -> list[str]:
-        """What Envoy says of parts of its configuration that it has refused."""
+        """Why Envoy refused parts of its configuration, a text for each. Raises OSError when it
+        does not answer."""
         try:
             dump = orjson.loads(await self._text("GET", "/config_dump"))
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -62,14 +63,14 @@ class EnvoyAdmin:
         return found
 
     async def active_requests(self) -> int:
-        """Requests of clients under way."""
+        """Number of clients' requests under way."""
         name = "http.clients.downstream_rq_active"
         text = await self._text("GET", f"/stats?filter=^{name}$")
         _, _, value = text.strip().partition(": ")
         return int(value) if value.isdigit() else 0
 
     async def drain(self) -> None:
-        """Close the listeners; running requests go on, the last ones of their connections."""
+        """Close the listeners. Running requests go on, and their connections close after them."""
         await self._text("POST", "/drain_listeners?graceful&skip_exit")
         await self._text("POST", "/drain_listeners")
 

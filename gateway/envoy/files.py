@@ -1,4 +1,4 @@
-"""Envoy's discovery files: each is replaced in one step, and only when it changes."""
+"""Envoy's discovery files. Each is replaced in one step, and only when it changes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import orjson
 
 from gateway.envoy import render
 from gateway.envoy.message import Json
+from gateway.envoy.plan import EnvoyPlan
 
 _MODE: Final = 0o600
 """Listener and cluster files may hold keys."""
 
 
 class DiscoveryFiles:
-    """Writes what Envoy watches; Envoy applies a change without dropping a connection."""
+    """Writes the files that Envoy watches. Envoy applies a change without dropping a connection."""
 
     def __init__(self) -> None:
         self._written: dict[Path, bytes] = {}
 
-    def write(self, plan: render.Plan, endpoints: Mapping[str, Iterable[str]]) -> bool:
-        """Bring all files up to date, and tell whether one changed: endpoints before the clusters
-        that need them, clusters before the listener that needs them."""
+    def write(self, plan: EnvoyPlan, endpoints: Mapping[str, Iterable[str]]) -> bool:
+        """Bring all files up to date; returns whether one changed. Endpoints come before the
+        clusters that need them, clusters before the listener that needs them."""
         changed = False
         for pool in plan.pools:
             members = endpoints.get(pool.pool, ())

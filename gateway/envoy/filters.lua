@@ -1,10 +1,10 @@
--- What Envoy does to requests and responses besides proxying. Rendered with the list of headers
--- that clients may not set. One pass over each body chunk, no JSON parsing. What counts as output
--- here, does so in picker/server/usage.py as well.
+-- Changes of requests and responses, and marks for the access log. Rendered with the list of
+-- headers that clients may not set. One pass over each body chunk, no JSON parsing. The same events
+-- count as output here and in picker/server/usage.py.
 
 local DENIED = { --[[DENIED]] }
 
--- Request ids go into gRPC messages, where one byte that is not UTF-8 would spoil all of them.
+-- Request ids go into gRPC messages, where one byte that is not UTF-8 spoils the whole message.
 local function legible(id)
   return (id:sub(1, 128):gsub("[^%w%-_.:/=+@~]", "?"))
 end
@@ -32,8 +32,8 @@ local function plain(text)
   return (text:gsub("%p", "%%%0"))
 end
 
--- Replaces the name of the model that served by the name the client asked for, where `text` first
--- has it: further ones are content. Both names come as JSON strings.
+-- Replaces the served model's name by the name that the client asked for, at its first place in
+-- `text`: further places are content. Both names are JSON strings.
 local function renamer(from, to)
   local pattern = '("model"%s*:%s*)' .. plain(from)
   local replacement = "%1" .. to:gsub("%%", "%%%%")
@@ -42,13 +42,13 @@ local function renamer(from, to)
   end
 end
 
--- A usage chunk that only our own stream_options asked for.
+-- A chunk with nothing but usage: only our own stream_options asked for it.
 local function is_usage_only(event)
   return event:find('"choices"%s*:%s*%[%s*%]') and event:find('"usage"%s*:%s*{%s*"')
     and not event:find('"error"', 1, true)
 end
 
--- A chunk with a role and nothing else opens a choice: no token is in it yet.
+-- A chunk with a role and nothing else opens a choice: it holds no token yet.
 local function opens_choice(event)
   local delta = event:match('"delta"%s*:%s*({[^{}]*})')
   if delta == nil then
@@ -58,7 +58,7 @@ local function opens_choice(event)
   return roles == 1 and not rest:find(':%s*"[^"]') and not rest:find(":%s*%[%s*[^%]%s]")
 end
 
--- An event that carries output, one token as a rule.
+-- An event that carries output, usually one token.
 local function is_content(event)
   local name = event:match("^event:%s*([%w_.]+)")
   if name == nil then
@@ -77,7 +77,7 @@ local function is_content(event)
     and not event:find('"type"%s*:%s*"signature_delta"')
 end
 
--- Objects of the handle do not outlive a wait for the next chunk: fetch them anew each time.
+-- Objects of the handle do not outlive a wait for the next chunk: fetch them again each time.
 local function note(handle, key, value)
   handle:streamInfo():dynamicMetadata():set("penstock.lua", key, value)
 end

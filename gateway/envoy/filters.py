@@ -1,4 +1,4 @@
-"""Envoy's HTTP filters, in order: Lua, jwt_authn where tokens are taken, ext_proc,
+"""Envoy's HTTP filters, in order: Lua, jwt_authn where tokens are accepted, ext_proc,
 json_to_metadata, sse_to_metadata, router.
 
 Everything that reads token usage from a response is in this module and ``filters.lua``.
@@ -9,16 +9,16 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Final
 
-from gateway.envoy.jwt import Jwt, authentication
+from gateway.envoy.jwt import authentication
 from gateway.envoy.message import TYPE, Json, http_filter
+from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
 
 _MAX_EVENT_BYTES: Final = 10_485_760
 _JSON_CONTENT: Final = r"(?i)application/json\s*(;.*)?"
 
 _USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
-    # metadata key: where engines put it, in OpenAI's, the Responses API's, Anthropic's and SGLang's
-    # shapes
+    # Metadata key: its places in the shapes of OpenAI, the Responses API, Anthropic and SGLang.
     "prompt": (
         ("usage", "prompt_tokens"),
         ("meta_info", "prompt_tokens"),
@@ -38,20 +38,20 @@ _USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         ("usage", "completion_tokens_details", "reasoning_tokens"),
         ("usage", "output_tokens_details", "reasoning_tokens"),
     ),
-    # Anthropic's "input" leaves these two out
+    # Anthropic's "input" does not count these two.
     "cache_read": (("usage", "cache_read_input_tokens"),),
     "cache_creation": (("usage", "cache_creation_input_tokens"),),
 }
 _EVENT_PARENTS: Final[tuple[tuple[str, ...], ...]] = ((), ("response",), ("message",))
-"""In streams OpenAI's usage is at the top, in ``response.completed`` or in ``message_start``."""
+"""In the events of streams, usage is at the top, in ``response`` or in ``message``."""
 _PREMATURE: Final = ("message", "usage", "output_tokens")
-"""``message_start`` tells 0 or 1: a stream that is broken off would count as that."""
+"""``message_start`` says 0 or 1, and a stream that is broken off would count as that."""
 
 
-def chain(decision_timeout_s: float, jwt: Jwt | None = None, *, fail_open: bool) -> list[Json]:
+def chain(plan: EnvoyPlan) -> list[Json]:
     """The HTTP filters of the client-facing listener."""
     forwarded = [names.LB_NAMESPACE, names.SUBSET_NAMESPACE]
-    if jwt is not None:
+    if plan.jwt is not None:
         forwarded.append(names.JWT_NAMESPACE)
     return [
         http_filter(
@@ -59,8 +59,8 @@ def chain(decision_timeout_s: float, jwt: Jwt | None = None, *, fail_open: bool)
             "lua.v3.Lua",
             default_source_code={"inline_string": lua_source()},
         ),
-        *([authentication(jwt)] if jwt is not None else []),
-        _ext_proc(decision_timeout_s, forwarded, fail_open=fail_open),
+        *([authentication(plan.jwt)] if plan.jwt is not None else []),
+        _ext_proc(plan, forwarded),
         http_filter(
             "json_to_metadata",
             "json_to_metadata.v3.JsonToMetadata",
@@ -97,93 +97,17 @@ def lua_source() -> str:
     return source.replace("--[[DENIED]]", denied)
 
 
-def local_replies() -> Json:
-    """Envoy's own errors in the shape of the client's API; answers of the picker pass unchanged."""
-    cases = (
-        ("response.code_details.startsWith('ext_proc_error')", 503, "picker_unavailable"),
-        ("response.code == 413", 413, "request_too_large"),
-        ("response.code_details == 'direct_response'", 503, "picker_unavailable"),
-        (_UPSTREAM_UNREACHABLE, 503, "no_endpoints"),
-        ("response.code == 503", 503, "gateway_error"),
-        ("response.code == 504", 504, "upstream_timeout"),
-        ("response.code == 408", 408, "request_timeout"),
-        ("response.code >= 500", 502, "upstream_error"),
-        ("response.code >= 400", 400, "bad_request"),
-    )
-    return {
-        "mappers": [
-            _reply(condition, status, code, anthropic=anthropic)
-            for condition, status, code in cases
-            for anthropic in (True, False)
-        ]
-    }
-
-
-_UPSTREAM_UNREACHABLE: Final = (
-    "response.code == 503 && (response.code_details.startsWith('upstream')"
-    " || response.code_details in ['no_healthy_upstream', 'cluster_not_found'])"
-)
-_MESSAGES: Final = {
-    "picker_unavailable": "The endpoint picker does not answer; try again shortly.",
-    "request_too_large": "The request body is larger than this gateway accepts.",
-    "no_endpoints": "No replica could be reached for this request.",
-    "gateway_error": "The gateway could not process this request.",
-    "upstream_timeout": "The replica did not answer in time.",
-    "request_timeout": "The request did not arrive in time.",
-    "upstream_error": "The replica failed while answering.",
-    "bad_request": "The request could not be understood.",
-}
-_ANTHROPIC_PATH: Final = "/v1/messages"
-_ANTHROPIC_TYPES: Final = {
-    400: "invalid_request_error",
-    408: "invalid_request_error",
-    413: "request_too_large",
-    503: "overloaded_error",
-}
-PICKER_DETAILS: Final = "penstock"
-"""Response code details of answers that the picker gave itself."""
-
-
-def _reply(condition: str, status: int, code: str, *, anthropic: bool) -> Json:
-    expression = f"!response.code_details.contains('{PICKER_DETAILS}') && {condition}"
-    message = _MESSAGES[code]
-    if anthropic:
-        expression += f" && request.url_path.startsWith('{_ANTHROPIC_PATH}')"
-        kind = _ANTHROPIC_TYPES.get(status, "api_error")
-        body: Json = {"type": "error", "error": {"type": kind, "message": message}}
-    else:
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        error = {"message": message, "type": kind, "param": None, "code": code}
-        body = {"error": error}
-    mapper: Json = {
-        "filter": {
-            "extension_filter": {
-                "name": "envoy.access_loggers.extension_filters.cel",
-                "typed_config": {
-                    "@type": TYPE + "envoy.extensions.access_loggers.filters.cel.v3"
-                    ".ExpressionFilter",
-                    "expression": expression,
-                },
-            }
-        },
-        "body_format_override": {"json_format": body},
-    }
-    if status != 400:
-        mapper["status_code"] = status
-    return mapper
-
-
-def _ext_proc(decision_timeout_s: float, forwarded: list[str], *, fail_open: bool) -> Json:
+def _ext_proc(plan: EnvoyPlan, forwarded: list[str]) -> Json:
     return http_filter(
         "ext_proc",
         "ext_proc.v3.ExternalProcessor",
         grpc_service={
-            "envoy_grpc": {"cluster_name": "penstock_picker"},
+            "envoy_grpc": {"cluster_name": PICKER_CLUSTER},
             "timeout": "0s",
         },
-        failure_mode_allow=fail_open,
+        failure_mode_allow=plan.fail_open,
         status_on_error={"code": "ServiceUnavailable"},
-        message_timeout=f"{decision_timeout_s}s",
+        message_timeout=f"{plan.decision_timeout_s}s",
         processing_mode={
             "request_header_mode": "SEND",
             "request_body_mode": "BUFFERED",

@@ -1,4 +1,4 @@
-"""Tokens that Envoy verifies; what becomes of the request, the picker decides."""
+"""Tokens that Envoy verifies. The picker decides whether the request is served."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _PROVIDER: Final = "penstock"
 _SCHEMES: Final = ("Bearer", "bearer")
 _FETCH_TIMEOUT_S: Final = 3
 _KEYS_ARE_GOOD_S: Final = 300
-"""Keys are fetched anew after this time; those that are there stay good when that fails."""
+"""Keys are fetched again after this time; when that fails, the old ones stay in use."""
 _FETCH_AGAIN_S: Final = 1
 """After a failed fetch."""
 _MAX_KEYS_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Jwt:
-    """Whose tokens are good, and with which keys. One of ``jwks`` and ``jwks_uri`` is given."""
+class JwtProvider:
+    """Who issues tokens, and the keys that sign them. One of ``jwks`` and ``jwks_uri`` is given."""
 
     issuer: str
     audiences: tuple[str, ...]
-    """One of them must be the token's; empty: any."""
+    """The token must be for one of them (`aud`); empty: any."""
     jwks: str | None
     """The keys themselves (JSON)."""
     jwks_uri: str | None
@@ -38,8 +38,8 @@ class Jwt:
     """The replica gets the token."""
 
 
-def authentication(jwt: Jwt) -> Json:
-    """The filter that notes in the request's metadata what a token claims, or why it is not good.
+def authentication(jwt: JwtProvider) -> Json:
+    """The filter that writes a token's claims, or why it is not good, into the request's metadata.
 
     It refuses nothing: a request may come with an API key, and errors are in the client's shape.
     """
@@ -71,8 +71,8 @@ def authentication(jwt: Jwt) -> Json:
                 "failed_refetch_duration": f"{_FETCH_AGAIN_S}s",
             },
         }
-    # Only a requirement that names the provider tells why a token failed; only the other one
-    # lets the request pass.
+    # The first requirement makes the filter write why a token failed; the second one lets the
+    # request pass.
     requirements = [{"provider_name": _PROVIDER}, {"allow_missing_or_failed": {}}]
     return http_filter(
         "jwt_authn",
@@ -105,5 +105,5 @@ def keys_cluster(uri: str) -> Json:
         },
     }
     if url.scheme == "https":
-        cluster["transport_socket"] = tls.upstream(tls.UpstreamTls(ca=None, server_name=host))
+        cluster["transport_socket"] = tls.upstream(tls.ClusterTls(ca=None, server_name=host))
     return cluster

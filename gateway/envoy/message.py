@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Final, TypeAlias
 
 Json: TypeAlias = dict[str, object]
 
 TYPE: Final = "type.googleapis.com/"
+MANY: Final = 1_000_000
+"""Where Envoy asks for a limit and none is wanted."""
 
 
 def typed(name: str, message: str, **fields: object) -> Json:
@@ -23,3 +26,14 @@ def socket_address(address: str) -> Json:
     """Of ``host:port``."""
     host, _, port = address.rpartition(":")
     return {"socket_address": {"address": host.strip("[]"), "port_value": int(port)}}
+
+
+def watched(path: Path) -> Json:
+    """A discovery file that Envoy follows."""
+    return {
+        "path_config_source": {
+            "path": str(path),
+            "watched_directory": {"path": str(path.parent)},
+        },
+        "resource_api_version": "V3",
+    }

@@ -1,4 +1,5 @@
-"""Envoy as a supervised child: started again when it dies, its own words shown when it cannot."""
+"""Envoy as a supervised child: it is started again when it dies, and its own messages are shown
+when it cannot start."""
 
 from __future__ import annotations
 
@@ -19,18 +20,20 @@ from gateway.children.child import (
     ChildSpec,
     Launch,
 )
-from gateway.config.config import EnvoyProxy
+from gateway.config.schema.envoy import EnvoyProxy
 from gateway.envoy import render
 from gateway.envoy.admin import EnvoyAdmin
 from gateway.envoy.files import DiscoveryFiles
+from gateway.envoy.listener import LOG_FLUSH_S
+from gateway.envoy.plan import EnvoyPlan
 
 log = logging.getLogger(__name__)
 
 _GRACE_S: Final = 5.0
 _CHECK_AFTER_S: Final = 1.0
 _LISTENER_DRAIN_S: Final = 86_400
-"""Streams that began before a change of the listener are cut off after this time: none lasts so
-long."""
+"""Streams that began before a change of the listener are cut off after this time. No stream lasts
+that long."""
 
 
 class EnvoyMissingError(RuntimeError):
@@ -55,7 +58,7 @@ def binary(settings: EnvoyProxy) -> Path:
 
 
 class Envoy:
-    """Runs Envoy on a plan, and brings later plans to it while it runs."""
+    """Runs Envoy with a plan, and brings later plans to it while it runs."""
 
     def __init__(
         self, settings: EnvoyProxy, run_dir: Path, log_file: Path, on_state: Callable[[], None]
@@ -67,7 +70,7 @@ class Envoy:
         self._checking: asyncio.Task[None] | None = None
         self._on_state = on_state
         self.refused: list[str] = []
-        """What the running Envoy says of configuration that it has refused."""
+        """Why the running Envoy refused parts of its configuration, a text for each."""
         self.child = Child(
             ChildSpec(
                 name="envoy",
@@ -81,15 +84,15 @@ class Envoy:
             on_state=lambda _: on_state(),
         )
 
-    def start(self, plan: render.Plan, endpoints: Mapping[str, Iterable[str]]) -> None:
-        """Begin; ``child.wait_ready`` tells when it serves."""
+    def start(self, plan: EnvoyPlan, endpoints: Mapping[str, Iterable[str]]) -> None:
+        """Begin; ``child.wait_ready`` returns when it serves."""
         bootstrap = self._run_dir / "bootstrap.json"
         bootstrap.write_bytes(orjson.dumps(render.bootstrap(plan), option=orjson.OPT_INDENT_2))
         self._files.write(plan, endpoints)
         self._admin = EnvoyAdmin(plan.admin_socket)
         self.child.start()
 
-    def update(self, plan: render.Plan, endpoints: Mapping[str, Iterable[str]]) -> None:
+    def update(self, plan: EnvoyPlan, endpoints: Mapping[str, Iterable[str]]) -> None:
         """Bring a changed plan or changed endpoints to the running Envoy."""
         if self._files.write(plan, endpoints):
             if self._checking is not None:
@@ -105,14 +108,14 @@ class Envoy:
             async with asyncio.timeout(timeout_s):
                 while await self._admin.active_requests():  # noqa: ASYNC110 - Envoy's, not ours
                     await asyncio.sleep(0.1)
-            await asyncio.sleep(2 * render.LOG_FLUSH_S)  # else the last access logs were lost
+            await asyncio.sleep(2 * LOG_FLUSH_S)  # otherwise the last access logs are lost
         except TimeoutError:
             log.warning("requests still run after %g s; they are ended", timeout_s)
         except (aiohttp.ClientError, OSError) as error:
             log.warning("Envoy could not be drained: %s", error)
 
     async def stop(self) -> None:
-        """End it."""
+        """End Envoy."""
         if self._checking is not None:
             self._checking.cancel()
         await self.child.stop()
@@ -139,7 +142,7 @@ class Envoy:
         return await self._admin.serving()
 
     async def _check(self) -> None:
-        """Envoy keeps its old configuration when it refuses a new one: say so."""
+        """Log what Envoy refuses: it keeps its old configuration then, and says nothing."""
         await asyncio.sleep(_CHECK_AFTER_S)
         assert self._admin is not None
         try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from typing import Final
 
+from gateway.config.schema.terms import is_ip
 from gateway.envoy.message import Json, typed
 
 _SYSTEM_CERTIFICATES: Final = "/etc/ssl/certs/ca-certificates.crt"
@@ -14,12 +14,13 @@ _MESSAGES: Final = "envoy.extensions.transport_sockets.tls.v3"
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamTls:
-    """TLS towards a pool's replicas, or whoever else Envoy asks."""
+class ClusterTls:
+    """TLS from Envoy to the hosts of a cluster."""
 
     ca: str | None
-    """PEM certificates that they must be signed by; None: the system's."""
+    """PEM certificates that theirs must be signed by; None: the system's."""
     server_name: str | None
+    """Name that their certificates are for; sent as SNI when it is no IP address."""
     verify: bool = True
 
 
@@ -31,21 +32,21 @@ class ListenerTls:
     key: str = field(repr=False)
 
 
-def upstream(tls: UpstreamTls) -> Json:
+def upstream(tls: ClusterTls) -> Json:
     """The transport socket of a cluster."""
     common: Json = {}
     name = tls.server_name
-    is_ip = name is not None and _is_ip(name)
+    by_address = name is not None and is_ip(name)
     if tls.verify:
         trusted = {"inline_string": tls.ca} if tls.ca else {"filename": _SYSTEM_CERTIFICATES}
         validation: Json = {"trusted_ca": trusted}
         if name is not None:
-            kind = "IP_ADDRESS" if is_ip else "DNS"
+            kind = "IP_ADDRESS" if by_address else "DNS"
             match = {"san_type": kind, "matcher": {"exact": name}}
             validation["match_typed_subject_alt_names"] = [match]
         common["validation_context"] = validation
     fields: Json = {"common_tls_context": common}
-    if name is not None and not is_ip:
+    if name is not None and not by_address:
         fields["sni"] = name
     return typed(_SOCKET, f"{_MESSAGES}.UpstreamTlsContext", **fields)
 
@@ -64,11 +65,3 @@ def downstream(tls: ListenerTls) -> Json:
             "alpn_protocols": ["h2", "http/1.1"],
         },
     )
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

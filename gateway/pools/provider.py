@@ -1,4 +1,4 @@
-"""What a pool is to the rest of the gateway."""
+"""What a pool is to the rest of the gateway, whatever its replicas run on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ReplicaState(enum.StrEnum):
     """Where a replica is in its life, as far as its pool knows."""
 
     ACTIVE = "active"
-    """An address that was given; whether it is healthy, the picker knows."""
+    """An address that was given. The picker, not the pool, knows whether it is healthy."""
     UNRESOLVED = "unresolved"
     """A host name without an address."""
     STARTING = "starting"
@@ -33,8 +33,8 @@ class ReplicaState(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaStatus:
-    """One replica, for the admin API."""
+class ReplicaRecord:
+    """One replica, as its pool knows it."""
 
     name: str
     """``pool-index`` of a process, or the endpoint as configured."""
@@ -47,13 +47,8 @@ class ReplicaStatus:
     """Why it last ended or could not be resolved, with its last output."""
 
 
-class Pool(Protocol):
-    """A group of replicas. Used from one event loop."""
-
-    @property
-    def name(self) -> str:
-        """Name in the configuration."""
-        ...
+class Provider(Protocol):
+    """A pool of replicas. Used from one event loop."""
 
     async def start(self) -> None:
         """Begin; does not wait until replicas are ready."""
@@ -67,18 +62,29 @@ class Pool(Protocol):
         """Where requests can go now, sorted by address; draining ones are still among them."""
         ...
 
-    def reconfigure(self, config: PoolConfig) -> None:
-        """Go towards a new configuration in the background, draining what leaves.
+    def reconfigure(self, config: PoolConfig) -> bool:
+        """Go towards a new configuration in the background, draining what leaves. False, and
+        nothing has changed: it is for another kind of pool, so another provider must be made."""
+        ...
 
-        Raises TypeError when the configuration is of another type of pool: replace the pool.
-        """
+    def scale(self, replicas: int) -> bool:
+        """Go towards that many replicas in the background. False: they are not ours to start."""
+        ...
+
+    async def leave(self) -> None:
+        """Drain all endpoints and end what runs; return when nothing is left. When cancelled,
+        `reconfigure` takes back what still drains."""
         ...
 
     def drained(self, address: str) -> None:
-        """Tell that a draining endpoint has no request in flight any more. To be told only after
-        every picker knows that it is draining. For any other address nothing happens."""
+        """A draining endpoint has no request in flight any more. To be called only after every
+        picker knows that it is draining. For any other address nothing happens."""
         ...
 
-    def status(self) -> tuple[ReplicaStatus, ...]:
+    def replicas(self) -> tuple[ReplicaRecord, ...]:
         """Every replica, also those that are no endpoints."""
         ...
+
+
+MakeProvider = Callable[[PoolConfig, OnChange], Provider]
+"""The provider that a configuration asks for, not started yet."""

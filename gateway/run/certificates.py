@@ -1,4 +1,4 @@
-"""Certificates for the picker's TCP servers: given, or self-signed outside loopback."""
+"""Certificates for the picker's TCP servers: configured ones, or self-signed outside loopback."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gateway.config.config import ExtProc, ServerTls
+from gateway.config.schema.picker import ExtProcSection
+from gateway.config.schema.tls import ServerTls
 from picker.server.listen import Certificate
 
 _LIFETIME: Final = timedelta(days=3650)
 
 
-def ext_proc_certificate(settings: ExtProc, self_signed: Path) -> Certificate | None:
-    """What the ext_proc server shows; None for plain text. ``self_signed`` must exist if needed."""
+def ext_proc_certificate(settings: ExtProcSection, self_signed: Path) -> Certificate | None:
+    """Certificate of the ext_proc server; None: plain text. ``self_signed``: file to read when
+    none is configured and the server listens outside loopback."""
     if isinstance(settings.tls, ServerTls):
         chain, key = settings.tls.certificate.reveal(), settings.tls.key.reveal()
         return Certificate(chain.encode(), key.encode())

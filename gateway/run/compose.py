@@ -7,19 +7,23 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 from gateway.config.config import Config
-from gateway.config.schema.limits import Redis as RedisSettings
-from gateway.config.schema.limits import RedisStore as RedisChoice
+from gateway.config.schema.pools import ProcessPool, SimulatedPool, StaticPool
+from gateway.config.schema.redis import RedisChoice, RedisSection
 from gateway.limits.limiter import LimitObserver
 from gateway.limits.memory.journal import Journal
 from gateway.limits.memory.store import MemoryStore
-from gateway.limits.outage.counters import OutageCounters
 from gateway.limits.outage.fallback import FallbackStore
 from gateway.limits.outage.local import LocalLimits
+from gateway.limits.outage_counters import OutageCounters
 from gateway.limits.redis.client import Client, connect, connect_cluster
 from gateway.limits.redis.store import RedisStore
+from gateway.pools.provider import OnChange, PoolConfig, Provider
+from gateway.pools.providers.process import ReplicaProcesses, process_plan
+from gateway.pools.providers.simulated import simulated_plan
+from gateway.pools.providers.static import StaticEndpoints
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.picker import PickerTenancy
 from gateway.tenancy.redis_registry import RedisRegistry
@@ -30,6 +34,20 @@ from gateway.tenancy.worker import WorkerTenancy
 from policies.limits.plan import OnStoreFailure
 
 _REGISTRY_TIMEOUT_S: Final = 2.0
+
+
+def provider_of(
+    config: PoolConfig, on_change: OnChange, *, log_dir: Path | None = None
+) -> Provider:
+    """A `MakeProvider`. ``log_dir``: folder for the logs of replicas that are our processes."""
+    match config:
+        case StaticPool():
+            return StaticEndpoints(config, on_change=on_change)
+        case ProcessPool():
+            return ReplicaProcesses(config, process_plan, on_change=on_change, log_dir=log_dir)
+        case SimulatedPool():
+            return ReplicaProcesses(config, simulated_plan, on_change=on_change, log_dir=log_dir)
+    assert_never(config)
 
 
 def worker_tenancy(observer: LimitObserver, socket: Path) -> WorkerTenancy:
@@ -110,12 +128,12 @@ def require_state(config: Config) -> None:
         database.execute("SELECT count(*) FROM sqlite_master")
 
 
-def _redis(config: Config) -> RedisSettings | None:
+def _redis(config: Config) -> RedisSection | None:
     chosen = config.limits.store
     return chosen.redis if isinstance(chosen, RedisChoice) else None
 
 
-def _client(redis: RedisSettings, timeout_s: float) -> Client:
+def _client(redis: RedisSection, timeout_s: float) -> Client:
     make = connect_cluster if redis.cluster else connect
     return make(redis.address, timeout_s=timeout_s)
 

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from gateway.config.config import (
-    Config,
-    Pool,
-    Secret,
-    StaticPool,
-    UpstreamTls,
-)
+from gateway.config.config import Config
+from gateway.config.schema.pools import Pool
 from gateway.config.schema.scheduling import Policy, Profile
-from gateway.envoy import render
-from gateway.envoy.jwt import Jwt
-from gateway.envoy.tls import ListenerTls
-from gateway.envoy.tls import UpstreamTls as EnvoyTls
-from gateway.run.tokenizers import FileTokenizer
-from picker.prompt.counting import Counting
+from gateway.config.schema.secret import Secret
+from gateway.config.schema.terms import is_ip
+from gateway.config.schema.tls import UpstreamTls
+from gateway.envoy.jwt import JwtProvider
+from gateway.envoy.plan import EnvoyPlan, PoolCluster
+from gateway.envoy.tls import ClusterTls, ListenerTls
+from gateway.tokenizers import FileTokenizer
+from picker.prompt.counting import Tokenizer
 from picker.settings import OutputBound, PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
 from picker.signals.scraper import ScrapedPool, ScrapeSettings
-from policies import registry
-from policies.routing.types import RoutingPolicy
+from policies.routing.spec import PolicySpec
 
 
 def picker_settings(config: Config) -> PickerSettings:
-    """What the picker decides by. Raises PolicyError for a policy that cannot be built."""
+    """What the picker decides by."""
     pools = tuple(
         PoolSettings(
             name=pool.name,
-            policy=routing_policy(config.profile_of(pool)),
+            policy=policy_spec(config.profile_of(pool)),
             models=pool.models,
             default=pool.default,
             fallbacks=config.scheduling.fallbacks,
@@ -65,28 +60,22 @@ def picker_settings(config: Config) -> PickerSettings:
     )
 
 
-def counting(config: Config) -> Counting | None:
-    """The models' tokenizers; None: none is configured. Raises TokenizerError."""
-    chosen = config.limits.tokenizers
-    return Counting([(one.model, FileTokenizer(one.file)) for one in chosen]) if chosen else None
+def tokenizers(config: Config) -> list[tuple[str, Tokenizer]]:
+    """The models' tokenizers by pattern of the models' names. Raises TokenizerError."""
+    return [(one.model, FileTokenizer(one.file)) for one in config.limits.tokenizers]
 
 
-def routing_policy(profile: Profile) -> RoutingPolicy:
-    """Build a profile's policy from the registry; raises PolicyError."""
+def policy_spec(profile: Profile) -> PolicySpec:
+    """The policy that a profile describes."""
     if profile.policy is not None:
-        built = registry.build("policy", profile.policy.name, profile.policy.params)
-    else:
-        params: dict[str, object] = {
-            "filters": [_part(policy) for policy in profile.filters],
-            "scorers": [{**_part(scorer), "weight": scorer.weight} for scorer in profile.scorers],
-        }
-        if profile.picker is not None:
-            params["picker"] = _part(profile.picker)
-        built = registry.build("policy", "weighted", params)
-    if not isinstance(built, RoutingPolicy):
-        name = profile.policy.name if profile.policy is not None else "weighted"
-        raise registry.PolicyError(f"policy {name!r} has no rank() and observe() methods")
-    return built
+        return PolicySpec(profile.policy.name, profile.policy.params)
+    params: dict[str, object] = {
+        "filters": [_part(policy) for policy in profile.filters],
+        "scorers": [{**_part(scorer), "weight": scorer.weight} for scorer in profile.scorers],
+    }
+    if profile.picker is not None:
+        params["picker"] = _part(profile.picker)
+    return PolicySpec("weighted", params)
 
 
 def scrape_settings(config: Config) -> ScrapeSettings:
@@ -102,9 +91,9 @@ def scrape_settings(config: Config) -> ScrapeSettings:
 def scraped_pool(pool: Pool) -> ScrapedPool:
     """How a pool's replicas are read; raises ValueError for certificates that cannot be used."""
     engine = None if pool.engine == "auto" else Engine(pool.engine)
-    if not isinstance(pool, StaticPool) or pool.tls is None:
+    if pool.upstream_tls is None:
         return ScrapedPool(pool.name, engine)
-    return ScrapedPool(pool.name, engine, _upstream(pool.tls))
+    return ScrapedPool(pool.name, engine, _upstream(pool.upstream_tls))
 
 
 @cache
@@ -122,20 +111,11 @@ def known_endpoints(config: Config) -> dict[str, list[str]]:
     return {
         pool.name: [
             endpoint
-            for endpoint in pool.endpoints
-            if _is_ip(endpoint.rpartition(":")[0].strip("[]"))
+            for endpoint in pool.known_endpoints
+            if is_ip(endpoint.rpartition(":")[0].strip("[]"))
         ]
         for pool in config.pools
-        if isinstance(pool, StaticPool)
     }
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _part(policy: Policy) -> dict[str, object]:
@@ -148,7 +128,7 @@ def envoy_plan(
     picker_sockets: tuple[Path, ...],
     *,
     secret: Callable[[Secret], str] = Secret.reveal,
-) -> render.Plan:
+) -> EnvoyPlan:
     """Everything Envoy's configuration depends on; writes secrets' files nowhere.
 
     ``secret``: what stands in the place of each secret, such as `instead_of` for people to read.
@@ -156,7 +136,7 @@ def envoy_plan(
     default = next((pool.name for pool in config.pools if pool.default), None)
     if default is None and config.pools:
         default = config.pools[0].name
-    return render.Plan(
+    return EnvoyPlan(
         run_dir=run_dir,
         address=config.listen.address,
         port=config.listen.port,
@@ -185,12 +165,12 @@ def _listener_tls(config: Config, secret: Callable[[Secret], str]) -> ListenerTl
     return ListenerTls(certificate=secret(tls.certificate), key=secret(tls.key))
 
 
-def _jwt(config: Config) -> Jwt | None:
+def _jwt(config: Config) -> JwtProvider | None:
     """The keys are public: they are shown as they are."""
     tokens = config.identity.jwt if config.identity is not None else None
     if tokens is None:
         return None
-    return Jwt(
+    return JwtProvider(
         issuer=tokens.issuer,
         audiences=tokens.audiences,
         jwks=tokens.jwks.reveal() if tokens.jwks is not None else None,
@@ -199,12 +179,13 @@ def _jwt(config: Config) -> Jwt | None:
     )
 
 
-def _cluster(pool: Pool, secret: Callable[[Secret], str]) -> render.PoolCluster:
-    if not isinstance(pool, StaticPool) or pool.tls is None:
-        return render.PoolCluster(pool.name)
-    tls = EnvoyTls(
-        ca=secret(pool.tls.ca) if pool.tls.ca is not None else None,
-        server_name=pool.tls.server_name,
-        verify=pool.tls.verify,
+def _cluster(pool: Pool, secret: Callable[[Secret], str]) -> PoolCluster:
+    tls = pool.upstream_tls
+    if tls is None:
+        return PoolCluster(pool.name)
+    envoy_tls = ClusterTls(
+        ca=secret(tls.ca) if tls.ca is not None else None,
+        server_name=tls.server_name,
+        verify=tls.verify,
     )
-    return render.PoolCluster(pool.name, tls=tls)
+    return PoolCluster(pool.name, tls=envoy_tls)

@@ -24,7 +24,7 @@ _LEFT_BEHIND: Final = (
 
 
 class RunDirError(ValueError):
-    """The folder cannot be used; the message says why and what would do."""
+    """The folder cannot be used; the message names the reason and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class RunDir:
         return cls(wanted, temporary=False, lock=_locked(wanted)).prepared()
 
     def prepared(self) -> RunDir:
-        """Itself, with its folders made and what an earlier run left removed."""
+        """Make its folders, remove what an earlier run has left, and return itself."""
         for pattern in _LEFT_BEHIND:
             for file in self.path.glob(pattern):
                 file.unlink()
@@ -65,7 +65,7 @@ class RunDir:
         return self
 
     def remove(self) -> None:
-        """Delete it, if it was made for this run; else leave it to the next one."""
+        """Delete it when it was made for this run; else leave it to the next run."""
         if self.temporary:
             shutil.rmtree(self.path, ignore_errors=True)
         if self.lock is not None:
@@ -73,6 +73,7 @@ class RunDir:
 
     @property
     def control_socket(self) -> Path:
+        """Where picker workers attach to the supervisor."""
         return self.path / "control.sock"
 
     def worker_environment(self) -> dict[str, str]:
@@ -80,13 +81,19 @@ class RunDir:
         return {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self.metrics)}
 
     def picker_socket(self, worker: int) -> Path:
+        """Where a picker worker serves Envoy."""
         return self.path / f"picker-{worker}.sock"
 
+    def learned(self, index: int) -> Path:
+        """What a picker worker has learned; it is left to the next run."""
+        return self.path / f"learned-{index}.json"
+
     def peer_socket(self, worker: int) -> Path:
+        """Where a picker worker receives from the other ones."""
         return self.path / f"peer-{worker}.sock"
 
     def accounts_socket(self, worker: int) -> Path:
-        """Where a picker worker tells the supervisor about limits and usage."""
+        """Where a picker worker answers the supervisor's questions about limits and usage."""
         return self.path / f"accounts-{worker}.sock"
 
     @property
@@ -96,6 +103,7 @@ class RunDir:
 
     @property
     def logs(self) -> Path:
+        """Output of Envoy, of the picker workers and of replicas that are our processes."""
         return self.path / "logs"
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,10 +23,11 @@ from gateway.children.child import Child, ChildState
 from gateway.config.config import Config
 from gateway.config.schema.pricing import Pricing
 from gateway.control.accounts import AccountsClient
-from gateway.pools.provider import ReplicaStatus as PoolReplica
+from gateway.control.report import WorkerReport
+from gateway.pools.provider import ReplicaRecord
 from gateway.run.supervisor import Supervisor
 from gateway.tenancy.tenant_admin import TenantAdmin
-from picker.state.endpoints import EndpointSpec
+from picker.state.endpoints import EndpointKey, EndpointSpec
 from picker.wire import control_pb2
 
 _NEVER_READ: Final = "no picker has read it yet"
@@ -60,23 +60,22 @@ class SupervisorStatus:
 
     async def set_draining(self, pool: str, address: str, *, draining: bool) -> None:
         """Send an endpoint no new requests, or some again; raises UnknownEndpointError."""
-        specs = self._supervisor.members().get(pool)
-        if specs is None:
+        specs = self._supervisor.members.endpoints().get(pool, [])
+        if not specs and all(pool != one.name for one in self._supervisor.config.pools):
             raise UnknownEndpointError(f"there is no pool {pool!r}")
         if all(spec.address != address for spec in specs):
             raise UnknownEndpointError(f"pool {pool!r} has no endpoint {address!r}")
         self._supervisor.hold(pool, address, held=draining)
 
     def _config(self) -> ConfigStatus:
-        supervisor = self._supervisor
-        refused = None
-        if supervisor.refused is not None:
-            problems = tuple(str(problem) for problem in supervisor.refused.problems)
-            refused = RefusedConfig(_time(supervisor.refused_s), problems)
+        in_force, refused = self._supervisor.in_force, None
+        if in_force.refused is not None:
+            problems = tuple(str(problem) for problem in in_force.refused.problems)
+            refused = RefusedConfig(_time(in_force.refused_s), problems)
         return ConfigStatus(
-            version=supervisor.config_version,
-            accepted_at=_time(supervisor.accepted_s),
-            path=str(supervisor.path),
+            version=in_force.version,
+            accepted_at=_time(in_force.accepted_s),
+            path=str(self._supervisor.path),
             refused=refused,
         )
 
@@ -96,31 +95,28 @@ class SupervisorStatus:
 
     def _pickers(self) -> tuple[PickerStatus, ...]:
         found = []
-        for child in self._supervisor.pickers:
-            report = self._supervisor.control.reports.get(child.spec.name)
-            endpoints = report.endpoints if report is not None else ()
+        for child in self._supervisor.pickers.children:
+            report = self._supervisor.control.reports.get(child.spec.name) or WorkerReport()
             found.append(
                 PickerStatus(
                     name=child.spec.name,
                     pid=child.pid,
                     state=child.state.value,
-                    config_version=self._supervisor.config_version_of(child.spec.name),
-                    in_flight_requests=sum(one.in_flight_requests for one in endpoints),
+                    config_version=self._supervisor.in_force.version_at(report.applied_version),
+                    in_flight_requests=sum(
+                        one.in_flight_requests for one in report.endpoints.values()
+                    ),
                     restarts=child.restarts,
                 )
             )
         return tuple(found)
 
     def _pools(self) -> tuple[PoolStatus, ...]:
-        seen: dict[tuple[str, str], list[control_pb2.EndpointStatus]] = defaultdict(list)
-        for report in self._supervisor.control.reports.values():
-            for one in report.endpoints:
-                seen[one.pool, one.address].append(one)
-        members, replicas = self._supervisor.members(), self._supervisor.fleet.status()
+        members, replicas = self._supervisor.members.endpoints(), self._supervisor.fleet.replicas()
         found = []
         for pool in self._supervisor.config.pools:
             endpoints = tuple(
-                _endpoint(spec, seen[pool.name, spec.address])
+                _endpoint(spec, self._reports_on((pool.name, spec.address)))
                 for spec in members.get(pool.name, ())
             )
             found.append(
@@ -133,6 +129,11 @@ class SupervisorStatus:
                 )
             )
         return tuple(found)
+
+    def _reports_on(self, endpoint: EndpointKey) -> list[control_pb2.EndpointReport]:
+        """One of each picker that knows the endpoint."""
+        reports = self._supervisor.control.reports.values()
+        return [one.endpoints[endpoint] for one in reports if endpoint in one.endpoints]
 
 
 class SupervisorTenants:
@@ -150,7 +151,7 @@ class SupervisorTenants:
 
     @property
     def accounts(self) -> AccountsClient:
-        """Asks the pickers that run."""
+        """Of the pickers that run."""
         return self._accounts
 
     @property
@@ -161,13 +162,13 @@ class SupervisorTenants:
     def _sockets(self) -> list[Path]:
         return [
             self._supervisor.run_dir.accounts_socket(index)
-            for index, child in enumerate(self._supervisor.pickers)
+            for index, child in enumerate(self._supervisor.pickers.children)
             if child.state is ChildState.READY
         ]
 
 
 def config_document(config: Config) -> dict[str, object]:
-    """A configuration as JSON; secrets are references, and hashes of keys are not told."""
+    """A configuration as JSON; secrets are shown as references, hashes of keys are left out."""
     document = config.model_dump(mode="json")
     for tenant in document["tenants"]:
         for key in tenant["keys"]:
@@ -182,7 +183,7 @@ def admin_token(config: Config) -> str | None:
     return None if token is None else token.reveal()
 
 
-def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointStatus]) -> EndpointStatus:
+def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointReport]) -> EndpointStatus:
     """One endpoint; every worker counts all requests it knows of, also those of its peers."""
     if not seen:
         return EndpointStatus(spec.address, False, spec.draining, _NEVER_READ)
@@ -200,7 +201,7 @@ def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointStatus]) -> End
     )
 
 
-def _replica(one: PoolReplica) -> ReplicaStatus:
+def _replica(one: ReplicaRecord) -> ReplicaStatus:
     return ReplicaStatus(
         name=one.name,
         state=one.state.value,

@@ -10,7 +10,7 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,18 +19,23 @@ import uvloop
 import policies.routing  # noqa: F401 - registers the built-in policies
 from gateway.config.config import Config
 from gateway.config.reading.wire import from_json
+from gateway.control.assignment import Assignment
 from gateway.control.client import ControlClient
+from gateway.control.reporter import EndpointReporter
 from gateway.run import compose, derive
 from gateway.run.certificates import ext_proc_certificate
 from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
 from gateway.telemetry.worker import WorkerTelemetry
-from picker.core import Picker
+from picker.core import Parts, Picker
+from picker.prompt.counting import Counting
 from picker.replication.local import LocalPeers
+from picker.seams.watch import Unwatched, Watch
 from picker.server.health import Health
 from picker.server.listen import Address, Listeners, Servers
 from picker.signals.scraper import Scraper
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from picker.state.endpoints import EndpointChanges, Signals
+from picker.state.models import ServedModel
 from picker.wire import control_pb2
 from policies import registry
 
@@ -39,6 +44,19 @@ log = logging.getLogger(__name__)
 _TICK_S: Final = 0.25
 _FIRST_LOOK_S: Final = 1.0
 _DRAIN_GRACE_S: Final = 5.0
+
+
+class _Watching:
+    """The watch in force."""
+
+    def __init__(self) -> None:
+        self.watch: Watch = Unwatched()
+
+    def touch(self, pool: str, address: str) -> None:
+        self.watch.touch(pool, address)
+
+    def poke(self, pool: str, address: str) -> None:
+        self.watch.poke(pool, address)
 
 
 class Worker:
@@ -51,35 +69,34 @@ class Worker:
         self._telemetry = WorkerTelemetry(
             self._name, lambda name: self._picker.catalog.is_known(name)
         )
+        picker_id = f"{index}.{secrets.token_hex(4)}"
+        self._peers = LocalPeers(picker_id, own=run.peer_socket(index))
+        self._counting = Counting()
+        self._watching = _Watching()
+        self._tenancy = compose.worker_tenancy(self._telemetry.tenants, run.accounts_socket(index))
         self._picker = Picker(
-            f"{index}.{secrets.token_hex(4)}",
-            observer=self._telemetry.observer,
+            picker_id,
+            Parts(
+                observer=self._telemetry.observer,
+                gate=self._tenancy,
+                limiter=self._tenancy,
+                peers=self._peers,
+                watch=self._watching,
+                counting=self._counting,
+            ),
             now=time.monotonic,
             rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
         )
         self._health = Health(self._picker)
-        self._peers = LocalPeers(
-            self._picker,
-            own=run.peer_socket(index),
-            others=(),
-        )
-        self._tenancy = compose.worker_tenancy(self._telemetry.tenants, run.accounts_socket(index))
-        self._picker.gate = self._tenancy
-        self._picker.traffic.limiter = self._tenancy
         self._scraper: Scraper | None = None
         self._servers: Servers | None = None
         self._config: Config | None = None
-        self._applied_version = 0
-        self._proxy_generation = 0
-        self._registry_generation = 0
-        self._crash_generation = 0
-        self._latest: control_pb2.Assignment | None = None
-        self._configuration = b""
-        """Came with an assignment and is not applied yet."""
+        self._control = ControlClient(run.control_socket, report=self._report)
+        self._reporter = EndpointReporter(self._picker.pools.states, self._picker.flights.under_way)
+        self._applied = Assignment()
         self._scraped: set[str] = set()
         self._looked_at: set[tuple[str, str]] = set()
         """Pool and address of the replicas that were read or could not be, before it serves."""
-        self._wake = asyncio.Event()
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -88,11 +105,10 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._telemetry.reopen_log)
-        client = ControlClient(self._run.control_socket, apply=self._apply, report=self._report)
-        attached = asyncio.create_task(client.run())
+        attached = asyncio.create_task(self._control.run())
         ticking = asyncio.create_task(self._tick())
         applying = asyncio.create_task(self._applier())
-        self._peers.start()
+        self._peers.start(self._picker.flights)
         try:
             stopped = asyncio.create_task(self._stop.wait())
             done, _ = await asyncio.wait(
@@ -107,7 +123,7 @@ class Worker:
             await asyncio.gather(attached, ticking, applying, return_exceptions=True)
 
     async def _drain(self) -> None:
-        self._picker.draining = True
+        self._picker.drain()
         await self._health.refresh()
         if self._servers is not None:
             await self._servers.stop(_DRAIN_GRACE_S)
@@ -119,40 +135,30 @@ class Worker:
 
     # -- what the supervisor says
 
-    def _apply(self, assignment: control_pb2.Assignment) -> None:
-        # Assignments that come faster than they are applied are left out, configurations never.
-        self._configuration = assignment.configuration or self._configuration
-        self._latest = assignment
-        self._wake.set()
-
     async def _applier(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            assignment = self._latest
-            assert assignment is not None
-            if self._configuration:
-                configuration, self._configuration = self._configuration, b""
-                await self._configure(from_json(configuration))
-            if assignment.registry_generation != self._registry_generation:
-                self._registry_generation = assignment.registry_generation
+        async for assignment in self._control.changes():
+            before = self._applied
+            if assignment.configuration is not None:
+                await self._configure(from_json(assignment.configuration))
+                self._sync_endpoints()
+            else:
+                self._apply_endpoints(assignment.endpoints)
+            written = assignment.registry_generation != before.registry_generation
+            if written:
                 await self._tenancy.refresh()
-            if assignment.crash_generation != self._crash_generation:
-                self._crash_generation = assignment.crash_generation
-                self._picker.traffic.picker_crashed()
-            self._picker.traffic.live_pickers = frozenset(assignment.live_pickers)
-            self._sync_endpoints(assignment)
+            if assignment.crash_generation != before.crash_generation:
+                self._picker.flights.picker_died()
+            self._picker.flights.pickers_live(assignment.live_pickers)
             if self._servers is None:
-                await self._first_look(assignment)
+                await self._first_look()
                 await self._serve()
-            if assignment.proxy_generation != self._proxy_generation:
-                self._proxy_generation = assignment.proxy_generation
-                self._picker.traffic.forget_all()
-            self._applied_version = assignment.version
+            if assignment.proxy_generation != before.proxy_generation:
+                self._picker.flights.proxy_restarted()
+            self._applied = assignment
 
-    async def _first_look(self, assignment: control_pb2.Assignment) -> None:
+    async def _first_look(self) -> None:
         """A worker that was started again takes no request before it has seen the replicas."""
-        wanted = {(pool.pool, e.address) for pool in assignment.pools for e in pool.endpoints}
+        wanted = {(pool, a) for pool, specs in self._control.endpoints.items() for a in specs}
         try:
             async with asyncio.timeout(_FIRST_LOOK_S):
                 while not wanted <= self._looked_at:  # noqa: ASYNC110 - once, at the start
@@ -168,7 +174,7 @@ class Worker:
     async def _configure(self, config: Config) -> None:
         self._picker.configure(derive.picker_settings(config))
         if self._config is None or self._config.limits.tokenizers != config.limits.tokenizers:
-            self._picker.counting = derive.counting(config)
+            self._counting.configure(derive.tokenizers(config))
         self._telemetry.configure(config.telemetry)
         workers = range(config.picker.workers)
         self._peers.follow(self._run.peer_socket(i) for i in workers if i != self._index)
@@ -183,7 +189,7 @@ class Worker:
                 await self._scraper.close()
             self._scraper = Scraper(self, derive.scrape_settings(config), clock=self._picker.now)
             await self._scraper.__aenter__()
-            self._picker.traffic.watch = self._scraper
+            self._watching.watch = self._scraper
 
     def _listeners(self, config: Config) -> Listeners:
         settings, health = config.picker.ext_proc, config.picker.health
@@ -197,36 +203,47 @@ class Worker:
             health=Address(health.address, health.port) if health.port is not None else None,
         )
 
-    def _sync_endpoints(self, assignment: control_pb2.Assignment) -> None:
+    def _apply_endpoints(self, changes: Iterable[EndpointChanges]) -> None:
+        known = [change for change in changes if change.pool in self._picker.pools]
+        for change in known:
+            self._picker.apply_endpoints(change)
+        self._scrape({change.pool for change in known})
+
+    def _sync_endpoints(self) -> None:
+        """After a change of the configuration, which may have brought and taken pools."""
         assert self._config is not None
         assert self._scraper is not None
-        members = {pool.pool: pool.endpoints for pool in assignment.pools}
         for pool in self._config.pools:
-            specs = [EndpointSpec(e.address, e.draining) for e in members.get(pool.name, ())]
-            self._picker.sync_endpoints(pool.name, specs)
-            scraped = derive.scraped_pool(pool)
-            self._scraper.sync(scraped, [spec.address for spec in specs])
+            specs = self._control.endpoints.get(pool.name, {})
+            self._picker.pools.sync_endpoints(pool.name, specs.values())
+        self._scrape(self._picker.pools.keys())
         names = {pool.name for pool in self._config.pools}
         for gone in set(self._scraped) - names:
             self._scraper.drop(gone)
         self._scraped = names
 
+    def _scrape(self, pools: Container[str]) -> None:
+        assert self._config is not None
+        assert self._scraper is not None
+        for pool in self._config.pools:
+            if pool.name in pools:
+                state = self._picker.pools.states[pool.name]
+                self._scraper.sync(derive.scraped_pool(pool), state.slot_of)
+
     # -- what the scraper says
 
     def apply_signals(self, pool: str, address: str, signals: Signals, started_s: float) -> None:
         self._look_at(pool, address)
-        self._picker.apply_signals(
-            pool, address, signals, began_s=started_s, now_s=self._picker.now()
-        )
+        self._picker.apply_signals(pool, address, signals, started_s)
 
     def apply_models(
         self, pool: str, address: str, models: Sequence[ServedModel], started_s: float
     ) -> None:
-        self._picker.apply_models(pool, address, list(models))
+        self._picker.apply_models(pool, address, models, started_s)
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         self._look_at(pool, address)
-        self._picker.mark_failed(pool, address, now_s=self._picker.now(), reason=reason)
+        self._picker.mark_failed(pool, address, reason, started_s)
 
     def _look_at(self, pool: str, address: str) -> None:
         if self._servers is None:
@@ -237,7 +254,7 @@ class Worker:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
-            self._picker.traffic.tick()
+            self._picker.flights.tick()
             await self._health.refresh()
             if self._scraper is not None:
                 self._telemetry.sample(self._scraper.stats)
@@ -252,49 +269,24 @@ class Worker:
                 if tenancy.outage is not None:
                     self._telemetry.tenants.sample_outage(tenancy.outage)
 
-    def _report(self) -> control_pb2.Report:
+    def _report(self, whole: bool) -> control_pb2.Report:
+        if whole:
+            self._reporter.forget()
         report = control_pb2.Report(
             worker=self._name,
             pid=os.getpid(),
             picker_id=self._picker.id,
-            applied_version=self._applied_version,
-            ready=self._applied_version > 0 and not self._picker.draining,
+            applied_version=self._applied.version,
+            ready=self._applied.version > 0 and not self._picker.draining,
         )
-        now_s = self._picker.now()
-        for name, runtime in self._picker.pools.items():
-            view = runtime.state.view
-            for address, slot in runtime.state.slot_of.items():
-                problem = runtime.state.why_not(address, now_s)
-                report.endpoints.append(
-                    control_pb2.EndpointStatus(
-                        pool=name,
-                        address=address,
-                        healthy=problem is None,
-                        problem=problem or "",
-                        in_flight_requests=self._picker.traffic.under_way(name, address),
-                        waiting_requests=float(view.waiting_requests[slot]),
-                        running_requests=float(view.running_requests[slot]),
-                        kv_usage=float(view.kv_usage[slot]),
-                        models=runtime.state.models.served_by(slot),
-                    )
-                )
-        report.endpoints.extend(self._leaving())
-        return report
-
-    def _leaving(self) -> list[control_pb2.EndpointStatus]:
-        """Endpoints of pools that are gone from the configuration and still finish requests."""
-        pools = self._latest.pools if self._latest is not None else ()
-        return [
-            control_pb2.EndpointStatus(
-                pool=pool.pool,
-                address=endpoint.address,
-                problem="its pool is being removed",
-                in_flight_requests=self._picker.traffic.under_way(pool.pool, endpoint.address),
-            )
-            for pool in pools
-            if pool.pool not in self._picker.pools
-            for endpoint in pool.endpoints
+        removed = [
+            (pool, address)
+            for pool, specs in self._control.endpoints.items()
+            if pool not in self._picker.pools
+            for address in specs
         ]
+        self._reporter.fill(report, now_s=self._picker.now(), removed=removed)
+        return report
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,1 +1,1 @@
-"""What operators see: Prometheus metrics, the request log, the process log."""
+"""What operators see: Prometheus metrics, the request log, the log of each process."""

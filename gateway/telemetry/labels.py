@@ -1,4 +1,4 @@
-"""Keeping the number of label values bounded, whatever clients send."""
+"""Label values in bounded number, whatever clients send."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ OTHER = "other"
 
 
 class LabelLimiter:
-    """Lets the first ``cap`` known values through; unknown ones become "unknown", the rest
+    """Keeps the first ``cap`` known values. Unknown values become "unknown", further ones
     "other"."""
 
     def __init__(self, cap: int, known: Callable[[str], bool] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The log of our own processes: one handler on stderr, for people or as JSON."""
+"""The log of our own processes: one handler on stderr, as text for people or as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHATTY = ("aiohttp.access", "asyncio", "watchfiles")
 def set_up(
     level: str, log_format: LogFormat = "human", *, role: str, stream: TextIO | None = None
 ) -> None:
-    """Make this the log of the process, in place of any earlier set-up.
+    """Set the log of the process up, in place of any earlier set-up.
 
     ``level``: debug, info, warning or error. ``role``: what this process is ("supervisor",
     "picker-0"). ``stream`` None: stderr.

@@ -1,6 +1,6 @@
 """The ``penstock_*`` metrics of a picker process.
 
-Children of labelled metrics are looked up once per combination of labels and kept.
+The children of labelled metrics are looked up once for each combination of labels, and kept.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
+from gateway.telemetry.growing import GrowingCount
 from gateway.telemetry.labels import LabelLimiter
 from picker.seams.observer import Completed, Rejected
 from picker.signals.scraper import ScrapeStats
@@ -67,8 +68,8 @@ class PickerMetrics:
     """Metrics of one picker process.
 
     ``known_model`` says whether a model name is in the catalogue: only such names become label
-    values. In-flight requests and health per endpoint are not here: the supervisor reports them,
-    so that they vanish with the endpoint.
+    values. In-flight requests and health of each endpoint are not here: the supervisor exports
+    them, so that they vanish with the endpoint.
     """
 
     def __init__(
@@ -78,6 +79,9 @@ class PickerMetrics:
 
         def counter(name: str, meaning: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"penstock_{name}", meaning, labels, registry=registry)
+
+        def growing(name: str, meaning: str, labels: tuple[str, ...] = ()) -> GrowingCount:
+            return GrowingCount(counter(name, meaning, labels))
 
         def histogram(name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(
@@ -126,15 +130,15 @@ class PickerMetrics:
             "Prompt tokens that the endpoint reported as cached.",
             by_endpoint,
         )
-        self.cpu = counter("picker_cpu_seconds", "CPU time of the picker processes.")
-        self.scrapes = counter("scrapes", "Reads of replicas' metrics.")
-        self.scrape_failures = counter(
+        self._cpu = growing("picker_cpu_seconds", "CPU time of the picker processes.")
+        self._scrapes = growing("scrapes", "Reads of replicas' metrics.")
+        self._scrape_failures = growing(
             "scrape_failures", "Failed reads of replicas' metrics and model lists.", ("reason",)
         )
-        self.log_dropped = counter(
+        self._log_dropped = growing(
             "request_log_dropped_lines", "Lines of the request log lost to a slow or full disk."
         )
-        self.lost = counter(
+        self._lost = growing(
             "lost_reports",
             "Reports on requests that could not be used or delivered: access_log (Envoy's, no end"
             " was learned), peer_unreadable and peer_dropped (other pickers').",
@@ -145,11 +149,6 @@ class PickerMetrics:
         self._by_request: dict[tuple[str, str, int, str], Counter] = {}
         self._by_model: dict[tuple[str, str], _ModelSeries] = {}
         self._by_endpoint: dict[tuple[str, str], _EndpointSeries] = {}
-        self._cpu_s = 0.0
-        self._log_dropped = 0
-        self._lost: dict[str, int] = {}
-        self._scrapes = 0
-        self._scrape_failures: dict[str, int] = {}
 
     def rejected(self, event: Rejected) -> None:
         """Count a request that the picker refused."""
@@ -186,30 +185,22 @@ class PickerMetrics:
 
     def sample_cpu(self, process_cpu_s: float) -> None:
         """Note the CPU time of this process so far (``time.process_time()``)."""
-        self.cpu.inc(max(0.0, process_cpu_s - self._cpu_s))
-        self._cpu_s = process_cpu_s
+        self._cpu.follow(process_cpu_s)
 
     def sample_scrapes(self, stats: ScrapeStats) -> None:
         """Note the scraper's counts so far."""
-        self.scrapes.inc(stats.scrapes - self._scrapes)
-        self._scrapes = stats.scrapes
+        self._scrapes.follow(stats.scrapes)
         for reason, count in stats.failures.items():
-            new = count - self._scrape_failures.get(reason, 0)
-            if new:
-                self.scrape_failures.labels(str(reason)).inc(new)
-                self._scrape_failures[reason] = count
+            self._scrape_failures.follow(count, str(reason))
 
     def sample_request_log(self, dropped_lines: int) -> None:
-        """Note how many lines the request log has lost so far; a new log starts at 0 again."""
-        before = self._log_dropped if dropped_lines >= self._log_dropped else 0
-        self.log_dropped.inc(dropped_lines - before)
-        self._log_dropped = dropped_lines
+        """Note how many lines the request log has lost so far."""
+        self._log_dropped.follow(dropped_lines)
 
     def sample_lost(self, **counts: int) -> None:
         """Note how many reports were lost so far, by kind."""
         for kind, count in counts.items():
-            self.lost.labels(kind).inc(count - self._lost.get(kind, 0))
-            self._lost[kind] = count
+            self._lost.follow(count, kind)
 
     def _count(self, model: str, pool: str, status: int, reason: str) -> None:
         key = (model, pool, status, reason)

@@ -15,21 +15,21 @@ ENVIRONMENT_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def prepare(directory: Path) -> None:
-    """Make the directory, without what an earlier run left there."""
+    """Make the directory, and remove what an earlier run left there."""
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.glob("*.db"):
         old.unlink()
 
 
 def use_fixed_process() -> None:
-    """Spare a system call at each count. Only for a process that never forks; before any metric
-    is made."""
+    """Save a system call at each count. Call it before any metric is made, and only in a process
+    that never forks."""
     pid = os.getpid()
     values.ValueClass = values.MultiProcessValue(lambda: pid)  # type: ignore[no-untyped-call]
 
 
 def worker_ended(pid: int, directory: Path) -> None:
-    """A worker is gone: its gauges vanish, its counters stay."""
+    """A worker has ended: its gauges vanish, its counters stay."""
     multiprocess.mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]
 
 

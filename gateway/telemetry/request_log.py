@@ -1,4 +1,4 @@
-"""The request log: one JSON line for each request, written behind the picker's back."""
+"""The request log: one JSON line for each request, written by a thread of its own."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from pathlib import Path
 
 import orjson
 
+from picker.request.labels import RequestLabels
 from picker.seams.observer import Completed, Rejected
 
 logger = logging.getLogger(__name__)
 
 FLUSH_BYTES = 64 * 1024
 _PENDING_CHUNKS = 128
-"""So much (8 MB) may wait for a slow disk; what comes on top is dropped and counted."""
+"""This much (8 MB) may wait for a slow disk. Further lines are dropped and counted."""
 _PIPE_BYTES = 4096
-"""PIPE_BUF on Linux: writes up to this do not mix with other processes' on a pipe."""
+"""PIPE_BUF on Linux: a write of at most this length to a pipe is not mixed with those of other
+processes."""
 _ORJSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_UTC_Z
 
 
@@ -36,10 +38,10 @@ def _printable(value: object) -> object:
 
 
 class RequestLog:
-    """Buffers lines; a thread of its own writes them, so the caller never waits for a disk.
+    """Buffers lines. A thread of its own writes them, so that the caller never waits for a disk.
 
     The owner calls ``flush`` about every 0.5 s, ``reopen`` on SIGHUP and ``close`` at the end.
-    ``path`` None: stdout. A file that was moved away (rotation) is opened anew by itself.
+    ``path`` None: stdout. When the file was moved away (rotation), a new one is opened.
     """
 
     def __init__(self, path: Path | None, *, wall_clock: Callable[[], float] = time.time) -> None:
@@ -60,17 +62,9 @@ class RequestLog:
 
     def rejected(self, event: Rejected) -> None:
         """Log a request that the picker refused."""
-        labels = event.labels
         self._add(
             {
-                "time": self._now(),
-                "request_id": labels.request_id,
-                "tenant": labels.tenant,
-                "key": labels.key,
-                "user": labels.user,
-                "path": labels.path,
-                "model": labels.model,
-                "pool": labels.pool,
+                **self._about(event.labels),
                 "status": event.status,
                 "reason": event.reason,
                 "decision_ms": _ms(event.decision_s),
@@ -79,17 +73,9 @@ class RequestLog:
 
     def completed(self, event: Completed) -> None:
         """Log a request that was dispatched and has ended."""
-        labels = event.labels
         self._add(
             {
-                "time": self._now(),
-                "request_id": labels.request_id,
-                "tenant": labels.tenant,
-                "key": labels.key,
-                "user": labels.user,
-                "path": labels.path,
-                "model": labels.model,
-                "pool": labels.pool,
+                **self._about(event.labels),
                 "endpoint": event.endpoint,
                 "status": event.status,
                 "reason": event.reason,
@@ -106,7 +92,7 @@ class RequestLog:
         )
 
     def flush(self) -> None:
-        """Hand what is buffered to the writer; never waits."""
+        """Hand the buffered lines to the writer; never waits."""
         if not self._lines:
             return
         lines, self._lines, self._size_bytes = self._lines, [], 0
@@ -121,11 +107,11 @@ class RequestLog:
             self._dropping = False
 
     def reopen(self) -> None:
-        """Open the file anew before the next write."""
+        """Open the file again before the next write."""
         self._reopen.set()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Write what is left, waiting at most ``timeout_s`` for it."""
+        """Write the remaining lines; waits at most ``timeout_s`` for that."""
         if self._closed:
             return
         self._closed = True
@@ -138,8 +124,17 @@ class RequestLog:
             return
         self._writer.join(max(0.0, deadline_s - time.monotonic()))
 
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._wall_clock(), UTC)
+    def _about(self, labels: RequestLabels) -> dict[str, object]:
+        return {
+            "time": datetime.fromtimestamp(self._wall_clock(), UTC),
+            "request_id": labels.request_id,
+            "tenant": labels.tenant,
+            "key": labels.key,
+            "user": labels.user,
+            "path": labels.path,
+            "model": labels.model,
+            "pool": labels.pool,
+        }
 
     def _add(self, fields: dict[str, object]) -> None:
         try:
@@ -198,7 +193,8 @@ class RequestLog:
 
 
 def _whole_lines(data: memoryview) -> int:
-    """Bytes of as many whole lines as fit into one unmixed write to a pipe, at least one."""
+    """Bytes of as many whole lines as fit into one write to a pipe that is not mixed with others;
+    at least one line."""
     if len(data) <= _PIPE_BYTES:
         return len(data)
     end = bytes(data[:_PIPE_BYTES]).rfind(b"\n")

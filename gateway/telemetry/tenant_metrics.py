@@ -1,16 +1,20 @@
-"""What limits did and what tenants used, as ``penstock_*`` metrics of a picker process."""
+"""The ``penstock_*`` metrics of a picker process about tenants and limits."""
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
-from gateway.limits.outage.counters import OutageCounters
+from gateway.telemetry.growing import GrowingCount
 from gateway.telemetry.labels import LabelLimiter
 from policies.limits.plan import Subject
 from policies.limits.prices import MICROS, Usage
 from policies.limits.types import Bucket
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _TENANT_CAP: Final = 1_000
 _LIMIT_CAP: Final = 1_000
@@ -37,6 +41,9 @@ class TenantMetrics:
         def counter(name: str, meaning: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"penstock_{name}", meaning, labels, registry=registry)
 
+        def growing(name: str, meaning: str, labels: tuple[str, ...] = ()) -> GrowingCount:
+            return GrowingCount(counter(name, meaning, labels))
+
         by_tenant, by_limit = ("tenant",), ("tenant", "limit")
         self.requests = counter("tenant_requests", "Requests that were charged.", by_tenant)
         self.input_tokens = counter("tenant_input_tokens", "Prompt tokens charged.", by_tenant)
@@ -50,15 +57,15 @@ class TenantMetrics:
             "limit_shadow_rejections", "Requests that a shadow limit would have refused.", by_limit
         )
         self.failed = counter("limit_settlements_failed", "Settlements that failed for good.")
-        self.expressions = counter(
+        self._expressions = growing(
             "limit_expression_failures",
             "CEL evaluations without a sound value, which counted as 0.",
         )
-        self.registry = counter(
+        self._registry = growing(
             "registry_failures",
             "Looks at the registry of tenants and keys that failed; unreadable entries of it.",
         )
-        self.outage = counter(
+        self._outage = growing(
             "limit_store_outage_events",
             "What happened while the limit store was away.",
             ("event",),
@@ -66,9 +73,6 @@ class TenantMetrics:
         self._tenant_label = LabelLimiter(_TENANT_CAP)
         self._limit_label = LabelLimiter(_LIMIT_CAP)
         self._by_tenant: dict[str, _TenantSeries] = {}
-        self._outage: dict[str, int] = {}
-        self._expressions = 0
-        self._registry = 0
 
     def refused(self, tenant: str, bucket: Bucket) -> None:
         """See `LimitObserver`."""
@@ -96,26 +100,20 @@ class TenantMetrics:
         """See `LimitObserver`."""
         self.failed.inc()
 
-    def sample_outage(self, counters: OutageCounters) -> None:
-        """Note what a fallback has counted so far."""
-        for event in counters.__dataclass_fields__:
-            count = getattr(counters, event)
-            new = count - self._outage.get(event, 0)
-            if new > 0:
-                self.outage.labels(event).inc(new)
-            self._outage[event] = count
+    def sample_outage(self, counters: DataclassInstance) -> None:
+        """Note how often each event has happened so far while the store was away: a field each."""
+        for event, count in asdict(counters).items():
+            if count:  # an event that has not happened yet makes no series
+                self._outage.follow(count, event)
 
     def sample_expressions(self, failures: int) -> None:
-        """Note how many evaluations have failed so far; a new configuration starts at 0 again."""
-        before = self._expressions if failures >= self._expressions else 0
-        self.expressions.inc(failures - before)
-        self._expressions = failures
+        """Note how many evaluations have failed so far."""
+        self._expressions.follow(failures)
 
     def sample_registry(self, failures: int) -> None:
         """Note how often the registry could not be read so far."""
-        self.registry.inc(max(0, failures - self._registry))
-        self._registry = failures
+        self._registry.follow(failures)
 
     def _limit(self, bucket: Bucket) -> str:
-        """The rule's name: a bucket's key begins with it."""
+        """The name of the bucket's limit: its key begins with it."""
         return self._limit_label(bucket.key.partition("|")[0])

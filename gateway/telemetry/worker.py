@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gateway.config.config import RequestLogFile, Telemetry
+from gateway.config.schema.telemetry import RequestLogFile, Telemetry
 from gateway.telemetry import logs
 from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.observer import TelemetryObserver
@@ -17,7 +17,7 @@ from picker.signals.scraper import ScrapeStats
 
 
 class WorkerTelemetry:
-    """Follows the configuration; ``observer`` stays the same object."""
+    """Follows the configuration. ``observer`` stays the same object."""
 
     def __init__(self, role: str, known_model: Callable[[str], bool]) -> None:
         self._role = role
@@ -28,7 +28,7 @@ class WorkerTelemetry:
         self.observer = TelemetryObserver(self._metrics)
 
     def configure(self, settings: Telemetry) -> None:
-        """Take over new settings; the old request log is written out first."""
+        """Use new settings. The old request log is written out first."""
         before, self._settings = self._settings, settings
         logs.set_up(settings.log_level, role=self._role)
         if before is not None and before.request_log == settings.request_log:
@@ -36,10 +36,10 @@ class WorkerTelemetry:
         self.close()
         path = _request_log_path(settings)
         self._log = RequestLog(path) if path is not None else None
-        self.observer.log = self._log
+        self.observer.log_to(self._log)
 
     def sample(self, scrapes: ScrapeStats) -> None:
-        """Write out what waits and note slow-moving figures; call a few times a second."""
+        """Write out waiting log lines and note running totals; call it a few times a second."""
         self._metrics.sample_cpu(time.process_time())
         self._metrics.sample_scrapes(scrapes)
         if self._log is not None:
@@ -57,7 +57,7 @@ class WorkerTelemetry:
 
     def close(self) -> None:
         """Write out the request log."""
-        self.observer.log = None
+        self.observer.log_to(None)
         if self._log is not None:
             self._log.close()
             self._log = None

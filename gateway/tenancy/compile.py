@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Final
 
 from gateway.config.config import Config
-from gateway.config.schema.limits import Limit
+from gateway.config.schema.limit import Limit
 from gateway.config.schema.pricing import ModelPrice, Pricing, Weights
 from gateway.config.schema.tenancy import Plan, Tenant
 from policies.limits.expression import Expression, Unit

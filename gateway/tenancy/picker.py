@@ -11,7 +11,7 @@ from gateway.control.accounts import AccountsServer
 from gateway.limits.accounts import TenantAccounts
 from gateway.limits.buckets import BucketStore
 from gateway.limits.limiter import LimitObserver, TenantLimiter
-from gateway.limits.outage.counters import OutageCounters
+from gateway.limits.outage_counters import OutageCounters
 from gateway.limits.usage import UsageStore
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.follower import Follower

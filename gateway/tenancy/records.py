@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import orjson
 from pydantic import Field, ValidationError
 
-from gateway.config.schema.limits import Limit
+from gateway.config.schema.limit import Limit
 from gateway.config.schema.section import Section
 from gateway.config.schema.tenancy import Tenant
 from gateway.config.schema.terms import ModelPattern, Name

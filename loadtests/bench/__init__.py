@@ -1,2 +1,1 @@
-"""Benchmarks of the picker's own cost, in the whole and in parts: ``python -m loadtests.bench``.
-May import picker and policies."""
+"""Benchmarks of the picker's own cost, as a whole and in parts: ``python -m loadtests.bench``."""

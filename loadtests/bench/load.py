@@ -1,7 +1,8 @@
-"""The load generator: a process of its own that does as it is told, line by line.
+"""The load generator: a process of its own that takes jobs line by line.
 
-Run as ``python -m loadtests.bench.load``: each line on standard input is a `Job` in JSON, answered
-with a `Result`. Raw sockets, prepared bytes: a request costs it about 40 us, a token about 6 us.
+Run as ``python -m loadtests.bench.load``: each line on standard input is a `Job` in JSON; the
+answer is a `Result`. It uses raw sockets and prepared bytes: a request costs it about 40 us, a
+token about 6 us.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from loadtests.bench.prompts import PromptShape, Requests
 
 _LEAD_S = 0.02
 _STUCK_S = 20.0
-"""Requests that are not answered this long after the last was due are given up."""
+"""Requests without an answer this long after the last one was due are given up."""
 _LONGEST_S = 120.0
-"""Of a job that ends with a number of requests."""
+"""Longest time of a job that ends with a number of requests."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,9 @@ def _spec(seconds: float) -> _TimeSpec:
 
 
 class Metronome:
-    """Calls ``due(when_s)`` once for each tick, with the time on time.monotonic() at which the
-    tick was due: ``start_s``, ``start_s + period_s``, ... A late loop gets the missed ones at
-    once."""
+    """Calls ``due(when_s)`` once for each tick, with the time on time.monotonic() at which the tick
+    was due: ``start_s``, ``start_s + period_s``, ... After a delay of the loop, the missed ticks
+    follow at once."""
 
     def __init__(self, start_s: float, period_s: float, due: Callable[[float], None]) -> None:
         self._start_s = start_s
@@ -37,7 +37,7 @@ class Metronome:
         self._due = due
         self._ticks = 0
         self._loop = asyncio.get_running_loop()
-        # 3.13 has os.timerfd_create.
+        # Python 3.13 has os.timerfd_create.
         self._file = _LIBC.timerfd_create(_CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._file < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create failed")
@@ -57,7 +57,8 @@ class Metronome:
             os.read(self._file, 8)
         except BlockingIOError:
             return
-        # From the clock, not from the timer's count: its period is rounded to nanoseconds.
+        # Computed from the clock, not from the timer's count: the timer's period is rounded to
+        # nanoseconds.
         now_s = time.monotonic()
         while self._file >= 0:
             when_s = self._start_s + self._ticks * self._period_s

@@ -1,4 +1,4 @@
-"""Envoy alone, to compare with: the same program in front of the same replicas."""
+"""Envoy alone, for comparison: the same program in front of the same replicas."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ _MANY = {"max_connections": 10_000, "max_pending_requests": 10_000, "max_request
 
 
 def configuration(port: int, replicas: Sequence[str], *, policy: str = "ROUND_ROBIN") -> Json:
-    """A proxy from 127.0.0.1:``port`` to the replicas (``host:port``): no filters but the router.
-
-    ``policy``: Envoy's ``lb_policy``."""
+    """A proxy from 127.0.0.1:``port`` to the replicas (``host:port``), without filters but the
+    router. ``policy`` is Envoy's ``lb_policy``."""
     cluster = _cluster([replica.rsplit(":", 1) for replica in replicas], policy)
     router = _typed("filters.http.router", "extensions.filters.http.router.v3.Router")
     manager = _typed(

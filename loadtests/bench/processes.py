@@ -1,4 +1,4 @@
-"""What other processes use, from the kernel: CPU time, memory, who started whom (Linux)."""
+"""What other processes use, as the kernel reports it: CPU time, memory, parents (Linux)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class GoneError(RuntimeError):
-    """A process that is measured has ended."""
+    """A measured process has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Stat:
     command: str
     parent: int
     ended_children_s: float
-    """CPU seconds of those that it has started, that have ended and that it has waited for; and of
-    theirs. To a tick."""
+    """CPU seconds of its children that have ended and that it has waited for, and of their
+    children; exact to a tick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ def parse_memory(text: str) -> Memory:
 
 
 def parse_busy_s(text: str, ticks_per_s: int = _TICKS_PER_S) -> float:
-    """CPU seconds that the whole machine has worked, from /proc/stat; guests count once."""
+    """CPU seconds that the whole machine has worked, from /proc/stat; time of guests counts
+    once."""
     user, nice, system, _idle, _iowait, irq, softirq = map(int, text.split(maxsplit=8)[1:8])
     return (user + nice + system + irq + softirq) / ticks_per_s
 
@@ -66,9 +67,10 @@ def machine_busy_s() -> float:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds, user and system, of all threads of a process, to the nanosecond.
+    """CPU seconds, user and system, of all threads of a process.
 
-    The kernel's process clock, so not rounded to ticks as /proc/PID/stat is. Raises GoneError.
+    It is the kernel's process clock, exact to the nanosecond; /proc/PID/stat is rounded to ticks.
+    Raises GoneError.
     """
     clock = (~pid << 3) | 2  # MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the Linux ABI
     try:
@@ -78,7 +80,7 @@ def cpu_s(pid: int) -> float:
 
 
 def ended_children_s(pid: int) -> float:
-    """CPU seconds of what a process has started and that has ended. Raises GoneError."""
+    """CPU seconds of a process's children that have ended. Raises GoneError."""
     try:
         return parse_stat((_PROC / str(pid) / "stat").read_text()).ended_children_s
     except OSError as error:
@@ -86,7 +88,7 @@ def ended_children_s(pid: int) -> float:
 
 
 def cpu_times_s(pids: Mapping[str, int]) -> dict[str, float]:
-    """`cpu_s` by the given names."""
+    """`cpu_s` of each process, by the given names."""
     return {name: cpu_s(pid) for name, pid in pids.items()}
 
 
@@ -107,13 +109,13 @@ def arguments(pid: int) -> list[str]:
 
 
 def children(parent: int) -> Iterator[int]:
-    """The processes that a process has started and that still run."""
+    """The children of a process that still run."""
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
             continue
         try:
             stat = parse_stat((entry / "stat").read_text())
         except OSError:
-            continue  # ended while we looked
+            continue  # it ended meanwhile
         if stat.parent == parent:
             yield stat.pid

@@ -1,4 +1,4 @@
-"""A redis-server of a benchmark's own: on a unix socket, keeping nothing."""
+"""A redis-server for one benchmark: on a unix socket, without persistence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ANSWER_S: Final = 5.0
 
 
 def installed() -> str | None:
-    """Path of redis-server or valkey-server; None: there is none here."""
+    """Path of redis-server or valkey-server; None: neither is installed."""
     return shutil.which("redis-server") or shutil.which("valkey-server")
 
 
@@ -43,16 +43,16 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """For `limits.store.redis.url`."""
+        """The value for `limits.store.redis.url`."""
         return f"unix://{self._socket}"
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Id of the process."""
         return self._process.pid
 
     def script_calls(self) -> int:
-        """Scripts that it was asked to run so far."""
+        """Number of script calls so far."""
         stats = cast("dict[str, dict[str, int]]", self._client.info("commandstats"))
         commands = ("cmdstat_eval", "cmdstat_evalsha")
         return sum(stats[name]["calls"] for name in commands if name in stats)
@@ -60,7 +60,7 @@ class RedisServer:
     def _start(self) -> None:
         folder = Path(self._closing.enter_context(tempfile.TemporaryDirectory(prefix="pst-redis-")))
         self._socket = folder / "redis.sock"
-        log = str(folder / "redis.log")  # where `Process.problem` looks
+        log = str(folder / "redis.log")  # `Process.problem` reads this file
         options = ["--port", "0", "--unixsocket", str(self._socket), "--logfile", log]
         command = [self._program, *options, "--save", "", "--appendonly", "no"]
         self._process = Process("redis", command, folder)

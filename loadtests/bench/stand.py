@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,11 +19,12 @@ import orjson
 import yaml
 
 from loadtests.bench import plain, processes
+from loadtests.bench.child import Child
 from loadtests.bench.load import Job, Result
+from loadtests.bench.ports import free_port
 from loadtests.bench.prompts import MODEL, PromptShape, Requests, api_key
 
 _START_S = 45.0
-_STOP_S = 15.0
 _FLUSH_S = 0.2
 """After the last answer: Envoy hands over its access log every 50 ms."""
 
@@ -49,22 +47,11 @@ class Run:
         return self.cpu_s[name] / self.seconds
 
 
-class Process:
-    """A child that ends with the stand."""
+class Process(Child):
+    """A child that is asked in lines, and ends with the stand."""
 
     def __init__(self, name: str, command: list[str], folder: Path) -> None:
-        self.name = name
-        self._log = folder / f"{name}.log"
-        with self._log.open("wb") as log:
-            # A session of its own, so that Ctrl-C reaches us alone and we end things in order.
-            self._popen = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.pid = self._popen.pid
+        super().__init__(name, command, folder / f"{name}.log", piped=True)
 
     def ask(self, line: bytes) -> bytes:
         """Send a line, give the line that comes back. Raises StandError when it has ended."""
@@ -86,22 +73,17 @@ class Process:
 
     def problem(self) -> StandError:
         """Why it does not do what it should."""
-        words = self._log.read_text(errors="replace")[-2000:]
+        words = self.output()[-2000:]
         return StandError(f"{self.name} (pid {self.pid}) does not run:\n{words}")
 
     @property
     def running(self) -> bool:
-        return self._popen.poll() is None
+        return self.exit_status is None
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL when that does not do."""
-        if self.running:
-            self._popen.send_signal(signal.SIGTERM)
-            try:
-                self._popen.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                self._popen.kill()
-                self._popen.wait()
+        """End it and what it has started."""
+        self.terminate()
+        self.reap()
         for pipe in (self._popen.stdin, self._popen.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -128,8 +110,8 @@ class Stand:
         self._sections = sections or {}
         self._keys = keys
         self._start_s = start_s
-        self.port, self.plain_port = _free_port(), _free_port()
-        self._admin_port = _free_port()
+        self.port, self.plain_port = free_port(), free_port()
+        self._admin_port = free_port()
         self._closing = contextlib.ExitStack()
         self._pids: dict[str, int] = {}
         self._seed = 0
@@ -305,10 +287,3 @@ def _answers(port: int, keys: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

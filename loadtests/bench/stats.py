@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev
 
-# Student's t, two-sided 95 %, by degrees of freedom; from 31 on that of 30, slightly too wide.
+# Student's t, two-sided 95 %, by degrees of freedom; above 30 that of 30 is used, slightly too
+# wide.
 _T95 = (
     12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13,
     2.12, 2.11, 2.10, 2.09, 2.09, 2.08, 2.07, 2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05, 2.04,
@@ -23,11 +24,11 @@ class Estimate:
 
     @property
     def includes_zero(self) -> bool:
-        """Zero lies in the interval."""
+        """Whether zero lies in the interval."""
         return self.error is not None and abs(self.value) <= self.error
 
     def below(self, limit: float) -> bool | None:
-        """Whether it is below a limit; None: the error is too large to tell."""
+        """Whether the mean is below a limit; None: the error is too large to know."""
         error = float("inf") if self.error is None else self.error
         if self.value + error < limit:
             return True
@@ -43,7 +44,7 @@ class Spread:
 
 
 def estimate(samples: Sequence[float]) -> Estimate:
-    """Mean of independent samples. Raises ValueError without any."""
+    """The mean of independent samples. Raises ValueError without samples."""
     if not samples:
         raise ValueError("no samples")
     if len(samples) == 1:
@@ -54,7 +55,8 @@ def estimate(samples: Sequence[float]) -> Estimate:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """Of ascending values, share 0..1, interpolated linearly. Raises ValueError without any."""
+    """A percentile of ascending values; ``share`` is 0 to 1, values are interpolated linearly.
+    Raises ValueError without values."""
     if not ordered:
         raise ValueError("no samples")
     place = share * (len(ordered) - 1)
@@ -64,7 +66,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def spread(samples: Sequence[float]) -> Spread:
-    """Of values in any order. Raises ValueError without any."""
+    """The spread of values in any order. Raises ValueError without values."""
     ordered = sorted(samples)
     return Spread(percentile(ordered, 0.5), percentile(ordered, 0.99))
 

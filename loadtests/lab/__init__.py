@@ -1,4 +1,2 @@
-"""The lab: routing policies compared in virtual time, and what comes of it for people to read.
-
-May import policies, picker and the rest of loadtests.
-"""
+"""The lab: routing policies compared in virtual time, gateways compared over HTTP, and the reports
+about them."""

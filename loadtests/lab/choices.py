@@ -1,4 +1,4 @@
-"""What the command line gives in words: policies, lists of numbers, profiles, engine sizes."""
+"""Reads what the command line gives in words: policies and lists of numbers."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 
-from loadtests.lab.setting import PolicyChoice
+from loadtests.lab.experiment import PolicyChoice
 from loadtests.lab.source import LabError
-from loadtests.sim.model.profile import Profile
-from loadtests.sim.model.scheduler import Limits
+from policies.routing.spec import PolicySpec
 from policies.routing.weighted import DEFAULT_PROFILE
 
 _MOST_STEPS = 200
 
 
 def policies(text: str) -> tuple[PolicyChoice, ...]:
-    """``name,name:{json},...``; ``weighted`` alone has the default scorers. Each is built once, to
-    find mistakes before anything runs. Raises LabError, PolicyError."""
+    """Policies from ``name,name:{json},...``; ``weighted`` without parameters has the default
+    scorers. Each is built once, so that mistakes are found before anything runs. Raises LabError,
+    PolicyError."""
     choices: list[PolicyChoice] = []
     for name, params in _named(text):
         label = name if params is None else f"{name} {json.dumps(params, separators=(',', ':'))}"
         if params is None:
             params = dict(DEFAULT_PROFILE) if name == "weighted" else {}
-        choice = PolicyChoice(name, params, label)
-        choice.built()
-        if any(label == other.label for other in choices):
+        spec = PolicySpec(name, params)
+        spec.build()
+        if any(label == other.title for other in choices):
             raise LabError(f"policy {label} is given twice")
-        choices.append(choice)
+        choices.append(PolicyChoice(label, spec))
     if not choices:
         raise LabError("name at least one policy: penstock lab policies lists them")
     return tuple(choices)
@@ -61,7 +61,7 @@ def _named(text: str) -> Iterator[tuple[str, Mapping[str, object] | None]]:
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:
-    """``5,10,20`` or ``5:20:5`` (first, last, step), or both. Raises LabError."""
+    """Numbers from ``5,10,20`` or ``5:20:5`` (first, last, step), or both. Raises LabError."""
     found: list[float] = []
     for part in text.split(","):
         try:
@@ -89,26 +89,3 @@ def sizes(text: str, option: str) -> tuple[int, ...]:
     if any(value < 1 or value != int(value) for value in found):
         raise LabError(f"{option}: whole numbers from 1 are wanted, not {text!r}")
     return tuple(sorted({int(value) for value in found}))
-
-
-def limits(
-    profile: Profile,
-    *,
-    max_num_batched_tokens: int,
-    max_num_seqs: int,
-    max_model_len: int,
-    max_loras: int,
-    block_size_tokens: int = 16,
-) -> Limits:
-    """The engine's size with as many KV blocks as the profile's memory holds. A context that does
-    not fit into them is shortened to what does, as ``vllm serve --max-model-len auto`` does.
-    Raises ValueError, ProfileError."""
-    blocks = profile.kv_blocks(block_size_tokens)
-    return Limits(
-        num_blocks=blocks,
-        block_size_tokens=block_size_tokens,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_batched_tokens,
-        max_model_len=min(max_model_len, blocks * block_size_tokens),
-        max_loras=max_loras,
-    )

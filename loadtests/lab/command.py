@@ -1,4 +1,4 @@
-"""``penstock lab``: found by the command through the entry points ``penstock.commands``."""
+"""``penstock lab``. The ``penstock`` command finds it by the entry points ``penstock.commands``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loadtests.lab.commands.live import live
 from loadtests.lab.commands.sim import sim
 from loadtests.lab.commands.size import size
 from loadtests.lab.live import peers
-from loadtests.sim.model import fit
+from loadtests.sim.calibration import fit
 
 app = typer.Typer(
     help="Compare routing policies in simulation and gateways over HTTP; size fleets. No GPU.",

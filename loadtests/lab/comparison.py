@@ -1,4 +1,4 @@
-"""What a comparison consists of, wherever it runs, and what came of each of its runs."""
+"""What a comparison consists of, wherever it runs, and the result of each of its runs."""
 
 from __future__ import annotations
 
@@ -26,81 +26,81 @@ class Cell:
     """One run of a comparison."""
 
     contender: str
-    """Its title."""
+    """Title of the contender."""
     replicas: int
     level: Level
     seed: int
 
 
 class Details(Protocol):
-    """More of a run than figures."""
+    """What a run leaves besides figures."""
 
     def as_data(self) -> Mapping[str, object]:
-        """For the result."""
+        """The details for result.json."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """What came of a cell."""
+class CellRun:
+    """The result of one cell."""
 
     cell: Cell
     steady: Figures
-    """Without warm-up and cool-down."""
+    """Figures without warm-up and cool-down."""
     stages: tuple[Figures, ...]
-    """Of a ramp; () otherwise."""
+    """Figures of the stages of a ramp; () for other loads."""
     whole: Totals
     timeline: Timeline | None
-    """Of the first seed only."""
+    """None, except for the first seed."""
     details: Details | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison(ABC):
-    """Every contender on every size of fleet under every level with every seed."""
+    """Every contender on every size of fleet, under every level of load, with every seed."""
 
     noun: ClassVar[str]
-    """What a contender is."""
+    """The word for a contender: policy or target."""
     nouns: ClassVar[str]
     subject: ClassVar[str]
-    """What the contenders are, in a title."""
+    """The word for all contenders, in a title."""
 
     source: Source
     levels: tuple[Level, ...]
     replicas: tuple[int, ...]
     """Sizes of the fleet."""
     seeds: int = 3
-    """Seeds 1 to this."""
+    """The seeds are 1 to this number."""
     slo: Slo = field(default_factory=Slo)
     cut: Cut = field(default_factory=Cut)
     extent: Extent = field(default_factory=Extent)
     client_timeout_s: float | None = None
-    """After which a client goes away; None: never."""
+    """Clients give up after this time; None: never."""
 
     @property
     @abstractmethod
     def titles(self) -> tuple[str, ...]:
-        """Of the contenders, each once."""
+        """The contenders' titles, each once."""
 
     @property
     @abstractmethod
     def fleet(self) -> str:
-        """What the replicas are, to follow their number."""
+        """What the replicas are: words that follow their number."""
 
     @abstractmethod
     def contenders_as_data(self) -> Sequence[Mapping[str, object]]:
-        """The contenders, for the result."""
+        """The contenders, for result.json."""
 
     @abstractmethod
     def settings(self) -> Mapping[str, object]:
-        """What the result follows from besides what all comparisons have."""
+        """What the result depends on, besides what all comparisons have."""
 
     @abstractmethod
     def notes(self) -> Sequence[str]:
-        """How to read the figures, beyond what holds for all."""
+        """How to read the figures, besides what holds for all comparisons."""
 
-    def remarks(self, runs: Sequence[Run]) -> Sequence[str]:
-        """What a reader has to know before believing the figures."""
+    def remarks(self, runs: Sequence[CellRun]) -> Sequence[str]:
+        """What a reader must know before trusting the figures."""
         return ()
 
     def cells(self) -> Iterator[Cell]:
@@ -117,15 +117,15 @@ class Comparison(ABC):
         outcome: Outcome,
         whole: Totals,
         details: Details | None = None,
-    ) -> Run:
-        """A run in figures. Raises ValueError when no request was sent."""
+    ) -> CellRun:
+        """The figures of one run. Raises ValueError when no request was sent."""
         if not outcome.served:
             raise ValueError(f"{cell.level.label}: no request was sent; let it last longer")
         stages: tuple[Figures, ...] = ()
         if cell.level.kind is LevelKind.RAMP:
             windows = stage_windows(self.source.stages)
             stages = tuple(figures(outcome, window, self.slo) for window in windows)
-        return Run(
+        return CellRun(
             cell,
             figures(outcome, self.cut.window(outcome), self.slo),
             stages,

@@ -6,17 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
-from loadtests.lab.comparison import Cell, Comparison, Run
-from loadtests.lab.setting import PolicyChoice, Seeing, Setting
+from loadtests.lab.comparison import Cell, CellRun, Comparison
+from loadtests.lab.setting import Seeing, Setting
 from loadtests.lab.simulation import Simulation
 from loadtests.lab.summary import whole
 from loadtests.sim.model.profile import Profile
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
+from policies.routing.spec import PolicySpec
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChoice:
+    """A policy to compare."""
+
+    title: str
+    """What reports call it; no other policy of the experiment has the same."""
+    spec: PolicySpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment(Comparison):
-    """Policies over simulated replicas."""
+    """Policies compared on simulated replicas."""
 
     noun: ClassVar[str] = "policy"
     nouns: ClassVar[str] = "policies"
@@ -24,7 +34,7 @@ class Experiment(Comparison):
 
     policies: tuple[PolicyChoice, ...]
     profile: Profile
-    limits: Limits
+    limits: EngineLimits
     seeing: Seeing = field(default_factory=Seeing)
 
     @property
@@ -41,7 +51,7 @@ class Experiment(Comparison):
 
     def contenders_as_data(self) -> Sequence[Mapping[str, object]]:
         return [
-            {"label": choice.title, "name": choice.name, "params": choice.params}
+            {"label": choice.title, "name": choice.spec.name, "params": choice.spec.params}
             for choice in self.policies
         ]
 
@@ -62,21 +72,21 @@ class Experiment(Comparison):
 
     def setting(self, cell: Cell) -> Setting:
         """What is simulated in a cell."""
-        policy = next(choice for choice in self.policies if choice.title == cell.contender)
+        policy = next(each.spec for each in self.policies if each.title == cell.contender)
         return Setting(
             self.profile, self.limits, cell.replicas, policy, self.seeing, self.client_timeout_s
         )
 
     def sized(self, replicas: int) -> Experiment:
-        """The same on fleets of one size."""
+        """The same experiment on fleets of one size."""
         return replace(self, replicas=(replicas,))
 
 
 def run_cell(
     experiment: Experiment, cell: Cell, on_progress: Callable[[float, int], None] | None = None
-) -> Run:
-    """Simulate it. Everything follows from the arguments. Raises ValueError when no request was
-    sent."""
+) -> CellRun:
+    """Simulate one cell. The result depends on the arguments alone. Raises ValueError when no
+    request was sent."""
     traffic = experiment.source.traffic(cell.level, cell.seed, experiment.extent)
     simulation = Simulation(
         experiment.setting(cell), traffic, seed=cell.seed, on_progress=on_progress

@@ -1,4 +1,4 @@
-"""What a run leaves: one row for each request, and how the replicas fared."""
+"""What a run leaves: one row for each request, and the state of the replicas over time."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from typing import Final
 
 REFUSED: Final = -1
 UNKNOWN: Final = -2
-"""In place of a replica's index."""
+"""Stands in place of a replica's index."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """One request. Times are seconds of the run's clock."""
+    """One request, served or refused. Times are seconds of the run's clock."""
 
     id: str
     session: str
     tenant: str
     replica: int
-    """Index; REFUSED when none was chosen, UNKNOWN to a client that is not told."""
+    """Index of the replica; REFUSED when none was chosen, UNKNOWN when the client cannot know
+    it."""
     arrival_s: float
     first_token_s: float | None
-    """At the client; None: none came."""
+    """When the client got it; None: it got none."""
     finished_s: float
     input_tokens: int
     cached_tokens: int | None
-    """Of the input, as the engine found them; None: it does not tell."""
+    """Prompt tokens that the engine found cached; None: it does not report them."""
     expected_cached_tokens: float | None
-    """As the picker's index believed; None: it is not known."""
+    """Prompt tokens that the picker's index believed to be cached; None: unknown."""
     output_tokens: int
     failed: bool = False
 
@@ -51,7 +52,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One replica at an instant."""
+    """One replica at one instant."""
 
     at_s: float
     replica: int
@@ -62,15 +63,15 @@ class Sample:
 
 @dataclass(slots=True)
 class Outcome:
-    """A run."""
+    """The result of a run."""
 
     served: list[Served] = field(default_factory=list)
-    """By their ends."""
+    """In the order of their ends."""
     samples: list[Sample] = field(default_factory=list)
     duration_s: float = 0.0
     preemptions: int = 0
     busy_s: list[float] = field(default_factory=list)
-    """By replica: time with a step on the accelerator."""
+    """For each replica, the time with a step on the accelerator."""
     steps: int = 0
     events: int = 0
-    """Of the simulator itself."""
+    """Events of the simulator itself."""

@@ -1,4 +1,4 @@
-"""The HTML page of a comparison: one file, nothing to load, the answer first."""
+"""The HTML page of a comparison: one file that loads nothing, with the answer first."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from html import escape
 from loadtests.lab.comparison import Comparison
 from loadtests.lab.plots import Plot
 from loadtests.lab.points import Point
-from loadtests.lab.verdict import CARRIED, Verdict, sentences, shown
+from loadtests.lab.verdict import CARRIED, FleetVerdict, sentences, shown
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A figure of the table: its name, its head, and what a value is multiplied with."""
+    """A column of the table: its figure, its heading, and the factor for its values."""
 
     figure: str
     head: str
@@ -76,12 +76,12 @@ dt { color: #616e7c; } dd { margin: 0; overflow-wrap: anywhere; }
 def page(
     comparison: Comparison,
     points: Sequence[Point],
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[FleetVerdict],
     pictures: Mapping[int, Sequence[Plot]],
     settings: Mapping[str, object],
     remarks: Sequence[str] = (),
 ) -> str:
-    """The page. ``pictures``: by size of fleet."""
+    """The whole page. ``pictures``: the plots by size of fleet."""
     sections = [
         _section(comparison, verdict, points, pictures[verdict.replicas]) for verdict in verdicts
     ]
@@ -100,7 +100,7 @@ def page(
 
 
 def compared(comparison: Comparison) -> str:
-    """In a sentence: on what, under what load, how often."""
+    """One sentence: on which fleets, under what load, how often."""
     levels = comparison.levels
     fleet = ", ".join(map(str, comparison.replicas))
     load = levels[0].label if len(levels) == 1 else f"{levels[0].value:g} to {levels[-1].label}"
@@ -124,7 +124,7 @@ def _remarks(remarks: Sequence[str]) -> str:
 
 
 def _section(
-    comparison: Comparison, verdict: Verdict, points: Sequence[Point], pictures: Sequence[Plot]
+    comparison: Comparison, verdict: FleetVerdict, points: Sequence[Point], pictures: Sequence[Plot]
 ) -> str:
     mine = [point for point in points if point.replicas == verdict.replicas]
     heading = f"<h2>On {verdict.replicas} replicas</h2>" if len(comparison.replicas) > 1 else ""
@@ -148,7 +148,7 @@ def _section(
     )
 
 
-def _ranked(noun: str, verdict: Verdict) -> str:
+def _ranked(noun: str, verdict: FleetVerdict) -> str:
     carries = {
         rank.point.contender: "-" if rank.carries is None else rank.carries.label
         for rank in verdict.ranks
@@ -175,13 +175,13 @@ def _table(noun: str, points: Sequence[Point], carries: Mapping[str, str] | None
 
 
 def _cell(text: str) -> str:
-    """The interval below its mean, so that the table is not wider than a screen."""
+    """The interval stands below its mean, so that the table is not wider than a screen."""
     mean, plus_minus, error = text.partition(" ± ")
     return f"{mean}<small>± {error}</small>" if plus_minus else mean
 
 
 def value(point: Point, column: Column) -> str:
-    """A cell of a table, with its interval."""
+    """The text of a cell, with its interval."""
     found = point.estimate(column.figure)
     if found is None:
         return "-"

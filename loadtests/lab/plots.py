@@ -12,11 +12,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
-from loadtests.lab.comparison import Run
+from loadtests.lab.comparison import CellRun
 from loadtests.lab.points import Point
 from loadtests.lab.summary import Slo, Timeline
 
-# Okabe and Ito: told apart with any eyes; then the same with other dashes.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; then the same with other
+# dashes.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444")
 _DASHES = ("-", "--", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -26,7 +27,7 @@ _WIDE_SPREAD = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """One picture with what to see in it."""
+    """One picture, and what to see in it."""
 
     name: str
     title: str
@@ -41,15 +42,15 @@ class _Panel:
     unit: str
     scale: float = 1.0
     limit: float | None = None
-    """Drawn as a line, in the figure's own unit."""
+    """Value of a line across the panel, in the figure's own unit."""
     also: str = ""
-    """A figure drawn beside it, thin and dotted."""
+    """A second figure in the same panel, thin and dotted."""
     share: bool = False
     latency: bool = False
 
 
-def plots(points: Sequence[Point], runs: Sequence[Run], slo: Slo) -> list[Plot]:
-    """Of one size of fleet. ``runs``: those whose timelines are shown."""
+def plots(points: Sequence[Point], runs: Sequence[CellRun], slo: Slo) -> list[Plot]:
+    """All plots of one size of fleet. ``runs``: those whose timelines are shown."""
     with mpl.rc_context():
         _set_style()
         found = [_grid(points, *picture) for picture in _pictures(slo)]
@@ -205,7 +206,7 @@ def _bars(axes: Axes, panel: _Panel, points: Sequence[Point], contenders: Sequen
 def _series(
     points: Sequence[Point], figure: str, scale: float
 ) -> tuple[list[float], list[float], list[float]]:
-    """Loads, means, half widths (0 where none is known)."""
+    """Loads, means, and half widths of the intervals (0 where none is known)."""
     known = [(point.load, found) for point in points if (found := point.estimate(figure))]
     return (
         [load for load, _ in known],
@@ -227,7 +228,7 @@ def _legend(canvas: Canvas, contenders: int) -> None:
 
 
 def _timelines(timelines: Sequence[tuple[str, Timeline]]) -> Plot:
-    """A row of colours for each replica, one map for each contender, on one scale."""
+    """One row of colours for each replica, one map for each contender, all on one scale."""
     rows = math.ceil(len(timelines) / 2)
     replicas = len(timelines[0][1].in_flight)
     high = min(2.6, 0.9 + 0.11 * replicas)
@@ -237,7 +238,7 @@ def _timelines(timelines: Sequence[tuple[str, Timeline]]) -> Plot:
         axes = canvas.add_subplot(rows, 2, index + 1)
         cells = np.array(line.in_flight)
         end_s = line.column_s * cells.shape[1]
-        # As a bitmap: thousands of cells as paths would make the page slow.
+        # As a bitmap: thousands of cells drawn as paths would make the page slow.
         mesh = axes.pcolormesh(
             np.linspace(0.0, max(end_s, 1e-9), cells.shape[1] + 1),
             np.arange(replicas + 1) - 0.5,

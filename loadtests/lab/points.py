@@ -7,36 +7,36 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from loadtests.bench.stats import Estimate, estimate
-from loadtests.lab.comparison import Comparison, Run
+from loadtests.lab.comparison import CellRun, Comparison
 from loadtests.lab.source import Level, LevelKind
 from loadtests.lab.summary import Figures
 
-Number = float | int | None
+FigureValue = float | int | None
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A policy or target on a fleet under one load, over all seeds."""
+    """A contender on a fleet under one load, over all seeds."""
 
     contender: str
     replicas: int
     level: Level
-    """A stage of a ramp is a level of its own rate."""
-    by_seed: tuple[dict[str, Number], ...]
-    """Figures of each seed, those of the whole run among them (not for the stage of a ramp)."""
+    """Each stage of a ramp counts as a level of its own rate."""
+    by_seed: tuple[dict[str, FigureValue], ...]
+    """Figures of each seed, with those of the whole run (but not for a stage of a ramp)."""
 
     @property
     def load(self) -> float:
-        """Its place on the axis."""
+        """Place on the axis of loads."""
         return self.level.value
 
     def values(self, figure: str) -> list[float]:
-        """Of the seeds that have it."""
+        """The values of a figure, of those seeds that have it."""
         found = (seed.get(figure) for seed in self.by_seed)
         return [float(value) for value in found if value is not None]
 
     def estimate(self, figure: str) -> Estimate | None:
-        """Mean over seeds with its 95 % confidence interval (Student's t); None without any."""
+        """Mean over seeds with its 95 % confidence interval (Student's t); None without values."""
         values = self.values(figure)
         return estimate(values) if values else None
 
@@ -47,13 +47,13 @@ class Point:
 
     @property
     def figures(self) -> list[str]:
-        """Names of those that there are."""
+        """Names of the figures."""
         return sorted(self.by_seed[0])
 
 
 def difference(one: Point, other: Point, figure: str) -> Estimate | None:
-    """``one`` less ``other``, seed by seed: both had the same requests, so what the seeds have in
-    common falls out. None where no seed has both."""
+    """``one`` minus ``other``, seed by seed. Both had the same requests, so what a seed does to
+    both cancels out. None when no seed has both."""
     pairs = [
         (a, b)
         for a, b in zip(
@@ -66,10 +66,10 @@ def difference(one: Point, other: Point, figure: str) -> Estimate | None:
     return estimate([a - b for a, b in pairs]) if pairs else None
 
 
-def points(comparison: Comparison, runs: Sequence[Run]) -> list[Point]:
-    """One for each contender, fleet and level, in order; for a ramp one for each stage on the way
-    up, without the stages that come before its lowest one (they seat the prompts)."""
-    groups: dict[tuple[int, Level, str], list[Run]] = {}
+def points(comparison: Comparison, runs: Sequence[CellRun]) -> list[Point]:
+    """One point for each contender, fleet and level, in order. For a ramp, one for each stage from
+    the lowest rate upwards; the stages before that one only fill the caches."""
+    groups: dict[tuple[int, Level, str], list[CellRun]] = {}
     for run in runs:
         cell = run.cell
         groups.setdefault((cell.replicas, cell.level, cell.contender), []).append(run)
@@ -84,7 +84,7 @@ def points(comparison: Comparison, runs: Sequence[Run]) -> list[Point]:
 
 
 def _stages(
-    comparison: Comparison, contender: str, replicas: int, runs: Sequence[Run]
+    comparison: Comparison, contender: str, replicas: int, runs: Sequence[CellRun]
 ) -> list[Point]:
     stages = comparison.source.stages
     lowest = min(range(len(stages)), key=lambda index: stages[index].per_s)
@@ -99,5 +99,5 @@ def _stages(
     ]
 
 
-def _of(figures: Figures) -> dict[str, Number]:
+def _of(figures: Figures) -> dict[str, FigureValue]:
     return asdict(figures)

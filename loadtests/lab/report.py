@@ -1,4 +1,5 @@
-"""One report a run: a table on the terminal; result.json, plots and a page in a folder."""
+"""The report of a comparison: a table on the terminal; result.json, plots and a page in a
+folder."""
 
 from __future__ import annotations
 
@@ -10,23 +11,23 @@ from tempfile import TemporaryFile
 from rich.console import Console
 from rich.table import Table
 
-from loadtests.lab.comparison import Comparison, Run
+from loadtests.lab.comparison import CellRun, Comparison
 from loadtests.lab.points import Point, points
 from loadtests.lab.result import document, dumped, settings
 from loadtests.lab.source import LabError, LevelKind
 from loadtests.lab.summary import Slo
-from loadtests.lab.verdict import Verdict, sentences, verdicts
+from loadtests.lab.verdict import FleetVerdict, sentences, verdicts
 
 RESULT = "result.json"
 PAGE = "index.html"
 PLOTS = "plots"
 _EDGES = 3
-"""Columns of the terminal around a cell."""
+"""Columns of the terminal that a cell needs besides its text."""
 _LEAST_NAME = 20
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder, and see that plots can be drawn: before hours of runs, not after. Raises
+    """Make the folder, and check that plots can be drawn: before hours of runs, not after. Raises
     LabError."""
     if find_spec("matplotlib") is None:
         raise LabError("plots need matplotlib: pip install 'penstock[lab]'")
@@ -37,9 +38,9 @@ def prepare(folder: Path) -> None:
         raise LabError(f"--out {folder}: {error.strerror}") from error
 
 
-def write(comparison: Comparison, runs: Sequence[Run], folder: Path) -> None:
-    """result.json, index.html and plots/*.svg into a folder that `prepare` made."""
-    # Here, not above: importing matplotlib takes longer than many a run.
+def write(comparison: Comparison, runs: Sequence[CellRun], folder: Path) -> None:
+    """Write result.json, index.html and plots/*.svg into a folder that `prepare` made."""
+    # Imported late, because importing matplotlib takes longer than many runs.
     from loadtests.lab.page import page
     from loadtests.lab.plots import plots
 
@@ -65,8 +66,8 @@ def write(comparison: Comparison, runs: Sequence[Run], folder: Path) -> None:
     (folder / PAGE).write_text(text, encoding="utf-8")
 
 
-def _at(runs: Sequence[Run], verdict: Verdict) -> list[Run]:
-    """The runs that the verdict was taken on, or the ramp it is a stage of."""
+def _at(runs: Sequence[CellRun], verdict: FleetVerdict) -> list[CellRun]:
+    """The runs behind the verdict, or the ramp of which its level is a stage."""
     return [
         run
         for run in runs
@@ -75,8 +76,8 @@ def _at(runs: Sequence[Run], verdict: Verdict) -> list[Run]:
     ]
 
 
-def show(console: Console, comparison: Comparison, runs: Sequence[Run]) -> None:
-    """The answer and the table, on a terminal."""
+def show(console: Console, comparison: Comparison, runs: Sequence[CellRun]) -> None:
+    """Print the answer and the table."""
     from loadtests.lab.page import compared
 
     together = points(comparison, runs)
@@ -87,15 +88,17 @@ def show(console: Console, comparison: Comparison, runs: Sequence[Run]) -> None:
             console.print(table)
         answer(console, verdict, comparison.slo)
     for text in comparison.remarks(runs):
-        # Others' words are among them, with brackets that are no markup.
+        # They contain other programs' words, with brackets that are no markup.
         console.print(text, style="yellow", highlight=False, markup=False)
 
 
 def _tables(points: Sequence[Point], replicas: int, noun: str, width: int) -> list[Table]:
-    """All columns, below each other where they are too many for one table of ``width``."""
+    """All columns, in several tables below each other when one of ``width`` cannot hold them."""
     from loadtests.lab.page import COLUMNS, value
 
-    points = sorted(points, key=lambda point: point.level)  # contenders keep their order
+    points = sorted(
+        points, key=lambda point: point.level
+    )  # a stable sort: contenders keep their order
     loads = [point.level.label for point in points]
     names = [point.contender for point in points]
     name_width = min(max(map(len, (noun, *names))), max(_LEAST_NAME, width // 4))
@@ -129,8 +132,8 @@ def _tables(points: Sequence[Point], replicas: int, noun: str, width: int) -> li
     return tables
 
 
-def answer(console: Console, verdict: Verdict, slo: Slo) -> None:
-    """The verdict in words."""
+def answer(console: Console, verdict: FleetVerdict, slo: Slo) -> None:
+    """Print the verdict in words."""
     first, *rest = sentences(verdict, slo)
     console.print(first, style="bold", highlight=False)
     for text in rest:

@@ -1,5 +1,6 @@
 """The result as data: settings, every run, and the seeds put together. The same experiment gives
-the same bytes: sorted keys, nine significant digits, no times or places of the machine."""
+the same bytes: keys are sorted, numbers have nine significant digits, and no times or places of the
+machine are in it."""
 
 from __future__ import annotations
 
@@ -11,17 +12,17 @@ from pathlib import Path
 import orjson
 
 from loadtests.bench.stats import Estimate
-from loadtests.lab.comparison import Comparison, Run
+from loadtests.lab.comparison import CellRun, Comparison
 from loadtests.lab.points import Point, difference, points
 from loadtests.lab.source import Level
-from loadtests.lab.verdict import Verdict, sentences, verdicts
+from loadtests.lab.verdict import FleetVerdict, sentences, verdicts
 
 FORMAT = 1
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
 
 def settings(comparison: Comparison) -> dict[str, object]:
-    """Everything that the result follows from."""
+    """Everything on which the result depends."""
     return {
         "workload": comparison.source.name,
         "about": comparison.source.about,
@@ -37,7 +38,7 @@ def settings(comparison: Comparison) -> dict[str, object]:
     }
 
 
-def document(comparison: Comparison, runs: Sequence[Run]) -> dict[str, object]:
+def document(comparison: Comparison, runs: Sequence[CellRun]) -> dict[str, object]:
     """The whole result."""
     together = points(comparison, runs)
     return {
@@ -50,7 +51,7 @@ def document(comparison: Comparison, runs: Sequence[Run]) -> dict[str, object]:
 
 
 def dumped(document: Mapping[str, object]) -> bytes:
-    """As JSON."""
+    """The document as JSON."""
     return orjson.dumps(_plain(document), option=_OPTIONS)
 
 
@@ -58,7 +59,7 @@ def _level(level: Level) -> dict[str, object]:
     return {"kind": level.kind.name.lower(), "value": level.value}
 
 
-def _verdict(verdict: Verdict, comparison: Comparison) -> dict[str, object]:
+def _verdict(verdict: FleetVerdict, comparison: Comparison) -> dict[str, object]:
     return {
         "replicas": verdict.replicas,
         "level": _level(verdict.level),
@@ -78,7 +79,7 @@ def _verdict(verdict: Verdict, comparison: Comparison) -> dict[str, object]:
 
 
 def _point(point: Point, together: Sequence[Point], noun: str) -> dict[str, object]:
-    """``less_first``: what it has more or less than the first contender of the list, by paired
+    """``less_first``: each figure minus that of the first contender in the list, by paired
     seeds."""
     first = next(
         each for each in together if each.replicas == point.replicas and each.level == point.level
@@ -94,7 +95,7 @@ def _point(point: Point, together: Sequence[Point], noun: str) -> dict[str, obje
     }
 
 
-def _run(run: Run, noun: str) -> dict[str, object]:
+def _run(run: CellRun, noun: str) -> dict[str, object]:
     return {
         noun: run.cell.contender,
         "replicas": run.cell.replicas,
@@ -109,7 +110,7 @@ def _run(run: Run, noun: str) -> dict[str, object]:
 
 
 def _estimate(found: Estimate | None) -> dict[str, float | None] | None:
-    """``error``: half the width of the 95 % interval."""
+    """``error`` is half the width of the 95 % interval."""
     return None if found is None else {"mean": found.value, "error": found.error}
 
 

@@ -1,34 +1,37 @@
 """A run in virtual time: traffic, the live picker, engine models. It skips from event to event.
 
-The picker is the one that serves real requests, from the choice of replicas on: schedule, ledger,
-prefix index, sessions, scraped signals with their age, reports with their delay. What parses HTTP
-is left out; prompts come as block hashes.
+The picker is the one that serves real requests, entered where these enter it: every step of a
+request's way, ledger, prefix index, sessions, scraped signals with their age, reports with their
+delay. Only the step that parses a body is another one: prompts come as block hashes.
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from math import inf
 from typing import Final
 
 from loadtests.lab.outcome import REFUSED, Outcome, Sample, Served
 from loadtests.lab.setting import Setting
-from loadtests.sim.model.engine import Engine, Event, Kind
+from loadtests.sim.model.engine import EngineEvent, EngineModel, EventKind
 from loadtests.sim.model.request import EngineRequest, Sequence
 from loadtests.workloads.sessions import Request
 from loadtests.workloads.traffic import Traffic
+from loadtests.workloads.words import BYTES_PER_TOKEN
 from picker import names
-from picker.core import Picker
-from picker.request.answer import Decision
+from picker.core import Parts, Picker
+from picker.prompt.fields import RequestFields
+from picker.prompt.forms import Prompt
+from picker.request.answer import Answer, Decision
 from picker.request.context import RequestContext
 from picker.request.head import RequestHead
-from picker.request.rejection import Rejection
-from picker.request.report import Report
+from picker.request.report import Ending, Report
 from picker.seams.observer import Completed, Rejected
 from picker.settings import PickerSettings, PoolSettings
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.models import ServedModel
 
 POOL: Final = "lab"
 MODEL: Final = "model"
@@ -38,13 +41,38 @@ _NO_ADAPTERS: Final[frozenset[str]] = frozenset()
 
 
 class _Unheard:
-    """Nobody reads the picker's metrics and logs here."""
+    """Ignores the picker's events: nobody reads its metrics and logs here."""
 
     def rejected(self, event: Rejected) -> None:
         return
 
     def completed(self, event: Completed) -> None:
         return
+
+
+class _Read:
+    """Fills in what parsing a body would: see `picker.pipeline.steps.Tools.read`."""
+
+    def __init__(self) -> None:
+        self.asked: Request | None = None
+        """The request that is being offered."""
+
+    async def __call__(self, context: RequestContext) -> None:
+        asked = self.asked
+        assert asked is not None
+        context.asked_model = asked.adapter or MODEL
+        context.fields = RequestFields(
+            model=context.asked_model,
+            stream=True,
+            include_usage=True,
+            max_output_tokens=asked.max_tokens,
+            choices=1,
+            cache_salt=None,
+            user=None,
+            session_id=None,
+        )
+        context.prompt = Prompt((b"",), asked.prompt_tokens * BYTES_PER_TOKEN, 0)
+        context.blocks = asked.live_blocks(MODEL)
 
 
 class _UnderWay:
@@ -61,7 +89,7 @@ class _UnderWay:
 
 
 class Simulation:
-    """Runs once. Everything random comes from ``seed``."""
+    """One simulated run; it runs once. Everything random comes from ``seed``."""
 
     def __init__(
         self,
@@ -72,38 +100,44 @@ class Simulation:
         skip: bool = True,
         on_progress: Callable[[float, int], None] | None = None,
     ) -> None:
-        """``skip``: engines jump over equal steps, which changes nothing but the time it takes.
-        ``on_progress`` hears the virtual time and the number of requests served, now and then."""
+        """``skip``: engines jump over equal steps, which changes only how long the simulation
+        takes. ``on_progress`` is called from time to time with the virtual time and the number of
+        requests served."""
         self.now_s = 0.0
         self._setting = setting
         self._traffic = traffic
         self._on_progress = on_progress
         self._outcome = Outcome()
         self._rng = random.Random(f"lab/{seed}")
+        self._read = _Read()
         self._picker = Picker(
-            "lab", observer=_Unheard(), now=lambda: self.now_s, rng=random.Random(f"picker/{seed}")
+            "lab",
+            Parts(observer=_Unheard(), read=self._read),
+            now=lambda: self.now_s,
+            rng=random.Random(f"picker/{seed}"),
         )
-        pool = PoolSettings(POOL, setting.policy.built(), (MODEL,), default=True)
+        pool = PoolSettings(POOL, setting.policy, (MODEL,), default=True)
         self._picker_settings = PickerSettings((pool,), lease_s=_LEASE_S, stale_after_s=_LEASE_S)
         self._engines = [
-            Engine(setting.profile, setting.limits, skip=skip) for _ in range(setting.replicas)
+            EngineModel(setting.profile, setting.limits, skip=skip) for _ in range(setting.replicas)
         ]
         self._addresses = [_address(index) for index in range(setting.replicas)]
         self._replica_of = {address: index for index, address in enumerate(self._addresses)}
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._pushed = 0
         self._due_s = [inf] * setting.replicas
-        """When each engine is looked at next."""
+        """For each engine, when it is looked at next."""
         self._by_sequence: dict[Sequence, _UnderWay] = {}
         self._adapters = {""}
-        """Seen so far; "" is the base model."""
+        """Adapters seen so far; "" is the base model."""
         self._arrival_s: float | None = None
         self._arrival_known = False
-        """Whether nothing has happened to the traffic since ``_arrival_s`` was asked for."""
+        """Whether ``_arrival_s`` still holds: nothing has happened to the traffic since it was
+        asked."""
         self._served_models = [ServedModel(MODEL, None, setting.limits.max_model_len)]
 
     def run(self) -> Outcome:
-        """Until the traffic has ended and everything is answered."""
+        """Run until the traffic has ended and every request is answered."""
         self._open_pool()
         while True:
             arrival_s = self._next_arrival_s()
@@ -126,7 +160,7 @@ class Simulation:
         return outcome
 
     def _next_arrival_s(self) -> float | None:
-        """Asked again only where the answer may have changed: most events are scrapes."""
+        """Asks the traffic again only when its answer may have changed: most events are scrapes."""
         if not self._arrival_known:
             self._arrival_s = self._traffic.next_s()
             self._arrival_known = True
@@ -147,22 +181,25 @@ class Simulation:
     def _open_pool(self) -> None:
         setting = self._setting
         self._picker.configure(self._picker_settings)
-        self._picker.sync_endpoints(POOL, [EndpointSpec(address) for address in self._addresses])
+        self._picker.pools.sync_endpoints(
+            POOL, [EndpointSpec(address) for address in self._addresses]
+        )
         for index in range(setting.replicas):
             self._apply_signals(index, self._signals(index), began_s=0.0)
-            self._picker.apply_models(POOL, self._addresses[index], self._served_models)
-            # As in life they are not read in step.
+            self._picker.apply_models(POOL, self._addresses[index], self._served_models, 0.0)
+            # As in life, replicas are not read at the same moment.
             first_s = self._rng.uniform(0.0, setting.seeing.scrape_interval_s)
             self._at(first_s, lambda index=index: self._scrape(index))  # type: ignore[misc]
         self._at(0.0, self._sample)
 
     def _serve_adapter(self, adapter: str) -> None:
-        """Every replica lists it, as with vLLM's ``--lora-modules``; it takes a slot when used."""
+        """Every replica lists the adapter, as with vLLM's ``--lora-modules``; it takes a slot when
+        used."""
         self._adapters.add(adapter)
         limit = self._setting.limits.max_model_len
         self._served_models.append(ServedModel(adapter, MODEL, limit))
         for address in self._addresses:
-            self._picker.apply_models(POOL, address, self._served_models)
+            self._picker.apply_models(POOL, address, self._served_models, self.now_s)
 
     def _scrape(self, index: int) -> None:
         seeing, engine = self._setting.seeing, self._engines[index]
@@ -191,9 +228,7 @@ class Simulation:
         )
 
     def _apply_signals(self, index: int, signals: Signals, *, began_s: float) -> None:
-        self._picker.apply_signals(
-            POOL, self._addresses[index], signals, began_s=began_s, now_s=self.now_s
-        )
+        self._picker.apply_signals(POOL, self._addresses[index], signals, began_s)
 
     def _sample(self) -> None:
         for index, engine in enumerate(self._engines):
@@ -216,35 +251,24 @@ class Simulation:
     def _arrive(self, request: Request) -> None:
         if request.adapter not in self._adapters:
             self._serve_adapter(request.adapter)
-        context = self._context(request)
-        try:
-            decision = self._picker.place(context)
-        except Rejection:
+        headers = {names.SESSION_ID: request.session} if request.session else {}
+        head = RequestHead("POST", "/v1/completions", headers, None, self.now_s)
+        self._read.asked = request
+        decision = _at_once(self._offer(head))
+        if isinstance(decision, Answer):
             self._refused(request)
             return
         replica = self._replica_of[decision.addresses[0]]
-        under_way = _UnderWay(request, decision, replica, context.matched_tokens)
+        under_way = _UnderWay(request, decision, replica, decision.picks[0].matched_tokens)
         seeing = self._setting.seeing
         self._at(self.now_s + seeing.decision_s + seeing.network_s, lambda: self._reach(under_way))
 
-    def _context(self, request: Request) -> RequestContext:
-        headers = {names.SESSION_ID: request.session} if request.session else {}
-        head = RequestHead("POST", "/v1/completions", headers, None, self.now_s)
-        context = RequestContext(self._picker.next_id(), head, b"", None)
-        context.pool = self._picker.pools[POOL]
-        context.asked_model = context.served_model = request.adapter or MODEL
-        context.adapter = request.adapter
-        context.prompt_tokens = float(request.prompt_tokens)
-        context.output_tokens = float(
-            self._picker_settings.default_output_tokens
-            if request.max_tokens is None
-            else request.max_tokens
-        )
-        context.blocks = request.live_blocks(MODEL)
-        return context
+    async def _offer(self, head: RequestHead) -> Decision | Answer:
+        begun = await self._picker.begin(head)
+        return begun if isinstance(begun, Answer) else await self._picker.offer(begun, b"")
 
     def _reach(self, under_way: _UnderWay) -> None:
-        """The replica has the request."""
+        """The request arrives at its replica."""
         request, limits = under_way.request, self._setting.limits
         engine = self._engines[under_way.replica]
         self._look(under_way.replica)
@@ -269,13 +293,13 @@ class Simulation:
             self._at(request.arrival_s + timeout_s, lambda: self._give_up(under_way))
 
     def _look(self, index: int) -> None:
-        """Let an engine's time pass until now, and hear what it has done."""
+        """Let an engine's time pass until now, and handle its events."""
         engine = self._engines[index]
         if not engine.idle:
             self._hear(engine.advance(self.now_s))
 
     def _expect(self, index: int) -> None:
-        """Look at an engine when something happens in it next."""
+        """Plan to look at an engine when something happens in it next."""
         at_s = self._engines[index].next_event_s()
         if at_s < self._due_s[index]:
             self._due_s[index] = at_s
@@ -287,11 +311,11 @@ class Simulation:
         self._look(index)
         self._expect(index)
 
-    def _hear(self, events: list[Event]) -> None:
+    def _hear(self, events: list[EngineEvent]) -> None:
         for event in events:
-            if event.kind is Kind.PREEMPTED:
+            if event.kind is EventKind.PREEMPTED:
                 self._outcome.preemptions += 1
-            elif event.kind is Kind.FINISHED:
+            elif event.kind is EventKind.FINISHED:
                 under_way = self._by_sequence.pop(event.sequence, None)
                 if under_way is not None:
                     self._ended(under_way, event.sequence, failed=False)
@@ -338,14 +362,14 @@ class Simulation:
             self._traffic.answered(request, self.now_s)
 
     def _report(self, served: Served, under_way: _UnderWay) -> None:
-        """As Envoy tells it: usage comes at the end of an answer, so a client that left before
-        brings none, and no status either when it left before the first token."""
-        status, reason = 200, "ok"
+        """Report the end as Envoy does. Usage comes at the end of an answer, so there is none when
+        the client left before; and no status when it left before the first token."""
+        status, reason = 200, Ending.OK
         if under_way.sequence is None:
-            status, reason = 400, "http_error"
+            status, reason = 400, Ending.HTTP_ERROR
         elif served.failed:
-            status, reason = 0 if served.ttft_s is None else 200, "client_aborted"
-        told = reason == "ok"
+            status, reason = 0 if served.ttft_s is None else 200, Ending.CLIENT_ABORTED
+        told = reason is Ending.OK
         self._picker.complete(
             Report(
                 id=under_way.decision.id,
@@ -380,6 +404,16 @@ class Simulation:
         self._outcome.served.append(served)
         self._arrival_known = False
         self._traffic.failed(request, self.now_s)
+
+
+def _at_once(offered: Coroutine[object, None, Decision | Answer]) -> Decision | Answer:
+    """What comes of a coroutine that waits for nothing: there is no event loop here."""
+    try:
+        offered.send(None)
+    except StopIteration as done:
+        outcome: Decision | Answer = done.value
+        return outcome
+    raise RuntimeError("a step of the picker waits, which takes an event loop")
 
 
 def _adapters(sequences: Iterable[Sequence]) -> frozenset[str]:

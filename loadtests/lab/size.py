@@ -1,7 +1,7 @@
 """The smallest fleet that meets an SLO: by doubling, then bisection, over the number of replicas.
 
-Assumes that what n replicas carry, n + 1 carry too, and tries whether that is so of the answer:
-where the share is near the goal, chance decides which sizes meet it.
+This assumes that n + 1 replicas carry whatever n replicas carry, and tests that for the answer:
+near the goal, chance decides which sizes meet it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from math import ceil
 
 from loadtests.bench.stats import Estimate, estimate
-from loadtests.lab.comparison import Run
+from loadtests.lab.comparison import CellRun
 from loadtests.lab.experiment import Experiment
 from loadtests.lab.result import FORMAT, settings
 from loadtests.lab.source import LabError, LevelKind
@@ -20,26 +20,26 @@ from loadtests.lab.summary import Figures
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A size that was tried, with every seed."""
+    """A size of fleet that was tried with every seed."""
 
     replicas: int
     wanted: float
     """Share of the requests that must be answered within the SLO."""
-    runs: tuple[Run, ...]
+    runs: tuple[CellRun, ...]
 
     @property
     def shares(self) -> list[float]:
-        """Answered within the SLO, by seed. In a ramp: in its worst stage."""
+        """For each seed, the share answered within the SLO; in a ramp, that of its worst stage."""
         return [min(figures.good_share or 0.0 for figures in _judged(run)) for run in self.runs]
 
     @property
     def met(self) -> bool:
-        """With every seed."""
+        """Whether every seed reaches the wanted share."""
         return self.worst >= self.wanted
 
     @property
     def worst(self) -> float:
-        """Of the seeds' shares."""
+        """The smallest share of all seeds."""
         return min(self.shares)
 
     @property
@@ -48,46 +48,46 @@ class Trial:
         return estimate(self.shares)
 
 
-def _judged(run: Run) -> Sequence[Figures]:
-    """The stages in which anybody came, or the one window."""
+def _judged(run: CellRun) -> Sequence[Figures]:
+    """The stages in which requests arrived, or the one window."""
     return [stage for stage in run.stages if stage.requests] or [run.steady]
 
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """What came of the search."""
+    """The result of the search."""
 
     policy: str
     smallest: Trial | None
-    """None: not even the largest fleet tried does."""
+    """None: even the largest fleet tried misses the SLO."""
     trials: tuple[Trial, ...]
-    """By size."""
+    """Ordered by size."""
 
     @property
     def one_fewer(self) -> Trial | None:
-        """The size below the smallest, which misses the SLO; None when that is 1."""
+        """The size below the smallest, which misses the SLO; None when the smallest is 1."""
         if self.smallest is None:
             return None
         return self._tried(self.smallest.replicas - 1)
 
     @property
     def one_more(self) -> Trial | None:
-        """The size above the smallest; None where that would be too many."""
+        """The size above the smallest; None when it was not tried."""
         return None if self.smallest is None else self._tried(self.smallest.replicas + 1)
 
     def _tried(self, replicas: int) -> Trial | None:
         return next((trial for trial in self.trials if trial.replicas == replicas), None)
 
 
-Sweep = Callable[[Experiment], tuple[Run, ...]]
+Sweep = Callable[[Experiment], tuple[CellRun, ...]]
 
 
 def smallest_fleet(
     experiment: Experiment, run: Sweep, *, wanted: float = 0.9, most: int = 256
 ) -> Sizing:
-    """For the experiment's one policy and level; its replicas are where the search begins.
+    """Search for the experiment's one policy and level, beginning with its number of replicas.
 
-    ``wanted``: share of the requests, 0 to 1, to be answered within the SLO with every seed.
+    ``wanted``: share of the requests, 0 to 1, that must be answered within the SLO with every seed.
     Raises LabError.
     """
     if len(experiment.policies) != 1 or len(experiment.levels) != 1:
@@ -120,7 +120,7 @@ def smallest_fleet(
 
 
 def _bracket(first: int, most: int, meets: Callable[[int], bool]) -> tuple[int, int | None]:
-    """A size that fails (0 fails of itself) and one that meets, or None."""
+    """A size that fails (0 fails by definition) and one that meets the SLO, or None."""
     if meets(first):
         meeting = first
         while meeting > 1:
@@ -169,7 +169,7 @@ def sizing_document(experiment: Experiment, sizing: Sizing) -> dict[str, object]
 
 
 def sizing_sentences(experiment: Experiment, sizing: Sizing) -> list[str]:
-    """The answer, by how much it holds, and what one replica fewer would do."""
+    """The answer, how clearly it holds, and what one replica fewer would do."""
     slo, level = experiment.slo, experiment.levels[0]
     wanted = sizing.trials[0].wanted
     goal = (
@@ -207,7 +207,7 @@ def _shares(trial: Trial) -> str:
 
 
 def _margins(experiment: Experiment, trial: Trial) -> str:
-    """How far the mean p90 over seeds is from the limits."""
+    """How far the mean p90 over seeds is from the SLO's limits."""
     slo = experiment.slo
     parts: list[str] = []
     for name, values, limit_s in (

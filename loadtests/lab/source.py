@@ -1,4 +1,4 @@
-"""What is asked and how fast: a workload of the catalogue or a trace, under one level of load."""
+"""What is sent and how fast: a workload of the catalogue or a trace, under one level of load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from loadtests.workloads.arrivals import Stage
-from loadtests.workloads.catalogue import CATALOGUE, Entry, Load
+from loadtests.workloads.catalogue import CATALOGUE, CatalogueEntry, Load
 from loadtests.workloads.corpora import LoraMix
 from loadtests.workloads.traces import Trace, read_trace
 from loadtests.workloads.traffic import ClosedLoop, OpenLoop, Traffic
@@ -20,11 +20,11 @@ _TRACE_PREFIX = "trace:"
 
 
 class LabError(ValueError):
-    """What was asked of the lab cannot be done: says what, and what would be right."""
+    """The lab cannot do what was asked; the message says what, and what would be right."""
 
 
 class LevelKind(enum.Enum):
-    """What a level of load is measured in."""
+    """The unit of a level of load."""
 
     RATE = "requests/s"
     CONCURRENCY = "clients"
@@ -34,7 +34,7 @@ class LevelKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Level:
-    """One load. A ramp's value is its highest rate."""
+    """One level of load. The value of a ramp is its highest rate."""
 
     value: float
     kind: LevelKind
@@ -52,8 +52,8 @@ class Extent:
     """How long a run sends."""
 
     duration_s: float | None = None
-    """None: 600 s; where the catalogue says how much each client of a closed loop sends, until they
-    have; a trace to its end."""
+    """None: 600 s; a closed loop whose clients send a fixed number of requests runs until they
+    have; a trace runs to its end."""
     max_requests: int | None = None
 
 
@@ -66,7 +66,8 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        """``name`` of the catalogue or ``trace:PATH``. Raises LabError, TraceError."""
+        """A source from ``name`` of the catalogue or ``trace:PATH``. Raises LabError,
+        TraceError."""
         if text.startswith(_TRACE_PREFIX):
             path = Path(text.removeprefix(_TRACE_PREFIX))
             _trace(path)
@@ -81,19 +82,19 @@ class Source:
 
     @property
     def about(self) -> str:
-        """A line on it."""
+        """One line about it, for people."""
         if self.trace is None:
             return CATALOGUE[self.name].about
         return f"{len(_trace(self.trace).requests):,} recorded requests"
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Of the catalogue's ramp; none where the load is something else."""
+        """Stages of the catalogue's ramp; () when the load is something else."""
         load = None if self.trace is not None else CATALOGUE[self.name].load
         return load.stages if load is not None and len(load.stages) > 1 else ()
 
     def adapters(self) -> tuple[str, ...]:
-        """LoRA adapters that its requests may ask for."""
+        """LoRA adapters that the requests may ask for."""
         if self.trace is not None:
             return ()
         workload = CATALOGUE[self.name].make(1)
@@ -106,7 +107,7 @@ class Source:
         concurrencies: Sequence[float] = (),
         speeds: Sequence[float] = (),
     ) -> tuple[Level, ...]:
-        """The levels asked for, or else the one that suits the workload. Raises LabError."""
+        """The levels asked for, or else the one of the catalogue. Raises LabError."""
         if sum(map(bool, (rates, concurrencies, speeds))) > 1:
             raise LabError("--rate, --concurrency and --speed exclude each other")
         if speeds and self.trace is None:
@@ -127,7 +128,7 @@ class Source:
         return (self._own_level(),)
 
     def traffic(self, level: Level, seed: int, extent: Extent) -> Traffic:
-        """Requests at that level. A trace is the same whatever the seed."""
+        """The requests at one level. A trace is the same for every seed."""
         until_s = math.inf if extent.duration_s is None else extent.duration_s
         if self.trace is not None:
             trace = _trace(self.trace)
@@ -157,15 +158,15 @@ class Source:
         return Level(max(stage.per_s for stage in load.stages), kind)
 
 
-def _load(entry: Entry, level: Level, extent: Extent) -> Load:
-    """A rate keeps the workload's burstiness, a concurrency its way to begin again."""
+def _load(entry: CatalogueEntry, level: Level, extent: Extent) -> Load:
+    """A rate keeps the workload's burstiness; a concurrency keeps how its clients begin again."""
     own = entry.load
     if level.kind is LevelKind.RAMP:
         return own
     if level.kind is LevelKind.RATE:
         duration_s = extent.duration_s or DEFAULT_DURATION_S
         return Load.open(level.value, duration_s=duration_s, cv=own.cv)
-    # A duration bounds a run instead of what each client sends.
+    # A given duration ends a run, instead of a number of requests for each client.
     each = own.requests_per_client if extent.duration_s is None else None
     return Load.closed(int(level.value), recycle=own.recycle, requests_per_client=each)
 

@@ -2,7 +2,7 @@
 
 Latencies, goodput and hit rates are of the requests that *arrived* in a window. Throughput is of
 the window itself: the tokens of a prompt count when its answer begins, those of an answer evenly
-from its first to its last, so that a request on the edge counts in part.
+between its first and its last token, so that a request at the edge counts in part.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ _Spread = tuple[float | None, float | None, float | None, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Slo:
-    """What a good answer is: begun and continued soon enough."""
+    """What a good answer is: it begins, and goes on, soon enough."""
 
     ttft_s: float = 2.0
     tpot_s: float = 0.05
 
     def met_by(self, served: Served) -> bool:
-        """A failure never does; an answer of one token has no TPOT to miss."""
+        """Whether the answer is good. A failed request never is; an answer of one token has no
+        TPOT."""
         if served.failed or served.ttft_s is None or served.ttft_s > self.ttft_s:
             return False
         return served.tpot_s is None or served.tpot_s <= self.tpot_s
@@ -39,10 +40,10 @@ class Slo:
 class Cut:
     """What is left out at both ends of a run.
 
-    Fleets begin empty and cold, and end with fewer and fewer requests: neither is the load that
-    was asked for. The window closes when all but ``cool_down`` of the requests have arrived, and
-    opens after ``warm_up`` of the time until then. With 0 and 0 the window is the whole run, from
-    the first arrival to the last answer.
+    Fleets begin empty and cold, and end with fewer and fewer requests: neither is the load that was
+    asked for. The window closes when all but ``cool_down`` of the requests have arrived, and opens
+    after ``warm_up`` of the time until then. With 0 and 0 the window is the whole run, from the
+    first arrival to the last answer.
     """
 
     warm_up: float = 0.2
@@ -54,7 +55,8 @@ class Cut:
                 raise ValueError(f"{name} is a share from 0 to under 1, got {getattr(self, name)}")
 
     def window(self, outcome: Outcome) -> Window:
-        """Of a run. All of it where requests come all at once. Raises ValueError without any."""
+        """The window of a run; the whole run when all requests arrive at one time. Raises
+        ValueError without requests."""
         if not outcome.served:
             raise ValueError("no request was served: nothing to summarize")
         arrivals_s = sorted(served.arrival_s for served in outcome.served)
@@ -70,24 +72,24 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Seconds of the run's clock, the end excluded."""
+    """A time of the run, in seconds of its clock; the end does not belong to it."""
 
     begin_s: float
     end_s: float
 
     @property
     def span_s(self) -> float:
-        """Its length."""
+        """Its length in seconds."""
         return self.end_s - self.begin_s
 
     def holds(self, at_s: float) -> bool:
-        """Whether the instant lies in it."""
+        """Whether the instant lies in the window."""
         return self.begin_s <= at_s < self.end_s
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one window. None: there was nothing to measure it on. Shares are from 0 to 1."""
+    """The figures of one window. None: nothing was there to measure. Shares are from 0 to 1."""
 
     ttft_mean_s: float | None
     ttft_p50_s: float | None
@@ -102,37 +104,37 @@ class Figures:
     latency_p90_s: float | None
     latency_p99_s: float | None
     good_share: float | None
-    """Of the requests that arrived: answered within the SLO."""
+    """Requests answered within the SLO, of all that arrived."""
     goodput_per_s: float
-    """Arrived and answered within the SLO."""
+    """Requests that arrived and were answered within the SLO."""
     arrived_per_s: float
     finished_per_s: float
     input_tokens_per_s: float
-    """Of prompts, cached tokens included."""
+    """Tokens of prompts, cached ones included."""
     output_tokens_per_s: float
     hit_rate: float | None
-    """Prompt tokens that the engines had cached."""
+    """Share of the prompt tokens that the engines had cached."""
     expected_hit_rate: float | None
-    """Prompt tokens that the picker's index believed to be cached."""
+    """Share of the prompt tokens that the picker's index believed to be cached."""
     in_flight_cv: float | None
     """Standard deviation over mean of running and waiting requests across replicas at an instant,
     averaged over instants."""
     requests: int
-    """That arrived."""
+    """Requests that arrived."""
     failed: int
-    """Of those, refused ones included."""
+    """Those that failed, refused ones included."""
     refused: int
-    """Of those: no replica was chosen."""
+    """Those for which no replica was chosen."""
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Of all figures."""
+        """Names of all figures."""
         return tuple(field.name for field in fields(cls))
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Of a run from end to end."""
+    """Figures of a whole run."""
 
     duration_s: float
     requests: int
@@ -142,12 +144,12 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Whole(Totals):
-    """Of a simulated run."""
+    """Figures of a whole simulated run."""
 
     busy_share: float
-    """Of the replicas' time."""
+    """Share of the replicas' time."""
     busy_max_over_mean: float | None
-    """1 when all replicas were busy as long."""
+    """1 when all replicas were busy for equally long."""
     steps: int
 
 
@@ -161,7 +163,7 @@ class Timeline:
 
 
 def figures(outcome: Outcome, window: Window, slo: Slo) -> Figures:
-    """The figures of a window."""
+    """Compute the figures of a window."""
     arrived = [served for served in outcome.served if window.holds(served.arrival_s)]
     answered = [served for served in arrived if not served.failed]
     ttft = _spread(served.ttft_s for served in answered)
@@ -193,7 +195,7 @@ def figures(outcome: Outcome, window: Window, slo: Slo) -> Figures:
 
 
 def whole(outcome: Outcome) -> Whole:
-    """What is told of the run as such."""
+    """Compute the figures of a whole run."""
     busy_s = outcome.busy_s
     mean_s = sum(busy_s) / len(busy_s) if busy_s else 0.0
     return Whole(
@@ -208,8 +210,8 @@ def whole(outcome: Outcome) -> Whole:
 
 
 def stage_windows(stages: Sequence[Stage]) -> list[Window]:
-    """When each stage of a ramp lasts. Nothing is cut off them: they are short, and what an
-    earlier one leaves in the queues is part of a ramp."""
+    """When each stage of a ramp lasts. Nothing is cut off: stages are short, and the queue that an
+    earlier stage leaves is part of a ramp."""
     windows: list[Window] = []
     begin_s = 0.0
     for stage in stages:
@@ -219,7 +221,7 @@ def stage_windows(stages: Sequence[Stage]) -> list[Window]:
 
 
 def timeline(outcome: Outcome, *, bins: int = _BINS) -> Timeline:
-    """The samples in at most as many columns."""
+    """The samples in at most ``bins`` columns."""
     replicas = 1 + max((sample.replica for sample in outcome.samples), default=-1)
     instants = len(outcome.samples) // replicas if replicas else 0
     each = max(1, -(-instants // bins))
@@ -249,7 +251,7 @@ def _spread(values: Iterable[float | None]) -> _Spread:
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
-    """None where one of them is not known."""
+    """The sum; None when one of the values is unknown."""
     total = 0.0
     for value in values:
         if value is None:

@@ -1,4 +1,5 @@
-"""All runs of an experiment, several at a time. How many at a time changes nothing but the wait."""
+"""All runs of an experiment, several at a time. The number at a time changes only how long it
+takes."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from loadtests.lab.comparison import Cell, Run
+from loadtests.lab.comparison import Cell, CellRun
 from loadtests.lab.experiment import Experiment, run_cell
 from loadtests.lab.source import LabError
 from policies.registry import load_plugins
@@ -32,7 +33,7 @@ _POLL_S = 0.2
 
 
 class Watcher(Protocol):
-    """Hears how the runs get on."""
+    """Is informed of the progress of the runs."""
 
     def served(self, cell: int, requests: int) -> None:
         """So many requests of a run are answered by now."""
@@ -42,7 +43,7 @@ class Watcher(Protocol):
 
 
 class Unwatched:
-    """Nobody looks."""
+    """A watcher for when nobody watches."""
 
     def served(self, cell: int, requests: int) -> None:
         return
@@ -52,13 +53,13 @@ class Unwatched:
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def sweep(
     experiment: Experiment, *, jobs: int = 1, watcher: Watcher | None = None
-) -> tuple[Run, ...]:
+) -> tuple[CellRun, ...]:
     """Every run, in the order of the experiment's cells. Raises LabError, ValueError."""
     return run_cells(experiment, tuple(experiment.cells()), jobs=jobs, watcher=watcher)
 
@@ -69,8 +70,8 @@ def run_cells(
     *,
     jobs: int = 1,
     watcher: Watcher | None = None,
-) -> tuple[Run, ...]:
-    """Some runs of it, in the order given."""
+) -> tuple[CellRun, ...]:
+    """Some runs of the experiment, in the order given."""
     watcher = watcher or Unwatched()
     if jobs < 1:
         raise LabError(f"--jobs must be 1 or more, got {jobs}")
@@ -79,7 +80,7 @@ def run_cells(
     return _in_processes(experiment, cells, min(jobs, len(cells)), watcher)
 
 
-def _here(experiment: Experiment, cells: Sequence[Cell], watcher: Watcher) -> Iterator[Run]:
+def _here(experiment: Experiment, cells: Sequence[Cell], watcher: Watcher) -> Iterator[CellRun]:
     for index, cell in enumerate(cells):
         yield run_cell(experiment, cell, _telling(watcher.served, index))
         watcher.finished(index)
@@ -94,8 +95,8 @@ _Told = tuple[int, int]
 
 def _in_processes(
     experiment: Experiment, cells: Sequence[Cell], jobs: int, watcher: Watcher
-) -> tuple[Run, ...]:
-    # Not forked: a fork of a process with threads (a progress bar's) may hang.
+) -> tuple[CellRun, ...]:
+    # Not forked: a forked copy of a process with threads (those of a progress bar) may hang.
     context = multiprocessing.get_context("spawn")
     told: multiprocessing.Queue[_Told] = context.Queue()
     before = set(multiprocessing.active_children())
@@ -110,16 +111,17 @@ def _in_processes(
         ) from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        # After an error or Ctrl-C nobody wants what is still being run; else they are idle.
+        # After an error or Ctrl-C the results of what still runs are useless; otherwise workers are
+        # idle.
         for worker in set(multiprocessing.active_children()) - before:
             worker.terminate()
         told.close()
 
 
 def _watch(
-    futures: Sequence[Future[Run]], told: multiprocessing.Queue[_Told], watcher: Watcher
+    futures: Sequence[Future[CellRun]], told: multiprocessing.Queue[_Told], watcher: Watcher
 ) -> None:
-    """Until all are done, or one has failed."""
+    """Watch until all runs are done, or one has failed."""
     open_cells = dict(enumerate(futures))
     while open_cells:
         try:
@@ -140,23 +142,23 @@ _told: multiprocessing.Queue[_Told] | None = None
 
 
 def _begin(experiment: Experiment, told: multiprocessing.Queue[_Told]) -> None:
-    """Once in each worker process, which has one experiment."""
+    """Runs once in each worker process, which has one experiment."""
     global _experiment, _told
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who started us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
     threading.Thread(target=_end_with_parent, daemon=True).start()
     load_plugins()
     _experiment, _told = experiment, told
 
 
 def _end_with_parent() -> None:
-    """A parent that is killed cannot end its workers."""
+    """A parent that is killed cannot end its workers, so they watch it."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _in_worker(index: int, cell: Cell) -> Run:
+def _in_worker(index: int, cell: Cell) -> CellRun:
     assert _experiment is not None
     assert _told is not None
     told = _told
@@ -181,7 +183,7 @@ class Bar:
 
 @contextmanager
 def bars(console: Console) -> Iterator[Progress]:
-    """Where bars are shown while it lasts: nothing, unless on a terminal."""
+    """Shows bars while the context is open; nothing, unless on a terminal."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""The answer of a comparison, before its figures: which contender, by how much, how surely."""
+"""The answer of a comparison in words: which contender is best, by how much, and how certainly."""
 
 from __future__ import annotations
 
@@ -12,61 +12,62 @@ from loadtests.lab.source import Level
 from loadtests.lab.summary import Slo
 
 CARRIED = 0.9
-"""A load is carried when so much of it is answered within the SLO."""
+"""A load is carried when this share of it is answered within the SLO."""
 _PAR = 0.05
 _GOODPUT, _TTFT = "goodput_per_s", "ttft_mean_s"
 
 
-class Standing(enum.Enum):
-    """Of a contender beside the best."""
+class Placing(enum.Enum):
+    """How a contender compares with the best one."""
 
     BEST = "best"
     PAR = "on a par"
-    """The difference is certain to be small, within 5 %."""
+    """The difference is certainly small: within 5 %."""
     OPEN = "open"
-    """There may be a difference or none: more seeds would tell."""
+    """There may or may not be a difference: more seeds would show it."""
     BEHIND = "behind"
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """A contender at the load where they are compared."""
+    """A contender at the load at which contenders are compared."""
 
     point: Point
     behind: Estimate | None
-    """The best one's figure less this one's, seed by seed; None for the best, or without one."""
-    standing: Standing
+    """The best one's figure minus this one's, by paired seeds; None for the best, or without
+    figures."""
+    standing: Placing
     carries: Level | None
-    """The highest load up to which it carries all; None: not even the lowest."""
+    """The highest load up to which all loads are carried; None: not even the lowest is."""
     peak: Point
-    """Where it answers most within the SLO itself."""
+    """The point at which it answers most requests within the SLO."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """On one size of fleet."""
+class FleetVerdict:
+    """The verdict on one size of fleet."""
 
     replicas: int
     level: Level
-    """Where they are compared: where the most was answered within the SLO."""
+    """The load at which contenders are compared: the one with the highest goodput of all."""
     figure: str
-    """By which: goodput, or the mean TTFT where nobody meets the SLO."""
+    """What they are compared by: goodput, or the mean TTFT when nobody meets the SLO."""
     ranks: tuple[Rank, ...]
     """Best first."""
 
     @property
     def best(self) -> Point:
-        """The first of them."""
+        """The best contender's point."""
         return self.ranks[0].point
 
 
-def verdicts(points: Sequence[Point]) -> list[Verdict]:
-    """One for each size of fleet."""
+def verdicts(points: Sequence[Point]) -> list[FleetVerdict]:
+    """One verdict for each size of fleet."""
     sizes = dict.fromkeys(point.replicas for point in points)
     return [_verdict([point for point in points if point.replicas == size]) for size in sizes]
 
 
-def _verdict(points: Sequence[Point]) -> Verdict:
+def _verdict(points: Sequence[Point]) -> FleetVerdict:
     peak = max(points, key=_goodput)
     figure, level = _GOODPUT, peak.level
     if not _goodput(peak):
@@ -84,21 +85,21 @@ def _verdict(points: Sequence[Point]) -> Verdict:
         )
         for point in there
     )
-    return Verdict(best.replicas, level, figure, ranks)
+    return FleetVerdict(best.replicas, level, figure, ranks)
 
 
-def _standing(best: Point, point: Point, figure: str) -> Standing:
+def _standing(best: Point, point: Point, figure: str) -> Placing:
     if point is best:
-        return Standing.BEST
+        return Placing.BEST
     behind = difference(best, point, figure)
     if behind is None:
-        return Standing.BEHIND
+        return Placing.BEHIND
     near = _PAR * abs(best.mean(figure) or 0.0)
-    if behind.error is None:  # one seed: nothing is certain
-        return Standing.OPEN if abs(behind.value) <= near else Standing.BEHIND
+    if behind.error is None:  # with one seed nothing is certain
+        return Placing.OPEN if abs(behind.value) <= near else Placing.BEHIND
     if abs(behind.value) + behind.error <= near:
-        return Standing.PAR
-    return Standing.OPEN if behind.includes_zero else Standing.BEHIND
+        return Placing.PAR
+    return Placing.OPEN if behind.includes_zero else Placing.BEHIND
 
 
 def _goodput(point: Point) -> float:
@@ -106,12 +107,13 @@ def _goodput(point: Point) -> float:
 
 
 def _failed(point: Point) -> float:
-    """Share of its requests, whose waiting is in no TTFT."""
+    """Share of its requests that failed; their waiting is in no TTFT."""
     return sum(point.values("failed")) / max(1.0, sum(point.values("requests")))
 
 
 def _badness(point: Point, figure: str) -> tuple[float, float]:
-    """Where TTFT decides, who fails fewer by a percent comes first: it cannot be had by failing."""
+    """Sorts the best first. When TTFT decides, fewer failures (by a percent) come first: TTFT must
+    not win by failing."""
     value = point.mean(figure)
     if figure == _TTFT:
         return round(_failed(point), 2), float("inf") if value is None else value
@@ -127,20 +129,20 @@ def _carries(points: Sequence[Point]) -> Level | None:
     return carried
 
 
-def sentences(verdict: Verdict, slo: Slo) -> list[str]:
-    """The verdict in words, the main thing first."""
+def sentences(verdict: FleetVerdict, slo: Slo) -> list[str]:
+    """The verdict in words, the main sentence first."""
     best, rest = verdict.ranks[0], verdict.ranks[1:]
     first = [_opening(verdict, slo)]
-    par = [rank.point.contender for rank in rest if rank.standing is Standing.PAR]
+    par = [rank.point.contender for rank in rest if rank.standing is Placing.PAR]
     if par:
         first.append(f"On a par with it, within {_PAR:.0%}: {_listed(par)}.")
-    first += [_behind(verdict, rank) for rank in rest if rank.standing is not Standing.PAR]
+    first += [_behind(verdict, rank) for rank in rest if rank.standing is not Placing.PAR]
     if len(best.point.by_seed) == 1 and rest:
         first.append("One seed only: nothing is known of how much of this is chance.")
     return first
 
 
-def _opening(verdict: Verdict, slo: Slo) -> str:
+def _opening(verdict: FleetVerdict, slo: Slo) -> str:
     best = verdict.best
     fleet = f"{verdict.replicas} replica{'' if verdict.replicas == 1 else 's'}"
     within = f"TTFT up to {slo.ttft_s:g} s, TPOT up to {slo.tpot_s * 1000:g} ms"
@@ -163,7 +165,7 @@ def _opening(verdict: Verdict, slo: Slo) -> str:
     )
 
 
-def _behind(verdict: Verdict, rank: Rank) -> str:
+def _behind(verdict: FleetVerdict, rank: Rank) -> str:
     best, point, figure = verdict.best, rank.point, verdict.figure
     unit = "s" if figure == _TTFT else "requests/s"
     mine, its = best.mean(figure), point.mean(figure)
@@ -175,7 +177,7 @@ def _behind(verdict: Verdict, rank: Rank) -> str:
     low, high = sorted((mine, its))
     if low > 0 and high >= 1.05 * low:
         text += f" (a factor of {high / low:.2g})"
-    if rank.standing is Standing.OPEN:
+    if rank.standing is Placing.OPEN:
         text += ", which may be chance: more seeds would tell"
     if figure == _TTFT and _failed(point):
         text += f"; {_failed(point):.0%} of its requests failed"
@@ -185,7 +187,7 @@ def _behind(verdict: Verdict, rank: Rank) -> str:
 
 
 def shown(found: Estimate | None, *, digits: int = 3) -> str:
-    """A figure with its 95 % interval, as in ``12.3 ± 0.4``."""
+    """A value with its 95 % interval, as in ``12.3 ± 0.4``."""
     if found is None:
         return "-"
     value = rounded(found.value, digits)
@@ -193,7 +195,7 @@ def shown(found: Estimate | None, *, digits: int = 3) -> str:
 
 
 def rounded(value: float, digits: int = 3) -> str:
-    """To so many significant digits, without an exponent."""
+    """A value with so many significant digits, without an exponent."""
     if value == 0:
         return "0"
     text = f"{float(f'{value:.{digits}g}'):,.10f}".rstrip("0").rstrip(".")

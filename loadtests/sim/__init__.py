@@ -1,4 +1,2 @@
-"""A small vLLM stand-in served over HTTP: `python -m loadtests.sim --model NAME --port 8001`.
-
-The engine (`engine.py` and what it imports) knows nothing of HTTP; `server.py` and `surface/` do.
-"""
+"""Simulated vLLM replicas: the engine model in virtual time, the server that serves it over HTTP,
+and what fits the model to real servers. ``python -m loadtests.sim --model NAME --port 8001``."""

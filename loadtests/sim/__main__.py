@@ -7,14 +7,14 @@ import sys
 
 import uvloop
 
-from loadtests.sim.kv_publisher import EndpointError
-from loadtests.sim.options import Options, parse
-from loadtests.sim.replica import Replica
-from loadtests.sim.server import ReplicaServer
+from loadtests.sim.serving.kv_publisher import EndpointError
+from loadtests.sim.serving.options import Options, parse
+from loadtests.sim.serving.replica import SimulatedReplica
+from loadtests.sim.serving.server import ReplicaServer
 
 
 async def serve(options: Options) -> int:
-    """Serve until told to stop or an engine dies, as vLLM does; the exit status."""
+    """Serve until SIGTERM, SIGINT, or an engine dies, as vLLM does. Returns the exit status."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -22,7 +22,7 @@ async def serve(options: Options) -> int:
     if options.startup_delay_s:
         await asyncio.wait([loop.create_task(stop.wait())], timeout=options.startup_delay_s)
     try:
-        replicas = [Replica(settings, host=options.host) for settings in options.replicas]
+        replicas = [SimulatedReplica(settings, host=options.host) for settings in options.replicas]
     except EndpointError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,2 +1,2 @@
 """Workloads: what is asked, in which words, when and by whom; the same for a simulator's virtual
-time and for HTTP. May import `picker.prompt` and numpy; knows no engine and no policy."""
+time and for HTTP."""

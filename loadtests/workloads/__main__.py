@@ -1,4 +1,4 @@
-"""``python -m loadtests.workloads``: what the workloads of the catalogue, or a trace, amount to."""
+"""``python -m loadtests.workloads``: figures of the catalogue's workloads, or of a trace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Open loop: when sessions begin, whether or not earlier ones have been answered."""
+"""Open loop: sessions begin at given times, whether or not earlier ones have been answered."""
 
 from __future__ import annotations
 
@@ -23,20 +23,12 @@ class Stage:
             )
 
 
-def ramp(first_per_s: float, last_per_s: float, stages: int, stage_s: float) -> list[Stage]:
-    """``stages`` of ``stage_s`` from one rate to the other, evenly spaced."""
-    if stages < 2:
-        return [Stage(last_per_s, stage_s)]
-    step = (last_per_s - first_per_s) / (stages - 1)
-    return [Stage(first_per_s + step * index, stage_s) for index in range(stages)]
-
-
 def arrival_times(stages: Sequence[Stage], *, seed: int, cv: float = 1.0) -> Iterator[float]:
-    """Seconds at which sessions begin, rising, until the stages are over.
+    """The times at which sessions begin, in seconds, rising, until the stages are over.
 
-    Gaps are drawn from a gamma distribution of coefficient of variation ``cv``: 0 is an even beat,
-    1 a Poisson process, above 1 comes in bursts (BurstGPT, KDD'25, fits gamma gaps to real LLM
-    traffic; its conversations are near cv 1, its API traffic above 2).
+    Gaps are drawn from a gamma distribution with coefficient of variation ``cv``: 0 is an even
+    beat, 1 a Poisson process, above 1 sessions come in bursts (BurstGPT, KDD'25, fits gamma gaps to
+    real LLM traffic; its conversations are near cv 1, its API traffic above 2).
     """
     if cv < 0:
         raise ValueError(f"cv must be 0 or more, got {cv:g}")
@@ -54,7 +46,7 @@ def _gaps_added_up(rng: random.Random, per_s: float, cv: float) -> Iterator[floa
     if per_s == 0:
         return
     if cv == 0:
-        # Not added up, so that rounding does not move the beat.
+        # Multiplied, not added up, so that rounding does not move the beat.
         yield from (number / per_s for number in itertools.count(1))
     since_s = 0.0
     while True:

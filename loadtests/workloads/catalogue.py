@@ -1,8 +1,8 @@
-"""The catalogue: named workloads with the load that suits them.
+"""The catalogue: named workloads, each with the load that suits it.
 
 Sources of the figures: inference-perf's workload catalogue (kubernetes-sigs/inference-perf,
 ``workload-catalog/*/config.json``), llm-d's optimized-baseline benchmark guide and its report
-"Sticky Until Saturated" (August 2026). What is our own choice says so.
+"Sticky Until Saturated" (August 2026). Figures that are our own choice are marked as such.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ SAAS_LADDER = tuple(
         (40, 38), (43, 36), (46, 33), (49, 30), (52, 29), (55, 27), (57, 26), (60, 25),
     )
 )  # fmt: skip
-"""Requests per second and seconds of llm-d's optimized-baseline guide: a warm-up that seats the
-750 prompts, then 3 to 60 requests per second."""
+"""Requests per second, and seconds, of llm-d's optimized-baseline guide: a warm-up that fills the
+caches with the 750 prompts, then 3 to 60 requests per second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How a workload's sessions begin: open loop by ``stages`` (rates in requests per second) and
-    the ``cv`` of gaps, or closed loop by ``concurrency``."""
+    """How a workload's sessions begin: in an open loop by ``stages`` (rates in requests per second)
+    and the ``cv`` of gaps, or in a closed loop by ``concurrency``."""
 
     stages: tuple[Stage, ...] = ()
     cv: float = 1.0
     concurrency: int = 0
     recycle: bool = False
-    """Closed loop: each client has the same session over and over."""
+    """Closed loop: each client repeats one session."""
     requests_per_client: int | None = None
-    """Closed loop: after which a client stops."""
+    """Closed loop: a client stops after so many requests."""
 
     def __post_init__(self) -> None:
         if bool(self.stages) == bool(self.concurrency):
@@ -52,14 +52,14 @@ class Load:
 
     @classmethod
     def open(cls, per_s: float, *, duration_s: float = 600.0, cv: float = 1.0) -> Load:
-        """One rate, in requests per second."""
+        """An open loop with one rate, in requests per second."""
         return cls(stages=(Stage(per_s, duration_s),), cv=cv)
 
     @classmethod
     def closed(
         cls, concurrency: int, *, recycle: bool = False, requests_per_client: int | None = None
     ) -> Load:
-        """As many clients at a time."""
+        """A closed loop with so many clients."""
         return cls(
             concurrency=concurrency, recycle=recycle, requests_per_client=requests_per_client
         )
@@ -72,9 +72,9 @@ class Load:
         max_requests: int | None = None,
         until_s: float = math.inf,
     ) -> Traffic:
-        """This load of ``workload``. Sessions begin at the stages' rates over the mean number of
-        their requests, the first ones before the run: so requests come at those rates from its
-        beginning on, as long as they are answered."""
+        """The requests of ``workload`` under this load. Sessions begin at the stages' rates divided
+        by their mean number of requests, the first of them before the run. So requests come at the
+        stages' rates from the beginning of the run, as long as they are answered."""
         if self.concurrency:
             return ClosedLoop(
                 workload,
@@ -94,29 +94,29 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """A workload of the catalogue."""
 
     about: str
     make: Callable[[int], Workload]
-    """From a seed."""
+    """The workload for a seed."""
     load: Load
 
 
 def requests_per_session(workload: Workload, *, sample: int = 1_000) -> float:
-    """Mean requests of the first ``sample`` sessions."""
+    """Mean number of requests in the first ``sample`` sessions."""
     return sum(workload.session(index).requests for index in range(sample)) / sample
 
 
 def longest_session_s(workload: Workload, *, sample: int = 1_000) -> float:
-    """From the first request to the last, of the first ``sample`` sessions, where nobody waits for
-    an engine."""
+    """The longest time from first to last request, of the first ``sample`` sessions, when nobody
+    waits for an engine."""
     longest_s = 0.0
     for index in range(sample):
-        steps = workload.session(index).steps
-        answers = (max(ask.answer_tokens for ask in step.asks) for step in steps[:-1])
+        turns = workload.session(index).turns
+        answers = (max(ask.answer_tokens for ask in turn.asks) for turn in turns[:-1])
         answering_s = sum(UNLOADED_TTFT_S + UNLOADED_S_PER_TOKEN * tokens for tokens in answers)
-        longest_s = max(longest_s, answering_s + sum(step.pause_s for step in steps))
+        longest_s = max(longest_s, answering_s + sum(turn.pause_s for turn in turns))
     return longest_s
 
 
@@ -261,31 +261,31 @@ def multi_tenant(seed: int, *, name: str = "multi-tenant") -> TenantMix:
     )
 
 
-CATALOGUE: dict[str, Entry] = {
-    "interactive-chat": Entry(
+CATALOGUE: dict[str, CatalogueEntry] = {
+    "interactive-chat": CatalogueEntry(
         "people chatting over a shared system prompt, several turns", interactive_chat,
         Load.open(20.0),
     ),
-    "code-generation": Entry(
+    "code-generation": CatalogueEntry(
         "coding assistants with long prompts of their own, several turns", code_generation,
         Load.closed(60, recycle=True, requests_per_client=6),
     ),
-    "reasoning": Entry(
+    "reasoning": CatalogueEntry(
         "short questions with very long answers", reasoning,
         Load.closed(200, recycle=True, requests_per_client=3),
     ),
-    "fixed-corpus-saas": Entry(
+    "fixed-corpus-saas": CatalogueEntry(
         "750 prompts under 150 system prompts, again and again", fixed_corpus_saas,
         Load(stages=SAAS_LADDER),
     ),
-    "agentic-bursts": Entry(
+    "agentic-bursts": CatalogueEntry(
         "agents in a loop of tools, beginning in bursts, with sub-agents", agentic_bursts,
         Load.open(6.0, cv=4.0),
     ),
-    "lora-mix": Entry(
+    "lora-mix": CatalogueEntry(
         "50 LoRA adapters of unequal popularity", lora_mix, Load.open(40.0)
     ),
-    "multi-tenant": Entry(
+    "multi-tenant": CatalogueEntry(
         "six tenants: chat, support, code, agents, bulk", multi_tenant, Load.open(10.0, cv=2.0)
     ),
 }  # fmt: skip

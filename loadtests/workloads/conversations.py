@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from loadtests.workloads.lengths import Length
 from loadtests.workloads.prompts import Role, Segment
-from loadtests.workloads.sessions import Ask, Session, Step
+from loadtests.workloads.sessions import Ask, Session, Turn
 
 
 @dataclass(frozen=True, slots=True)
 class Asides:
-    """Requests that an agent sends beside its own: sub-agents over the same context."""
+    """Requests that an agent sends beside its own: for sub-agents with the same context."""
 
     share: float
-    """Of steps that have asides."""
+    """Share of the turns that have asides."""
     count: Length
     ask_tokens: Length
     answer_tokens: Length
@@ -35,22 +35,23 @@ class Conversations:
     ask_tokens: Length
     answer_tokens: Length
     shared_tokens: int = 0
-    """System prompt that all sessions of a group begin with."""
+    """Length of the system prompt that all sessions of a group begin with."""
     groups: int = 1
-    """How many different shared prompts there are; a session has any of them."""
+    """Number of different shared prompts; each session has one of them."""
     own_tokens: Length | None = None
-    """System prompt of each session's own, after the shared one."""
+    """Length of the session's own system prompt, after the shared one."""
     pause_s: Length | None = None
-    """Before each turn but the first: a person thinks, a tool works."""
+    """Before each turn but the first: a person thinks, or a tool works."""
     asides: Asides | None = None
     max_context_tokens: int = 225_000
-    """A session ends with the turn after which prompt and answer would be longer (inference-perf's
-    limit where none is set); an own prompt that leaves no room for one turn is cut."""
+    """A session ends before a turn whose prompt and answer would be longer together
+    (inference-perf's limit where none is set). An own prompt that leaves no room for one turn is
+    cut."""
     tenant: str = ""
     adapter: str = ""
 
     def session(self, index: int) -> Session:
-        """The session number ``index``; there is no last one."""
+        """The session number ``index``; the supply is endless."""
         scope = f"{self.name}/{self.seed}"
         rng = random.Random(f"{scope}/{index}")
         id = f"{scope}/{index}"  # noqa: A001 - the session's id
@@ -58,23 +59,23 @@ class Conversations:
         shared = Segment(f"{scope}/shared/{group}", self.shared_tokens, Role.SYSTEM)
         own_tokens = self.own_tokens.tokens(rng) if self.own_tokens else 0
         context_tokens = self.shared_tokens + own_tokens
-        steps: list[Step] = []
-        for turn in range(max(1, self.turns.tokens(rng))):
-            step = self._step(rng, f"{id}/{turn}", first=turn == 0)
-            main = step.asks[0]
-            longest = max(_tokens(ask) for ask in step.asks)
+        turns: list[Turn] = []
+        for number in range(max(1, self.turns.tokens(rng))):
+            turn = self._turn(rng, f"{id}/{number}", first=number == 0)
+            main = turn.asks[0]
+            longest = max(_tokens(ask) for ask in turn.asks)
             excess = context_tokens + longest - self.max_context_tokens
-            if excess > 0 and turn == 0:
+            if excess > 0 and number == 0:
                 own_tokens = max(0, own_tokens - excess)
                 context_tokens = self.shared_tokens + own_tokens
             elif excess > 0:
                 break
-            steps.append(step)
+            turns.append(turn)
             context_tokens += _tokens(main)
         own = Segment(f"{id}/own", own_tokens, Role.SYSTEM)
-        return Session(id, (shared, own), tuple(steps), self.tenant, self.adapter)
+        return Session(id, (shared, own), tuple(turns), self.tenant, self.adapter)
 
-    def _step(self, rng: random.Random, id: str, *, first: bool) -> Step:  # noqa: A002
+    def _turn(self, rng: random.Random, id: str, *, first: bool) -> Turn:  # noqa: A002
         asks = [_ask(rng, f"{id}.0/ask", self.ask_tokens, self.answer_tokens)]
         pause_s = self.pause_s.draw(rng) if self.pause_s and not first else 0.0
         aside = self.asides
@@ -82,7 +83,7 @@ class Conversations:
             for number in range(1, 1 + aside.count.tokens(rng)):
                 said = _ask(rng, f"{id}.{number}/ask", aside.ask_tokens, aside.answer_tokens)
                 asks.append(said)
-        return Step(tuple(asks), pause_s)
+        return Turn(tuple(asks), pause_s)
 
 
 def _ask(rng: random.Random, id: str, ask: Length, answer: Length) -> Ask:  # noqa: A002

@@ -12,13 +12,13 @@ from typing import Literal
 
 from loadtests.workloads.lengths import Length
 from loadtests.workloads.prompts import Role, Segment
-from loadtests.workloads.sessions import Ask, Session, Step
+from loadtests.workloads.sessions import Ask, Session, Turn
 
 
 @dataclass(frozen=True, slots=True)
 class SharedPrefix:
-    """``groups`` system prompts with ``prompts_per_group`` questions each, again and again: the
-    terms of inference-perf's ``shared_prefix``.
+    """``groups`` system prompts with ``prompts_per_group`` questions each, sent again and again:
+    the terms of inference-perf's ``shared_prefix``.
 
     ``order``: ``cycle`` goes through one shuffle of all prompts over and over, as inference-perf
     does; ``random`` draws any prompt each time.
@@ -35,7 +35,7 @@ class SharedPrefix:
     tenant: str = ""
 
     def session(self, index: int) -> Session:
-        """The session number ``index``; there is no last one."""
+        """The session number ``index``; the supply is endless."""
         scope = f"{self.name}/{self.seed}"
         prompts = self.groups * self.prompts_per_group
         if self.order == "cycle":
@@ -49,13 +49,13 @@ class SharedPrefix:
         answer_tokens = max(1, self.answer_tokens.tokens(rng))
         ask = Ask((question,), answer_tokens, max_tokens=max(1, round(self.answer_tokens.most)))
         system = Segment(f"{scope}/system/{group}", system_tokens, Role.SYSTEM)
-        return Session(f"{scope}/{index}", (system,), (Step((ask,)),), self.tenant)
+        return Session(f"{scope}/{index}", (system,), (Turn((ask,)),), self.tenant)
 
 
 @dataclass(frozen=True, slots=True)
 class LoraMix:
-    """Single requests, each for one of many adapters, whose popularity is Zipf's: the adapter of
-    rank r is asked for in proportion to 1 / r ** ``exponent``. Each has its own system prompt."""
+    """Single requests for many adapters, whose popularity follows Zipf's law: the adapter of rank r
+    is asked for in proportion to 1 / r ** ``exponent``. Each adapter has its own system prompt."""
 
     name: str
     seed: int
@@ -67,7 +67,7 @@ class LoraMix:
     tenant: str = ""
 
     def session(self, index: int) -> Session:
-        """The session number ``index``; there is no last one."""
+        """The session number ``index``; the supply is endless."""
         scope = f"{self.name}/{self.seed}"
         rng = random.Random(f"{scope}/{index}")
         rank = zipf_rank(rng, self.adapters, self.exponent)
@@ -77,7 +77,7 @@ class LoraMix:
         question = Segment(f"{scope}/{index}/ask", max(1, self.question_tokens.tokens(rng)))
         answer_tokens = max(1, self.answer_tokens.tokens(rng))
         ask = Ask((question,), answer_tokens, max_tokens=max(1, round(self.answer_tokens.most)))
-        return Session(f"{scope}/{index}", (system,), (Step((ask,)),), self.tenant, adapter)
+        return Session(f"{scope}/{index}", (system,), (Turn((ask,)),), self.tenant, adapter)
 
     def adapter_names(self) -> list[str]:
         """All adapters, the most popular first."""

@@ -12,10 +12,11 @@ Shape = Literal["fixed", "uniform", "normal", "lognormal", "exponential"]
 
 @dataclass(frozen=True, slots=True)
 class Length:
-    """A distribution of token counts, or of seconds, that is clipped to [``least``, ``most``].
+    """A distribution of token counts, or of seconds, clipped to [``least``, ``most``].
 
-    ``mean`` and ``deviation`` are of the distribution before it is clipped, and a lognormal's are
-    its own, not those of the normal under it: as inference-perf's ``Distribution``.
+    ``mean`` and ``deviation`` describe the distribution before it is clipped. Those of a lognormal
+    are its own, not those of the normal distribution of its logarithm: as inference-perf's
+    ``Distribution``.
     """
 
     shape: Shape
@@ -52,11 +53,11 @@ class Length:
         return cls("exponential", mean, mean, least, most)
 
     def draw(self, rng: random.Random) -> float:
-        """One value, within the bounds."""
+        """Draw one value, within the bounds."""
         return min(self.most, max(self.least, self._unbounded(rng)))
 
     def tokens(self, rng: random.Random) -> int:
-        """One value as a whole number."""
+        """Draw one value, as a whole number."""
         return round(self.draw(rng))
 
     def _unbounded(self, rng: random.Random) -> float:

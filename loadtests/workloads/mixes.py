@@ -14,20 +14,20 @@ class Share:
 
     tenant: str
     weight: float
-    """Of sessions begun, relative to the other tenants'."""
+    """Of the sessions that begin, relative to the other tenants' weights."""
     workload: Workload
 
 
 @dataclass(frozen=True, slots=True)
 class TenantMix:
-    """Each session is some tenant's, drawn by weight. Nothing is shared between tenants."""
+    """Each session belongs to a tenant drawn by weight. Nothing is shared between tenants."""
 
     name: str
     seed: int
     shares: tuple[Share, ...]
 
     def session(self, index: int) -> Session:
-        """The session number ``index``; raises IndexError when its workload has no such one."""
+        """The session number ``index``; raises IndexError when its workload has no such session."""
         rng = random.Random(f"{self.name}/{self.seed}/{index}")
         weights = [share.weight for share in self.shares]
         share = rng.choices(self.shares, weights)[0]

@@ -1,9 +1,9 @@
-"""Prompts as sequences of named segments: who needs text or block ids has them made, once.
+"""Prompts as sequences of named segments; their text and block ids are made only when needed.
 
-Nobody holds the text of 100k tokens to simulate a request: what stands at a position of a prompt
-is known by the segments before it, the segment it is in and how far. Two prompts agree up to a
-position exactly when these agree, so a hash of them names the text up to there, which is what a
-KV block's id and a block hash of the picker's prefix index are.
+To simulate a request, nobody has to hold the text of 100k tokens. The text up to a position follows
+from the segments before it, the segment that it is in, and the place there. Two prompts agree up to
+a position exactly when these agree. So a hash of these names the text up to there, as a KV block's
+id does, and a block hash of the picker's prefix index.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from picker.prompt.blocks import HASH_MASK, Blocks, block_ends
 
 
 class Role(enum.StrEnum):
-    """Who says a segment, in a chat request."""
+    """Who says a segment in a chat request."""
 
     SYSTEM = "system"
     USER = "user"
@@ -30,22 +30,22 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of a prompt. The same id is the same text, of which ``tokens`` are said."""
+    """A piece of a prompt. Equal ids mean equal text, of which the first ``tokens`` are said."""
 
     id: str
     tokens: int
     role: Role = Role.USER
     literal: str | None = None
-    """What was really said, where a server answered; its own text otherwise."""
+    """The text of a real server's answer; None: the segment's own text."""
 
     @property
     def text(self) -> str:
-        """Its words; ``BYTES_PER_TOKEN`` bytes a token, unless literal."""
+        """Its words: ``BYTES_PER_TOKEN`` bytes for each token, unless it is literal."""
         return text_of(self.id, self.tokens) if self.literal is None else self.literal
 
 
 class Prompt:
-    """Segments in order; immutable. Segments without tokens are left out."""
+    """Segments in order; immutable. Segments without tokens are dropped."""
 
     __slots__ = ("segments", "tokens")
 
@@ -64,21 +64,22 @@ class Prompt:
         return f"Prompt({said})"
 
     def then(self, *segments: Segment) -> Prompt:
-        """This prompt and what is said after it."""
+        """This prompt with more said after it."""
         return Prompt((*self.segments, *segments))
 
     def block_ids(self, block_tokens: int, *, salt: str = "") -> list[int]:
-        """Ids of the full blocks of ``block_tokens``: equal id = equal salt and equal prefix.
+        """Ids of the full blocks of ``block_tokens``: equal ids mean equal salt and equal prefix.
 
-        An engine's KV block ids; ``salt`` is what it mixes in besides the text (its LoRA adapter).
+        They are an engine's KV block ids; ``salt`` is what it hashes besides the text (its LoRA
+        adapter).
         """
         step = block_tokens * BYTES_PER_TOKEN
         ends = np.arange(step, self.tokens * BYTES_PER_TOKEN + 1, step, dtype=np.uint64)
         return self._names(ends, f"kv\0{salt}")
 
     def live_blocks(self, *, model: str = "", adapter: str = "") -> Blocks:
-        """What `picker.prompt.blocks.hash_blocks` tells of the text: the same number of blocks at
-        the same bytes, equal exactly where its hashes are, under other names."""
+        """The same blocks as `picker.prompt.blocks.hash_blocks` finds in the text: as many, at the
+        same bytes, and equal exactly when its hashes are equal; but with other names."""
         total_bytes = self.tokens * BYTES_PER_TOKEN
         ends = _live_ends(total_bytes)
         return Blocks((self._names(ends, f"text\0{model}\0{adapter}"),), total_bytes)
@@ -88,7 +89,7 @@ class Prompt:
         return "".join(segment.text for segment in self.segments)
 
     def messages(self) -> list[dict[str, str]]:
-        """The messages of a chat request: segments of one role after another are one message."""
+        """The messages of a chat request; consecutive segments of one role are one message."""
         messages: list[dict[str, str]] = []
         for segment in self.segments:
             if messages and messages[-1]["role"] == segment.role:
@@ -106,7 +107,8 @@ class Prompt:
         digest = xxhash.xxh3_64_intdigest
         state, start, before = digest(salt.encode()), 0, 0
         for index, segment in enumerate(self.segments):
-            # All that was said before, how much of it, and what is said here.
+            # The state before the segment: all segments before it, and how much of the last one is
+            # said.
             state = digest(f"{before}\0{segment.id}".encode(), state)
             states[index], starts[index] = state, start
             before = segment.tokens
@@ -118,7 +120,7 @@ class Prompt:
 
 
 _live: NDArray[np.uint64] = np.empty(0, np.uint64)
-"""Ends of the picker's blocks, in bytes; grows with the longest prompt seen."""
+"""Ends of the picker's blocks, in bytes; it grows with the longest prompt seen."""
 
 
 def _live_ends(total_bytes: int) -> NDArray[np.uint64]:

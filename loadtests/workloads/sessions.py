@@ -1,4 +1,4 @@
-"""Sessions: what one client asks, step after step, each with the answers before it."""
+"""Sessions: what one client asks, turn after turn, each turn after the answers before it."""
 
 from __future__ import annotations
 
@@ -10,51 +10,52 @@ from picker.prompt.blocks import Blocks
 
 UNLOADED_TTFT_S = 0.2
 UNLOADED_S_PER_TOKEN = 0.02
-"""Of a server without limits, where none is simulated."""
+"""Speed of a server without limits, for when no engine is simulated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request of a step: what is said after the conversation so far, and what comes back."""
+    """One request of a turn: what is said after the conversation so far, and the answer."""
 
     says: tuple[Segment, ...]
     answer_tokens: int
-    """How long the answer is, which no gateway knows."""
+    """Length of the answer; no gateway knows it."""
     max_tokens: int | None
-    """The bound that the client declares; None: none."""
+    """The bound that the client declares; None: it declares none."""
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """Requests sent together. The conversation goes on from the first of them and its answer when
-    all are answered; the others (sub-agents, say) are asides."""
+class Turn:
+    """Requests that are sent together. When all are answered, the conversation goes on from the
+    first of them and its answer; the others (of sub-agents, say) are asides."""
 
     asks: tuple[Ask, ...]
     pause_s: float = 0.0
-    """Thinking, or a tool at work, between the answer to the step before and this one."""
+    """Time between the answer to the turn before and this turn: somebody thinks, or a tool
+    works."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A conversation of one client, as planned."""
+    """The plan of one client's conversation."""
 
     id: str
     context: tuple[Segment, ...]
-    """What stands before the first step: system prompts."""
-    steps: tuple[Step, ...]
+    """What stands before the first turn: system prompts."""
+    turns: tuple[Turn, ...]
     tenant: str = ""
     adapter: str = ""
     """LoRA adapter, "" = the base model."""
 
     @property
     def requests(self) -> int:
-        """Requests of all its steps."""
-        return sum(len(step.asks) for step in self.steps)
+        """Number of requests in all turns."""
+        return sum(len(turn.asks) for turn in self.turns)
 
 
 class Workload(Protocol):
-    """A supply of sessions. Session ``index`` is the same whenever and however often it is made,
-    so that what is asked does not depend on how fast it is answered."""
+    """A supply of sessions. The session of an ``index`` is always the same, so that what is asked
+    does not depend on how fast it is answered."""
 
     @property
     def name(self) -> str:
@@ -77,9 +78,9 @@ class Request:
     arrival_s: float
     prompt: Prompt
     answer: Segment
-    """What a simulated engine generates, and the next step of the session repeats."""
+    """What a simulated engine generates, and the session's next turn repeats."""
     max_tokens: int | None
-    """As the client declares it, which is all that a gateway knows of the answer's length."""
+    """As the client declares it; a gateway knows nothing else about the answer's length."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -90,8 +91,8 @@ class Request:
         return self.answer.tokens
 
     def block_ids(self, block_tokens: int) -> list[int]:
-        """KV block ids of the full blocks of prompt and answer; those of the prompt alone are the
-        first ``prompt_tokens // block_tokens``."""
+        """KV block ids of the full blocks of prompt and answer; the first ``prompt_tokens //
+        block_tokens`` are those of the prompt."""
         return self.prompt.then(self.answer).block_ids(block_tokens, salt=self.adapter)
 
     def live_blocks(self, model: str = "") -> Blocks:
@@ -100,14 +101,14 @@ class Request:
 
 
 class Conversation:
-    """A session under way: gives the next requests when the ones before are answered."""
+    """A session under way. It gives the next requests when those before are answered."""
 
     def __init__(self, session: Session, *, run: int = 0) -> None:
-        """``run`` tells apart the runs of a session that is had several times over."""
+        """``run`` distinguishes the runs of a session that is repeated."""
         self.session = session
         self._id = f"{session.id}~{run}" if run else session.id
         self._prompt = Prompt(session.context)
-        self._step = 0
+        self._turn = 0
         self._open: set[str] = set()
         self._main = ""
         self._next = self._prompt
@@ -116,36 +117,36 @@ class Conversation:
 
     @property
     def over(self) -> bool:
-        """Nothing is left to ask, and nothing unanswered."""
-        return not self._open and self._step >= len(self.session.steps)
+        """Whether nothing is left to ask, and nothing is unanswered."""
+        return not self._open and self._turn >= len(self.session.turns)
 
     def ask(self, at_s: float) -> list[Request]:
-        """The requests of the next step, sent at ``at_s``; none when it is over."""
+        """The requests of the next turn, sent at ``at_s``; none when the session is over."""
         if self._open or self.over:
             return []
-        step = self.session.steps[self._step]
-        requests = [self._request(index, ask, at_s) for index, ask in enumerate(step.asks)]
+        turn = self.session.turns[self._turn]
+        requests = [self._request(index, ask, at_s) for index, ask in enumerate(turn.asks)]
         self._open = {request.id for request in requests}
         self._main = requests[0].id
         self._next = requests[0].prompt.then(requests[0].answer)
-        self._step += 1
+        self._turn += 1
         return requests
 
     def answered(self, request: Request, answer: Segment | None = None) -> float | None:
-        """A request is answered, with ``answer`` where it was not as planned. The seconds until
-        the next step; None when there is none, or others of the step are open."""
+        """A request is answered; ``answer`` is given when it is not as planned. Returns the seconds
+        until the next turn; None when there is none, or other requests of this turn are open."""
         self._open.discard(request.id)
         if answer is not None and request.id == self._main:
             self._next = request.prompt.then(answer)
         if self._open:
             return None
         self._prompt = self._next
-        return None if self.over else self.session.steps[self._step].pause_s
+        return None if self.over else self.session.turns[self._turn].pause_s
 
     def catch_up(self, begun_s: float, now_s: float) -> float | None:
-        """The session began earlier, and a server without limits (`UNLOADED_TTFT_S`) has
-        answered since: skip what was sent before ``now_s``. When it goes
-        on; None when it is over by then."""
+        """The session began earlier, and a server without limits (`UNLOADED_TTFT_S`) has answered
+        since: skip the turns sent before ``now_s``. Returns when it goes on; None when it is over
+        by then."""
         at_s = begun_s
         while at_s < now_s:
             requests = self.ask(at_s)
@@ -159,19 +160,19 @@ class Conversation:
         return at_s
 
     def finish(self) -> None:
-        """Ask nothing after the step under way."""
-        self._step = max(self._step, len(self.session.steps))
+        """Ask nothing after this turn."""
+        self._turn = max(self._turn, len(self.session.turns))
 
     def abandon(self) -> None:
         """Ask nothing more."""
         self.abandoned = True
         self._open.clear()
-        self._step = len(self.session.steps)
+        self._turn = len(self.session.turns)
 
     def _request(self, index: int, ask: Ask, at_s: float) -> Request:
-        answer_id = f"{self.session.id}/{self._step}.{index}/answer"
+        answer_id = f"{self.session.id}/{self._turn}.{index}/answer"
         return Request(
-            id=self._request_id(self._step, index),
+            id=self._request_id(self._turn, index),
             session=self._id,
             tenant=self.session.tenant,
             adapter=self.session.adapter,
@@ -181,12 +182,12 @@ class Conversation:
             max_tokens=ask.max_tokens,
         )
 
-    def _request_id(self, step: int, index: int) -> str:
-        return f"{self._id}/{step}.{index}"
+    def _request_id(self, turn: int, index: int) -> str:
+        return f"{self._id}/{turn}.{index}"
 
 
 def said(answer: Segment, *, text: str | None, tokens: int | None) -> Segment | None:
-    """The answer as a server gave it; None when that is as planned."""
+    """The answer as the server gave it; None when it is as planned."""
     if text is None and tokens in (None, answer.tokens):
         return None
     return replace(answer, literal=text, tokens=answer.tokens if tokens is None else tokens)

@@ -1,4 +1,5 @@
-"""What a workload amounts to: sizes, repetition and pace, as a server that never waits sees it."""
+"""What a workload consists of: sizes, repetition and pace, on a server that never lets anybody
+wait."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ BLOCK_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Figures over the requests of one run. Tokens, seconds, shares from 0 to 1."""
+    """Figures over the requests of one run, in tokens and seconds; shares are from 0 to 1."""
 
     requests: int
     sessions: int
@@ -33,10 +34,10 @@ class Summary:
     output_p50: float
     output_p99: float
     repeated: float
-    """Prompt tokens in blocks that an earlier request had in its prompt or answer: the prefix hit
-    rate of one cache without bounds."""
+    """Share of the prompt tokens in blocks that an earlier request had in its prompt or answer: the
+    prefix hit rate of one cache without bounds."""
     repeated_elsewhere: float
-    """The part of ``repeated`` that the request's own session had not had itself."""
+    """The part of ``repeated`` that the request's own session had not had before."""
     gap_cv: float
     """Coefficient of variation of the time between arrivals: 1 for a Poisson process."""
 
@@ -47,8 +48,8 @@ def walk(
     ttft_s: float = UNLOADED_TTFT_S,
     s_per_token: float = UNLOADED_S_PER_TOKEN,
 ) -> Iterator[Request]:
-    """All requests of ``traffic`` in order of arrival, answered by a server with no limits:
-    ``ttft_s`` and then a token every ``s_per_token``."""
+    """All requests of ``traffic`` in order of arrival. A server without limits answers them: after
+    ``ttft_s``, with a token every ``s_per_token``."""
     order = itertools.count()
     ends: list[tuple[float, int, Request]] = []
     while True:
@@ -66,9 +67,9 @@ def walk(
 
 
 def summarize(requests: Iterator[Request], *, block_tokens: int = BLOCK_TOKENS) -> Summary:
-    """Figures of ``requests``, in order of arrival. Raises ValueError when there are none."""
+    """The figures of ``requests``, in order of arrival. Raises ValueError when there are none."""
     seen: dict[int, str] = {}
-    """Block to the session that was last to have it."""
+    """By block, the last session that had it."""
     prompts: list[int] = []
     outputs: list[int] = []
     arrivals: list[float] = []

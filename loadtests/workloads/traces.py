@@ -12,13 +12,13 @@ from pathlib import Path
 import orjson
 
 from loadtests.workloads.prompts import Segment
-from loadtests.workloads.sessions import Ask, Session, Step
+from loadtests.workloads.sessions import Ask, Session, Turn
 
 MOONCAKE_BLOCK_TOKENS = 512
 
 
 class TraceError(ValueError):
-    """A trace cannot be read: which file, which line, and what would be right."""
+    """A trace cannot be read; the message says which file, which line, and what would be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +26,16 @@ class Recorded:
     """One request of a trace."""
 
     at_s: float
-    """Since the first one."""
+    """Seconds since the first request."""
     prompt: tuple[Segment, ...]
     output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Requests as they were recorded, each a session of its own. The ids of a trace say where
-    prompts agree, not which requests are one conversation; nor which bound the clients declared,
-    so none does."""
+    """Requests as they were recorded, each a session of its own. The ids in a trace show where
+    prompts agree, but not which requests belong to one conversation. No request declares a bound,
+    because a trace does not contain it."""
 
     name: str
     requests: tuple[Recorded, ...]
@@ -44,19 +44,19 @@ class Trace:
         """The request number ``index``; raises IndexError beyond the last."""
         recorded = self.requests[index]
         ask = Ask(recorded.prompt, recorded.output_tokens, max_tokens=None)
-        return Session(f"{self.name}/{index}", (), (Step((ask,)),))
+        return Session(f"{self.name}/{index}", (), (Turn((ask,)),))
 
     def times(self, *, speed: float = 1.0) -> Iterator[float]:
-        """Seconds at which the requests came, ``speed`` times as fast as recorded."""
+        """The times at which the requests came, in seconds, ``speed`` times as fast as recorded."""
         if speed <= 0:
             raise ValueError(f"speed must be more than 0, got {speed:g}")
         return (recorded.at_s / speed for recorded in self.requests)
 
 
 def read_mooncake(path: Path, *, limit: int | None = None) -> Trace:
-    """Mooncake's trace (FAST'25 release): a JSON object a line with ``timestamp`` (ms),
-    ``input_length`` and ``output_length`` (tokens) and ``hash_ids``, one per 512-token block of
-    the prompt; an equal id is an equal block after an equal prefix. Raises TraceError."""
+    """Mooncake's trace (FAST'25 release): in each line a JSON object with ``timestamp`` (ms),
+    ``input_length`` and ``output_length`` (tokens) and ``hash_ids``, one per 512-token block of the
+    prompt. Equal ids mean equal blocks after equal prefixes. Raises TraceError."""
     rows: list[Recorded] = []
     known: dict[tuple[int, int], Segment] = {}
     first_ms = 0.0
@@ -83,7 +83,7 @@ def read_mooncake(path: Path, *, limit: int | None = None) -> Trace:
         if not rows:
             first_ms = at_ms
         sizes = [MOONCAKE_BLOCK_TOKENS] * full + [rest] * bool(rest)
-        # Blocks that recur are one object: a long trace repeats them by the hundred thousand.
+        # Equal blocks are one object: a long trace repeats them hundreds of thousands of times.
         prompt = tuple(
             known.setdefault((block, size), Segment(f"mooncake/{block}", size))
             for block, size in zip(ids, sizes, strict=True)
@@ -94,7 +94,7 @@ def read_mooncake(path: Path, *, limit: int | None = None) -> Trace:
 
 def read_azure(path: Path, *, limit: int | None = None) -> Trace:
     """Azure's LLM inference trace (2023): a CSV with TIMESTAMP, ContextTokens and GeneratedTokens.
-    It says nothing of prefixes, so no two prompts share one. Raises TraceError."""
+    It does not contain prefixes, so no two prompts share one. Raises TraceError."""
     rows: list[Recorded] = []
     begin: datetime | None = None
     table = csv.DictReader(line.decode("utf-8-sig", "replace") for line in _lines(path))
@@ -102,7 +102,7 @@ def read_azure(path: Path, *, limit: int | None = None) -> Trace:
         if limit is not None and len(rows) >= limit:
             break
         try:
-            # Seven digits of a second, where Python takes six.
+            # Seconds have seven digits; Python takes six.
             at = datetime.fromisoformat(row["TIMESTAMP"].strip()[:26])
             tokens, output_tokens = int(row["ContextTokens"]), int(row["GeneratedTokens"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -1,8 +1,8 @@
 """Traffic: requests in order of time, from a workload and a way to begin its sessions.
 
-Whoever sends them (a simulator in virtual time, a client over HTTP) asks when the next is due,
-takes it, and tells of each that it is answered or failed, which is what brings the next of its
-session. No clock is read here.
+The sender (a simulator in virtual time, a client over HTTP) asks when the next request is due,
+takes it, and reports when it is answered or has failed; then the next request of its session is
+planned. No clock is read here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loadtests.workloads.sessions import Conversation, Request, Workload, said
 
 
 class Traffic:
-    """What open and closed loop have in common: conversations and their next steps."""
+    """What open and closed loops share: conversations and their next turns."""
 
     def __init__(
         self, workload: Workload, *, max_requests: int | None = None, until_s: float = math.inf
@@ -31,11 +31,12 @@ class Traffic:
 
     @property
     def in_flight(self) -> int:
-        """Requests taken and neither answered nor failed."""
+        """Number of requests that were taken and are neither answered nor failed."""
         return len(self._open)
 
     def next_s(self) -> float | None:
-        """When the next request is due; None when none is, for now (some are in flight) or ever."""
+        """When the next request is due; None when none is: for now (some are in flight), or for
+        good."""
         self._begin_next()
         if not self._due or self._due[0][0] >= self._until_s or self._spent():
             return None
@@ -64,8 +65,8 @@ class Traffic:
         text: str | None = None,
         tokens: int | None = None,
     ) -> None:
-        """The answer is complete. ``text`` and ``tokens`` say what it was where it was not as
-        planned; the rest of the session repeats it."""
+        """The answer is complete. ``text`` and ``tokens`` are given when it is not as planned; the
+        rest of the session repeats it as it is."""
         conversation = self._open.pop(request.id)
         if conversation.abandoned:
             return
@@ -76,7 +77,8 @@ class Traffic:
             self._over(conversation, now_s)
 
     def failed(self, request: Request, now_s: float) -> None:
-        """The request failed: its session ends, and its other open requests lead to nothing."""
+        """The request failed. Its session ends, and answers to its other open requests have no
+        effect."""
         conversation = self._open.pop(request.id)
         if not conversation.abandoned:
             conversation.abandon()
@@ -100,7 +102,7 @@ class Traffic:
 
 
 class OpenLoop(Traffic):
-    """Sessions begin at given times, whatever becomes of those before."""
+    """Sessions begin at given times, whatever happens to earlier ones."""
 
     def __init__(
         self,
@@ -110,8 +112,8 @@ class OpenLoop(Traffic):
         max_requests: int | None = None,
         until_s: float = math.inf,
     ) -> None:
-        """``times_s`` rise; session n of the workload begins at the nth. Those that begin before 0
-        are under way when the run begins: what they asked by then was asked of others."""
+        """``times_s`` rise; session n of the workload begins at the nth time. Sessions with a time
+        before 0 are under way when the run begins: their requests until then are not sent."""
         super().__init__(workload, max_requests=max_requests, until_s=until_s)
         self._times_s = iter(times_s)
         self._begun = 0
@@ -128,7 +130,7 @@ class OpenLoop(Traffic):
 
 
 class ClosedLoop(Traffic):
-    """A fixed number of clients, each of which begins a session when its last one has ended."""
+    """A fixed number of clients; each begins a session when its last one has ended."""
 
     def __init__(
         self,
@@ -142,12 +144,11 @@ class ClosedLoop(Traffic):
         max_requests: int | None = None,
         until_s: float = math.inf,
     ) -> None:
-        """``recycle``: each client has the same session over and over, as inference-perf's
-        ``conversation_replay`` does, not a new one. ``requests_per_client``: a client that has
-        sent as many stops, in the middle of a session if need be; under ``max_requests`` instead,
-        the clients with short answers would have sent most of them. The clients begin within
-        ``ramp_s``. After a failure a client waits for ``failure_pause_s``, so that refusals make no
-        storm."""
+        """``recycle``: each client repeats one session, as inference-perf's ``conversation_replay``
+        does, and never begins another. ``requests_per_client``: a client stops after so many
+        requests, even in the middle of a session; with ``max_requests`` instead, clients with short
+        answers would send most of them. Clients begin within ``ramp_s``. After a failure a client
+        waits for ``failure_pause_s``, so that refused requests are not repeated at once."""
         if concurrency < 1:
             raise ValueError(f"concurrency must be 1 or more, got {concurrency}")
         super().__init__(workload, max_requests=max_requests, until_s=until_s)
@@ -172,7 +173,7 @@ class ClosedLoop(Traffic):
             else:
                 session = self.workload.session(client + nth * self._concurrency)
                 conversation = Conversation(session)
-        except IndexError:  # a trace is over
+        except IndexError:  # the trace is over
             return
         self._client_of[conversation] = client
         self._push(at_s, conversation)

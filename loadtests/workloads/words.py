@@ -1,8 +1,9 @@
-"""Text of any length for a name: the same name says the same, and a longer text extends a shorter.
+"""Text of any length from a name: a name always gives the same text, and a longer text extends a
+shorter one.
 
-Text is made of three-letter English words, each with the space before it. That is four bytes, and
-one token in the vocabulary of nearly every model, so that text, tokens of the simulated replicas
-(four bytes each) and tokens of a real one agree.
+Text consists of three-letter English words, each with the space before it. Such a word is four
+bytes, and one token in the vocabulary of nearly every model. So text, tokens of the simulated
+replicas (four bytes each) and tokens of a real one agree.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ _WORDS = np.frombuffer(
     b" run sad sat saw say sea see set sew she shy sin sip sir",
     "S4",
 )
-"""256 of them, so that a byte chooses one."""
+"""There are 256 of them, so that a byte chooses one."""
 
 
 @lru_cache(maxsize=256)
 def text_of(name: str, tokens: int) -> str:
-    """``tokens`` words, decided by ``name`` alone; ASCII, ``BYTES_PER_TOKEN`` bytes each."""
+    """``tokens`` words that depend on ``name`` alone; ASCII, ``BYTES_PER_TOKEN`` bytes each."""
     if tokens <= 0:
         return ""
     seed = xxhash.xxh3_128_intdigest(name.encode("utf-8", "surrogatepass"))
-    # Raw output of a bit generator never changes between versions of numpy; its samplers may.
+    # The raw output of a bit generator is the same in all versions of numpy; that of samplers may
+    # not be.
     raw = np.random.PCG64(seed).random_raw((tokens + 7) // 8)
     choices = raw.astype("<u8").view(np.uint8)[:tokens]
     return _WORDS[choices].tobytes().decode("ascii")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from picker.request.report import Report
-from policies.limits.prices import MOST, Usage
+from picker.request.report import Ending, Report
+from policies.limits.prices import MOST, NOTHING, Usage
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def charged(
     reported = report.input_tokens is not None or report.output_tokens is not None
     if reported or report.streamed_events:
         if not is_metered(expected):
-            return Usage(0, 0)
+            return NOTHING
         given = report.input_tokens
         if streamed_tokens is None:
             streamed_tokens = report.streamed_events
@@ -39,12 +39,12 @@ def charged(
             expected.input_tokens if given is None else given,
             streamed_tokens if report.output_tokens is None else report.output_tokens,
         )
-    if report.reason == "ok" and report.status == 200:
+    if report.reason is Ending.OK and report.status == 200:
         return expected
-    if report.reason == "ok":
-        return Usage(0, 0)
-    if report.reason == "client_aborted" and report.address:
-        return Usage(0, 0)
+    if report.reason is Ending.OK:
+        return NOTHING
+    if report.reason is Ending.CLIENT_ABORTED and report.address:
+        return NOTHING
     return None
 
 

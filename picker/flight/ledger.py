@@ -1,74 +1,68 @@
-"""In-flight ledger: what this picker has sent where and not seen the end of."""
+"""In-flight ledger: what pickers have sent where and not seen the end of, as columns."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from picker.flight.leg import Leg
 from picker.flight.prefill import PrefillSpeed
+from picker.seams.peers import Load
 from picker.state.endpoints import PoolState
 
-_LEASE_BUCKET_S = 10.0
-
-
-@dataclass(slots=True)
-class InFlight:
-    """One request in flight. Tokens are whole numbers, so that sums come back to exactly 0."""
-
-    id: str
-    pool: str
-    address: str
-    prompt_tokens: float
-    uncached_tokens: float
-    output_tokens: float
-    """Expected, 0 = unknown."""
-    started_s: float
-    lease_until_s: float
-    backlog_tokens: float
-    """Prefill backlog of the endpoint, without this request, at dispatch."""
-    prefill_due_s: float
-    """When its prefill is believed to be done."""
-    prefill_done: bool
-    slot: int
-    generation: int
-    counted_in: PoolState
-    """The pool whose columns hold it, as long as the slot is of this generation."""
+Endpoint = tuple[str, str]
+"""Pool and address."""
 
 
 @dataclass(slots=True)
 class _Lane:
-    """Entries of one endpoint, in order of dispatch."""
+    """What this picker has in flight on one endpoint, in order of dispatch."""
 
-    open: dict[str, InFlight] = field(default_factory=dict)
-    prefilling: dict[str, InFlight] = field(default_factory=dict)
+    open: dict[str, Leg] = field(default_factory=dict)
+    prefilling: dict[str, Leg] = field(default_factory=dict)
+    prefill_tokens: float = 0.0
+    kv_tokens: float = 0.0
     busy_until_s: float = 0.0
     """When the prefill of everything sent so far is believed to be done."""
+
+
+@dataclass(slots=True)
+class _Foreign:
+    """What another picker has in flight on one endpoint."""
+
+    load: Load
+    state: PoolState
+    slot: int
+    generation: int
+
+    @property
+    def in_columns(self) -> bool:
+        return self.state.generation_of(self.slot) == self.generation
 
 
 class Ledger:
     """Counts requests in flight into the in-flight columns of their pool's view, at once.
 
-    Engines prefill in order of arrival, so an entry's prefill is due when the endpoint has worked
-    off what is ahead of it, at the speed learned for the pool. Open and close cost O(1) but for
-    a heap of prefills under way.
+    Engines prefill in order of arrival, so a leg's prefill is due when the endpoint has worked off
+    what is ahead of it, at the speed learned for the pool. Open and close cost O(1) but for a heap
+    of prefills under way. Loads of other pickers are added as they report them.
     """
 
     def __init__(self, pools: Mapping[str, PoolState]) -> None:
         """``pools`` is read at every call: pools may come and go in it."""
         self._pools = pools
-        self._entries: dict[str, InFlight] = {}
-        self._lanes: dict[tuple[str, str], _Lane] = {}
+        self._legs = 0
+        self._lanes: dict[Endpoint, _Lane] = {}
+        self._foreign: dict[Endpoint, dict[str, _Foreign]] = {}
         self._speeds: dict[str, PrefillSpeed] = {}
-        self._due: list[tuple[float, int, InFlight]] = []
+        self._due: list[tuple[float, int, Leg]] = []
         self._opened = 0
-        self._leases: dict[int, dict[str, InFlight]] = {}
+        self._changed: set[Endpoint] = set()
 
     def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, id: object) -> bool:  # noqa: A002 - the request's id
-        return id in self._entries
+        """Legs of this picker in flight."""
+        return self._legs
 
     def speed(self, pool: str) -> PrefillSpeed:
         """What is learned about the prefill speed of a pool."""
@@ -77,170 +71,192 @@ class Ledger:
             speed = self._speeds[pool] = PrefillSpeed()
         return speed
 
-    def open(
-        self,
-        id: str,  # noqa: A002 - the request's id
-        *,
-        pool: str,
-        address: str,
-        prompt_tokens: float,
-        uncached_tokens: float,
-        output_tokens: float,
-        now_s: float,
-        lease_s: float,
-    ) -> InFlight:
-        """Count a request that is being sent. Raises ValueError when the id is open already and
-        KeyError when pool or address are unknown."""
-        if id in self._entries:
-            raise ValueError(f"request {id!r} is already in flight")
-        self.settle_prefills(now_s)
-        state = self._pools[pool]
-        slot = state.slot_of[address]
-        lane = self._lanes.get((pool, address))
-        if lane is None:
-            lane = self._lanes[pool, address] = _Lane()
-        prompt_tokens = float(round(max(0.0, prompt_tokens)))
-        uncached_tokens = min(prompt_tokens, float(round(max(0.0, uncached_tokens))))
-        due_s = max(now_s, lane.busy_until_s) + self.speed(pool).prefill_s(uncached_tokens)
-        view = state.view
-        entry = InFlight(
-            id=id,
-            pool=pool,
-            address=address,
-            prompt_tokens=prompt_tokens,
-            uncached_tokens=uncached_tokens,
-            output_tokens=float(round(max(0.0, output_tokens))),
-            started_s=now_s,
-            lease_until_s=now_s + lease_s,
-            backlog_tokens=float(view.in_flight_prefill_tokens[slot]),
-            prefill_due_s=due_s,
-            prefill_done=False,
-            slot=slot,
-            generation=state.generation_of(slot),
-            counted_in=state,
-        )
-        view.in_flight_requests[slot] += 1.0
-        view.in_flight_prefill_tokens[slot] += uncached_tokens
-        view.in_flight_kv_tokens[slot] += prompt_tokens + entry.output_tokens
-        lane.busy_until_s = due_s
-        lane.open[id] = lane.prefilling[id] = self._entries[id] = entry
-        self._opened += 1
-        heapq.heappush(self._due, (due_s, self._opened, entry))
-        self._leases.setdefault(_bucket(entry.lease_until_s), {})[id] = entry
-        return entry
+    # -- this picker's requests
 
-    def close(
-        self,
-        id: str,  # noqa: A002 - the request's id
-        *,
-        ttft_s: float | None = None,
-        now_s: float | None = None,
-    ) -> InFlight | None:
-        """Take back a request that has ended; None when it is unknown or closed already.
+    def open(self, leg: Leg, now_s: float) -> None:
+        """Count a request that is being sent. Raises ValueError when it is open there already and
+        KeyError when pool or address are unknown."""
+        self.settle_prefills(now_s)
+        state = self._pools[leg.pool]
+        slot = state.slot_of[leg.address]
+        key = (leg.pool, leg.address)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
+        elif leg.id in lane.open:
+            raise ValueError(f"request {leg.id!r} is already in flight on {leg.address}")
+        leg.prompt_tokens = float(round(max(0.0, leg.prompt_tokens)))
+        leg.uncached_tokens = min(leg.prompt_tokens, float(round(max(0.0, leg.uncached_tokens))))
+        leg.output_tokens = float(round(max(0.0, leg.output_tokens)))
+        view = state.view
+        leg.backlog_tokens = float(view.in_flight_prefill_tokens[slot])
+        ahead_tokens = 0.0
+        if key in self._foreign:
+            ahead_tokens = max(0.0, leg.backlog_tokens - lane.prefill_tokens)
+        speed = self.speed(leg.pool)
+        due_s = max(now_s, lane.busy_until_s) + speed.prefill_s(leg.uncached_tokens)
+        lane.busy_until_s = due_s
+        leg.prefill_due_s = due_s + speed.prefill_s(ahead_tokens)
+        leg.started_s, leg.prefill_done = now_s, False
+        leg.slot, leg.generation, leg.counted_in = slot, state.generation_of(slot), state
+        kv_tokens = leg.prompt_tokens + leg.output_tokens
+        view.in_flight_requests[slot] += 1.0
+        view.in_flight_prefill_tokens[slot] += leg.uncached_tokens
+        view.in_flight_kv_tokens[slot] += kv_tokens
+        lane.prefill_tokens += leg.uncached_tokens
+        lane.kv_tokens += kv_tokens
+        lane.open[leg.id] = lane.prefilling[leg.id] = leg
+        self._legs += 1
+        self._opened += 1
+        self._changed.add(key)
+        heapq.heappush(self._due, (leg.prefill_due_s, self._opened, leg))
+
+    def close(self, leg: Leg, *, ttft_s: float | None = None, now_s: float | None = None) -> bool:
+        """Take back a leg that has ended; False when it is not counted.
 
         With ``ttft_s`` the pool's speed learns from it, and whatever was sent to the endpoint
         before it counts as prefilled. With ``now_s`` the time it leaves unused is given back.
         """
-        entry = self._entries.pop(id, None)
-        if entry is None:
-            return None
-        lane = self._lanes[entry.pool, entry.address]
+        if leg.counted_in is None:
+            return False
+        key = (leg.pool, leg.address)
+        lane = self._lanes[key]
         if ttft_s is not None:
-            self.speed(entry.pool).observe(entry.backlog_tokens + entry.uncached_tokens, ttft_s)
-            self._settle_before(lane, entry)
-        self._settle(entry, lane)
-        del lane.open[id]
-        bucket = _bucket(entry.lease_until_s)
-        del self._leases[bucket][id]
-        if not self._leases[bucket]:
-            del self._leases[bucket]
-        if _counted(entry):
-            view, slot = entry.counted_in.view, entry.slot
+            self.speed(leg.pool).observe(leg.backlog_tokens + leg.uncached_tokens, ttft_s)
+            self._settle_before(lane, leg)
+        self._settle(leg, lane)
+        del lane.open[leg.id]
+        self._legs -= 1
+        kv_tokens = leg.prompt_tokens + leg.output_tokens
+        lane.kv_tokens -= kv_tokens
+        if leg.in_columns:
+            view, slot = leg.counted_in.view, leg.slot
             view.in_flight_requests[slot] -= 1.0
-            view.in_flight_kv_tokens[slot] -= entry.prompt_tokens + entry.output_tokens
+            view.in_flight_kv_tokens[slot] -= kv_tokens
+        leg.counted_in = None
+        self._changed.add(key)
         if not lane.open:
-            del self._lanes[entry.pool, entry.address]
+            del self._lanes[key]
         elif now_s is not None and now_s < lane.busy_until_s:
-            left_tokens = sum(one.uncached_tokens for one in lane.prefilling.values())
-            left_s = self.speed(entry.pool).prefill_s(left_tokens)
+            left_s = self.speed(leg.pool).prefill_s(lane.prefill_tokens)
             lane.busy_until_s = min(lane.busy_until_s, now_s + left_s)
-        return entry
+        return True
 
     def settle_prefills(self, now_s: float) -> None:
-        """Take entries whose prefill is due off the prefill backlog; call before ranking."""
+        """Take legs whose prefill is due off the prefill backlog; call before ranking."""
         due = self._due
         while due and due[0][0] <= now_s:
-            entry = heapq.heappop(due)[2]
-            if not entry.prefill_done:
-                self._settle(entry, self._lanes[entry.pool, entry.address])
+            leg = heapq.heappop(due)[2]
+            if not leg.prefill_done:
+                self._settle(leg, self._lanes[leg.pool, leg.address])
 
-    def expire(self, now_s: float) -> list[InFlight]:
-        """Close entries whose lease has run out, and return them."""
-        last = _bucket(now_s)
-        expired = [
-            entry
-            for bucket, entries in self._leases.items()
-            if bucket <= last
-            for entry in entries.values()
-            if entry.lease_until_s <= now_s
-        ]
-        for entry in expired:
-            self.close(entry.id)
-        return expired
-
-    def reconcile(
-        self, pool: str, address: str, *, idle_since_s: float, grace_s: float = 5.0
-    ) -> list[InFlight]:
-        """A scrape that began at ``idle_since_s`` showed the engine idle (nothing running, nothing
-        waiting): close, and return, entries opened ``grace_s`` or longer before it."""
-        return self._close_lane(pool, address, idle_since_s - grace_s)
-
-    def close_endpoint(self, pool: str, address: str) -> list[InFlight]:
-        """The endpoint is gone: close, and return, all its entries."""
-        return self._close_lane(pool, address, None)
-
-    def close_all(self) -> list[InFlight]:
-        """Close, and return, every entry."""
-        closed = list(self._entries.values())
-        for entry in closed:
-            self.close(entry.id)
-        return closed
-
-    def in_flight(self, pool: str, address: str) -> int:
-        """Requests open on an endpoint; drained when 0."""
-        lane = self._lanes.get((pool, address))
-        return 0 if lane is None else len(lane.open)
-
-    def _close_lane(self, pool: str, address: str, until_s: float | None) -> list[InFlight]:
+    def opened_until(self, pool: str, address: str, until_s: float) -> list[Leg]:
+        """Legs on an endpoint that were opened at ``until_s`` or before."""
         lane = self._lanes.get((pool, address))
         if lane is None:
             return []
-        closed = [e for e in lane.open.values() if until_s is None or e.started_s <= until_s]
-        for entry in closed:
-            self.close(entry.id)
-        return closed
+        return [leg for leg in lane.open.values() if leg.started_s <= until_s]
 
-    def _settle_before(self, lane: _Lane, entry: InFlight) -> None:
+    def in_flight(self, pool: str, address: str) -> int:
+        """Legs of this picker that are open on an endpoint."""
+        lane = self._lanes.get((pool, address))
+        return 0 if lane is None else len(lane.open)
+
+    def loads(self, *, everything: bool = False) -> Iterable[Load]:
+        """Of this picker by endpoint: those that changed since they were last asked for, or all
+        that are not empty and those that became so."""
+        keys = self._changed.union(self._lanes) if everything else self._changed
+        self._changed = set()
+        for pool, address in keys:
+            lane = self._lanes.get((pool, address)) or _EMPTY
+            yield Load(pool, address, len(lane.open), lane.prefill_tokens, lane.kv_tokens)
+
+    @property
+    def changed(self) -> bool:
+        """Loads have changed since they were last asked for."""
+        return bool(self._changed)
+
+    def _settle_before(self, lane: _Lane, leg: Leg) -> None:
         while lane.prefilling:
             first = next(iter(lane.prefilling.values()))
-            if first is entry or first.started_s > entry.started_s:
+            if first is leg or first.started_s > leg.started_s:
                 return
             self._settle(first, lane)
 
-    def _settle(self, entry: InFlight, lane: _Lane) -> None:
-        if entry.prefill_done:
+    def _settle(self, leg: Leg, lane: _Lane) -> None:
+        if leg.prefill_done:
             return
-        entry.prefill_done = True
-        del lane.prefilling[entry.id]
-        if _counted(entry):
-            view = entry.counted_in.view
-            view.in_flight_prefill_tokens[entry.slot] -= entry.uncached_tokens
+        leg.prefill_done = True
+        del lane.prefilling[leg.id]
+        lane.prefill_tokens -= leg.uncached_tokens
+        self._changed.add((leg.pool, leg.address))
+        if leg.in_columns and leg.counted_in is not None:
+            leg.counted_in.view.in_flight_prefill_tokens[leg.slot] -= leg.uncached_tokens
+
+    # -- other pickers' requests
+
+    def peer_load(self, picker: str, load: Load) -> None:
+        """What another picker has in flight on an endpoint now, in place of what it had; ignored
+        for an endpoint that is not known here."""
+        key = (load.pool, load.address)
+        known = self._foreign.get(key)
+        if known is not None and picker in known:
+            self._take_off(known.pop(picker))
+            if not known:
+                del self._foreign[key]
+        state = self._pools.get(load.pool)
+        slot = None if state is None else state.slot_of.get(load.address)
+        if state is None or slot is None or load.empty:
+            return
+        foreign = _Foreign(load, state, slot, state.generation_of(slot))
+        self._add(foreign, 1.0)
+        self._foreign.setdefault(key, {})[picker] = foreign
+
+    def peer_request_ended(self, picker: str, address: str) -> None:
+        """One request less of a picker that can no longer report its loads."""
+        for key, known in list(self._foreign.items()):
+            if key[1] == address and picker in known:
+                load = known[picker].load
+                share = 1.0 - 1.0 / load.requests if load.requests > 1 else 0.0
+                less = Load(
+                    *key,
+                    requests=load.requests - 1.0,
+                    prefill_tokens=float(round(load.prefill_tokens * share)),
+                    kv_tokens=float(round(load.kv_tokens * share)),
+                )
+                self.peer_load(picker, less)
+                return
+
+    def forget_peers(self, live: Collection[str], pool: str, address: str) -> None:
+        """An endpoint is idle: whatever pickers that are not live had there has ended."""
+        for picker in self._foreign.get((pool, address), {}).keys() - set(live):
+            self.peer_load(picker, Load(pool, address, 0, 0, 0))
+
+    def forget_peer(self, picker: str) -> None:
+        """Nothing of what a picker had in flight counts any more."""
+        for pool, address in [key for key, known in self._foreign.items() if picker in known]:
+            self.peer_load(picker, Load(pool, address, 0, 0, 0))
+
+    def peers(self) -> set[str]:
+        """Pickers whose loads are counted."""
+        return {picker for known in self._foreign.values() for picker in known}
+
+    def left_behind(self, live: Collection[str], pool: str, address: str) -> int:
+        """Requests on an endpoint of pickers that are not live."""
+        known = self._foreign.get((pool, address))
+        if not known:
+            return 0
+        return int(sum(one.load.requests for name, one in known.items() if name not in live))
+
+    def _take_off(self, foreign: _Foreign) -> None:
+        if foreign.in_columns:
+            self._add(foreign, -1.0)
+
+    def _add(self, foreign: _Foreign, sign: float) -> None:
+        view, load = foreign.state.view, foreign.load
+        view.in_flight_requests[foreign.slot] += sign * load.requests
+        view.in_flight_prefill_tokens[foreign.slot] += sign * load.prefill_tokens
+        view.in_flight_kv_tokens[foreign.slot] += sign * load.kv_tokens
 
 
-def _counted(entry: InFlight) -> bool:
-    """False when the columns no longer hold it: its slot was freed, and its columns zeroed."""
-    return entry.counted_in.generation_of(entry.slot) == entry.generation
-
-
-def _bucket(time_s: float) -> int:
-    return int(time_s // _LEASE_BUCKET_S)
+_EMPTY = _Lane()

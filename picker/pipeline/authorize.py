@@ -1,4 +1,4 @@
-"""Step: the caller may use the model, and what it uses can be told."""
+"""Step: the caller may use the model, and its usage will be known."""
 
 from __future__ import annotations
 
@@ -26,21 +26,23 @@ _REQUESTS_ONLY: Final = (
     "/images/variations",
 )
 """Ends of paths without a prompt that we read, and that may be used under limits of tokens or money
-all the same: they generate no tokens, or none that an engine tells."""
+all the same: they generate no tokens, or none that an engine reports."""
 _TOKENS_OR_MONEY: Final = TOKEN_DIMENSIONS | {Dimension.MONEY}
 
 
-def authorize(context: RequestContext) -> None:
-    """403 for a model that the tenant or its key may not use, before it is told whether the model
-    exists; and for what a limit of tokens or money would not see."""
-    if not context.caller.may_use_all:
-        _authorize_models(context)
-    if _is_unmetered(context) and _limits_tokens(context.caller.policy):
-        raise Rejection(
-            Reason.NOT_METERED,
-            f"What {context.head.path} uses cannot be told, and the tenant"
-            f" {context.caller.tenant!r} has limits of tokens or money.",
-        )
+class Authorize:
+    """403 for a model that the tenant or its key may not use, before the answer shows whether the
+    model exists; and for what a limit of tokens or money would not see."""
+
+    async def __call__(self, context: RequestContext) -> None:
+        if not context.caller.may_use_all:
+            _authorize_models(context)
+        if _is_unmetered(context) and _limits_tokens(context.caller.policy):
+            raise Rejection(
+                Reason.NOT_METERED,
+                f"What {context.head.path} uses cannot be told, and the tenant"
+                f" {context.caller.tenant!r} has limits of tokens or money.",
+            )
 
 
 def _authorize_models(context: RequestContext) -> None:
@@ -63,12 +65,11 @@ def _authorize_models(context: RequestContext) -> None:
 
 def _wanted(context: RequestContext) -> list[str]:
     """Every model that the request names: in its body, in a header, and SGLang's adapters."""
-    headers, document = context.head.headers, context.document or {}
-    rewritten = next((headers[n] for n in names.MODEL_REWRITE if headers.get(n)), None)
-    asked = context.fields.model if context.fields is not None else None
-    adapters = document.get("lora_path")
+    adapters = (context.document or {}).get("lora_path")
     each = adapters if isinstance(adapters, list) else [adapters]
-    return [name for name in (asked, rewritten, *each) if isinstance(name, str) and name]
+    rewritten = context.head.first_of(names.MODEL_REWRITE)
+    named = (context.asked_model, rewritten, *each)
+    return [name for name in named if isinstance(name, str) and name]
 
 
 def _is_unmetered(context: RequestContext) -> bool:
@@ -77,7 +78,7 @@ def _is_unmetered(context: RequestContext) -> bool:
         return head.sends and not head.path.rstrip("/").endswith(_REQUESTS_ONLY)
     if context.form is not Form.SGLANG or fields is None or prompt is None:
         return False
-    # Each of its events tells the usage of one answer of several.
+    # Each of its events reports the usage of one answer of several.
     return fields.stream and fields.choices * len(prompt.sequences) > 1
 
 

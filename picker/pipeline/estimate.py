@@ -1,66 +1,107 @@
-"""Step: how many tokens the request will cost, and the hashes of its prompt."""
+"""Step: tokens that the request will cost, expected and at most, and its prompt's hashes."""
 
 from __future__ import annotations
 
+import math
+from typing import Final
+
 from picker.prompt.blocks import hash_blocks
+from picker.prompt.forms import Form, Prompt
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
 from picker.state.catalog import Catalog
-from policies.tokens import TokenRatio
+from picker.state.learned import Learned
+from policies.limits.prices import MOST, NOTHING, Usage
+from policies.limits.types import MAX_AMOUNT
 
-MEDIA_ITEM_TOKENS = 512
-"""Assumed for an image or audio clip, whose bytes do not tell."""
-MAX_OUTPUT_TOKENS = 1_000_000.0
+MEDIA_ITEM_TOKENS: Final = 512
+"""Assumed for an image or audio clip, whose size in tokens is unknown."""
+MAX_OUTPUT_TOKENS: Final = 1_000_000.0
 """A larger bound counts as this much: load is summed in floats, which must come back to 0."""
+
+_GENERATES: Final = frozenset(
+    {Form.CHAT, Form.COMPLETIONS, Form.RESPONSES, Form.ANTHROPIC, Form.GENERATE, Form.SGLANG}
+)
+_ANSWERS_EACH: Final = frozenset({Form.COMPLETIONS, Form.SGLANG, Form.GENERATIVE_SCORE})
+"""An answer for each prompt of several."""
+_TURNS: Final = 16
+"""Contexts that one answer can fill: an engine that calls tools itself adds up its turns."""
+_COSTS_NOTHING: Final = ("/tokenize", "/render", "/count_tokens")
+"""Paths that read a prompt and run no model."""
 
 
 class Estimate:
-    """Text by the model's calibrated ratio, of bytes or of what its tokenizer counted; token ids
-    exactly."""
+    """Input: text by the model's calibrated ratio, of bytes or of what its tokenizer counted; token
+    ids exactly. Output: as declared, else as learned; never more than the context."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        ratio: TokenRatio,
-        counted: TokenRatio,
-        default_output_tokens: float,
-    ) -> None:
-        """``counted``: a tokenizer's count for each token that the engine reports."""
+    def __init__(self, catalog: Catalog, learned: Learned, default_output_tokens: float) -> None:
+        """``default_output_tokens``: load that an undeclared output counts as."""
         self._catalog = catalog
-        self._ratio = ratio
-        self._counted = counted
+        self._learned = learned
         self._default_output_tokens = default_output_tokens
 
-    def __call__(self, context: RequestContext) -> None:
+    async def __call__(self, context: RequestContext) -> None:
         prompt, fields = context.prompt, context.fields
         if prompt is None or fields is None:
             return
-        model, counted = context.served_model, context.counted_tokens
-        text_tokens = (
-            self._ratio.tokens(model, prompt.text_bytes)
-            if counted is None
-            else self._counted.tokens(model, counted)
-        )
-        context.prompt_tokens = (
-            text_tokens + prompt.token_ids + prompt.media_items * MEDIA_ITEM_TOKENS
-        )
-        limit = self._catalog.max_model_tokens(context.served_model)
-        bound: float = self._default_output_tokens
-        if fields.max_output_tokens is not None:
-            bound = (
-                fields.max_output_tokens if limit is None else min(fields.max_output_tokens, limit)
-            )
-        context.output_tokens = min(float(bound * fields.choices), MAX_OUTPUT_TOKENS)
-        if limit is not None and prompt.token_ids > limit * len(prompt.sequences):
+        longest = self._catalog.max_model_tokens(context.served_model)
+        if longest is not None and prompt.token_ids > longest * len(prompt.sequences):
             raise Rejection(
                 Reason.CONTEXT_LENGTH,
                 f"The prompt has {prompt.token_ids} tokens; the context of"
-                f" {context.served_model!r} is {limit} tokens.",
+                f" {context.served_model!r} is {longest} tokens.",
                 param="prompt",
             )
-        context.blocks = hash_blocks(
-            prompt,
-            model=context.served_model,
-            adapter=context.adapter,
-            cache_salt=fields.cache_salt or "",
+        context.prompt_tokens = (
+            self._text_tokens(context, prompt)
+            + prompt.token_ids
+            + prompt.media_items * MEDIA_ITEM_TOKENS
         )
+        declared = fields.max_output_tokens
+        if declared is not None and longest is not None:
+            declared = min(declared, longest)
+        bound = self._default_output_tokens if declared is None else declared
+        context.output_tokens = min(float(bound * fields.choices), MAX_OUTPUT_TOKENS)
+        answers = fields.choices * (len(prompt.sequences) if context.form in _ANSWERS_EACH else 1)
+        context.expected = self._expected(context, prompt, declared, longest, answers)
+        if longest is not None:
+            most_tokens = longest * _TURNS
+            context.possible = Usage(
+                min(MOST.input_tokens, most_tokens * len(prompt.sequences)),
+                min(MOST.output_tokens, most_tokens * answers),
+            )
+        if context.blocks is None:
+            context.blocks = hash_blocks(
+                prompt,
+                model=context.served_model,
+                adapter=context.adapter,
+                cache_salt=fields.cache_salt or "",
+            )
+
+    def _text_tokens(self, context: RequestContext, prompt: Prompt) -> float:
+        model, counted = context.served_model, context.counted_tokens
+        if counted is None:
+            return self._learned.ratio.tokens(model, prompt.text_bytes)
+        return self._learned.counted.tokens(model, counted)
+
+    def _expected(
+        self,
+        context: RequestContext,
+        prompt: Prompt,
+        declared: int | None,
+        longest: int | None,
+        answers: int,
+    ) -> Usage:
+        """What is reserved for it."""
+        if context.head.path.endswith(_COSTS_NOTHING):
+            return NOTHING
+        input_tokens = min(MAX_AMOUNT, math.ceil(context.prompt_tokens))
+        if context.form is Form.GENERATIVE_SCORE:
+            return Usage(input_tokens, len(prompt.sequences))
+        if context.form not in _GENERATES:
+            return Usage(input_tokens, 0)
+        if declared is None:
+            declared = self._learned.output.tokens(context.caller.tenant, context.served_model)
+            if longest is not None:
+                declared = min(declared, longest)
+        return Usage(input_tokens, min(MAX_AMOUNT, declared * answers))

@@ -21,25 +21,27 @@ _MAX_TRIES: Final = 3
 """Places looked at before the body is written anew."""
 
 
-def mutate(context: RequestContext) -> None:
-    """Rewrite the model name; ask for usage in streams whose client did not."""
-    document, fields = context.document, context.fields
-    if document is None or fields is None:
-        return
-    if context.form is None and not _names_a_model(context):
-        return  # a path that we do not know passes byte for byte
-    body = context.body
-    if context.served_model != context.asked_model and context.form is not Form.SGLANG:
-        body = with_model(body, document, context.served_model)
-        document["model"] = context.served_model
-        context.model_changed = True
-    if context.form in _ASKS_FOR_USAGE and fields.stream and not fields.include_usage:
-        options = document.get("stream_options")
-        if options is None or isinstance(options, dict):  # else: for the replica to refuse
-            context.strip_usage = True
-            body = with_usage(body, document)
-    if body is not context.body:
-        context.changed_body = body
+class Mutate:
+    """Rewrites the model name; asks for usage in streams whose client did not."""
+
+    async def __call__(self, context: RequestContext) -> None:
+        document, fields = context.document, context.fields
+        if document is None or fields is None:
+            return
+        if context.form is None and not _names_a_model(context):
+            return  # a path that we do not know passes byte for byte
+        body = context.body
+        if context.served_model != context.asked_model and context.form is not Form.SGLANG:
+            body = with_model(body, document, context.served_model)
+            document["model"] = context.served_model
+            context.model_changed = True
+        if context.form in _ASKS_FOR_USAGE and fields.stream and not fields.include_usage:
+            options = document.get("stream_options")
+            if options is None or isinstance(options, dict):  # else: for the replica to refuse
+                context.strip_usage = True
+                body = with_usage(body, document)
+        if body is not context.body:
+            context.changed_body = body
 
 
 def _names_a_model(context: RequestContext) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import orjson
 
 from picker.prompt.fields import read_fields
@@ -10,21 +12,48 @@ from picker.prompt.messages import InvalidPrompt
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
 
+_MAX_NAME_CHARS: Final = 1024
+_MAX_LOGGED_CHARS: Final = 256
 
-def parse(context: RequestContext) -> None:
-    """Read the JSON body of a known API; other bodies are looked at only for a model name."""
-    if context.form is None:
-        _peek(context)
-        return
-    if not context.head.sends:
-        return  # nothing to read
+
+class Parse:
+    """Reads the JSON body of a known API; other bodies are looked at only for a model name."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, context: RequestContext) -> None:
+        if len(context.body) > self._max_body_bytes:
+            raise too_large(self._max_body_bytes)
+        if context.form is None:
+            _peek(context)
+        elif context.head.sends:
+            _read(context, context.form)
+        model = context.fields.model if context.fields is not None else None
+        if model is not None:
+            context.asked_model = model
+            if len(model) > _MAX_NAME_CHARS:
+                context.asked_model = model[:_MAX_LOGGED_CHARS]
+                raise Rejection(
+                    Reason.INVALID_REQUEST,
+                    f"model is longer than {_MAX_NAME_CHARS} characters.",
+                    param="model",
+                )
+
+
+def too_large(max_body_bytes: int) -> Rejection:
+    """Refuses a body over the limit."""
+    return Rejection(Reason.TOO_LARGE, f"The request body is over {max_body_bytes} bytes.")
+
+
+def _read(context: RequestContext, form: Form) -> None:
     try:
         document = require_object(orjson.loads(context.body))
-        if context.form is Form.INVOCATION:
-            context.form = invoked(document)
+        if form is Form.INVOCATION:
+            form = context.form = invoked(document)
         context.document = document
-        context.fields = read_fields(context.form, document)
-        context.prompt = read_prompt(context.form, document)
+        context.fields = read_fields(form, document)
+        context.prompt = read_prompt(form, document)
     except orjson.JSONDecodeError as error:
         raise Rejection(
             Reason.INVALID_JSON, f"The request body is not valid JSON: {error.msg}"

@@ -14,7 +14,6 @@ from picker.settings import RewriteTarget
 from picker.state.catalog import Catalog
 
 _MODELS: Final = "/v1/models"
-_MAX_NAME_CHARS: Final = 1024
 
 
 class Resolve:
@@ -23,23 +22,16 @@ class Resolve:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
 
-    def __call__(self, context: RequestContext) -> None:
+    async def __call__(self, context: RequestContext) -> None:
         path = context.head.path
         if context.head.method in ("GET", "HEAD") and (
             path == _MODELS or path.startswith(_MODELS + "/")
         ):
             context.answer = self._models(path, context.caller)
             return
-        asked = context.fields.model if context.fields is not None else None
-        if asked is not None and len(asked) > _MAX_NAME_CHARS:
-            raise Rejection(
-                Reason.INVALID_REQUEST,
-                f"model is longer than {_MAX_NAME_CHARS} characters.",
-                param="model",
-            )
-        context.asked_model = asked or ""
-        rewritten = _rewritten(context)
-        target = RewriteTarget(rewritten) if rewritten else self._catalog.rewrite(asked)
+        asked = context.asked_model
+        rewritten = context.head.first_of(names.MODEL_REWRITE)
+        target = RewriteTarget(rewritten) if rewritten else self._catalog.rewrite(asked or None)
         if target is None and context.form is Form.SGLANG:  # an API that knows one model only
             target = self._catalog.only_model()
         if target is None:
@@ -47,8 +39,8 @@ class Resolve:
                 raise Rejection(Reason.MISSING_MODEL, "The request names no model.", param="model")
             self._default_pool(context)
             return
-        place = self._catalog.place(target.model, pool=target.pool)
-        if place is None:
+        serving = self._catalog.serving(target.model, pool=target.pool)
+        if serving is None:
             if context.form is None:
                 self._default_pool(context)
                 return
@@ -68,17 +60,18 @@ class Resolve:
                 f"The model {target.model!r} does not exist here.",
                 param="model",
             )
-        context.pool = place.pool
+        context.pool = serving.pool.name
         context.served_model = target.model
         # Only an operator's alias is billed by the name asked for: a header's is the client's own.
-        aliased = asked is not None and not rewritten and self._catalog.is_known(asked)
-        context.billed_model = asked if asked is not None and aliased else target.model
-        context.adapter = target.model if place.is_adapter else ""
+        aliased = bool(asked) and not rewritten and self._catalog.is_known(asked)
+        context.billed_model = asked if aliased else target.model
+        context.adapter = target.model if serving.is_adapter else ""
 
     def _default_pool(self, context: RequestContext) -> None:
-        context.pool = self._catalog.default_pool
-        if context.pool is None:
+        pool = self._catalog.default_pool
+        if pool is None:
             raise Rejection(Reason.NO_ENDPOINTS, "No pool is configured.")
+        context.pool = pool.name
 
     def _models(self, path: str, caller: Caller) -> Answer:
         wanted = path.removeprefix(_MODELS).strip("/")
@@ -92,9 +85,3 @@ class Resolve:
                 Reason.MODEL_NOT_FOUND, f"The model {wanted!r} does not exist here.", param="model"
             )
         return Answer(200, (("content-type", "application/json"),), body)
-
-
-def _rewritten(context: RequestContext) -> str:
-    """The model that a header names instead of the body's, "" for none."""
-    given = context.head.headers
-    return next((given[name] for name in names.MODEL_REWRITE if given.get(name)), "")

@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import binascii
 import random
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import xxhash
 
 from picker import names
+from picker.flight.ledger import Ledger
 from picker.request.context import RequestContext
+from picker.request.pick import Pick
 from picker.request.rejection import Reason, Rejection
-from picker.state.pool import PoolRuntime
-from policies.routing.types import Floats, RoutingRequest, Slots
-from policies.tokens import TokenRatio
+from picker.state.pool import PoolRuntime, Profile
+from picker.state.pools import Pools
+from policies.routing.types import Features, RoutingRequest, Slots
 
 _MAX_SESSION_CHARS: Final = 64
 
@@ -23,72 +26,84 @@ _MAX_SESSION_CHARS: Final = 64
 class Schedule:
     """Candidates (healthy, in the subset, serving the model), ranked by the pool's policy."""
 
-    def __init__(self, ratio: TokenRatio, rng: random.Random) -> None:
-        self._ratio = ratio
+    def __init__(
+        self, pools: Pools, ledger: Ledger, rng: random.Random, now: Callable[[], float]
+    ) -> None:
+        self._pools = pools
+        self._ledger = ledger
         self._rng = rng
+        self._now = now
 
-    def __call__(self, context: RequestContext, now_s: float) -> None:
-        pool = context.pool
-        assert pool is not None
+    async def __call__(self, context: RequestContext) -> None:
+        pool, now_s = self._pools[context.pool], self._now()
+        self._ledger.settle_prefills(now_s)
         context.session = session_key(context)
-        candidates = self._candidates(context, pool, now_s)
+        candidates = _candidates(context, pool, now_s)
+        blocks = context.blocks
         request = RoutingRequest(
             prompt_tokens=context.prompt_tokens,
             max_output_tokens=context.output_tokens,
-            matched_tokens=self._matched(context, pool),
+            matched_tokens=np.zeros(pool.state.slots)
+            if blocks is None
+            else pool.cache.match(blocks, context.prompt_tokens, pool.state.slots),
             adapter=pool.state.models.adapter(context.adapter) if context.adapter else None,
             session_slot=_session_slot(context, pool, now_s),
             session=context.session or None,
         )
         if _only_if_cached(context) and not request.matched_tokens[candidates].any():
             raise Rejection(Reason.NOT_CACHED, "No replica has any of this prompt cached.")
-        ranking = pool.settings.policy.rank(
-            request, pool.state.view, candidates, pool.settings.fallbacks + 1, now_s, self._rng
+        context.picks = tuple(
+            self._pick(context, pool, request, candidates, profile, now_s)
+            for profile in pool.profiles
         )
+
+    def _pick(
+        self,
+        context: RequestContext,
+        pool: PoolRuntime,
+        request: RoutingRequest,
+        candidates: Slots,
+        profile: Profile,
+        now_s: float,
+    ) -> Pick:
+        able = pool.state.in_role(candidates, profile.role)
+        count = pool.settings.fallbacks + 1
+        ranking = profile.policy.rank(request, pool.state.view, able, count, now_s, self._rng)
         if ranking.slots.size == 0:
             raise Rejection(
                 Reason.NO_ENDPOINTS, f"No replica of pool {pool.name!r} fits this request."
             )
-        context.ranking = ranking
-        context.addresses = tuple(pool.state.address_of(int(slot)) for slot in ranking.slots)
-        context.matched_tokens = min(
-            float(request.matched_tokens[ranking.slots[0]]), context.prompt_tokens
+        features = Features.seen(request, pool.state.view, ranking.slots.item(0))
+        return Pick(
+            role=profile.role,
+            addresses=tuple(pool.state.address_of(int(slot)) for slot in ranking.slots),
+            scores=tuple(ranking.scores.tolist()),
+            features=features,
         )
 
-    def _candidates(self, context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:
-        state = pool.state
-        candidates = state.candidates(now_s)
+
+def _candidates(context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:
+    state = pool.state
+    candidates = state.candidates(now_s)
+    if candidates.size == 0:
+        raise Rejection(Reason.NO_ENDPOINTS, f"Pool {pool.name!r} has no replica to serve.")
+    subset = context.head.subset
+    if subset is not None:
+        named = np.zeros(state.slots, np.bool_)
+        named[state.in_subset(subset)] = True
+        candidates = candidates[named[candidates]]
         if candidates.size == 0:
-            raise Rejection(Reason.NO_ENDPOINTS, f"Pool {pool.name!r} has no replica to serve.")
-        subset = context.head.subset
-        if subset is not None:
-            allowed = [in_subset(state.address_of(int(slot)), subset) for slot in candidates]
-            candidates = candidates[np.array(allowed, np.bool_)]
-            if candidates.size == 0:
-                raise Rejection(
-                    Reason.NO_ENDPOINTS, "No replica of the subset that was asked for can serve."
-                )
-        if context.served_model:
-            candidates = candidates[state.models.serving(context.served_model)[candidates]]
-            if candidates.size == 0:
-                raise Rejection(
-                    Reason.NO_ENDPOINTS,
-                    f"No replica that can serve has {context.served_model!r} now.",
-                )
-        return candidates
-
-    def _matched(self, context: RequestContext, pool: PoolRuntime) -> Floats:
-        blocks, slots = context.blocks, pool.state.slots
-        if blocks is None:
-            return np.zeros(slots)
-        matched_bytes = pool.prefix.match(blocks.chains, slots)
-        return blocks.matched_tokens(matched_bytes, context.prompt_tokens)
-
-
-def in_subset(address: str, subset: frozenset[str]) -> bool:
-    """The endpoint is named with its port, or its ip without one."""
-    host = address.rpartition(":")[0]
-    return address in subset or host in subset or host.strip("[]") in subset
+            raise Rejection(
+                Reason.NO_ENDPOINTS, "No replica of the subset that was asked for can serve."
+            )
+    if context.served_model:
+        candidates = candidates[state.models.serving(context.served_model)[candidates]]
+        if candidates.size == 0:
+            raise Rejection(
+                Reason.NO_ENDPOINTS,
+                f"No replica that can serve has {context.served_model!r} now.",
+            )
+    return candidates
 
 
 def _only_if_cached(context: RequestContext) -> bool:

@@ -1,7 +1,7 @@
 """Chained block hashes: equal prefixes of prompts give equal prefixes of hash chains.
 
 Blocks grow with their position, at fixed boundaries: fine where prompts differ (system prompts,
-first turns), coarse where only few and long ones get to, so that a 400 kB prompt has 219 blocks
+first turns), coarse where only few and long ones get to, so that a 400 kB prompt has 217 blocks
 and not 1,600.
 """
 
@@ -11,17 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from picker.prompt.forms import Prompt
 
 _ZONES = ((256, 4 * 1024), (512, 16 * 1024), (1024, 128 * 1024))
 """(block bytes, zone ends at byte); beyond the last zone blocks have ``_LAST_BLOCK_BYTES``."""
 _LAST_BLOCK_BYTES = 4096
-
-Floats = NDArray[np.float64]
 
 HASH_MASK = (1 << 60) - 1
 """60 bits: two digits of a Python int, 16 bytes less in the index for each block."""
@@ -34,12 +30,6 @@ class Blocks:
     chains: tuple[list[int], ...]
     total_bytes: int
     """Of all sequences, with their partial last blocks."""
-
-    def matched_tokens(self, matched_bytes: Floats, prompt_tokens: float) -> Floats:
-        """Cached bytes, as the prefix index tells them, in tokens of this prompt."""
-        if self.total_bytes == 0:
-            return np.zeros_like(matched_bytes)
-        return matched_bytes * (prompt_tokens / self.total_bytes)
 
 
 _ends: list[int] = [0]

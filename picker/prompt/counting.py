@@ -25,9 +25,13 @@ class Counting:
     One thread: what waits for it delays only requests to these models.
     """
 
-    def __init__(self, tokenizers: Sequence[tuple[str, Tokenizer]]) -> None:
-        self._tokenizers = tokenizers
+    def __init__(self, tokenizers: Sequence[tuple[str, Tokenizer]] = ()) -> None:
+        self.configure(tokenizers)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+
+    def configure(self, tokenizers: Sequence[tuple[str, Tokenizer]]) -> None:
+        """Use these from now on."""
+        self._tokenizers = tuple(tokenizers)
 
     async def tokens(self, model: str, prompt: Prompt) -> int | None:
         """Tokens of the prompt's text; None when no tokenizer is for the model."""

@@ -12,14 +12,14 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from picker.core import Picker
-from picker.request.report import Report
-from picker.seams.peers import Alone, PeerDispatch
+from picker.request.report import Ending, Report
+from picker.seams.peers import Load, PeerSink, Sent
 from picker.wire import state_pb2
 
 log = logging.getLogger(__name__)
 
 _FLUSH_S: Final = 0.005
+_REFRESH_S: Final = 1.0
 _MAX_BATCH_BYTES: Final = 64 * 1024
 _MAX_BACKLOG: Final = 1024
 """Batches that wait for a peer that does not read; older ones are dropped."""
@@ -32,29 +32,31 @@ _MAX_HASHES: Final = 8192
 class LocalPeers:
     """Tells every other picker of this host; lost batches only make their picture less exact."""
 
-    def __init__(self, picker: Picker, *, own: Path, others: Iterable[Path]) -> None:
-        self._picker = picker
+    def __init__(self, picker_id: str, *, own: Path, others: Iterable[Path] = ()) -> None:
+        self._sink: PeerSink | None = None
         self._own = own
         self._others: dict[Path, deque[bytes]] = {}
         self.follow(others)
-        self._batch = state_pb2.Batch(picker=picker.id)
+        self._batch = state_pb2.Batch(picker=picker_id)
         self._batch_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._refreshing: asyncio.TimerHandle | None = None
+        self._everything = False
         self.dropped_batches = 0
         """That a peer which is there did not get."""
         self.unreadable = 0
         """Batches and events of others that could not be used."""
 
-    def start(self) -> None:
-        """Listen, and be the picker's peers from now on. Raises OSError, for instance when the
-        socket's path is too long."""
+    def start(self, sink: PeerSink) -> None:
+        """Listen for ``sink``. Raises OSError, for instance when the socket's path is too long."""
         self._own.unlink(missing_ok=True)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         self._socket.bind(str(self._own))
         asyncio.get_running_loop().add_reader(self._socket, self._receive)
-        self._picker.traffic.peers = self
+        self._sink = sink
+        self._refresh()
 
     def follow(self, others: Iterable[Path]) -> None:
         """Tell these from now on: pickers have come or gone."""
@@ -64,8 +66,10 @@ class LocalPeers:
 
     def stop(self) -> None:
         """Send what waits, once, and close."""
-        self._picker.traffic.peers = Alone()
+        if self._refreshing is not None:
+            self._refreshing.cancel()
         self._flush()
+        self._others.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -73,33 +77,32 @@ class LocalPeers:
         self._socket.close()
         self._own.unlink(missing_ok=True)
 
-    def dispatched(self, sent: PeerDispatch) -> None:
-        """A request was sent by this picker."""
+    def sent(self, sent: Sent) -> None:
+        """See `Peers`."""
         if not self._others:
             return
-        event = state_pb2.Dispatched(
-            id=sent.id,
-            pool=sent.pool,
-            address=sent.address,
-            prompt_tokens=sent.prompt_tokens,
-            uncached_tokens=sent.uncached_tokens,
-            output_tokens=sent.output_tokens,
-            adapter=sent.adapter,
-            session=sent.session,
+        message = state_pb2.Sent(
+            pool=sent.pool, address=sent.address, adapter=sent.adapter, session=sent.session
         )
         room = _MAX_HASHES
         for chain in sent.chains:
             if room <= 0:
                 break
-            event.chains.add(hashes=chain[:room])
+            message.chains.add(hashes=chain[:room])
             room -= len(chain)
-        self._add(state_pb2.Event(dispatched=event))
+        self._batch.sent.append(message)
+        self._added(message.ByteSize())
 
-    def finished(self, report: Report) -> None:
-        """The data plane told this picker of a request's end."""
+    def loads_changed(self) -> None:
+        """See `Peers`."""
+        if self._others and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
+
+    def ended(self, report: Report) -> None:
+        """See `Peers`."""
         if not self._others:
             return
-        event = state_pb2.Finished(
+        message = state_pb2.Finished(
             id=report.id,
             owner=report.owner,
             address=report.address,
@@ -114,23 +117,39 @@ class LocalPeers:
             reasoning_tokens=report.reasoning_tokens,
             upstream_failed=report.upstream_failed,
         )
-        self._add(state_pb2.Event(finished=event))
+        self._batch.finished.append(message)
+        self._added(message.ByteSize())
 
-    def _add(self, event: state_pb2.Event) -> None:
-        self._batch.events.append(event)
-        self._batch_bytes += event.ByteSize()
+    def _added(self, size_bytes: int) -> None:
+        self._batch_bytes += size_bytes
         if self._batch_bytes >= _MAX_BATCH_BYTES:
             self._flush()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_FLUSH_S, self._flush)
+        else:
+            self.loads_changed()
+
+    def _refresh(self) -> None:
+        """Send all loads again: heals what was lost, and informs peers that came late."""
+        self._everything = True
+        self.loads_changed()
+        self._refreshing = asyncio.get_running_loop().call_later(_REFRESH_S, self._refresh)
 
     def _flush(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._batch.events:
+        if self._sink is not None:
+            for load in self._sink.loads(everything=self._everything):
+                self._batch.loads.add(
+                    pool=load.pool,
+                    address=load.address,
+                    requests=load.requests,
+                    prefill_tokens=load.prefill_tokens,
+                    kv_tokens=load.kv_tokens,
+                )
+        self._everything = False
+        if self._batch.sent or self._batch.loads or self._batch.finished:
             data = self._batch.SerializeToString()
-            self._batch.ClearField("events")
+            self._batch = state_pb2.Batch(picker=self._batch.picker)
             self._batch_bytes = 0
             for waiting in self._others.values():
                 self.dropped_batches += len(waiting) == _MAX_BACKLOG
@@ -168,32 +187,32 @@ class LocalPeers:
                 self.unreadable += 1
                 log.warning("a batch from another picker could not be read (%d bytes)", len(data))
                 continue
-            for event in batch.events:
-                self._take(event)
+            self._take(batch)
 
-    def _take(self, event: state_pb2.Event) -> None:
+    def _take(self, batch: state_pb2.Batch) -> None:
+        sink = self._sink
+        if sink is None:
+            return
         try:
-            if event.HasField("dispatched"):
-                self._picker.traffic.peer_dispatched(_dispatch(event.dispatched))
-            elif event.HasField("finished"):
-                self._picker.traffic.peer_finished(_report(event.finished))
-        except Exception:  # one bad event must not lose the others of its batch
+            for load in batch.loads:
+                sink.peer_load(
+                    batch.picker,
+                    Load(
+                        load.pool,
+                        load.address,
+                        load.requests,
+                        load.prefill_tokens,
+                        load.kv_tokens,
+                    ),
+                )
+            for sent in batch.sent:
+                chains = [list(chain.hashes) for chain in sent.chains]
+                sink.peer_sent(Sent(sent.pool, sent.address, chains, sent.adapter, sent.session))
+            for finished in batch.finished:
+                sink.peer_ended(_report(finished))
+        except Exception:
             self.unreadable += 1
-            log.exception("an event from another picker could not be used")
-
-
-def _dispatch(event: state_pb2.Dispatched) -> PeerDispatch:
-    return PeerDispatch(
-        id=event.id,
-        pool=event.pool,
-        address=event.address,
-        prompt_tokens=event.prompt_tokens,
-        uncached_tokens=event.uncached_tokens,
-        output_tokens=event.output_tokens,
-        chains=[list(chain.hashes) for chain in event.chains],
-        adapter=event.adapter,
-        session=event.session,
-    )
+            log.exception("a batch from another picker could not be used")
 
 
 def _report(event: state_pb2.Finished) -> Report:
@@ -202,7 +221,7 @@ def _report(event: state_pb2.Finished) -> Report:
         owner=event.owner,
         address=event.address,
         status=event.status,
-        reason=event.reason,
+        reason=Ending(event.reason),
         input_tokens=event.input_tokens if event.HasField("input_tokens") else None,
         output_tokens=event.output_tokens if event.HasField("output_tokens") else None,
         cached_tokens=event.cached_tokens if event.HasField("cached_tokens") else None,

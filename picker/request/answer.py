@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from picker.request.pick import Pick
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Where a request goes, and how it is changed on the way."""
 
     id: str
-    """Of the in-flight entry, unique over all pickers."""
+    """Of the request, unique over all pickers."""
     pool: str
-    addresses: tuple[str, ...]
-    """``ip:port``, best first; at least one."""
+    picks: tuple[Pick, ...]
+    """At least one; the last one answers the client."""
     set_headers: tuple[tuple[str, str], ...]
     remove_headers: tuple[str, ...]
     body: bytes | None
@@ -22,14 +24,20 @@ class Decision:
     rename: tuple[str, str] | None
     """(model name the replica answers with, name the client asked for), when they differ."""
     strip_usage: bool
-    """The usage chunk of the stream was asked for by us and is not for the client."""
+    """We asked for the usage chunk of the stream; it is not for the client."""
     wants_session_token: bool
-    """The client keeps to one endpoint by a token that the response tells it."""
+    """The client keeps to one endpoint by a token that the response brings."""
     metadata: Mapping[str, object]
     """For our own Lua filter and access log."""
     scores: Mapping[str, float] | None
+    """By address, where they are to be shown."""
     response_headers: tuple[tuple[str, str], ...] = ()
     """To set on the response: what is left of limits."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """``ip:port`` of the endpoints that may answer, best first; at least one."""
+        return self.picks[-1].addresses
 
     @property
     def destination(self) -> str:
@@ -39,7 +47,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the picker tells the client itself."""
+    """What the picker answers the client itself."""
 
     status: int
     headers: tuple[tuple[str, str], ...]

@@ -11,17 +11,15 @@ from picker import names
 from picker.prompt.blocks import Blocks
 from picker.prompt.fields import RequestFields
 from picker.prompt.forms import Form, Prompt
-from picker.request.answer import Answer
+from picker.request.answer import Answer, Decision
 from picker.request.caller import UNKNOWN, Caller
 from picker.request.grant import Grant
 from picker.request.head import RequestHead
 from picker.request.labels import RequestLabels
-from picker.state.pool import PoolRuntime
-from policies.limits.prices import MOST, Usage
-from policies.routing.types import Ranking
+from picker.request.pick import Pick
+from policies.limits.prices import MOST, NOTHING, Usage
 
 _MAX_USER_CHARS: Final = 64
-_NOTHING: Final = Usage(0, 0)
 
 
 @dataclass(slots=True)
@@ -30,9 +28,13 @@ class RequestContext:
 
     id: str
     head: RequestHead
-    body: bytes
     form: Form | None
     """None: a path whose body is not read for a prompt."""
+    body: bytes = b""
+    marks: list[tuple[str, float]] = field(default_factory=list)
+    """Steps that are done and when each was, picker's clock, seconds."""
+    answer: Answer | None = None
+    """Set by a step that answers the request itself; ends the pipeline."""
 
     # identify
     caller: Caller = UNKNOWN
@@ -40,45 +42,43 @@ class RequestContext:
     document: dict[str, object] | None = None
     fields: RequestFields | None = None
     prompt: Prompt | None = None
-    # resolve
     asked_model: str = ""
     """Model name as the client gave it, "" when it gave none."""
+    # resolve
     served_model: str = ""
     """Model name that the replica gets."""
     billed_model: str = ""
     """Model name that limits and prices go by: of the catalogue, "" for none."""
     adapter: str = ""
     """LoRA adapter of that name, "" for a base model."""
-    pool: PoolRuntime | None = None
-    answer: Answer | None = None
-    """Set by a step that answers the request itself; ends the pipeline."""
-    # estimate
+    pool: str = ""
+    # count, estimate
     counted_tokens: int | None = None
     """Of the prompt's text, by the model's own tokenizer; None without one."""
     prompt_tokens: float = 0.0
     output_tokens: float = 0.0
     """Expected or declared output, tokens."""
     blocks: Blocks | None = None
-    # reserve
-    expected: Usage = _NOTHING
-    """What it may cost at most, as far as can be told; nothing: it counts as a request only."""
+    expected: Usage = NOTHING
+    """Its upper bound, as far as one is known; nothing: it counts as a request only."""
     possible: Usage = MOST
     """What an engine can have used for it at most."""
+    # reserve
     grant: Grant | None = None
     response_headers: tuple[tuple[str, str], ...] = ()
     # schedule
     session: str = ""
     """Key of the session the request belongs to, "" without one."""
-    ranking: Ranking | None = None
-    addresses: tuple[str, ...] = ()
-    matched_tokens: float = 0.0
-    """Of the first choice."""
+    picks: tuple[Pick, ...] = ()
+    """One for each role; the last one answers the client."""
     # mutate
     changed_body: bytes | None = None
     model_changed: bool = False
     """The body names the served model where the client named another."""
     strip_usage: bool = False
     set_headers: list[tuple[str, str]] = field(default_factory=list)
+    # decide
+    decision: Decision | None = None
 
     @property
     def request_id(self) -> str:
@@ -88,23 +88,32 @@ class RequestContext:
     @property
     def objective(self) -> str:
         """Name of the objective that the request is served under, "" for none."""
-        return self._first_of(names.OBJECTIVE)
+        return self.head.first_of(names.OBJECTIVE)
 
     @property
     def fairness_id(self) -> str:
         """Whose share of a contended pool the request counts against, "" for the tenant's."""
-        return self._first_of(names.FAIRNESS_ID)
+        return self.head.first_of(names.FAIRNESS_ID)
 
     @property
     def user(self) -> str:
-        """Whom the tenant served: as its key or token tells, else as the body does."""
-        told = self.fields.user if self.fields is not None else None
-        return self.caller.user or bounded(told or "")
+        """Whom the tenant serves: by its key or token, else by the body."""
+        given = self.fields.user if self.fields is not None else None
+        return self.caller.user or bounded(given or "")
 
     @property
     def anthropic(self) -> bool:
-        """Errors are told in Anthropic's shape."""
+        """Errors have Anthropic's shape."""
         return self.form is Form.ANTHROPIC
+
+    def took_s(self, step: str) -> float:
+        """Seconds that a step took, 0 when it has not run."""
+        before_s = self.head.received_s
+        for name, done_s in self.marks:
+            if name == step:
+                return done_s - before_s
+            before_s = done_s
+        return 0.0
 
     def labels(self) -> RequestLabels:
         """Who asked for what, as far as it is known."""
@@ -114,15 +123,11 @@ class RequestContext:
             key=self.caller.key,
             user=self.user,
             model=self.asked_model,
-            pool=self.pool.name if self.pool is not None else "",
+            pool=self.pool,
             path=self.head.path,
             objective=self.objective,
             fairness_id=self.fairness_id,
         )
-
-    def _first_of(self, headers: tuple[str, ...]) -> str:
-        given = self.head.headers
-        return next((given[name] for name in headers if given.get(name)), "")
 
 
 def bounded(user: str) -> str:

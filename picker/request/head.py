@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,3 +32,7 @@ class RequestHead:
     def sends(self) -> bool:
         """Its method gives the replica something to work on."""
         return self.method in _SENDING
+
+    def first_of(self, headers: Iterable[str]) -> str:
+        """Value of the first of these headers that is there and not empty, "" for none."""
+        return next((self.headers[name] for name in headers if self.headers.get(name)), "")

@@ -1,13 +1,27 @@
-"""How a dispatched request ended, as either transport reports it."""
+"""How a request that was sent to a replica ended, as either transport reports it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Ending(StrEnum):
+    """Why a request ended. The values are those of metrics and the request log."""
+
+    OK = "ok"
+    HTTP_ERROR = "http_error"
+    """The replica answered with a status of 400 or more."""
+    CLIENT_ABORTED = "client_aborted"
+    UPSTREAM_ERROR = "upstream_error"
+    """The replica could not be reached, or broke off."""
+    UNREPORTED = "unreported"
+    """The data plane never reported an end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The end of one request, seen from the data plane."""
+    """The end of one request, seen from the data plane. None: the engine did not report it."""
 
     id: str
     owner: str
@@ -16,18 +30,18 @@ class Report:
     """Endpoint that was really used last, "" when none was."""
     status: int
     """Sent to the client, 0 when it left before one."""
-    reason: str
-    """``ok``, ``http_error``, ``client_aborted`` or ``upstream_error``."""
-    input_tokens: int | None
-    output_tokens: int | None
-    cached_tokens: int | None
-    streamed_events: int
-    """Events of a stream that passed the edge: what an aborted one delivered."""
-    ttft_s: float | None
-    """From arrival to the first byte of the response's body."""
+    reason: Ending
     duration_s: float
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    """Part of the input."""
     reasoning_tokens: int | None = None
     """Part of the output."""
+    streamed_events: int = 0
+    """Events of a stream that passed the edge: what an aborted one delivered."""
+    ttft_s: float | None = None
+    """From arrival to the first byte of the response's body."""
     ticket: str = ""
     """What any picker needs to settle the request when its owner is gone, "" when there is nothing
     to settle."""

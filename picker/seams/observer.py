@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from picker.request.labels import RequestLabels
+from picker.request.report import Ending
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,7 @@ class Completed:
     """Address (``ip:port``) that really served it, "" when none did."""
     status: int
     """HTTP status sent to the client, 0 when the client left before one."""
-    reason: str
-    """``ok``, ``client_aborted``, ``upstream_error``, ``http_error`` or ``unreported``."""
+    reason: Ending
     streaming: bool
     input_tokens: int
     output_tokens: int

@@ -17,7 +17,7 @@ from picker import names
 from picker.core import Picker
 from picker.request.caller import ANONYMOUS
 from picker.request.labels import RequestLabels
-from picker.request.report import Report
+from picker.request.report import Ending, Report
 from picker.seams.observer import Rejected
 from picker.server import wire
 from picker.server.usage import is_possible, produced
@@ -141,7 +141,7 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
         status=status,
         reason=reason,
         input_tokens=_input_tokens(usage),
-        output_tokens=produced(usage.get("output"), streamed, whole=reason == "ok"),
+        output_tokens=produced(usage.get("output"), streamed, whole=reason is Ending.OK),
         cached_tokens=usage.get("cached", usage.get("cache_read")),
         streamed_events=streamed,
         ttft_s=ttft_s,
@@ -182,9 +182,9 @@ def _address(remote: Address) -> str:
     return f"{host}:{socket.port_value}"
 
 
-def _reason(status: int, flags: ResponseFlags, *, failed: bool) -> str:
+def _reason(status: int, flags: ResponseFlags, *, failed: bool) -> Ending:
     if flags.downstream_connection_termination or flags.downstream_remote_reset:
-        return "client_aborted"
+        return Ending.CLIENT_ABORTED
     if failed:
-        return "upstream_error"
-    return "ok" if 0 < status < 400 else "http_error"
+        return Ending.UPSTREAM_ERROR
+    return Ending.OK if 0 < status < 400 else Ending.HTTP_ERROR

@@ -11,7 +11,7 @@ from picker.core import Picker
 from picker.pipeline.schedule import session_token
 from picker.request.answer import Answer, Decision
 from picker.request.head import RequestHead
-from picker.request.report import Report
+from picker.request.report import Ending, Report
 from picker.server import wire
 from picker.server.response import ResponseReader
 from picker.server.usage import Usage, produced
@@ -51,7 +51,7 @@ class StandardExchange:
     async def _request(self) -> bool:
         """True when the request goes on to a replica."""
         head = wire.request_head(self._first, self._picker.now())
-        begun = self._picker.begin(head)
+        begun = await self._picker.begin(head)
         if isinstance(begun, Answer):
             await self._context.write(wire.immediate(begun))
             return False
@@ -74,7 +74,7 @@ class StandardExchange:
                 ended = trailers = True
         body = b"".join(parts)
         parts.clear()
-        outcome = await self._picker.decide(begun, body)
+        outcome = await self._picker.offer(begun, body)
         if isinstance(outcome, Answer):
             await self._context.write(wire.immediate(outcome))
             return False
@@ -163,9 +163,9 @@ class StandardExchange:
         if self._first_body_s is not None:
             ttft_s = self._first_body_s - self._dispatched_s
         if self._status == _CLIENT_LEFT or not self._ended:
-            reason = "client_aborted"
+            reason = Ending.CLIENT_ABORTED
         else:
-            reason = "ok" if self._status < 400 else "http_error"
+            reason = Ending.OK if self._status < 400 else Ending.HTTP_ERROR
         streamed = 0 if reader is None else reader.events
         self._picker.complete(
             Report(
@@ -175,7 +175,7 @@ class StandardExchange:
                 status=self._status,
                 reason=reason,
                 input_tokens=usage.input_tokens,
-                output_tokens=produced(usage.output_tokens, streamed, whole=reason == "ok"),
+                output_tokens=produced(usage.output_tokens, streamed, whole=reason is Ending.OK),
                 cached_tokens=usage.cached_tokens,
                 streamed_events=streamed,
                 reasoning_tokens=usage.reasoning_tokens,

@@ -80,7 +80,7 @@ class ExternalProcessor:
         write: Callable[[bytes], Awaitable[None]],
     ) -> None:
         head = wire.request_head(first, self._picker.now())
-        begun = self._picker.begin(head)
+        begun = await self._picker.begin(head)
         if isinstance(begun, Answer):
             await write(wire.immediate(begun))
             return
@@ -92,7 +92,7 @@ class ExternalProcessor:
             if not isinstance(message, ProcessingRequest) or not message.HasField("request_body"):
                 return
             body = message.request_body.body
-        outcome = await self._picker.decide(begun, body)
+        outcome = await self._picker.offer(begun, body)
         if isinstance(outcome, Answer):
             await write(wire.immediate(outcome))
             return

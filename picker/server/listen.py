@@ -110,7 +110,7 @@ class Servers:
     def _busy(self) -> bool:
         # Ends of the fast path's requests are still to come in access logs.
         running = any(processor.running for processor in self._processors)
-        return running or len(self._picker.traffic) > 0
+        return running or len(self._picker.flights) > 0
 
     async def _close(self) -> None:
         await asyncio.gather(*(server.stop(None) for server in self._running))

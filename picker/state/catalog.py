@@ -16,7 +16,7 @@ GENERIC: Final = "*"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Serving:
     """Where a served model lives."""
 
     pool: PoolRuntime
@@ -70,20 +70,20 @@ class Catalog:
         names = {model.id for model in known if model.parent is None} | set(pool.settings.models)
         return RewriteTarget(names.pop(), pool=pool.name) if len(names) == 1 else None
 
-    def place(self, model: str, *, pool: str | None = None) -> Place | None:
+    def serving(self, model: str, *, pool: str | None = None) -> Serving | None:
         """The pool that serves ``model``; one with a live replica for it before one without."""
-        places: list[Place] = []
+        found: list[Serving] = []
         for runtime in self._pools.values():
             if pool is not None and runtime.name != pool:
                 continue
             known = runtime.state.models.known().get(model)
             if known is not None or model in runtime.settings.models:
-                places.append(Place(runtime, known is not None and known.parent is not None))
-        if len(places) > 1:
-            for place in places:
-                if place.pool.state.models.serving(model).any():
-                    return place
-        return places[0] if places else None
+                found.append(Serving(runtime, known is not None and known.parent is not None))
+        if len(found) > 1:
+            for one in found:
+                if one.pool.state.models.serving(model).any():
+                    return one
+        return found[0] if found else None
 
     def max_model_tokens(self, model: str) -> int | None:
         """Longest context of a served model, tokens; None when no replica told."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 
+from picker.request.role import Role
 from picker.state.models import ServedModel, ServedModels
-from policies.routing.types import Floats, PoolView, Slots
+from policies.routing.types import Bools, Floats, PoolView, Slots
 
-__all__ = ["Changes", "EndpointSpec", "PoolState", "ServedModel", "Signals"]
+EndpointKey = tuple[str, str]
+"""Pool and address."""
 
 _FIRST_SLOTS = 8
 _NEVER_S = -np.inf
+_NO_SLOTS: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +27,49 @@ class EndpointSpec:
     """``ip:port``."""
     draining: bool = False
     """Finishes what it has, gets nothing new."""
+    role: Role = Role.BOTH
+    rank: int | None = None
+    """Data-parallel rank of the engine behind the address; None: the engine has no ranks."""
+    labels: tuple[tuple[str, str], ...] = ()
+    """Names and values, sorted by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointChanges:
+    """How the endpoints of a pool change. False when nothing does."""
+
+    pool: str
+    upserts: tuple[EndpointSpec, ...] = ()
+    """New endpoints, and those that stay but are no longer as they were."""
+    deletes: tuple[str, ...] = ()
+    """Addresses of endpoints that are gone."""
+
+    def __bool__(self) -> bool:
+        return bool(self.upserts or self.deletes)
+
+    def apply_to(self, endpoints: dict[str, EndpointSpec]) -> None:
+        """Change these, by address."""
+        for address in self.deletes:
+            endpoints.pop(address, None)
+        endpoints.update((spec.address, spec) for spec in self.upserts)
+
+
+def changes_between(
+    pool: str, before: Mapping[str, EndpointSpec], after: Iterable[EndpointSpec]
+) -> EndpointChanges:
+    """What leads from the endpoints ``before``, by address, to those ``after``; of several with
+    one address the last one counts."""
+    wanted = {spec.address: spec for spec in after}
+    return EndpointChanges(
+        pool,
+        tuple(spec for address, spec in wanted.items() if before.get(address) != spec),
+        tuple(address for address in before if address not in wanted),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What one scrape of an engine says."""
+    """What one scrape of an engine has found."""
 
     waiting_requests: float
     running_requests: float
@@ -42,11 +83,14 @@ class Signals:
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
-    """What a sync changed, as addresses."""
+class SlotChanges:
+    """Endpoints that came and went, with their slots."""
 
-    added: list[str]
-    removed: list[str]
+    added: Mapping[str, int]
+    """Address to slot."""
+    removed: Mapping[str, int]
+    """Address to the slot that it had. The slot is free or has another owner already: whatever is
+    known by slot must forget this one."""
 
 
 class PoolState:
@@ -61,6 +105,8 @@ class PoolState:
         self.name = name
         self.stale_after_s = stale_after_s
         self.view = PoolView.zeros(_FIRST_SLOTS)
+        self.specs: dict[str, EndpointSpec] = {}
+        """By address; `apply` changes it, nobody else."""
         self.slot_of: dict[str, int] = {}
         self.models = ServedModels()
         self.models.grow(_FIRST_SLOTS)
@@ -69,7 +115,7 @@ class PoolState:
         self._addresses: list[str] = [""] * _FIRST_SLOTS
         self._generations: list[int] = [0] * _FIRST_SLOTS
         self._free = list(range(_FIRST_SLOTS - 1, -1, -1))
-        self._draining: set[int] = set()
+        self._slots_by_host: dict[str, set[int]] = {}
         self._failures: dict[int, str] = {}
         self._failed_s: list[float] = [_NEVER_S] * _FIRST_SLOTS
         """By slot: when it was last marked failed."""
@@ -93,19 +139,36 @@ class PoolState:
         """Changes whenever the slot goes to another endpoint."""
         return self._generations[slot]
 
-    def sync(self, specs: Iterable[EndpointSpec]) -> Changes:
-        """Make the endpoints be these; later entries of the same address win."""
-        wanted = {spec.address: spec for spec in specs}
-        removed = [address for address in self.slot_of if address not in wanted]
-        for address in removed:
-            self._release(address)
-        added = [address for address in wanted if address not in self.slot_of]
-        for address in added:
-            self._allot(address)
-        self._draining = {self.slot_of[a] for a, spec in wanted.items() if spec.draining}
-        for slot in self.slot_of.values():
-            self._refresh(slot)
-        return Changes(added, removed)
+    def apply(self, changes: EndpointChanges) -> SlotChanges:
+        """Add, change and remove endpoints. Deletes come first, so that their slots are free for
+        the new endpoints."""
+        removed = {
+            address: self._release(address)
+            for address in changes.deletes
+            if address in self.slot_of
+        }
+        added = {}
+        for spec in changes.upserts:
+            if spec.address not in self.slot_of:
+                added[spec.address] = self._allot(spec.address)
+            self.specs[spec.address] = spec
+            self._refresh(self.slot_of[spec.address])
+        return SlotChanges(added, removed)
+
+    def sync(self, specs: Iterable[EndpointSpec]) -> SlotChanges:
+        """Make the endpoints be these: `changes_between`, applied."""
+        return self.apply(changes_between(self.name, self.specs, specs))
+
+    def in_subset(self, subset: Iterable[str]) -> Slots:
+        """Slots of the endpoints that are named in ``subset``, by ``ip:port`` or by ip alone, in
+        order. Takes time in proportion to the subset, not to the pool."""
+        found: set[int] = set()
+        for name in subset:
+            slot = self.slot_of.get(name)
+            if slot is not None:
+                found.add(slot)
+            found |= self._slots_by_host.get(name, _NO_SLOTS)
+        return np.array(sorted(found), np.intp)
 
     def apply_signals(
         self, address: str, signals: Signals, now_s: float, *, began_s: float | None = None
@@ -157,16 +220,24 @@ class PoolState:
             self._signals_s[slot] = _NEVER_S
             self._refresh(slot)
 
+    def healthy(self, now_s: float) -> Bools:
+        """Flags by slot: known, not draining, not failed, signals fresh."""
+        return self._eligible_s >= now_s - self.stale_after_s
+
     def candidates(self, now_s: float) -> Slots:
-        """Slots that may get requests: known, not draining, healthy, signals fresh."""
-        return (self._eligible_s >= now_s - self.stale_after_s).nonzero()[0]
+        """Slots that may get requests: the healthy ones, in order."""
+        return self.healthy(now_s).nonzero()[0]
+
+    def in_role(self, candidates: Slots, role: Role) -> Slots:
+        """Those of the candidates that may do this part of a request."""
+        return candidates
 
     def why_not(self, address: str, now_s: float) -> str | None:
         """Why the endpoint is no candidate, for people; None when it is one."""
         slot = self.slot_of.get(address)
         if slot is None:
             return "unknown"
-        if slot in self._draining:
+        if self.specs[address].draining:
             return "draining"
         if slot in self._failures:
             return self._failures[slot]
@@ -175,15 +246,23 @@ class PoolState:
             return None
         return "no signals yet" if age_s == np.inf else f"signals are {age_s:.1f} s old"
 
-    def _allot(self, address: str) -> None:
+    def _allot(self, address: str) -> int:
         if not self._free:
             self._grow(self.slots * 2)
         slot = self._free.pop()
         self._addresses[slot] = address
         self.slot_of[address] = slot
+        for host in _hosts(address):
+            self._slots_by_host.setdefault(host, set()).add(slot)
+        return slot
 
-    def _release(self, address: str) -> None:
+    def _release(self, address: str) -> int:
+        del self.specs[address]
         slot = self.slot_of.pop(address)
+        for host in _hosts(address):
+            self._slots_by_host[host].discard(slot)
+            if not self._slots_by_host[host]:
+                del self._slots_by_host[host]
         for column in fields(self.view):
             getattr(self.view, column.name)[slot] = 0.0
         self.models.clear(slot)
@@ -195,9 +274,10 @@ class PoolState:
         self._eligible_s[slot] = _NEVER_S
         self._failures.pop(slot, None)
         self._free.append(slot)
+        return slot
 
     def _refresh(self, slot: int) -> None:
-        barred = slot in self._draining or slot in self._failures
+        barred = slot in self._failures or self.specs[self._addresses[slot]].draining
         self._eligible_s[slot] = _NEVER_S if barred else self._signals_s[slot]
 
     def _grow(self, slots: int) -> None:
@@ -215,3 +295,10 @@ class PoolState:
         self.kv_block_tokens += [0] * more
         self._free += range(slots - 1, before - 1, -1)
         self.models.grow(slots)
+
+
+def _hosts(address: str) -> set[str]:
+    """The names that a subset may use for the host of ``ip:port``: an IPv6 address with and
+    without brackets."""
+    host = address.rpartition(":")[0]
+    return {host, host.strip("[]")}

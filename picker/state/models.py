@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from policies.routing.types import AdapterView, Bools
+from policies.routing.types import AdapterView, Bools, Slots
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class ServedModels:
     """
 
     def __init__(self) -> None:
+        self.revisions: Slots = np.zeros(0, np.intp)
+        """By slot: grows when the list of models that the slot serves has changed."""
         self._slots = 0
         self._known: dict[str, ServedModel] = {}
         self._views: dict[str, AdapterView] = {}
@@ -42,6 +44,7 @@ class ServedModels:
             self._views[name] = AdapterView(
                 *(_grown(flags, slots) for flags in (view.served, view.running, view.waiting))
             )
+        self.revisions = np.concatenate([self.revisions, np.zeros(slots - self._slots, np.intp)])
         self._slots = slots
 
     def set_served(self, slot: int, models: Sequence[ServedModel]) -> None:
@@ -54,6 +57,7 @@ class ServedModels:
         served = frozenset(model.id for model in models)
         before_ids = self._served_by.get(slot, frozenset())
         self._served_by[slot] = served
+        self.revisions[slot] += served != before_ids
         for name in before_ids - served:
             self._views[name].served[slot] = False
         for name in served - before_ids:

@@ -39,6 +39,7 @@ class Usage:
 
 MOST: Final = Usage(2**30, 2**30)
 """Upper bound of the usage of any request."""
+NOTHING: Final = Usage(0, 0)
 
 
 class Cost(Protocol):

@@ -73,7 +73,7 @@ class InFlightTokens:
     kv_share: float = 0.1
     """Work of one token in the KV cache of a request in flight, in prefill tokens."""
     slack_tokens: float = 256.0
-    """Difference in work that even a tiny prompt takes no notice of."""
+    """A difference in work below this is small even for a tiny prompt."""
 
     def __post_init__(self) -> None:
         if self.kv_share < 0:

@@ -1,4 +1,4 @@
-"""The weighted policy: filters, then a weighted sum of scorers, then a picker."""
+"""The weighted policy: filters, then a weighted sum of scorers, then a selector."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from policies.registry import PolicyError, build, register
-from policies.routing.pickers import MaxScore
+from policies.routing.selectors import MaxScore
 from policies.routing.types import (
     Filter,
-    Observation,
-    Picker,
     PoolView,
     Ranking,
+    RoutingPolicy,
     RoutingRequest,
     Scorer,
+    Selector,
     Slots,
 )
 
@@ -47,7 +47,7 @@ multi-turn chat, long code conversations, many and one shared prefix, long answe
 """
 
 
-class WeightedPolicy:
+class WeightedPolicy(RoutingPolicy):
     """Ranks by the weighted sum of scorers over the candidates that pass all filters."""
 
     def __init__(
@@ -55,11 +55,11 @@ class WeightedPolicy:
         *,
         filters: Sequence[Filter],
         scorers: Sequence[tuple[Scorer, float]],
-        picker: Picker,
+        selector: Selector,
     ) -> None:
         self._filters = tuple(filters)
         self._scorers = tuple((scorer, weight) for scorer, weight in scorers if weight != 0)
-        self._picker = picker
+        self._selector = selector
 
     def rank(
         self,
@@ -77,10 +77,7 @@ class WeightedPolicy:
         total = np.zeros(candidates.size)
         for scorer, weight in self._scorers:
             total += weight * scorer.score(request, pool, candidates)
-        return self._picker.pick(candidates, total, count, rng)
-
-    def observe(self, observation: Observation, now_s: float) -> None:
-        """Weights are given, not learned."""
+        return self._selector.pick(candidates, total, count, rng)
 
 
 @register("policy", "weighted")
@@ -96,7 +93,7 @@ def weighted_policy(
     return WeightedPolicy(
         filters=[_filter(part) for part in _parts("filters", filters)],
         scorers=[_weighted_scorer(part) for part in _parts("scorers", scorers)],
-        picker=MaxScore() if picker is None else _picker(picker),
+        selector=MaxScore() if picker is None else _selector(picker),
     )
 
 
@@ -142,9 +139,9 @@ def _weighted_scorer(part: Part) -> tuple[Scorer, float]:
     return built, float(weight)
 
 
-def _picker(part: Part) -> Picker:
+def _selector(part: Part) -> Selector:
     name, params = _name_and_params("picker", part)
     built = build("picker", name, params)
-    if not isinstance(built, Picker):
+    if not isinstance(built, Selector):
         raise PolicyError(f"picker {name!r} has no pick() method")
     return built

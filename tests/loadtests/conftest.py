@@ -7,15 +7,15 @@ from dataclasses import replace
 import aiohttp
 import pytest
 
-from loadtests.sim.answers import AnswerLengths
-from loadtests.sim.engine import EngineSettings
 from loadtests.sim.model.profile import built_in
-from loadtests.sim.model.scheduler import Limits
-from loadtests.sim.replica import Replica, ReplicaSettings
-from loadtests.sim.server import ReplicaServer
+from loadtests.sim.model.scheduler import EngineLimits
+from loadtests.sim.serving.answers import AnswerLengths
+from loadtests.sim.serving.engine import EngineSettings
+from loadtests.sim.serving.replica import ReplicaSettings, SimulatedReplica
+from loadtests.sim.serving.server import ReplicaServer
 
 CONSTANT_STEP = built_in("constant-step")
-FAST = EngineSettings(CONSTANT_STEP, Limits(16384, max_model_len=4096), time_scale=0.0)
+FAST = EngineSettings(CONSTANT_STEP, EngineLimits(16384, max_model_len=4096), time_scale=0.0)
 STALLED = EngineSettings(replace(CONSTANT_STEP, overhead_s=3600.0), FAST.limits)
 """Its first step never ends within a test."""
 
@@ -48,7 +48,7 @@ async def serve() -> AsyncIterator[Serve]:
             engine=replace(base, limits=replace(base.limits, max_loras=max_loras)),
             lengths=AnswerLengths(median_tokens=24, shortest_tokens=12),
         )
-        server = ReplicaServer(Replica(settings))
+        server = ReplicaServer(SimulatedReplica(settings))
         await server.start()
         servers.append(server)
         return server

@@ -8,16 +8,20 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-import policies.routing  # noqa: F401 - registers the built-in policies
-from picker.core import Picker
+from picker.core import Parts, Picker
+from picker.prompt.counting import Counting
 from picker.request.answer import Answer, Decision
 from picker.request.head import RequestHead
-from picker.request.report import Report
+from picker.request.report import Ending, Report
+from picker.seams.gate import Gate, OpenGate
+from picker.seams.limiter import Limiter, Unlimited
 from picker.seams.observer import Completed, Rejected
+from picker.seams.peers import Alone, Peers
+from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings, PoolSettings, RewriteRule
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
-from policies.registry import build
-from policies.routing.types import RoutingPolicy
+from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.models import ServedModel
+from policies.routing.spec import PolicySpec
 from policies.routing.weighted import DEFAULT_PROFILE
 
 POOL = "main"
@@ -54,10 +58,8 @@ def load(
     )
 
 
-def policy(params: Mapping[str, object] = DEFAULT_PROFILE) -> RoutingPolicy:
-    built = build("policy", "weighted", params)
-    assert isinstance(built, RoutingPolicy)
-    return built
+def policy(params: Mapping[str, object] = DEFAULT_PROFILE) -> PolicySpec:
+    return PolicySpec("weighted", params)
 
 
 @dataclass
@@ -96,16 +98,16 @@ class Fleet:
         """What the scraper would tell of a replica; models after the first are adapters."""
         where = address(number)
         now_s = self.clock.now_s
-        self.picker.apply_signals(POOL, where, signals, began_s=now_s, now_s=now_s)
+        self.picker.apply_signals(POOL, where, signals, now_s)
         listed = [
             ServedModel(name, models[0] if index else None, 32_768)
             for index, name in enumerate(models)
         ]
-        self.picker.apply_models(POOL, where, listed)
+        self.picker.apply_models(POOL, where, listed, now_s)
 
     def sync(self, numbers: Sequence[int], draining: Sequence[int] = ()) -> None:
         specs = [EndpointSpec(address(number), number in draining) for number in numbers]
-        self.picker.sync_endpoints(POOL, specs)
+        self.picker.pools.sync_endpoints(POOL, specs)
 
     def configure(
         self,
@@ -128,15 +130,15 @@ class Fleet:
 
     def in_flight(self) -> int:
         """Requests counted on any replica."""
-        return int(self.picker.states[POOL].view.in_flight_requests.sum())
+        return int(self.picker.pools.states[POOL].view.in_flight_requests.sum())
 
     @property
     def is_settled(self) -> bool:
         """Nothing is held for any request."""
-        view = self.picker.states[POOL].view
+        view = self.picker.pools.states[POOL].view
         return (
-            len(self.picker.ledger) == 0
-            and len(self.picker.traffic) == 0
+            len(self.picker.flights.ledger) == 0
+            and len(self.picker.flights) == 0
             and not view.in_flight_requests.any()
             and not view.in_flight_kv_tokens.any()
             and not view.in_flight_prefill_tokens.any()
@@ -149,10 +151,23 @@ def fleet(
     models: Sequence[str] = (MODEL,),
     name: str = "p0",
     seed: int = 1,
+    gate: Gate | None = None,
+    limiter: Limiter | None = None,
+    peers: Peers | None = None,
+    watch: Watch | None = None,
+    counting: Counting | None = None,
 ) -> Fleet:
     """A picker whose replicas report ``replicas``."""
     clock, seen = Clock(), Recorder()
-    picker = Picker(name, observer=seen, now=clock, rng=random.Random(seed))
+    parts = Parts(
+        observer=seen,
+        gate=gate or OpenGate(),
+        limiter=limiter or Unlimited(),
+        peers=peers or Alone(),
+        watch=watch or Unwatched(),
+        counting=counting or Counting(),
+    )
+    picker = Picker(name, parts, now=clock, rng=random.Random(seed))
     made = Fleet(picker, clock, seen)
     made.configure()
     numbers = range(1, len(replicas) + 1)
@@ -182,8 +197,8 @@ def head(path: str = "/v1/chat/completions", method: str = "POST", **headers: st
 
 async def ask(fleet: Fleet, body: bytes, request: RequestHead | None = None) -> Decision | Answer:
     """What comes of a request."""
-    begun = fleet.picker.begin(request or head())
-    return begun if isinstance(begun, Answer) else await fleet.picker.decide(begun, body)
+    begun = await fleet.picker.begin(request or head())
+    return begun if isinstance(begun, Answer) else await fleet.picker.offer(begun, body)
 
 
 async def decided(fleet: Fleet, body: bytes, request: RequestHead | None = None) -> Decision:
@@ -202,12 +217,14 @@ async def refused(fleet: Fleet, body: bytes, request: RequestHead | None = None)
 
 def end_of(decision: Decision, owner: str = "p0", **changes: object) -> Report:
     """A good end of the decision, or one with ``changes``."""
+    if "reason" in changes:
+        changes["reason"] = Ending(str(changes["reason"]))
     report = Report(
         id=decision.id,
         owner=owner,
         address=decision.addresses[0],
         status=200,
-        reason="ok",
+        reason=Ending.OK,
         input_tokens=10,
         output_tokens=5,
         cached_tokens=None,

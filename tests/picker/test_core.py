@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import replace
 
 import orjson
 import pytest
@@ -12,10 +11,10 @@ from hypothesis import strategies as st
 
 from picker.request.answer import Decision
 from picker.request.context import RequestContext
-from picker.request.report import Report
-from picker.seams.peers import PeerDispatch
+from picker.seams.peers import Load, Sent
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
-from picker.state.endpoints import EndpointSpec, ServedModel, Signals
+from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.models import ServedModel
 from tests.picker.fleet import (
     IDLE,
     MODEL,
@@ -56,14 +55,14 @@ async def test_a_request_under_way_holds_neither_its_body_nor_its_context() -> N
     decision = await decided(made, chat("long prompt " * 100_000))
     gc.collect()
     assert not [one for one in gc.get_objects() if isinstance(one, RequestContext)]
-    assert len(made.picker.traffic) == 1
+    assert len(made.picker.flights) == 1
     made.picker.complete(end_of(decision))
     assert made.is_settled
 
 
 async def test_a_fallback_that_served_has_the_prefix_and_the_session() -> None:
-    made, watched = fleet(), Watched()
-    made.picker.traffic.watch = watched
+    watched = Watched()
+    made = fleet(watch=watched)
     body = chat("shared words " * 300)
     decision = await decided(made, body, head(x_session_id="s"))
     first, second, _ = decision.addresses
@@ -78,8 +77,8 @@ async def test_a_fallback_that_served_has_the_prefix_and_the_session() -> None:
 
 
 async def test_an_endpoint_that_failed_gets_nothing_until_it_is_read_again() -> None:
-    made, watched = fleet(), Watched()
-    made.picker.traffic.watch = watched
+    watched = Watched()
+    made = fleet(watch=watched)
     decision = await decided(made, chat())
     dead = decision.addresses[0]
     made.picker.complete(
@@ -108,7 +107,7 @@ async def test_a_removed_pool_ends_its_requests_too() -> None:
     assert (await refused(made, chat())).status == 503
     made.picker.complete(end_of(decision))
     assert len(made.seen.completions) == 1
-    assert len(made.picker.ledger) == 0
+    assert len(made.picker.flights.ledger) == 0
 
 
 async def test_a_lease_that_runs_out_is_an_end() -> None:
@@ -116,10 +115,10 @@ async def test_a_lease_that_runs_out_is_an_end() -> None:
     made.configure(lease_s=100.0)
     decision = await decided(made, chat())
     made.clock.now_s += 99
-    made.picker.traffic.tick()
+    made.picker.flights.tick()
     assert not made.seen.completions
     made.clock.now_s += 2
-    made.picker.traffic.tick()
+    made.picker.flights.tick()
     made.picker.complete(end_of(decision))
     assert [done.reason for done in made.seen.completions] == ["unreported"]
     assert made.is_settled
@@ -130,11 +129,11 @@ async def test_an_idle_engine_has_no_requests_of_ours_but_a_slow_client_may() ->
     decision = await decided(made, chat())
     made.clock.now_s += 60
     made.report(1)
-    assert made.in_flight() == len(made.picker.ledger) == 0
+    assert made.in_flight() == len(made.picker.flights.ledger) == 0
     assert not made.seen.completions
-    assert made.picker.traffic.under_way(POOL, decision.addresses[0]) == 1  # so it is not drained
+    assert made.picker.flights.under_way(POOL, decision.addresses[0]) == 1  # so it is not drained
     made.picker.complete(end_of(decision))
-    assert made.picker.traffic.under_way(POOL, decision.addresses[0]) == 0
+    assert made.picker.flights.under_way(POOL, decision.addresses[0]) == 0
     assert made.is_settled
     assert [(done.reason, done.output_tokens) for done in made.seen.completions] == [("ok", 5)]
 
@@ -143,13 +142,13 @@ async def test_what_an_idle_engine_has_done_is_not_waited_for_when_a_picker_has_
     """The end may have been told to that one; if it is told after all, nothing is counted twice."""
     made = fleet([IDLE])
     decision = await decided(made, chat())
-    made.picker.traffic.picker_crashed()
+    made.picker.flights.picker_died()
     made.clock.now_s += 60
     made.report(1)
-    assert made.picker.traffic.under_way(POOL, decision.addresses[0]) == 1
-    made.picker.traffic.tick()
+    assert made.picker.flights.under_way(POOL, decision.addresses[0]) == 1
+    made.picker.flights.tick()
     assert made.is_settled
-    assert made.picker.traffic.under_way(POOL, decision.addresses[0]) == 0
+    assert made.picker.flights.under_way(POOL, decision.addresses[0]) == 0
     made.picker.complete(end_of(decision))
     assert [done.reason for done in made.seen.completions] == ["unreported"]
 
@@ -163,9 +162,9 @@ async def test_what_an_idle_engine_has_done_is_not_waited_for_without_end(end: s
     made.report(1)
     if end == "lease":
         made.clock.now_s += 41
-        made.picker.traffic.tick()
+        made.picker.flights.tick()
     else:
-        made.picker.traffic.forget_all()
+        made.picker.flights.proxy_restarted()
     assert made.is_settled
     assert [done.reason for done in made.seen.completions] == ["unreported"]
 
@@ -194,7 +193,7 @@ async def test_tokens_of_an_end(report: dict[str, object], counts: tuple[int, in
     decision = await decided(
         made, orjson.dumps({"model": MODEL, "prompt": [1, 2, 3, 4, 5]}), head("/v1/completions")
     )
-    made.picker.complete(replace(end_of(decision), **report))  # type: ignore[arg-type]
+    made.picker.complete(end_of(decision, "p0", **report))
     done = made.seen.completions[0]
     assert (done.input_tokens, done.output_tokens, done.usage_reported) == counts
 
@@ -212,11 +211,11 @@ async def test_the_pool_that_has_the_model_now_comes_first() -> None:
     made = fleet([IDLE])
     pools = tuple(PoolSettings(name, policy(), models=("shared",)) for name in (POOL, "b"))
     made.picker.configure(PickerSettings(pools))
-    made.picker.sync_endpoints("b", [EndpointSpec("10.1.0.1:1")])
+    made.picker.pools.sync_endpoints("b", [EndpointSpec("10.1.0.1:1")])
     assert (await refused(made, chat(model="shared"))).status == 503
     now_s = made.clock.now_s
-    made.picker.apply_signals("b", "10.1.0.1:1", IDLE, began_s=now_s, now_s=now_s)
-    made.picker.apply_models("b", "10.1.0.1:1", [ServedModel("shared", None, None)])
+    made.picker.apply_signals("b", "10.1.0.1:1", IDLE, now_s)
+    made.picker.apply_models("b", "10.1.0.1:1", [ServedModel("shared", None, None)], now_s)
     assert (await decided(made, chat(model="shared"))).pool == "b"
     assert (await decided(made, chat())).pool == POOL
 
@@ -245,7 +244,6 @@ _EVENTS = st.lists(
             "tick",
             "peer",
             "peer end",
-            "late peer",
         ]
     ),
     max_size=40,
@@ -256,7 +254,7 @@ _EVENTS = st.lists(
 async def test_accounts_always_close(replicas: list[Signals], events: list[str]) -> None:
     made = fleet(replicas)
     sent: list[Decision] = []
-    peers: list[PeerDispatch] = []
+    foreign = 0
     asked = 0
     for number, event in enumerate(events):
         made.clock.now_s += 0.5
@@ -278,26 +276,16 @@ async def test_accounts_always_close(replicas: list[Signals], events: list[str])
             for one, signals in enumerate(replicas, 1):
                 made.report(one, signals)
         elif event == "fail":
-            made.picker.mark_failed(POOL, address(1), now_s=made.clock.now_s, reason="x")
+            made.picker.mark_failed(POOL, address(1), "x", made.clock.now_s)
         elif event == "tick":
-            made.picker.traffic.tick()
-        elif event in ("peer", "late peer"):
-            peer = PeerDispatch(f"q-{number}", POOL, address(1), 50.0, 10.0, 5.0, [[number]])
-            if event == "late peer":
-                made.picker.traffic.peer_finished(_peer_end(peer))
-            else:
-                peers.append(peer)
-            made.picker.traffic.peer_dispatched(peer)
-        elif event == "peer end" and peers:
-            made.picker.traffic.peer_finished(_peer_end(peers.pop()))
+            made.picker.flights.tick()
+        elif event in ("peer", "peer end"):
+            foreign = max(0, foreign + (1 if event == "peer" else -1))
+            made.picker.flights.peer_sent(Sent(POOL, address(1), [[number]]))
+            made.picker.flights.peer_load("q", Load(POOL, address(1), foreign, 10.0, foreign * 5.0))
     for done in sent:
         made.picker.complete(end_of(done))
-    for peer in peers:
-        made.picker.traffic.peer_finished(_peer_end(peer))
+    made.picker.flights.peer_load("q", Load(POOL, address(1), 0, 0.0, 0.0))
     assert made.is_settled
     # An engine that is seen idle ends requests too, but none ends twice.
     assert len(made.seen.completions) == asked
-
-
-def _peer_end(peer: PeerDispatch) -> Report:
-    return Report(peer.id, "q", peer.address, 200, "ok", 1, 1, None, 0, None, 1.0)

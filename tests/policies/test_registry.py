@@ -82,7 +82,7 @@ def test_build_passes_parameters_and_takes_whole_numbers_for_floats() -> None:
     ],
 )
 def test_errors_name_kind_name_parameter_and_what_is_right(
-    kind: registry.Kind, name: str, params: dict[str, object], message: str
+    kind: registry.PartKind, name: str, params: dict[str, object], message: str
 ) -> None:
     with pytest.raises(PolicyError) as caught:
         registry.build(kind, name, params)

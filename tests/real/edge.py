@@ -16,16 +16,18 @@ from types import TracebackType
 from typing import Self
 
 import policies.routing  # noqa: F401 - registers the built-in policies
-from gateway.config.config import EnvoyProxy
-from gateway.envoy import render
+from gateway.config.schema.envoy import EnvoyProxy
 from gateway.envoy.files import DiscoveryFiles
+from gateway.envoy.plan import EnvoyPlan, PoolCluster
 from gateway.envoy.proxy import binary
-from picker.core import Picker
-from picker.seams.gate import Gate
+from gateway.envoy.render import bootstrap
+from picker.core import Parts, Picker
+from picker.seams.gate import Gate, OpenGate
 from picker.server.health import Health
 from picker.server.listen import Listeners, Servers
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
-from picker.state.endpoints import EndpointSpec, ServedModel
+from picker.state.endpoints import EndpointSpec
+from picker.state.models import ServedModel
 from policies.limits.prices import Usage
 from tests.picker.accounts import Accounts
 from tests.picker.fleet import IDLE, MODEL, POOL, Recorder, policy
@@ -45,22 +47,20 @@ class Edge:
         replicas: Sequence[str],
         *,
         gate: Gate | None = None,
-        plan: Callable[[render.Plan], render.Plan] = lambda plan: plan,
+        plan: Callable[[EnvoyPlan], EnvoyPlan] = lambda plan: plan,
     ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pst-"))  # unix sockets have short paths
         self.port = free_port()
         self.seen = Recorder()
         self.accounts = Accounts()
-        self.picker = Picker("p0", observer=self.seen, now=time.monotonic, rng=random.Random(1))
-        if gate is not None:
-            self.picker.gate = gate
-        self.picker.traffic.limiter = self.accounts
+        parts = Parts(observer=self.seen, gate=gate or OpenGate(), limiter=self.accounts)
+        self.picker = Picker("p0", parts, now=time.monotonic, rng=random.Random(1))
         self._replicas = list(replicas)
         self.replicas_are_well()
         socket = self._folder / "picker.sock"
         self._servers = Servers(self.picker, Health(self.picker), Listeners(socket, None, None))
         self._plan = plan(
-            render.Plan(
+            EnvoyPlan(
                 run_dir=self._folder,
                 address="127.0.0.1",
                 port=self.port,
@@ -70,7 +70,7 @@ class Edge:
                 fail_open=False,
                 fallbacks=2,
                 picker_sockets=(socket,),
-                pools=(render.PoolCluster(POOL),),
+                pools=(PoolCluster(POOL),),
                 default_pool=None,
             )
         )
@@ -84,7 +84,7 @@ class Edge:
     async def __aenter__(self) -> Self:
         await self._servers.start()
         file = self._folder / "bootstrap.json"
-        file.write_text(json.dumps(render.bootstrap(self._plan)))
+        file.write_text(json.dumps(bootstrap(self._plan)))
         DiscoveryFiles().write(self._plan, {POOL: self._replicas})
         command = [str(binary(EnvoyProxy())), "-c", str(file), "--use-dynamic-base-id"]
         command += ["--concurrency", "1", "--log-level", "warn"]
@@ -127,11 +127,13 @@ class Edge:
                 stale_after_s=3600.0,
             )
         )
-        self.picker.sync_endpoints(POOL, [EndpointSpec(address) for address in self._replicas])
+        self.picker.pools.sync_endpoints(
+            POOL, [EndpointSpec(address) for address in self._replicas]
+        )
         now_s = self.picker.now()
         for address in self._replicas:
-            self.picker.apply_signals(POOL, address, IDLE, began_s=now_s, now_s=now_s)
-            self.picker.apply_models(POOL, address, [ServedModel(MODEL, None, 32_768)])
+            self.picker.apply_signals(POOL, address, IDLE, now_s)
+            self.picker.apply_models(POOL, address, [ServedModel(MODEL, None, 32_768)], now_s)
 
     async def _listens(self) -> bool:
         try:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.real.ports import free_port
+
 GOOD = "pools:\n  - {name: chat, type: static, endpoints: ['10.0.0.1:8000']}\n"
 BROKEN = """\
 listen: {port: "8080"}
@@ -82,7 +84,10 @@ def test_no_such_file(file: Path, command: tuple[str, ...]) -> None:
 
 
 def test_a_run_dir_that_cannot_be_used(file: Path) -> None:
-    file.write_text(GOOD + f"run_dir: /tmp/{'x' * 120}\nlisten: {{port: 18998}}\n")
+    listen, admin = free_port(), free_port()
+    file.write_text(
+        GOOD + f"run_dir: /tmp/{'x' * 120}\nlisten: {{port: {listen}}}\nadmin: {{port: {admin}}}\n"
+    )
     told = penstock("up", "-c", str(file))
     assert told.returncode == 1
     assert "too long for unix sockets" in told.stderr

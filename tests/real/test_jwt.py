@@ -17,8 +17,8 @@ import pytest_asyncio
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from gateway.envoy import render
-from gateway.envoy.jwt import Jwt
+from gateway.envoy.jwt import JwtProvider
+from gateway.envoy.plan import EnvoyPlan
 from picker.request.caller import ANONYMOUS, Caller
 from picker.request.head import RequestHead
 from picker.request.rejection import Reason, Rejection
@@ -113,10 +113,10 @@ class Setting:
 
 
 ANSWER: Final = Script([b"{}"], headers={"content-type": "application/json"})
-GIVEN: Final = Jwt(ISSUER, ("llm", "other"), jwks=key_set(), jwks_uri=None)
+GIVEN: Final = JwtProvider(ISSUER, ("llm", "other"), jwks=key_set(), jwks_uri=None)
 
 
-def with_tokens(tokens: Jwt) -> Callable[[render.Plan], render.Plan]:
+def with_tokens(tokens: JwtProvider) -> Callable[[EnvoyPlan], EnvoyPlan]:
     """A plan that takes them."""
     return lambda plan: replace(plan, jwt=tokens)
 

@@ -21,11 +21,11 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from loadtests.sim.kv_events import KvEvents
-from loadtests.sim.kv_publisher import PublisherOptions
-from loadtests.sim.model.scheduler import Limits
-from tests.loadtests.sim.kv_replica import Replica as Simulated
-from tests.loadtests.sim.kv_subscriber import Batch, listening, replay
+from loadtests.sim.model.scheduler import EngineLimits
+from loadtests.sim.serving.kv_events import KvEvents
+from loadtests.sim.serving.kv_publisher import PublisherOptions
+from tests.loadtests.sim.serving.kv_replica import Replica as Simulated
+from tests.loadtests.sim.serving.kv_subscriber import Batch, listening, replay
 from tests.real.ports import free_port
 from tests.real.vllm.install import interpreter
 from tests.real.vllm.model import make
@@ -39,7 +39,7 @@ BLOCK: Final = 32
 BLOCKS: Final = 24
 ADAPTER: Final = "tiny-poet"
 TOPIC: Final = "kv@test"
-LIMITS: Final = Limits(
+LIMITS: Final = EngineLimits(
     num_blocks=BLOCKS - 1,  # vLLM keeps one as a placeholder
     block_size_tokens=BLOCK,
     max_num_seqs=16,
@@ -299,7 +299,7 @@ async def test_many_requests_at_once_give_the_events_of_vllms_schedulers(folder:
     expected = await asyncio.to_thread(kv_events, scenarios, tiny.base, interpreter())
     preemptions = 0
     for one, real in zip(scenarios, expected, strict=True):
-        limits = Limits(
+        limits = EngineLimits(
             num_blocks=one.blocks - 1,
             block_size_tokens=one.block_tokens,
             max_num_seqs=one.max_running,

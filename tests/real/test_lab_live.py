@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from loadtests.lab.command import app
 from loadtests.lab.live import peers
-from loadtests.lab.live.target import Kind
+from loadtests.lab.live.target import TargetKind
 
 pytestmark = pytest.mark.envoy
 
@@ -97,7 +97,7 @@ def test_gateways_are_compared_on_equal_terms(
 
 
 def test_routers_of_others_are_compared_too(trace: Path, tmp_path: Path) -> None:
-    for kind in (Kind.VLLM_ROUTER, Kind.SGLANG_ROUTER):
+    for kind in (TargetKind.VLLM_ROUTER, TargetKind.SGLANG_ROUTER):
         try:
             peers.install(kind, print)
         except peers.PeerError as error:

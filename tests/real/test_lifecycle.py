@@ -15,7 +15,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from gateway.config.config import EnvoyProxy
+from gateway.config.schema.envoy import EnvoyProxy
 from gateway.envoy.proxy import binary
 from tests.real.gateway import Gateway, Json, eventually
 from tests.real.load import Load

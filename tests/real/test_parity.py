@@ -18,7 +18,7 @@ from loadtests.lab.parity.asks import Burst
 from loadtests.lab.parity.comparison import Parity, compare
 from loadtests.lab.parity.recording import Recording
 from loadtests.lab.parity.virtual import replay
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from tests.real import replicas
 from tests.real.vllm import install
 from tests.real.vllm.model import make
@@ -27,7 +27,7 @@ from tests.real.vllm.server import Replica, ReplicaOptions
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
-LIMITS = Limits(
+LIMITS = EngineLimits(
     num_blocks=96,
     block_size_tokens=32,
     max_num_seqs=12,
@@ -43,7 +43,7 @@ STEP_S = 0.003
 class Run:
     """What real vLLM did."""
 
-    server: http.Server
+    server: http.ParityServer
     bursts: list[Burst]
     recording: Recording
 
@@ -73,11 +73,11 @@ async def real(tmp_path_factory: pytest.TempPathFactory, sockets: Path) -> Async
         ),
     )
     async with Replica(options, log_folder=folder) as replica:
-        server = http.Server(replica.url, events)
-        shape = await http.shape_of(server)
-        assert shape.num_blocks == LIMITS.num_blocks
+        server = http.ParityServer(replica.url, events)
+        facts = await http.facts_of(server)
+        assert facts.num_blocks == LIMITS.num_blocks
         bursts = asks.make(300, 1, LIMITS)
-        yield Run(server, bursts, await http.record(server, shape, bursts, who="real"))
+        yield Run(server, bursts, await http.record(server, facts, bursts, who="real"))
 
 
 def _events_to(endpoint: str) -> dict[str, object]:
@@ -120,10 +120,10 @@ async def test_simulated_replica_does_what_real_vllm_did(
         f"--kv-events-endpoint={events}",
     )
     async with replicas.Replica(tmp_path, *options) as replica:
-        server = http.Server(f"http://{replica.address}", events)
+        server = http.ParityServer(f"http://{replica.address}", events)
         simulated = await http.record(
             server,
-            await http.shape_of(server),
+            await http.facts_of(server),
             real.bursts,
             who="simulated",
             like=real.recording,

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.sim.model.hf_config import read_architecture
-from loadtests.sim.model.probe import Kind, probe
-from loadtests.sim.model.probe_check import check
-from loadtests.sim.model.probe_fit import fit_points
-from loadtests.sim.model.probe_http import HttpTarget
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.calibration.hf_config import read_architecture
+from loadtests.sim.calibration.probe import PointKind, probe
+from loadtests.sim.calibration.probe_check import check
+from loadtests.sim.calibration.probe_fit import fit_points
+from loadtests.sim.calibration.probe_http import HttpTarget
+from loadtests.sim.model.scheduler import EngineLimits
 from tests.real.vllm.install import interpreter
 from tests.real.vllm.model import make
 from tests.real.vllm.needed import need_vllm
@@ -37,11 +37,11 @@ async def test_a_real_server_becomes_a_profile(tmp_path: Path) -> None:
         points = await probe(target, facts, seconds=10.0)
         assert (await replica.counters()).prefix_cache_hits == 0
         fit = fit_points(points, facts, shape, None, max_num_batched_tokens=2048)
-        limits = Limits(
+        limits = EngineLimits(
             facts.num_blocks, 32, max_num_seqs=16, max_num_batched_tokens=2048, max_model_len=4096
         )
         checked = await check(target, fit.profile, facts, limits, seconds=5.0)
-    assert {point.kind for point in points} == set(Kind)
+    assert {point.kind for point in points} == set(PointKind)
     assert fit.profile.kv_blocks(32) == facts.num_blocks
     print(fit.profile.source)
     for each in checked:

@@ -171,6 +171,31 @@ async def test_replicas_of_a_removed_pool_finish_and_then_end(
     await eventually(ended, "its replica has ended")
 
 
+async def test_the_kind_of_a_pool_changes(
+    gateway: Gateway, config: Json, replicas: list[Replica]
+) -> None:
+    """From addresses to replicas of its own, which take their time to start, and back."""
+    simulated: Any = copy.deepcopy(config)
+    simulated["pools"] = [
+        {"name": "chat", "type": "simulated", "replicas": 1, "model": "m", "default": True}
+    ]
+    given = {replica.address for replica in replicas[:2]}
+    async with Load(gateway.url) as load, Load(gateway.url, clients=2, max_tokens=400) as long:
+        await changed(gateway, simulated)
+        await load.more(30)
+
+        async def only_ours() -> bool:
+            healthy = {a for a, one in (await gateway.endpoints()).items() if one["healthy"]}
+            return len(healthy) == 1 and not healthy & given
+
+        await eventually(only_ours, "its own replica serves alone", timeout_s=60)
+        await load.more(30)
+        await changed(gateway, config)
+        await gateway.healthy(*given)
+        await load.more(30)
+    assert (load.failures, long.failures) == ([], [])
+
+
 async def test_an_alias_comes_and_moves(gateway: Gateway, config: Json) -> None:
     longer: Any = copy.deepcopy(config)
     longer["models"].append({"name": "new-alias", "targets": [{"model": "m"}]})

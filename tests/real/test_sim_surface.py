@@ -11,12 +11,11 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from loadtests.sim.engine import EngineSettings
 from loadtests.sim.model.profile import built_in
-from loadtests.sim.model.scheduler import Limits
-from loadtests.sim.replica import Replica as SimulatedReplica
-from loadtests.sim.replica import ReplicaSettings
-from loadtests.sim.server import ReplicaServer
+from loadtests.sim.model.scheduler import EngineLimits
+from loadtests.sim.serving.engine import EngineSettings
+from loadtests.sim.serving.replica import ReplicaSettings, SimulatedReplica
+from loadtests.sim.serving.server import ReplicaServer
 from tests.real.vllm import install
 from tests.real.vllm.model import TinyModel, make
 from tests.real.vllm.needed import need_vllm
@@ -46,7 +45,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
 async def urls(tiny: TinyModel) -> AsyncIterator[tuple[str, str]]:
     """Of real vLLM and of a simulated replica that serves the same."""
     slow = replace(built_in("constant-step"), overhead_s=0.002)
-    limits = Limits(num_blocks=4096, max_model_len=4096, max_loras=1)
+    limits = EngineLimits(num_blocks=4096, max_model_len=4096, max_loras=1)
     settings = ReplicaSettings(
         models=("tiny",), engine=EngineSettings(slow, limits), adapters=("first",)
     )

@@ -17,7 +17,7 @@ import h2.events
 import pytest
 import pytest_asyncio
 
-from gateway.envoy.render import LOG_FLUSH_S
+from gateway.envoy.listener import LOG_FLUSH_S
 from picker.request.caller import Caller
 from picker.request.head import RequestHead
 from picker.request.rejection import Reason, Rejection

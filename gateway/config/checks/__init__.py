@@ -1,1 +1,1 @@
-"""What must hold between sections, and of the policies and tokenizers that they name."""
+"""Checks between sections, and of the policies and tokenizers that they name."""

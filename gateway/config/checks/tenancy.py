@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-from gateway.config.reading.nearest import nearest, one_of
-from gateway.config.schema.limits import Limit
-from gateway.config.schema.section import Fault
+from gateway.config.checks.nearest import nearest, one_of
+from gateway.config.schema.fault import Fault, Location, repeats
+from gateway.config.schema.limit import Limit
+from gateway.config.schema.sections import Sections
 from gateway.config.schema.tenancy import Tenant
 
-if TYPE_CHECKING:
-    from gateway.config.config import Config
 
-Place = tuple[str | int, ...]
-
-
-def check_tenancy(config: Config) -> Iterator[Fault]:
-    """Everything that is wrong, with places from the top of the file."""
+def check_tenancy(config: Sections) -> Iterator[Fault]:
+    """Everything that is wrong, with locations from the top of the file."""
     yield from _admin(config)
     if not config.has_tenants:
         return
@@ -32,8 +27,8 @@ def check_tenancy(config: Config) -> Iterator[Fault]:
     yield from _pickers(config)
 
 
-def tenant_faults(config: Config, tenant: Tenant, at: Place = ()) -> Iterator[Fault]:
-    """What is wrong with a tenant in this configuration, with places below ``at``."""
+def tenant_faults(config: Sections, tenant: Tenant, at: Location = ()) -> Iterator[Fault]:
+    """What is wrong with a tenant in this configuration, with locations below ``at``."""
     plans = [plan.name for plan in config.plans]
     if tenant.plan is not None and tenant.plan not in plans:
         yield _no_plan((*at, "plan"), tenant.plan, plans)
@@ -42,8 +37,8 @@ def tenant_faults(config: Config, tenant: Tenant, at: Place = ()) -> Iterator[Fa
         yield from limit_faults(config, key.limits, (*at, "keys", index))
 
 
-def limit_faults(config: Config, limits: Sequence[Limit], at: Place = ()) -> Iterator[Fault]:
-    """What is wrong with limits in this configuration, with places below ``at``."""
+def limit_faults(config: Sections, limits: Sequence[Limit], at: Location = ()) -> Iterator[Fault]:
+    """What is wrong with limits in this configuration, with locations below ``at``."""
     pools = [pool.name for pool in config.pools]
     priced = config.pricing is not None and bool(config.pricing.models)
     for index, limit in enumerate(limits):
@@ -64,7 +59,7 @@ def limit_faults(config: Config, limits: Sequence[Limit], at: Place = ()) -> Ite
             )
 
 
-def _admin(config: Config) -> Iterator[Fault]:
+def _admin(config: Sections) -> Iterator[Fault]:
     admin = config.admin
     if admin.token is None:
         if not ipaddress.ip_address(admin.address).is_loopback:
@@ -87,23 +82,20 @@ def _admin(config: Config) -> Iterator[Fault]:
         )
 
 
-def _names(config: Config) -> Iterator[Fault]:
+def _names(config: Sections) -> Iterator[Fault]:
     for kind, names in (
         ("plans", [plan.name for plan in config.plans]),
         ("tenants", [tenant.name for tenant in config.tenants]),
     ):
-        first: dict[str, int] = {}
-        for index, name in enumerate(names):
-            if name in first:
-                yield Fault(
-                    (kind, index, "name"),
-                    f"a name that no other {kind.removesuffix('s')} has",
-                    hint=f"{kind}[{first[name]}] has it already",
-                )
-            first.setdefault(name, index)
+        for index, first in repeats(names):
+            yield Fault(
+                (kind, index, "name"),
+                f"a name that no other {kind.removesuffix('s')} has",
+                hint=f"{kind}[{first}] has it already",
+            )
 
 
-def _keys(config: Config) -> Iterator[Fault]:
+def _keys(config: Sections) -> Iterator[Fault]:
     ids: dict[str, str] = {}
     digests: dict[bytes, str] = {}
     for index, tenant in enumerate(config.tenants):
@@ -114,7 +106,7 @@ def _keys(config: Config) -> Iterator[Fault]:
                 hint="nobody would be asked for them",
             )
         for number, key in enumerate(tenant.keys):
-            at: Place = ("tenants", index, "keys", number)
+            at: Location = ("tenants", index, "keys", number)
             here = f"tenants[{index}].keys[{number}]"
             if key.id in ids:
                 yield Fault(
@@ -137,7 +129,7 @@ def _keys(config: Config) -> Iterator[Fault]:
             digests.setdefault(digest, here)
 
 
-def _identity(config: Config) -> Iterator[Fault]:
+def _identity(config: Sections) -> Iterator[Fault]:
     identity = config.identity
     if identity is None:
         if not config.plans and not config.tenants:
@@ -167,11 +159,11 @@ def _identity(config: Config) -> Iterator[Fault]:
         )
 
 
-def _no_plan(at: Place, name: str, plans: Sequence[str]) -> Fault:
+def _no_plan(at: Location, name: str, plans: Sequence[str]) -> Fault:
     return Fault(at, f"the name of a plan: {one_of(plans)}", hint=nearest(name, plans))
 
 
-def _pickers(config: Config) -> Iterator[Fault]:
+def _pickers(config: Sections) -> Iterator[Fault]:
     if config.picker.workers > 1 and config.limits.store == "memory":
         yield Fault(
             ("limits", "store"),

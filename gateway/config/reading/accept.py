@@ -1,5 +1,5 @@
-"""The one door for a configuration: the file is sound, and so is what it names: policies and
-tokenizers."""
+"""The one way from a file to a configuration that can be put into force: the file is sound, and so
+are the policies and tokenizers that it names."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from gateway.config.checks.policies import check_policies
 from gateway.config.checks.tokenizers import check_tokenizers
 from gateway.config.config import Config
-from gateway.config.reading.load import load_with_source
+from gateway.config.reading.load import load_with_yaml
 from gateway.config.reading.problems import ConfigError
+from gateway.config.reading.refusals import problem_of
 from gateway.config.schema.secret import secrets_in
 
 
@@ -20,9 +21,10 @@ def accept(path: Path, *, environment: Mapping[str, str] | None = None) -> Confi
     Plugins with policies must have been loaded (`policies.registry.load_plugins`).
     ``environment``: where ``{env: NAME}`` secrets come from; None: this process's.
     """
-    config, source = load_with_source(path, environment=environment)
-    problems = [*check_policies(config, source), *check_tokenizers(config, source)]
-    if problems:
+    config, file = load_with_yaml(path, environment=environment)
+    faults = [*check_policies(config), *check_tokenizers(config)]
+    if faults:
+        problems = [problem_of(fault, file) for fault in faults]
         raise ConfigError(problems, files=frozenset(files_of(path, config)))
     return config
 

@@ -1,13 +1,11 @@
-"""Tenants and limits that are not in the file: what an operator makes at run time, as JSON.
-
-They are checked as the file is, against the configuration in force.
-"""
+"""Tenants and limits that an operator makes at run time, as JSON: they are not in the file, and
+are checked as the file is, against the configuration in force."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -16,11 +14,12 @@ from pydantic import ValidationError
 
 from gateway.config.checks.tenancy import limit_faults, tenant_faults
 from gateway.config.config import Config
-from gateway.config.reading.load import problems_of
-from gateway.config.reading.problems import ConfigError
-from gateway.config.reading.source import parse
-from gateway.config.schema.limits import Limit
-from gateway.config.schema.section import Fault, Section, raise_faults
+from gateway.config.reading.problems import ConfigError, Problem
+from gateway.config.reading.refusals import problem_of, problems_of
+from gateway.config.reading.yaml_file import YamlFile, parse
+from gateway.config.schema.fault import Fault, key_path
+from gateway.config.schema.limit import Limit
+from gateway.config.schema.section import Section
 from gateway.config.schema.tenancy import Tenant, repeated_names
 from gateway.config.schema.terms import ModelPattern
 
@@ -35,7 +34,7 @@ class KeyRules(Section):
     """What holds for an API key alone."""
 
     models: tuple[ModelPattern, ...] = ("*",)
-    """Patterns of the models that it may use, within those of its tenant."""
+    """Patterns of the models that it may use, among those of its tenant."""
     limits: tuple[Limit, ...] = ()
     """Limits of this key alone."""
 
@@ -50,7 +49,7 @@ def tenant_from(document: Mapping[str, object], config: Config) -> Tenant:
     faults = list(tenant_faults(config, tenant))
     if tenant.keys:
         faults.append(Fault(("keys",), "none: keys are made one by one", got="keys"))
-    _refuse(Tenant, document, faults)
+    _refuse(document, faults)
     return tenant
 
 
@@ -64,45 +63,41 @@ def key_rules_from(
     document: Mapping[str, object] = {"models": list(models), "limits": list(limits)}
     rules = _read(KeyRules, document)
     faults = [*repeated_names(rules.limits), *limit_faults(config, rules.limits)]
-    _refuse(KeyRules, document, faults)
+    _refuse(document, faults)
     return rules
 
 
 def stale(tenant: Tenant, config: Config) -> list[str]:
-    """What does not fit the configuration (any more) in a tenant that was accepted once, such as
-    a plan that is gone: a line for each, for the log."""
-    return [_line(fault) for fault in tenant_faults(config, tenant)]
-
-
-def _line(fault: Fault) -> str:
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault.at)
-    return f"{key.removeprefix('.')}: expected {fault.expected}"
+    """What no longer fits the configuration in a tenant that was accepted once, such as a plan
+    that is gone: a line for each, for the log."""
+    faults = tenant_faults(config, tenant)
+    return [f"{key_path(fault.at)}: expected {fault.expected}" for fault in faults]
 
 
 def _read(section: type[S], document: Mapping[str, object]) -> S:
     try:
         return section.model_validate_json(_text(document))
     except ValidationError as error:
-        raise _error(error, section, document) from None
+        raise _error(problems_of(error, _parsed(document), section)) from None
 
 
-def _refuse(section: type[Section], document: Mapping[str, object], faults: list[Fault]) -> None:
-    try:
-        raise_faults(section.__name__, faults)
-    except ValidationError as error:
-        raise _error(error, section, document) from None
+def _refuse(document: Mapping[str, object], faults: Sequence[Fault]) -> None:
+    if faults:
+        parsed = _parsed(document)
+        raise _error(problem_of(fault, parsed) for fault in faults)
 
 
-def _error(
-    error: ValidationError, section: type[Section], document: Mapping[str, object]
-) -> ConfigError:
-    """JSON is YAML, so the problems are told by the same means; lines in it say nothing."""
-    source = parse(_NOWHERE, _text(document))
-    problems = problems_of(error, source, section)
+def _error(problems: Iterable[Problem]) -> ConfigError:
+    """Lines in a JSON document mean nothing to its author."""
     return ConfigError([replace(problem, line=0, column=0) for problem in problems])
 
 
+def _parsed(document: Mapping[str, object]) -> YamlFile:
+    """JSON is YAML, so that problems are found and described by the same means."""
+    return parse(_NOWHERE, _text(document))
+
+
 def _text(document: Mapping[str, object]) -> str:
-    """JSON that is YAML too: what YAML takes for not printable is escaped."""
+    """JSON that is YAML too: characters that YAML takes for not printable are escaped."""
     text = json.dumps(document, ensure_ascii=False)
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, told so that a person can put it right."""
+"""What is wrong with a configuration, described so that a person can put it right."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ class Problem:
 
     file: Path
     line: int
-    """From 1; 0 when the file as a whole is meant."""
+    """From 1; 0 when the problem has no line."""
     column: int
-    """From 1; 0 when the file as a whole is meant."""
+    """From 1; 0 when the problem has no line."""
     key: str
     """Path of the key, such as ``pools[0].endpoints[1]``; "" for the file as a whole."""
     got: str
+    """What was found."""
     expected: str
+    """What would be right."""
     hint: str | None = None
 
     @property
     def place(self) -> str:
-        """``file:line:column``, as editors and terminals make links of it."""
+        """``file:line:column``, which editors and terminals make links of."""
         return f"{self.file}:{self.line}:{self.column}" if self.line else str(self.file)
 
     def __str__(self) -> str:
@@ -41,7 +43,7 @@ class ConfigError(Exception):
     def __init__(
         self, problems: Sequence[Problem], *, files: frozenset[Path] = frozenset()
     ) -> None:
-        """``files``: what was read, or could not be; a change there may put it right."""
+        """``files``: those that were read, or could not be; a change there may put it right."""
         self.problems = tuple(problems)
         self.files = files
         super().__init__(render_problems(self.problems))

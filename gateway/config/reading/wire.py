@@ -1,7 +1,7 @@
 """An accepted configuration as bytes, for another process of ours, and back.
 
-The configuration itself holds only references to secrets; their values travel beside it. So the
-bytes are as secret as the secrets: they go over a unix socket that only this user may open, and
+The configuration itself holds only references to secrets; their values are sent beside it. So the
+bytes are as secret as the secrets: they go through a unix socket that only this user may open, and
 never into a log or a file.
 """
 
@@ -14,13 +14,14 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from gateway.config.config import Config
-from gateway.config.schema.secret import KnownSecrets, SecretContext, secrets_in
+from gateway.config.reading.secrets import KnownSecrets
+from gateway.config.schema.secret import SecretContext, secrets_in
 
 _Values: Final = TypeAdapter(dict[str, str])
 
 
 def to_json(config: Config) -> bytes:
-    """The configuration and the values of its secrets. Keep the result off logs and disks.
+    """The configuration and the values of its secrets. Never log or store the result.
 
     Raises LookupError when a secret was never resolved.
     """
@@ -29,7 +30,8 @@ def to_json(config: Config) -> bytes:
 
 
 def from_json(content: bytes) -> Config:
-    """What `to_json` made bytes of; equal to it, secrets included. Reads no file and no variable.
+    """The configuration from which `to_json` made the bytes, secrets included. Reads no file and no
+    environment variable.
 
     Raises ValueError when the content is something else.
     """

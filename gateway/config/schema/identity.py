@@ -1,4 +1,4 @@
-"""Identity: how a request is told to be a tenant's."""
+"""Identity: how Penstock learns which tenant a request is from."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from gateway.config.schema.fault import Fault, raise_faults, refuse
 from gateway.config.schema.secret import Secret
-from gateway.config.schema.section import (
-    Fault,
-    Section,
-    raise_faults,
-    refuse,
-)
+from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Name
 
 _TOKEN: Final = re.compile(r"[a-z0-9][a-z0-9!#$%&'*+.^_`|~-]*")
@@ -86,11 +82,11 @@ Claim = Annotated[str, AfterValidator(_claim)]
 
 
 class TrustedHeaders(Section):
-    """Headers that a proxy in front of Penstock sets. Only when every request comes through that
-    proxy, and it removes these headers from what clients send: whoever can set them is whom they
-    name. OpenAI's clients always send an `Authorization` header, which counts first and is 401
-    when it holds no key of Penstock's: set `api_keys: false`, or have the proxy remove
-    `authorization`, `x-api-key` and `api-key`."""
+    """Headers that a proxy in front of Penstock sets. Use them only when every request comes
+    through that proxy, and when it removes these headers from what clients send: whoever can set
+    them can pass for any tenant. OpenAI's clients always send an `Authorization` header, which
+    counts first and gives 401 when it holds no key of Penstock's: set `api_keys: false`, or have
+    the proxy remove `authorization`, `x-api-key` and `api-key`."""
 
     tenant: HeaderName = "x-tenant-id"
     """Header that names the tenant."""
@@ -122,7 +118,7 @@ class Jwt(Section):
     user_claim: Claim | None = "sub"
     """Claim that names the user. Null: the body's `user`."""
     forward: bool = False
-    """Leave the token in the request that the replica gets."""
+    """Send the token on to the replica."""
 
     @model_validator(mode="after")
     def _one_key_set(self) -> Self:
@@ -135,19 +131,19 @@ class Jwt(Section):
 
 
 class Identity(Section):
-    """How a request is told to be a tenant's, by what it has first of: a token, an API key, a
-    trusted header. A wrong token or key is answered with 401, whatever else there is."""
+    """How Penstock learns which tenant a request is from: by a token, else by an API key, else by
+    a trusted header. A wrong token or key is answered with 401, whatever else the request has."""
 
     api_keys: bool = True
-    """Take API keys, in `Authorization: Bearer`, `x-api-key` or `api-key`."""
+    """Accept API keys, in `Authorization: Bearer`, `x-api-key` or `api-key`."""
     trusted_headers: TrustedHeaders | None = None
-    """Take the word of a proxy in front. Null: such headers mean nothing."""
+    """Trust the headers of a proxy in front of Penstock. Null: they are ignored."""
     jwt: Jwt | None = None
-    """Take tokens of an identity provider."""
+    """Accept tokens of an identity provider."""
     user_header: HeaderName | None = None
-    """Header in which clients may name the user of a request with a key, for limits by user. It is
-    their own word: who names another user each time gets a full limit each time. Null: only the
-    body's `user`."""
+    """Header in which clients may name the user of a request with a key, for limits by user.
+    Nothing proves it: a client that names another user each time gets a full limit each time.
+    Null: only the body's `user`."""
     anonymous: Name | None = None
     """Tenant that requests without key, token and trusted header count as. Null: 401."""
     unknown_tenants: Name | None = None

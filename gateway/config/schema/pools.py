@@ -6,19 +6,15 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
-from gateway.config.schema.secret import Secret
-from gateway.config.schema.section import (
-    ConfigPath,
-    Fault,
-    Section,
-    raise_faults,
-)
+from gateway.config.schema.fault import Fault, raise_faults, repeats
+from gateway.config.schema.secret import TextOrSecret
+from gateway.config.schema.section import ConfigPath, Section
 from gateway.config.schema.terms import (
     Count,
-    Endpoint,
     EngineProfile,
+    HostPort,
     HttpPath,
     IpAddress,
     ModelName,
@@ -26,6 +22,7 @@ from gateway.config.schema.terms import (
     Port,
     Seconds,
 )
+from gateway.config.schema.tls import UpstreamTls
 
 _SECRET_NAME: Final = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$", re.IGNORECASE)
 
@@ -36,10 +33,10 @@ class _AnyPool(Section):
     profile: Name | None = None
     """Scheduling profile of this pool. Null: `scheduling.default_profile`."""
     models: tuple[ModelName, ...] = ()
-    """Base models that the replicas serve. Only to make them known before the first replica is
-    up (503 instead of 404): what is really served is read from /v1/models."""
+    """Base models that the replicas serve. This only makes them known before the first replica is
+    up (503 instead of 404): Penstock reads what is really served from /v1/models."""
     engine: Literal["auto", "vllm", "sglang", "trtllm"] = "auto"
-    """Inference engine, which decides the names of its metrics. auto: told from the metrics."""
+    """Inference engine, which decides the names of its metrics. auto: recognised by its metrics."""
     default: bool = False
     """This pool takes the requests that name no model (pass-through paths). At most one pool."""
     drain_timeout_s: Seconds = 600.0
@@ -50,29 +47,20 @@ class _AnyPool(Section):
         raise_faults("pool", _repeated("models", self.models))
         return self
 
+    @property
+    def example_model(self) -> str | None:
+        """A base model that the replicas serve; None: none is declared."""
+        return self.models[0] if self.models else None
 
-class UpstreamTls(Section):
-    """TLS from Envoy to the replicas."""
+    @property
+    def upstream_tls(self) -> UpstreamTls | None:
+        """TLS to the replicas; None: plain HTTP."""
+        return None
 
-    ca: Secret | None = None
-    """PEM certificates that replicas must be signed by. Null: the system's."""
-    server_name: str | None = None
-    """Name that the replicas' certificates are for; sent as SNI. Needed for `verify`."""
-    verify: bool = True
-    """Check the replicas' certificates."""
-
-    @model_validator(mode="after")
-    def _checkable(self) -> Self:
-        if self.verify and not self.server_name:
-            fault = Fault(
-                ("server_name",),
-                "the name that the replicas' certificates are for",
-                got="none",
-                hint="replicas are reached by address, so there is no other name to check; "
-                "verify: false switches the check off",
-            )
-            raise_faults("tls", [fault])
-        return self
+    @property
+    def known_endpoints(self) -> tuple[str, ...]:
+        """`host:port` of the replicas that stand in the configuration."""
+        return ()
 
 
 class StaticPool(_AnyPool):
@@ -80,7 +68,7 @@ class StaticPool(_AnyPool):
 
     type: Literal["static"]
     """Kind of pool."""
-    endpoints: tuple[Endpoint, ...]
+    endpoints: tuple[HostPort, ...]
     """`host:port` of each replica. A host name is resolved again and again; each of its
     addresses becomes an endpoint."""
     resolve_interval_s: Seconds = 30.0
@@ -92,6 +80,16 @@ class StaticPool(_AnyPool):
     def _distinct_endpoints(self) -> Self:
         raise_faults("pool", _repeated("endpoints", self.endpoints))
         return self
+
+    @property
+    def upstream_tls(self) -> UpstreamTls | None:
+        """TLS to the replicas; None: plain HTTP."""
+        return self.tls
+
+    @property
+    def known_endpoints(self) -> tuple[str, ...]:
+        """`host:port` of the replicas."""
+        return self.endpoints
 
 
 class Restart(Section):
@@ -185,15 +183,13 @@ class SimulatedPool(_AnyPool):
         raise_faults("pool", faults)
         return self
 
+    @property
+    def example_model(self) -> str | None:
+        """The base model."""
+        return self.model
 
-def _env_kind(value: object) -> str:
-    return "<reference>" if isinstance(value, dict | Secret) else "<text>"
 
-
-EnvValue = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Secret, Tag("<reference>")],
-    Discriminator(_env_kind),
-]
+EnvValue = Annotated[TextOrSecret, "environment variable"]
 
 
 class ProcessPool(_AnyPool):
@@ -264,7 +260,6 @@ Pool = Annotated[StaticPool | SimulatedPool | ProcessPool, Field(discriminator="
 
 def _repeated(key: str, values: tuple[str, ...], offset: int = 0) -> list[Fault]:
     return [
-        Fault((key, index + offset), "each one once", hint=f"{value} is already there")
-        for index, value in enumerate(values)
-        if value in values[:index]
+        Fault((key, index + offset), "each one once", hint=f"{values[index]} is already there")
+        for index, _ in repeats(values)
     ]

@@ -1,4 +1,4 @@
-"""Prices of models, and what weighted tokens are: numbers for each kind of token, or CEL."""
+"""Prices of models and weights of tokens: numbers for each kind of token, or CEL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated, Final, Self
 
 from pydantic import AfterValidator, model_validator
 
-from gateway.config.schema.section import Section, refuse
+from gateway.config.schema.fault import refuse
+from gateway.config.schema.section import Section
 from gateway.config.schema.terms import ModelPattern, Rate
 from policies.limits.expression import Expression, ExpressionError, Unit
 
@@ -39,7 +40,7 @@ def _sound(text: str, unit: Unit) -> str:
 
 @lru_cache(maxsize=1_024)
 def _try(text: str, unit: Unit) -> None:
-    """Compiling takes some milliseconds, and many tenants may have the same expression."""
+    """Cached: compiling takes some milliseconds, and many tenants may have the same expression."""
     Expression(text, unit)
 
 
@@ -102,7 +103,7 @@ class ModelPrice(Section):
 
 
 class Pricing(Section):
-    """Prices of models. They make the cost in the usage ledger and in limits of `cost`."""
+    """Prices of models. They give the cost in the usage ledger and in limits of `cost`."""
 
     currency: Annotated[str, AfterValidator(_currency)] = "USD"
     """Currency of every price and of limits of `cost`; only a label."""

@@ -1,4 +1,4 @@
-"""Scheduling: which policies rank the replicas of a pool."""
+"""Scheduling: the policies that rank the replicas of a pool."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, Final, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from gateway.config.schema.section import Section, refuse
+from gateway.config.schema.fault import refuse
+from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Name
 from policies.routing.weighted import DEFAULT_PROFILE
 
@@ -20,7 +21,7 @@ class Policy(Section):
     name: Annotated[str, Field(min_length=1)]
     """Name of the policy in the registry."""
     params: Mapping[str, JsonValue] = {}
-    """Parameters of the policy; which ones there are, the policy says."""
+    """Parameters of the policy; each policy documents its own."""
 
 
 class WeightedScorer(Policy):
@@ -35,7 +36,7 @@ class Profile(Section):
     that does all of it (`policy`)."""
 
     filters: tuple[Policy, ...] = ()
-    """Applied in this order; each keeps a part of the replicas."""
+    """Applied in this order; each removes some of the replicas."""
     scorers: tuple[WeightedScorer, ...] = ()
     """Each gives every remaining replica a score from 0 to 1; the weighted sum ranks them."""
     picker: Policy | None = None

@@ -1,24 +1,19 @@
-"""A value that must not be written into the configuration: only where to find it is."""
+"""Values that are not written into the configuration: it only says where to find them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Annotated, Final, Protocol, Self
 
-from pydantic import BaseModel, PrivateAttr, ValidationInfo, model_validator
+from pydantic import BaseModel, PrivateAttr, Tag, ValidationInfo, model_validator
 
-from gateway.config.schema.section import (
-    Base,
-    ConfigPath,
-    Section,
-    refuse,
-)
+from gateway.config.schema.fault import refuse
+from gateway.config.schema.section import ConfigPath, FolderContext, Section, by_shape
 
-MAX_SECRET_BYTES: Final = 1 << 20
-_EXPECTED: Final = "{env: NAME} or {file: PATH}"
+EXPECTED: Final = "{env: NAME} or {file: PATH}"
 _HIDDEN: Final = "a value that is not shown, because it may be a secret"
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -30,7 +25,7 @@ class Secret(Section):
     """Name of the environment variable that holds the secret, read when the file is loaded."""
     file: ConfigPath | None = None
     """File that holds the secret; relative to the configuration file. One newline at its end is
-    dropped. The file is watched: a new content applies without a restart."""
+    dropped. The file is watched: a new value applies without a restart."""
 
     _value: str | None = PrivateAttr(default=None)
 
@@ -41,17 +36,17 @@ class Secret(Section):
             return given
         if not isinstance(given, Mapping):
             raise refuse(
-                _EXPECTED,
+                EXPECTED,
                 got=_HIDDEN,
                 hint="secrets are not written into the configuration: put it into an "
                 "environment variable or a file and name that here",
             )
         named = {key: value for key, value in given.items() if value is not None}
         if len(named) != 1 or not named.keys() <= {"env", "file"}:
-            raise refuse(f"exactly one key: {_EXPECTED}", got="another key, several, or none")
+            raise refuse(f"exactly one key: {EXPECTED}", got="another key, several, or none")
         (kind, value), *_ = named.items()
         if not isinstance(value, str | Path) or not str(value):
-            raise refuse(_EXPECTED, got=_HIDDEN)
+            raise refuse(EXPECTED, got=_HIDDEN)
         if kind == "env" and not _ENV_NAME.fullmatch(str(value)):
             raise refuse(
                 "the name of an environment variable (letters, digits, _)",
@@ -77,8 +72,14 @@ class Secret(Section):
 
     @property
     def reference(self) -> str:
-        """What identifies it without telling it: ``env:NAME`` or ``file:PATH``."""
+        """Identifies the secret without showing it: ``env:NAME`` or ``file:PATH``."""
         return f"env:{self.env}" if self.env is not None else f"file:{self.file}"
+
+
+TextOrSecret = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[Secret, Tag("<reference>")],
+    by_shape(Secret, "<reference>", "<text>"),
+]
 
 
 class SecretReader(Protocol):
@@ -90,66 +91,15 @@ class SecretReader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SecretContext(Base):
+class SecretContext(FolderContext):
     """Validation context that also resolves secrets."""
 
     reader: SecretReader
 
 
-@dataclass(slots=True)
-class HostSecrets:
-    """Reads secrets from the environment and from files, and notes which files it looked at."""
-
-    environment: Mapping[str, str]
-    files: set[Path] = field(default_factory=set)
-
-    def read(self, secret: Secret) -> str:
-        """See SecretReader."""
-        if secret.env is not None:
-            value = self.environment.get(secret.env)
-            if not value:
-                state = "set but empty" if value == "" else "not set"
-                raise refuse(
-                    "an environment variable that holds the secret",
-                    got=f"environment variable {secret.env}, which is {state}",
-                )
-            return value
-        if secret.file is None:
-            raise refuse(_EXPECTED)
-        return self._from_file(secret.file)
-
-    def _from_file(self, path: Path) -> str:
-        self.files.add(path)
-        expected = "a readable file that holds the secret"
-        try:
-            with path.open("rb") as file:
-                content = file.read(MAX_SECRET_BYTES + 1)
-        except OSError as error:
-            raise refuse(expected, got=f"{path}: {error.strerror}") from error
-        if len(content) > MAX_SECRET_BYTES:
-            raise refuse(
-                f"a file of at most {MAX_SECRET_BYTES} bytes", got=f"{path}, which is larger"
-            )
-        try:
-            value = content.decode().removesuffix("\n").removesuffix("\r")
-        except UnicodeDecodeError as error:
-            raise refuse("a file of UTF-8 text", got=f"{path}, which is not") from error
-        if not value:
-            raise refuse(expected, got=f"{path}, which is empty")
-        return value
-
-
-@dataclass(frozen=True, slots=True)
-class KnownSecrets:
-    """Values by reference, as another process of ours sent them."""
-
-    values: Mapping[str, str]
-
-    def read(self, secret: Secret) -> str:
-        """See SecretReader."""
-        if secret.reference not in self.values:
-            raise refuse("a secret whose value was sent along", got=secret.reference)
-        return self.values[secret.reference]
+def revealed(value: str | Secret) -> str:
+    """The text, or the secret itself. Raises LookupError as `Secret.reveal` does."""
+    return value.reveal() if isinstance(value, Secret) else value
 
 
 def secrets_in(value: object) -> Iterator[Secret]:

@@ -1,14 +1,12 @@
-"""The base of every section of the configuration, and how a check refuses a value."""
+"""The base of every section of the configuration, and what several sections need for their keys."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, ValidationInfo
 
 
 class Section(BaseModel):
@@ -27,45 +25,14 @@ class Section(BaseModel):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A value that a check refuses, for a person to act on."""
-
-    at: tuple[str | int, ...]
-    """Keys and indices that lead to it, from the section that checks."""
-    expected: str
-    got: str | None = None
-    """None: the value itself is shown."""
-    hint: str | None = None
-
-    def as_error(self) -> PydanticCustomError:
-        """The fault as pydantic carries it; ``at`` travels beside it."""
-        context: dict[str, str] = {"expected": self.expected}
-        if self.got is not None:
-            context["got"] = self.got
-        if self.hint is not None:
-            context["hint"] = self.hint
-        return PydanticCustomError("refused", "expected {expected}", context)
-
-
-def refuse(
-    expected: str, *, got: str | None = None, hint: str | None = None
-) -> PydanticCustomError:
-    """The error for a field's own validator to raise."""
-    return Fault((), expected, got, hint).as_error()
-
-
-def raise_faults(section: str, faults: Sequence[Fault]) -> None:
-    """Raise every fault at once, each at its own place; nothing when there is none."""
-    if faults:
-        raise ValidationError.from_exception_data(
-            section,
-            [InitErrorDetails(type=f.as_error(), loc=f.at, input=None) for f in faults],
-        )
+def by_shape(section: type[Section], mapping: str, other: str) -> Discriminator:
+    """Decides between the alternatives of a key: a mapping, or already the section, is the one
+    with the tag ``mapping``; anything else the one with the tag ``other``."""
+    return Discriminator(lambda value: mapping if isinstance(value, (dict, section)) else other)
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class FolderContext:
     """Validation context: the folder that relative paths start from."""
 
     folder: Path
@@ -74,7 +41,7 @@ class Base:
 def absolute(path: Path, info: ValidationInfo) -> Path:
     """The path, a relative one from the folder of the configuration file."""
     context = info.context
-    return context.folder / path if isinstance(context, Base) else path
+    return context.folder / path if isinstance(context, FolderContext) else path
 
 
 ConfigPath = Annotated[Path, AfterValidator(absolute)]

@@ -1,79 +1,98 @@
-"""Walking the schema: which sections and keys there are below a place."""
+"""The tree of the configuration file: all sections and their keys. Every key's description is
+the docstring under it."""
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterator
+from pathlib import Path
 
-from pydantic import Tag
-
-from gateway.config.schema.section import Section
-
-
-def keys_at(root: type[Section], location: Sequence[str | int]) -> list[str]:
-    """The keys of the section at a location as pydantic tells it, union members' names included;
-    empty when no section is there."""
-    current: object = root
-    for part in location:
-        current = _step(current, part)
-    return [key for section in sections_of(current) for key in section.model_fields]
-
-
-def hints(section: type[Section]) -> dict[str, object]:
-    """The annotations of a section's keys, with their metadata."""
-    found = get_type_hints(section, include_extras=True)
-    return {key: found[key] for key in section.model_fields}
+from gateway.config.schema.admin import Admin
+from gateway.config.schema.counting import Limits
+from gateway.config.schema.envoy import EnvoyProxy
+from gateway.config.schema.fault import Location
+from gateway.config.schema.identity import Identity
+from gateway.config.schema.listen import Listen
+from gateway.config.schema.models import ModelRule
+from gateway.config.schema.picker import PickerSection
+from gateway.config.schema.pools import Pool
+from gateway.config.schema.pricing import Pricing
+from gateway.config.schema.scheduling import Profile, Scheduling
+from gateway.config.schema.section import ConfigPath, Section
+from gateway.config.schema.telemetry import Telemetry
+from gateway.config.schema.tenancy import Plan, Tenant
 
 
-def members(annotation: object) -> Iterator[tuple[str | None, object]]:
-    """The alternatives of a union with the tags that pydantic tells them by; else the type."""
-    bare, tag = _bare(annotation)
-    if get_origin(bare) in (Union, types.UnionType):
-        for member in get_args(bare):
-            yield from members(member)
-    else:
-        yield tag or _literal_tag(bare), bare
+class Sections(Section):
+    """Each section is sound by itself; whether they fit together is not checked here."""
 
+    listen: Listen = Listen()
+    """Where clients connect."""
+    admin: Admin = Admin()
+    """The admin API."""
+    envoy: EnvoyProxy = EnvoyProxy()
+    """The Envoy that Penstock runs."""
+    picker: PickerSection = PickerSection()
+    """The processes that decide."""
+    scheduling: Scheduling = Scheduling()
+    """How replicas are chosen."""
+    pools: tuple[Pool, ...] = ()
+    """Groups of replicas."""
+    models: tuple[ModelRule, ...] = ()
+    """Aliases and weighted rewrites of model names."""
+    identity: Identity | None = None
+    """How Penstock learns which tenant a request is from. Null: everybody is let in, without
+    limits and uncounted; or, with plans or tenants, API keys are asked for."""
+    plans: tuple[Plan, ...] = ()
+    """What tenants get that refer to them, such as gold and free."""
+    tenants: tuple[Tenant, ...] = ()
+    """Teams, customers or services, and their API keys. More can be made at run time, with
+    `penstock tenants` or the admin API."""
+    pricing: Pricing | None = None
+    """Prices of models."""
+    limits: Limits = Limits()
+    """Where limits are counted and usage is kept."""
+    telemetry: Telemetry = Telemetry()
+    """Logs."""
+    state_dir: ConfigPath | None = None
+    """Folder for what must outlive a restart: the SQLite file `penstock.db` with tenants, keys and
+    usage. Null: `penstock-state` beside the configuration file. Made when it is first needed."""
+    run_dir: ConfigPath | None = None
+    """Folder for sockets, Envoy's files and the logs of child processes. Null: a temporary one."""
 
-def sections_of(annotation: object) -> Iterator[type[Section]]:
-    """The sections among the alternatives of an annotation."""
-    for _, member in members(annotation):
-        if isinstance(member, type) and issubclass(member, Section):
-            yield member
+    @property
+    def has_tenants(self) -> bool:
+        """Whether each request belongs to a tenant. If not, everybody is anonymous and unlimited,
+        nothing is recorded, and there is no state on disk."""
+        return self.identity is not None or bool(self.plans or self.tenants or self.pricing)
 
+    @property
+    def identity_in_force(self) -> Identity:
+        """`identity`, or what holds where it is not given: API keys alone. Only with
+        `has_tenants`."""
+        return self.identity or Identity()
 
-def item_of(annotation: object) -> object | None:
-    """The type of the items of a list or of the values of a mapping; None for anything else."""
-    for _, member in members(annotation):
-        origin, arguments = get_origin(member), get_args(member)
-        if origin is tuple:
-            return arguments[0] if arguments else None
-        if origin is Mapping:
-            return arguments[1] if arguments else None
-    return None
+    @property
+    def state_file(self) -> Path:
+        """The SQLite file. Raises LookupError when the configuration was not loaded from a file
+        and names no folder."""
+        if self.state_dir is None:
+            raise LookupError("state_dir is not set, and there is no configuration file beside it")
+        return self.state_dir / "penstock.db"
 
+    def profile_of(self, pool: Pool) -> Profile:
+        """The scheduling profile in force for a pool."""
+        return self.scheduling.profiles[pool.profile or self.scheduling.default_profile]
 
-def _step(annotation: object, part: str | int) -> object:
-    for tag, member in members(annotation):
-        if tag is not None and tag == part:
-            return member
-    for section in sections_of(annotation):
-        if part in section.model_fields:
-            return hints(section)[str(part)]
-    return item_of(annotation)
-
-
-def _bare(annotation: object) -> tuple[object, str | None]:
-    tag = None
-    while get_origin(annotation) is Annotated:
-        annotation, *metadata = get_args(annotation)
-        tag = next((m.tag for m in metadata if isinstance(m, Tag)), tag)
-    return annotation, tag
-
-
-def _literal_tag(member: object) -> str | None:
-    if not (isinstance(member, type) and issubclass(member, Section)):
-        return None
-    kind = hints(member).get("type")
-    return str(get_args(kind)[0]) if get_origin(kind) is Literal else None
+    def listeners(self) -> Iterator[tuple[Location, str, int]]:
+        """The ports of Penstock's own parts: place of the section, IP address, TCP port."""
+        if self.envoy.enabled:
+            yield ("listen",), self.listen.address, self.listen.port
+        yield ("admin",), self.admin.address, self.admin.port
+        picker = self.picker
+        for key, optional in (
+            ("ext_proc", picker.ext_proc),
+            ("health", picker.health),
+            ("metrics", picker.metrics),
+        ):
+            if optional.port is not None:
+                yield ("picker", key), optional.address, optional.port

@@ -1,4 +1,4 @@
-"""Plans, tenants and the API keys that stand in the configuration file."""
+"""Plans, and the tenants and API keys that are written in the configuration file."""
 
 from __future__ import annotations
 
@@ -6,27 +6,19 @@ import re
 from collections.abc import Sequence
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, model_validator
 
-from gateway.config.schema.limits import Limit
-from gateway.config.schema.secret import Secret
-from gateway.config.schema.section import Fault, Section, raise_faults
+from gateway.config.schema.fault import Fault, raise_faults, repeats
+from gateway.config.schema.limit import Limit
+from gateway.config.schema.secret import Secret, TextOrSecret, revealed
+from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Instant, ModelPattern, Name
 
-OnStoreFailure = Literal["open", "closed", "share"]
-Priority = Annotated[int, Field(ge=-1_000, le=1_000)]
-Weight = Annotated[int, Field(ge=1, le=1_000_000)]
+_OnStoreFailure = Literal["open", "closed", "share"]
+_Priority = Annotated[int, Field(ge=-1_000, le=1_000)]
+_Weight = Annotated[int, Field(ge=1, le=1_000_000)]
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
-
-
-def _digest_kind(value: object) -> str:
-    return "<reference>" if isinstance(value, dict | Secret) else "<text>"
-
-
-Digest = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Secret, Tag("<reference>")],
-    Discriminator(_digest_kind),
-]
+Digest = Annotated[TextOrSecret, "SHA-256"]
 
 
 class Plan(Section):
@@ -34,15 +26,15 @@ class Plan(Section):
 
     name: Name
     """Name of the plan, unique."""
-    priority: Priority = 0
-    """Priority class, -1000 to 1000: higher is more important. Kept for the admission queue, which
-    is not there yet: no effect so far."""
-    weight: Weight = 1
-    """Share of a contended pool, relative to other tenants of the same priority. Kept for the
-    admission queue, which is not there yet: no effect so far."""
+    priority: _Priority = 0
+    """Priority class, -1000 to 1000: higher is more important. Reserved for the admission queue,
+    which does not exist yet: no effect so far."""
+    weight: _Weight = 1
+    """Share of a contended pool, relative to other tenants of the same priority. Reserved for the
+    admission queue, which does not exist yet: no effect so far."""
     models: tuple[ModelPattern, ...] = ("*",)
     """Patterns of the models that may be used, as clients name them. `[]`: none."""
-    on_store_failure: OnStoreFailure = "open"
+    on_store_failure: _OnStoreFailure = "open"
     """What happens while the limit store is away. open: requests are admitted, and counted when
     it is back. closed: 503. share: each picker admits its share of every limit."""
     limits: tuple[Limit, ...] = ()
@@ -55,21 +47,22 @@ class Plan(Section):
 
 
 class TenantKey(Section):
-    """An API key, by its hash. Keys that `penstock keys create` makes need not stand here."""
+    """An API key, by its hash. Keys that `penstock keys create` makes are not written here."""
 
     id: Name
     """Public name of the key, in lists, logs and usage; unique among the keys of all tenants."""
     sha256: Digest
     """SHA-256 of the whole key, 64 hexadecimal digits (`printf %s "$KEY" | sha256sum`), or where
-    they are: `{env: NAME}`, `{file: PATH}`. The key itself stands nowhere; make it long and at
-    random, because a short one can be guessed from its hash."""
+    they are: `{env: NAME}`, `{file: PATH}`. The key itself is stored nowhere. Make it long and
+    random: a short one can be guessed from its hash."""
     expires: Instant | None = None
-    """From then on the key is refused: a date and time with its zone. Null: it does not expire."""
+    """The key is refused from this time on: a date and time with its zone. Null: it does not
+    expire."""
     models: tuple[ModelPattern, ...] = ("*",)
-    """Patterns of the models that it may use, within those of its tenant."""
+    """Patterns of the models that it may use, among those of its tenant."""
     limits: tuple[Limit, ...] = ()
-    """[Limits](#limit) of this key alone, beside its tenant's. One with the name of a limit by
-    key that the tenant has replaces that for this key."""
+    """[Limits](#limit) of this key alone, beside its tenant's. One that has the name of a limit by
+    key of its tenant replaces that limit for this key."""
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
@@ -79,25 +72,24 @@ class TenantKey(Section):
     @property
     def digest(self) -> bytes:
         """The hash, 32 bytes. Raises LookupError for a reference that was never resolved."""
-        given = self.sha256
-        return bytes.fromhex(given.reveal() if isinstance(given, Secret) else given)
+        return bytes.fromhex(revealed(self.sha256))
 
 
 class Tenant(Section):
-    """A team, customer or service: what it may use, and how much. What it leaves out, its plan
-    says; without a plan, the defaults of `plans[]`."""
+    """A team, customer or service: what it may use, and how much. A key that is left out has the
+    value of its plan; without a plan, the default of `plans[]`."""
 
     name: Name
     """Name of the tenant, unique; it labels metrics and usage."""
     plan: Name | None = None
     """Plan that it refers to. Null: none, and so no limits but its own."""
-    priority: Priority | None = None
+    priority: _Priority | None = None
     """Priority class, -1000 to 1000; no effect so far, see `plans[]`. Null: the plan's."""
-    weight: Weight | None = None
+    weight: _Weight | None = None
     """Share of a contended pool; no effect so far, see `plans[]`. Null: the plan's."""
     models: tuple[ModelPattern, ...] | None = None
     """Patterns of the models that it may use. `[]`: none. Null: the plan's."""
-    on_store_failure: OnStoreFailure | None = None
+    on_store_failure: _OnStoreFailure | None = None
     """What happens while the limit store is away. Null: the plan's."""
     limits: tuple[Limit, ...] = ()
     """[Limits](#limit) beside the plan's. One with the same name replaces the plan's."""
@@ -114,26 +106,21 @@ class Tenant(Section):
 
 def repeated_names(limits: Sequence[Limit]) -> list[Fault]:
     """A fault for every limit whose name an earlier one has."""
-    first: dict[str, int] = {}
-    faults = []
-    for index, limit in enumerate(limits):
-        name = limit.effective_name
-        if name in first:
-            faults.append(
-                Fault(
-                    ("limits", index, "name"),
-                    "a name that no other limit here has",
-                    got=name,
-                    hint=f"limits[{first[name]}] has it already; give one of them a name",
-                )
-            )
-        first.setdefault(name, index)
-    return faults
+    names = [limit.effective_name for limit in limits]
+    return [
+        Fault(
+            ("limits", index, "name"),
+            "a name that no other limit here has",
+            got=names[index],
+            hint=f"limits[{first}] has it already; give one of them a name",
+        )
+        for index, first in repeats(names)
+    ]
 
 
 def _not_a_digest(given: str | Secret) -> list[Fault]:
     try:
-        text = given.reveal() if isinstance(given, Secret) else given
+        text = revealed(given)
     except LookupError:  # a reference that nobody has resolved yet
         return []
     if _DIGEST.fullmatch(text):

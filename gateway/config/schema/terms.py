@@ -12,7 +12,8 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationInfo
 
-from gateway.config.schema.section import absolute, refuse
+from gateway.config.schema.fault import refuse
+from gateway.config.schema.section import absolute
 
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?")
 _NUMBER: Final = re.compile(r"[+-]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][+-]?[0-9]{1,3})?")
@@ -38,6 +39,15 @@ def _ip_address(value: str) -> str:
         ) from error
 
 
+def is_ip(host: str) -> bool:
+    """Whether a host is an IP address, without brackets, and not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def split_endpoint(value: str) -> tuple[str, int]:
     """Host (no brackets) and port of ``host:port`` or ``[ipv6]:port``; else ValueError."""
     host, colon, port = value.rpartition(":")
@@ -55,7 +65,7 @@ def join_endpoint(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _endpoint(value: str) -> str:
+def _host_port(value: str) -> str:
     try:
         return join_endpoint(*split_endpoint(value))
     except ValueError as error:
@@ -128,7 +138,7 @@ def _number(value: Decimal) -> int | float:
 Name = Annotated[str, AfterValidator(_name)]
 ModelName = Annotated[str, AfterValidator(_model_name)]
 IpAddress = Annotated[str, AfterValidator(_ip_address)]
-Endpoint = Annotated[str, AfterValidator(_endpoint)]
+HostPort = Annotated[str, AfterValidator(_host_port)]
 HttpPath = Annotated[str, AfterValidator(_http_path)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -140,6 +150,6 @@ ModelPattern = Annotated[str, AfterValidator(_pattern)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 """A date and time with a zone; kept in UTC."""
 Exact = Annotated[Decimal, BeforeValidator(_decimal), PlainSerializer(_number, when_used="json")]
-"""A decimal number of at most six places, taken as it is written: 0.15 is 15/100."""
+"""A decimal number of at most six places, exactly as it is written: 0.15 is 15/100."""
 Rate = Annotated[Exact, Field(ge=0, le=1_000_000)]
 """A price or weight."""

@@ -1,4 +1,4 @@
-"""Following the configuration file and the files of its secrets while Penstock runs."""
+"""The configuration file, followed while Penstock runs."""
 
 from __future__ import annotations
 
@@ -17,58 +17,67 @@ from gateway.config.reading.problems import ConfigError
 _QUIET_MS: Final = 100
 """A change counts when nothing has followed it for this long."""
 _DEBOUNCE_MS: Final = 1000
-"""Changes that never pause are looked at this often."""
+"""While changes never pause, the files are read this often."""
 _POLL_MS: Final = 1000
-"""File systems that report nothing (some network mounts) are looked at this often."""
+"""Files on file systems that report nothing (some network mounts) are read this often."""
 
 _Fingerprint = frozenset[tuple[Path, int, int, int]]
 
 
-async def watch(
-    path: Path, current: Config, *, environment: Mapping[str, str] | None = None
-) -> AsyncGenerator[Config | ConfigError, None]:
-    """Yield each new configuration that is accepted, and a ConfigError for each that is not.
+class ConfigFile:
+    """A ConfigSource: a file, and the files of its secrets.
 
-    After a ConfigError the old configuration stays in force; when the file is put back to it, it
-    is yielded again, so that the error can be cleared. A change that changes no value (a comment,
-    a touch) yields nothing. Follows edits in place, replaced files and swapped symbolic links
-    (Kubernetes config maps), of the file and of `{file: PATH}` secrets.
+    A change that changes no value (a comment, a touch) yields nothing. Follows edits in place,
+    replaced files and swapped symbolic links (Kubernetes config maps), of the file and of
+    `{file: PATH}` secrets.
     """
-    latest: Config | ConfigError = current
-    files = files_of(path, current)
-    seen: _Fingerprint = frozenset()  # unlike any: a change before we watched is found at once
-    while True:
-        watched = _folders(files)
-        changes = awatch(
-            *watched,
-            recursive=False,
-            debounce=_DEBOUNCE_MS,
-            step=_QUIET_MS,
-            rust_timeout=_POLL_MS,
-            yield_on_timeout=True,
-        )
-        async with aclosing(changes):
-            async for change in changes:
-                now = _fingerprint(files)
-                if not change and now == seen:
-                    continue
-                seen = now
-                result = await asyncio.to_thread(_attempt, path, environment)
-                if not _same(latest, result):
-                    latest = result
-                    yield result
-                needed = result.files if isinstance(result, ConfigError) else files_of(path, result)
-                # While it is refused, the accepted one's secrets are still followed.
-                files = (files | needed) if isinstance(result, ConfigError) else set(needed)
-                if _folders(files) != watched:
-                    break
 
+    def __init__(
+        self, path: Path, accepted: Config, *, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """``accepted``: what the file held when Penstock started. ``environment``: where
+        ``{env: NAME}`` secrets come from; None: this process's."""
+        self._path = path
+        self._accepted = accepted
+        self._environment = environment
 
-def _attempt(path: Path, environment: Mapping[str, str] | None) -> Config | ConfigError:
-    try:
-        return accept(path, environment=environment)
-    except ConfigError as error:
-        return error
+    async def changes(self) -> AsyncGenerator[Config | ConfigError, None]:
+        """See ConfigSource."""
+        latest: Config | ConfigError = self._accepted
+        files = files_of(self._path, self._accepted)
+        seen: _Fingerprint = frozenset()  # unlike any: an earlier change is found at once
+        while True:
+            watched = _folders(files)
+            changes = awatch(
+                *watched,
+                recursive=False,
+                debounce=_DEBOUNCE_MS,
+                step=_QUIET_MS,
+                rust_timeout=_POLL_MS,
+                yield_on_timeout=True,
+            )
+            async with aclosing(changes):
+                async for change in changes:
+                    now = _fingerprint(files)
+                    if not change and now == seen:
+                        continue
+                    seen = now
+                    result = await asyncio.to_thread(self._read)
+                    if not _same(latest, result):
+                        latest = result
+                        yield result
+                    if isinstance(result, ConfigError):
+                        files |= result.files  # the accepted one's secrets are still followed
+                    else:
+                        files = files_of(self._path, result)
+                    if _folders(files) != watched:
+                        break
+
+    def _read(self) -> Config | ConfigError:
+        try:
+            return accept(self._path, environment=self._environment)
+        except ConfigError as error:
+            return error
 
 
 def _same(one: Config | ConfigError, other: Config | ConfigError) -> bool:
@@ -78,7 +87,8 @@ def _same(one: Config | ConfigError, other: Config | ConfigError) -> bool:
 
 
 def _folders(files: set[Path]) -> set[Path]:
-    """The existing folders of the files and of what they link to; the nearest one above if gone."""
+    """The folders of the files and of what they link to; of a folder that is gone, the nearest
+    one above it."""
     folders = set()
     for file in files:
         for folder in (file.parent, file.resolve().parent):

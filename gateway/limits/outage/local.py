@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
 from gateway.limits.buckets import BucketStore, StoreUnavailable
-from gateway.limits.outage.counters import OutageCounters
+from gateway.limits.outage_counters import OutageCounters
 from policies.limits.plan import OnStoreFailure
 from policies.limits.share import scaled_take
 from policies.limits.types import Bucket, Standing, Take

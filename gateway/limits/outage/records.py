@@ -10,8 +10,8 @@ from operator import add
 from typing import Final
 
 from gateway.limits.buckets import LATE_S
-from gateway.limits.outage.counters import OutageCounters
 from gateway.limits.outage.states import RecordEvent, RecordState, record_after
+from gateway.limits.outage_counters import OutageCounters
 from gateway.limits.usage import UsageRecord
 from policies.limits.prices import MICROS
 from policies.limits.types import Take

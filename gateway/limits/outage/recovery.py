@@ -13,9 +13,9 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.limits.buckets import BucketStore, StoreUnavailable
-from gateway.limits.outage.counters import OutageCounters
 from gateway.limits.outage.records import Record, Records
 from gateway.limits.outage.states import RecordEvent, RecordState
+from gateway.limits.outage_counters import OutageCounters
 
 _LOG: Final = logging.getLogger("penstock.limits")
 _BATCH: Final = 256

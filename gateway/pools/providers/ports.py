@@ -9,7 +9,7 @@ from collections.abc import Container
 from typing import Final
 
 _RANGE: Final = range(20_000, 32_000)
-"""Below the ports that Linux takes for outgoing connections (from 32768): a replica may take a
+"""Below the ports that Linux takes for outgoing connections (from 32768): a replica may need a
 minute from its start until it listens, and the port must still be free then."""
 _TRIES: Final = 500
 
@@ -27,7 +27,7 @@ def is_free(host: str, port: int) -> bool:
 
 
 def free_port(host: str, taken: Container[int], rng: random.Random) -> int:
-    """A port that is free and not among those already given away. OSError when none is found."""
+    """A port that is free and not among those ``taken``. Raises OSError when none is found."""
     for _ in range(_TRIES):
         port = rng.choice(_RANGE)
         if port not in taken and is_free(host, port):

@@ -7,26 +7,23 @@ import logging
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import aiohttp
 
-from gateway.config.schema.pools import ProcessPool, StaticPool
-from gateway.pools.provider import OnChange, PoolConfig, ReplicaStatus
-from gateway.pools.providers.replica import LaunchPlan, Replica, ReplicaPlan
+from gateway.config.schema.pools import ProcessPool, SimulatedPool
+from gateway.pools.provider import OnChange, PoolConfig, ReplicaRecord
+from gateway.pools.providers.replica import LaunchTemplate, Replica, ReplicaPlan
 from picker.state.endpoints import EndpointSpec
 
 _LOG: Final = logging.getLogger("penstock.pools")
 
-PlanOf = Callable[[PoolConfig], ReplicaPlan]
-"""The plan of a configuration; TypeError when it is of another type of pool."""
+_Config = TypeVar("_Config", ProcessPool, SimulatedPool)
 
 
-def process_plan(config: PoolConfig) -> ReplicaPlan:
-    """The plan of a `process` pool."""
-    if not isinstance(config, ProcessPool):
-        raise TypeError(f"pool {config.name} is of type process and cannot become {config.type}")
-    launch = LaunchPlan(
+def process_plan(config: ProcessPool) -> ReplicaPlan:
+    """How the replicas of a `process` pool are run."""
+    launch = LaunchTemplate(
         command=config.command,
         env={
             key: value if isinstance(value, str) else value.reveal()
@@ -39,7 +36,7 @@ def process_plan(config: PoolConfig) -> ReplicaPlan:
     return ReplicaPlan(launch, config.ready, config.stop, config.restart)
 
 
-class ReplicaProcesses:
+class ReplicaProcesses(Generic[_Config]):
     """A pool of processes.
 
     Fewer replicas: the last ones drain, then stop. More: they become endpoints when ready. Another
@@ -50,38 +47,34 @@ class ReplicaProcesses:
 
     def __init__(
         self,
-        config: PoolConfig,
-        plan_of: PlanOf,
+        config: _Config,
+        plan_of: Callable[[_Config], ReplicaPlan],
         *,
         on_change: OnChange,
         log_dir: Path | None = None,
         rng: random.Random | None = None,
     ) -> None:
         """``log_dir``: folder for a log file of each replica; None: only their last lines."""
-        self._plan_of = plan_of
+        self._section: type[_Config] = type(config)
+        self._plan_of: Callable[[_Config], ReplicaPlan] = plan_of
         self._plan = plan_of(config)
-        self._config = config
-        self._count = _count(config)
+        self._config: _Config = config
+        self._count = config.replicas
         self._on_change = on_change
         self._log_dir = log_dir
         self._rng = rng or random.Random()  # noqa: S311 - ports and jitter
         self._replicas: dict[int, Replica] = {}
         self._retiring: dict[Replica, asyncio.Task[None]] = {}
-        self._told: tuple[EndpointSpec, ...] = ()
+        self._announced: tuple[EndpointSpec, ...] = ()
         self._http: aiohttp.ClientSession | None = None
 
-    @property
-    def name(self) -> str:
-        """See Pool."""
-        return self._config.name
-
     async def start(self) -> None:
-        """See Pool."""
+        """See Provider."""
         self._http = aiohttp.ClientSession()
         self._reconcile()
 
     async def stop(self) -> None:
-        """See Pool."""
+        """See Provider."""
         http, self._http = self._http, None
         if http is None:
             return
@@ -89,7 +82,7 @@ class ReplicaProcesses:
         children = [replica.child for replica in self._all()]
         self._replicas = {}
         for replica in retiring:
-            replica.drained.set()
+            replica.drained()
         try:
             await asyncio.gather(*retiring.values(), *(child.stop() for child in children))
         except asyncio.CancelledError:
@@ -99,10 +92,10 @@ class ReplicaProcesses:
             raise
         finally:
             await http.close()
-            self._tell()
+            self._announce()
 
     def endpoints(self) -> tuple[EndpointSpec, ...]:
-        """See Pool."""
+        """See Provider."""
         serving = [r for r in self._all() if r.ready and (r.draining or r not in self._retiring)]
         specs = [
             EndpointSpec(replica.address, draining=replica.draining)
@@ -111,22 +104,37 @@ class ReplicaProcesses:
         ]
         return tuple(sorted(specs, key=lambda spec: spec.address))
 
-    def reconfigure(self, config: PoolConfig) -> None:
-        """See Pool."""
-        self._plan = self._plan_of(config)
-        self._config, self._count = config, _count(config)
+    def reconfigure(self, config: PoolConfig) -> bool:
+        """See Provider."""
+        if not isinstance(config, self._section):
+            return False
+        self._config, self._plan = config, self._plan_of(config)
+        return self.scale(config.replicas)
+
+    def scale(self, replicas: int) -> bool:
+        """See Provider."""
+        self._count = replicas
         self._reconcile()
+        return True
+
+    async def leave(self) -> None:
+        """See Provider."""
+        self.scale(0)
+        while self._retiring:
+            done, _ = await asyncio.wait(self._retiring.values())
+            for task in done:
+                task.result()  # raises what ended it
 
     def drained(self, address: str) -> None:
-        """See Pool."""
+        """See Provider."""
         for replica in self._retiring:
             if replica.address == address:
-                replica.drained.set()
+                replica.drained()
 
-    def status(self) -> tuple[ReplicaStatus, ...]:
-        """See Pool."""
+    def replicas(self) -> tuple[ReplicaRecord, ...]:
+        """See Provider."""
         ordered = sorted(self._all(), key=lambda replica: (replica.index, not replica.draining))
-        return tuple(replica.status() for replica in ordered)
+        return tuple(replica.record() for replica in ordered)
 
     def _all(self) -> list[Replica]:
         return [*self._replicas.values(), *self._retiring]
@@ -134,18 +142,18 @@ class ReplicaProcesses:
     def _on_state(self) -> None:
         for replica in self._retiring:
             if not replica.ready:  # it ended while it drained: nothing left to wait for
-                replica.drained.set()
-        self._tell()
+                replica.drained()
+        self._announce()
         self._reconcile()
 
-    def _tell(self) -> None:
+    def _announce(self) -> None:
         now = self.endpoints()
-        if now != self._told:
-            self._told = now
+        if now != self._announced:
+            self._announced = now
             self._on_change()
 
     def _reconcile(self) -> None:
-        """Take the steps towards what is configured that can be taken now."""
+        """Take those steps towards the configuration that can be taken now."""
         if self._http is None:
             return
         for index in [index for index in self._replicas if index >= self._count]:
@@ -155,15 +163,15 @@ class ReplicaProcesses:
         for index in range(self._count):
             if index not in self._replicas:
                 self._fill(index, self._http)
-        self._tell()
+        self._announce()
 
     def _fill(self, index: int, http: aiohttp.ClientSession) -> None:
-        """Start a replica, or take back one that drains; one that stops is waited for, as it may
-        still hold the port and the device of this index."""
+        """Start a replica, or take back the one of this index that drains. One that stops may still
+        hold its port and its device: nothing is started before it has ended."""
         before = next((replica for replica in self._retiring if replica.index == index), None)
         if before is None:
             replica = Replica(
-                self.name,
+                self._config.name,
                 index,
                 self._plan,
                 http=http,
@@ -175,13 +183,13 @@ class ReplicaProcesses:
             self._replicas[index] = replica
             replica.child.start()
         elif before.draining and before.plan.launch == self._plan.launch:
-            before.draining = False
+            before.undrain()
             self._retiring.pop(before).cancel()
             self._replicas[index] = before
 
     def _outdated(self) -> list[Replica]:
-        """Replicas of an old plan to be replaced now: all that serve nobody, else a single one, and
-        that only while every other is well."""
+        """Replicas of an old plan to be replaced now: all that do not serve. When all serve, a
+        single one, and only while every other one is ready."""
         old = [r for r in self._replicas.values() if r.plan.launch != self._plan.launch]
         idle = [replica for replica in old if not replica.ready]
         new_ones_ready = all(
@@ -193,32 +201,24 @@ class ReplicaProcesses:
         return old[:1]
 
     def _retire(self, replica: Replica) -> None:
-        replica.draining = replica.ready
-        replica.drained.clear()
+        replica.drain()
         self._retiring[replica] = asyncio.create_task(
-            self._retired(replica), name=f"retire {self.name}-{replica.index}"
+            self._retired(replica), name=f"retire {self._config.name}-{replica.index}"
         )
 
     async def _retired(self, replica: Replica) -> None:
-        if replica.draining:
-            try:
-                async with asyncio.timeout(self._config.drain_timeout_s):
-                    await replica.drained.wait()
-            except TimeoutError:
-                _LOG.warning(
-                    "pool %s: %s still had requests after %g s and is stopped",
-                    self.name,
-                    replica.address,
-                    self._config.drain_timeout_s,
-                )
-        replica.draining = False
-        self._tell()
+        try:
+            async with asyncio.timeout(self._config.drain_timeout_s):
+                await replica.wait_drained()
+        except TimeoutError:
+            _LOG.warning(
+                "pool %s: %s still had requests after %g s and is stopped",
+                self._config.name,
+                replica.address,
+                self._config.drain_timeout_s,
+            )
+        replica.undrain()
+        self._announce()
         await replica.child.stop()
         self._retiring.pop(replica, None)
         self._on_state()
-
-
-def _count(config: PoolConfig) -> int:
-    if isinstance(config, StaticPool):
-        raise TypeError(f"pool {config.name} runs processes and cannot become static")
-    return config.replicas

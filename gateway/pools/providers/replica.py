@@ -1,4 +1,4 @@
-"""One replica that is a process of ours, and what it is started from."""
+"""One replica that is a process of ours, and how it is started."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gateway.children.child import (
 )
 from gateway.config.schema.pools import Ready, Restart, Stop
 from gateway.config.schema.terms import join_endpoint
-from gateway.pools.provider import ReplicaState, ReplicaStatus
+from gateway.pools.provider import ReplicaRecord, ReplicaState
 from gateway.pools.providers.ports import free_port, is_free, reachable
 
 _PROBE_TIMEOUT_S: Final = 5.0
@@ -39,8 +39,8 @@ _STATES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class LaunchPlan:
-    """What replicas execute; a replica of another plan has to be replaced."""
+class LaunchTemplate:
+    """What replicas execute; a replica of another template has to be replaced."""
 
     command: tuple[str, ...]
     """With `{port}`, `{host}`, `{index}` and `{seed}` to fill in."""
@@ -56,15 +56,15 @@ class LaunchPlan:
 class ReplicaPlan:
     """How a pool's replicas are run."""
 
-    launch: LaunchPlan
+    launch: LaunchTemplate
     ready: Ready
     stop: Stop
     restart: Restart
 
 
 class Replica:
-    """One process. Its address is known once it has been started, and changes with a restart
-    when the port is not a fixed one."""
+    """One process. Its address is known once it has been started; it changes with a restart unless
+    the port is fixed."""
 
     def __init__(
         self,
@@ -81,7 +81,8 @@ class Replica:
         self.index = index
         self.plan = plan
         self.draining = False
-        self.drained = asyncio.Event()
+        """Finishes its requests; `drain` and `undrain` change it."""
+        self._drained = asyncio.Event()
         self.port: int | None = None
         self._http = http
         self._taken_ports = taken_ports
@@ -119,12 +120,30 @@ class Replica:
             return None
         return join_endpoint(reachable(self.plan.launch.host), self.port)
 
-    def status(self) -> ReplicaStatus:
-        """For the admin API."""
+    def drain(self) -> None:
+        """Finish the requests, when it can have any."""
+        self.draining = self.ready
+        self._drained.clear()
+
+    def undrain(self) -> None:
+        """Serve again, or end: there is nothing to finish."""
+        self.draining = False
+
+    def drained(self) -> None:
+        """It has no request any more."""
+        self._drained.set()
+
+    async def wait_drained(self) -> None:
+        """Return when it has no request any more."""
+        if self.draining:
+            await self._drained.wait()
+
+    def record(self) -> ReplicaRecord:
+        """The replica as it is now."""
         state = _STATES[self.child.state]
         if self.draining and state is ReplicaState.READY:
             state = ReplicaState.DRAINING
-        return ReplicaStatus(
+        return ReplicaRecord(
             name=self._name,
             state=state,
             address=self.address,
@@ -134,22 +153,22 @@ class Replica:
         )
 
     def _launch(self) -> Launch:
-        plan = self.plan.launch
-        if plan.first_port is None:
-            self.port = free_port(plan.host, self._taken_ports(), self._rng)
+        template = self.plan.launch
+        if template.first_port is None:
+            self.port = free_port(template.host, self._taken_ports(), self._rng)
         else:
-            self.port = plan.first_port + self.index
-            if not is_free(plan.host, self.port):
-                raise OSError(f"{plan.host} port {self.port} is used by another program")
+            self.port = template.first_port + self.index
+            if not is_free(template.host, self.port):
+                raise OSError(f"{template.host} port {self.port} is used by another program")
         values = {
             "{port}": str(self.port),
-            "{host}": plan.host,
+            "{host}": template.host,
             "{index}": str(self.index),
-            "{seed}": str(plan.first_seed + self.index),
+            "{seed}": str(template.first_seed + self.index),
         }
-        env = {key: _filled(value, values) for key, value in plan.env.items()}
-        command = tuple(_filled(argument, values) for argument in plan.command)
-        return Launch(command, {**os.environ, **env}, plan.cwd)
+        env = {key: _filled(value, values) for key, value in template.env.items()}
+        command = tuple(_filled(argument, values) for argument in template.command)
+        return Launch(command, {**os.environ, **env}, template.cwd)
 
     async def _answers(self) -> bool:
         try:

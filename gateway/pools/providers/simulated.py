@@ -5,24 +5,16 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from gateway.config.schema.pools import (
-    Ready,
-    Restart,
-    SimulatedPool,
-    Stop,
-)
-from gateway.pools.provider import PoolConfig
-from gateway.pools.providers.replica import LaunchPlan, ReplicaPlan
+from gateway.config.schema.pools import Ready, Restart, SimulatedPool, Stop
+from gateway.pools.providers.replica import LaunchTemplate, ReplicaPlan
 
 _READY: Final = Ready(timeout_s=60.0, interval_s=0.1)
 _STOP: Final = Stop(grace_s=5.0)
 _RESTART: Final = Restart(initial_backoff_s=0.5, max_backoff_s=10.0, stable_after_s=30.0)
 
 
-def simulated_plan(config: PoolConfig) -> ReplicaPlan:
-    """The plan of a `simulated` pool; TypeError for another type of pool."""
-    if not isinstance(config, SimulatedPool):
-        raise TypeError(f"pool {config.name} is simulated and cannot become {config.type}")
+def simulated_plan(config: SimulatedPool) -> ReplicaPlan:
+    """How the replicas of a `simulated` pool are run."""
     options: dict[str, object] = {
         "host": "{host}",
         "port": "{port}",
@@ -40,5 +32,5 @@ def simulated_plan(config: PoolConfig) -> ReplicaPlan:
     arguments = [f"--{key}={value}" for key, value in options.items() if value is not None]
     arguments += [f"--lora={adapter}" for adapter in config.adapters]
     command = (sys.executable, "-m", "loadtests.sim", *arguments)
-    launch = LaunchPlan(command, first_seed=config.seed)
+    launch = LaunchTemplate(command, first_seed=config.seed)
     return ReplicaPlan(launch, _READY, _STOP, _RESTART)

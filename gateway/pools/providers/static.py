@@ -14,8 +14,8 @@ from gateway.config.schema.terms import join_endpoint, split_endpoint
 from gateway.pools.provider import (
     OnChange,
     PoolConfig,
+    ReplicaRecord,
     ReplicaState,
-    ReplicaStatus,
 )
 from picker.state.endpoints import EndpointSpec
 
@@ -46,77 +46,89 @@ class StaticEndpoints:
         """By configured endpoint; a name that stops resolving keeps its last addresses."""
         self._errors: dict[str, str] = {}
         self._draining: dict[str, asyncio.TimerHandle] = {}
-        self._told: tuple[EndpointSpec, ...] = ()
+        self._announced: tuple[EndpointSpec, ...] = ()
         self._wake = asyncio.Event()
+        """Set when the configuration has changed."""
+        self._one_drained = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    @property
-    def name(self) -> str:
-        """See Pool."""
-        return self._config.name
-
     async def start(self) -> None:
-        """See Pool."""
+        """See Provider."""
         self._follow_literals()
         self._update()
-        self._task = asyncio.create_task(self._follow_names(), name=f"resolve {self.name}")
+        self._task = asyncio.create_task(self._follow_names(), name=f"resolve {self._config.name}")
 
     async def stop(self) -> None:
-        """See Pool."""
+        """See Provider."""
         for timer in self._draining.values():
             timer.cancel()
         self._draining.clear()
         self._addresses.clear()
         if self._task is not None:
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+            await asyncio.wait({self._task})
+            following, self._task = self._task, None
+            if not following.cancelled():
+                following.result()  # raises what ended it
         self._update()
 
     def endpoints(self) -> tuple[EndpointSpec, ...]:
-        """See Pool."""
+        """See Provider."""
         active = {a for addresses in self._addresses.values() for a in addresses}
         specs = [EndpointSpec(address) for address in active]
         specs += [EndpointSpec(a, draining=True) for a in self._draining if a not in active]
         return tuple(sorted(specs, key=lambda spec: spec.address))
 
-    def reconfigure(self, config: PoolConfig) -> None:
-        """See Pool."""
+    def reconfigure(self, config: PoolConfig) -> bool:
+        """See Provider."""
         if not isinstance(config, StaticPool):
-            raise TypeError(f"pool {self.name} is static and cannot become {config.type}")
+            return False
         self._config = config
         if self._task is None:
-            return
+            return True
         for gone in self._addresses.keys() - set(config.endpoints):
             del self._addresses[gone]
             self._errors.pop(gone, None)
         self._follow_literals()
         self._update()
         self._wake.set()
+        return True
+
+    def scale(self, replicas: int) -> bool:
+        """See Provider."""
+        return False
+
+    async def leave(self) -> None:
+        """See Provider."""
+        self.reconfigure(self._config.model_copy(update={"endpoints": ()}))
+        while self._draining:
+            self._one_drained.clear()
+            await self._one_drained.wait()
 
     def drained(self, address: str) -> None:
-        """See Pool."""
+        """See Provider."""
         timer = self._draining.pop(address, None)
         if timer is not None:
             timer.cancel()
+            self._one_drained.set()
             self._update()
 
-    def status(self) -> tuple[ReplicaStatus, ...]:
-        """See Pool."""
+    def replicas(self) -> tuple[ReplicaRecord, ...]:
+        """See Provider."""
         found = []
         for endpoint in self._config.endpoints:
             error = self._errors.get(endpoint)
             addresses = self._addresses.get(endpoint, ())
             if not addresses:
                 found.append(
-                    ReplicaStatus(endpoint, ReplicaState.UNRESOLVED, None, last_error=error)
+                    ReplicaRecord(endpoint, ReplicaState.UNRESOLVED, None, last_error=error)
                 )
             found += [
-                ReplicaStatus(endpoint, ReplicaState.ACTIVE, address, last_error=error)
+                ReplicaRecord(endpoint, ReplicaState.ACTIVE, address, last_error=error)
                 for address in addresses
             ]
         found += [
-            ReplicaStatus(spec.address, ReplicaState.DRAINING, spec.address)
+            ReplicaRecord(spec.address, ReplicaState.DRAINING, spec.address)
             for spec in self.endpoints()
             if spec.draining
         ]
@@ -148,7 +160,9 @@ class StaticEndpoints:
             message = f"{host} cannot be resolved: {reason or error}"
             if self._errors.get(endpoint) != message:
                 kept = ", ".join(self._addresses.get(endpoint, ())) or "none"
-                _LOG.warning("pool %s: %s; last known addresses: %s", self.name, message, kept)
+                _LOG.warning(
+                    "pool %s: %s; last known addresses: %s", self._config.name, message, kept
+                )
             self._errors[endpoint] = message
             return
         self._errors.pop(endpoint, None)
@@ -156,9 +170,9 @@ class StaticEndpoints:
             self._addresses[endpoint] = tuple(join_endpoint(ip, port) for ip in found)
 
     def _update(self) -> None:
-        """Begin to drain what has left, and tell about any change."""
+        """Begin to drain what has left, and announce any change."""
         active = {a for addresses in self._addresses.values() for a in addresses}
-        before = {spec.address for spec in self._told if not spec.draining}
+        before = {spec.address for spec in self._announced if not spec.draining}
         if self._task is not None:
             loop = asyncio.get_running_loop()
             for address in before - active:
@@ -168,8 +182,8 @@ class StaticEndpoints:
         for address in active & self._draining.keys():
             self._draining.pop(address).cancel()
         now = self.endpoints()
-        if now != self._told:
-            self._told = now
+        if now != self._announced:
+            self._announced = now
             self._on_change()
 
 

@@ -1,1 +1,1 @@
-"""What is measured: a module a question. May import picker and policies."""
+"""What is measured: one module for each question."""

@@ -22,10 +22,10 @@ _MEMORY_AIM_MB = 400.0
 
 
 def idle(stand: Stand, effort: Effort) -> list[Row]:
-    """CPU of each process while nothing is asked."""
+    """CPU of each process while there are no requests."""
     seconds = effort.of(20.0, 4.0)
     effort.say("settling")
-    stand.rest(effort.of(4.0, 2.5))  # replicas that had a request are read more often for 2 s
+    stand.rest(effort.of(4.0, 2.5))  # for 2 s after a request, a replica is read more often
     effort.say(f"nothing to do for {seconds:g} s")
     scrapes = stand.scrapes()
     used_s = stand.rest(seconds)
@@ -44,14 +44,14 @@ def idle(stand: Stand, effort: Effort) -> list[Row]:
 
 
 def memory(stand: Stand, effort: Effort) -> list[Row]:
-    """The picker's memory once every replica's cache is believed to be full."""
+    """The picker's memory when it believes every replica's cache to be full."""
     prompt_bytes = effort.of(8_000, 20_000)
     parts = 10
-    # More than fits: prompts spread unevenly, and every replica must be full, and then churn.
+    # More than fits: prompts spread unevenly, and every replica must become full and evict.
     total_bytes = int(effort.of(1.8, 1.4) * REPLICAS * _REPLICA_BYTES)
     before = processes.memory(stand.pids["picker"])
     sizes_mb = []
-    # Nothing in common: every block of every prompt is one of its own.
+    # Prompts share nothing: every block of every prompt is different.
     shape = PromptShape(prompt_bytes, shared=0.0)
     for part in range(parts):
         effort.say(f"filling the prefix index: {part} of {parts}")

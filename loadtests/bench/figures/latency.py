@@ -13,11 +13,11 @@ _SHAPE = PromptShape(2_000)
 _STREAM_TOKENS = 8
 _CONNECTIONS = 256
 _SETTLE = 0.2
-"""First part of each slice that does not count: new connections, both ways."""
+"""The first part of each slice, which does not count: connections are new in both gateways."""
 
 
 def added(stand: Stand, effort: Effort) -> list[Row]:
-    """Whole answers and first bytes of streams."""
+    """Added latency of whole answers, and of the first bytes of streams."""
     rows = _compare(stand, effort, max_tokens=1, stream=False)
     return rows + _compare(stand, effort, max_tokens=_STREAM_TOKENS, stream=True)
 
@@ -62,7 +62,7 @@ def _compare(stand: Stand, effort: Effort, *, max_tokens: int, stream: bool) -> 
 
 
 def _envoy_row(ours: list[Run], alone: list[Run]) -> Row:
-    """A by-product of the same load: what the filters cost Envoy."""
+    """From the same load: what the filters cost Envoy."""
     ours_us, alone_us = (
         sum(run.cpu_s[name] for run in runs) / sum(run.result.answered for run in runs) * 1e6
         for name, runs in (("envoy", ours), ("plain", alone))

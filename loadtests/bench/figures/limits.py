@@ -1,4 +1,4 @@
-"""What tenants' limits add to a request: CPU of the picker, latency, calls of Redis."""
+"""What tenants' limits add to a request: CPU of the picker, latency, calls to Redis."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from loadtests.bench.stats import Estimate, estimate
 _CONNECTIONS: Final = 16
 _AIM_US: Final = 150.0
 _QUIET_RATE: Final = 100.0
-"""Requests per second at which latency is compared: nobody waits for anybody."""
+"""Requests per second at which latency is compared; at this rate no request waits for another."""
 _COUNTED: Final = 0.05
-"""The registry of tenants is asked by the clock, so counts differ by some."""
+"""Calls that count as none: the registry of tenants is read at fixed times, so counts vary a
+little."""
 _MUCH: Final = 10**9
 _LIMITS: Final = (
     {"count": "requests", "limit": _MUCH, "period": "minute"},
@@ -37,7 +38,7 @@ _HOW: Final = (
 
 @dataclass(slots=True)
 class _Kind:
-    """A stand, and what was measured on it, round by round."""
+    """A stand, and what was measured on it in each round."""
 
     name: str
     stand: Stand
@@ -45,16 +46,16 @@ class _Kind:
     busy: list[Run] = field(default_factory=list)
     quiet: list[Run] = field(default_factory=list)
     calls: float = 0.0
-    """Of Redis for a request."""
+    """Calls to Redis per request."""
 
     def cpu_us(self, process: str) -> list[float]:
-        """Of a request."""
+        """CPU time per request, by round."""
         return [run.cpu_s[process] / run.result.answered * 1e6 for run in self.busy]
 
 
 def cost(stand: Stand, effort: Effort) -> list[Row]:
-    """Without tenants, and with limits in memory and in Redis: all up at once, under the same load
-    in turn."""
+    """Gateways without tenants, with limits in memory and with limits in Redis: all run at the same
+    time and get the same load in turn."""
     with ExitStack() as closing:
         kinds = [_Kind("no tenants", stand)]
         effort.say("starting a gateway with limits in memory")
@@ -90,7 +91,7 @@ def cost(stand: Stand, effort: Effort) -> list[Row]:
 
 
 def sections(limits: Sequence[Mapping[str, object]] = _LIMITS) -> dict[str, object]:
-    """Of a configuration with one tenant, who has the first of the API keys."""
+    """Configuration sections with one tenant, who has the first of the API keys."""
     digest = sha256(api_key(0).encode()).hexdigest()
     return {
         "identity": {},
@@ -119,7 +120,8 @@ def _measure(kinds: Sequence[_Kind], effort: Effort) -> None:
 
 
 def _calls_per_request(stand: Stand, redis: RedisServer, effort: Effort) -> float:
-    """Scripts that Redis runs for a request; what it is asked without requests does not count."""
+    """Scripts that Redis runs per request, without those that it runs when there are no
+    requests."""
     window_s = effort.of(4.0, 2.0)
     before = redis.script_calls()
     stand.rest(window_s)

@@ -22,12 +22,14 @@ from loadtests.bench.figures.measurement import Effort
 from loadtests.bench.rows import Row
 from loadtests.bench.stats import percentile
 from picker.flight.ledger import Ledger
+from picker.flight.leg import Leg
 from picker.prompt.blocks import hash_blocks
 from picker.prompt.forms import Form, read_prompt
-from picker.state.cache.approximate import PrefixIndex
+from picker.request.role import Role
+from picker.state.cache.approximate import ApproximateIndex
 from picker.state.endpoints import EndpointSpec, PoolState, Signals
-from policies.registry import build
-from policies.routing.types import PoolView, RoutingPolicy, RoutingRequest
+from policies.routing.spec import PolicySpec
+from policies.routing.types import PoolView, RoutingRequest
 from policies.routing.weighted import DEFAULT_PROFILE
 
 ROUNDS = 7
@@ -69,14 +71,14 @@ def prompt_rows(rng: random.Random) -> Iterator[Row]:
         body = chat_body(size, messages, rng)
         prompt = read_prompt(Form.CHAT, body)
         blocks = hash_blocks(prompt, model="m")
-        index = PrefixIndex(default_capacity_bytes=2 * size)
+        index = ApproximateIndex(default_capacity_bytes=2 * size)
         for slot in range(SLOTS):
-            index.insert(slot, blocks.chains)
+            index.sent(slot, blocks.chains)
         name = f"{size / 1000:g} kB chat"
         read_us = median_us(lambda body=body: read_prompt(Form.CHAT, body))  # type: ignore[misc]
         hash_us = median_us(lambda p=prompt: hash_blocks(p, model="m"))  # type: ignore[misc]
         match_us = median_us(lambda i=index, b=blocks: i.match(b.chains, SLOTS))  # type: ignore[misc]
-        touch_us = median_us(lambda i=index, b=blocks: i.insert(0, b.chains))  # type: ignore[misc]
+        touch_us = median_us(lambda i=index, b=blocks: i.sent(0, b.chains))  # type: ignore[misc]
         yield Row(f"{name}: read the prompt", read_us, "us", _HOW)
         yield Row(f"{name}: hash", hash_us, "us", f"{len(blocks.chains[0])} blocks")
         yield Row(f"{name}: match", match_us, "us", f"all of {SLOTS} replicas hold it")
@@ -88,8 +90,7 @@ def prompt_rows(rng: random.Random) -> Iterator[Row]:
 
 def rank_rows(rng: random.Random) -> Iterator[Row]:
     """The default profile over pools of several sizes."""
-    policy = build("policy", "weighted", DEFAULT_PROFILE)
-    assert isinstance(policy, RoutingPolicy)
+    policy = PolicySpec("weighted", DEFAULT_PROFILE).build()
     for endpoints in (3, 100, 1_000):
         pool = PoolView.zeros(endpoints)
         values = np.random.default_rng(1)
@@ -115,21 +116,13 @@ def state_rows() -> Iterator[Row]:
         pool.apply_signals(address, signals, 0.0)
     ledger = Ledger({"bench": pool})
 
-    def send(id: str, address: str) -> None:  # noqa: A002 - the request's id
-        ledger.open(
-            id,
-            pool="bench",
-            address=address,
-            prompt_tokens=1_000,
-            uncached_tokens=500,
-            output_tokens=300,
-            now_s=0.0,
-            lease_s=600,
-        )
+    def send(id: str, address: str) -> Leg:  # noqa: A002 - the request's id
+        leg = Leg(id, Role.BOTH, "bench", address, 1_000, 500, 300)
+        ledger.open(leg, 0.0)
+        return leg
 
     def send_and_end() -> None:
-        send("probe", addresses[0])
-        ledger.close("probe", ttft_s=0.1, now_s=0.0)
+        ledger.close(send("probe", addresses[0]), ttft_s=0.1, now_s=0.0)
 
     for n in range(20_000):
         send(str(n), addresses[n % 1_000])
@@ -151,13 +144,13 @@ def full_index(prompt_bytes: int) -> tuple[int, int, list[float]]:
     blocks = hash_blocks(read_prompt(Form.COMPLETIONS, {"prompt": text}), model="m")
     gc.collect()
     before_bytes = processes.memory(os.getpid()).rss_bytes
-    index = PrefixIndex(default_capacity_bytes=SLOT_TEXT_BYTES)
+    index = ApproximateIndex(default_capacity_bytes=SLOT_TEXT_BYTES)
     insert_us = []
     for _ in range(2 * SLOT_TEXT_BYTES // prompt_bytes):
         for slot in range(SLOTS):
             chain = [rng.getrandbits(60) for _ in blocks.chains[0]]
             started_s = time.perf_counter()
-            index.insert(slot, [chain])
+            index.sent(slot, [chain])
             insert_us.append((time.perf_counter() - started_s) * 1e6)
     return processes.memory(os.getpid()).rss_bytes - before_bytes, len(index), sorted(insert_us)
 

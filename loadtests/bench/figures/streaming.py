@@ -14,12 +14,12 @@ _SHORT = 10
 _RATE = 40.0
 _CONNECTIONS = 128
 _NOTHING_US = 0.5
-"""About the resolution of this measurement; Envoy alone spends ten times that on a token."""
+"""About the resolution of this measurement; Envoy alone needs ten times as much for a token."""
 
 
 def per_token(stand: Stand, effort: Effort) -> list[Row]:
-    """Slopes between short and long streams; same requests at the same times in the same window,
-    so that everything but the tokens cancels out."""
+    """Slopes between short and long streams: the same requests at the same times in the same
+    window, so that everything but the tokens cancels out."""
     rounds, seconds, tokens = effort.of(5, 2), effort.of(2.5, 0.8), effort.of(500, 200)
     gateway: list[tuple[Run, Run]] = []
     alone: list[tuple[Run, Run]] = []

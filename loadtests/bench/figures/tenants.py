@@ -1,4 +1,4 @@
-"""What a hundred thousand tenants take in the picker's memory, and of its start."""
+"""What a hundred thousand tenants cost: the picker's memory, and the time of its start."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LASTING: Final = tuple(
     {"count": count, "limit": 10**8, "period": "month", "window": "calendar"}
     for count in ("requests", "total_tokens", "output_tokens", "cost")
 )
-"""A bucket that is full again is forgotten: these are not, while this lasts."""
+"""A full bucket is forgotten; these do not fill up during the measurement."""
 _PUT: Final = """
 INSERT INTO registry_entries (kind, id, version, content, sequence)
 VALUES (?, ?, 1, ?, (SELECT coalesce(max(sequence), 0) + 1 FROM registry_entries))
@@ -36,8 +36,8 @@ VALUES (?, ?, 1, ?, (SELECT coalesce(max(sequence), 0) + 1 FROM registry_entries
 
 
 def memory(stand: Stand, effort: Effort) -> list[Row]:
-    """Tenants of a plan with four limits, each with a key, made at run time: before and after they
-    are known, and after each has sent a request."""
+    """Tenants of a plan with four limits, each with a key, created at run time. Memory before and
+    after they are known, and after each has sent a request."""
     count = effort.of(_TENANTS, _TENANTS // 10)
     replicas = stand.replicas
     with tempfile.TemporaryDirectory(prefix="pst-tenants-") as folder:
@@ -80,8 +80,8 @@ def memory(stand: Stand, effort: Effort) -> list[Row]:
 
 
 def _register(file: Path, count: int) -> None:
-    """Tenants and keys as `penstock tenants create` and `penstock keys create` write them, many at
-    once. The first key is the configuration's."""
+    """Write tenants and keys as `penstock tenants create` and `penstock keys create` do, all at
+    once. The first key is in the configuration."""
     with closing(sqlite3.connect(file)) as database, database:
         for number in range(1, count):
             tenant, key = f"tenant-{number}", f"key-{number}"
@@ -94,7 +94,7 @@ def _register(file: Path, count: int) -> None:
 
 
 def _warm_mb(stand: Stand) -> float:
-    """With what some requests of one tenant leave behind."""
+    """Memory after some requests of one tenant."""
     stand.load(_SHORT, connections=_CONNECTIONS, requests=_WARM, keys=range(1))
     return _resident_mb(stand)
 

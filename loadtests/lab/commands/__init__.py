@@ -1,4 +1,1 @@
-"""The commands of ``penstock lab``, one module each.
-
-May import all of the lab.
-"""
+"""The commands of ``penstock lab``, one module each."""

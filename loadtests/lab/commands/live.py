@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,25 +18,35 @@ from rich.console import Console
 
 from loadtests.lab import choices, report
 from loadtests.lab.commands import options as given
-from loadtests.lab.comparison import Run
+from loadtests.lab.comparison import CellRun
 from loadtests.lab.live import replicas as live_replicas
 from loadtests.lab.live import target
 from loadtests.lab.live.experiment import LiveExperiment
 from loadtests.lab.live.replicas import Simulated
 from loadtests.lab.live.runs import run_all, with_peers
 from loadtests.lab.source import Extent, LabError, LevelKind, Source
-from loadtests.lab.summary import Cut, Slo
 from loadtests.lab.sweep import Bar, bars
 from loadtests.sim.model.profile import find
 from loadtests.workloads.bodies import Api
-from loadtests.workloads.catalogue import LORA_SLOTS
 from policies import registry
 
 _DURATION_S = 120.0
 
 
+@dataclass(frozen=True, slots=True)
+class LiveLoadOptions(given.LoadOptions):
+    """As `LoadOptions`, but times are those of the model, not virtual."""
+
+    duration: Annotated[
+        float | None,
+        typer.Option(help="Seconds of sending, of the model. Rates: 120 when left out.", min=0.001),
+    ] = None
+
+
+@given.bundled
 def live(
-    workload: given.Workload,
+    *,
+    workload: given.WorkloadName,
     targets: Annotated[
         str,
         typer.Option(
@@ -53,26 +64,12 @@ def live(
     replica: Annotated[
         str, typer.Option(help="Instead: those that run, http://host:port,... (vLLM, say).")
     ] = "",
-    rate: given.Rate = "",
-    concurrency: given.Concurrency = "",
-    speed: given.Speed = "",
-    duration: Annotated[
-        float | None,
-        typer.Option(help="Seconds of sending, of the model. Rates: 120 when left out.", min=0.001),
-    ] = None,
-    requests: given.Requests = None,
+    load: LiveLoadOptions,
     time_scale: Annotated[
         float, typer.Option(help="Wall time over the model's: 2 runs at half the speed.", min=0.01)
     ] = 1.0,
-    seeds: given.Seeds = 3,
-    slo_ttft: given.SloTtft = 2.0,
-    slo_tpot: given.SloTpot = 0.05,
-    warm_up: given.WarmUp = 0.2,
-    cool_down: given.CoolDown = 0.1,
-    max_num_batched_tokens: given.BatchedTokens = 8192,
-    max_num_seqs: given.NumSeqs = 256,
-    max_model_len: given.ModelLen = 131_072,
-    max_loras: given.Loras = LORA_SLOTS,
+    goal: given.GoalOptions,
+    run: given.RunOptions,
     client_timeout: Annotated[
         float, typer.Option(help="Seconds (of the model) after which clients give up.", min=0.001)
     ] = 600.0,
@@ -80,9 +77,7 @@ def live(
     model: Annotated[
         str, typer.Option(help="To ask for; what the replicas serve when left out.")
     ] = "",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for index.html, result.json and plots.")
-    ] = None,
+    out: given.Folder = None,
 ) -> None:
     """Compare gateways over HTTP, on the same replicas, in one run.
 
@@ -93,27 +88,16 @@ def live(
     with given.problems(), _ended_by_signals():
         registry.load_plugins()
         source = Source.parse(workload)
-        levels = given.levels(source, rate, concurrency, speed)
-        if duration is None and requests is None and levels[0].kind is LevelKind.RATE:
-            duration = _DURATION_S
+        levels, extent = load.levels(source), load.extent
+        if extent == Extent() and levels[0].kind is LevelKind.RATE:
+            extent = Extent(_DURATION_S)
         if replica and time_scale != 1.0:
             raise LabError("--time-scale is of simulated replicas, not of those that run already")
         running = live_replicas.addresses(replica) if replica else ()
         chip = None if running else find(profile)
         simulated = None
         if chip is not None:
-            simulated = Simulated(
-                profile,
-                choices.limits(
-                    chip,
-                    max_num_batched_tokens=max_num_batched_tokens,
-                    max_num_seqs=max_num_seqs,
-                    max_model_len=max_model_len,
-                    max_loras=max_loras,
-                ),
-                source.adapters(),
-                time_scale,
-            )
+            simulated = Simulated(profile, run.limits(chip), source.adapters(), time_scale)
         experiment = LiveExperiment(
             source=source,
             levels=levels,
@@ -122,10 +106,10 @@ def live(
             profile=chip,
             given=running,
             replicas=(len(running),) if running else choices.sizes(replicas, "--replicas"),
-            seeds=seeds,
-            slo=Slo(slo_ttft, slo_tpot),
-            cut=Cut(warm_up, cool_down),
-            extent=Extent(duration, requests),
+            seeds=goal.seeds,
+            slo=goal.slo,
+            cut=run.cut,
+            extent=extent,
             client_timeout_s=client_timeout,
             model=model,
             api=api,
@@ -134,24 +118,24 @@ def live(
         if out is not None:
             report.prepare(out)
         experiment, runs = _run(experiment)
-        # First, whatever becomes of the folder.
+        # On the terminal first: writing into the folder may fail.
         report.show(given.console(), experiment, runs)
         if out is not None:
             _write(experiment, runs, out)
 
 
-def _run(experiment: LiveExperiment) -> tuple[LiveExperiment, tuple[Run, ...]]:
+def _run(experiment: LiveExperiment) -> tuple[LiveExperiment, tuple[CellRun, ...]]:
     console = Console(stderr=True)
-    # What is told has words of others in it: brackets that are no markup, paths to copy.
+    # Messages contain other programs' words: brackets that are no markup, and paths to copy.
     tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    # Before there is a loop, whose threads would hold up Ctrl-C.
+    # Before the event loop starts: its threads would delay Ctrl-C.
     experiment = with_peers(experiment, tell)
     with bars(console) as progress, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         watcher = Bar(progress, len(tuple(experiment.cells())), experiment.source.name)
         return runner.run(run_all(experiment, watcher, tell))
 
 
-def _write(experiment: LiveExperiment, runs: tuple[Run, ...], out: Path) -> None:
+def _write(experiment: LiveExperiment, runs: tuple[CellRun, ...], out: Path) -> None:
     try:
         report.write(experiment, runs, out)
     except OSError as error:
@@ -161,19 +145,19 @@ def _write(experiment: LiveExperiment, runs: tuple[Run, ...], out: Path) -> None
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and a terminal that goes away end it in order, as Ctrl-C does."""
+    """SIGTERM and a terminal that is closed end the comparison in order, as Ctrl-C does."""
 
     def interrupt(_: int, frame: FrameType | None) -> None:
         handler = signal.getsignal(signal.SIGINT)
         if callable(handler):
             handler(signal.SIGINT, frame)
-        else:  # a shell that started it in the background has Ctrl-C ignored
+        else:  # a shell that started us in the background has Ctrl-C ignored
             raise KeyboardInterrupt
 
     numbers = (signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.getsignal(number) for number in numbers}
     for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # nohup
+        if handler is not signal.SIG_IGN:  # nohup ignores it
             signal.signal(number, interrupt)
     try:
         yield

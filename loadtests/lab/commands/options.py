@@ -1,21 +1,31 @@
-"""Options that several commands have, and how they tell of mistakes."""
+"""Options that several commands have, and how commands report mistakes."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
 from rich.console import Console
 
 from loadtests.lab import choices
 from loadtests.lab.comparison import Comparison
-from loadtests.lab.source import LabError, Level, LevelKind, Source
+from loadtests.lab.source import Extent, LabError, Level, LevelKind, Source
+from loadtests.lab.summary import Cut, Slo
+from loadtests.sim.model.profile import Profile
+from loadtests.sim.model.scheduler import EngineLimits
+from loadtests.workloads.catalogue import LORA_SLOTS
 
-Workload = Annotated[
+_BLOCK_TOKENS: Final = 16
+"""Block size of a simulated engine's KV cache: vLLM's default."""
+
+WorkloadName = Annotated[
     str,
     typer.Option(
         help="Of the catalogue (penstock lab workloads), or trace:PATH.", show_default=False
@@ -27,53 +37,141 @@ ProfileName = Annotated[
         "--profile", help="Built-in (penstock lab profiles), or a file.", show_default=False
     ),
 ]
-Duration = Annotated[
-    float | None,
-    typer.Option(help="Seconds of sending (virtual). Rates: 600 when left out.", min=0.001),
-]
-Requests = Annotated[int | None, typer.Option(help="Requests at most.", min=1)]
-Seeds = Annotated[int, typer.Option(help="Runs of each, with the seeds from 1 on.", min=1)]
 Jobs = Annotated[int | None, typer.Option(help="Runs at a time; the cores when left out.", min=1)]
-SloTtft = Annotated[float, typer.Option(help="Longest good time to first token, s.", min=0)]
-SloTpot = Annotated[float, typer.Option(help="Longest good time per output token, s.", min=0)]
-WarmUp = Annotated[float, typer.Option(help="Share of the time that figures leave out first.")]
-CoolDown = Annotated[float, typer.Option(help="Share of the requests that they leave out last.")]
-BatchedTokens = Annotated[int, typer.Option(help="As vLLM's.", min=1)]
-NumSeqs = Annotated[int, typer.Option(help="As vLLM's.", min=1)]
-ModelLen = Annotated[int, typer.Option(help="As vLLM's, shortened to what fits.", min=2)]
-Loras = Annotated[int, typer.Option(help="LoRA slots of a replica.", min=0)]
 Timeout = Annotated[
     float | None,
     typer.Option(help="Seconds after which clients give up; never when left out.", min=0.001),
 ]
-Speed = Annotated[str, typer.Option(help="Of a trace, as times recorded: 1,2,4.")]
-Rate = Annotated[str, typer.Option(help="Open loop, requests/s: 5,10 or 5:30:5 (a step of 5).")]
-Concurrency = Annotated[str, typer.Option(help="Closed loop, clients: as --rate.")]
+Folder = Annotated[Path | None, typer.Option(help="Folder for index.html, result.json and plots.")]
 
 
-def levels(source: Source, rate: str, concurrency: str, speed: str) -> tuple[Level, ...]:
-    """What is asked for by these options. Raises LabError."""
-    return source.levels(
-        rates=choices.numbers(rate, "--rate") if rate else (),
-        concurrencies=choices.numbers(concurrency, "--concurrency") if concurrency else (),
-        speeds=choices.numbers(speed, "--speed") if speed else (),
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How much load there is, and for how long."""
+
+    rate: Annotated[
+        str, typer.Option(help="Open loop, requests/s: 5,10 or 5:30:5 (a step of 5).")
+    ] = ""
+    concurrency: Annotated[str, typer.Option(help="Closed loop, clients: as --rate.")] = ""
+    speed: Annotated[str, typer.Option(help="Of a trace, as times recorded: 1,2,4.")] = ""
+    duration: Annotated[
+        float | None,
+        typer.Option(help="Seconds of sending (virtual). Rates: 600 when left out.", min=0.001),
+    ] = None
+    requests: Annotated[int | None, typer.Option(help="Requests at most.", min=1)] = None
+
+    def levels(self, source: Source) -> tuple[Level, ...]:
+        """The levels of load that are asked for. Raises LabError."""
+        return source.levels(
+            rates=_numbers(self.rate, "--rate"),
+            concurrencies=_numbers(self.concurrency, "--concurrency"),
+            speeds=_numbers(self.speed, "--speed"),
+        )
+
+    @property
+    def extent(self) -> Extent:
+        """How long a run sends."""
+        return Extent(self.duration, self.requests)
+
+
+@dataclass(frozen=True, slots=True)
+class GoalOptions:
+    """What a good answer is, and how many runs there are."""
+
+    seeds: Annotated[int, typer.Option(help="Runs of each, with the seeds from 1 on.", min=1)] = 3
+    slo_ttft: Annotated[float, typer.Option(help="Longest good time to first token, s.", min=0)] = (
+        2.0
     )
+    slo_tpot: Annotated[
+        float, typer.Option(help="Longest good time per output token, s.", min=0)
+    ] = 0.05
+
+    @property
+    def slo(self) -> Slo:
+        """Both limits in one value."""
+        return Slo(self.slo_ttft, self.slo_tpot)
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """Which part of a run counts, and how large the simulated engines are."""
+
+    warm_up: Annotated[
+        float, typer.Option(help="Share of the time that figures leave out first.")
+    ] = 0.2
+    cool_down: Annotated[
+        float, typer.Option(help="Share of the requests that they leave out last.")
+    ] = 0.1
+    max_num_batched_tokens: Annotated[int, typer.Option(help="As vLLM's.", min=1)] = 8192
+    max_num_seqs: Annotated[int, typer.Option(help="As vLLM's.", min=1)] = 256
+    max_model_len: Annotated[
+        int, typer.Option(help="As vLLM's, shortened to what fits.", min=2)
+    ] = 131_072
+    max_loras: Annotated[int, typer.Option(help="LoRA slots of a replica.", min=0)] = LORA_SLOTS
+
+    @property
+    def cut(self) -> Cut:
+        """What figures leave out. Raises ValueError."""
+        return Cut(self.warm_up, self.cool_down)
+
+    def limits(self, profile: Profile) -> EngineLimits:
+        """The engines' size, with as many KV blocks as the profile's memory holds. A context that
+        does not fit into them is shortened to what does, as ``vllm serve --max-model-len auto``
+        does. Raises ValueError, ProfileError."""
+        blocks = profile.kv_blocks(_BLOCK_TOKENS)
+        return EngineLimits(
+            num_blocks=blocks,
+            block_size_tokens=_BLOCK_TOKENS,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            max_model_len=min(self.max_model_len, blocks * _BLOCK_TOKENS),
+            max_loras=self.max_loras,
+        )
+
+
+def bundled(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for typer, which reads options from a signature: every parameter whose type is a
+    dataclass is replaced by the fields of that class."""
+    bundles: dict[str, Callable[..., object]] = {}
+    options: list[Parameter] = []
+    for name, parameter in signature(command, eval_str=True).parameters.items():
+        bundle = parameter.annotation
+        if isinstance(bundle, type) and is_dataclass(bundle):
+            bundles[name] = bundle
+            options += signature(bundle, eval_str=True).parameters.values()
+        else:
+            options.append(parameter)
+    options = [option.replace(kind=Parameter.KEYWORD_ONLY) for option in options]
+
+    @wraps(command)
+    def called(**given: object) -> None:
+        for name, bundle in bundles.items():
+            given[name] = bundle(**{each: given.pop(each) for each in signature(bundle).parameters})
+        command(**given)
+
+    called.__signature__ = Signature(options)  # type: ignore[attr-defined]
+    called.__annotations__ = {option.name: option.annotation for option in options}
+    return called
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    return choices.numbers(text, option) if text else ()
 
 
 def fits(comparison: Comparison) -> None:
-    """Raises LabError where an option would be left unheard."""
+    """Raises LabError for an option that would have no effect."""
     extent, kind = comparison.extent, comparison.levels[0].kind
     if kind is LevelKind.RAMP and extent.duration_s is not None:
         raise LabError("--duration: a ramp has its own stages; give a --rate to have one load")
 
 
 def console() -> Console:
-    """As wide as the terminal; wide enough for every column elsewhere."""
+    """A console as wide as the terminal; elsewhere wide enough for every column."""
     return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def writable(path: Path, option: str) -> None:
-    """Raises LabError where the file cannot be written: before hours of runs, not after."""
+    """Raises LabError when the file cannot be written: before hours of runs, not after."""
     try:
         path.open("ab").close()
     except OSError as error:
@@ -82,7 +180,8 @@ def writable(path: Path, option: str) -> None:
 
 @contextmanager
 def problems() -> Iterator[None]:
-    """What a person can put right is told in a line; ValueError is the base of all of those."""
+    """Reports in one line what a person can put right; ValueError is the base of all such
+    errors."""
     try:
         yield
     except KeyboardInterrupt:
@@ -92,6 +191,6 @@ def problems() -> Iterator[None]:
 
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
-    """End with a message."""
+    """End the command with a message."""
     print(message, file=sys.stderr)
     raise typer.Exit(code)

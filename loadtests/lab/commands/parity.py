@@ -15,7 +15,7 @@ from rich.table import Table
 from loadtests.lab.commands import options as given
 from loadtests.lab.parity import asks, comparison, http, virtual
 from loadtests.lab.parity.recording import ParityError, Recording
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 
 Url = Annotated[str, typer.Option(help="Of a vLLM server that nobody else uses.")]
 Events = Annotated[str, typer.Option(help="Where it publishes KV events: tcp://HOST:PORT.")]
@@ -51,10 +51,10 @@ def main(
         if json is not None:
             given.writable(json, "--json")
         servers = (
-            http.Server(real, real_events or None),
-            http.Server(simulated, simulated_events or None),
+            http.ParityServer(real, real_events or None),
+            http.ParityServer(simulated, simulated_events or None),
         )
-        limits = Limits(
+        limits = EngineLimits(
             num_blocks=1 << 20,
             max_num_seqs=max_num_seqs,
             max_num_batched_tokens=max_num_batched_tokens,
@@ -75,11 +75,11 @@ def main(
 
 
 def table_of(parity: comparison.Parity) -> Table:
-    """A few lines for people."""
+    """The result in a few lines, for people."""
     table = Table("", "real", "simulated")
     table.add_row("requests", str(parity.requests), str(parity.requests))
     table.add_row("equal cached tokens", str(parity.equal), str(parity.equal))
-    for reason in comparison.Reason:
+    for reason in comparison.Cause:
         count = sum(each.reason is reason for each in parity.differences)
         table.add_row(f"different: {reason.value}", str(count), str(count))
     table.add_row("tokens found cached", *map(str, parity.hit_tokens))
@@ -94,27 +94,31 @@ def table_of(parity: comparison.Parity) -> Table:
 
 
 async def _compared(
-    real: http.Server, simulated: http.Server, limits: Limits, requests: int, seed: int
+    real: http.ParityServer,
+    simulated: http.ParityServer,
+    limits: EngineLimits,
+    requests: int,
+    seed: int,
 ) -> tuple[tuple[Recording, Recording], comparison.Parity]:
-    shape = await http.shape_of(real)
+    facts = await http.facts_of(real)
     limits = replace(
         limits,
-        num_blocks=shape.num_blocks,
-        block_size_tokens=shape.block_size_tokens,
-        max_model_len=shape.max_model_len,
+        num_blocks=facts.num_blocks,
+        block_size_tokens=facts.block_size_tokens,
+        max_model_len=facts.max_model_len,
     )
     bursts = asks.make(requests, seed, limits)
-    told = await http.record(real, shape, bursts, who="real")
+    recorded = await http.record(real, facts, bursts, who="real")
     if simulated.url:
-        other = await http.shape_of(simulated)
-        if other.block_size_tokens != shape.block_size_tokens:
+        other = await http.facts_of(simulated)
+        if other.block_size_tokens != facts.block_size_tokens:
             raise ParityError(
-                f"blocks have {shape.block_size_tokens} tokens in one and "
+                f"blocks have {facts.block_size_tokens} tokens in one and "
                 f"{other.block_size_tokens} in the other"
             )
         answer = await http.record(
-            simulated, other, bursts, who="simulated", like=told, under_way=1
+            simulated, other, bursts, who="simulated", like=recorded, under_way=1
         )
     else:
-        answer = virtual.replay(bursts, limits, told, who="simulated")
-    return (told, answer), comparison.compare(told, answer, bursts, limits)
+        answer = virtual.replay(bursts, limits, recorded, who="simulated")
+    return (recorded, answer), comparison.compare(recorded, answer, bursts, limits)

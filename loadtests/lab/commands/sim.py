@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,18 +9,18 @@ from rich.console import Console
 
 from loadtests.lab import choices, report
 from loadtests.lab.commands import options as given
-from loadtests.lab.comparison import Run
+from loadtests.lab.comparison import CellRun
 from loadtests.lab.experiment import Experiment
-from loadtests.lab.source import Extent, Source
-from loadtests.lab.summary import Cut, Slo
+from loadtests.lab.source import Source
 from loadtests.lab.sweep import Bar, bars, cores, sweep
 from loadtests.sim.model.profile import find
-from loadtests.workloads.catalogue import LORA_SLOTS
 from policies import registry
 
 
+@given.bundled
 def sim(
-    workload: given.Workload,
+    *,
+    workload: given.WorkloadName,
     policies: Annotated[
         str,
         typer.Option(
@@ -31,25 +30,12 @@ def sim(
     ],
     profile: given.ProfileName,
     replicas: Annotated[str, typer.Option(help="Sizes of the fleet: 8 or 4,8,16.")] = "8",
-    rate: given.Rate = "",
-    concurrency: given.Concurrency = "",
-    speed: given.Speed = "",
-    duration: given.Duration = None,
-    requests: given.Requests = None,
-    seeds: given.Seeds = 3,
-    slo_ttft: given.SloTtft = 2.0,
-    slo_tpot: given.SloTpot = 0.05,
-    warm_up: given.WarmUp = 0.2,
-    cool_down: given.CoolDown = 0.1,
-    max_num_batched_tokens: given.BatchedTokens = 8192,
-    max_num_seqs: given.NumSeqs = 256,
-    max_model_len: given.ModelLen = 131_072,
-    max_loras: given.Loras = LORA_SLOTS,
+    load: given.LoadOptions,
+    goal: given.GoalOptions,
+    run: given.RunOptions,
     client_timeout: given.Timeout = None,
     jobs: given.Jobs = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for index.html, result.json and plots.")
-    ] = None,
+    out: given.Folder = None,
 ) -> None:
     """Compare routing policies under a workload, in virtual time.
 
@@ -58,31 +44,11 @@ def sim(
     """
     with given.problems():
         registry.load_plugins()
-        source = Source.parse(workload)
-        chip = find(profile)
-        experiment = Experiment(
-            source=source,
-            levels=given.levels(source, rate, concurrency, speed),
-            policies=choices.policies(policies),
-            replicas=choices.sizes(replicas, "--replicas"),
-            profile=chip,
-            limits=choices.limits(
-                chip,
-                max_num_batched_tokens=max_num_batched_tokens,
-                max_num_seqs=max_num_seqs,
-                max_model_len=max_model_len,
-                max_loras=max_loras,
-            ),
-            seeds=seeds,
-            slo=Slo(slo_ttft, slo_tpot),
-            cut=Cut(warm_up, cool_down),
-            extent=Extent(duration, requests),
-            client_timeout_s=client_timeout,
-        )
-        given.fits(experiment)
+        sizes = choices.sizes(replicas, "--replicas")
+        experiment = planned(workload, policies, profile, sizes, load, goal, run, client_timeout)
         if out is not None:
             report.prepare(out)
-        runs = swept(experiment, jobs, source.name)
+        runs = swept(experiment, jobs, experiment.source.name)
         if out is not None:
             report.write(experiment, runs, out)
     report.show(given.console(), experiment, runs)
@@ -90,8 +56,39 @@ def sim(
         print(f"\nReport: {out / report.PAGE}")
 
 
-def swept(experiment: Experiment, jobs: int | None, what: str) -> tuple[Run, ...]:
-    """All its runs, with a progress bar."""
+def planned(
+    workload: str,
+    policies: str,
+    profile: str,
+    sizes: tuple[int, ...],
+    load: given.LoadOptions,
+    goal: given.GoalOptions,
+    run: given.RunOptions,
+    client_timeout_s: float | None,
+) -> Experiment:
+    """The experiment that the options describe. Raises ValueError when there is no such
+    experiment."""
+    source = Source.parse(workload)
+    chip = find(profile)
+    experiment = Experiment(
+        source=source,
+        levels=load.levels(source),
+        policies=choices.policies(policies),
+        replicas=sizes,
+        profile=chip,
+        limits=run.limits(chip),
+        seeds=goal.seeds,
+        slo=goal.slo,
+        cut=run.cut,
+        extent=load.extent,
+        client_timeout_s=client_timeout_s,
+    )
+    given.fits(experiment)
+    return experiment
+
+
+def swept(experiment: Experiment, jobs: int | None, what: str) -> tuple[CellRun, ...]:
+    """All runs of the experiment, with a progress bar."""
     with bars(Console(stderr=True)) as progress:
         watcher = Bar(progress, len(tuple(experiment.cells())), what)
         return sweep(experiment, jobs=cores() if jobs is None else jobs, watcher=watcher)

@@ -1,4 +1,4 @@
-"""An answer as it streams in: server-sent events of the OpenAI API, and when their tokens came."""
+"""An answer that streams in: server-sent events of the OpenAI API, and when their tokens came."""
 
 from __future__ import annotations
 
@@ -11,47 +11,49 @@ _SAID_CHARACTERS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class AnswerUsage:
     """Tokens as the server counts them."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int | None
-    """Of the prompt; None: it does not tell."""
+    """Part of the prompt; None: the server does not report it."""
 
 
 @dataclass(slots=True)
-class Answer:
-    """What has come so far. Times are those given to `feed`."""
+class StreamedAnswer:
+    """What has come of an answer so far. Times are those given to `feed`."""
 
     first_token_at: float | None = None
     last_token_at: float | None = None
-    """Of the last one with text, or of the event that says why the answer ends, which comes with
-    the last token: with `ignore_eos`, tokens after the end of the text have none to show."""
+    """Time of the last event with text, or of the event with the reason why the answer ends. That
+    event comes with the last token: with `ignore_eos`, tokens after the end of the text have no
+    text to show."""
     token_events: int = 0
-    """Events with text or thoughts; as many as tokens where the server sends each by itself."""
-    usage: Usage | None = None
+    """Events with text or reasoning; as many as tokens when the server sends each token by
+    itself."""
+    usage: AnswerUsage | None = None
     finished: bool = False
-    """It said itself that this is all."""
+    """The server has sent its end mark."""
     error: str = ""
-    """What kind of thing went wrong in the stream itself."""
+    """The kind of failure in the stream itself, "" for none."""
     said: str = ""
-    """What the server has to say about it."""
+    """The server's message about the failure."""
     _texts: list[str] = field(default_factory=list)
     _rest: bytes = b""
 
     @property
     def text(self) -> str:
-        """All of it, put together, without thoughts: what the next turn repeats."""
+        """The whole text without reasoning; the next turn repeats it."""
         return "".join(self._texts)
 
     @property
     def problem(self) -> str:
-        """Why it is not a whole answer; "" when it is."""
+        """Why the answer is not whole; "" when it is."""
         return self.error or ("" if self.finished else "the stream broke off")
 
     def feed(self, data: bytes, at: float) -> None:
-        """Bytes of the body, wherever they are cut."""
+        """Take in bytes of the body, wherever they are cut."""
         if self._rest:
             data = self._rest + data
         *lines, self._rest = data.split(b"\n")
@@ -99,7 +101,7 @@ class Answer:
 
 
 def said(body: bytes) -> str:
-    """The message of an error: OpenAI's form, FastAPI's, or the beginning of whatever it is."""
+    """The message of an error in OpenAI's or FastAPI's form, or else the beginning of the body."""
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -111,10 +113,10 @@ def said(body: bytes) -> str:
     return " ".join(text.split())[:_SAID_CHARACTERS]
 
 
-def _usage(told: dict[str, object]) -> Usage:
+def _usage(told: dict[str, object]) -> AnswerUsage:
     details = told.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(
+    return AnswerUsage(
         _number(told.get("prompt_tokens")),
         _number(told.get("completion_tokens")),
         cached if isinstance(cached, int) else None,

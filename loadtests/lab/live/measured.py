@@ -1,40 +1,40 @@
-"""What a live run is measured by, besides the figures that all runs have."""
+"""What is measured of a live run, besides the figures that all runs have."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from loadtests.lab.live.metrics import Counters
 from loadtests.lab.live.strain import Strain
 from loadtests.lab.outcome import Served
+from loadtests.lab.replica_metrics import ReplicaCounters
 from loadtests.lab.summary import Totals
 
 
 @dataclass(frozen=True, slots=True)
 class LiveTotals(Totals):
-    """Of a live run from end to end."""
+    """Totals of a live run."""
 
     tokens_max_over_mean: float | None
-    """Tokens computed by replica; 1 when all computed as many."""
+    """Tokens computed by a replica; 1 when all replicas computed equally many."""
     requests_max_over_mean: float | None
     replicas_hit_rate: float | None
     """Prompt tokens found cached, by the replicas' own counters."""
     gateway_cpu_ms: float | None
-    """CPU time of the gateway for a request; None where it is not ours."""
+    """The gateway's CPU time per request; None when the gateway is not ours."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """Of a whole run, by the usage that the answers told the client."""
+class AnswerTokens:
+    """Tokens of a whole run, by the usage in the answers."""
 
     input: int
     cached: int
     output: int
 
     @classmethod
-    def of(cls, served: Iterable[Served]) -> Tokens:
-        """Of requests that were answered."""
+    def of(cls, served: Iterable[Served]) -> AnswerTokens:
+        """The sum over requests that were answered."""
         whole = [each for each in served if not each.failed]
         return cls(
             sum(each.input_tokens for each in whole),
@@ -45,22 +45,22 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class LiveDetails:
-    """Of a live run."""
+    """What a live run leaves besides figures."""
 
     strain: Strain
     errors: Mapping[str, int]
-    """Requests that failed, by kind."""
+    """Failed requests by kind of failure."""
     said: Mapping[str, str]
-    """What the first of a kind was told."""
-    tokens: Tokens
+    """By kind of failure, the server's message about the first of them."""
+    tokens: AnswerTokens
     uncounted: int
-    """Answers that did not tell their usage: their tokens are estimates."""
-    by_replica: tuple[Counters, ...]
-    """What each counted during the run."""
+    """Answers without usage: their tokens are estimates."""
+    by_replica: tuple[ReplicaCounters, ...]
+    """What each replica counted during the run."""
     caches_emptied: bool
-    """Before the run."""
+    """Whether the replicas' prefix caches were emptied before the run."""
     place: int
-    """Among the targets of its seed, from 0: the order is drawn."""
+    """Place of the target among those of its seed, from 0; the order is drawn."""
 
     def as_data(self) -> Mapping[str, object]:
         return {
@@ -76,9 +76,14 @@ class LiveDetails:
 
 
 def totals(
-    *, duration_s: float, requests: int, failed: int, by_replica: Sequence[Counters], strain: Strain
+    *,
+    duration_s: float,
+    requests: int,
+    failed: int,
+    by_replica: Sequence[ReplicaCounters],
+    strain: Strain,
 ) -> LiveTotals:
-    """Put together."""
+    """The totals of one run."""
     prompt_tokens = sum(each.looked_up_tokens for each in by_replica)
     cpu_s = strain.gateway_cpu_s
     return LiveTotals(

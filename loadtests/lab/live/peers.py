@@ -1,4 +1,4 @@
-"""The routers of others, from PyPI, in an environment of their own."""
+"""Other projects' routers, installed from PyPI into an environment of their own."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from loadtests.lab.live.target import Kind
+from loadtests.lab.live.target import TargetKind
 from loadtests.lab.source import LabError
 
 ENVIRONMENT_VARIABLE: Final = "PENSTOCK_LAB_PEERS"
-REQUIREMENTS: Final[Mapping[Kind, str]] = {
-    Kind.VLLM_ROUTER: "vllm-router==0.1.17",
-    Kind.SGLANG_ROUTER: "sglang-router==0.3.2",
+REQUIREMENTS: Final[Mapping[TargetKind, str]] = {
+    TargetKind.VLLM_ROUTER: "vllm-router==0.1.17",
+    TargetKind.SGLANG_ROUTER: "sglang-router==0.3.2",
 }
-MODULES: Final[Mapping[Kind, str]] = {
-    Kind.VLLM_ROUTER: "vllm_router.launch_router",
-    Kind.SGLANG_ROUTER: "sglang_router.launch_router",
+MODULES: Final[Mapping[TargetKind, str]] = {
+    TargetKind.VLLM_ROUTER: "vllm_router.launch_router",
+    TargetKind.SGLANG_ROUTER: "sglang_router.launch_router",
 }
 _INSTALL_S: Final = 600.0
 
@@ -30,7 +30,7 @@ Tell = Callable[[str], None]
 
 
 class PeerError(LabError):
-    """A router cannot be had; says what is missing."""
+    """A router cannot be installed; the message says what is missing."""
 
 
 def environment() -> Path:
@@ -43,12 +43,12 @@ def environment() -> Path:
 
 
 def interpreter() -> Path:
-    """The Python that has the routers."""
+    """The Python in which the routers are installed."""
     return environment() / "bin" / "python"
 
 
-def install(kind: Kind, tell: Tell) -> None:
-    """Have a router, unless it is there. Raises PeerError."""
+def install(kind: TargetKind, tell: Tell) -> None:
+    """Install a router, unless it is installed. Raises PeerError."""
     wanted, root = REQUIREMENTS[kind], environment()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def install(kind: Kind, tell: Tell) -> None:
             if _installed(kind):
                 return
             tell(f"Installing {wanted} into {root} ...")
-            if not _runs("import pip"):  # not there, or left half made
+            if not _runs("import pip"):  # it is not there, or was left half made
                 venv.create(root, symlinks=True, with_pip=True)
             _pip(wanted, root / "install.log")
     except (OSError, subprocess.SubprocessError) as error:
@@ -81,13 +81,14 @@ def _pip(wanted: str, log: Path) -> None:
     if done.returncode:
         lines = done.stdout.decode(errors="replace").splitlines()
         errors = [line for line in lines if line.startswith("ERROR:")][:1] or lines[-3:]
-        # An index that cannot be reached is a warning to pip, which then finds no version.
+        # To pip, an index that it cannot reach is a warning; then it finds no version.
         errors += [line for line in lines if line.startswith("WARNING: Retrying")][:1]
         raise PeerError(f"{wanted} cannot be installed: {' '.join(errors)} (all of it: {log})")
 
 
-def _installed(kind: Kind) -> bool:
-    """In the version wanted, and with a native part that loads here."""
+def _installed(kind: TargetKind) -> bool:
+    """Whether the router is there in the wanted version, and its native part loads on this
+    machine."""
     name, _, version = REQUIREMENTS[kind].partition("==")
     return _runs(
         f"import importlib, importlib.metadata as m; importlib.import_module({MODULES[kind]!r});"
@@ -96,7 +97,7 @@ def _installed(kind: Kind) -> bool:
 
 
 def _runs(code: str) -> bool:
-    """Whether the routers' Python is there and ends this well."""
+    """Whether the routers' Python exists and runs the code without failing."""
     if not interpreter().exists():
         return False
     done = subprocess.run(

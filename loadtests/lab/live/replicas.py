@@ -1,4 +1,4 @@
-"""The replicas under the gateways: simulated ones as processes, or those that somebody runs."""
+"""The replicas behind the gateways: simulated ones, which the lab starts, or running ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Final
 import aiohttp
 import orjson
 
-from loadtests.lab.live import metrics
-from loadtests.lab.live.child import Child
+from loadtests.lab import replica_metrics as metrics
+from loadtests.lab.live.child import LabChild
 from loadtests.lab.source import LabError
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 
 _START_S: Final = 60.0
 _ASK_S: Final = 30.0
@@ -28,11 +28,11 @@ _READY: Final = re.compile(r"^ready .*\bports=(\d+)$", re.MULTILINE)
 _OK: Final = 200
 
 MODEL: Final = "lab"
-"""What the simulated replicas serve."""
+"""The model that the simulated replicas serve."""
 
 
 class ReplicaError(LabError):
-    """A replica does not do what a comparison needs of it."""
+    """A replica cannot do what a comparison needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ class Simulated:
     """Replicas that the lab starts."""
 
     profile: str
-    """Name or file."""
-    limits: Limits
+    """Name of a built-in profile, or a file."""
+    limits: EngineLimits
     adapters: tuple[str, ...]
     time_scale: float
 
     def command(self, seed: int) -> tuple[str, ...]:
-        """Of one replica."""
+        """The command that starts one replica."""
         limits = self.limits
         options = {
             "port": 0,
@@ -66,39 +66,40 @@ class Simulated:
         return (sys.executable, "-m", "loadtests.sim", *given)
 
 
-class Fleet:
-    """Replicas by their addresses (``host:port``)."""
+class ReplicaFleet:
+    """Replicas by address (``host:port``)."""
 
     def __init__(
         self,
         http: aiohttp.ClientSession,
         addresses: Sequence[str],
-        children: Sequence[Child] = (),
+        children: Sequence[LabChild] = (),
     ) -> None:
-        """``children``: where the lab has started them."""
+        """``children``: their processes, when the lab has started them."""
         self.addresses = tuple(addresses)
         self._http = http
         self._children = tuple(children)
 
-    def first(self, count: int) -> Fleet:
-        """So many of them."""
-        return Fleet(self._http, self.addresses[:count], self._children[:count])
+    def first(self, count: int) -> ReplicaFleet:
+        """The first ``count`` of the replicas."""
+        return ReplicaFleet(self._http, self.addresses[:count], self._children[:count])
 
     def cpu_s(self) -> list[float]:
-        """CPU seconds of each so far; none where they are not ours."""
+        """CPU seconds of each replica so far; empty when they are not ours."""
         return [child.cpu_s() for child in self._children]
 
-    async def counters(self) -> list[metrics.Counters]:
-        """Of each."""
+    async def counters(self) -> list[metrics.ReplicaCounters]:
+        """The counters of each replica."""
         return [metrics.counters(page) for page in await self._pages()]
 
-    async def gauges(self) -> list[metrics.Gauges]:
-        """Of each."""
+    async def gauges(self) -> list[metrics.ReplicaGauges]:
+        """The gauges of each replica."""
         return [metrics.gauges(page) for page in await self._pages()]
 
-    async def settled(self) -> list[metrics.Counters]:
-        """What each has counted, once none has anything to do: a real one publishes the counts of
-        its last step a little after the answer. Raises ReplicaError when that takes too long."""
+    async def settled(self) -> list[metrics.ReplicaCounters]:
+        """The counters of each replica, once none has anything to do: a real one publishes the
+        counts of its last step shortly after the answer. Raises ReplicaError when that takes too
+        long."""
         await self.idle()
         before, now = None, await self.counters()
         while now != before:
@@ -107,7 +108,8 @@ class Fleet:
         return now
 
     async def idle(self) -> None:
-        """Returns when none has anything to do. Raises ReplicaError when that takes too long."""
+        """Return when no replica has anything to do. Raises ReplicaError when that takes too
+        long."""
         deadline_s = time.monotonic() + _IDLE_S
         while not all(gauges.idle for gauges in await self.gauges()):
             if time.monotonic() > deadline_s:
@@ -115,7 +117,7 @@ class Fleet:
             await asyncio.sleep(_POLL_S)
 
     async def forget(self) -> bool:
-        """Empty their prefix caches; False where one has no way to."""
+        """Empty the prefix caches; False when a replica cannot do that."""
         statuses = [
             (await self._asked("POST", address, "/reset_prefix_cache"))[0]
             for address in self.addresses
@@ -123,7 +125,7 @@ class Fleet:
         return all(status == _OK for status in statuses)
 
     async def models(self) -> list[str]:
-        """What the first of them serves, base model first."""
+        """The models that the first replica serves, base model first."""
         page = await self._page(self.addresses[0], "/v1/models")
         try:
             found = orjson.loads(page)["data"]
@@ -165,20 +167,20 @@ _TIMEOUT: Final = aiohttp.ClientTimeout(total=_ASK_S)
 @asynccontextmanager
 async def started(
     replicas: Simulated, count: int, folder: Path, http: aiohttp.ClientSession
-) -> AsyncIterator[Fleet]:
-    """Simulated replicas, each a process, ended on leaving. Raises StartError."""
-    children: list[Child] = []
+) -> AsyncIterator[ReplicaFleet]:
+    """Simulated replicas, each in a process; they are ended on leaving. Raises LabStartError."""
+    children: list[LabChild] = []
     try:
         for index in range(count):
             log = folder / f"replica-{index}.log"
-            children.append(Child(f"replica {index}", replicas.command(index), log))
+            children.append(LabChild(f"replica {index}", replicas.command(index), log))
         addresses = [f"127.0.0.1:{await _port(child)}" for child in children]
-        yield Fleet(http, addresses, children)
+        yield ReplicaFleet(http, addresses, children)
     finally:
         await asyncio.gather(*(child.stop() for child in children))
 
 
-async def _port(child: Child) -> int:
+async def _port(child: LabChild) -> int:
     async def ready() -> bool:
         return _READY.search(child.output()) is not None
 
@@ -189,7 +191,7 @@ async def _port(child: Child) -> int:
 
 
 def addresses(text: str) -> tuple[str, ...]:
-    """``http://host:port,host:port,...``. Raises LabError."""
+    """Addresses from ``http://host:port,host:port,...``. Raises LabError."""
     found = tuple(part.strip().removeprefix("http://").rstrip("/") for part in text.split(","))
     for address in found:
         host, _, port = address.rpartition(":")

@@ -1,4 +1,4 @@
-"""The runs of a live comparison: one after the other, all on equal replicas."""
+"""The runs of a live comparison: one after the other, all on the same replicas."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Final, Never
 
 import aiohttp
 
-from loadtests.lab.comparison import Cell, Run
+from loadtests.lab.comparison import Cell, CellRun
 from loadtests.lab.live import gateways, peers, replicas
-from loadtests.lab.live.child import StartError
-from loadtests.lab.live.client import Client, Sent
+from loadtests.lab.live.child import LabStartError
+from loadtests.lab.live.client import LoadClient, Sent
 from loadtests.lab.live.experiment import LiveExperiment
-from loadtests.lab.live.measured import LiveDetails, Tokens, totals
-from loadtests.lab.live.replicas import Fleet
-from loadtests.lab.live.strain import Meter
+from loadtests.lab.live.measured import AnswerTokens, LiveDetails, totals
+from loadtests.lab.live.replicas import ReplicaFleet
+from loadtests.lab.live.strain import StrainMeter
 from loadtests.lab.outcome import Outcome, Sample
 from loadtests.lab.source import LabError
 from loadtests.lab.sweep import Watcher
@@ -30,18 +30,19 @@ from loadtests.lab.sweep import Watcher
 _SAMPLE_S: Final = 1.0
 _LONGEST_PATH: Final = 36
 _SHORT_PATH: Final = "/tmp"  # noqa: S108 - a folder of our own is made in it
-"""For files where the usual folder has a longer name: a gateway's unix sockets are among them."""
+"""Folder for files where the usual one has a longer path: the length of a unix socket's path is
+limited."""
 
 Tell = Callable[[str], None]
 
 
 async def run_all(
     experiment: LiveExperiment, watcher: Watcher, tell: Tell
-) -> tuple[LiveExperiment, tuple[Run, ...]]:
-    """All runs, in the order of its cells, and the experiment without the targets that could not
-    be started or did not last. Raises LabError, ValueError."""
+) -> tuple[LiveExperiment, tuple[CellRun, ...]]:
+    """All runs, in the order of the experiment's cells; and the experiment without the targets that
+    could not be started or did not last. Raises LabError, ValueError."""
     cells = {cell: index for index, cell in enumerate(experiment.cells())}
-    found: dict[Cell, Run] = {}
+    found: dict[Cell, CellRun] = {}
     async with _stage(experiment) as stage:
         for place, cell in in_drawn_order(cells):
             index = cells[cell]
@@ -49,15 +50,15 @@ async def run_all(
                 try:
                     hears = partial(watcher.served, index)
                     found[cell] = await stage.run(experiment, cell, place, hears)
-                except StartError as error:
+                except LabStartError as error:
                     experiment = _without(experiment, cell.contender, error, tell)
             watcher.finished(index)
     return experiment, tuple(found[cell] for cell in experiment.cells())
 
 
 def with_peers(experiment: LiveExperiment, tell: Tell) -> LiveExperiment:
-    """Has the routers of others installed; without those that cannot be. Raises LabError when none
-    is left."""
+    """Install other projects' routers; returns the experiment without those that cannot be
+    installed. Raises LabError when no target is left."""
     for target in experiment.targets:
         if target.kind in peers.REQUIREMENTS:
             try:
@@ -76,8 +77,8 @@ def _without(experiment: LiveExperiment, title: str, error: LabError, tell: Tell
 
 
 def in_drawn_order(cells: Iterable[Cell]) -> Iterator[tuple[int, Cell]]:
-    """The targets of one seed side by side, in an order drawn for it: what changes in the machine
-    over time then falls on all of them."""
+    """Cells in the order in which they run: the targets of one seed side by side, in an order drawn
+    for it. Changes of the machine over time then affect all targets equally."""
     ordered = sorted(cells, key=lambda cell: (cell.replicas, cell.level, cell.seed))
     for (count, level, seed), group in groupby(
         ordered, key=lambda cell: (cell.replicas, cell.level, cell.seed)
@@ -89,14 +90,14 @@ def in_drawn_order(cells: Iterable[Cell]) -> Iterator[tuple[int, Cell]]:
 
 @contextlib.asynccontextmanager
 async def _stage(experiment: LiveExperiment) -> AsyncIterator[_Stage]:
-    """The replicas, for all runs."""
+    """The replicas, kept for all runs."""
     async with contextlib.AsyncExitStack() as stack:
         room = None if len(tempfile.gettempdir()) <= _LONGEST_PATH else _SHORT_PATH
         files = tempfile.TemporaryDirectory(prefix="pst-lab-", dir=room)
         folder = Path(stack.enter_context(files))
-        http = await stack.enter_async_context(Client.session())
+        http = await stack.enter_async_context(LoadClient.session())
         if experiment.simulated is None:
-            fleet = Fleet(http, experiment.given)
+            fleet = ReplicaFleet(http, experiment.given)
         else:
             fleet = await stack.enter_async_context(
                 replicas.started(experiment.simulated, max(experiment.replicas), folder, http)
@@ -109,16 +110,18 @@ async def _stage(experiment: LiveExperiment) -> AsyncIterator[_Stage]:
 
 
 class _Stage:
-    """Everything that runs have in common."""
+    """What all runs share."""
 
-    def __init__(self, folder: Path, http: aiohttp.ClientSession, fleet: Fleet, model: str) -> None:
+    def __init__(
+        self, folder: Path, http: aiohttp.ClientSession, fleet: ReplicaFleet, model: str
+    ) -> None:
         self._folder, self._http, self._fleet, self._model = folder, http, fleet, model
         self._runs = 0
 
     async def run(
         self, experiment: LiveExperiment, cell: Cell, place: int, on_progress: Callable[[int], None]
-    ) -> Run:
-        """One of them. Raises StartError, ReplicaError, ValueError."""
+    ) -> CellRun:
+        """Run one cell. Raises LabStartError, ReplicaError, ValueError."""
         folder = self._folder / f"run-{self._runs}"
         folder.mkdir()
         self._runs += 1
@@ -127,7 +130,7 @@ class _Stage:
         async with gateways.started(target, fleet.addresses, folder, self._http) as gateway:
             before = await fleet.settled()
             emptied = await fleet.forget()
-            client = Client(
+            client = LoadClient(
                 self._http,
                 gateway.url,
                 traffic,
@@ -137,7 +140,7 @@ class _Stage:
                 timeout_s=experiment.client_timeout_s,
                 on_progress=on_progress,
             )
-            meter = Meter(gateway, fleet)
+            meter = StrainMeter(gateway, fleet)
             samples: list[Sample] = []
             sent = await _while(client.run(), gateway.ended(), _sample(fleet, client, samples))
             strain = meter.read(sent.lag)
@@ -154,7 +157,7 @@ class _Stage:
             strain=strain,
             errors=dict(sent.errors),
             said=sent.said,
-            tokens=Tokens.of(sent.served),
+            tokens=AnswerTokens.of(sent.served),
             uncounted=sent.uncounted,
             by_replica=by_replica,
             caches_emptied=emptied,
@@ -164,13 +167,13 @@ class _Stage:
             sent.served, samples, duration_s=sent.duration_s, preemptions=whole.preemptions
         )
         run = experiment.run(cell, outcome, whole, details)
-        if run.steady.hit_rate is None:  # engines that do not tell it with the usage
+        if run.steady.hit_rate is None:  # the engines do not report it with the usage
             run = replace(run, steady=replace(run.steady, hit_rate=whole.replicas_hit_rate))
         return run
 
 
 async def _while(sending: Coroutine[None, None, Sent], *all_is_well: Awaitable[Never]) -> Sent:
-    """What was sent, unless one of the others raises before: then there is no point in going on."""
+    """The client's result, unless one of the others raises first: then going on has no purpose."""
     client = asyncio.ensure_future(sending)
     watching = [asyncio.ensure_future(each) for each in all_is_well]
     try:
@@ -185,8 +188,8 @@ async def _while(sending: Coroutine[None, None, Sent], *all_is_well: Awaitable[N
         await asyncio.gather(client, *watching, return_exceptions=True)
 
 
-async def _sample(fleet: Fleet, client: Client, into: list[Sample]) -> Never:
-    """The replicas' gauges from time to time."""
+async def _sample(fleet: ReplicaFleet, client: LoadClient, into: list[Sample]) -> Never:
+    """Read the replicas' gauges from time to time."""
     while True:
         at_s, gauges = client.now_s, await fleet.gauges()
         into += [

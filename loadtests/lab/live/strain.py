@@ -1,4 +1,4 @@
-"""Whether a run tells of the gateways, or of the machine that all of it ran on."""
+"""Whether a run shows the gateways' speed, or only that of the machine on which all of it ran."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ import numpy as np
 from loadtests.bench import processes
 from loadtests.lab.live.client import Lag
 from loadtests.lab.live.gateways import Gateway
-from loadtests.lab.live.replicas import Fleet
+from loadtests.lab.live.replicas import ReplicaFleet
 
 LATE_S: Final = 0.05
-"""A client later than this (99th percentile, wall time) is no fair witness."""
+"""A client that is later than this (99th percentile, wall time) does not measure reliably."""
 BUSY: Final = 0.95
-"""Of the machine."""
+"""Share of the machine's cores."""
 REPLICA_BUSY: Final = 0.9
-"""Of one core: a simulated replica is one thread, and late with its steps beyond."""
+"""Share of one core. A simulated replica is one thread: beyond this its steps are late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Strain:
-    """Of one run; wall seconds, shares from 0 to 1."""
+    """The load on the machine during one run. Times are wall seconds, shares from 0 to 1."""
 
     machine_busy_share: float
-    """Of all cores, whoever used them."""
+    """Share of all cores, whoever used them."""
     client_busy_share: float
-    """Of one core."""
+    """Share of one core."""
     gateway_cpu_s: float | None
     replica_busy_share: float | None
-    """Of one core: the busiest. None: they are not ours."""
+    """Share of one core, of the busiest replica. None: the replicas are not ours."""
     sent_late_p99_s: float
     sent_late_max_s: float
     loop_late_p99_s: float
     loop_late_max_s: float
 
     def flags(self) -> list[str]:
-        """Why the run should not be trusted; none: it may be."""
+        """Why the run should not be trusted; empty: it may be."""
         found: list[str] = []
         if self.machine_busy_share > BUSY:
             found.append("machine")
@@ -51,19 +51,19 @@ class Strain:
         return found
 
     def as_data(self) -> dict[str, object]:
-        """For the result."""
+        """The strain for result.json."""
         return {**asdict(self), "flags": self.flags()}
 
 
-class Meter:
+class StrainMeter:
     """Reads the clocks of all processes at the beginning and the end of a run."""
 
-    def __init__(self, gateway: Gateway, fleet: Fleet) -> None:
+    def __init__(self, gateway: Gateway, fleet: ReplicaFleet) -> None:
         self._gateway, self._fleet = gateway, fleet
         self._before = self._read()
 
     def read(self, lag: Lag) -> Strain:
-        """What the run took."""
+        """The strain since this meter was made."""
         after, before = self._read(), self._before
         wall_s = after.wall_s - before.wall_s
         cores = os.cpu_count() or 1
@@ -106,7 +106,7 @@ def _p99(values: Sequence[float]) -> float:
 
 
 def remarks(strains: Iterable[Strain]) -> list[str]:
-    """A line for each reason, over all runs."""
+    """One line for each reason, over all runs."""
     all_of_them = list(strains)
 
     def flagged(kind: str) -> list[Strain]:

@@ -1,4 +1,4 @@
-"""What is compared: a gateway to start in front of the replicas, or one that is there."""
+"""What is compared: a gateway that the lab starts in front of the replicas, or one that runs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from loadtests.lab import choices
 from loadtests.lab.source import LabError
 
 
-class Kind(enum.StrEnum):
-    """Which gateway."""
+class TargetKind(enum.StrEnum):
+    """Which gateway a target is."""
 
     PENSTOCK = "penstock"
     ENVOY_ROUND_ROBIN = "envoy-round-robin"
@@ -22,11 +22,11 @@ class Kind(enum.StrEnum):
     VLLM_ROUTER = "vllm-router"
     SGLANG_ROUTER = "sglang-router"
     RUNNING = "running"
-    """Somebody else's, by its URL."""
+    """One that runs already, named by its URL."""
 
 
-ROUTER_POLICIES: Mapping[Kind, tuple[str, ...]] = {
-    Kind.VLLM_ROUTER: (
+ROUTER_POLICIES: Mapping[TargetKind, tuple[str, ...]] = {
+    TargetKind.VLLM_ROUTER: (
         "cache_aware",
         "round_robin",
         "random",
@@ -34,26 +34,26 @@ ROUTER_POLICIES: Mapping[Kind, tuple[str, ...]] = {
         "consistent_hash",
         "sticky_least_loaded",
     ),
-    Kind.SGLANG_ROUTER: ("cache_aware", "round_robin", "random", "power_of_two"),
+    TargetKind.SGLANG_ROUTER: ("cache_aware", "round_robin", "random", "power_of_two"),
 }
-"""Those that need nothing but the workers' addresses; the first is the router's own default."""
+"""Policies that need nothing but the workers' addresses; the first is the router's own default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One of them."""
+    """One contender of a live comparison."""
 
-    kind: Kind
+    kind: TargetKind
     title: str
     policy: str = ""
-    """By the gateway's own name; "" = its default."""
+    """The gateway's own name of its policy; "" = its default."""
     params: Mapping[str, object] = field(default_factory=dict)
-    """Of Penstock's policy."""
+    """Parameters of Penstock's policy."""
     url: str = ""
-    """Of a running one."""
+    """URL of a gateway that runs already."""
 
     def as_data(self) -> Mapping[str, object]:
-        """For the result."""
+        """The target for result.json."""
         return {
             "label": self.title,
             "kind": str(self.kind),
@@ -64,8 +64,8 @@ class Target:
 
 
 def parse(text: str) -> tuple[Target, ...]:
-    """``name,name:policy,penstock:policy:{json},label=http://host:port,...``. Raises LabError,
-    PolicyError."""
+    """Targets from ``name,name:policy,penstock:policy:{json},label=http://host:port,...``. Raises
+    LabError, PolicyError."""
     targets: list[Target] = []
     for part in _parts(text):
         target = _target(part)
@@ -80,17 +80,17 @@ def parse(text: str) -> tuple[Target, ...]:
 def _target(text: str) -> Target:
     label, is_labelled, rest = text.partition("=")
     if is_labelled and rest.startswith(("http://", "https://")):
-        return Target(Kind.RUNNING, label.strip() or rest, url=_url(rest))
+        return Target(TargetKind.RUNNING, label.strip() or rest, url=_url(rest))
     if text.startswith(("http://", "https://")):
-        return Target(Kind.RUNNING, text, url=_url(text))
+        return Target(TargetKind.RUNNING, text, url=_url(text))
     name, _, policy = text.partition(":")
     try:
-        kind = Kind(name)
+        kind = TargetKind(name)
     except ValueError:
-        kind = Kind.RUNNING
-    if kind is Kind.RUNNING:
+        kind = TargetKind.RUNNING
+    if kind is TargetKind.RUNNING:
         raise LabError(f"target {name!r}: there are {_known()}")
-    if kind is Kind.PENSTOCK:
+    if kind is TargetKind.PENSTOCK:
         return _penstock(policy)
     known = ROUTER_POLICIES.get(kind, ())
     if policy and policy not in known:
@@ -101,24 +101,26 @@ def _target(text: str) -> Target:
 
 def _penstock(policy: str) -> Target:
     if not policy:
-        return Target(Kind.PENSTOCK, "penstock")
+        return Target(TargetKind.PENSTOCK, "penstock")
     chosen = choices.policies(policy)
     if len(chosen) != 1:
         raise LabError(f"target penstock: one policy is wanted, not {policy!r}")
     [choice] = chosen
-    return Target(Kind.PENSTOCK, f"penstock {choice.title}", choice.name, choice.params)
+    return Target(
+        TargetKind.PENSTOCK, f"penstock {choice.title}", choice.spec.name, choice.spec.params
+    )
 
 
 def _url(text: str) -> str:
     url = URL(text)
     if not url.host:
         raise LabError(f"target {text!r}: a URL has a host, as in http://127.0.0.1:8080")
-    # Clients are told of a base URL with it; the lab's has its own paths.
+    # Clients are given a base URL that ends with it; the lab adds its own paths.
     return str(url).rstrip("/").removesuffix("/v1")
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Between commas, but for those in JSON."""
+    """The parts between commas, except for commas inside JSON."""
     decoder, part, place = json.JSONDecoder(), "", 0
     while place < len(text):
         if text.startswith(":{", place):
@@ -140,5 +142,5 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def _known() -> str:
-    started = [str(kind) for kind in Kind if kind is not Kind.RUNNING]
+    started = [str(kind) for kind in TargetKind if kind is not TargetKind.RUNNING]
     return f"{', '.join(started)}, and any running one as NAME=http://host:port"

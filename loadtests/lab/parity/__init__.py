@@ -1,4 +1,1 @@
-"""Parity: the same requests sent to real vLLM and to the simulator, and where the two differ.
-
-May import loadtests.sim.model; knows no routing policy.
-"""
+"""Parity: the same requests sent to real vLLM and to the simulator, and where the two differ."""

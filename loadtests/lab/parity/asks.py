@@ -1,8 +1,8 @@
-"""The requests of a parity run: small enough a KV cache and they preempt and evict.
+"""The requests of a parity run. With a small KV cache, they make an engine preempt and evict.
 
-Prompts are token ids, so that tokenizers do not matter. Requests come in bursts, each of which is
-put into the engine's queue as a whole while the engine is held; what happens then is a matter of
-the scheduler and of nothing else.
+Prompts are token ids, so that tokenizers do not matter. Requests come in bursts. Each burst is put
+into the engine's queue as a whole while the engine is paused, so that all that follows depends on
+the scheduler alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
 
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 
 _FIRST_TOKEN, _LAST_TOKEN = 300, 1999
 """Ordinary tokens in every vocabulary we know."""
@@ -21,7 +21,7 @@ _SHARES_PREFIX, _CONTINUES, _REPEATS, _FULL_BLOCKS, _SHORT = 0.7, 0.2, 0.08, 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ParityRequest:
     """One request: the prompt and answer of an earlier one (if it continues one), then tokens."""
 
     name: str
@@ -36,24 +36,24 @@ class Ask:
 class Burst:
     """Requests that arrive together, in this order.
 
-    ``after_tokens`` is None: nothing else is under way. Otherwise it comes in the middle of the
-    burst before it, when that one's first request has had about so many tokens.
+    ``after_tokens`` None: nothing else is under way then. Otherwise the burst arrives during the
+    one before it, when the first request of that one has about so many tokens.
     """
 
-    asks: tuple[Ask, ...]
+    asks: tuple[ParityRequest, ...]
     after_tokens: int | None = None
 
 
-def make(count: int, seed: int, limits: Limits, adapters: Sequence[str] = ()) -> list[Burst]:
-    """That many requests for an engine of these limits, the same ones for the same arguments.
+def make(count: int, seed: int, limits: EngineLimits, adapters: Sequence[str] = ()) -> list[Burst]:
+    """``count`` requests for an engine of these limits; the same arguments give the same requests.
 
-    With ``adapters``, each is for one of them or for the base model.
+    With ``adapters``, each request is for one of them or for the base model.
     """
     return _Maker(seed, limits, adapters).bursts(count)
 
 
 class _Maker:
-    def __init__(self, seed: int, limits: Limits, adapters: Sequence[str]) -> None:
+    def __init__(self, seed: int, limits: EngineLimits, adapters: Sequence[str]) -> None:
         self._rng = random.Random(seed)
         self._adapters = (None, *adapters)
         self._block = limits.block_size_tokens
@@ -64,7 +64,7 @@ class _Maker:
         self._longest_own = max(min(self._capacity // 8, self._room // 4), 2 * self._block)
         self._longest_answer = max(min(self._capacity // 12, self._room // 4), 16)
         self._sizes: dict[str, int] = {}
-        """Tokens of prompt and answer, of requests that will be over."""
+        """Tokens of prompt and answer, by request, of all bursts so far."""
         self._plain: list[tuple[int, ...]] = []
         """Prompts that continue nothing."""
 
@@ -84,7 +84,7 @@ class _Maker:
             left, sent = left - size, sent + size
         return made
 
-    def _ask(self, name: str, sizes: dict[str, int], plain: list[tuple[int, ...]]) -> Ask:
+    def _ask(self, name: str, sizes: dict[str, int], plain: list[tuple[int, ...]]) -> ParityRequest:
         rng = self._rng
         own = self._text(self._own_tokens())
         answer = self._answer_tokens()
@@ -96,11 +96,11 @@ class _Maker:
             if fitting:
                 earlier = rng.choice(fitting)
                 self._sizes[name] = sizes[earlier] + len(own) + answer
-                return Ask(name, own, answer, continues=earlier, adapter=adapter)
+                return ParityRequest(name, own, answer, continues=earlier, adapter=adapter)
         elif chance < _CONTINUES + _REPEATS and plain:
             tokens = rng.choice(plain)
             self._sizes[name] = len(tokens) + answer
-            return Ask(name, tokens, answer, adapter=adapter)
+            return ParityRequest(name, tokens, answer, adapter=adapter)
         tokens = own
         if rng.random() < _SHARES_PREFIX:
             tokens = rng.choice(self._prefixes) + own
@@ -108,10 +108,10 @@ class _Maker:
             tokens += self._text(-len(tokens) % self._block)
         self._plain.append(tokens)
         self._sizes[name] = len(tokens) + answer
-        return Ask(name, tokens, answer, adapter=adapter)
+        return ParityRequest(name, tokens, answer, adapter=adapter)
 
-    def _watched(self, ask: Ask) -> Ask:
-        """The first of a burst answers for long: the next burst is timed by it."""
+    def _watched(self, ask: ParityRequest) -> ParityRequest:
+        """With a long answer: the arrival of the next burst is timed by it."""
         answer = min(2 * self._longest_answer, self._room - self._sizes[ask.name] + ask.max_tokens)
         self._sizes[ask.name] += answer - ask.max_tokens
         return replace(ask, max_tokens=answer)

@@ -1,8 +1,9 @@
 """Two recordings of the same requests: equal, or different for a reason that was checked.
 
-A burst that comes into another meets the engine at a step that two servers do not share, and what
-it finds cached depends on that. Whether this explains a difference is not presumed: the model runs
-the requests with the arrivals of either recording, and must get what either was told.
+A burst that arrives during another may meet the engines of two servers at different steps, and
+what it finds cached depends on that. That this explains a difference is not taken for granted: the
+model runs the requests with the arrivals of each recording, and must get the same answers as each
+of the two servers.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from dataclasses import asdict, dataclass
 from math import ceil
 
 from loadtests.lab.parity.asks import Burst
-from loadtests.lab.parity.recording import Clock, ParityError, Recording
+from loadtests.lab.parity.recording import Moment, ParityError, Recording
 from loadtests.lab.parity.virtual import replay
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 
 _CLOSE_SHARE, _CLOSE_COUNT = 0.1, 3
 _LAGS = (0, 1, -1)
 """Steps by which a server may see arrivals later or sooner than its recording has it."""
 
 
-class Reason(enum.Enum):
+class Cause(enum.Enum):
     """Why two servers differ."""
 
     ARRIVAL = "a burst came at another step"
@@ -36,20 +37,20 @@ class Difference:
     request: str
     real_tokens: int
     simulated_tokens: int
-    reason: Reason
+    reason: Cause
     detail: str
-    """What stopped the match on either side."""
+    """What ended the match on each side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What came of a comparison."""
+    """The result of a comparison."""
 
     requests: int
     differences: tuple[Difference, ...]
     ordered: int
-    """Requests whose order of admission both told."""
-    order_differs: Reason | None
+    """Requests whose order of admission is known on both sides."""
+    order_differs: Cause | None
     """None: it is the same."""
     first_out_of_order: str | None
     preemptions: tuple[int, int]
@@ -67,7 +68,7 @@ class Parity:
     @property
     def unexplained(self) -> tuple[Difference, ...]:
         """Differences without a reason."""
-        return tuple(each for each in self.differences if each.reason is Reason.UNEXPLAINED)
+        return tuple(each for each in self.differences if each.reason is Cause.UNEXPLAINED)
 
     @property
     def preemptions_close(self) -> bool:
@@ -82,7 +83,7 @@ class Parity:
         """The simulator does what real vLLM does."""
         return (
             not self.unexplained
-            and self.order_differs is not Reason.UNEXPLAINED
+            and self.order_differs is not Cause.UNEXPLAINED
             and self.preemptions_close
         )
 
@@ -96,9 +97,9 @@ class Parity:
 
 
 def compare(
-    real: Recording, simulated: Recording, bursts: Sequence[Burst], limits: Limits
+    real: Recording, simulated: Recording, bursts: Sequence[Burst], limits: EngineLimits
 ) -> Parity:
-    """Both recordings must be of these bursts, on engines of these limits."""
+    """Compare two recordings of these bursts, on engines of these limits."""
     testimonies = [_witness(each, bursts, limits) for each in (real, simulated)]
     witnesses = [witness for witness, _ in testimonies]
     arrivals_equal = testimonies[0][1] == testimonies[1][1]
@@ -111,7 +112,7 @@ def compare(
             witness is not None and witness.answers[name].cached_tokens == told
             for witness, told in zip(witnesses, tokens, strict=True)
         ]
-        reason = Reason.ARRIVAL if all(attested) and not arrivals_equal else Reason.UNEXPLAINED
+        reason = Cause.ARRIVAL if all(attested) and not arrivals_equal else Cause.UNEXPLAINED
         differences.append(Difference(name, *tokens, reason, _detail(name, witnesses, attested)))
     ordered, out_of_order = _orders(real, simulated)
     order_differs = None
@@ -121,7 +122,7 @@ def compare(
             witness is not None and _orders(recording, witness)[1] is None
             for recording, witness in pairs
         )
-        order_differs = Reason.ARRIVAL if explained else Reason.UNEXPLAINED
+        order_differs = Cause.ARRIVAL if explained else Cause.UNEXPLAINED
     return Parity(
         requests=len(real.answers),
         differences=tuple(differences),
@@ -136,18 +137,18 @@ def compare(
 
 
 def _witness(
-    recording: Recording, bursts: Sequence[Burst], limits: Limits
-) -> tuple[Recording | None, list[Clock | None]]:
-    """The model with the recording's arrivals, and when these are by its account.
+    recording: Recording, bursts: Sequence[Burst], limits: EngineLimits
+) -> tuple[Recording | None, list[Moment | None]]:
+    """The model's run with the recording's arrivals, and the arrivals as the model sees them.
 
-    Of the possible lags, it has the one with which it agrees best with the recording.
+    The lag is the one with which the model agrees best with the recording.
     """
     best, fewest, came = None, len(recording.answers) + 1, recording.came
     for lag in _LAGS:
         try:
             witness = replay(bursts, limits, recording, lag=lag)
         except ParityError:
-            continue  # the burst would come too late
+            continue  # a burst would arrive too late
         wrong = sum(
             witness.answers[name].cached_tokens != answer.cached_tokens
             for name, answer in recording.answers.items()
@@ -155,7 +156,7 @@ def _witness(
         if wrong < fewest:
             best, fewest = witness, wrong
             came = [
-                Clock(clock.request, clock.tokens + lag) if clock is not None else None
+                Moment(clock.request, clock.tokens + lag) if clock is not None else None
                 for clock in recording.came
             ]
         if not wrong:
@@ -172,7 +173,7 @@ def _detail(name: str, witnesses: Sequence[Recording | None], attested: Sequence
 
 
 def _orders(one: Recording, other: Recording) -> tuple[int, str | None]:
-    """How many requests both have in order, and the first that is not where the other has it."""
+    """How many requests both recordings have in order, and the first that differs."""
     if one.admitted is None or other.admitted is None:
         return 0, None
     both = set(one.admitted) & set(other.admitted)

@@ -1,15 +1,14 @@
 """KV events of a replica: which requests were admitted, in which order, and how much was evicted.
 
-vLLM publishes what each step stored and removed over ZeroMQ, in the order in which it happened. A
-request that is admitted stores the blocks it computes; a block that only one of the requests under
-way has tells whose admission it was.
+vLLM publishes over ZeroMQ what each step stored and removed, in the order in which it happened. A
+request that is admitted stores the blocks that it computes. A block that only one of the requests
+under way has shows that this request was admitted.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -17,13 +16,12 @@ import zmq
 import zmq.asyncio
 
 from loadtests.lab.parity.recording import ParityError
-
-_TOKEN_BYTES = 4
+from loadtests.sim.serving.tokens import block_ids, from_ids, prefix_salt
 
 _Hash = bytes | int
 
 
-class BlockStored(msgspec.Struct, tag=True):
+class _Stored(msgspec.Struct, tag="BlockStored"):
     """Blocks of one sequence that can be found from now on."""
 
     block_hashes: list[_Hash]
@@ -32,13 +30,13 @@ class BlockStored(msgspec.Struct, tag=True):
     lora_name: str | None = None
 
 
-class BlockRemoved(msgspec.Struct, tag=True):
+class _Removed(msgspec.Struct, tag="BlockRemoved"):
     """Blocks whose content was given up."""
 
     block_hashes: list[_Hash]
 
 
-class AllBlocksCleared(msgspec.Struct, tag=True):
+class _Cleared(msgspec.Struct, tag="AllBlocksCleared"):
     """All content was given up."""
 
 
@@ -46,58 +44,57 @@ class _Batch(msgspec.Struct, array_like=True):
     """What one step did."""
 
     ts: float
-    events: list[BlockStored | BlockRemoved | AllBlocksCleared]
+    events: list[_Stored | _Removed | _Cleared]
 
 
 _decoder = msgspec.msgpack.Decoder(_Batch)
 
 
-class KvEvents:
-    """Subscribes at once; what it is told piles up until it is asked."""
+class EventLog:
+    """The events of one replica, as they come in."""
 
     def __init__(self, block_size_tokens: int) -> None:
         self.removed_blocks = 0
         self.batches = 0
+        self.stored: list[int] = []
+        """Names of the stored blocks (see `chain_of`), in order."""
         self._size = block_size_tokens
-        self._chain: dict[_Hash, bytes] = {}
-        """Of each block hash that was told: what stands for its tokens and all before them."""
-        self.stored: list[bytes] = []
-        """What stands for each stored block and all before it (see `chain_of`), in order."""
+        self._names: dict[_Hash, int] = {}
+        """Our name of each block, by the engine's hash."""
         self._last: int | None = None
 
     def forget(self) -> None:
-        """What was told so far does not count."""
+        """Leave out what came so far."""
         self.stored.clear()
         self.removed_blocks = 0
 
     def take(self, frames: Sequence[bytes]) -> None:
-        """One message: topic, sequence number, batch. Raises ParityError when one was missed."""
+        """Read one message: topic, sequence number, batch. Raises ParityError after a gap."""
         number = int.from_bytes(frames[-2], "big")
         if self._last is not None and number != self._last + 1:
             raise ParityError(f"KV events {self._last + 1} to {number - 1} were lost")
         self._last = number
         self.batches += 1
         for event in _decoder.decode(frames[-1]).events:
-            if isinstance(event, BlockStored):
-                self._stored(event)
-            elif isinstance(event, BlockRemoved):
+            if isinstance(event, _Stored):
+                self._store(event)
+            elif isinstance(event, _Removed):
                 self.removed_blocks += len(event.block_hashes)
 
-    def _stored(self, event: BlockStored) -> None:
+    def _store(self, event: _Stored) -> None:
         parent = event.parent_block_hash
-        before = _root(event.lora_name) if parent is None else self._chain.get(parent)
+        before = _root(event.lora_name) if parent is None else self._names.get(parent)
         if before is None:
-            raise ParityError("a KV event's parent block was never told")
-        chains = _chains(before, event.token_ids, self._size)
-        for block_hash, chain in zip(event.block_hashes, chains, strict=True):
-            self._chain[block_hash] = chain
-            self.stored.append(chain)
+            raise ParityError("no KV event has named a block's parent before the block")
+        names = block_ids(from_ids(event.token_ids), before, self._size)
+        self._names.update(zip(event.block_hashes, names, strict=True))
+        self.stored += names
 
 
 @asynccontextmanager
-async def subscribed(endpoint: str, block_size_tokens: int) -> AsyncIterator[KvEvents]:
-    """Listens while the context is open. Raises what `KvEvents.take` does."""
-    events = KvEvents(block_size_tokens)
+async def subscribed(endpoint: str, block_size_tokens: int) -> AsyncIterator[EventLog]:
+    """Listens while the context is open. Raises what `EventLog.take` does."""
+    events = EventLog(block_size_tokens)
     context = zmq.asyncio.Context()
     socket = context.socket(zmq.SUB)
     socket.setsockopt(zmq.RCVHWM, 0)
@@ -120,19 +117,10 @@ async def subscribed(endpoint: str, block_size_tokens: int) -> AsyncIterator[KvE
         context.term()
 
 
-def chain_of(tokens: Sequence[int], adapter: str | None, block_size_tokens: int) -> list[bytes]:
-    """What stands for each full block of a prompt and all before it."""
-    return list(_chains(_root(adapter), tokens, block_size_tokens))
+def chain_of(tokens: Sequence[int], adapter: str | None, block_size_tokens: int) -> tuple[int, ...]:
+    """A name for each full block of a prompt: equal names mean equal tokens up to there."""
+    return block_ids(from_ids(tokens), _root(adapter), block_size_tokens)
 
 
-def _root(adapter: str | None) -> bytes:
-    return (adapter or "").encode()
-
-
-def _chains(before: bytes, tokens: Sequence[int], size: int) -> Iterable[bytes]:
-    for start in range(0, len(tokens) - size + 1, size):
-        block = b"".join(
-            token.to_bytes(_TOKEN_BYTES, "little") for token in tokens[start : start + size]
-        )
-        before = hashlib.blake2b(before + block, digest_size=16).digest()
-        yield before
+def _root(adapter: str | None) -> int:
+    return prefix_salt(adapter, "", "")

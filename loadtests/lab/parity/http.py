@@ -1,7 +1,7 @@
 """The requests, sent to a server: real vLLM, or the simulator.
 
-The engine is held (POST /pause?mode=keep) while a burst is sent, one request after another, so that
-it finds the whole burst in its queue, in this order, when it goes on (POST /resume).
+The engine is paused (POST /pause?mode=keep) while a burst is sent, one request after another. When
+it goes on (POST /resume), it finds the whole burst in its queue, in this order.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from typing import cast
 
 import aiohttp
 import orjson
-from prometheus_client.parser import text_string_to_metric_families
 
-from loadtests.lab.parity.asks import Ask, Burst
-from loadtests.lab.parity.events import KvEvents, chain_of, subscribed
+from loadtests.lab.parity.asks import Burst, ParityRequest
+from loadtests.lab.parity.events import EventLog, chain_of, subscribed
 from loadtests.lab.parity.order import order_of, waves_of
-from loadtests.lab.parity.recording import Answer, Clock, ParityError, Recording
+from loadtests.lab.parity.recording import Moment, ParityError, RecordedAnswer, Recording
+from loadtests.lab.replica_metrics import ReplicaCounters, counters
+from loadtests.sim.calibration.probe import Facts
+from loadtests.sim.calibration.probe_http import HttpTarget
 
 _HEADERS_TIMEOUT_S = 10.0
 _ANSWER_TIMEOUT_S = 120.0
@@ -27,75 +29,50 @@ _POLL_S = 0.02
 _QUIET_S = 1.0
 _LOOK_S = 0.001
 _STEPS_BEFORE = 5
-"""That a server may be ahead of what its clients have seen."""
+"""By which a server may be ahead of what its clients have seen."""
 _PROBES = 100
 _PAUSE = "/pause?mode=keep&clear_cache=false"
-_COUNTERS = ("num_preemptions", "prefix_cache_hits", "generation_tokens")
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """Where it listens, and where it publishes its KV events (None: nowhere)."""
+class ParityServer:
+    """Where a server listens, and where it publishes its KV events (None: nowhere)."""
 
     url: str
     events: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a server tells of itself."""
-
-    model: str
-    max_model_len: int
-    num_blocks: int
-    """Usable ones."""
-    block_size_tokens: int
-
-
-async def shape_of(server: Server) -> Shape:
-    """Asks. Raises ParityError, aiohttp.ClientError."""
-    async with _session(server) as session:
-        async with session.get("/v1/models") as response:
-            model = (await response.json())["data"][0]
-        async with session.get("/metrics") as response:
-            families = text_string_to_metric_families(await response.text())
-    for family in families:
-        for sample in family.samples:
-            if sample.name.startswith("vllm:cache_config_info"):
-                return Shape(
-                    model["id"],
-                    int(model["max_model_len"]),
-                    int(sample.labels["num_gpu_blocks"]) - 1,
-                    int(sample.labels["block_size"]),
-                )
-    raise ParityError(f"{server.url}/metrics has no vllm:cache_config_info")
+async def facts_of(server: ParityServer) -> Facts:
+    """What the server says of itself. Raises ProbeError."""
+    async with HttpTarget(server.url) as target:
+        return await target.facts()
 
 
 async def record(
-    server: Server,
-    shape: Shape,
+    server: ParityServer,
+    facts: Facts,
     bursts: Sequence[Burst],
     *,
     who: str,
     like: Recording | None = None,
     under_way: int = 0,
 ) -> Recording:
-    """Send all of them, to a server that does nothing else.
+    """Send all bursts to a server that does nothing else.
 
-    ``like``: bursts come when they came in this recording, as nearly as can be done. ``under_way``:
-    steps that a server which is held has begun and ends when it goes on: real vLLM none, the
-    simulator one.
+    ``like``: bursts arrive when they did in this recording, as nearly as possible. ``under_way``:
+    steps that a paused server has begun and ends when it goes on: real vLLM none, the simulator
+    one.
 
-    Raises ParityError when the server cannot be held or does not tell what is needed.
+    Raises ParityError when the server cannot be paused, or does not report what is needed.
     """
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(_session(server))
         events = None
         if server.events is not None:
             events = await stack.enter_async_context(
-                subscribed(server.events, shape.block_size_tokens)
+                subscribed(server.events, facts.block_size_tokens)
             )
-        run = _Run(session, shape, events, who)
+        run = _Run(session, facts, events, who)
         try:
             return await run.through(bursts, like, under_way)
         finally:
@@ -104,9 +81,9 @@ async def record(
 
 class _Run:
     def __init__(
-        self, session: aiohttp.ClientSession, shape: Shape, events: KvEvents | None, who: str
+        self, session: aiohttp.ClientSession, facts: Facts, events: EventLog | None, who: str
     ) -> None:
-        self._session, self._shape, self._events = session, shape, events
+        self._session, self._facts, self._events = session, facts, events
         self._recording = Recording(who)
         self._prompts: dict[str, tuple[int, ...]] = {}
         self._adapters: dict[str, str | None] = {}
@@ -131,20 +108,20 @@ class _Run:
                 await self._control(_PAUSE)
                 came = None
             else:
-                came = await self._held(tokens, under_way, before["generation_tokens"])
+                came = await self._held(tokens, under_way, before.generation_tokens)
             self._recording.came.append(came)
             for ask in burst.asks:
                 await self._send(ask)
             await self._control("/resume")
         await self._finish()
-        await self._settled(before["generation_tokens"])
-        after = await self._counters()
-        self._recording.preemptions = after["num_preemptions"] - before["num_preemptions"]
-        self._recording.hit_tokens = after["prefix_cache_hits"] - before["prefix_cache_hits"]
+        await self._settled(before.generation_tokens)
+        during = await self._counters() - before
+        self._recording.preemptions = during.preemptions
+        self._recording.hit_tokens = during.cached_tokens
         if self._events is not None:
             await self._quiet(self._events)
             self._recording.evicted_blocks = self._events.removed_blocks
-            size = self._shape.block_size_tokens
+            size = self._facts.block_size_tokens
             blocks = {
                 name: chain_of(prompt, self._adapters[name], size)
                 for name, prompt in self._prompts.items()
@@ -154,20 +131,20 @@ class _Run:
         return self._recording
 
     async def close(self) -> None:
-        """Let the server go on, without what is left."""
+        """Cancel what is left, and let the server go on."""
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         await self._control("/resume")
 
     async def _begin(self) -> None:
-        """An empty cache, and somebody who hears of it."""
+        """Start with an empty cache, and make sure that KV events arrive."""
         if self._events is not None:
             for probe in range(_PROBES):
                 if self._events.batches:
                     break
-                tokens = tuple(range(300 + probe, 301 + probe + self._shape.block_size_tokens))
-                await self._send(Ask(f"probe-{probe}", tokens, 1))
+                tokens = tuple(range(300 + probe, 301 + probe + self._facts.block_size_tokens))
+                await self._send(ParityRequest(f"probe-{probe}", tokens, 1))
                 await self._finish()
             else:
                 raise ParityError("no KV events come: is the endpoint right?")
@@ -186,7 +163,7 @@ class _Run:
                     "VLLM_SERVER_DEV_MODE=1 in its environment"
                 )
 
-    async def _send(self, ask: Ask) -> None:
+    async def _send(self, ask: ParityRequest) -> None:
         """Returns when the request is in the engine's queue."""
         prompt = ask.tokens
         if ask.continues is not None:
@@ -194,9 +171,9 @@ class _Run:
             prompt = self._prompts[ask.continues] + earlier.tokens + prompt
         self._prompts[ask.name] = prompt
         self._adapters[ask.name] = ask.adapter
-        self._answers[ask.name] = Answer(len(prompt), 0, 0)
+        self._answers[ask.name] = RecordedAnswer(len(prompt), 0, 0)
         body = {
-            "model": ask.adapter or self._shape.model,
+            "model": ask.adapter or self._facts.model,
             "prompt": prompt,
             "max_tokens": ask.max_tokens,
             "temperature": 0.0,
@@ -208,11 +185,11 @@ class _Run:
         sent = asyncio.Event()
         self._tasks[ask.name] = asyncio.create_task(self._ask(ask, body, sent))
         await asyncio.wait_for(sent.wait(), _HEADERS_TIMEOUT_S)
-        # What the server does with one request before it hears the next, it has done by then.
+        # Its answer shows that the server has done what it does before it reads a further request.
         async with self._session.get("/health") as response:
             response.raise_for_status()
 
-    async def _ask(self, ask: Ask, body: dict[str, object], sent: asyncio.Event) -> None:
+    async def _ask(self, ask: ParityRequest, body: dict[str, object], sent: asyncio.Event) -> None:
         answer = self._answers[ask.name]
         tokens: list[int] = []
         text = ""
@@ -241,22 +218,22 @@ class _Run:
             raise ParityError(f"{ask.name}: its answer is not the tokens it was made of")
 
     async def _tokenized(self, text: str) -> tuple[int, ...]:
-        body = {"model": self._shape.model, "prompt": text, "add_special_tokens": False}
+        body = {"model": self._facts.model, "prompt": text, "add_special_tokens": False}
         async with self._session.post("/tokenize", json=body) as response:
             response.raise_for_status()
             return tuple((await response.json())["tokens"])
 
-    async def _nearly(self, clock: Clock) -> None:
-        """A few steps before that."""
+    async def _nearly(self, clock: Moment) -> None:
+        """Wait until a few steps before that moment."""
         task, answer = self._tasks[clock.request], self._answers[clock.request]
         while answer.output_tokens < clock.tokens - _STEPS_BEFORE and not task.done():  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_S)
 
-    async def _held(self, tokens: int, under_way: int, made_before: int) -> Clock | None:
-        """Hold the engine when its oldest request has about so many tokens.
+    async def _held(self, tokens: int, under_way: int, made_before: int) -> Moment | None:
+        """Pause the engine when its oldest request has about so many tokens.
 
-        In small turns, because an engine may run far ahead of those who stream its answers. None
-        when it has nothing left to do.
+        It runs for short times in between, because an engine may be far ahead of the clients that
+        stream its answers. None when it has nothing left to do.
         """
         while True:
             await self._control(_PAUSE)
@@ -264,62 +241,56 @@ class _Run:
             oldest = next((name for name, task in self._tasks.items() if not task.done()), None)
             if oldest is None:
                 return None
-            when = Clock(oldest, self._answers[oldest].output_tokens + under_way)
+            when = Moment(oldest, self._answers[oldest].output_tokens + under_way)
             if when.tokens >= max(tokens, under_way + 1):
                 return when
             await self._control("/resume")
 
     async def _finish(self) -> None:
-        """All that was sent is answered."""
+        """Wait until all that was sent is answered."""
         waiting = [task for task in self._tasks.values() if not task.done()]
         if waiting:
             await asyncio.wait_for(asyncio.gather(*waiting), _ANSWER_TIMEOUT_S)
         for task in self._tasks.values():
             task.result()
 
-    async def _quiet(self, events: KvEvents) -> None:
+    async def _quiet(self, events: EventLog) -> None:
         batches = -1
         while batches != events.batches:
             batches = events.batches
             await asyncio.sleep(_QUIET_S)
 
     async def _settled(self, before: int) -> None:
-        """Clients have been told of every token there is."""
-        told = -1
+        """Wait until the clients have every token that the engine has made."""
+        last = -1
         while True:
             await asyncio.sleep(_POLL_S)
-            made = (await self._counters())["generation_tokens"] - before
+            made = (await self._counters()).generation_tokens - before
             heard = sum(answer.output_tokens for answer in self._answers.values())
-            if made == heard == told:
+            if made == heard == last:
                 return
-            told = made
+            last = made
 
-    async def _counters(self) -> dict[str, int]:
+    async def _counters(self) -> ReplicaCounters:
         async with self._session.get("/metrics") as response:
-            text = await response.text()
-        found = dict.fromkeys(_COUNTERS, 0)
-        for line in text.splitlines():
-            for name in _COUNTERS:
-                if line.startswith(f"vllm:{name}_total"):
-                    found[name] += int(float(line.rsplit(" ", 1)[1]))
-        return found
+            return counters(await response.read())
 
 
-def _take_usage(answer: Answer, usage: object) -> None:
+def _take_usage(answer: RecordedAnswer, usage: object) -> None:
     if not isinstance(usage, dict):
         return
-    told = cast("dict[str, object]", usage)
-    answer.output_tokens = int(cast("int", told.get("completion_tokens") or 0))
-    details = told.get("prompt_tokens_details")
+    counted = cast("dict[str, object]", usage)
+    answer.output_tokens = int(cast("int", counted.get("completion_tokens") or 0))
+    details = counted.get("prompt_tokens_details")
     if isinstance(details, dict):
         answer.cached_tokens = int(details.get("cached_tokens") or 0)
-        prompt_tokens = told.get("prompt_tokens")
+        prompt_tokens = counted.get("prompt_tokens")
         if prompt_tokens != answer.prompt_tokens:
             raise ParityError(f"{prompt_tokens} prompt tokens counted, {answer.prompt_tokens} sent")
 
 
 @asynccontextmanager
-async def _session(server: Server) -> AsyncIterator[aiohttp.ClientSession]:
+async def _session(server: ParityServer) -> AsyncIterator[aiohttp.ClientSession]:
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=_ANSWER_TIMEOUT_S)
     async with aiohttp.ClientSession(server.url, connector=connector, timeout=timeout) as session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from loadtests.lab.parity.asks import Burst
-from loadtests.lab.parity.recording import Clock
+from loadtests.lab.parity.recording import Moment
 
 
 def order_of(
@@ -13,10 +13,11 @@ def order_of(
 ) -> list[str]:
     """Requests in the order in which the first block of their own was stored.
 
-    ``waves``: requests that were under way together, and for each what stands for every full block
-    of its prompt and all before it. A block is its own if nobody else in the wave has it, and
-    nobody in a wave before; who has none is left out. In an engine that computes as much of a
-    prompt as fits into a step this is the order of admission.
+    ``waves``: groups of requests that were under way together, each request with the names of its
+    prompt's full blocks (see `events.chain_of`). A block is a request's own when no other request
+    of this wave or of an earlier one has it; requests without a block of their own are left out.
+    In an engine that computes as much of a prompt as fits into a step, this is the order of
+    admission.
     """
     owner: dict[Hashable, str | None] = {}
     for wave in waves:
@@ -35,9 +36,10 @@ def order_of(
 
 
 def waves_of(
-    bursts: Iterable[Burst], came: Iterable[Clock | None], blocks: Mapping[str, Sequence[Hashable]]
+    bursts: Iterable[Burst], came: Iterable[Moment | None], blocks: Mapping[str, Sequence[Hashable]]
 ) -> list[dict[str, Sequence[Hashable]]]:
-    """For `order_of`: bursts that came when nothing was under way, each with those into it."""
+    """For `order_of`: each burst that arrived when nothing was under way, together with the bursts
+    that arrived during it."""
     waves: list[dict[str, Sequence[Hashable]]] = []
     for burst, clock in zip(bursts, came, strict=True):
         if clock is None:

@@ -1,4 +1,4 @@
-"""What a run of the requests left behind, whoever ran it."""
+"""What is recorded of a run of the requests, on a server or on the model."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, field
 
 
 class ParityError(ValueError):
-    """A server cannot be compared, or something came between; the message says what."""
+    """A server cannot be compared, or the run was disturbed; the message says why."""
 
 
 @dataclass(slots=True)
-class Answer:
-    """What one request was told, in tokens."""
+class RecordedAnswer:
+    """The answer to one request."""
 
     prompt_tokens: int
     cached_tokens: int
@@ -21,11 +21,9 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
-    """A moment: when the oldest unfinished request had so many tokens. It gets one in each step.
-
-    Of an arrival: the step after which the scheduler saw it.
-    """
+class Moment:
+    """An engine's step, named by the tokens of a request that gets one in each step: the oldest
+    unfinished request. For an arrival: the step after which the scheduler saw it."""
 
     request: str
     tokens: int
@@ -36,18 +34,19 @@ class Recording:
     """A whole run. Counters are those of the run alone."""
 
     who: str
-    answers: dict[str, Answer] = field(default_factory=dict)
-    came: list[Clock | None] = field(default_factory=list)
-    """When each burst came; None: nothing else was under way."""
+    answers: dict[str, RecordedAnswer] = field(default_factory=dict)
+    came: list[Moment | None] = field(default_factory=list)
+    """When each burst arrived; None: nothing else was under way."""
     admitted: list[str] | None = None
-    """Requests in order of first admission, as far as it can be told; None: nobody told."""
+    """Requests in order of their first admission, as far as KV events show it; None: there were
+    none."""
     preemptions: int = 0
     hit_tokens: int = 0
-    """Tokens found in the prefix cache, those of preempted requests left out."""
+    """Tokens found in the prefix cache at first admissions."""
     evicted_blocks: int | None = None
-    """None: nobody told."""
+    """None: there were no KV events."""
     stops: dict[str, str] = field(default_factory=dict)
-    """By request, why no more of its prompt was found. Only the model knows."""
+    """By request, why no more of its prompt was found cached. Only the model knows."""
 
     def document(self) -> dict[str, object]:
         """For JSON; answers' tokens are left out."""

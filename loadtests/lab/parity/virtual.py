@@ -1,39 +1,38 @@
 """The requests, run by the engine model step by step, without a clock.
 
-Where a burst comes into another, its step is taken from a recording: so the model sees the same
-arrivals at the same steps as whoever was recorded, and must then do the same.
+Where a burst arrives during another, its step is taken from a recording. So the model sees the
+same arrivals at the same steps as the server that was recorded, and must then do the same.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence as SequenceOf
 
-from loadtests.lab.parity.asks import Ask, Burst
+from loadtests.lab.parity.asks import Burst, ParityRequest
+from loadtests.lab.parity.events import chain_of
 from loadtests.lab.parity.order import order_of, waves_of
-from loadtests.lab.parity.recording import Answer, Clock, ParityError, Recording
-from loadtests.sim.model.request import EngineRequest, Sequence, State
-from loadtests.sim.model.scheduler import Limits, Scheduler
+from loadtests.lab.parity.recording import Moment, ParityError, RecordedAnswer, Recording
+from loadtests.sim.model.request import EngineRequest, Sequence, SequenceState
+from loadtests.sim.model.scheduler import EngineLimits, Scheduler
 from loadtests.sim.model.step import Step
 
-_TOKEN_BYTES = 4
 FIRST_ANSWER_TOKEN = 1 << 30
-"""Answers of the model: tokens that no prompt has of itself."""
+"""The model's answers have tokens that no prompt has by itself."""
 
 
-class _Memory:
-    """Of the prefix cache: which blocks it had once and gave up."""
+class _CacheHistory:
+    """Which blocks the prefix cache has stored, and which of them it has given up."""
 
     def __init__(self) -> None:
         self.copies: Counter[int] = Counter()
         """Of each block that was ever stored."""
-        self.told: list[int] = []
-        """What was stored, in order."""
+        self.order: list[int] = []
+        """Stored blocks, in order."""
 
     def stored(self, block_ids: SequenceOf[int], parent_id: int | None) -> None:
         self.copies.update(block_ids)
-        self.told += block_ids
+        self.order += block_ids
 
     def removed(self, block_id: int) -> None:
         self.copies[block_id] -= 1
@@ -52,7 +51,7 @@ class _Memory:
 
 def replay(
     bursts: SequenceOf[Burst],
-    limits: Limits,
+    limits: EngineLimits,
     like: Recording | None = None,
     *,
     lag: int = 0,
@@ -61,19 +60,19 @@ def replay(
     """Run all bursts.
 
     ``like``: arrivals and answers are those of this recording; without it arrivals are as the
-    bursts would have them, and no two answers have anything in common. ``lag``: arrivals
-    are seen so many steps later. Raises
-    ParityError when a burst comes after its time: the recorded server cannot have done that.
+    bursts have them, and no two answers share anything. ``lag``: arrivals are seen so many steps
+    later. Raises ParityError when the step of a burst's arrival is over before it can arrive: the
+    recorded server cannot have done that.
     """
     return _Replay(limits, like, who).run(bursts, lag)
 
 
 class _Replay:
-    def __init__(self, limits: Limits, like: Recording | None, who: str) -> None:
-        self._memory = _Memory()
+    def __init__(self, limits: EngineLimits, like: Recording | None, who: str) -> None:
+        self._history = _CacheHistory()
         self._limits = limits
         self._like = like
-        self._scheduler = Scheduler(limits, self._memory)
+        self._scheduler = Scheduler(limits, self._history)
         self._recording = Recording(who)
         self._prompts: dict[str, tuple[int, ...]] = {}
         self._flight: list[Step] = []
@@ -86,7 +85,7 @@ class _Replay:
             if self._like is not None:
                 came = self._like.came[number]
             elif burst.after_tokens is not None:
-                came = Clock(bursts[number - 1].asks[0].name, burst.after_tokens)
+                came = Moment(bursts[number - 1].asks[0].name, burst.after_tokens)
             else:
                 came = None
             if came is None:
@@ -98,7 +97,7 @@ class _Replay:
                 self._sequences[ask.name] = self._add(ask)
         self._until_idle()
         waves = waves_of(bursts, self._recording.came, self._blocks)
-        self._recording.admitted = order_of(waves, self._memory.told)
+        self._recording.admitted = order_of(waves, self._history.order)
         self._recording.preemptions = self._scheduler.preemptions
         self._recording.evicted_blocks = self._scheduler.pool.evicted_blocks
         self._recording.hit_tokens = sum(
@@ -106,7 +105,7 @@ class _Replay:
         )
         return self._recording
 
-    def _add(self, ask: Ask) -> Sequence:
+    def _add(self, ask: ParityRequest) -> Sequence:
         prompt = ask.tokens
         if ask.continues is not None:
             earlier = self._recording.answers[ask.continues]
@@ -117,9 +116,9 @@ class _Replay:
         answer = tuple(range(first, first + ask.max_tokens))
         if self._like is not None:
             answer = self._like.answers[ask.name].tokens
-        self._recording.answers[ask.name] = Answer(len(prompt), 0, 0, answer)
+        self._recording.answers[ask.name] = RecordedAnswer(len(prompt), 0, 0, answer)
         size = self._limits.block_size_tokens
-        ids = tuple(block_ids(prompt + answer, size, ask.adapter))
+        ids = chain_of(prompt + answer, ask.adapter, size)
         self._blocks[ask.name] = ids[: len(prompt) // size]
         return self._scheduler.add(
             EngineRequest(ask.name, len(prompt), ask.max_tokens, ids, ask.adapter), 0.0
@@ -144,7 +143,7 @@ class _Replay:
             self._note_admissions(waiting)
         if self._flight and (step is None or len(self._flight) > self._limits.async_scheduling):
             for sequence in self._scheduler.complete(self._flight.pop(0)):
-                if sequence.state is State.FINISHED:
+                if sequence.state is SequenceState.FINISHED:
                     self._finished(sequence)
 
     def _note_admissions(self, waiting: set[int]) -> None:
@@ -162,24 +161,10 @@ class _Replay:
         index = (sequence.cached_tokens or 0) // size
         if index >= (sequence.prompt_tokens - 1) // size:
             return "all of it found"
-        gone = self._memory.gave_up(sequence.block_id(index))
+        gone = self._history.gave_up(sequence.block_id(index))
         return "evicted" if gone else "not there yet"
 
     def _finished(self, sequence: Sequence) -> None:
         answer = self._recording.answers[sequence.request.request_id]
         answer.cached_tokens = sequence.cached_tokens or 0
         answer.output_tokens = sequence.generated_tokens
-
-
-def block_ids(
-    tokens: SequenceOf[int], block_size_tokens: int, adapter: str | None = None
-) -> list[int]:
-    """Chained ids of the full blocks, 63 bits each."""
-    ids: list[int] = []
-    parent = (adapter or "").encode()
-    data = b"".join(token.to_bytes(_TOKEN_BYTES, "little") for token in tokens)
-    width = block_size_tokens * _TOKEN_BYTES
-    for start in range(0, len(data) - width + 1, width):
-        parent = hashlib.blake2b(parent + data[start : start + width], digest_size=8).digest()
-        ids.append(int.from_bytes(parent, "little") >> 1)
-    return ids

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-class UnknownModelError(ValueError):
+class UnknownArchitectureError(ValueError):
     """A model whose architecture is not in the catalogue; the message lists those that are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The facts of a model that matter for speed."""
+    """The facts of a model on which its speed depends."""
 
     name: str
     layers: int
@@ -20,24 +20,25 @@ class Architecture:
     kv_heads: int
     head_dim: int
     parameters: float
-    """All of them, as numbers."""
+    """Number of all parameters."""
     active_parameters: float
-    """Those a token is multiplied with: without the experts it does not use and the embedding."""
+    """Those that a token is multiplied with: without the experts that it does not use, and without
+    the embedding."""
     weight_byte_width: float = 2.0
     kv_byte_width: float = 2.0
     experts: int = 1
     experts_per_token: int = 1
     expert_share: float = 0.0
-    """Part of the parameters that are experts'."""
+    """Share of the parameters that belong to experts."""
 
     @property
     def weight_bytes(self) -> float:
-        """On all accelerators together."""
+        """Sum over all accelerators."""
         return self.parameters * self.weight_byte_width
 
     @property
     def expert_weight_bytes(self) -> float:
-        """On all accelerators together; 0 for a dense model."""
+        """Sum over all accelerators; 0 for a dense model."""
         return self.weight_bytes * self.expert_share
 
     @property
@@ -48,14 +49,14 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class Accelerator:
-    """The facts of a data sheet: one accelerator, dense 16-bit arithmetic."""
+    """The facts of one accelerator's data sheet; arithmetic is dense, 16 bits."""
 
     name: str
     memory_bytes: float
     memory_bandwidth_bytes_per_s: float
     peak_flops: float
     link_bandwidth_bytes_per_s: float
-    """To the others of its tensor parallel group, one direction."""
+    """To the others of its tensor parallel group, in one direction."""
 
 
 H100 = Accelerator("h100", 84.93e9, 3.35e12, 989e12, 450e9)
@@ -122,7 +123,7 @@ def architecture(name: str) -> Architecture:
         found = next((a for k, a in ARCHITECTURES.items() if k.rsplit("/", 1)[-1] == tail), None)
     if found is None:
         known = ", ".join(sorted(a.name for a in ARCHITECTURES.values()))
-        raise UnknownModelError(
+        raise UnknownArchitectureError(
             f"model {name!r}: its architecture is not known here; known are {known}. Give its "
             "config.json (penstock lab fit --model NAME --config FILE), or a profile file that has "
             "it under `model`"
@@ -131,5 +132,5 @@ def architecture(name: str) -> Architecture:
 
 
 def know(found: Architecture) -> None:
-    """From now on `architecture` knows it by its name."""
+    """Add an architecture, so that `architecture` finds it by its name."""
     ARCHITECTURES[found.name.lower()] = found

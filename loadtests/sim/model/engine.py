@@ -1,9 +1,9 @@
-"""One engine in virtual time: requests in, events out, and nothing happens in between.
+"""One engine in virtual time: requests go in, events come out, and nothing happens in between.
 
-The engine is told the time and never waits. Decode steps that only add a token to every running
-sequence are not run one by one: a *plateau* of them is described by the end of its first step and
-the arithmetic of the rest, and `advance` moves along it in one go. Both ways give the same bits,
-because the end of a plateau's n-th step is one expression either way.
+The caller gives the time; the engine never waits. Decode steps that only add a token to every
+running sequence are not computed one by one: a *plateau* of them is described by the end of its
+first step and the arithmetic of the rest, and `advance` moves along it at once. Both ways give the
+same bits, because the end of a plateau's n-th step is one expression either way.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Protocol
 
 from loadtests.sim.model.kv import BlockListener
 from loadtests.sim.model.profile import Profile
-from loadtests.sim.model.request import EngineRequest, Sequence, State
-from loadtests.sim.model.scheduler import Limits, Scheduler
+from loadtests.sim.model.request import EngineRequest, Sequence, SequenceState
+from loadtests.sim.model.scheduler import EngineLimits, Scheduler
 from loadtests.sim.model.step import Step
 from loadtests.sim.model.step_time import StepTime
 
 _FIRST_USES = 5
-"""Steps with prefill that a server needs to have seen every kernel it will want: each meets a
-batch of another shape. The number explains mean and p99 of measured latencies together."""
+"""Number of steps with prefill in which a server meets kernels that it has not used yet: each has a
+batch of another shape. This number explains the mean and the p99 of measured latencies together."""
 
 
-class Kind(enum.Enum):
-    """What an event tells."""
+class EventKind(enum.Enum):
+    """What has happened."""
 
     FIRST_TOKEN = "first_token"  # noqa: S105
     FINISHED = "finished"
@@ -37,24 +37,25 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """Something a client (or, for PREEMPTED, an observer) sees at ``at_s``.
+class EngineEvent:
+    """Something that a client (or, for PREEMPTED, an observer) sees at ``at_s``.
 
     A sequence of one token has a FIRST_TOKEN and a FINISHED at the same time.
     """
 
     at_s: float
-    kind: Kind
+    kind: EventKind
     sequence: Sequence
 
 
 class StepObserver(Protocol):
-    """Is told of every step: what a server that streams needs to know."""
+    """Is informed of every step, as a server that streams needs it."""
 
     def stepped(self, sequences: Ordered[Sequence], steps: int, end_s: float) -> None:
-        """So many steps in a row gave each of these a token; the last of them ended at ``end_s``.
+        """So many steps in a row gave each of these sequences a token; the last step ended at
+        ``end_s``.
 
-        Called before the events of the step are told. The list may change afterwards.
+        Called before the step's events are returned. The list may change afterwards.
         """
 
 
@@ -66,14 +67,14 @@ class _Plateau:
     step_s: float
     """Duration of step 1."""
     growth_s: float
-    """By which each step is longer than the one before: every context is a token more."""
+    """By which each step is longer than the one before it: every context grows by a token."""
     rounds: int
-    """Steps after step 0 whose composition is certain."""
+    """Steps after step 0 whose sequences are certain."""
     done: int = 0
     """Steps that are over."""
 
     def ends_s(self, step: int) -> float:
-        """End of the plateau's step, 0 ..."""
+        """End of the plateau's step of that number, from 0."""
         return self.end_s + step * (self.step_s + self.growth_s * (step - 1) / 2)
 
     def over_at(self, now_s: float) -> int:
@@ -96,16 +97,16 @@ class _Plateau:
         return steps
 
 
-class Engine:
-    """An engine of a profile. ``cold``: a server just started, which pays for first uses.
+class EngineModel:
+    """The engine of a profile. ``cold``: the server has just started, and pays for first uses.
 
-    Times given to `add`, `abort` and `advance` must not go back.
+    Times given to `add`, `abort` and `advance` must not decrease.
     """
 
     def __init__(
         self,
         profile: Profile,
-        limits: Limits,
+        limits: EngineLimits,
         *,
         listener: BlockListener | None = None,
         observer: StepObserver | None = None,
@@ -115,9 +116,9 @@ class Engine:
         self.profile = profile
         self.scheduler = Scheduler(limits, listener)
         self.steps = 0
-        """Run or skipped over."""
+        """Steps that were computed or skipped."""
         self.iterations = 0
-        """Run."""
+        """Steps that were computed."""
         self.busy_s = 0.0
         """Time with a step on the accelerator."""
         self._observer = observer
@@ -127,7 +128,7 @@ class Engine:
         self._first_uses = _FIRST_USES if cold else 0
         self._skip = skip
         self._inbox: list[tuple[float, int, Sequence]] = []
-        self._outbox: deque[Event] = deque()
+        self._outbox: deque[EngineEvent] = deque()
         self._current: Step | None = None
         self._end_s = 0.0
         self._queued: Step | None = None
@@ -143,8 +144,8 @@ class Engine:
         heapq.heappush(self._inbox, (ready_s, self._added, sequence))
         return sequence
 
-    def abort(self, sequence: Sequence, now_s: float) -> list[Event]:
-        """A client goes away: blocks are free at once. Gives the events up to now."""
+    def abort(self, sequence: Sequence, now_s: float) -> list[EngineEvent]:
+        """A client goes away; its blocks are free at once. Returns the events until now."""
         events = self.advance(now_s)
         if sequence.done:
             return events
@@ -152,7 +153,7 @@ class Engine:
         if len(left) < len(self._inbox):
             heapq.heapify(left)
             self._inbox = left
-            sequence.state = State.ABORTED
+            sequence.state = SequenceState.ABORTED
         else:
             self._plateau = None
             self.scheduler.abort(sequence)
@@ -160,12 +161,12 @@ class Engine:
 
     @property
     def running_sequences(self) -> int:
-        """In the batch."""
+        """Sequences in the batch."""
         return len(self.scheduler.running)
 
     @property
     def waiting_sequences(self) -> int:
-        """In the queue, or on the way to it."""
+        """Sequences in the queue, or on the way to it."""
         return len(self.scheduler.waiting) + len(self._inbox)
 
     @property
@@ -174,8 +175,9 @@ class Engine:
         pool = self.scheduler.pool
         return pool.used_blocks / pool.num_blocks
 
-    def slow_down(self, factor: float, now_s: float) -> list[Event]:
-        """From now on steps take ``factor`` times as long, what is left of one under way too."""
+    def slow_down(self, factor: float, now_s: float) -> list[EngineEvent]:
+        """From now on steps take ``factor`` times as long, and so does the rest of the one under
+        way."""
         events = self.advance(now_s)
         self._plateau = None
         if self._current is not None:
@@ -185,8 +187,8 @@ class Engine:
         self._slowdown = factor
         return events
 
-    def admit(self, admitting: bool, now_s: float) -> list[Event]:
-        """Whether sequences that wait may start, from now on."""
+    def admit(self, admitting: bool, now_s: float) -> list[EngineEvent]:
+        """Set whether waiting sequences may start from now on."""
         events = self.advance(now_s)
         self.scheduler.admitting = admitting
         self._plateau = None
@@ -194,21 +196,26 @@ class Engine:
             self._start(max(self._end_s, now_s))
         return events
 
-    def forget_prefixes(self, now_s: float, *, running: bool = False) -> tuple[bool, list[Event]]:
-        """Empty the prefix cache; False while sequences hold blocks, unless these start over."""
+    def forget_prefixes(
+        self, now_s: float, *, running: bool = False
+    ) -> tuple[bool, list[EngineEvent]]:
+        """Empty the prefix cache. False while sequences hold blocks; with ``running`` they start
+        over."""
         events = self.advance(now_s)
         if running:
             self._plateau = None
-            events += [Event(now_s, Kind.PREEMPTED, v) for v in self.scheduler.preempt_all()]
+            events += [
+                EngineEvent(now_s, EventKind.PREEMPTED, v) for v in self.scheduler.preempt_all()
+            ]
         return self.scheduler.pool.forget_free(), events
 
     @property
     def idle(self) -> bool:
-        """Nothing to do and nothing to tell."""
+        """Nothing to compute, and no event to return."""
         return self._current is None and not self._inbox and not self._outbox
 
     def next_event_s(self) -> float:
-        """When `advance` should be called next, at the latest; inf when idle.
+        """The latest time at which `advance` must be called next; inf when idle.
 
         Nothing that anybody can see happens before it, unless a request is added or aborted.
         """
@@ -230,15 +237,16 @@ class Engine:
     def next_step_s(self) -> float:
         """When the next step ends, or starts if none is under way; inf when idle.
 
-        Called at each of these times, `advance` lets nobody wait for a token that is there.
+        When `advance` is called at each of these times, no token waits to be seen.
         """
         soonest = self._outbox[0].at_s if self._outbox else inf
         if self._current is not None:
             return min(soonest, self._end_s)
         return min(soonest, self._inbox[0][0]) if self._inbox else soonest
 
-    def advance(self, now_s: float) -> list[Event]:
-        """Let time pass until ``now_s``; what clients have seen by then, in order."""
+    def advance(self, now_s: float) -> list[EngineEvent]:
+        """Let time pass until ``now_s``; returns the events that clients have seen by then, in
+        order."""
         while True:
             if self._current is None:
                 if not self._inbox or self._inbox[0][0] > now_s:
@@ -253,13 +261,13 @@ class Engine:
             if self._end_s > now_s:
                 break
             self._finish_step()
-        told: list[Event] = []
+        seen: list[EngineEvent] = []
         while self._outbox and self._outbox[0].at_s <= now_s:
-            told.append(self._outbox.popleft())
-        return told
+            seen.append(self._outbox.popleft())
+        return seen
 
     def _receive(self, now_s: float) -> None:
-        """What has reached the scheduler's queue by now."""
+        """Move what has arrived by now into the scheduler's queue."""
         while self._inbox and self._inbox[0][0] <= now_s:
             ready_s, _, sequence = heapq.heappop(self._inbox)
             sequence.arrived_s = ready_s
@@ -269,7 +277,8 @@ class Engine:
         return len(self.scheduler.running) >= self.scheduler.limits.max_num_seqs
 
     def _start(self, now_s: float) -> None:
-        """The accelerator is free: put the next step on it, and with `ahead` one more behind."""
+        """The accelerator is free: start the next step, and with `ahead` prepare the one after
+        it."""
         step = self._schedule(now_s)
         self._current = step
         if step is None:
@@ -300,7 +309,7 @@ class Engine:
     def _schedule(self, now_s: float) -> Step | None:
         step = self.scheduler.schedule(now_s)
         for victim in self.scheduler.preempted:
-            self._post(Event(now_s, Kind.PREEMPTED, victim))
+            self._post(EngineEvent(now_s, EventKind.PREEMPTED, victim))
         return step
 
     def _duration_s(self, step: Step) -> float:
@@ -319,21 +328,21 @@ class Engine:
         for sequence in advanced:
             if sequence.generated_tokens == 1:
                 sequence.first_token_s = seen_s
-                self._post(Event(seen_s, Kind.FIRST_TOKEN, sequence))
+                self._post(EngineEvent(seen_s, EventKind.FIRST_TOKEN, sequence))
             if sequence.done:
                 sequence.finished_s = seen_s
-                self._post(Event(seen_s, Kind.FINISHED, sequence))
+                self._post(EngineEvent(seen_s, EventKind.FINISHED, sequence))
 
-    def _post(self, event: Event) -> None:
-        """Into the outbox, which stays in order of time."""
-        later: list[Event] = []
+    def _post(self, event: EngineEvent) -> None:
+        """Put the event into the outbox, which is in order of time."""
+        later: list[EngineEvent] = []
         while self._outbox and self._outbox[-1].at_s > event.at_s:
             later.append(self._outbox.pop())
         self._outbox.append(event)
         self._outbox.extend(reversed(later))
 
     def _try_plateau(self) -> None:
-        """Enter a plateau if all steps in flight are decodes of all that run."""
+        """Enter a plateau if the steps in flight are decodes of all running sequences."""
         self._plateau = None
         current, queued = self._current, self._queued
         running = self.scheduler.running
@@ -354,12 +363,13 @@ class Engine:
         self._plateau = _Plateau(self._end_s, step_s, growth_s, rounds)
 
     def _move(self, now_s: float) -> bool:
-        """Along the plateau, until now or until it ends; False when nothing more ends by now."""
+        """Move along the plateau until now, or to its end; False when no further step ends by
+        now."""
         plateau = self._plateau
         assert plateau is not None
         over = plateau.over_at(now_s)
         if self._inbox and not self._full():
-            # The round in which an arrival is seen is scheduled as any other.
+            # The step in which an arrival is seen is scheduled as any other.
             ready_s = self._inbox[0][0]
             if ready_s <= now_s:
                 over = min(over, plateau.over_at(ready_s))
@@ -386,7 +396,7 @@ class Engine:
         return rounds > 0
 
     def _age(self, rounds: int) -> None:
-        """The steps in flight are those of `rounds` later."""
+        """The steps in flight become those of `rounds` later."""
         for step in (self._current, self._queued):
             if step is not None:
                 step.decode_context_tokens += rounds * len(step.decode)

@@ -1,8 +1,9 @@
-"""KV blocks with reference counts and a prefix cache, with the behaviour of vLLM V1's block pool.
+"""KV blocks with reference counts and a prefix cache; they behave as vLLM V1's block pool.
 
-A block that nobody refers to is free. If it has an id it keeps its content and can be found again
-until it is handed out; the one freed longest ago goes first, and blank blocks go before all of
-them. Two sequences that compute the same content at the same time hold a block each.
+A block without references is free. If it has an id, it keeps its content and can be found again
+until it is handed out. Blocks without content are handed out first, then the block that has been
+free for the longest time. Two sequences that compute the same content at the same time hold a block
+each.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from typing import Protocol
 
 
 class OutOfBlocksError(Exception):
-    """Fewer blocks are free than were asked for."""
+    """Fewer free blocks than asked for."""
 
 
 class BlockListener(Protocol):
-    """Is told what the prefix cache holds: the seam for KV events.
+    """Is informed of what the prefix cache holds: the seam for KV events.
 
-    Told of every block, as vLLM does: an id that two blocks have is stored and removed twice.
+    As with vLLM, every block counts: an id that two blocks have is stored and removed twice.
     """
 
     def stored(self, block_ids: Sequence[int], parent_id: int | None) -> None:
-        """A step fills these blocks of one sequence: they can be found from now on.
+        """A step fills these blocks of one sequence; from now on they can be found.
 
-        They follow each other in the chain; the parent is the one before the first.
+        They follow each other in the chain; the parent is the block before the first.
         """
 
     def removed(self, block_id: int) -> None:
@@ -39,7 +40,8 @@ class BlockListener(Protocol):
 
 
 class BlockPool:
-    """Blocks are numbers 0..num_blocks-1, made when first used: an idle pool costs nothing.
+    """Blocks are the numbers 0..num_blocks-1. They are made when first used, so an idle pool costs
+    nothing.
 
     With ``caching`` off, blocks never get an id.
     """
@@ -57,7 +59,7 @@ class BlockPool:
         self._id_of: list[int | None] = []
         self._block_of: dict[int, int] = {}
         self._twins: dict[int, list[int]] = {}
-        """Further blocks of an id that is in ``_block_of``."""
+        """Further blocks with an id that is in ``_block_of``."""
         self._blank: list[int] = []
         self._free: OrderedDict[int, None] = OrderedDict()
 
@@ -72,7 +74,7 @@ class BlockPool:
         return self.num_blocks - self.free_blocks
 
     def match(self, block_ids: Iterable[int]) -> list[int]:
-        """Blocks of the longest cached prefix of a chain of ids."""
+        """The blocks of the longest cached prefix of a chain of ids."""
         find = self._block_of.get
         found: list[int] = []
         for block_id in block_ids:
@@ -83,13 +85,13 @@ class BlockPool:
         return found
 
     def can_take(self, cached: Sequence[int], fresh: int) -> bool:
-        """Whether the ``cached`` blocks and ``fresh`` further ones can be had together."""
+        """Whether the ``cached`` blocks and ``fresh`` further ones are available together."""
         references = self._references
         revived = sum(1 for block in cached if not references[block])
         return fresh <= self.free_blocks - revived
 
     def take_cached(self, blocks: Iterable[int]) -> None:
-        """Refer to blocks that `match` found."""
+        """Add a reference to blocks that `match` found."""
         references, free = self._references, self._free
         for block in blocks:
             if not references[block]:
@@ -105,7 +107,7 @@ class BlockPool:
     def publish(
         self, blocks: Sequence[int], block_ids: Sequence[int], parent_id: int | None
     ) -> None:
-        """A sequence's next blocks are full: let others find them."""
+        """A sequence's next blocks are full: let other sequences find them."""
         if not self._caching or not blocks:
             return
         for block, block_id in zip(blocks, block_ids, strict=True):
@@ -116,7 +118,7 @@ class BlockPool:
             self._listener.stored(block_ids, parent_id)
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Give back a sequence's blocks; the end of a prefix is reused before its beginning."""
+        """Give back a sequence's blocks. The end of a prefix is reused before its beginning."""
         references, id_of = self._references, self._id_of
         for block in reversed(blocks):
             references[block] -= 1
@@ -129,7 +131,7 @@ class BlockPool:
     def forget_free(self) -> bool:
         """Drop all content, as vLLM's /reset_prefix_cache does.
 
-        Nothing happens, and False is the answer, while a sequence refers to a block.
+        While a sequence has a reference to a block, nothing happens and the answer is False.
         """
         if self.used_blocks:
             return False

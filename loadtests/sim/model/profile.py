@@ -1,8 +1,8 @@
 """A profile: one model on one accelerator with one tensor parallel size, and how fast that is.
 
-The model and the accelerator are public facts (`catalogue.py`); the rest is fitted by `fit.py` or
-assumed, and `source` says which. Units stand in the names: _s seconds, _bytes bytes; a share is
-the part of the data sheet's figure that is reached.
+The model and the accelerator are public facts (`catalogue.py`). The rest is fitted by `penstock lab
+fit` or assumed; `source` says which. Names have units: _s are seconds, _bytes bytes; a share is the
+part of the data sheet's figure that is reached.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ BUILT_IN = Path(__file__).parent.parent / "profiles"
 
 
 class ProfileError(ValueError):
-    """A profile that cannot be used: says where, what is wrong and what would be right."""
+    """A profile that cannot be used; the message says where, what is wrong and what would be
+    right."""
 
 
 _DIVISORS = frozenset(
@@ -33,13 +34,13 @@ _DIVISORS = frozenset(
         "host_bandwidth_bytes_per_s",
     )
 )
-"""Fields of a profile with which nothing could be computed if they were 0."""
+"""Fields of a profile that must not be 0."""
 
 
 @with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Everything that `step_time` and `engine` need to know of a server's speed and size."""
+    """All that `step_time` and `engine` must know of a server's speed and size."""
 
     name: str
     model: Architecture
@@ -48,31 +49,31 @@ class Profile:
     overhead_s: float = 0.002
     """A step's fixed part: launches, collectives, sampling."""
     sequence_s: float = 5e-6
-    """Of a decoding sequence, besides its KV and its arithmetic."""
+    """Per decoding sequence, besides its KV and its arithmetic."""
     mixed_layer_s: float = 20e-6
-    """Per layer, for a step with prefill in it: it leaves the full CUDA graph."""
+    """Per layer, for a step with prefill: it cannot use the full CUDA graph."""
     two_stage_all_reduce_s: float = 0.0
-    """Of one all-reduce that is too large for one stage (two per layer)."""
+    """Per all-reduce that is too large for one stage; there are two in a layer."""
     weight_bandwidth_share: float = 0.9
     kv_bandwidth_share: float = 0.95
     link_bandwidth_share: float = 0.7
     compute_share: float = 0.55
     attention_share: float = 0.6
     input_s: float = 0.004
-    """From the client's send to the scheduler's queue: HTTP, validation."""
+    """From the client to the scheduler's queue: HTTP and validation."""
     input_token_s: float = 2e-6
-    """Of a prompt token on that way: tokenizing, hashing."""
+    """Per prompt token on that way: tokenizing and hashing."""
     output_s: float = 0.002
-    """From the end of a step to the client's receipt of the token."""
+    """From the end of a step to the client."""
     first_use_s: float = 0.0
-    """Of a fresh server's first steps with prefill, each: kernels are compiled or tuned."""
+    """Per step, for a fresh server's first steps with prefill: kernels are compiled or tuned."""
     adapter_load_s: float = 0.02
-    """Of a LoRA adapter that is in no slot, inside the step that first uses it."""
+    """Per LoRA adapter that is in no slot, in the step that first uses it."""
     host_bandwidth_bytes_per_s: float = 25e9
     """Between each accelerator and the host's memory, for sleep and wake-up: PCIe 4.0 x16 with
     pinned memory reaches it, PCIe 5.0 about twice that."""
     remap_s: float = 0.1
-    """Of giving up or getting back memory at sleep and wake-up, whatever its size."""
+    """To give up memory or get it back at sleep and wake-up, whatever its size."""
     kv_reserve_bytes: float = 0.5e9
     """Per accelerator: activations and the runtime's own memory, which the KV cache cannot have."""
     gpu_memory_utilization: float = 0.9
@@ -116,15 +117,15 @@ _PROFILE = TypeAdapter(Profile)
 
 
 def write_profile(profile: Profile, path: Path) -> None:
-    """As YAML, every field."""
+    """Write every field as YAML."""
     text = yaml.safe_dump(asdict(profile), sort_keys=False, width=96)
     path.write_text(text, encoding="utf-8")
 
 
 def read_profile(path: Path) -> Profile:
-    """A profile from YAML or JSON; `model` and `accelerator` may be names of the catalogue.
+    """Read a profile from YAML or JSON; `model` and `accelerator` may be names of the catalogue.
 
-    Raises ProfileError naming file and key, UnknownModelError for a name.
+    Raises ProfileError that names file and key, UnknownArchitectureError for a name.
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -152,12 +153,12 @@ def read_profile(path: Path) -> Profile:
 
 
 def built_in_names() -> list[str]:
-    """Names for `built_in`, sorted."""
+    """The names for `built_in`, sorted."""
     return sorted(path.stem for path in BUILT_IN.glob("*.yaml"))
 
 
 def built_in(name: str) -> Profile:
-    """A profile of the folder `profiles/`. Raises ProfileError with the names there are."""
+    """A profile of the folder `profiles/`. Raises ProfileError that lists the names."""
     path = BUILT_IN / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(built_in_names())
@@ -166,9 +167,9 @@ def built_in(name: str) -> Profile:
 
 
 def find(text: str) -> Profile:
-    """A file (a path, or a name with a suffix of YAML or JSON), or a built-in one by name.
+    """A profile by path (or a name that ends as YAML or JSON does), or a built-in one by name.
 
-    Raises ProfileError, UnknownModelError.
+    Raises ProfileError, UnknownArchitectureError.
     """
     path = Path(text)
     if path.suffix in (".yaml", ".yml", ".json") or len(path.parts) > 1:

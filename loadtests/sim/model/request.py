@@ -1,8 +1,8 @@
 """A request as the engine model sees it: lengths and block ids, never tokens.
 
 A block id stands for the content of one full KV block *and* everything before it (a chained hash):
-equal id means equal prefix. The chain covers the prompt and, where somebody will read it again (the
-next turn of a conversation), the answer as well.
+equal ids mean equal prefixes. The chain covers the prompt. It also covers the answer when a later
+request will repeat it, as the next turn of a conversation does.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import enum
 from dataclasses import dataclass, field
 
 PRIVATE_BLOCKS = 1 << 40
-"""Block ids below zero belong to one sequence alone: -(serial * 2**40 + index + 1)."""
+"""Negative block ids belong to one sequence alone: -(serial * 2**40 + index + 1)."""
 
 
-class State(enum.Enum):
-    """Where a sequence is."""
+class SequenceState(enum.Enum):
+    """The state of a sequence."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -25,11 +25,11 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class EngineRequest:
-    """What arrives. ``output_tokens`` is the length the answer will have (at most max_tokens).
+    """A request as it arrives. ``output_tokens`` is the length that the answer will have.
 
-    ``block_ids``: full blocks of the prompt, in order, not negative; more of them, up to
-    (prompt + output) // block size, name the blocks of the answer. Blocks without an id are the
-    sequence's own.
+    ``block_ids``: ids of the prompt's full blocks, in order, not negative. Further ids, up to
+    (prompt + output) // block size, are those of the answer's blocks. Blocks without an id belong
+    to the sequence alone.
     """
 
     request_id: str
@@ -57,11 +57,11 @@ class Sequence:
     prompt_tokens: int
     output_tokens: int
     adapter: str | None
-    state: State = State.WAITING
+    state: SequenceState = SequenceState.WAITING
     scheduled_tokens: int = 0
     """Tokens whose KV is computed or being computed by a step in flight."""
     promised_tokens: int = 0
-    """Output tokens that exist or that a step in flight will produce."""
+    """Output tokens that exist, and those that steps in flight will produce."""
     generated_tokens: int = 0
     """Output tokens that exist."""
     cached_tokens: int | None = None
@@ -70,7 +70,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     """KV blocks held, in order."""
     published_blocks: int = 0
-    """Of these, how many (from the first on) others can find."""
+    """How many of them, from the first on, other sequences can find."""
     arrived_s: float = 0.0
     admitted_s: float | None = None
     first_token_s: float | None = None
@@ -78,13 +78,13 @@ class Sequence:
 
     @property
     def known_tokens(self) -> int:
-        """Prompt and output so far, counting what is promised."""
+        """Tokens of the prompt and the output so far, promised ones included."""
         return self.prompt_tokens + self.promised_tokens
 
     @property
     def done(self) -> bool:
         """Finished or aborted."""
-        return self.state is State.FINISHED or self.state is State.ABORTED
+        return self.state is SequenceState.FINISHED or self.state is SequenceState.ABORTED
 
     def block_id(self, index: int) -> int:
         """Id of the sequence's ``index``-th block."""

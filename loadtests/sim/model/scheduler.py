@@ -1,10 +1,10 @@
-"""What an engine computes in each step, without a clock: vLLM V1's scheduling, told shortly.
+"""What an engine computes in each step, without a clock: vLLM V1's scheduling in short.
 
-A step has a token budget. Running sequences take their share first (one token each in decode, a
-chunk in prefill), then waiting ones are admitted in order of arrival while budget, KV blocks,
-places and adapter slots last. A running sequence that finds no block preempts the youngest running
-one, which starts over later, before those that wait. `schedule` and `complete` may overlap by a
-step: with asynchronous scheduling the next step is put together while one is being computed.
+A step has a token budget. Running sequences take their share first: one token each in decode, a
+chunk in prefill. Then waiting sequences are admitted in order of arrival, while budget, KV blocks,
+places and adapter slots last. A running sequence that finds no free block preempts the youngest
+running one, which starts over later, before those that wait. `schedule` and `complete` may overlap
+by one step: with asynchronous scheduling, the next step is prepared while one is being computed.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from loadtests.sim.model.kv import BlockListener, BlockPool
-from loadtests.sim.model.request import EngineRequest, Sequence, State
+from loadtests.sim.model.request import EngineRequest, Sequence, SequenceState
 from loadtests.sim.model.step import Step
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class EngineLimits:
     """An engine's size, in vLLM's names."""
 
     num_blocks: int
-    """Usable ones: vLLM's num_gpu_blocks less its placeholder."""
+    """Usable blocks: vLLM's num_gpu_blocks without its placeholder."""
     block_size_tokens: int = 16
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
     max_model_len: int = 32768
     long_prefill_token_threshold: int = 0
-    """Longest prefill chunk while others want a share as well; 0: only the budget counts."""
+    """Longest prefill chunk while other sequences want a share of the step; 0: only the budget
+    counts."""
     max_loras: int = 0
     prefix_caching: bool = True
     reserve_full_prompt: bool = True
-    """A sequence is admitted only when blocks for all it has so far are free."""
+    """A sequence is admitted only when there are free blocks for all tokens that it has so far."""
     async_scheduling: bool = True
 
     def __post_init__(self) -> None:
@@ -57,21 +58,21 @@ class Limits:
 
 
 class Scheduler:
-    """The engine's state: its queue, what runs, its KV blocks."""
+    """The engine's state: its queue, its running sequences, its KV blocks."""
 
-    def __init__(self, limits: Limits, listener: BlockListener | None = None) -> None:
+    def __init__(self, limits: EngineLimits, listener: BlockListener | None = None) -> None:
         self.limits = limits
         self.pool = BlockPool(limits.num_blocks, caching=limits.prefix_caching, listener=listener)
         self._listener = listener
         self.admitting = True
-        """Whether anybody who waits may start."""
+        """Whether waiting sequences may start."""
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preempted: list[Sequence] = []
-        """By the last `schedule`."""
+        """Sequences that the last `schedule` preempted."""
         self.preemptions = 0
         self.resident_adapters: OrderedDict[str, None] = OrderedDict()
-        """In the slots, least recently used first."""
+        """Adapters in the slots, the least recently used first."""
         self._serial = 0
 
     def refusal(self, prompt_tokens: int) -> str | None:
@@ -109,15 +110,15 @@ class Scheduler:
         """Drop a sequence and free its blocks at once; nothing happens if it is done."""
         if sequence.done:
             return
-        if sequence.state is State.RUNNING:
+        if sequence.state is SequenceState.RUNNING:
             self.running.remove(sequence)
         else:
             self.waiting.remove(sequence)
-        sequence.state = State.ABORTED
+        sequence.state = SequenceState.ABORTED
         self._free(sequence)
 
     def preempt_all(self) -> list[Sequence]:
-        """Whoever runs starts over, in the order of before."""
+        """All running sequences start over, in the same order as before."""
         victims = self.running[::-1]
         self.running.clear()
         for sequence in victims:
@@ -125,7 +126,7 @@ class Scheduler:
         return victims
 
     def load_adapter(self, adapter: str) -> None:
-        """Into a slot, if there is one that no running sequence uses."""
+        """Put the adapter into a slot, if there is one that no running sequence uses."""
         used = {each.adapter for each in self.running if each.adapter}
         resident = self.resident_adapters
         if adapter in resident or len(resident) < self.limits.max_loras or set(resident) - used:
@@ -146,7 +147,7 @@ class Scheduler:
         return step
 
     def complete(self, step: Step) -> list[Sequence]:
-        """The step is over: sequences that have a new token (or are finished with it)."""
+        """The step is over. Returns the sequences that have a new token, finished ones included."""
         advanced: list[Sequence] = []
         finished = False
         for sequence in step.producing:
@@ -155,23 +156,25 @@ class Scheduler:
             sequence.generated_tokens += 1
             advanced.append(sequence)
             if sequence.generated_tokens >= sequence.output_tokens:
-                if sequence.state is State.WAITING:  # preempted after its last step was set up
+                if (
+                    sequence.state is SequenceState.WAITING
+                ):  # it was preempted after its last step was prepared
                     self.waiting.remove(sequence)
                 else:
                     self._publish(sequence, sequence.scheduled_tokens)
-                sequence.state = State.FINISHED
+                sequence.state = SequenceState.FINISHED
                 self._free(sequence)
                 finished = True
         if finished:
-            self.running = [each for each in self.running if each.state is State.RUNNING]
+            self.running = [each for each in self.running if each.state is SequenceState.RUNNING]
         self._step_over()
         return advanced
 
     def steady_rounds(self) -> int:
         """For how many further schedules every running sequence gets exactly one token.
 
-        True as long as nobody arrives or is aborted: nobody finishes scheduling, KV blocks
-        suffice, and whoever waits keeps waiting (see `blocked`).
+        This holds while nobody arrives or is aborted: no sequence finishes, KV blocks suffice, and
+        waiting sequences keep waiting (see `blocked`).
         """
         rounds = min(each.output_tokens - each.promised_tokens for each in self.running)
         free = self.pool.free_blocks
@@ -187,9 +190,10 @@ class Scheduler:
         return low
 
     def blocked(self) -> bool:
-        """Whether nobody can be admitted until somebody finishes: for want of a place or KV.
+        """Whether no sequence can be admitted until another finishes, because there is no place or
+        no KV block.
 
-        Call after a schedule of decodes only, with budget left.
+        Call it after a schedule of decodes only, with budget left.
         """
         if not self.waiting or not self.admitting:
             return True
@@ -199,11 +203,12 @@ class Scheduler:
         if self.limits.max_loras and any(each.adapter for each in self.waiting):
             return False
         cached = self._match(head)
-        # No chunk is shorter than a token, so who has no room for one is blocked with any budget.
+        # No chunk is shorter than a token: a sequence without room for one cannot start with any
+        # budget.
         return not self._fits(head, cached, 1) and not self._finds_more(head, len(cached))
 
     def repeat(self, rounds: int) -> None:
-        """`rounds` schedules and completions of one token for each running sequence, at once."""
+        """Do `rounds` schedules and completions of one token for each running sequence, at once."""
         size = self.limits.block_size_tokens
         lag = int(self.limits.async_scheduling)
         turns: list[tuple[int, int, Sequence, int]] = []
@@ -220,7 +225,8 @@ class Scheduler:
             sequence.scheduled_tokens = before + rounds
             sequence.promised_tokens += rounds
             sequence.generated_tokens += rounds
-        # As step by step: within a round in running order, a block taken before one filled.
+        # The same order as step by step: within a round as they run, a block taken before one
+        # filled.
         turns.sort(key=lambda turn: (turn[0] >> 1, turn[1], turn[0] & 1))
         self._step_over()
         latest = 0
@@ -252,7 +258,7 @@ class Scheduler:
             sequence = self.running[position]
             position += 1
             if sequence.promised_tokens >= sequence.output_tokens:
-                continue  # its last token is on its way
+                continue  # its last token is being computed
             before = sequence.scheduled_tokens
             tokens = sequence.prompt_tokens + sequence.promised_tokens - before
             if tokens > 1:
@@ -299,7 +305,8 @@ class Scheduler:
         self.waiting.extendleft(reversed(skipped))
 
     def _match(self, sequence: Sequence) -> list[int]:
-        """Cached blocks; the last token is always computed, it is what the answer starts from."""
+        """Cached blocks of a prompt. The last token is always computed: the answer starts from
+        it."""
         if not self.limits.prefix_caching:
             return []
         usable = (sequence.known_tokens - 1) // self.limits.block_size_tokens
@@ -311,7 +318,7 @@ class Scheduler:
         return cached
 
     def _fits(self, sequence: Sequence, cached: list[int], tokens: int) -> bool:
-        """Whether blocks are free to admit it with so many tokens computed at first."""
+        """Whether there are free blocks to admit it with so many tokens in its first step."""
         size = self.limits.block_size_tokens
         wanted = sequence.known_tokens
         if not self.limits.reserve_full_prompt:
@@ -319,7 +326,7 @@ class Scheduler:
         return self.pool.can_take(cached, -(-wanted // size) - len(cached))
 
     def _finds_more(self, sequence: Sequence, cached_blocks: int) -> bool:
-        """Whether the next block that the sequence lacks is about to be filled by one that runs."""
+        """Whether a running sequence is about to fill the next block that this one lacks."""
         ids = sequence.request.block_ids
         usable = (sequence.known_tokens - 1) // self.limits.block_size_tokens
         if not self.limits.prefix_caching or cached_blocks >= min(usable, len(ids)):
@@ -338,11 +345,11 @@ class Scheduler:
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.scheduled_tokens
             sequence.admitted_s = now_s
-        sequence.state = State.RUNNING
+        sequence.state = SequenceState.RUNNING
         self.running.append(sequence)
 
     def _use_slot(self, adapter: str, slots: set[str]) -> int:
-        """Put an adapter into a slot; 1 if it has to be loaded, else 0."""
+        """Put an adapter into a slot; 1 if it must be loaded, else 0."""
         resident = self.resident_adapters
         if adapter in resident:
             resident.move_to_end(adapter)
@@ -353,12 +360,12 @@ class Scheduler:
         return 1
 
     def _compute(self, step: Step, sequence: Sequence, tokens: int, fresh: int) -> None:
-        """Take a sequence into the step with ``tokens`` and ``fresh`` further blocks."""
+        """Add a sequence to the step, with ``tokens`` and ``fresh`` further blocks."""
         before = sequence.scheduled_tokens
         after = before + tokens
         if fresh > 0:
             sequence.blocks.extend(self.pool.take_fresh(fresh))
-        # A token that a step in flight is still to produce cannot be part of a block's id yet.
+        # A block's id cannot contain a token that a step in flight has yet to produce.
         self._publish(sequence, min(after, sequence.prompt_tokens + sequence.generated_tokens))
         sequence.scheduled_tokens = after
         if tokens == 1:
@@ -376,7 +383,7 @@ class Scheduler:
             step.producing.append(sequence)
 
     def _publish(self, sequence: Sequence, tokens: int) -> None:
-        """Let others find the blocks that so many of the sequence's tokens fill."""
+        """Let other sequences find the blocks that so many of this one's tokens fill."""
         first, end = sequence.published_blocks, tokens // self.limits.block_size_tokens
         if first < end:
             ids = [sequence.block_id(index) for index in range(first, end)]
@@ -386,7 +393,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self._free(sequence)
-        sequence.state = State.WAITING
+        sequence.state = SequenceState.WAITING
         sequence.scheduled_tokens = 0
         sequence.preemptions += 1
         self.preemptions += 1

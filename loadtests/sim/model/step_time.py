@@ -4,10 +4,10 @@
          + matmul(tokens) + KV of the decoding sequences / memory bandwidth
          + attention of the prefill chunks + all-reduces(tokens) + what mixed steps add
 
-    matmul(tokens) = (weights read ^ 3 + arithmetic ^ 3) ^ 1/3: whichever is longer hides most of
-    the other. The usual roofline (Williams et al. 2009) with a rounded corner.
+    matmul(tokens) = (weights read ^ 3 + arithmetic ^ 3) ^ 1/3: the longer of the two hides most of
+    the other. This is the usual roofline (Williams et al. 2009) with a rounded corner.
 
-A decode step is linear in the context, which is what lets the engine skip over equal steps.
+A decode step is linear in the context. Because of this the engine can skip over equal steps.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from loadtests.sim.model.profile import Profile
 
 _CORNER = 3.0
 _GRAPH_SIZES: tuple[int, ...] = (1, 2, 4, *range(8, 513, 8))
-"""Batch sizes that vLLM captures as CUDA graphs; a decode batch is padded to the next."""
+"""Batch sizes for which vLLM captures CUDA graphs; a decode batch is padded to the next one."""
 _ONE_STAGE_BYTES = {2: 1 << 62, 4: 512 << 10, 8: 256 << 10}
-"""Messages from this size on leave the one-stage all-reduce of vLLM, by tensor parallel size."""
+"""By tensor parallel size: from this size on, a message is too large for vLLM's one-stage
+all-reduce."""
 _MANY = 64
-"""Tokens after which every expert has been asked for with certainty enough."""
+"""Number of tokens after which practically every expert has been used."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 import numpy as np
 
-from picker.prompt.blocks import block_ends
+from picker.prompt.blocks import Blocks, block_ends
 from policies.routing.types import Floats
 
 _SHARDS = 256
@@ -26,7 +26,7 @@ DEFAULT_CAPACITY_BYTES = 2_000_000
 """Text that an endpoint is taken to hold until it reports its capacity: 500k tokens."""
 
 
-class PrefixIndex:
+class ApproximateIndex:
     """Block hashes by endpoint slot, one index a pool.
 
     Each endpoint keeps what we sent there last, bounded by the bytes of text its KV cache can
@@ -44,18 +44,21 @@ class PrefixIndex:
         self._capacity_bytes: list[int] = []
         self._next_shard = 0
 
-    def match(self, chains: Iterable[list[int]], slots: int) -> Floats:
-        """Bytes of the longest contiguous cached prefix by slot, shape (``slots``,).
+    def match(self, blocks: Blocks, prompt_tokens: float, slots: int) -> Floats:
+        """See `CacheIndex`. Several chains (sequences of one request) add up."""
+        if blocks.total_bytes == 0:
+            return np.zeros(slots)
+        return self.matched_bytes(blocks.chains, slots) * (prompt_tokens / blocks.total_bytes)
 
-        Several chains (sequences of one request) add up.
-        """
+    def matched_bytes(self, chains: Iterable[list[int]], slots: int) -> Floats:
+        """Bytes of the longest contiguous cached prefix by slot, shape (``slots``,)."""
         matched = np.zeros(slots)
         for chain in chains:
             self._match(chain, matched)
         return matched
 
-    def insert(self, slot: int, chains: Iterable[list[int]]) -> None:
-        """A request with these chains was sent to ``slot``: its blocks are the most recent."""
+    def sent(self, slot: int, chains: Iterable[Sequence[int]]) -> None:
+        """See `CacheIndex`: the request's blocks are the most recent."""
         self._allocate(slot)
         held, masks = self._held[slot], self._masks
         bit = 1 << slot
@@ -77,8 +80,8 @@ class PrefixIndex:
             self._held_bytes[slot] += added_bytes
             self._trim(slot)
 
-    def clear_slot(self, slot: int) -> None:
-        """Forget what ``slot`` holds: its endpoint is gone, or has lost its cache."""
+    def reset(self, slot: int) -> None:
+        """See `CacheIndex`."""
         if slot < len(self._held):
             held = self._held[slot]
             self._unmark(slot, held)
@@ -86,9 +89,10 @@ class PrefixIndex:
             self._held_bytes[slot] = 0
             self._capacity_bytes[slot] = self._default_capacity_bytes
 
-    def set_capacity(self, slot: int, capacity_bytes: float) -> None:
-        """Bound ``slot``: capacity of its engine in tokens x bytes per token; 0 = unknown."""
+    def set_capacity(self, slot: int, capacity_tokens: float, bytes_per_token: float) -> None:
+        """See `CacheIndex`."""
         self._allocate(slot)
+        capacity_bytes = capacity_tokens * bytes_per_token
         capacity = int(capacity_bytes) if capacity_bytes > 0 else self._default_capacity_bytes
         self._capacity_bytes[slot] = capacity
         self._trim(slot)

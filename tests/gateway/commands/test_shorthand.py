@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from gateway.commands.shorthand import instant_of, limit_of, seconds_of
-from gateway.config.schema.limits import Limit
+from gateway.config.schema.limit import Limit
 
 NOON = datetime(2027, 1, 15, 12, tzinfo=UTC)
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.config.config import Config
 from gateway.config.reference import PAGE, render
 from gateway.config.schema.section import Section
-from gateway.config.schema.sections import hints, item_of, sections_of
+from gateway.config.schema.walk import hints, item_of, sections_of
 
 
 def every_section(annotation: object = Config) -> Iterator[type[Section]]:

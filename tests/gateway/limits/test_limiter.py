@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import orjson
@@ -19,7 +18,6 @@ from picker.request.caller import Caller
 from picker.request.head import RequestHead
 from picker.request.rejection import Reason, Rejection
 from picker.request.report import Report
-from picker.seams.limiter import Unlimited
 from policies.limits.plan import By, LimitRule, PriceList, Subject, TenantPolicy
 from policies.limits.prices import Price, Usage
 from policies.limits.types import (
@@ -103,7 +101,6 @@ class Place:
         self.now_ms = 1_800_000_000_000
         self.store = store or MemoryStore(clock_ms=lambda: self.now_ms)
         self.seen = Seen()
-        self.made: Fleet = fleet(name=name)
 
         def policy_of(tenant: str, key_id: str) -> TenantPolicy | None:
             return policy if tenant == ACME else None
@@ -119,8 +116,7 @@ class Place:
             now_s=lambda: self.now_ms / 1_000,
             sleep=self._sleep,
         )
-        self.made.picker.gate = Door(policy)
-        self.made.picker.traffic.limiter = self.limiter
+        self.made: Fleet = fleet(name=name, gate=Door(policy), limiter=self.limiter)
         self.policy = policy
 
     async def renew_for(self, seconds: float) -> None:
@@ -145,7 +141,7 @@ def tenant(*rules: LimitRule, models: Sequence[str] = ("*",)) -> TenantPolicy:
 
 
 def ended(decision: Decision, **changes: object) -> Report:
-    return replace(end_of(decision), **changes)  # type: ignore[arg-type]
+    return end_of(decision, "p0", **changes)
 
 
 async def test_a_request_holds_what_it_may_cost_and_is_charged_what_it_did() -> None:
@@ -300,7 +296,7 @@ async def test_a_decision_that_never_left_is_given_back() -> None:
 
 async def test_an_unknown_key_is_refused_at_the_headers() -> None:
     place = Place(tenant())
-    begun = place.made.picker.begin(head(authorization="Bearer closed"))
+    begun = await place.made.picker.begin(head(authorization="Bearer closed"))
     assert isinstance(begun, Answer)
     assert begun.status == 401
     assert orjson.loads(begun.body)["error"]["code"] == "invalid_api_key"
@@ -350,16 +346,16 @@ async def test_the_request_of_a_dead_picker_is_settled_by_another() -> None:
         input_tokens=10,
         output_tokens=5,
     )
-    second.made.picker.traffic.live_pickers = frozenset({"p0", "p1"})
+    second.made.picker.flights.pickers_live({"p0", "p1"})
     second.made.picker.complete(report)
     second.made.clock.now_s += 3
-    second.made.picker.traffic.tick()
+    second.made.picker.flights.tick()
     assert (await first.used())["output_tokens"] == 100  # its picker lives, and will do it
-    second.made.picker.traffic.live_pickers = frozenset({"p1"})
+    second.made.picker.flights.pickers_live({"p1"})
     for _ in range(2):
         second.made.picker.complete(report)
         second.made.clock.now_s += 3
-        second.made.picker.traffic.tick()
+        second.made.picker.flights.tick()
     used = await first.used()
     assert (used["requests"], used["input_tokens"], used["output_tokens"]) == (1, 10, 5)
 
@@ -371,10 +367,10 @@ async def test_a_picker_that_was_started_anew_charges_what_its_last_life_let_in(
     report = ended(
         decision, ticket=str(decision.metadata["ticket"]), input_tokens=10, output_tokens=5
     )
-    after.made.picker.traffic.live_pickers = frozenset({"p0-again"})
+    after.made.picker.flights.pickers_live({"p0-again"})
     after.made.picker.complete(report)
     after.made.clock.now_s += 3
-    after.made.picker.traffic.tick()
+    after.made.picker.flights.tick()
     await asyncio.sleep(0.01)
     used = await after.used()
     assert (used["requests"], used["total_tokens"]) == (1, 15)
@@ -405,22 +401,22 @@ async def test_what_nobody_may_tell_the_end_of_is_back_with_its_lease(why: str) 
     policy = tenant(rule(Dimension.CONCURRENCY, Concurrency(1)), rule(Dimension.REQUESTS, 10))
     place = Place(policy, lease_s=30.0)
     place.made.configure(lease_s=600.0)
-    traffic = place.made.picker.traffic
+    flights = place.made.picker.flights
     decision = await decided(place.made, chat())
     if why == "a picker has died":
-        traffic.picker_crashed()
+        flights.picker_died()
         await place.renew_for(150)
         place.made.clock.now_s += 150
-        traffic.tick()
+        flights.tick()
         assert (await place.used())["concurrency"] == 1  # it may well be running
         place.made.clock.now_s += 151
-        traffic.tick()
+        flights.tick()
     elif why == "its engine is idle":
         place.made.clock.now_s += 10
         place.made.report(int(decision.addresses[0].split(".")[3].split(":")[0]))
     else:
         place.made.clock.now_s += 601
-        traffic.tick()
+        flights.tick()
         assert [done.reason for done in place.made.seen.completions] == ["unreported"]
     await place.renew_for(45)
     assert (await place.used())["concurrency"] == 0
@@ -463,15 +459,6 @@ async def test_prices_are_those_of_when_it_was_asked_for() -> None:
     place.made.picker.complete(ended(decision, input_tokens=10, output_tokens=5, cached_tokens=0))
     await asyncio.sleep(0)
     assert [cost for _, _, cost in place.seen.charges] == [60]
-
-
-async def test_it_is_settled_where_it_was_granted() -> None:
-    place = Place(tenant(*EVERYTHING))
-    decision = await decided(place.made, chat(max_tokens=100))
-    place.made.picker.traffic.limiter = Unlimited()  # tenants were taken out of the configuration
-    place.made.picker.complete(ended(decision, input_tokens=10, output_tokens=5))
-    assert (await place.used())["total_tokens"] == 15
-    await asyncio.wait_for(place.limiter.drained(), 1)
 
 
 async def test_a_shorter_lease_is_renewed_in_time() -> None:

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from gateway.admin.gauges import StatusCollector
 from gateway.admin.status import ConfigStatus, EnvoyStatus, GatewayStatus
-from gateway.limits.outage.counters import OutageCounters
+from gateway.limits.outage_counters import OutageCounters
 from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.request_log import RequestLog
 from gateway.telemetry.tenant_metrics import TenantMetrics

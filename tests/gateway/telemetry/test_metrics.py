@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
-from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.telemetry import multiprocess
-from gateway.telemetry.labels import LabelLimiter
 from gateway.telemetry.metrics import PickerMetrics
 from picker.seams.observer import Completed, Rejected
 from picker.signals.scraper import ScrapeStats
@@ -86,13 +79,6 @@ def test_clients_cannot_make_series(
     assert registry.get_sample_value("penstock_requests_total", labels) == 1000
 
 
-def test_known_names_over_the_cap_become_other() -> None:
-    limit = LabelLimiter(2, lambda name: name != "stranger")
-    assert [limit(n) for n in ("a", "b", "c", "a", "stranger", "")] == [
-        "a", "b", "other", "a", "unknown", "unknown",
-    ]  # fmt: skip
-
-
 def test_running_totals_become_counters(
     metrics: PickerMetrics, registry: CollectorRegistry
 ) -> None:
@@ -113,57 +99,3 @@ def test_a_new_request_log_counts_from_zero(
     for dropped_lines in (5, 7, 0, 2):
         metrics.sample_request_log(dropped_lines)
     assert registry.get_sample_value("penstock_request_log_dropped_lines_total") == 9
-
-
-WORKER = """
-from prometheus_client import Gauge
-from gateway.telemetry.metrics import PickerMetrics
-from picker.seams.observer import Rejected
-from picker.request.labels import RequestLabels
-metrics = PickerMetrics(lambda model: True)
-labels = RequestLabels("id", "tenant", "llama", "main", "/")
-for _ in range(3):
-    metrics.rejected(Rejected(labels, 503, "no_endpoints", 0.001))
-Gauge("penstock_test_live", "Lives with its worker.", multiprocess_mode="livesum").set(1)
-import os
-print(os.getpid())
-"""
-
-
-def _work(directory: Path) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", WORKER],
-        env=os.environ | {multiprocess.ENVIRONMENT_VARIABLE: str(directory)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(done.stdout)
-
-
-def _values(directory: Path) -> dict[str, float]:
-    body, content_type = multiprocess.render(directory)
-    assert content_type.startswith("text/plain")
-    return {
-        sample.name: sample.value
-        for family in text_string_to_metric_families(body.decode())
-        for sample in family.samples
-        if not sample.name.endswith("_bucket")
-    }
-
-
-def test_workers_are_added_up_and_the_dead_leave_only_counters(tmp_path: Path) -> None:
-    directory = tmp_path / "metrics"
-    multiprocess.prepare(directory)
-    first, second = _work(directory), _work(directory)
-    before = _values(directory)
-    assert before["penstock_requests_total"] == 6
-    assert before["penstock_decision_seconds_count"] == 6
-    assert before["penstock_test_live"] == 2
-    multiprocess.worker_ended(first, directory)
-    multiprocess.worker_ended(second, directory)
-    after = _values(directory)
-    assert after["penstock_requests_total"] == 6
-    assert "penstock_test_live" not in after
-    multiprocess.prepare(directory)
-    assert _values(directory) == {}

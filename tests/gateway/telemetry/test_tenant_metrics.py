@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from gateway.limits.outage.counters import OutageCounters
+from gateway.limits.outage_counters import OutageCounters
 from gateway.telemetry.tenant_metrics import TenantMetrics
 from policies.limits.plan import Subject
 from policies.limits.prices import Usage

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.config.config import Config
 from gateway.config.reading.load import load
-from gateway.config.schema.limits import Limit
+from gateway.config.schema.limit import Limit
 from gateway.config.schema.tenancy import Tenant
 from gateway.tenancy.compile import Policies
 from policies.limits.plan import OnStoreFailure, Subject, TenantPolicy, charges, takes

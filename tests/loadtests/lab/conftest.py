@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from loadtests.lab.choices import limits, policies
+from loadtests.lab.choices import policies
+from loadtests.lab.commands.options import RunOptions
 from loadtests.lab.experiment import Experiment
 from loadtests.lab.source import Extent, Source
 from loadtests.sim.model.catalogue import ACCELERATORS, architecture
@@ -37,13 +38,7 @@ def make() -> Make:
             policies=policies(names),
             replicas=replicas,
             profile=PROFILE,
-            limits=limits(
-                PROFILE,
-                max_num_batched_tokens=8192,
-                max_num_seqs=64,
-                max_model_len=131_072,
-                max_loras=8,
-            ),
+            limits=RunOptions(max_num_seqs=64).limits(PROFILE),
             seeds=seeds,
             extent=Extent(duration_s, requests),
         )

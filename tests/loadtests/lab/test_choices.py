@@ -11,10 +11,14 @@ from policies.routing.weighted import DEFAULT_PROFILE
 
 def test_policies_may_have_parameters_with_commas_in_them() -> None:
     found = policies('round-robin, llm-d-token-aware:{"affinity":0.5,"load":"requests"} ,weighted')
-    assert [choice.name for choice in found] == ["round-robin", "llm-d-token-aware", "weighted"]
-    assert found[1].params == {"affinity": 0.5, "load": "requests"}
+    assert [choice.spec.name for choice in found] == [
+        "round-robin",
+        "llm-d-token-aware",
+        "weighted",
+    ]
+    assert found[1].spec.params == {"affinity": 0.5, "load": "requests"}
     assert found[1].title == 'llm-d-token-aware {"affinity":0.5,"load":"requests"}'
-    assert found[2].params == DEFAULT_PROFILE
+    assert found[2].spec.params == DEFAULT_PROFILE
     assert found[2].title == "weighted"
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from loadtests.lab.comparison import Cell, Run
+from loadtests.lab.comparison import Cell, CellRun
 from loadtests.lab.experiment import Experiment
 from loadtests.lab.size import sizing_document, sizing_sentences, smallest_fleet
 from loadtests.lab.source import LabError
@@ -24,17 +24,17 @@ class Fleet:
         self.unlucky = unlucky
         self.tried: list[int] = []
 
-    def __call__(self, experiment: Experiment) -> tuple[Run, ...]:
+    def __call__(self, experiment: Experiment) -> tuple[CellRun, ...]:
         self.tried.append(experiment.replicas[0])
         return tuple(self._run(cell) for cell in experiment.cells())
 
-    def _run(self, cell: Cell) -> Run:
+    def _run(self, cell: Cell) -> CellRun:
         share = 0.95 if cell.replicas >= self.enough - 1 + (cell.seed == 2) else 0.3
         share = 0.89 if cell.replicas == self.unlucky else share
         steady: Figures = replace(
             _NOTHING, good_share=share, ttft_p90_s=1.5 if share > 0.9 else 4.0, tpot_p90_s=0.04
         )
-        return Run(cell, steady, (), _WHOLE, None)
+        return CellRun(cell, steady, (), _WHOLE, None)
 
 
 @pytest.mark.parametrize("begin", [1, 4, 20])

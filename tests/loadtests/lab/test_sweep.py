@@ -21,7 +21,7 @@ from loadtests.lab.source import DEFAULT_DURATION_S, LabError
 from loadtests.lab.summary import Cut
 from loadtests.lab.sweep import sweep
 from loadtests.workloads.summary import walk
-from picker.request.answer import Decision
+from picker.request.answer import Answer, Decision
 from picker.request.context import RequestContext
 from picker.request.report import Report
 from picker.settings import PickerSettings
@@ -182,18 +182,19 @@ def _watched(make: Make, workload: str, timeout_s: float | None = None) -> list[
     simulation = Simulation(experiment.setting(cell), traffic, seed=1)
     told: list[Any] = []
     picker = simulation._picker
-    complete, place = picker.complete, picker.place
+    complete, offer = picker.complete, picker.offer
 
     def hear_complete(report: Report) -> None:
         told.append(report)
         complete(report)
 
-    def hear_place(context: RequestContext) -> Decision:
+    async def hear_offer(context: RequestContext, body: bytes) -> Decision | Answer:
+        outcome = await offer(context, body)
         told.append(context.output_tokens)
-        return place(context)
+        return outcome
 
     picker.complete = hear_complete  # type: ignore[method-assign]
-    picker.place = hear_place  # type: ignore[method-assign]
+    picker.offer = hear_offer  # type: ignore[method-assign]
     simulation.run()
     return told[:2]
 

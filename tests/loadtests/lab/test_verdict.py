@@ -5,7 +5,7 @@ import pytest
 from loadtests.lab.points import Point, difference
 from loadtests.lab.source import Level, LevelKind
 from loadtests.lab.summary import Slo
-from loadtests.lab.verdict import Standing, rounded, sentences, verdicts
+from loadtests.lab.verdict import Placing, rounded, sentences, verdicts
 
 
 def point(
@@ -51,7 +51,7 @@ def test_the_best_is_told_where_the_most_was_good() -> None:
     sticky, turns = verdict.ranks
     assert sticky.carries == Level(10, LevelKind.RATE)
     assert turns.carries == Level(5, LevelKind.RATE)
-    assert turns.standing is Standing.BEHIND
+    assert turns.standing is Placing.BEHIND
     assert turns.behind is not None
     assert turns.behind.value == pytest.approx(5.0)
     first, second = sentences(verdict, Slo(2.0, 0.05))
@@ -70,10 +70,10 @@ def test_what_cannot_be_told_apart_is_not_called_worse() -> None:
     ]
     [verdict] = verdicts(points)
     assert [(rank.point.contender, rank.standing) for rank in verdict.ranks] == [
-        ("a", Standing.BEST),
-        ("b", Standing.PAR),
-        ("c", Standing.OPEN),
-        ("d", Standing.BEHIND),
+        ("a", Placing.BEST),
+        ("b", Placing.PAR),
+        ("c", Placing.OPEN),
+        ("d", Placing.BEHIND),
     ]
     words = sentences(verdict, Slo())
     assert words[1] == "On a par with it, within 5%: b."
@@ -112,7 +112,7 @@ def test_where_nothing_is_answered_no_figure_is_told() -> None:
 def test_one_seed_proves_no_par() -> None:
     [verdict] = verdicts([point("a", 1, (10.0,)), point("b", 1, (9.9,)), point("c", 1, (5.0,))])
     assert [rank.standing for rank in verdict.ranks] == [
-        Standing.BEST, Standing.OPEN, Standing.BEHIND,
+        Placing.BEST, Placing.OPEN, Placing.BEHIND,
     ]  # fmt: skip
 
 

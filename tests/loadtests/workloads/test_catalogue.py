@@ -62,7 +62,7 @@ def test_code_generation_is_near_what_was_published() -> None:
     own = [workload.session(index).context[-1].tokens for index in range(1_000)]
     assert statistics.fmean(own) == pytest.approx(55_000, rel=0.04)
     assert 3_000 <= min(own) <= max(own) <= 100_000
-    turns = [len(workload.session(index).steps) for index in range(1_000)]
+    turns = [len(workload.session(index).turns) for index in range(1_000)]
     assert statistics.fmean(turns) == pytest.approx(6, rel=0.05)
     assert (min(turns), max(turns)) == (2, 20)
     prompt, output = means(workload)

@@ -8,14 +8,14 @@ from itertools import islice, pairwise
 
 import pytest
 
-from loadtests.workloads.arrivals import Stage, arrival_times, ramp
+from loadtests.workloads.arrivals import Stage, arrival_times
 from loadtests.workloads.catalogue import interactive_chat
 from loadtests.workloads.prompts import Role, Segment
-from loadtests.workloads.sessions import Ask, Conversation, Request, Session, Step
+from loadtests.workloads.sessions import Ask, Conversation, Request, Session, Turn
 from loadtests.workloads.summary import walk
 from loadtests.workloads.traffic import ClosedLoop, OpenLoop
 from loadtests.workloads.words import BYTES_PER_TOKEN
-from picker.state.cache.approximate import PrefixIndex
+from picker.state.cache.approximate import ApproximateIndex
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Small:
                 Ask((Segment(f"{index}/ask/{turn}.{n}", 10),), 5, max_tokens=20)
                 for n in range(count)
             ]
-            steps.append(Step(tuple(asks), pause_s=2.0 if turn else 0.0))
+            steps.append(Turn(tuple(asks), pause_s=2.0 if turn else 0.0))
         return Session(f"s{index}", (Segment("system", 100, Role.SYSTEM),), tuple(steps))
 
 
@@ -64,7 +64,6 @@ def test_stages_follow_each_other() -> None:
     assert [sum(low <= time < low + 5 for time in times) for low in (0, 5, 10, 15, 20)] == [
         9, 10, 0, 99, 100,
     ]  # fmt: skip
-    assert [stage.per_s for stage in ramp(3, 60, 4, 30)] == [3, 22, 41, 60]
     with pytest.raises(ValueError, match="a rate from 0 and a duration over 0"):
         Stage(-1, 10)
 
@@ -110,13 +109,12 @@ def test_a_conversation_goes_on_from_the_answer() -> None:
 def test_the_pickers_index_finds_the_turn_before() -> None:
     traffic = ClosedLoop(interactive_chat(1), 1)
     (first,) = traffic.take(0.0)
-    index = PrefixIndex()
-    index.insert(2, first.live_blocks().chains)
+    index = ApproximateIndex()
+    index.sent(2, first.live_blocks().chains)
     traffic.answered(first, 1.0)
     (second,) = traffic.take(1_000.0)
     assert first.session == second.session
-    matched_bytes = index.match(second.live_blocks().chains, 3)
-    matched = second.live_blocks().matched_tokens(matched_bytes, second.prompt_tokens)
+    matched = index.match(second.live_blocks(), second.prompt_tokens, 3)
     assert matched[:2].tolist() == [0.0, 0.0]
     # All of the first prompt but its last partial block.
     assert first.prompt_tokens - 1_024 / BYTES_PER_TOKEN < matched[2] <= first.prompt_tokens

@@ -31,10 +31,8 @@ class Door:
 
 
 def place(policy: TenantPolicy) -> Fleet:
-    made = fleet(models=(MODEL, OTHER))
+    made = fleet(models=(MODEL, OTHER), gate=Door(policy), limiter=Accounts())
     made.configure(rewrites=[RewriteRule("*", (RewriteTarget(OTHER),))])
-    made.picker.gate = Door(policy)
-    made.picker.traffic.limiter = Accounts()
     return made
 
 

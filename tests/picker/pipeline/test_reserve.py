@@ -22,14 +22,13 @@ def accounts() -> Accounts:
 
 @pytest.fixture
 def made(accounts: Accounts) -> Fleet:
-    one = fleet(models=(MODEL, DEAR))
+    one = fleet(models=(MODEL, DEAR), limiter=accounts)
     one.configure(
         rewrites=[
             RewriteRule("*", (RewriteTarget(DEAR),)),
             RewriteRule("alias", (RewriteTarget(DEAR),)),
         ]
     )
-    one.picker.traffic.limiter = accounts
     return one
 
 
@@ -57,8 +56,7 @@ async def test_the_name_that_limits_and_prices_go_by(
 
 
 async def test_a_path_that_leads_to_no_model_has_no_price(accounts: Accounts) -> None:
-    one = fleet()
-    one.picker.traffic.limiter = accounts
+    one = fleet(limiter=accounts)
     await decided(one, b"\x00", head("/opaque"))
     await decided(one, b'{"model": "elsewhere"}', head("/opaque"))
     assert [subject.model for subject, _ in accounts.asked] == ["", ""]
@@ -90,8 +88,7 @@ async def test_output_as_declared(
 
 
 async def test_sglangs_own_api_leads_to_the_one_model_there_is(accounts: Accounts) -> None:
-    one = fleet()
-    one.picker.traffic.limiter = accounts
+    one = fleet(limiter=accounts)
     body = orjson.dumps({"text": "Hi", "sampling_params": {"max_new_tokens": 9}})
     for method in ("POST", "PUT"):
         decision = await decided(one, body, head("/generate", method))
@@ -125,11 +122,11 @@ async def test_what_runs_no_model_counts_as_a_request_only(
 
 
 async def test_nothing_is_learned_from_a_stored_answer(made: Fleet) -> None:
-    before = made.picker.output.tokens("anonymous", "")
+    before = made.picker.learned.output.tokens("anonymous", "")
     for _ in range(200):
         decision = await decided(made, b"", head("/v1/responses/resp_1", "GET"))
         made.picker.complete(end_of(decision, output_tokens=9_000))
-    assert made.picker.output.tokens("anonymous", "") == before
+    assert made.picker.learned.output.tokens("anonymous", "") == before
 
 
 async def test_no_answer_is_charged_more_than_16_contexts(made: Fleet, accounts: Accounts) -> None:

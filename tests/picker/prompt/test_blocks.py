@@ -98,13 +98,5 @@ def test_token_ids_are_no_text() -> None:
     assert not set(as_text) & set(as_ids)
 
 
-def test_matched_bytes_in_tokens() -> None:
-    blocks = hash_blocks(Prompt((noise(4_000),), 4_000, 0), model="m")
-    matched = blocks.matched_tokens(np.array([0.0, 2_000.0]), prompt_tokens=1_200)
-    assert matched.tolist() == [0.0, 600.0]
-    empty = hash_blocks(Prompt((b"",), 0, 0), model="m")
-    assert empty.matched_tokens(np.zeros(2), 5).tolist() == [0.0, 0.0]
-
-
 def test_hashes_fit_60_bits() -> None:
     assert all(0 <= block <= HASH_MASK for block in chain(noise(20_000)))

@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from picker.replication.local import LocalPeers
-from picker.request.report import Report
+from picker.request.report import Ending, Report
 from tests.picker.fleet import address, chat, decided, fleet, head
 
 
 async def main(name: str, own: str, others: list[str]) -> None:
-    made = fleet(name=name)
-    peers = LocalPeers(made.picker, own=Path(own), others=[Path(other) for other in others])
-    peers.start()
+    peers = LocalPeers(name, own=Path(own), others=[Path(other) for other in others])
+    made = fleet(name=name, peers=peers)
+    peers.start(made.picker.flights)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -28,6 +28,8 @@ async def main(name: str, own: str, others: list[str]) -> None:
             answer = {"id": decision.id, "address": decision.addresses[0]}
         elif order["do"] == "complete":
             made.picker.complete(replace(_END, id=order["id"], owner=order["owner"]))
+        elif order["do"] == "live":
+            made.picker.flights.pickers_live(order["ids"])
         elif order["do"] == "look":
             answer = {
                 "in_flight": made.in_flight(),
@@ -39,7 +41,7 @@ async def main(name: str, own: str, others: list[str]) -> None:
     peers.stop()
 
 
-_END = Report("", "", address(1), 200, "ok", 10, 5, None, 0, 0.1, 1.0)
+_END = Report("", "", address(1), 200, Ending.OK, 1.0, input_tokens=10, output_tokens=5)
 
 if __name__ == "__main__":
     asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3:]))

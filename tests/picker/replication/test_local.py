@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from picker.replication.local import LocalPeers
-from picker.seams.peers import PeerDispatch
+from picker.seams.limiter import Limiter
+from picker.seams.peers import Sent
+from picker.state.cache.approximate import ApproximateIndex
 from picker.wire import state_pb2
 from policies.limits.prices import Usage
 from tests.picker.accounts import Accounts
@@ -39,17 +41,19 @@ class Group:
     peers: list[LocalPeers]
 
 
-def member(folder: Path, index: int, size: int) -> tuple[Fleet, LocalPeers]:
-    made = fleet(name=f"p{index}", seed=index)
+def member(
+    folder: Path, index: int, size: int, limiter: Limiter | None = None
+) -> tuple[Fleet, LocalPeers]:
     others = [folder / str(other) for other in range(size) if other != index]
-    return made, LocalPeers(made.picker, own=folder / str(index), others=others)
+    peers = LocalPeers(f"p{index}", own=folder / str(index), others=others)
+    return fleet(name=f"p{index}", seed=index, peers=peers, limiter=limiter), peers
 
 
 @pytest.fixture(params=[2, 3])
 async def group(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Group]:
     members = [member(folder, index, request.param) for index in range(request.param)]
-    for _, peers in members:
-        peers.start()
+    for made, peers in members:
+        peers.start(made.picker.flights)
     yield Group([made for made, _ in members], [peers for _, peers in members])
     for _, peers in members:
         peers.stop()
@@ -103,29 +107,23 @@ async def test_an_end_told_to_another_closes_everywhere_and_is_observed_by_the_o
     )
 
 
-async def test_the_owner_charges_what_another_was_told(group: Group) -> None:
-    owner, other = group.fleets[0], group.fleets[1]
+async def test_the_owner_charges_what_another_was_told(folder: Path) -> None:
     accounts = Accounts()
-    owner.picker.traffic.limiter = accounts
+    owner, owner_peers = member(folder, 0, 2, accounts)
+    other, other_peers = member(folder, 1, 2)
+    owner_peers.start(owner.picker.flights)
+    other_peers.start(other.picker.flights)
     decision = await decided(owner, chat())
     other.picker.complete(end_of(decision, cached_tokens=7, reasoning_tokens=3))
     await until(lambda: bool(accounts.settled))
     assert accounts.settled == [Usage(10, 5, 7, 3)]
-
-
-async def test_an_end_that_comes_before_its_dispatch_leaves_nothing() -> None:
-    made = fleet()
-    late = PeerDispatch("q-1", POOL, address(1), 100.0, 100.0, 10.0, [[1, 2, 3]])
-    decision = await decided(fleet(), chat())
-    made.picker.complete(end_of(decision, owner="q", id="q-1"))
-    made.picker.traffic.peer_dispatched(late)
-    assert made.is_settled
-    assert made.picker.pools[POOL].prefix.match([[1, 2, 3]], 3).any()
+    owner_peers.stop()
+    other_peers.stop()
 
 
 async def test_a_peer_that_is_dead_or_not_there_yet(folder: Path) -> None:
     made, peers = member(folder, 0, 3)
-    peers.start()
+    peers.start(made.picker.flights)
     dead = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     dead.bind(str(folder / "1"))
     dead.close()  # its socket's file is still there
@@ -135,7 +133,7 @@ async def test_a_peer_that_is_dead_or_not_there_yet(folder: Path) -> None:
     assert made.is_settled
     assert peers.dropped_batches == 0
     late, late_peers = member(folder, 1, 3)
-    late_peers.start()
+    late_peers.start(late.picker.flights)
     await decided(made, chat())
     await until(lambda: late.in_flight() == 1)
     late_peers.stop()
@@ -146,10 +144,10 @@ async def test_a_restarted_peer_hands_over_ends_of_requests_it_never_heard_of(
     folder: Path,
 ) -> None:
     owner, owner_peers = member(folder, 0, 2)
-    owner_peers.start()
+    owner_peers.start(owner.picker.flights)
     decision = await decided(owner, chat())
     restarted, restarted_peers = member(folder, 1, 2)
-    restarted_peers.start()
+    restarted_peers.start(restarted.picker.flights)
     restarted.picker.complete(end_of(decision))
     await until(lambda: owner.is_settled)
     assert len(owner.seen.completions) == 1
@@ -162,12 +160,12 @@ async def test_a_peer_that_does_not_read_costs_no_memory_and_hears_the_latest(
 ) -> None:
     monkeypatch.setattr("picker.replication.local._MAX_BACKLOG", 8)
     made, peers = member(folder, 0, 2)
-    peers.start()
+    peers.start(made.picker.flights)
     deaf = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     deaf.bind(str(folder / "1"))
     decision = await decided(made, chat())
     for number in range(5000):
-        made.picker.traffic.peers.finished(end_of(decision, id=f"e-{number}"))
+        peers.ended(end_of(decision, id=f"e-{number}"))
         peers._flush()
     assert peers.dropped_batches > 0
     assert len(peers._others[folder / "1"]) == 8
@@ -177,7 +175,7 @@ async def test_a_peer_that_does_not_read_costs_no_memory_and_hears_the_latest(
         while last != "e-4999":
             try:
                 batch = state_pb2.Batch.FromString(deaf.recv(1 << 20))
-                last = batch.events[-1].finished.id
+                last = batch.finished[-1].id
             except BlockingIOError:
                 await asyncio.sleep(0.001)
     deaf.close()
@@ -187,38 +185,28 @@ async def test_a_peer_that_does_not_read_costs_no_memory_and_hears_the_latest(
 async def test_garbage_is_counted_and_harmless(group: Group, folder: Path) -> None:
     made, peers = group.fleets[0], group.peers[0]
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    bad_number = state_pb2.Event(
-        dispatched=state_pb2.Dispatched(
-            id="x", pool=POOL, address=address(1), prompt_tokens=float("inf")
-        )
-    )
-    good = state_pb2.Event(
-        dispatched=state_pb2.Dispatched(id="y", pool=POOL, address=address(1), prompt_tokens=5)
-    )
-    unknown = state_pb2.Event(
-        dispatched=state_pb2.Dispatched(id="z", pool="elsewhere", address="nowhere")
-    )
-    batch = state_pb2.Batch(events=[bad_number, unknown, state_pb2.Event(), good])
+    good = state_pb2.Load(pool=POOL, address=address(1), requests=1, kv_tokens=5)
+    unknown = state_pb2.Load(pool="elsewhere", address="nowhere", requests=1)
+    batch = state_pb2.Batch(picker="q", loads=[unknown, good])
     for data in (b"\xff" * 100, b"", batch.SerializeToString()):
         sender.sendto(data, str(folder / "0"))
     await until(lambda: made.in_flight() == 1)
     sender.close()
-    assert peers.unreadable == 2
+    assert peers.unreadable == 1
 
 
 async def test_a_prompt_of_any_length_fits_a_datagram(group: Group) -> None:
-    first, second = group.fleets[:2]
-    made = PeerDispatch("p0-9", POOL, address(1), 9.0, 9.0, 9.0, [list(range(100_000))] * 3)
-    first.picker.traffic.peers.dispatched(made)
-    await until(lambda: second.in_flight() == 1)
+    second = group.fleets[1]
+    group.peers[0].sent(Sent(POOL, address(1), [list(range(100_000))] * 3))
+    cache = second.picker.pools[POOL].cache
+    assert isinstance(cache, ApproximateIndex)
+    await until(lambda: bool(cache.matched_bytes([list(range(8000))], 3).any()))
     assert group.peers[0].dropped_batches == 0
-    held = second.picker.pools[POOL].prefix.match([list(range(8000))], 3)
-    assert held.any()
 
 
 async def test_after_stop_the_picker_is_alone(folder: Path) -> None:
     made, peers = member(folder, 0, 2)
-    peers.start()
+    peers.start(made.picker.flights)
     peers.stop()
     decision = await decided(made, chat())
     made.picker.complete(end_of(decision))
@@ -287,6 +275,9 @@ async def test_separate_processes(folder: Path, size: int) -> None:
 
         await other.end()  # dies; its request ends, and whoever hears of it tells the rest
         await owner.do("decide", text="x", session="t")
+        for one in group:
+            if one is not other:
+                await one.do("live", ids=["p0", "p2"])
         await owner.do("complete", id=again["id"], owner="p1")
         for one in group:
             if one is not other:

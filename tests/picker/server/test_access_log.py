@@ -9,7 +9,7 @@ from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry
 from google.protobuf.json_format import ParseDict
 
 from picker import names
-from picker.request.report import Report
+from picker.request.report import Ending, Report
 from picker.server.access_log import read_entry
 from tests.picker.fleet import chat
 from tests.picker.server.edge import Edge, entry_of
@@ -66,7 +66,7 @@ def test_a_good_end() -> None:
         owner="p0",
         address="10.0.0.1:8000",
         status=200,
-        reason="ok",
+        reason=Ending.OK,
         input_tokens=100,
         output_tokens=12,
         cached_tokens=64,

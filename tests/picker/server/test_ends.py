@@ -145,8 +145,8 @@ class Broken:
 async def test_what_no_replica_can_have_seen_is_not_charged(
     fails_at: int, charged: list[Usage]
 ) -> None:
-    made, accounts = fleet(), Accounts()
-    made.picker.traffic.limiter = accounts
+    accounts = Accounts()
+    made = fleet(limiter=accounts)
     context = cast("Context", Broken(fails_at))
     with contextlib.suppress(asyncio.CancelledError):
         await StandardExchange(made.picker, context, HEAD).run()
@@ -195,7 +195,7 @@ async def test_an_end_is_observed_once_however_often_it_is_logged(edge: Edge) ->
 async def test_16_drain(edge: Edge, served: Served) -> None:
     async with edge.open(chat(stream=True)) as running:
         await running.begin_response(SSE)
-        edge.fleet.picker.draining = True
+        edge.fleet.picker.drain()
         stopping = asyncio.create_task(served.servers.stop(30))
         await asyncio.sleep(0)
         refused = await edge.ask(chat())
@@ -212,7 +212,7 @@ async def test_16_drain(edge: Edge, served: Served) -> None:
 async def test_streams_that_outlast_the_grace_are_ended(edge: Edge, served: Served) -> None:
     async with edge.open(chat(stream=True)) as running:
         await running.begin_response(SSE)
-        edge.fleet.picker.draining = True
+        edge.fleet.picker.drain()
         await served.servers.stop(0.01)
     await until(lambda: edge.fleet.is_settled)
     assert [done.reason for done in edge.fleet.seen.completions] == ["client_aborted"]
@@ -223,7 +223,7 @@ async def test_a_drain_waits_for_the_ends_that_come_in_access_logs(
     edge: Edge, served: Served
 ) -> None:
     async with edge.open(chat()) as exchange:
-        edge.fleet.picker.draining = True
+        edge.fleet.picker.drain()
         stopping = asyncio.create_task(served.servers.stop(30))
         await asyncio.sleep(0)
         await exchange.finish(address=address(1))

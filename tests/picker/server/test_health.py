@@ -43,10 +43,10 @@ async def test_check(served: Served, service: str) -> None:
         assert await check(channel, service) == down
         served.fleet.report(1)
         assert await check(channel, service) == SERVING
-        picker.mark_failed(POOL, address(1), now_s=clock.now_s, reason="refused")
+        picker.mark_failed(POOL, address(1), "refused", clock.now_s)
         assert await check(channel, service) == down
         served.fleet.report(1)
-        picker.draining = True
+        picker.drain()
         assert await check(channel, service) == down
 
 
@@ -67,7 +67,7 @@ async def test_watch_tells_every_change_once(served: Served, service: str) -> No
         call = method(Request(service=service))
         assert await following(call) == SERVING
         await served.health.refresh()
-        served.fleet.picker.draining = True
+        served.fleet.picker.drain()
         await served.health.refresh()
         assert await following(call) == NOT_SERVING
         served.fleet.picker.draining = False
@@ -82,7 +82,7 @@ async def test_a_change_that_a_check_saw_first_is_told_to_watchers() -> None:
     health = Health(made.picker)
     changes = health.changes("readiness")
     assert (await anext(changes)).status == SERVING
-    made.picker.draining = True
+    made.picker.drain()
     assert health.response("readiness").status == NOT_SERVING
     await health.refresh()
     assert (await anext(changes)).status == NOT_SERVING

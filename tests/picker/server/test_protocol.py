@@ -10,7 +10,10 @@ import pytest
 from envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValue, Metadata
 
 from picker import names
-from picker.settings import RewriteRule, RewriteTarget
+from picker.pipeline.decide import Decide
+from picker.pipeline.dispatch import Dispatch
+from picker.pipeline.schedule import Schedule
+from picker.settings import PickerSettings, RewriteRule, RewriteTarget
 from picker.state.endpoints import Signals
 from tests.picker.fleet import FOUR, IDLE, MODEL, POOL, address, chat, load
 from tests.picker.server.conftest import TRANSPORTS, Served
@@ -352,7 +355,7 @@ async def test_21_a_body_of_5_mb(edge: Edge) -> None:
 
 async def test_23_no_replica_and_back_again(edge: Edge) -> None:
     for number in (1, 2, 3):
-        edge.fleet.picker.mark_failed(POOL, address(number), now_s=0, reason="refused")
+        edge.fleet.picker.mark_failed(POOL, address(number), "refused", 0)
     for body in (chat(), None):
         reply = await edge.ask(body, path="/v1/chat/completions" if body else "/other")
         assert reply.status == 503
@@ -464,7 +467,7 @@ async def test_an_unknown_model_before_any_replica_has_told_its_models(
     edge: Edge, served: Served
 ) -> None:
     edge.fleet.sync([])
-    edge.fleet.picker.configure(type(edge.fleet.picker._settings)(pools=()))
+    edge.fleet.picker.configure(PickerSettings(pools=()))
     edge.fleet.configure()
     edge.fleet.sync([1])
     reply = await edge.ask(chat())
@@ -472,7 +475,7 @@ async def test_an_unknown_model_before_any_replica_has_told_its_models(
 
 
 async def test_16_while_shutting_down(edge: Edge) -> None:
-    edge.fleet.picker.draining = True
+    edge.fleet.picker.drain()
     for body in (chat(), None):
         reply = await edge.ask(body, path="/v1/chat/completions" if body else "/v1/models")
         assert reply.status == 503
@@ -483,14 +486,12 @@ async def test_16_while_shutting_down(edge: Edge) -> None:
 async def test_an_error_inside_a_step_is_500_and_leaks_nothing(
     edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    async def fail(*_: object) -> None:
         raise OSError("boom")
 
-    picker = edge.fleet.picker
-    steps = ((picker.traffic, "_note"), (picker, "_decision"), (picker, "_schedule"))
-    for owner, method in steps:
+    for step in (Schedule, Dispatch, Decide):
         with monkeypatch.context() as patch:
-            patch.setattr(owner, method, fail)
+            patch.setattr(step, "__call__", fail)
             reply = await edge.ask(chat())
         assert (reply.status, reply.error["code"]) == (500, "internal_error")
         assert "boom" not in str(reply.error["message"])

@@ -6,8 +6,17 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from picker.state.endpoints import EndpointSpec, PoolState, Signals
+from picker.request.role import Role
+from picker.state.endpoints import (
+    EndpointChanges,
+    EndpointSpec,
+    PoolState,
+    Signals,
+    changes_between,
+)
 from picker.state.models import ServedModel
 
 SIGNALS = Signals(
@@ -75,7 +84,8 @@ def test_a_failed_endpoint_is_none_until_signals_arrive_again() -> None:
 def test_a_draining_endpoint_gets_nothing_new_even_with_fresh_signals() -> None:
     pool = pool_with(A, B)
     changes = pool.sync([EndpointSpec(A, draining=True), EndpointSpec(B)])
-    assert (changes.added, changes.removed) == ([], [])
+    assert not changes.added
+    assert not changes.removed
     pool.apply_signals(A, SIGNALS, 100.0)
     assert candidates(pool) == [B]
     assert pool.why_not(A, 100.0) == "draining"
@@ -89,7 +99,8 @@ def test_slots_are_stable_and_used_again_clean() -> None:
     generation = pool.generation_of(slot_a)
     pool.apply_models(A, [ServedModel("m", None, 4096)])
     changes = pool.sync([EndpointSpec(B), EndpointSpec(C)])
-    assert (changes.added, changes.removed) == ([C], [A])
+    assert changes.added == {C: slot_a}
+    assert changes.removed == {A: slot_a}, "whoever knows something by slot must forget it"
     assert pool.slot_of == {B: slot_b, C: slot_a}
     assert pool.generation_of(slot_a) != generation
     for column in fields(pool.view):
@@ -153,3 +164,69 @@ def test_a_scrape_that_began_before_the_failure_does_not_heal() -> None:
     assert candidates(pool, 101.2) == []
     pool.apply_signals(A, SIGNALS, 101.3, began_s=101.1)
     assert candidates(pool, 101.3) == [A]
+
+
+def test_upserts_and_deletes_leave_the_other_endpoints_alone() -> None:
+    pool = pool_with(A, B)
+    slot = pool.slot_of[B]
+    labelled = EndpointSpec(B, role=Role.DECODE, rank=1, labels=(("zone", "a"),))
+    assert not pool.apply(EndpointChanges("chat", upserts=(labelled,))).added
+    assert pool.specs == {A: EndpointSpec(A), B: labelled}
+    assert pool.slot_of[B] == slot
+    assert candidates(pool) == [A, B]
+    changes = pool.apply(EndpointChanges("chat", deletes=(A, "10.9.9.9:1")))
+    assert list(changes.removed) == [A], "one that is gone already is no news"
+    assert candidates(pool) == [B]
+
+
+def test_a_deleted_address_that_comes_back_is_another_endpoint() -> None:
+    pool = pool_with(A)
+    generation = pool.generation_of(pool.slot_of[A])
+    again = EndpointChanges("chat", upserts=(EndpointSpec(A),), deletes=(A,))
+    changes = pool.apply(again)
+    assert (list(changes.added), list(changes.removed)) == ([A], [A])
+    assert pool.generation_of(pool.slot_of[A]) != generation
+    assert candidates(pool) == []
+
+
+SPECS = st.lists(
+    st.builds(
+        EndpointSpec,
+        st.sampled_from([A, B, C, "10.0.0.1:8001", "[fd00::1]:80", "[fd00::1]:81"]),
+        st.booleans(),
+    ),
+    max_size=8,
+)
+
+
+@given(SPECS, SPECS)
+def test_changes_lead_from_one_set_of_endpoints_to_the_other(
+    before: list[EndpointSpec], after: list[EndpointSpec]
+) -> None:
+    pool = PoolState("chat", stale_after_s=5.0)
+    pool.sync(before)
+    pool.apply(changes_between("chat", pool.specs, after))
+    assert pool.specs == {spec.address: spec for spec in after}
+    assert pool.slot_of.keys() == pool.specs.keys()
+    assert not changes_between("chat", pool.specs, after)
+
+
+@given(
+    SPECS,
+    SPECS,
+    st.sets(st.sampled_from([A, "10.0.0.1", "10.0.0.2", "fd00::1", "[fd00::1]", "[fd00::1]:80"])),
+)
+def test_a_subset_names_endpoints_by_address_or_by_ip(
+    before: list[EndpointSpec], after: list[EndpointSpec], subset: set[str]
+) -> None:
+    pool = PoolState("chat", stale_after_s=5.0)
+    pool.sync(before)
+    pool.sync(after)
+
+    def named(address: str) -> bool:
+        host = address.rpartition(":")[0]
+        return bool({address, host, host.strip("[]")} & subset)
+
+    slots = pool.in_subset(subset)
+    assert slots.tolist() == sorted(slots.tolist())
+    assert {pool.address_of(int(slot)) for slot in slots} == {a for a in pool.specs if named(a)}

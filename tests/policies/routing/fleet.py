@@ -17,8 +17,10 @@ import numpy as np
 import xxhash
 
 from picker.flight.ledger import Ledger
+from picker.flight.leg import Leg
 from picker.prompt.blocks import HASH_MASK, block_ends
-from picker.state.cache.approximate import PrefixIndex
+from picker.request.role import Role
+from picker.state.cache.approximate import ApproximateIndex
 from picker.state.endpoints import EndpointSpec, PoolState, Signals
 from policies.routing.types import RoutingPolicy, RoutingRequest
 
@@ -41,7 +43,7 @@ class Job:
     output_tokens: int
     then: Callable[[float], Iterator[Job]] | None = None
     """Jobs that follow when this one ends, for instance the next turn."""
-    id: str = ""
+    leg: Leg | None = None
     slot: int = -1
     to_prefill: int = 0
     ttft_s: float = 0.0
@@ -100,8 +102,8 @@ class Fleet:
         self._pool.sync([EndpointSpec(f"10.0.0.{n}:8000") for n in range(1, replicas + 1)])
         self._ledger = Ledger({"fleet": self._pool})
         capacity = KV_CAPACITY_TOKENS * BYTES_PER_TOKEN
-        self._believed = PrefixIndex(default_capacity_bytes=capacity)
-        self._cached = PrefixIndex(default_capacity_bytes=capacity)
+        self._believed = ApproximateIndex(default_capacity_bytes=capacity)
+        self._cached = ApproximateIndex(default_capacity_bytes=capacity)
         self._replicas = [Replica() for _ in range(self._pool.slots)]
         self._events: list[tuple[float, int, Callable[[float], None]]] = []
         self._order = itertools.count()
@@ -141,24 +143,24 @@ class Fleet:
     def _dispatch(self, job: Job, now_s: float) -> None:
         chain = chain_of(job.segments)
         self._ledger.settle_prefills(now_s)
-        matched = self._believed.match([chain], self._pool.slots) / BYTES_PER_TOKEN
+        matched = self._believed.matched_bytes([chain], self._pool.slots) / BYTES_PER_TOKEN
         request = RoutingRequest(job.prompt_tokens, 0.0, matched)
         ranking = self._policy.rank(
             request, self._pool.view, self._pool.candidates(now_s), 1, now_s, self._rng
         )
         slot = int(ranking.slots[0])
-        job.slot, job.id = slot, str(next(self._order))
-        self._ledger.open(
-            job.id,
+        job.slot = slot
+        job.leg = Leg(
+            id=str(next(self._order)),
+            role=Role.BOTH,
             pool="fleet",
             address=self._pool.address_of(slot),
             prompt_tokens=job.prompt_tokens,
             uncached_tokens=job.prompt_tokens - float(matched[slot]),
             output_tokens=300,  # nobody knows the length of an answer beforehand
-            now_s=now_s,
-            lease_s=1e6,
         )
-        self._believed.insert(slot, [chain])
+        self._ledger.open(job.leg, now_s)
+        self._believed.sent(slot, [chain])
         self.result.by_slot[slot] += 1
         replica = self._replicas[slot]
         replica.waiting.append(job)
@@ -194,7 +196,9 @@ class Fleet:
 
     def _admit(self, replica: Replica, job: Job) -> None:
         chain = chain_of(job.segments)
-        cached = int(self._cached.match([chain], self._pool.slots)[job.slot]) // BYTES_PER_TOKEN
+        cached = (
+            int(self._cached.matched_bytes([chain], self._pool.slots)[job.slot]) // BYTES_PER_TOKEN
+        )
         job.to_prefill = max(1, job.prompt_tokens - cached)
         replica.kv_tokens += job.prompt_tokens
         self.result.prompt_tokens += job.prompt_tokens
@@ -205,7 +209,7 @@ class Fleet:
         replica.step += 1
         replica.kv_tokens += len(replica.decoding)
         for job in prefilled:
-            self._cached.insert(slot, [chain_of(job.segments)])
+            self._cached.sent(slot, [chain_of(job.segments)])
             job.ttft_s = now_s - job.at_s
             self.result.ttft_s.append(job.ttft_s)
             job.ends_at_step = replica.step + job.output_tokens
@@ -214,7 +218,8 @@ class Fleet:
             job = heapq.heappop(replica.decoding)[2]
             replica.kv_tokens -= job.prompt_tokens + job.output_tokens
             self.result.latency_s.append(now_s - job.at_s)
-            self._ledger.close(job.id, ttft_s=job.ttft_s, now_s=now_s)
+            assert job.leg is not None
+            self._ledger.close(job.leg, ttft_s=job.ttft_s, now_s=now_s)
             for following in job.then(now_s) if job.then else ():
                 self._arrive_later(following)
         self._step(slot, now_s)

@@ -1,12 +1,14 @@
-"""Pools for tests, one line an endpoint."""
+"""Pools for tests, one line an endpoint, and how policies rank them."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection
 
 import numpy as np
 
-from policies.routing.types import AdapterView, PoolView, RoutingRequest, Slots
+from policies.routing.spec import PolicySpec
+from policies.routing.types import AdapterView, PoolView, RoutingPolicy, RoutingRequest, Slots
 
 
 def pool_of(*endpoints: tuple[float, float]) -> PoolView:
@@ -51,3 +53,30 @@ def adapter_on(
         np.isin(slots, list(running)),
         np.isin(slots, list(waiting)),
     )
+
+
+def baseline(name: str, **params: object) -> RoutingPolicy:
+    return PolicySpec(name, params).build()
+
+
+def pool_with(*in_flight: float) -> PoolView:
+    pool = pool_of(*[(0, 0)] * len(in_flight))
+    pool.in_flight_requests[:] = in_flight
+    return pool
+
+
+def order(
+    policy: RoutingPolicy,
+    pool: PoolView,
+    request: RoutingRequest | None = None,
+    *,
+    among: list[int] | None = None,
+    count: int = 99,
+    rng: random.Random | None = None,
+) -> list[int]:
+    candidates = everyone(pool) if among is None else np.array(among)
+    ranking = policy.rank(
+        request or request_for(pool), pool, candidates, count, 0.0, rng or random.Random(1)
+    )
+    assert ranking.slots.shape == ranking.scores.shape
+    return [int(slot) for slot in ranking.slots]

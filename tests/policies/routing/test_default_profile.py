@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 
-from policies.registry import build
-from policies.routing.types import RoutingPolicy
+from policies.routing.spec import PolicySpec
 from policies.routing.weighted import DEFAULT_PROFILE
 from tests.policies.routing.fleet import Fleet, Job, Result, conversations, single_prompts
 
@@ -54,9 +53,8 @@ def long_answers() -> list[Job]:
     )
 
 
-def run(profile: object, workload: Workload) -> Result:
-    policy = build("policy", "weighted", profile)  # type: ignore[arg-type]
-    assert isinstance(policy, RoutingPolicy)
+def run(profile: Mapping[str, object], workload: Workload) -> Result:
+    policy = PolicySpec("weighted", profile).build()
     return Fleet(policy, replicas=REPLICAS, seed=1).run(workload(), until_s=600)
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 import orjson
 
-from loadtests.sim import tokens
+from loadtests.sim.serving import tokens
 
 Json = dict[str, object]
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-from loadtests.lab.live.client import Client
-from loadtests.lab.live.metrics import Counters, Gauges
-from loadtests.lab.live.replicas import Fleet
+from loadtests.lab.live.client import LoadClient
+from loadtests.lab.live.replicas import ReplicaFleet
 from loadtests.lab.outcome import REFUSED, UNKNOWN
-from loadtests.sim.server import ReplicaServer
+from loadtests.lab.replica_metrics import ReplicaCounters, ReplicaGauges
+from loadtests.sim.serving.server import ReplicaServer
 from loadtests.workloads.bodies import Api
 from loadtests.workloads.prompts import Role, Segment
-from loadtests.workloads.sessions import Ask, Request, Session, Step
+from loadtests.workloads.sessions import Ask, Request, Session, Turn
 from loadtests.workloads.traffic import ClosedLoop, OpenLoop, Traffic
 from tests.loadtests.conftest import Serve
 
@@ -30,7 +30,7 @@ class Chats:
 
     def session(self, index: int) -> Session:
         steps = tuple(
-            Step((Ask((Segment(f"{index}/{turn}", ASK_TOKENS),), ANSWER_TOKENS, ANSWER_TOKENS),))
+            Turn((Ask((Segment(f"{index}/{turn}", ASK_TOKENS),), ANSWER_TOKENS, ANSWER_TOKENS),))
             for turn in range(self.turns)
         )
         return Session(f"s{index}", (Segment("system", SYSTEM_TOKENS, Role.SYSTEM),), steps)
@@ -38,7 +38,7 @@ class Chats:
 
 @pytest.fixture
 async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with Client.session() as session:
+    async with LoadClient.session() as session:
         yield session
 
 
@@ -50,8 +50,8 @@ def client(
     model: str = "sim-model",
     api: Api = "chat",
     timeout_s: float | None = None,
-) -> Client:
-    return Client(
+) -> LoadClient:
+    return LoadClient(
         session,
         f"http://{server.address}",
         traffic,
@@ -62,8 +62,8 @@ def client(
     )
 
 
-async def counters(session: aiohttp.ClientSession, server: ReplicaServer) -> Counters:
-    [found] = await Fleet(session, [server.address]).counters()
+async def counters(session: aiohttp.ClientSession, server: ReplicaServer) -> ReplicaCounters:
+    [found] = await ReplicaFleet(session, [server.address]).counters()
     return found
 
 
@@ -179,16 +179,16 @@ async def test_a_client_that_gives_up_leaves_nothing_behind(
     [served] = sent.served
     assert served.first_token_s is None
     assert served.latency_s >= 20.0
-    fleet = Fleet(session, [server.address])
+    fleet = ReplicaFleet(session, [server.address])
     await fleet.idle()
-    assert await fleet.gauges() == [Gauges()]
+    assert await fleet.gauges() == [ReplicaGauges()]
 
 
 async def test_a_run_that_is_cancelled_leaves_nothing_behind(
     serve: Serve, session: aiohttp.ClientSession
 ) -> None:
     server = await serve(stalled=True)
-    fleet = Fleet(session, [server.address])
+    fleet = ReplicaFleet(session, [server.address])
     running = asyncio.create_task(client(session, server, OpenLoop(Chats(), [0.0])).run())
     while (await fleet.gauges())[0].idle:
         pass
@@ -200,7 +200,7 @@ async def test_a_run_that_is_cancelled_leaves_nothing_behind(
 
 async def test_replicas_are_made_equal_again(serve: Serve, session: aiohttp.ClientSession) -> None:
     server = await serve()
-    fleet = Fleet(session, [server.address])
+    fleet = ReplicaFleet(session, [server.address])
     cached: list[int | None] = []
     for _ in range(2):
         sent = await client(session, server, OpenLoop(Chats(), [0.0])).run()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.lab.live import peers
-from loadtests.lab.live.target import Kind
+from loadtests.lab.live.target import TargetKind
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_environment_that_was_left_half_made_is_completed(root: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", root], check=True)
     with pytest.raises(peers.PeerError) as raised:
-        peers.install(Kind.VLLM_ROUTER, print)
+        peers.install(TargetKind.VLLM_ROUTER, print)
     said = str(raised.value)
     assert "ERROR: Could not find a version that satisfies the requirement vllm-router" in said
     assert "Connection refused" in said  # why there is none
@@ -44,5 +44,5 @@ def test_a_second_installation_waits_for_the_first(
             heard.append(text)
             fcntl.flock(first, fcntl.LOCK_UN)
 
-        peers.install(Kind.VLLM_ROUTER, tell)
+        peers.install(TargetKind.VLLM_ROUTER, tell)
     assert heard == [f"Another installation into {root} is under way: waiting for it ..."]

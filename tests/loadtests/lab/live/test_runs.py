@@ -3,22 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from loadtests.lab.comparison import Cell, Run
+from loadtests.lab.comparison import Cell, CellRun
 from loadtests.lab.live.experiment import LiveExperiment
-from loadtests.lab.live.measured import LiveDetails, Tokens, totals
-from loadtests.lab.live.metrics import Counters
+from loadtests.lab.live.measured import AnswerTokens, LiveDetails, totals
 from loadtests.lab.live.runs import in_drawn_order
 from loadtests.lab.live.strain import Strain
 from loadtests.lab.live.target import parse
 from loadtests.lab.page import page
 from loadtests.lab.points import points
+from loadtests.lab.replica_metrics import ReplicaCounters
 from loadtests.lab.result import settings
 from loadtests.lab.source import Source
 from loadtests.lab.verdict import verdicts
 from tests.loadtests.lab.outcomes import outcome, served
 
 CALM = Strain(0.4, 0.1, 1.0, 0.2, 0.001, 0.002, 0.001, 0.002)
-COUNTED = (Counters(100, 50, 100, 11, 0, 1), Counters(100, 0, 100, 11, 0, 1))
+COUNTED = (ReplicaCounters(100, 50, 100, 11, 0, 1), ReplicaCounters(100, 0, 100, 11, 0, 1))
 
 
 def comparison(seeds: int = 8) -> LiveExperiment:
@@ -42,11 +42,18 @@ def run(
     said: Mapping[str, str] | None = None,
     caches_emptied: bool = True,
     uncounted: int = 0,
-) -> Run:
+) -> CellRun:
     failed = sum((errors or {}).values())
     requests = [served(0.0, failed=index < failed) for index in range(4)]
     told = LiveDetails(
-        strain, errors or {}, said or {}, Tokens.of(requests), uncounted, COUNTED, caches_emptied, 0
+        strain,
+        errors or {},
+        said or {},
+        AnswerTokens.of(requests),
+        uncounted,
+        COUNTED,
+        caches_emptied,
+        0,
     )
     whole = totals(duration_s=2.0, requests=4, failed=failed, by_replica=COUNTED, strain=strain)
     return experiment.run(cell, outcome(requests), whole, told)

@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests.sim.model.catalogue import H100, architecture
-from loadtests.sim.model.engine import Engine, Event, Kind
+from loadtests.sim.model.engine import EngineEvent, EngineModel, EventKind
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.request import EngineRequest, Sequence
-from loadtests.sim.model.scheduler import Limits
+from loadtests.sim.model.scheduler import EngineLimits
 from loadtests.sim.model.step_time import StepTime, Work
 
 PROFILE = Profile("test", architecture("Llama-2-7b-hf"), H100)
 INSTANT = replace(PROFILE, input_s=0.0, input_token_s=0.0, output_s=0.0)
 
 
-def limits(*, ahead: bool = True) -> Limits:
-    return Limits(1000, max_model_len=8192, async_scheduling=ahead)
+def limits(*, ahead: bool = True) -> EngineLimits:
+    return EngineLimits(1000, max_model_len=8192, async_scheduling=ahead)
 
 
 calls = st.tuples(
@@ -34,9 +34,9 @@ calls = st.tuples(
 
 
 def drive(
-    plan: list[tuple[float, int, int, int, int, str | None]], engine: Engine, look_s: float
+    plan: list[tuple[float, int, int, int, int, str | None]], engine: EngineModel, look_s: float
 ) -> tuple[list[tuple[float, str, str, int | None, int]], list[int], int]:
-    events: list[Event] = []
+    events: list[EngineEvent] = []
     sent: list[Sequence] = []
     now_s = 0.0
     for index, (gap_s, prompt, output, prefix, abort, adapter) in enumerate(plan):
@@ -83,17 +83,17 @@ def test_skipping_is_stepping(
     ahead: bool,
     loras: int,
 ) -> None:
-    size = Limits(
+    size = EngineLimits(
         blocks, 4, places, budget, max_model_len=210, max_loras=loras, async_scheduling=ahead
     )
-    skipping = drive(plan, Engine(PROFILE, size), inf)
-    stepping = drive(plan, Engine(PROFILE, size, skip=False), inf)
-    watched = drive(plan, Engine(PROFILE, size), 0.01)
+    skipping = drive(plan, EngineModel(PROFILE, size), inf)
+    stepping = drive(plan, EngineModel(PROFILE, size, skip=False), inf)
+    watched = drive(plan, EngineModel(PROFILE, size), 0.01)
     assert skipping == stepping
     assert skipping == watched
 
 
-class Plodding(Engine):
+class Plodding(EngineModel):
     """Schedules every single step, which is what `skip=False` does not: it walks on plateaus."""
 
     def _try_plateau(self) -> None:
@@ -117,9 +117,9 @@ prompts = st.tuples(
 
 
 def outcome(
-    plan: list[tuple[float, tuple[object, ...]]], engine: Engine
+    plan: list[tuple[float, tuple[object, ...]]], engine: EngineModel
 ) -> tuple[list[tuple[float, str, str]], list[tuple[int | None, int, int]], int, int]:
-    events: list[Event] = []
+    events: list[EngineEvent] = []
     sent: list[Sequence] = []
     now_s = 0.0
     for index, (gap_s, (what, *how)) in enumerate(plan):
@@ -168,7 +168,7 @@ def test_a_plateau_is_what_scheduling_each_step_gives(
     loras: int,
     reserve: bool,
 ) -> None:
-    size = Limits(
+    size = EngineLimits(
         53,
         4,
         places,
@@ -178,12 +178,12 @@ def test_a_plateau_is_what_scheduling_each_step_gives(
         reserve_full_prompt=reserve,
         async_scheduling=ahead,
     )
-    assert outcome(plan, Engine(PROFILE, size)) == outcome(plan, Plodding(PROFILE, size))
+    assert outcome(plan, EngineModel(PROFILE, size)) == outcome(plan, Plodding(PROFILE, size))
 
 
 def test_a_plateau_ends_when_one_who_waits_finds_more_of_its_prompt() -> None:
     """What others answer is what the last one asks: the blocks they fill need no further room."""
-    size = Limits(53, 4, 8, 512, max_model_len=210, async_scheduling=False)
+    size = EngineLimits(53, 4, 8, 512, max_model_len=210, async_scheduling=False)
     plan: list[tuple[float, tuple[object, ...]]] = [
         (0.5, ("add", 92, 102, 0, True, None)),
         (0.2, ("add", 167, 34, 0, True, None)),
@@ -191,11 +191,11 @@ def test_a_plateau_ends_when_one_who_waits_finds_more_of_its_prompt() -> None:
     ]
     _, ends, *_ = scheduled = outcome(plan, Plodding(PROFILE, size))
     assert ends[2] == (176, 1, 4)
-    assert outcome(plan, Engine(PROFILE, size)) == scheduled
+    assert outcome(plan, EngineModel(PROFILE, size)) == scheduled
 
 
 def test_skipping_takes_few_iterations() -> None:
-    engine = Engine(PROFILE, limits())
+    engine = EngineModel(PROFILE, limits())
     engine.add(EngineRequest("a", 100, 5000), 0.0)
     engine.advance(inf)
     assert engine.steps == 5000
@@ -203,32 +203,32 @@ def test_skipping_takes_few_iterations() -> None:
 
 
 def test_a_lone_request_takes_the_sum_of_its_steps() -> None:
-    engine = Engine(INSTANT, limits(ahead=False))
+    engine = EngineModel(INSTANT, limits(ahead=False))
     engine.add(EngineRequest("a", 100, 4), 1.0)
     first, last = engine.advance(inf)
     time = StepTime(INSTANT)
     prefill_s = time.step_s(Work(100, 100 * 50.0, prefill_context_tokens=100))
-    assert first.kind is Kind.FIRST_TOKEN
+    assert first.kind is EventKind.FIRST_TOKEN
     assert first.at_s == pytest.approx(1.0 + prefill_s)
     decode_s = sum(time.decode_s(1, context) for context in (101, 102, 103))
-    assert last.kind is Kind.FINISHED
+    assert last.kind is EventKind.FINISHED
     assert last.at_s == pytest.approx(first.at_s + decode_s)
 
 
 def test_working_ahead_makes_an_arrival_wait_a_step_longer() -> None:
     waits: list[float] = []
     for ahead in (False, True):
-        engine = Engine(INSTANT, limits(ahead=ahead))
+        engine = EngineModel(INSTANT, limits(ahead=ahead))
         engine.add(EngineRequest("running", 32, 500), 0.0)
         engine.advance(1.0)
         engine.add(EngineRequest("new", 32, 2), 1.0)
-        told = [e for e in engine.advance(2.0) if e.kind is Kind.FIRST_TOKEN]
+        told = [e for e in engine.advance(2.0) if e.kind is EventKind.FIRST_TOKEN]
         waits.append(told[-1].at_s - 1.0)
     assert waits[1] - waits[0] == pytest.approx(StepTime(INSTANT).decode_s(1, 150), rel=0.05)
 
 
 def test_the_way_in_and_out_counts_for_the_client() -> None:
-    plain, real = Engine(INSTANT, limits()), Engine(PROFILE, limits())
+    plain, real = EngineModel(INSTANT, limits()), EngineModel(PROFILE, limits())
     for engine in (plain, real):
         engine.add(EngineRequest("a", 50, 1), 0.0)
     way_s = PROFILE.input_s + 50 * PROFILE.input_token_s + PROFILE.output_s
@@ -236,7 +236,7 @@ def test_the_way_in_and_out_counts_for_the_client() -> None:
 
 
 def test_nothing_is_told_before_its_time() -> None:
-    engine = Engine(PROFILE, limits())
+    engine = EngineModel(PROFILE, limits())
     engine.add(EngineRequest("a", 50, 3), 0.0)
     seen: list[float] = []
     while not engine.idle:
@@ -252,7 +252,7 @@ def test_nothing_is_told_before_its_time() -> None:
 def test_only_a_cold_server_pays_for_first_uses_and_not_for_long() -> None:
     profile = replace(INSTANT, first_use_s=2.0)
     for cold in (True, False):
-        engine = Engine(profile, limits(), cold=cold)
+        engine = EngineModel(profile, limits(), cold=cold)
         first_token_s: list[float] = []
         for number in range(10):
             engine.add(EngineRequest(str(number), 50, 1), number * 10.0)
@@ -262,16 +262,16 @@ def test_only_a_cold_server_pays_for_first_uses_and_not_for_long() -> None:
 
 
 def test_a_slow_replica_takes_so_many_times_as_long() -> None:
-    engine = Engine(INSTANT, limits())
+    engine = EngineModel(INSTANT, limits())
     engine.slow_down(3.0, 0.0)
     engine.add(EngineRequest("a", 50, 100), 0.0)
-    usual = Engine(INSTANT, limits())
+    usual = EngineModel(INSTANT, limits())
     usual.add(EngineRequest("a", 50, 100), 0.0)
     assert engine.advance(inf)[-1].at_s == pytest.approx(3 * usual.advance(inf)[-1].at_s)
 
 
 def test_a_step_under_way_is_slow_and_fast_again_with_its_replica() -> None:
-    engine = Engine(INSTANT, limits())
+    engine = EngineModel(INSTANT, limits())
     engine.add(EngineRequest("a", 50, 1), 0.0)
     engine.advance(0.0)
     usual_s = engine.next_step_s()
@@ -296,7 +296,7 @@ class Watch:
 def test_an_observer_sees_every_step_when_it_is_asked_for_at_its_end() -> None:
     leaping, walking = Watch(), Watch()
     for watch in (leaping, walking):
-        engine = Engine(INSTANT, limits(), observer=watch)
+        engine = EngineModel(INSTANT, limits(), observer=watch)
         engine.add(EngineRequest("a", 40, 50), 0.0)
         engine.add(EngineRequest("b", 40, 20), 0.05)
         next_s = engine.next_event_s if watch is leaping else engine.next_step_s
@@ -315,7 +315,7 @@ def test_an_observer_sees_every_step_when_it_is_asked_for_at_its_end() -> None:
 
 
 def test_with_nobody_admitted_what_runs_ends_and_the_rest_starts_when_it_may() -> None:
-    engine = Engine(INSTANT, limits())
+    engine = EngineModel(INSTANT, limits())
     running = engine.add(EngineRequest("running", 40, 20), 0.0)
     engine.advance(0.05)
     engine.admit(False, 0.05)
@@ -331,14 +331,14 @@ def test_with_nobody_admitted_what_runs_ends_and_the_rest_starts_when_it_may() -
 
 
 def test_forgetting_what_runs_makes_it_start_over_and_end_all_the_same() -> None:
-    engine = Engine(INSTANT, limits())
+    engine = EngineModel(INSTANT, limits())
     both = [engine.add(EngineRequest(name, 40, 60), 0.0) for name in "ab"]
     engine.advance(0.1)
     before = [each.generated_tokens for each in both]
     assert engine.forget_prefixes(0.1) == (False, [])
     forgotten, events = engine.forget_prefixes(0.1, running=True)
     assert forgotten
-    assert [each.kind for each in events] == [Kind.PREEMPTED] * 2
+    assert [each.kind for each in events] == [EventKind.PREEMPTED] * 2
     assert engine.scheduler.pool.used_blocks == 0
     assert list(engine.scheduler.waiting) == both
     engine.advance(inf)
@@ -348,7 +348,7 @@ def test_forgetting_what_runs_makes_it_start_over_and_end_all_the_same() -> None
 
 
 def test_an_adapter_is_loaded_before_it_is_asked_for() -> None:
-    engine = Engine(INSTANT, replace(limits(), max_loras=1))
+    engine = EngineModel(INSTANT, replace(limits(), max_loras=1))
     engine.scheduler.load_adapter("x")
     engine.scheduler.load_adapter("y")
     assert list(engine.scheduler.resident_adapters) == ["y"]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.sim.model.catalogue import H100, UnknownModelError, architecture
+from loadtests.sim.model.catalogue import H100, UnknownArchitectureError, architecture
 from loadtests.sim.model.profile import (
     Profile,
     ProfileError,
@@ -50,7 +50,7 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, text: str, complaint: s
 
 
 def test_an_unknown_model_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownModelError, match="Llama-2-7b-hf"):
+    with pytest.raises(UnknownArchitectureError, match="Llama-2-7b-hf"):
         architecture("nobody/nothing-1b")
 
 

@@ -2,12 +2,12 @@ from typing import Any
 
 import pytest
 
-from loadtests.sim.model.request import EngineRequest, Sequence, State
-from loadtests.sim.model.scheduler import Limits, Scheduler
+from loadtests.sim.model.request import EngineRequest, Sequence, SequenceState
+from loadtests.sim.model.scheduler import EngineLimits, Scheduler
 from loadtests.sim.model.step import Step
 
 
-def limits(**changes: Any) -> Limits:
+def limits(**changes: Any) -> EngineLimits:
     values: dict[str, Any] = {
         "num_blocks": 100,
         "block_size_tokens": 4,
@@ -16,7 +16,7 @@ def limits(**changes: Any) -> Limits:
         "max_model_len": 200,
         "async_scheduling": False,
     }
-    return Limits(**(values | changes))
+    return EngineLimits(**(values | changes))
 
 
 def request(
@@ -87,12 +87,12 @@ def test_the_youngest_is_preempted_goes_first_in_the_queue_and_starts_over() -> 
     young = scheduler.add(request("young", 8, 12), 0)
     run(scheduler, 1)  # two blocks each
     assert run(scheduler, 1) == [{"old": 1}]  # the fifth block goes to the older
-    assert young.state is State.WAITING
+    assert young.state is SequenceState.WAITING
     assert young.preemptions == 1
     scheduler.add(request("late", 4), 0)
     assert scheduler.waiting[0] is young
     run(scheduler, 10)
-    assert old.state is State.FINISHED
+    assert old.state is SequenceState.FINISHED
     # Its prompt is still there, the block of its answer is not.
     assert run(scheduler, 1)[0]["young"] >= 1
     assert young.generated_tokens == 2

@@ -1,0 +1,81 @@
+"""The picker processes and the ports that they may listen on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, Tag
+
+from gateway.config.schema.section import Section, by_shape
+from gateway.config.schema.terms import IpAddress, Port, Seconds
+from gateway.config.schema.tls import ServerTls
+
+
+class ExtProcSection(Section):
+    """The picker's ext_proc server for somebody else's gateway (Endpoint Picker protocol)."""
+
+    address: IpAddress = "127.0.0.1"
+    """IP address to listen on."""
+    port: Port | None = None
+    """TCP port; the protocol's own is 9002. Null: none, only Penstock's Envoy is served."""
+    tls: Annotated[
+        Annotated[Literal["auto", "off"], Tag("<word>")] | Annotated[ServerTls, Tag("<files>")],
+        by_shape(ServerTls, "<files>", "<word>"),
+    ] = "auto"
+    """auto: plain on a loopback address, a self-signed certificate elsewhere. off: plain. Or
+    `certificate` and `key`."""
+
+
+class HealthSection(Section):
+    """The picker's gRPC health service."""
+
+    address: IpAddress = "127.0.0.1"
+    """IP address to listen on."""
+    port: Port | None = None
+    """TCP port; the Endpoint Picker protocol's own is 9003. Null: none."""
+
+
+class MetricsSection(Section):
+    """A Prometheus port beside the admin API, for scrapers that may not reach that."""
+
+    address: IpAddress = "127.0.0.1"
+    """IP address to listen on."""
+    port: Port | None = None
+    """TCP port; the Endpoint Picker protocol's own is 9090. Null: only the admin API has
+    /metrics."""
+
+
+class ScrapeSection(Section):
+    """Reading the load of replicas from their /metrics."""
+
+    interval_s: Seconds = 0.25
+    """Time between two reads of a replica that has requests, seconds."""
+    idle_interval_s: Seconds = 1.0
+    """Time between two reads of a replica without requests, seconds."""
+    timeout_s: Seconds = 1.0
+    """Longest time for one read, seconds."""
+    stale_after_s: Seconds = 5.0
+    """A replica whose last successful read is older than this, seconds, gets no requests."""
+
+
+class PickerSection(Section):
+    """The processes that decide which replica serves a request."""
+
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Number of picker processes. One decides some thousand requests per second."""
+    failure_mode: Literal["closed", "open"] = "closed"
+    """What Envoy does with a request when no picker answers: refuse it (closed), or send it to
+    the least busy replica of the default pool (open)."""
+    decision_timeout_s: Seconds = 10.0
+    """Longest time that Envoy waits for a decision, seconds."""
+    ext_proc: ExtProcSection = ExtProcSection()
+    """ext_proc over TCP, for somebody else's gateway."""
+    health: HealthSection = HealthSection()
+    """gRPC health service."""
+    metrics: MetricsSection = MetricsSection()
+    """A second Prometheus port."""
+    lease_s: Seconds = 3600.0
+    """A request whose end was never reported is forgotten after this time, seconds. Set it
+    longer than the longest request."""
+    scrape: ScrapeSection = ScrapeSection()
+    """Reading the load of replicas."""

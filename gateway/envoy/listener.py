@@ -1,0 +1,95 @@
+"""Envoy's client-facing listener: connection manager, routes, access log."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.envoy import filters, local_replies, tls
+from gateway.envoy.message import Json, typed
+from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
+from picker import names
+
+LOG_FLUSH_S: Final = 0.05
+"""Access log entries reach the picker at most this much later."""
+
+
+def listener(plan: EnvoyPlan) -> Json:
+    """The one that clients connect to."""
+    chain: Json = {"filters": [_connection_manager(plan)]}
+    if plan.tls is not None:
+        chain["transport_socket"] = tls.downstream(plan.tls)
+    return {
+        "name": "clients",
+        "address": {"socket_address": {"address": plan.address, "port_value": plan.port}},
+        "per_connection_buffer_limit_bytes": plan.buffer_bytes,
+        "filter_chains": [chain],
+    }
+
+
+def _connection_manager(plan: EnvoyPlan) -> Json:
+    return typed(
+        "envoy.filters.network.http_connection_manager",
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix="clients",
+        use_remote_address=True,
+        normalize_path=True,
+        merge_slashes=True,
+        # The picker and the replicas must read one path: %2F is a slash to an ASGI server.
+        path_with_escaped_slashes_action="UNESCAPE_AND_FORWARD",
+        generate_request_id=True,
+        preserve_external_request_id=True,
+        always_set_request_id_in_response=True,
+        server_header_transformation="PASS_THROUGH",
+        stream_idle_timeout=f"{plan.stream_idle_timeout_s}s",
+        request_headers_timeout="30s",
+        request_timeout="600s",
+        common_http_protocol_options={"idle_timeout": "3600s"},
+        route_config=_routes(plan),
+        http_filters=filters.chain(plan),
+        local_reply_config=local_replies.mappers(),
+        access_log=[_access_log()],
+    )
+
+
+def _routes(plan: EnvoyPlan) -> Json:
+    action: Json = {
+        "timeout": "0s",
+        "idle_timeout": f"{plan.stream_idle_timeout_s}s",
+        "retry_policy": {
+            "retry_on": "connect-failure,refused-stream,reset,retriable-status-codes",
+            "retriable_status_codes": [503],
+            "num_retries": plan.fallbacks,
+            "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.010s"},
+        },
+    }
+    decided: Json = {
+        "match": {
+            "prefix": "/",
+            "headers": [{"name": names.POOL_HEADER, "present_match": True}],
+        },
+        "route": {"cluster_header": names.POOL_HEADER, **action},
+        "request_headers_to_remove": [names.POOL_HEADER, names.DESTINATION],
+    }
+    # Before the decision every request matches the last route. A request leaves by it only
+    # when there was no decision (no picker, fail open).
+    if plan.fail_open and plan.default_pool is not None:
+        undecided: Json = {"cluster": names.cluster_name(plan.default_pool), **action}
+        last: Json = {"match": {"prefix": "/"}, "route": undecided}
+    else:
+        last = {"match": {"prefix": "/"}, "direct_response": {"status": 503}}
+    host = {"name": "all", "domains": ["*"], "routes": [decided, last]}
+    return {"name": "pools", "virtual_hosts": [host]}
+
+
+def _access_log() -> Json:
+    return typed(
+        "envoy.access_loggers.http_grpc",
+        "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig",
+        common_config={
+            "log_name": "penstock",
+            "transport_api_version": "V3",
+            "grpc_service": {"envoy_grpc": {"cluster_name": PICKER_CLUSTER}},
+            "buffer_flush_interval": f"{LOG_FLUSH_S}s",
+            "buffer_size_bytes": 65536,
+        },
+    )

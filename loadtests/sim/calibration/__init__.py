@@ -1,0 +1,1 @@
+"""From measurements of real servers to profiles, and from profiles to predictions."""

@@ -1,0 +1,1 @@
+"""A replica over HTTP: the engine model run by the wall clock, and vLLM's endpoints in front."""

@@ -1,0 +1,1 @@
+"""vLLM's HTTP endpoints, one module for each family of requests."""

@@ -1,0 +1,55 @@
+"""What a picker leaves behind that has died: ends of its requests, and ends of ours it was told."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+from picker.request.report import Report
+
+GRACE_S: Final = 2.0
+"""A picker that is alive settles its own requests; one that is not is known to be gone by then."""
+SUSPECT_S: Final = 300.0
+"""So long after a picker has died the end of a request that was under way then may still be
+reported; nothing holds its limits for longer."""
+_MAX_ORPHANS: Final = 100_000
+
+
+class Aftermath:
+    """Reports that may have nobody to settle them, and requests whose report may be lost."""
+
+    def __init__(self) -> None:
+        self._orphans: deque[tuple[float, Report]] = deque(maxlen=_MAX_ORPHANS)
+        self._suspects: deque[tuple[float, set[str]]] = deque()
+
+    def report_of_another(self, report: Report, now_s: float) -> None:
+        """The end of another picker's request, with something to settle, was reported here."""
+        self._orphans.append((now_s, report))
+
+    def picker_died(self, under_way: AbstractSet[str], now_s: float) -> None:
+        """A picker has died: ends that the data plane was reporting to it are lost. The set is
+        unknown: it is part of ``under_way``, this picker's requests now."""
+        self._suspects.append((now_s, set(under_way)))
+
+    def orphans(self, live: AbstractSet[str], now_s: float) -> Iterator[Report]:
+        """Reports whose owner is known to be gone, each once. ``live``: ids of all pickers that
+        run; empty: unknown."""
+        while self._orphans and self._orphans[0][0] <= now_s - GRACE_S:
+            _, report = self._orphans.popleft()
+            if live and report.owner not in live:
+                yield report
+
+    def suspects(self, under_way: AbstractSet[str], now_s: float) -> Iterator[tuple[str, bool]]:
+        """Requests whose report may be lost, and whether it is too late to wait for it. Ids that
+        are not in ``under_way`` are forgotten."""
+        for died_s, suspects in self._suspects:
+            if died_s + GRACE_S > now_s:
+                break
+            suspects &= under_way
+            late = died_s + SUSPECT_S <= now_s
+            for suspect in suspects:
+                yield suspect, late
+        while self._suspects and self._suspects[0][0] + SUSPECT_S <= now_s:
+            self._suspects.popleft()

@@ -1,0 +1,184 @@
+"""A request under way: one record, and the one table of what may happen to it when."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from picker.flight.leg import Leg
+from picker.request.context import RequestContext
+from picker.request.grant import Grant
+from picker.request.labels import RequestLabels
+from picker.request.report import Report
+from picker.seams.observer import Completed
+from policies.limits.prices import NOTHING, Usage
+
+
+class State(Enum):
+    """Where a request under way is."""
+
+    SERVING = auto()
+    """Its endpoint works on it, as far as is known: the ledger counts it."""
+    QUIET = auto()
+    """Its engine has nothing to do any more, but its end is not reported: a slow client may still
+    read. The ledger does not count it."""
+    LATE = auto()
+    """Given up, and reported as such: only its limits still wait for its end."""
+    ENDED = auto()
+
+
+class Event(Enum):
+    """What can happen to a request under way."""
+
+    REPORTED = auto()
+    """The data plane reported its end."""
+    ENGINE_IDLE = auto()
+    """A scrape showed its engine without any work."""
+    EXPIRED = auto()
+    """Nothing was reported for the time of its lease, or its report is known to be lost."""
+    DOUBTED = auto()
+    """Its report may be lost: limits are not to wait for it."""
+    PROXY_RESTARTED = auto()
+    """The data plane was started anew: no report can come any more."""
+    DROPPED = auto()
+    """It was never sent: the decision failed half-way."""
+
+
+class Act(Enum):
+    """What a transition does, in the order of its tuple."""
+
+    UNCOUNT = auto()
+    """Take it off the ledger."""
+    SETTLE = auto()
+    """Charge its limits what it used, which ends its grant."""
+    RELEASE = auto()
+    """Give its grant back."""
+    LAPSE = auto()
+    """Let its grant run out by itself; it can still be settled."""
+    LEARN = auto()
+    """Learn from how it went."""
+    OBSERVE = auto()
+    """Report its end to the observer."""
+
+
+Transition = tuple[State, tuple[Act, ...]]
+
+TRANSITIONS: Final[dict[tuple[State, Event], Transition]] = {
+    (State.SERVING, Event.REPORTED): (
+        State.ENDED,
+        (Act.SETTLE, Act.UNCOUNT, Act.LEARN, Act.OBSERVE),
+    ),
+    (State.SERVING, Event.ENGINE_IDLE): (State.QUIET, (Act.UNCOUNT, Act.LAPSE)),
+    (State.SERVING, Event.EXPIRED): (State.LATE, (Act.UNCOUNT, Act.LAPSE, Act.OBSERVE)),
+    (State.SERVING, Event.DOUBTED): (State.SERVING, (Act.LAPSE,)),
+    (State.SERVING, Event.PROXY_RESTARTED): (State.ENDED, (Act.UNCOUNT, Act.SETTLE, Act.OBSERVE)),
+    (State.SERVING, Event.DROPPED): (State.ENDED, (Act.UNCOUNT, Act.RELEASE)),
+    (State.QUIET, Event.REPORTED): (State.ENDED, (Act.SETTLE, Act.LEARN, Act.OBSERVE)),
+    (State.QUIET, Event.ENGINE_IDLE): (State.QUIET, ()),
+    (State.QUIET, Event.EXPIRED): (State.LATE, (Act.LAPSE, Act.OBSERVE)),
+    (State.QUIET, Event.DOUBTED): (State.QUIET, (Act.LAPSE,)),
+    (State.QUIET, Event.PROXY_RESTARTED): (State.ENDED, (Act.SETTLE, Act.OBSERVE)),
+    (State.QUIET, Event.DROPPED): (State.ENDED, (Act.RELEASE,)),
+    (State.LATE, Event.REPORTED): (State.ENDED, (Act.SETTLE,)),
+    (State.LATE, Event.ENGINE_IDLE): (State.LATE, ()),
+    (State.LATE, Event.EXPIRED): (State.LATE, ()),
+    (State.LATE, Event.DOUBTED): (State.LATE, ()),
+    (State.LATE, Event.PROXY_RESTARTED): (State.ENDED, ()),
+    (State.LATE, Event.DROPPED): (State.ENDED, ()),
+    **{(State.ENDED, event): (State.ENDED, ()) for event in Event},
+}
+"""From any state any event leads to a defined one. A grant is lapsed any number of times, and then
+settled or released once, or left to its lease."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One request of this picker. Small, because tens of thousands may be under way: a long prompt
+    leaves 8 bytes for each block, not its text."""
+
+    id: str
+    labels: RequestLabels
+    legs: tuple[Leg, ...]
+    """What it asks of each endpoint that works on it, in the order of its picks."""
+    served_model: str
+    adapter: str
+    session: str
+    streaming: bool
+    matched_tokens: float
+    expected: Usage
+    possible: Usage
+    grant: Grant | None
+    text_bytes: int
+    """Bytes of prompt that bytes per token are learned from, 0 when they are no measure."""
+    counted_tokens: int | None
+    """Of that text, by the model's tokenizer."""
+    chains: tuple[array[int], ...]
+    """Block hashes, kept where another endpoint may serve."""
+    started_s: float
+    lease_until_s: float
+    decision_s: float
+    queue_s: float
+    state: State = State.SERVING
+
+    @classmethod
+    def of(
+        cls, context: RequestContext, legs: tuple[Leg, ...], now_s: float, lease_s: float
+    ) -> Entry:
+        """What will be needed of a decided request later."""
+        prompt, blocks = context.prompt, context.blocks
+        only_text = prompt is not None and prompt.token_ids == 0 and prompt.media_items == 0
+        has_fallbacks = len(context.picks[-1].addresses) > 1
+        return cls(
+            id=context.id,
+            labels=context.labels(),
+            legs=legs,
+            served_model=context.served_model,
+            adapter=context.adapter,
+            session=context.session,
+            streaming=context.fields is not None and context.fields.stream,
+            matched_tokens=context.picks[0].matched_tokens,
+            expected=context.expected,
+            possible=context.possible,
+            grant=context.grant,
+            text_bytes=prompt.text_bytes if prompt is not None and only_text else 0,
+            counted_tokens=context.counted_tokens,
+            chains=tuple(array("Q", chain) for chain in blocks.chains)
+            if blocks is not None and has_fallbacks
+            else (),
+            started_s=now_s,
+            lease_until_s=now_s + lease_s,
+            decision_s=now_s - context.head.received_s,
+            queue_s=context.took_s("admit"),
+        )
+
+    @property
+    def answering(self) -> Leg:
+        """The endpoint that was chosen to answer the client."""
+        return self.legs[-1]
+
+    @property
+    def pool(self) -> str:
+        """Name of its pool."""
+        return self.answering.pool
+
+    def completed(self, report: Report, usage: Usage | None) -> Completed:
+        """Its end, for the observer. ``usage``: what it is charged."""
+        used = usage or NOTHING
+        return Completed(
+            labels=self.labels,
+            endpoint=report.address,
+            status=report.status,
+            reason=report.reason,
+            streaming=self.streaming,
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            cached_tokens=used.cached_tokens,
+            usage_reported=report.output_tokens is not None or report.input_tokens is not None,
+            matched_tokens=self.matched_tokens,
+            ttft_s=report.ttft_s,
+            duration_s=report.duration_s,
+            queue_s=self.queue_s,
+            decision_s=self.decision_s,
+        )

@@ -1,0 +1,335 @@
+"""Every request of this picker that has not ended, and what others have sent where."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from picker.flight.aftermath import SUSPECT_S, Aftermath
+from picker.flight.charge import charged, is_metered
+from picker.flight.entry import TRANSITIONS, Act, Entry, Event, State
+from picker.flight.expiry import Leases
+from picker.flight.ledger import Ledger
+from picker.flight.leg import Leg
+from picker.request.context import RequestContext
+from picker.request.report import Ending, Report
+from picker.request.role import Role
+from picker.seams.limiter import Limiter
+from picker.seams.observer import Observer
+from picker.seams.peers import Load, Peers, Sent
+from picker.seams.watch import Watch
+from picker.state.learned import Learned
+from picker.state.pools import Pools
+from policies.limits.prices import NOTHING, Usage
+from policies.routing.types import Observation
+
+_MAX_LATE: Final = 100_000
+_IDLE_GRACE_S: Final = 5.0
+"""A request that was sent so long before a scrape, or longer, has reached its engine."""
+
+
+class Flights:
+    """Requests from their dispatch to their end, whoever decided them and whoever reports it."""
+
+    def __init__(
+        self,
+        picker_id: str,
+        pools: Pools,
+        *,
+        learned: Learned,
+        observer: Observer,
+        limiter: Limiter,
+        peers: Peers,
+        watch: Watch,
+        now: Callable[[], float],
+    ) -> None:
+        self.lease_s = 3600.0
+        """After which a request without a reported end is given up."""
+        self.ledger = Ledger(pools.states)
+        self._id = picker_id
+        self._pools = pools
+        self._learned = learned
+        self._observer, self._limiter = observer, limiter
+        self._peers, self._watch = peers, watch
+        self._now = now
+        self._entries: dict[str, Entry] = {}
+        self._late: OrderedDict[str, Entry] = OrderedDict()
+        self._quiet: dict[tuple[str, str], int] = {}
+        """By pool and address: entries that the ledger no longer counts."""
+        self._leases = Leases()
+        self._aftermath = Aftermath()
+        self._live: frozenset[str] = frozenset()
+        self._gone: dict[str, float] = {}
+        """Pickers that have died while they had requests in flight, and when."""
+
+    def __len__(self) -> int:
+        """Requests that this picker has sent and not seen the end of."""
+        return len(self._entries)
+
+    # -- dispatched
+
+    def open(self, context: RequestContext) -> Entry:
+        """This picker sends a decided request; others are informed."""
+        now_s = self._now()
+        entry = Entry.of(context, tuple(_legs(context)), now_s, self.lease_s)
+        try:
+            for leg in entry.legs:
+                self.ledger.open(leg, now_s)
+        except BaseException:
+            for leg in entry.legs:
+                self.ledger.close(leg)
+            raise
+        self._entries[entry.id] = entry
+        self._leases.add(entry)
+        chains = context.blocks.chains if context.blocks is not None else ()
+        for leg in entry.legs:
+            sent = Sent(leg.pool, leg.address, chains, entry.adapter, entry.session)
+            self._pools.sent(sent, now_s)
+            self._peers.sent(sent)
+            self._watch.touch(leg.pool, leg.address)
+        self._peers.loads_changed()
+        return entry
+
+    def drop(self, id: str) -> bool:  # noqa: A002 - the request's id
+        """Deciding failed half-way: give back what the request took. False: it was not opened."""
+        entry = self._entries.get(id)
+        if entry is not None:
+            self._happen(entry, Event.DROPPED)
+        return entry is not None
+
+    def abandon(self, id: str) -> None:  # noqa: A002 - the request's id
+        """A decision never reached the data plane, because the client had left."""
+        self.complete(Report(id, self._id, "", 0, Ending.CLIENT_ABORTED, 0.0))
+
+    # -- ended
+
+    def complete(self, report: Report) -> None:
+        """The data plane saw a request end. Reports may come twice, late, or for a request that
+        another picker decided."""
+        if report.owner == self._id:
+            self._end(report)
+            return
+        self._peers.ended(report)
+        if report.ticket:
+            self._aftermath.report_of_another(report, self._now())
+        self._less_left_behind(report)
+
+    def engine_idle(self, pool: str, address: str, *, since_s: float) -> None:
+        """An endpoint's engine had nothing to do at ``since_s``."""
+        for leg in self.ledger.opened_until(pool, address, since_s - _IDLE_GRACE_S):
+            self._happen(self._entries[leg.id], Event.ENGINE_IDLE)
+        if self._live:
+            self.ledger.forget_peers(self._live, pool, address)
+
+    def under_way(self, pool: str, address: str) -> int:
+        """Requests that an endpoint may still serve: those in flight, those of which its engine
+        knows nothing while their end is not reported, and those of pickers that have died."""
+        quiet = self._quiet.get((pool, address), 0)
+        left_behind = self.ledger.left_behind(self._live, pool, address) if self._live else 0
+        return self.ledger.in_flight(pool, address) + quiet + left_behind
+
+    def tick(self) -> None:
+        """Close what the data plane never reported; call a few times a second."""
+        now_s = self._now()
+        self.ledger.settle_prefills(now_s)
+        for entry in self._leases.expired(now_s):
+            self._happen(entry, Event.EXPIRED)
+        for suspect, too_late in self._aftermath.suspects(self._entries.keys(), now_s):
+            entry = self._entries[suspect]
+            if entry.state is State.QUIET:
+                self._happen(entry, Event.EXPIRED)
+            elif too_late:
+                self._happen(entry, Event.DOUBTED)
+        for report in self._aftermath.orphans(self._live, now_s):
+            self._limiter.settle_orphan(report)
+        for peer in [peer for peer, at_s in self._gone.items() if at_s + SUSPECT_S <= now_s]:
+            del self._gone[peer]
+            self.ledger.forget_peer(peer)
+        if self.ledger.changed:
+            self._peers.loads_changed()
+
+    def proxy_restarted(self) -> None:
+        """The data plane was started anew: nothing that was in flight will be reported."""
+        for entry in (*self._entries.values(), *self._late.values()):
+            self._happen(entry, Event.PROXY_RESTARTED)
+        for peer in self.ledger.peers() - self._live:
+            self.ledger.forget_peer(peer)
+
+    # -- other pickers
+
+    def pickers_live(self, ids: Iterable[str]) -> None:
+        """Ids of all pickers that run, as far as the supervisor knows."""
+        self._live, now_s = frozenset(ids), self._now()
+        gone = self.ledger.peers() - self._live if self._live else ()
+        self._gone = {peer: self._gone.get(peer, now_s) for peer in gone}
+
+    def picker_died(self) -> None:
+        """Another picker has died: what an idle engine has done counts as ended soon."""
+        self._aftermath.picker_died(self._entries.keys(), self._now())
+
+    def loads(self, *, everything: bool = False) -> Iterable[Load]:
+        """See `PeerSink`."""
+        return self.ledger.loads(everything=everything)
+
+    def peer_sent(self, sent: Sent) -> None:
+        """See `PeerSink`."""
+        self._pools.sent(sent, self._now())
+        self._watch.touch(sent.pool, sent.address)
+
+    def peer_load(self, picker: str, load: Load) -> None:
+        """See `PeerSink`."""
+        self.ledger.peer_load(picker, load)
+
+    def peer_ended(self, report: Report) -> None:
+        """See `PeerSink`."""
+        if report.owner == self._id:
+            self._end(report)
+        else:
+            self._less_left_behind(report)
+
+    # -- inside
+
+    def _less_left_behind(self, report: Report) -> None:
+        """A request of a picker that has died has ended."""
+        if self._live and report.owner not in self._live:
+            self.ledger.peer_request_ended(report.owner, report.address)
+
+    def _end(self, report: Report) -> None:
+        entry = self._entries.get(report.id) or self._late.get(report.id)
+        if entry is not None:
+            self._happen(entry, Event.REPORTED, report)
+
+    def _happen(self, entry: Entry, event: Event, report: Report | None = None) -> None:
+        before = entry.state
+        entry.state, acts = TRANSITIONS[before, event]
+        if entry.state is State.LATE and entry.grant is None:
+            entry.state = State.ENDED  # no limits wait for its end
+        if entry.state is not before:
+            self._move(entry, before)
+        if report is None:
+            report = self._unreported(entry)
+        usage: Usage | None = None
+        for act in acts:
+            match act:
+                case Act.SETTLE:
+                    usage = self._settle(entry, report)
+                case Act.LEARN:
+                    self._learn(entry, report, usage, was_counted=before is State.SERVING)
+                case Act.UNCOUNT:
+                    self._uncount(entry, report)
+                case Act.RELEASE if entry.grant is not None:
+                    entry.grant.release()
+                case Act.LAPSE if entry.grant is not None:
+                    entry.grant.lapse()
+                case Act.OBSERVE:
+                    self._observer.completed(entry.completed(report, usage))
+
+    def _move(self, entry: Entry, before: State) -> None:
+        """Into the collection of its new state."""
+        if before is State.LATE:
+            self._late.pop(entry.id, None)
+            return
+        where = (entry.pool, entry.answering.address)
+        if before is State.QUIET:
+            self._quiet[where] -= 1
+            if not self._quiet[where]:
+                del self._quiet[where]
+        if entry.state is State.QUIET:
+            self._quiet[where] = self._quiet.get(where, 0) + 1
+            return
+        del self._entries[entry.id]
+        self._leases.remove(entry)
+        if entry.state is State.LATE:
+            self._late[entry.id] = entry
+            if len(self._late) > _MAX_LATE:
+                self._late.popitem(last=False)
+
+    def _unreported(self, entry: Entry) -> Report:
+        return Report(
+            entry.id,
+            self._id,
+            entry.answering.address,
+            0,
+            Ending.UNREPORTED,
+            self._now() - entry.started_s,
+        )
+
+    def _settle(self, entry: Entry, report: Report) -> Usage | None:
+        """What the request is charged; its reservation ends."""
+        streamed = self._learned.chunks.tokens(entry.served_model, report.streamed_events)
+        usage = charged(report, entry.expected, streamed, possible=entry.possible)
+        if entry.grant is not None:
+            if usage is None:
+                entry.grant.release()
+            else:
+                entry.grant.settle(usage)
+        return usage
+
+    def _uncount(self, entry: Entry, report: Report) -> None:
+        told = report.reason is not Ending.UNREPORTED
+        for leg in entry.legs:
+            ttft_s = report.ttft_s if report.status == 200 and leg is entry.legs[0] else None
+            self.ledger.close(leg, ttft_s=ttft_s, now_s=self._now() if told else None)
+        self._peers.loads_changed()
+
+    def _learn(
+        self, entry: Entry, report: Report, usage: Usage | None, *, was_counted: bool
+    ) -> None:
+        """From an end that was reported, about endpoint, model and tenant."""
+        pool, used, ok = self._pools.get(entry.pool), report.address, report.status == 200
+        if pool is not None and used:
+            if used != entry.answering.address:
+                self._moved(entry, used)
+            if report.upstream_failed:
+                pool.state.mark_failed(used, self._now(), "the data plane could not reach it")
+                self._watch.poke(entry.pool, used)
+        if ok and usage is not None and is_metered(entry.expected):
+            model = entry.served_model
+            if report.input_tokens and entry.text_bytes:
+                self._learned.prompt(
+                    model, entry.text_bytes, entry.counted_tokens, usage.input_tokens
+                )
+            if report.reason is Ending.OK and report.output_tokens is not None:
+                self._learned.answer(entry.labels.tenant, model, report.streamed_events, usage)
+        slot = pool.state.slot_of.get(used) if pool is not None else None
+        if pool is None or slot is None or not was_counted:
+            return
+        used_tokens = usage or NOTHING
+        for leg, profile in zip(entry.legs, pool.profiles, strict=False):
+            if leg.features is None or leg.role is not profile.role:
+                continue
+            profile.policy.observe(
+                Observation(
+                    slot=slot if leg is entry.answering else leg.slot,
+                    features=leg.features,
+                    prompt_tokens=used_tokens.input_tokens,
+                    cached_tokens=report.cached_tokens,
+                    output_tokens=used_tokens.output_tokens,
+                    ttft_s=report.ttft_s,
+                    duration_s=report.duration_s,
+                    ok=ok,
+                ),
+                self._now(),
+            )
+
+    def _moved(self, entry: Entry, used: str) -> None:
+        """A fallback served: what we believed of the first choice is true of another."""
+        self._watch.poke(entry.pool, entry.answering.address)
+        chains = [list(chain) for chain in entry.chains]
+        self._pools.sent(Sent(entry.pool, used, chains, session=entry.session), self._now())
+
+
+def _legs(context: RequestContext) -> Iterable[Leg]:
+    for pick in context.picks:
+        prefills, decodes = pick.role is not Role.DECODE, pick.role is not Role.PREFILL
+        yield Leg(
+            context.id,
+            pick.role,
+            context.pool,
+            pick.address,
+            prompt_tokens=context.prompt_tokens,
+            uncached_tokens=context.prompt_tokens - pick.matched_tokens if prefills else 0.0,
+            output_tokens=context.output_tokens if decodes else 0.0,
+            features=pick.features,
+        )

@@ -1,0 +1,44 @@
+"""What a request asks of one endpoint, as the ledger counts it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from picker.request.role import Role
+from picker.state.endpoints import PoolState
+from policies.routing.types import Features
+
+
+@dataclass(slots=True)
+class Leg:
+    """One role of a request on one endpoint. Tokens are whole numbers, so that sums come back to
+    exactly 0."""
+
+    id: str
+    """Of the request."""
+    role: Role
+    pool: str
+    address: str
+    prompt_tokens: float
+    uncached_tokens: float
+    output_tokens: float
+    """Expected, 0 = unknown."""
+    features: Features | None = None
+    """What the policy saw of the endpoint; None: no policy chose it."""
+    started_s: float = 0.0
+    backlog_tokens: float = 0.0
+    """Prefill backlog of the endpoint, without this request, at dispatch."""
+    prefill_due_s: float = 0.0
+    """When its prefill is believed to be done."""
+    prefill_done: bool = False
+    slot: int = 0
+    generation: int = 0
+    counted_in: PoolState | None = None
+    """The pool whose columns hold it, as long as the slot is of this generation; None: not
+    counted."""
+
+    @property
+    def in_columns(self) -> bool:
+        """False when the columns no longer hold it: its slot was freed, and its columns zeroed."""
+        state = self.counted_in
+        return state is not None and state.generation_of(self.slot) == self.generation

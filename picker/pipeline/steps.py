@@ -1,0 +1,104 @@
+"""A request's way: the list of its steps, and how they are run."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from picker.flight.flights import Flights
+from picker.pipeline.authorize import Authorize
+from picker.pipeline.count import Count
+from picker.pipeline.decide import Decide
+from picker.pipeline.dispatch import Dispatch
+from picker.pipeline.doors import RefuseClosedPaths, RefuseWhenDraining
+from picker.pipeline.estimate import Estimate
+from picker.pipeline.identify import Identify
+from picker.pipeline.mutate import Mutate
+from picker.pipeline.parse import Parse
+from picker.pipeline.reserve import Reserve
+from picker.pipeline.resolve import Resolve
+from picker.pipeline.schedule import Schedule
+from picker.prompt.counting import Counting
+from picker.request.context import RequestContext
+from picker.seams.gate import Gate
+from picker.seams.limiter import Limiter
+from picker.settings import PickerSettings
+from picker.state.catalog import Catalog
+from picker.state.learned import Learned
+from picker.state.pools import Pools
+
+
+class Step(Protocol):
+    """Enriches the request's context, or ends it: with a Rejection, or by setting its answer."""
+
+    async def __call__(self, context: RequestContext) -> None: ...
+
+
+Steps = Sequence[tuple[str, Step]]
+"""With the name under which each marks its time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Both parts of a request's way."""
+
+    head: Steps
+    """At the request's headers."""
+    body: Steps
+    """With its whole body."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """What the steps work with."""
+
+    picker_id: str
+    pools: Pools
+    catalog: Catalog
+    learned: Learned
+    flights: Flights
+    gate: Gate
+    limiter: Limiter
+    counting: Counting
+    is_draining: Callable[[], bool]
+    now: Callable[[], float]
+    rng: random.Random
+    read: Step | None = None
+    """Instead of parsing a body: for a simulator, whose requests have none."""
+
+
+def way(tools: Tools, settings: PickerSettings) -> Way:
+    """The list. What a step takes (a reservation, a place among what is under way) is given back by
+    `picker.core` on every exit."""
+    return Way(
+        head=(
+            ("door", RefuseWhenDraining(tools.is_draining)),
+            ("paths", RefuseClosedPaths()),
+            ("identify", Identify(tools.gate)),
+        ),
+        body=(
+            ("parse", tools.read or Parse(settings.max_body_bytes)),
+            ("authorize", Authorize()),
+            ("resolve", Resolve(tools.catalog)),
+            ("count", Count(tools.counting)),
+            ("estimate", Estimate(tools.catalog, tools.learned, settings.default_output_tokens)),
+            ("reserve", Reserve(tools.limiter)),
+            ("schedule", Schedule(tools.pools, tools.flights.ledger, tools.rng, tools.now)),
+            ("mutate", Mutate()),
+            ("dispatch", Dispatch(tools.flights)),
+            ("decide", Decide(tools.picker_id, report_scores=settings.report_scores)),
+        ),
+    )
+
+
+async def run(steps: Steps, context: RequestContext, now: Callable[[], float]) -> None:
+    """Take the steps in order, and mark on the context when each was done; stop where one has
+    answered the request. Raises Rejection."""
+    marks = context.marks
+    for name, step in steps:
+        await step(context)
+        marks.append((name, now()))
+        if context.answer is not None:
+            return

@@ -1,0 +1,135 @@
+"""All pools at run time: their endpoints, what these report, and what was sent to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from picker.request.role import Role
+from picker.seams.peers import Sent
+from picker.settings import PickerSettings, PoolSettings
+from picker.state.cache.approximate import ApproximateIndex
+from picker.state.endpoints import (
+    EndpointChanges,
+    EndpointSpec,
+    PoolState,
+    Signals,
+    changes_between,
+)
+from picker.state.models import ServedModel
+from picker.state.pool import PoolRuntime, Profile
+from picker.state.sessions import Sessions
+
+_MAX_SESSIONS: Final = 100_000
+_SESSION_TTL_S: Final = 3600.0
+
+
+class Pools(Mapping[str, PoolRuntime]):
+    """By name, in the order of the configuration."""
+
+    def __init__(self, bytes_per_token: Callable[[str], float]) -> None:
+        """``bytes_per_token``: of a model's text, as learned."""
+        self.states: dict[str, PoolState] = {}
+        self._pools: dict[str, PoolRuntime] = {}
+        self._bytes_per_token = bytes_per_token
+
+    def __getitem__(self, name: str) -> PoolRuntime:
+        return self._pools[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pools)
+
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    def configure(self, settings: PickerSettings) -> None:
+        """Take over new settings; pools that stay keep their state."""
+        for pool in settings.pools:
+            runtime = self._pools.get(pool.name)
+            if runtime is None:
+                state = PoolState(pool.name, stale_after_s=settings.stale_after_s)
+                self.states[pool.name] = state
+                sessions = Sessions(max_sessions=_MAX_SESSIONS, ttl_s=_SESSION_TTL_S)
+                self._pools[pool.name] = PoolRuntime(
+                    pool, state, ApproximateIndex(), sessions, _profiles(pool)
+                )
+            else:
+                runtime.settings = pool
+                runtime.profiles = _profiles(pool, runtime.profiles)
+                runtime.state.stale_after_s = settings.stale_after_s
+        kept = {pool.name for pool in settings.pools}
+        for name in self._pools.keys() - kept:
+            self.sync_endpoints(name, ())
+            del self._pools[name], self.states[name]
+
+    def apply_endpoints(self, changes: EndpointChanges) -> None:
+        """Endpoints of a pool come, change and go; ignored for a pool that is not known. Requests
+        that a removed one still serves stay in flight until the data plane reports their end."""
+        runtime = self._pools.get(changes.pool)
+        if runtime is not None:
+            for slot in runtime.state.apply(changes).removed.values():
+                runtime.reset(slot)
+
+    def sync_endpoints(self, pool: str, specs: Iterable[EndpointSpec]) -> None:
+        """Make the pool's endpoints be these."""
+        self.apply_endpoints(changes_between(pool, self._pools[pool].state.specs, specs))
+
+    def apply_signals(
+        self, pool: str, address: str, signals: Signals, *, began_s: float, now_s: float
+    ) -> bool:
+        """Signals of a scrape that began at ``began_s``; False for an unknown endpoint."""
+        runtime = self._pools.get(pool)
+        slot = runtime.state.slot_of.get(address) if runtime is not None else None
+        if runtime is None or slot is None:
+            return False
+        state = runtime.state
+        state.apply_signals(address, signals, now_s, began_s=began_s)
+        model = next(iter(state.models.known()), "")
+        capacity_tokens = float(state.view.kv_capacity_tokens[slot])
+        runtime.cache.set_capacity(slot, capacity_tokens, self._bytes_per_token(model))
+        return True
+
+    def apply_models(self, pool: str, address: str, models: Sequence[ServedModel]) -> None:
+        """What an endpoint lists under /v1/models."""
+        runtime = self._pools.get(pool)
+        if runtime is not None:
+            runtime.state.apply_models(address, models)
+
+    def mark_failed(self, pool: str, address: str, *, now_s: float, reason: str) -> None:
+        """Reading an endpoint failed for good: what comes back there will have an empty cache."""
+        runtime = self._pools.get(pool)
+        if runtime is not None:
+            runtime.state.mark_failed(address, now_s, reason)
+            slot = runtime.state.slot_of.get(address)
+            if slot is not None:
+                runtime.cache.reset(slot)
+
+    def sent(self, sent: Sent, now_s: float) -> None:
+        """What a request leaves behind at the endpoint it was sent to, by whatever picker; ignored
+        for an endpoint that is not known here (yet)."""
+        runtime = self._pools.get(sent.pool)
+        slot = runtime.state.slot_of.get(sent.address) if runtime is not None else None
+        if runtime is None or slot is None:
+            return
+        runtime.cache.sent(slot, sent.chains)
+        if sent.adapter:
+            runtime.state.expect_adapter(sent.address, sent.adapter)
+        if sent.session:
+            runtime.sessions.bind(sent.session, sent.address, now_s)
+
+    def snapshot(self) -> dict[str, object]:
+        """What has been learned, by pool, as JSON data."""
+        return {name: learned for name, pool in self._pools.items() if (learned := pool.snapshot())}
+
+    def restore(self, snapshot: Mapping[str, object]) -> None:
+        """Take over a `snapshot` as far as pools and policies are the same."""
+        for name, pool in self._pools.items():
+            pool.restore(snapshot.get(name))
+
+    def any_candidate(self, now_s: float) -> bool:
+        """Some endpoint can take requests."""
+        return any(pool.state.candidates(now_s).size > 0 for pool in self._pools.values())
+
+
+def _profiles(pool: PoolSettings, before: Sequence[Profile] = ()) -> tuple[Profile, ...]:
+    return (Profile.of(Role.BOTH, pool.policy, before),)

@@ -1,0 +1,53 @@
+"""What an ended request is charged, by its report alone."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from picker.flight.charge import charged
+from picker.request.report import Ending, Report
+from policies.limits.prices import MOST, Usage
+
+GOOD = Report(
+    id="p0-1",
+    owner="p0",
+    address="10.0.0.1:8000",
+    status=200,
+    reason=Ending.OK,
+    input_tokens=100,
+    output_tokens=20,
+    cached_tokens=None,
+    streamed_events=0,
+    ttft_s=None,
+    duration_s=1.0,
+)
+EXPECTED = Usage(50, 30)
+
+
+def test_what_the_engine_reports_counts() -> None:
+    assert charged(GOOD, EXPECTED) == Usage(100, 20)
+
+
+def test_a_request_that_can_use_nothing_is_not_charged_the_usage_it_reads() -> None:
+    """A stored answer that is fetched tells the usage of when it was made."""
+    assert charged(GOOD, Usage(0, 0)) == Usage(0, 0)
+    assert charged(replace(GOOD, streamed_events=9), Usage(0, 0)) == Usage(0, 0)
+
+
+def test_no_more_is_charged_than_can_be(caplog: pytest.LogCaptureFixture) -> None:
+    absurd = replace(
+        GOOD,
+        input_tokens=2**31 - 1,
+        output_tokens=2**31 - 1,
+        cached_tokens=2**31 - 1,
+        reasoning_tokens=2**31 - 1,
+    )
+    with caplog.at_level(logging.WARNING):
+        assert charged(absurd, EXPECTED, possible=Usage(600, 300)) == Usage(600, 300, 600, 300)
+    assert "at most 600 and 300" in caplog.text
+    most = charged(absurd, EXPECTED)
+    assert most is not None
+    assert (most.input_tokens, most.output_tokens) == (MOST.input_tokens, MOST.output_tokens)

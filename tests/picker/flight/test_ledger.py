@@ -1,0 +1,302 @@
+"""The in-flight ledger: examples, then any order of events against the sums it must show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from picker.flight.ledger import Ledger
+from picker.flight.leg import Leg
+from picker.request.role import Role
+from picker.seams.peers import Load
+from picker.state.endpoints import EndpointSpec, PoolState
+
+A, B = "10.0.0.1:8000", "10.0.0.2:8000"
+
+
+def fresh(*addresses: str) -> tuple[PoolState, Ledger]:
+    pool = PoolState("chat", stale_after_s=5)
+    pool.sync([EndpointSpec(address) for address in addresses or (A, B)])
+    return pool, Ledger({"chat": pool})
+
+
+def send(
+    ledger: Ledger,
+    id: str,  # noqa: A002
+    address: str = A,
+    *,
+    prompt: float = 1_000,
+    uncached: float | None = None,
+    output: float = 100,
+    now_s: float = 0.0,
+) -> Leg:
+    uncached = prompt if uncached is None else uncached
+    leg = Leg(id, Role.BOTH, "chat", address, prompt, uncached, output)
+    ledger.open(leg, now_s)
+    return leg
+
+
+def columns(pool: PoolState, address: str = A) -> tuple[float, float, float]:
+    slot, view = pool.slot_of[address], pool.view
+    return (
+        float(view.in_flight_requests[slot]),
+        float(view.in_flight_prefill_tokens[slot]),
+        float(view.in_flight_kv_tokens[slot]),
+    )
+
+
+def test_a_request_counts_at_once_and_until_it_ends() -> None:
+    pool, ledger = fresh()
+    first = send(ledger, "r1", prompt=1_000, uncached=400)
+    assert columns(pool) == (1, 400, 1_100)
+    assert columns(pool, B) == (0, 0, 0)
+    assert first.backlog_tokens == 0
+    second = send(ledger, "r2")
+    assert second.backlog_tokens == 400
+    assert ledger.in_flight("chat", A) == 2
+    assert ledger.close(first)
+    assert ledger.close(second)
+    assert columns(pool) == (0, 0, 0)
+    assert ledger.in_flight("chat", A) == len(ledger) == 0
+
+
+def test_closing_twice_does_nothing() -> None:
+    pool, ledger = fresh()
+    first = send(ledger, "r1")
+    send(ledger, "r2")
+    assert ledger.close(first)
+    assert not ledger.close(first)
+    assert not ledger.close(Leg("never", Role.BOTH, "chat", A, 1, 1, 1))
+    assert columns(pool)[0] == 1
+
+
+def test_an_id_in_flight_and_an_unknown_endpoint_are_refused() -> None:
+    pool, ledger = fresh()
+    send(ledger, "r1")
+    with pytest.raises(ValueError, match="'r1' is already in flight"):
+        send(ledger, "r1")
+    with pytest.raises(KeyError):
+        send(ledger, "r2", "10.9.9.9:1")
+    assert columns(pool)[0] == 1
+
+
+def test_the_roles_of_one_request_count_on_their_endpoints() -> None:
+    pool, ledger = fresh()
+    prefill = Leg("r", Role.PREFILL, "chat", A, 1_000, 400, 0)
+    decode = Leg("r", Role.DECODE, "chat", B, 1_000, 0, 300)
+    ledger.open(prefill, 0.0)
+    ledger.open(decode, 0.0)
+    assert columns(pool) == (1, 400, 1_000)
+    assert columns(pool, B) == (1, 0, 1_300)
+    ledger.close(prefill)
+    ledger.close(decode)
+    assert columns(pool) == columns(pool, B) == (0, 0, 0)
+
+
+def test_the_prefill_backlog_drains_in_order_of_arrival_at_the_learned_speed() -> None:
+    pool, ledger = fresh()
+    second_s = ledger.speed("chat").tokens_per_s  # tokens that take one second
+    for n in range(3):
+        send(ledger, str(n), prompt=second_s, now_s=0.0)
+    ledger.settle_prefills(0.9)
+    assert columns(pool)[1] == pytest.approx(3 * second_s, abs=3)
+    ledger.settle_prefills(1.1)
+    assert columns(pool)[1] == pytest.approx(2 * second_s, abs=3)
+    ledger.settle_prefills(3.1)
+    assert columns(pool)[1] == 0
+    assert columns(pool)[0] == 3, "they still decode"
+
+
+def test_a_first_token_settles_what_was_sent_before_it() -> None:
+    pool, ledger = fresh()
+    send(ledger, "long", prompt=900_000, now_s=0.0)
+    short = send(ledger, "short", prompt=100, now_s=0.1)
+    send(ledger, "later", prompt=300, now_s=0.2)
+    ledger.close(short, ttft_s=2.0, now_s=2.1)
+    assert columns(pool)[1] == 300
+    assert columns(pool)[0] == 2
+
+
+def test_an_aborted_prefill_frees_the_time_of_those_behind_it() -> None:
+    _, ledger = fresh()
+    send(ledger, "keep", prompt=80, now_s=0.0)
+    ledger.close(send(ledger, "abort", prompt=800_000, now_s=0.0), now_s=0.0)
+    assert send(ledger, "next", prompt=80, now_s=0.0).prefill_due_s < 1.0
+
+
+def test_only_what_was_opened_before_an_instant() -> None:
+    _, ledger = fresh()
+    send(ledger, "old", now_s=0.0)
+    send(ledger, "young", now_s=8.0)
+    send(ledger, "elsewhere", B, now_s=0.0)
+    assert [leg.id for leg in ledger.opened_until("chat", A, 5.0)] == ["old"]
+    assert ledger.opened_until("chat", "10.9.9.9:1", 5.0) == []
+
+
+def test_an_end_that_arrives_after_the_slot_went_to_another_endpoint_changes_nothing() -> None:
+    pool, ledger = fresh(A)
+    old = send(ledger, "old")
+    pool.sync([EndpointSpec(B)])
+    send(ledger, "new", B, prompt=500)
+    assert ledger.close(old)
+    assert columns(pool, B) == (1, 500, 600)
+
+
+def test_a_pool_that_is_gone_does_not_break_closing() -> None:
+    pool = PoolState("chat", stale_after_s=5)
+    pool.sync([EndpointSpec(A)])
+    pools = {"chat": pool}
+    ledger = Ledger(pools)
+    leg = send(ledger, "r1")
+    again = PoolState("chat", stale_after_s=5)
+    again.sync([EndpointSpec(A)])
+    pools["chat"] = again
+    assert ledger.close(leg)
+    assert columns(again) == (0, 0, 0)
+
+
+def test_loads_of_other_pickers_add_up_and_replace_what_they_were() -> None:
+    pool, ledger = fresh()
+    leg = send(ledger, "r1", prompt=1_000, output=0)
+    ledger.peer_load("p", Load("chat", A, 2, 500, 900))
+    ledger.peer_load("q", Load("chat", A, 1, 100, 100))
+    assert columns(pool) == (4, 1_600, 2_000)
+    ledger.peer_load("p", Load("chat", A, 1, 0, 400))
+    assert columns(pool) == (3, 1_100, 1_500)
+    ledger.peer_load("p", Load("chat", "10.9.9.9:1", 1, 1, 1))  # not known here
+    ledger.forget_peer("q")
+    ledger.close(leg)
+    assert columns(pool) == (1, 0, 400)
+    assert ledger.peers() == {"p"}
+    ledger.peer_load("p", Load("chat", A, 0, 0, 0))
+    assert columns(pool) == (0, 0, 0)
+    assert not ledger.peers()
+
+
+def test_a_prefill_waits_for_those_of_other_pickers() -> None:
+    _, ledger = fresh()
+    alone_s = send(ledger, "r1", prompt=80).prefill_due_s
+    ledger.peer_load("p", Load("chat", B, 1, ledger.speed("chat").tokens_per_s, 0))
+    assert send(ledger, "r2", B, prompt=80).prefill_due_s == pytest.approx(alone_s + 1.0)
+
+
+def test_what_a_dead_picker_had_sent_goes_away_request_by_request() -> None:
+    pool, ledger = fresh()
+    ledger.peer_load("dead", Load("chat", A, 2, 100, 300))
+    assert ledger.left_behind({"alive"}, "chat", A) == 2
+    assert ledger.left_behind({"dead"}, "chat", A) == 0
+    ledger.peer_request_ended("dead", A)
+    assert columns(pool) == (1, 50, 150)
+    ledger.peer_request_ended("dead", A)
+    ledger.peer_request_ended("dead", A)
+    assert columns(pool) == (0, 0, 0)
+    ledger.peer_load("dead", Load("chat", A, 2, 100, 300))
+    ledger.forget_peers({"dead"}, "chat", A)
+    assert columns(pool)[0] == 2
+    ledger.forget_peers({"alive"}, "chat", A)
+    assert columns(pool) == (0, 0, 0)
+
+
+def test_only_loads_that_changed_are_told() -> None:
+    _, ledger = fresh()
+    first = send(ledger, "r1", prompt=10, output=5)
+    assert ledger.changed
+    assert list(ledger.loads()) == [Load("chat", A, 1, 10, 15)]
+    assert not ledger.changed
+    assert list(ledger.loads()) == []
+    send(ledger, "r2", B, prompt=10, output=5)
+    ledger.close(first)
+    told = {load.address: load.requests for load in ledger.loads()}
+    assert told == {A: 0, B: 1}
+    assert [load.address for load in ledger.loads(everything=True)] == [B]
+
+
+ADDRESSES = st.sampled_from([f"10.0.0.{n}:8000" for n in range(1, 5)])
+TOKENS = st.floats(0, 50_000)
+WHOLE = st.integers(0, 50_000).map(float)
+PEERS = st.sampled_from(["p", "q"])
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Columns equal the sum of open legs and foreign loads, whatever happens in whatever order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.ledger = fresh()
+        self.now_s = 0.0
+        self.open: list[Leg] = []
+        self.foreign: dict[tuple[str, str], Load] = {}
+        self.ids = 0
+
+    @rule(address=ADDRESSES, prompt=TOKENS, uncached=TOKENS, output=TOKENS)
+    def send(self, address: str, prompt: float, uncached: float, output: float) -> None:
+        if address not in self.pool.slot_of:
+            return
+        self.ids += 1
+        leg = send(
+            self.ledger,
+            str(self.ids),
+            address,
+            prompt=prompt,
+            uncached=uncached,
+            output=output,
+            now_s=self.now_s,
+        )
+        self.open.append(leg)
+
+    @rule(data=st.data(), ttft_s=st.none() | st.floats(0, 30), told=st.booleans())
+    def close(self, data: st.DataObject, ttft_s: float | None, told: bool) -> None:
+        if self.open:
+            leg = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+            now_s = self.now_s if told else None
+            assert self.ledger.close(leg, ttft_s=ttft_s, now_s=now_s)
+            assert not self.ledger.close(leg)
+
+    @rule(seconds=st.floats(0, 40))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.ledger.settle_prefills(self.now_s)
+
+    @rule(peer=PEERS, address=ADDRESSES, requests=st.integers(0, 3), prefill=WHOLE, kv=WHOLE)
+    def hear(self, peer: str, address: str, requests: int, prefill: float, kv: float) -> None:
+        load = Load("chat", address, requests, prefill, kv)
+        self.ledger.peer_load(peer, load)
+        self.foreign.pop((peer, address), None)
+        if requests and address in self.pool.slot_of:
+            self.foreign[peer, address] = load
+
+    @rule(peer=PEERS)
+    def forget(self, peer: str) -> None:
+        self.ledger.forget_peer(peer)
+        self.foreign = {key: load for key, load in self.foreign.items() if key[0] != peer}
+
+    @rule(addresses=st.sets(ADDRESSES))
+    def endpoints_change(self, addresses: set[str]) -> None:
+        changes = self.pool.sync([EndpointSpec(address) for address in sorted(addresses)])
+        for peer, address in list(self.foreign):
+            if address in changes.removed:
+                del self.foreign[peer, address]
+
+    @invariant()
+    def columns_are_the_sums(self) -> None:
+        view = self.pool.view
+        requests, prefill, kv = (np.zeros(self.pool.slots) for _ in range(3))
+        for leg in self.open:
+            if leg.in_columns:
+                requests[leg.slot] += 1
+                prefill[leg.slot] += 0 if leg.prefill_done else leg.uncached_tokens
+                kv[leg.slot] += leg.prompt_tokens + leg.output_tokens
+        for (_, address), load in self.foreign.items():
+            slot = self.pool.slot_of[address]
+            requests[slot] += load.requests
+            prefill[slot] += load.prefill_tokens
+            kv[slot] += load.kv_tokens
+        assert view.in_flight_requests.tolist() == requests.tolist()
+        assert view.in_flight_prefill_tokens.tolist() == prefill.tolist()
+        assert view.in_flight_kv_tokens.tolist() == kv.tolist()
+        assert len(self.ledger) == len(self.open)
+
+
+TestLedgerMachine = LedgerMachine.TestCase

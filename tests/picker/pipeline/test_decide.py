@@ -1,0 +1,61 @@
+"""The decision as the transports need it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from picker.pipeline.decide import Decide
+from picker.request.answer import Decision
+from picker.request.context import RequestContext
+from tests.picker.fleet import POOL, address
+from tests.picker.pipeline.steps import begun, parsed, pick
+
+
+async def decided(context: RequestContext, *, report_scores: bool = False) -> Decision:
+    context.pool = POOL
+    context.picks = (replace(pick(address(1), address(2)), scores=(0.5, 0.25)),)
+    await Decide("p0", report_scores=report_scores)(context)
+    assert context.decision is not None
+    return context.decision
+
+
+async def test_where_it_goes_and_who_decided() -> None:
+    decision = await decided(begun())
+    assert decision.destination == f"{address(1)},{address(2)}"
+    assert decision.metadata == {"id": "p0-1", "picker": "p0"}
+    assert decision.scores is None
+    assert (decision.body, decision.rename, decision.wants_session_token) == (None, None, False)
+
+
+async def test_what_clients_may_not_set_is_removed_where_it_is_set() -> None:
+    decision = await decided(begun(x_penstock_pool="x", x_envoy_max_retries="9", other="y"))
+    assert set(decision.remove_headers) == {"x-penstock-pool", "x-envoy-max-retries"}
+
+
+async def test_scores_only_when_they_are_asked_for() -> None:
+    decision = await decided(begun(), report_scores=True)
+    assert decision.scores == {address(1): 0.5, address(2): 0.25}
+
+
+async def test_what_our_own_filters_need() -> None:
+    context = await parsed()
+    context.asked_model, context.served_model = "asked", 'ser"ved'
+    context.model_changed = context.strip_usage = True
+    context.response_headers = (("x-ratelimit-limit-requests", "5"),)
+    decision = await decided(context)
+    assert decision.rename == ('ser"ved', "asked")
+    assert decision.metadata == {
+        "id": "p0-1",
+        "picker": "p0",
+        "strip_usage": True,
+        "response_headers": {"x-ratelimit-limit-requests": "5"},
+        "served_model": '"ser\\"ved"',
+        "asked_model": '"asked"',
+    }
+
+
+async def test_a_client_with_a_session_gets_the_token_of_its_replica() -> None:
+    for header in ("x_session_id", "x_session_token"):
+        decision = await decided(begun(**{header: "s"}))
+        assert decision.wants_session_token
+        assert decision.metadata["session_token"] == "MTAuMC4wLjE6ODAwMA=="

@@ -1,0 +1,110 @@
+"""Which model names lead where."""
+
+from __future__ import annotations
+
+import random
+
+import orjson
+
+from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
+from picker.state.cache.approximate import ApproximateIndex
+from picker.state.catalog import Catalog
+from picker.state.endpoints import EndpointSpec, PoolState
+from picker.state.models import ServedModel
+from picker.state.pool import PoolRuntime
+from picker.state.sessions import Sessions
+from tests.picker.fleet import policy
+
+
+def pool(
+    name: str, served: dict[str, list[ServedModel]], declared: tuple[str, ...] = ()
+) -> PoolRuntime:
+    state = PoolState(name, stale_after_s=5.0)
+    state.sync(EndpointSpec(address) for address in served)
+    for address, models in served.items():
+        state.apply_models(address, models)
+    settings = PoolSettings(name, policy(), models=declared)
+    sessions = Sessions(max_sessions=9, ttl_s=9.0)
+    return PoolRuntime(settings, state, ApproximateIndex(), sessions, profiles=())
+
+
+def catalog(*pools: PoolRuntime, rules: tuple[RewriteRule, ...] = ()) -> Catalog:
+    made = Catalog({one.name: one for one in pools}, random.Random(1))
+    made.configure(PickerSettings(tuple(one.settings for one in pools), rewrites=rules))
+    return made
+
+
+BASE = ServedModel("base", None, 4096)
+LORA = ServedModel("lora", "base", None)
+
+
+def test_a_pool_with_a_live_replica_comes_first() -> None:
+    first = pool("first", {"1.1.1.1:1": [BASE]})
+    second = pool("second", {"2.2.2.2:1": [BASE]})
+    made = catalog(first, second)
+    found = made.serving("base")
+    assert found is not None
+    assert found.pool is first
+    first.state.sync([])
+    found = made.serving("base")
+    assert found is not None
+    assert found.pool is second
+    second.state.sync([])
+    found = made.serving("base")
+    assert found is not None
+    assert found.pool is first
+    assert made.serving("base", pool="elsewhere") is None
+
+
+def test_adapters_are_told_from_base_models() -> None:
+    made = catalog(pool("p", {"1.1.1.1:1": [BASE, LORA]}, declared=("declared",)))
+    kinds = {name: made.serving(name) for name in ("base", "lora", "declared", "none")}
+    assert {name: place and place.is_adapter for name, place in kinds.items()} == {
+        "base": False,
+        "lora": True,
+        "declared": False,
+        "none": None,
+    }
+
+
+def test_a_name_that_is_served_needs_no_rule_and_the_generic_rule_takes_the_rest() -> None:
+    generic = RewriteRule("*", (RewriteTarget("base"),))
+    exact = RewriteRule("lora", (RewriteTarget("base"),))
+    made = catalog(pool("p", {"1.1.1.1:1": [BASE, LORA]}), rules=(generic, exact))
+    assert made.rewrite("base") == RewriteTarget("base")
+    assert made.rewrite("lora") == RewriteTarget("base")
+    assert made.rewrite("none") == made.rewrite(None) == RewriteTarget("base")
+    without = catalog(pool("p", {"1.1.1.1:1": [BASE]}))
+    assert without.rewrite("none") == RewriteTarget("none")
+    assert without.rewrite(None) is None
+
+
+def test_complete_when_every_pool_has_told_or_declared_its_models() -> None:
+    told, silent = pool("told", {"1.1.1.1:1": [BASE]}), pool("silent", {"2.2.2.2:1": []})
+    assert catalog(told).complete
+    assert not catalog(told, silent).complete
+    assert catalog(told, pool("declared", {}, declared=("x",))).complete
+
+
+def test_the_list_has_every_name_once() -> None:
+    rules = (
+        RewriteRule("*", (RewriteTarget("base"),)),
+        RewriteRule("alias", (RewriteTarget("base"),)),
+        RewriteRule("base", (RewriteTarget("lora"),)),
+    )
+    one = pool("a", {"1.1.1.1:1": [BASE, LORA], "1.1.1.2:1": [BASE]}, declared=("base", "later"))
+    made = catalog(one, pool("b", {"2.2.2.2:1": [BASE]}), rules=rules)
+    listed = orjson.loads(made.listing(lambda _: True))["data"]
+    assert sorted(entry["id"] for entry in listed) == ["alias", "base", "later", "lora"]
+    by_id = {entry["id"]: entry for entry in listed}
+    assert by_id["lora"]["parent"] == "base"
+    assert by_id["alias"]["max_model_len"] == by_id["base"]["max_model_len"] == 4096
+    alias = made.model("alias")
+    assert alias is not None
+    assert orjson.loads(alias) == by_id["alias"]
+    assert made.model("none") is None
+    assert [name for name in ("alias", "lora", "later", "*", "none") if made.is_known(name)] == [
+        "alias",
+        "lora",
+        "later",
+    ]
