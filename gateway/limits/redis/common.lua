@@ -1,19 +1,20 @@
--- What every script begins with. Same arithmetic as policies/limits/arithmetic.py, in doubles that
--- are whole numbers below 2^53 throughout.
+-- The beginning of every script: the arithmetic of policies/limits/arithmetic.py, in doubles that are
+-- always whole numbers below 2^53.
 --
 -- KEYS[1] hash: bucket key -> rule, value, carry, at_ms, holders, epoch (cmsgpack)
 -- KEYS[2] hash: reservation -> lease end, state, holds                  (cmsgpack)
 -- KEYS[3] sorted set: reservation -> when its lease ends, or when it is forgotten, ms
 -- KEYS[4] hash: usage of a day (settle)
--- ARGV[1] a JSON array, ARGS below: clients pack one argument faster than many. ARGS[1] says how
--- long after its lease's end a reservation is remembered, ms.
+-- ARGV[1] a JSON array, ARGS below: clients pack one argument faster than many. ARGS[1]: how long a
+-- reservation is remembered after the end of its lease, ms.
 --
--- Holders are the reservations that are remembered and took from the bucket. While there are any
--- it is kept, even full, because they are settled under the rule that it has then. The epoch grows
--- when a rule of another kind makes the bucket start afresh: what was held before is not in it.
+-- Holders are the remembered reservations that took from the bucket. While there is one the bucket
+-- is kept, even if it is full: the reservation is settled under the rule that the bucket has then.
+-- The epoch grows when a rule of another kind makes the bucket start afresh: amounts that were held
+-- before are no longer part of it.
 --
--- A reservation is RUNNING; OVER when its lease has ended: it can still be charged; or DONE:
--- settled, and remembered only so that a call that made it, and was lost on its way, finds it.
+-- A reservation is RUNNING; or OVER: its lease has ended, and it can still be charged; or DONE: it is
+-- settled, and remembered only so that its own call, if that comes later, takes nothing.
 --
 -- Rules: "t capacity refill period_ms"; "s|m|h|d|M limit" (a window); "c limit" (concurrency).
 
@@ -27,7 +28,7 @@ local EXPIRE_AT_ONCE = 1000
 local SMALL = 64 -- hashes up to this are not searched for idle buckets
 local LOOK_AT = 4
 local FOREVER_MS = 1e12
-local BACK_MS = 1000 -- largest step back of the clock that is waited out
+local BACK_MS = 1000 -- largest step back of the clock after which a bucket waits for it
 
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -187,15 +188,15 @@ local function settle(hold, held, charge)
   bucket.changed = true
 end
 
--- The reservation will not come back to the bucket any more.
+-- The reservation no longer holds the bucket.
 local function let_go(hold)
   local bucket = look(hold.key, hold.rule)
   bucket.holders = math.max(0, bucket.holders - 1)
   bucket.changed = true
 end
 
--- Give back what leases held that have ended; forget those that ended long ago. Whether more is to
--- be done: one call does not block Redis for long.
+-- Give back what reservations hold whose leases have ended, and forget those whose leases ended long
+-- ago. Returns whether there may be more of them: one call must not block Redis for long.
 local function expire()
   local due = redis.call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, EXPIRE_AT_ONCE)
   for _, id in ipairs(due) do
@@ -220,7 +221,7 @@ local function expire()
   return #due == EXPIRE_AT_ONCE
 end
 
--- Longest time that a bucket can matter from now, roughly; the keys live twice as long.
+-- Roughly the longest time for which a bucket can matter from now; the keys live twice as long.
 local function horizon(bucket)
   local rule = bucket.rule
   if rule.kind == 't' then return (rule.limit - bucket.value) / rule.refill * rule.period end
@@ -228,7 +229,7 @@ local function horizon(bucket)
   return WINDOW_MS[rule.kind] or 31 * DAY_MS
 end
 
--- Write what changed; `need` is for how many ms it must at least be kept.
+-- Write what changed; it is kept for at least `need` ms.
 local function save(need)
   for key, bucket in pairs(known) do
     if bucket.changed and forgettable(bucket) then
@@ -240,7 +241,7 @@ local function save(need)
           bucket.epoch))
     end
   end
-  -- Reservations must not be forgotten before the buckets that they will give back to.
+  -- Reservations must not be forgotten before the buckets to which they give back.
   local left = redis.call('PTTL', BUCKETS)
   if left < math.min(need, FOREVER_MS / 2) then
     left = math.min(math.floor(2 * need) + 60000, FOREVER_MS)
@@ -251,7 +252,7 @@ local function save(need)
   end
 end
 
--- Forget a few idle buckets, found at random as Redis does it for its own expired keys.
+-- Forget a few idle buckets, which are found at random, as Redis finds its own expired keys.
 local function tidy()
   if redis.call('HLEN', BUCKETS) <= SMALL then return end
   for _, key in ipairs(redis.call('HRANDFIELD', BUCKETS, LOOK_AT)) do

@@ -1,5 +1,5 @@
 -- ARGS: late_ms, lease_ms, then reservations.
--- Returns how many of them are still held, and are for lease_ms from now at least.
+-- Returns how many of them are still held; their leases end lease_ms from now at the earliest.
 
 local lease_ms, held = ARGS[2], 0
 expire()

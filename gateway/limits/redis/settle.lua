@@ -1,8 +1,8 @@
 -- ARGS: late_ms, reservation, remember_ms (0: forget it at once), number of charges, then for each:
--- bucket key, amount; then, when KEYS[4] is there: for how long usage is kept (s), most rows of a
--- day, whose the usage is, to whom it is booked when that would be one row too many (the same:
--- never), and by how much to increase METRICS.
--- KEYS[4] hash: metric and whose -> sum; ROWS -> number of rows that count towards the most
+-- bucket key, amount; then, if there is a KEYS[4]: how long usage is kept (s), the largest number of
+-- rows of a day, the row, the row to use if it would be one too many (the same: never), and the
+-- amounts to add to METRICS.
+-- KEYS[4] hash: metric and row -> sum; ROWS -> number of rows that count towards the largest number
 -- Returns 1; 2 when the usage could not be counted in full; or 0 when the reservation is not known
 -- (any more).
 
@@ -37,7 +37,7 @@ for _, hold in ipairs(holds) do
   let_go(hold)
 end
 save(remember_ms)
--- Nothing may fail before the buckets are as they should be; a sum that would not fit stays full.
+-- Nothing may fail before the buckets are written. A sum that would not fit becomes MOST.
 local counted = true
 local function book()
   local keep_s, most, whose, others = ARGS[last + 1], ARGS[last + 2], ARGS[last + 3], ARGS[last + 4]

@@ -19,10 +19,10 @@ from gateway.control.accounts import AccountsClient, AccountsServer
 from gateway.limits.accounts import AccountsSource, TenantAccounts
 from gateway.limits.memory.store import MemoryStore
 from gateway.limits.usage import UsageRecord
+from gateway.run import compose
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.follower import Follower
 from gateway.tenancy.key_admin import KeyAdmin
-from gateway.tenancy.sqlite_registry import SqliteRegistry
 from gateway.tenancy.tenant_admin import TenantAdmin
 from policies.limits.plan import Subject
 from policies.limits.plan import takes as takes_of
@@ -71,7 +71,7 @@ class Place:
         file.write_text(configuration)
         self.config = load(file, environment={})
         self.directory = Directory(self.config)
-        self.registry = SqliteRegistry(folder / "penstock.db")
+        self.registry = compose.registry(self.config)
         self.follower = Follower(self.registry, self.directory)
         keys = KeyAdmin(self.follower, now_s=time.time)
         self.tenants: TenantAdmin | None = TenantAdmin(self.follower, keys)

@@ -211,7 +211,8 @@ async def test_rotation_overlaps_and_revocation_does_not(api: Api) -> None:
 
 async def test_a_registry_that_is_away_is_503(api: Api) -> None:
     await api("POST", "tenants", ACME)
-    for file in api.place.socket.parent.glob("penstock.db*"):
+    state = api.place.config.state_file
+    for file in state.parent.glob(f"{state.name}*"):
         file.unlink()
     status, body = await api("POST", "tenants", {"name": "other"})
     assert (status, body["error"]["code"]) == (503, "registry_unavailable")

@@ -41,6 +41,14 @@ def open_registry(place: str) -> Registry:
     return SqliteRegistry(Path(place), timeout_s=PATIENT_S)
 
 
+def tenant(name: str, version: int = 1, content: str = "{}") -> Entry:
+    return Entry(EntryKind.TENANT, name, version, content.encode())
+
+
+def key(name: str, version: int = 1, content: str = "{}") -> Entry:
+    return Entry(EntryKind.KEY, name, version, content.encode())
+
+
 def config_of(**sections: object) -> Config:
     return Config.model_validate_json(json.dumps(sections))
 

@@ -12,8 +12,8 @@ import pytest
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.follower import Follower
 from gateway.tenancy.keys import digest_of
-from gateway.tenancy.records import KeyRecord, TenantRecord, key_entry, read_tenant, tenant_entry
-from gateway.tenancy.registry import START, Entry, EntryKind, Registry, RegistryUnavailable
+from gateway.tenancy.records import TenantRecord, key_entry, tenant_entry
+from gateway.tenancy.registry import Entry, EntryKind, Registry, RegistryUnavailable
 from tests.gateway.tenancy.parts import (
     NOW_S,
     WallClock,
@@ -291,66 +291,3 @@ async def test_nothing_ends_it(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert follower.failures == 1
     assert "ZeroDivisionError" in caplog.text
     await follower.close()
-
-
-# -- configuration and registry
-
-
-async def test_the_configuration_counts_where_both_have_it(
-    registry: Registry, caplog: pytest.LogCaptureFixture
-) -> None:
-    digest = digest_of("from the file")
-    tenants = [{"name": "acme", "priority": 1, "keys": [{"id": "ci", "sha256": digest.hex()}]}]
-    directory = Directory(config_of(identity={}, tenants=tenants))
-    await registry.write(
-        [
-            Entry(EntryKind.TENANT, "acme", 1, b'{"name":"acme","priority":2}'),
-            key_entry(KeyRecord("ci", "ci", "acme", digest_of("other"), created_s=NOW_S)),
-        ]
-    )
-    follower = Follower(registry, directory)
-    await follower.poll()
-    policy = directory.policy("acme")
-    assert policy is not None
-    assert policy.priority == 1
-    assert directory.find_key(digest_of("other")) is None
-    assert directory.find_key(digest) is not None
-    assert len(directory.tenants(after="", limit=9)) == len(directory.keys()) == 1
-    assert caplog.text.count("the configuration's counts") == 2
-
-    directory.configure(config_of(identity={}))
-    policy = directory.policy("acme")
-    assert policy is not None
-    assert policy.priority == 2
-    found = directory.find_key(digest_of("other"))
-    assert found is not None
-    assert directory.find_key(digest) is None
-
-
-async def test_a_new_configuration_changes_policies(registry: Registry) -> None:
-    def config(priority: int) -> object:
-        return [{"name": "gold", "priority": priority}]
-
-    directory = Directory(config_of(plans=config(1)))
-    follower = Follower(registry, directory)
-    admin = admin_of(follower, WallClock())
-    await admin.create({"name": "acme", "plan": "gold"})
-    for priority in (1, 2):
-        directory.configure(config_of(plans=config(priority)))
-        policy = directory.policy("acme")
-        assert policy is not None
-        assert policy.priority == priority
-    directory.configure(config_of(identity={}))
-    policy = directory.policy("acme")
-    assert policy is not None
-    assert policy.disabled, "without its plan it would be unlimited"
-
-
-async def test_records_survive_the_registry(registry: Registry) -> None:
-    tokens = {"count": "total_tokens", "limit": 1000, "period": "minute", "by": ["key", "model"]}
-    requests = {"count": "requests", "limit": 5, "period": "day", "window": "calendar"}
-    document = {"name": "acme", "plan": None, "models": [], "limits": [tokens, requests]}
-    follower = follower_of(registry)
-    view = await admin_of(follower, WallClock()).create(document)
-    page = await registry.changes(START)
-    assert read_tenant(page.entries[0]).document == view.document

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.limits.redis.client import connect, connect_cluster
-from gateway.tenancy.redis_registry import RedisRegistry
 from gateway.tenancy.registry import (
     START,
     Conflict,
@@ -23,21 +18,11 @@ from gateway.tenancy.registry import (
     EntryKind,
     Position,
     Registry,
-    RegistryUnavailable,
 )
-from gateway.tenancy.sqlite_registry import SqliteRegistry
-from tests.gateway.tenancy.parts import PATIENT_S, all_of, open_registry
+from tests.gateway.tenancy.parts import all_of, key, open_registry, tenant
 from tests.redis_server import RedisServer
 
 ROOT = Path(__file__).parents[3]
-
-
-def tenant(name: str, version: int = 1, content: str = "{}") -> Entry:
-    return Entry(EntryKind.TENANT, name, version, content.encode())
-
-
-def key(name: str, version: int = 1, content: str = "{}") -> Entry:
-    return Entry(EntryKind.KEY, name, version, content.encode())
 
 
 async def test_what_one_writes_another_reads(registries: Iterator[Registry]) -> None:
@@ -198,123 +183,3 @@ def test_it_is_a_dictionary_with_a_feed(
         await registry.close()
 
     asyncio.run(play())
-
-
-async def test_redis_that_is_gone_is_unavailable(own_redis: RedisServer) -> None:
-    registry = open_registry(own_redis.url)
-    await registry.write([tenant("a")])
-    own_redis.kill()
-    with pytest.raises(RegistryUnavailable):
-        await registry.write([tenant("b")])
-    with pytest.raises(RegistryUnavailable):
-        await registry.changes(START)
-    own_redis.start()
-    assert await all_of(registry) == []
-    await registry.close()
-
-
-async def test_redis_that_says_nothing_is_unavailable(tmp_path: Path) -> None:
-    path = tmp_path / "silent.sock"
-    server = await asyncio.start_unix_server(lambda reader, writer: None, path)
-    registry = RedisRegistry(connect(f"unix://{path}", timeout_s=0.05), timeout_s=0.05)
-    with pytest.raises(RegistryUnavailable):
-        await registry.changes(START)
-    await registry.close()
-    server.close()
-
-
-async def test_redis_keys_are_in_one_hash_slot(redis_server: RedisServer) -> None:
-    registry = RedisRegistry(connect(redis_server.url, timeout_s=PATIENT_S), prefix="mine:")
-    await registry.write([tenant("a")])
-    await registry.close()
-    names = redis_server.ask("KEYS", "*")
-    assert isinstance(names, list)
-    assert len(names) == 3
-    assert all(name.startswith(b"mine:{registry}:") for name in names)
-    with pytest.raises(ValueError, match="braces"):
-        RedisRegistry(connect(redis_server.url), prefix="{x}")
-
-
-async def test_redis_may_be_a_cluster() -> None:
-    with tempfile.TemporaryDirectory(prefix="pk") as folder:
-        server = RedisServer(Path(folder), cluster=True)
-        server.start()
-        try:
-            server.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
-            async with asyncio.timeout(60):
-                while "cluster_state:ok" not in str(server.ask("CLUSTER", "INFO")):  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-            client = connect_cluster(f"redis://127.0.0.1:{server.port}", timeout_s=PATIENT_S)
-            registry = RedisRegistry(client, timeout_s=PATIENT_S)
-            await registry.write([tenant("a"), key("k")])
-            await registry.merge([tenant("a", 3)])
-            assert await all_of(registry) == [key("k"), tenant("a", 3)]
-            server.kill()
-            with pytest.raises(RegistryUnavailable):
-                await registry.changes(START)
-            await registry.close()
-        finally:
-            server.kill()
-
-
-async def test_the_file_is_its_owners(tmp_path: Path) -> None:
-    path = tmp_path / "state" / "penstock.db"
-    registry = SqliteRegistry(path)
-    await registry.write([tenant("a")])
-    files = [path, *path.parent.glob("penstock.db-*")]
-    assert len(files) > 1
-    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    await registry.close()
-
-
-async def test_the_file_outlives_the_process(tmp_path: Path) -> None:
-    first = SqliteRegistry(tmp_path / "penstock.db")
-    await first.write([tenant("a")])
-    place = (await first.changes(START)).position
-    await first.close()
-    second = SqliteRegistry(tmp_path / "penstock.db")
-    assert not (await second.changes(place)).restarted
-    assert await all_of(second) == [tenant("a")]
-    await second.close()
-
-
-async def test_a_file_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
-    (tmp_path / "state").write_text("")
-    registry = SqliteRegistry(tmp_path / "state" / "penstock.db")
-    with pytest.raises(RegistryUnavailable, match=r"penstock\.db"):
-        await registry.changes(START)
-    (tmp_path / "state").unlink()
-    assert await all_of(registry) == []
-    await registry.close()
-
-
-async def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
-    (tmp_path / "penstock.db").write_bytes(b"not a database" * 100)
-    registry = SqliteRegistry(tmp_path / "penstock.db", timeout_s=0.1)
-    with pytest.raises(RegistryUnavailable, match="not a database"):
-        await registry.changes(START)
-    await registry.close()
-
-
-async def test_a_file_that_is_removed_under_us_is_unavailable(tmp_path: Path) -> None:
-    registry = SqliteRegistry(tmp_path / "penstock.db")
-    await registry.write([tenant("a")])
-    (tmp_path / "penstock.db").unlink()
-    with pytest.raises(RegistryUnavailable, match="removed"):
-        await registry.write([tenant("b")])
-    await registry.close()
-
-
-async def test_a_file_of_a_later_penstock_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "penstock.db"
-    registry = SqliteRegistry(path)
-    await registry.write([tenant("a")])
-    await registry.close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE registry_meta SET value = '99' WHERE name = 'schema'")
-    connection.close()
-    registry = SqliteRegistry(path)
-    with pytest.raises(RegistryUnavailable, match="version 99"):
-        await registry.changes(START)
-    await registry.close()

@@ -11,25 +11,18 @@ from hypothesis import strategies as st
 
 from policies.limits import arithmetic
 from policies.limits.arithmetic import State
-from policies.limits.share import scaled
 from policies.limits.types import (
     MAX_LIMIT,
-    MAX_PERIOD_MS,
     CalendarWindow,
     Concurrency,
-    LimitError,
     Period,
     Rule,
     TokenBucket,
 )
+from tests.policies.limits.rules import AMOUNTS, RULES, TOKEN_BUCKETS
 
 NOW_MS = int(datetime(2026, 11, 21, 4, 5, 6, 789_000, UTC).timestamp() * 1000)
 
-AMOUNTS = st.integers(1, 20) | st.integers(1, MAX_LIMIT)
-PERIODS_MS = st.integers(1, 2_000) | st.integers(1, MAX_PERIOD_MS)
-TOKEN_BUCKETS = st.builds(TokenBucket, AMOUNTS, AMOUNTS, PERIODS_MS)
-WINDOWS = st.builds(CalendarWindow, AMOUNTS, st.sampled_from(Period))
-RULES = TOKEN_BUCKETS | WINDOWS | st.builds(Concurrency, AMOUNTS)
 STEPS_MS = st.integers(0, 3_000) | st.integers(0, 10**11)
 
 
@@ -201,32 +194,3 @@ def test_the_bound_counts_how_far_the_clock_went_forward(
             state = arithmetic.take(rule, state, amount)
             taken += amount
         assert taken <= rule.capacity + Fraction(forward_ms * rule.refill, rule.period_ms)
-
-
-@given(RULES, st.fractions(Fraction(1, 100), 1))
-def test_shares_together_are_never_more_than_the_whole(rule: Rule, share: Fraction) -> None:
-    part = scaled(rule, share)
-    if isinstance(rule, TokenBucket) and isinstance(part, TokenBucket):
-        assert part.capacity <= max(Fraction(1), rule.capacity * share)
-        rate = Fraction(rule.refill, rule.period_ms) * share
-        assert Fraction(part.refill, part.period_ms) <= max(rate, Fraction(1, MAX_PERIOD_MS))
-    elif isinstance(rule, CalendarWindow | Concurrency):
-        assert isinstance(part, CalendarWindow | Concurrency)
-        assert part.limit <= max(Fraction(1), rule.limit * share)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: TokenBucket(0, 1, 1),
-        lambda: TokenBucket(1, MAX_LIMIT + 1, 1),
-        lambda: TokenBucket(1, 1, MAX_PERIOD_MS + 1),
-        lambda: CalendarWindow(0, Period.DAY),
-        lambda: Concurrency(1.5),  # type: ignore[arg-type]
-        lambda: scaled(Concurrency(1), Fraction(0)),
-    ],
-)
-def test_impossible_rules_say_what_is_right(make: object) -> None:
-    assert callable(make)
-    with pytest.raises(LimitError, match="must be"):
-        make()

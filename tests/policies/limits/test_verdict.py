@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
-
 from policies.limits import arithmetic
 from policies.limits.arithmetic import State
 from policies.limits.types import (
-    MAX_AMOUNT,
     TOKEN_DIMENSIONS,
     Bucket,
     CalendarWindow,
     Concurrency,
     Dimension,
-    LimitError,
     Period,
     Standing,
     Take,
     TokenBucket,
-    check_takes,
 )
 from policies.limits.verdict import Denied, Granted, Refusal, judge, tightest
 
@@ -93,14 +88,3 @@ def test_tightest_of_a_family() -> None:
     assert tightest(standings, TOKEN_DIMENSIONS) == standings[1]
     assert tightest(standings, [Dimension.REQUESTS]) == standings[2]
     assert tightest([], TOKEN_DIMENSIONS) is None
-
-
-@pytest.mark.parametrize("amount", [-1, 1.5, MAX_AMOUNT + 1])
-def test_impossible_amounts(amount: int) -> None:
-    with pytest.raises(LimitError, match="whole number"):
-        Take(MINUTE, amount)
-
-
-def test_a_bucket_is_taken_from_once() -> None:
-    with pytest.raises(LimitError, match="twice"):
-        check_takes([Take(MINUTE, 1), Take(MINUTE, 2)])
