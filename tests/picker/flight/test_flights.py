@@ -199,3 +199,28 @@ async def test_an_idle_engine_may_not_have_got_the_last_request_of_a_picker_that
     made.clock.now_s += SUSPECT_S
     made.picker.flights.tick()
     assert made.under_way(2) == 0
+
+
+async def test_envoy_started_anew_ends_what_dead_pickers_had_too() -> None:
+    made = fleet()
+    flights = made.picker.flights
+    for peer in ("p1", "p2"):
+        flights.peer_loads(peer, Loads(POOL, [address(1)], np.array([[1.0, 0.0, 100.0]])))
+    flights.pickers_live(["p0", "p1"])
+    flights.proxy_restarted()
+    assert made.under_way(1) == 0
+    assert made.in_flight() == 1, "the one that runs reports its own"
+
+
+async def test_only_limits_wait_for_the_end_of_what_was_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("picker.flight.flights._MAX_LATE", 2)
+    for limiter, kept in ((None, 0), (Accounts(), 2)):
+        made = fleet(limiter=limiter)
+        for _ in range(3):
+            await decided(made, chat())
+        made.clock.now_s += 3601.0
+        made.picker.flights.tick()
+        assert made.is_settled
+        assert len(made.picker.flights._late) == kept
