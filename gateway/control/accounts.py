@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Final
@@ -113,14 +114,7 @@ class AccountsClient:
 
     async def limits(self, subject: Subject, key_id: str) -> list[Standing]:
         """See `AccountsSource.standings`. Raises UnknownSubject and AccountsUnavailable."""
-        request = control_pb2.LimitsRequest(
-            tenant=subject.tenant,
-            key=subject.key,
-            user=subject.user,
-            model=subject.model,
-            pool=subject.pool,
-            key_id=key_id,
-        )
+        request = control_pb2.LimitsRequest(**asdict(subject), key_id=key_id)
         reason = _NOBODY
         for socket in self._sockets():
             try:

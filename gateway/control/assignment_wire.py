@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateway.control.assignment import Assignment
 from picker.request.role import Role
 from picker.state.endpoints import EndpointChanges, EndpointSpec
 from picker.wire import control_pb2
 
+_SAME: Final = ("version", "whole", "proxy_generation", "registry_generation", "crash_generation")
+"""Fields that an assignment and its message both have."""
+
 
 def from_assignment(assignment: Assignment) -> control_pb2.Assignment:
     """The message."""
     return control_pb2.Assignment(
-        version=assignment.version,
-        whole=assignment.whole,
+        **{name: getattr(assignment, name) for name in _SAME},
         configuration=assignment.configuration,
         pools=[
             control_pb2.PoolChanges(
@@ -22,9 +26,6 @@ def from_assignment(assignment: Assignment) -> control_pb2.Assignment:
             )
             for changes in assignment.endpoints
         ],
-        proxy_generation=assignment.proxy_generation,
-        registry_generation=assignment.registry_generation,
-        crash_generation=assignment.crash_generation,
         live_pickers=sorted(assignment.live_pickers),
     )
 
@@ -32,8 +33,7 @@ def from_assignment(assignment: Assignment) -> control_pb2.Assignment:
 def to_assignment(message: control_pb2.Assignment) -> Assignment:
     """The assignment of the message."""
     return Assignment(
-        version=message.version,
-        whole=message.whole,
+        **{name: getattr(message, name) for name in _SAME},
         configuration=message.configuration if message.HasField("configuration") else None,
         endpoints=tuple(
             EndpointChanges(
@@ -43,9 +43,6 @@ def to_assignment(message: control_pb2.Assignment) -> Assignment:
             )
             for changes in message.pools
         ),
-        proxy_generation=message.proxy_generation,
-        registry_generation=message.registry_generation,
-        crash_generation=message.crash_generation,
         live_pickers=frozenset(message.live_pickers),
     )
 
