@@ -177,7 +177,8 @@ def admin_token(config: Config) -> str | None:
 
 
 def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointReport]) -> EndpointStatus:
-    """One endpoint; every worker counts all requests it knows of, also those of its peers."""
+    """One endpoint. Each worker counts its own requests there, and those that a dead one has left
+    behind: for a while after a crash there seem to be more."""
     if not seen:
         return EndpointStatus(spec.address, False, spec.draining, _NEVER_READ)
     latest = seen[0]
@@ -186,7 +187,7 @@ def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointReport]) -> End
         healthy=any(one.healthy for one in seen),
         draining=spec.draining,
         reason=latest.problem,
-        in_flight_requests=max(one.in_flight_requests for one in seen),
+        in_flight_requests=sum(one.in_flight_requests for one in seen),
         waiting_requests=latest.waiting_requests,
         running_requests=latest.running_requests,
         kv_usage=latest.kv_usage,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 
 from gateway.config.config import Config
-from gateway.run.status import config_document
+from gateway.run.status import _endpoint, config_document
+from picker.state.endpoints import EndpointSpec
+from picker.wire import control_pb2
 
 
 def test_hashes_of_keys_are_not_told() -> None:
@@ -19,3 +21,13 @@ def test_hashes_of_keys_are_not_told() -> None:
     first, second = json.loads(text)["tenants"][0]["keys"]
     assert first["sha256"] == "<sha256>"
     assert second["sha256"]["env"] == "CD_SHA256"
+
+
+def test_requests_of_all_workers_add_up() -> None:
+    spec = EndpointSpec("10.0.0.1:8000")
+    seen = [
+        control_pb2.EndpointReport(address=spec.address, healthy=healthy, in_flight_requests=count)
+        for healthy, count in ((True, 3), (False, 4))
+    ]
+    shown = _endpoint(spec, seen)
+    assert (shown.in_flight_requests, shown.healthy) == (7, True)
