@@ -10,7 +10,7 @@ import numpy as np
 
 from picker.flight.leg import Leg
 from picker.flight.prefill import PrefillSpeed
-from picker.seams.peers import ALL, Loads
+from picker.seams.peers import ALL, Loads, endpoint_keys
 from picker.state.endpoints import PoolState
 
 Endpoint = tuple[str, str]
@@ -160,7 +160,7 @@ class Ledger:
                 lane = self._lanes.get((pool, address)) or _EMPTY
                 numbers += len(lane.open), lane.prefill_tokens, lane.kv_tokens
             rows = np.array(numbers).reshape(-1, 3)
-            yield Loads(pool, addresses, rows, ALL if everything else None)
+            yield Loads(pool, endpoint_keys(addresses), rows, ALL if everything else None)
 
     @property
     def changed(self) -> bool:
