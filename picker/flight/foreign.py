@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from picker.seams.peers import ALL, Loads
+from picker.seams.peers import ALL, Loads, endpoint_keys
 from picker.state.endpoints import PoolState
 from policies.routing.types import Floats, Slots
 
@@ -86,17 +86,16 @@ class ForeignLoads:
         Returns the addresses that got their first request of it; with a complete report, all that
         have one. Raises ValueError for rows that do not fit.
         """
-        addresses, rows = loads.addresses, loads.rows
-        if rows.shape != (len(addresses), 3) or not np.isfinite(rows).all():
-            raise ValueError(f"loads of {len(addresses)} endpoints have other rows")
+        rows = loads.rows
+        if rows.shape != (loads.endpoints.size, 3) or not np.isfinite(rows).all():
+            raise ValueError(f"loads of {loads.endpoints.size} endpoints have other rows")
         state = self._pools.get(loads.pool)
         if state is None:
             return ()
-        slot_of = state.slot_of
-        slots = np.array([slot_of.get(address, -1) for address in addresses], np.intp)
-        if slots.size and slots.min() < 0:
-            addresses = [address for address in addresses if address in slot_of]
-            slots, rows = slots[slots >= 0], rows[slots >= 0]
+        slots = state.slots_of(loads.endpoints)
+        known = slots >= 0
+        if not known.all():
+            slots, rows = slots[known], rows[known]
         share = self._share(picker, state)
         before = share.replace(slots, rows)
         begun = rows[:, 0] > 0
@@ -105,10 +104,11 @@ class ForeignLoads:
         else:
             ended = np.setdiff1d(share.loaded(), slots)
             if loads.complete != ALL:
-                inside = [state.address_of(slot) in loads.complete for slot in ended.tolist()]
-                ended = ended[np.array(inside, np.bool_)]
+                keys = endpoint_keys(map(state.address_of, ended.tolist()))
+                first, last = np.array(loads.complete, np.uint64)
+                ended = ended[(keys >= first) & (keys <= last)]
             share.clear(ended)
-        return [addresses[index] for index in begun.nonzero()[0].tolist()]
+        return [state.address_of(slot) for slot in slots[begun].tolist()]
 
     def one_less(self, picker: str, address: str) -> None:
         """A request of a picker that can no longer report its loads has ended."""

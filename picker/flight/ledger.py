@@ -11,7 +11,7 @@ import numpy as np
 from picker.flight.leg import Leg
 from picker.flight.prefill import PrefillSpeed
 from picker.request.role import Role
-from picker.seams.peers import ALL, Loads
+from picker.seams.peers import ALL, Loads, endpoint_keys
 from picker.state.endpoints import EndpointKey, PoolState
 
 
@@ -156,7 +156,7 @@ class Ledger:
                 lane = self._lanes.get((pool, address)) or _EMPTY
                 numbers += len(lane.open), lane.prefill_tokens, lane.kv_tokens
             rows = np.array(numbers).reshape(-1, 3)
-            yield Loads(pool, addresses, rows, ALL if everything else None)
+            yield Loads(pool, endpoint_keys(addresses), rows, ALL if everything else None)
 
     @property
     def changed(self) -> bool:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, NamedTuple, Protocol
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
 
 from picker.request.report import Report
 from policies.routing.types import Floats
@@ -23,21 +28,28 @@ class Sent(NamedTuple):
     """Key of the session that is now bound to the address, "" without one."""
 
 
+EndpointKeys = NDArray[np.uint64]
+
+
+@lru_cache(maxsize=1 << 16)
+def endpoint_key(address: str) -> int:
+    """What stands for an address among those of a pool where many are reported: 64 bits."""
+    return xxhash.xxh3_64_intdigest(address.encode())
+
+
+def endpoint_keys(addresses: Iterable[str]) -> EndpointKeys:
+    """`endpoint_key` of each."""
+    return np.array([endpoint_key(address) for address in addresses], np.uint64)
+
+
 class Span(NamedTuple):
-    """Addresses in their order as text: from ``first`` on, and before ``end`` ("": no end)."""
+    """Keys of endpoints from ``first`` to ``last``, both among them."""
 
-    first: str
-    end: str
-
-    def __contains__(self, address: object) -> bool:
-        return (
-            isinstance(address, str)
-            and self.first <= address
-            and (not self.end or address < self.end)
-        )
+    first: int
+    last: int
 
 
-ALL: Final = Span("", "")
+ALL: Final = Span(0, (1 << 64) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +57,14 @@ class Loads:
     """What one picker has in flight in one pool."""
 
     pool: str
-    addresses: Sequence[str]
-    """Of different endpoints."""
+    endpoints: EndpointKeys
+    """Shape (n,)."""
     rows: Floats
-    """Of each address, shape (n, 3): requests; uncached prompt tokens believed not to be prefilled
+    """Of each endpoint, shape (n, 3): requests; uncached prompt tokens believed not to be prefilled
     yet; prompt and expected output tokens. Whole numbers."""
     complete: Span | None = None
-    """The endpoints here that are not in ``addresses`` have nothing in flight. None: nothing is
-    said of them."""
+    """The endpoints of these keys that are not among ``endpoints`` have nothing in flight. None:
+    nothing is said of others."""
 
 
 class Peers(Protocol):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from picker.request.role import Role
+from picker.seams.peers import EndpointKeys, endpoint_keys
 from picker.state.models import ServedModel, ServedModels
 from policies.routing.types import Bools, Floats, PoolView, Slots
 
@@ -116,6 +117,8 @@ class PoolState:
         self._addresses: list[str] = [""] * _FIRST_SLOTS
         self.generations: NDArray[np.int64] = np.zeros(_FIRST_SLOTS, np.int64)
         """By slot: changes whenever the slot goes to another endpoint."""
+        self._by_key: tuple[EndpointKeys, Slots] | None = None
+        """Keys of the endpoints in order, and their slots; None: to be made."""
         self._free = list(range(_FIRST_SLOTS - 1, -1, -1))
         self._slots_by_host: dict[str, set[int]] = {}
         self._failures: dict[int, str] = {}
@@ -138,6 +141,18 @@ class PoolState:
         if not address:
             raise KeyError(f"pool {self.name}: no endpoint in slot {slot}")
         return address
+
+    def slots_of(self, keys: EndpointKeys) -> Slots:
+        """Slots of endpoints by their keys, -1 where there is none."""
+        if self._by_key is None:
+            known, slots = endpoint_keys(self.slot_of), np.array([*self.slot_of.values()], np.intp)
+            order = known.argsort()
+            self._by_key = known[order], slots[order]
+        known, slots = self._by_key
+        if not known.size:
+            return np.full(keys.size, -1)
+        at = np.minimum(known.searchsorted(keys), known.size - 1)
+        return np.where(known[at] == keys, slots[at], -1)
 
     def generation_of(self, slot: int) -> int:
         """See `generations`."""
@@ -259,6 +274,7 @@ class PoolState:
         slot = self._free.pop()
         self._addresses[slot] = address
         self.slot_of[address] = slot
+        self._by_key = None
         for host in _hosts(address):
             self._slots_by_host.setdefault(host, set()).add(slot)
         return slot
@@ -266,6 +282,7 @@ class PoolState:
     def _release(self, address: str) -> int:
         del self.specs[address]
         slot = self.slot_of.pop(address)
+        self._by_key = None
         for host in _hosts(address):
             self._slots_by_host[host].discard(slot)
             if not self._slots_by_host[host]:

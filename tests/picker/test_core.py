@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from picker.request.answer import Decision
 from picker.request.context import RequestContext
-from picker.seams.peers import Loads, Sent
+from picker.seams.peers import Loads, Sent, endpoint_keys
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.state.endpoints import EndpointSpec, Signals
 from picker.state.models import ServedModel
@@ -261,7 +261,11 @@ async def test_accounts_always_close(replicas: list[Signals], events: list[str])
     asked = 0
 
     def load(requests: int) -> Loads:
-        return Loads(POOL, [address(1)], np.array([[requests, requests * 3.0, requests * 5.0]]))
+        return Loads(
+            POOL,
+            endpoint_keys([address(1)]),
+            np.array([[requests, requests * 10.0, requests * 5.0]]),
+        )
 
     for number, event in enumerate(events):
         made.clock.now_s += 0.5

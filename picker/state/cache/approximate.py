@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -52,7 +51,7 @@ class _Held:
         """Of every block, the block before it."""
         self.forks: dict[int, int] = {}
         """So many blocks go on from a block, where it is more than one."""
-        self.ends: OrderedDict[int, int] = OrderedDict()
+        self.ends: dict[int, int] = {}
         """Where prompts ended, least recently used first. Of a leaf the number of blocks before it,
         else that number inverted (~): it goes when it has become a leaf."""
 
@@ -65,8 +64,7 @@ class _Held:
         if known == length:
             if length:
                 end = chain[-1]
-                ends.setdefault(end, ~(length - 1))
-                ends.move_to_end(end)
+                ends[end] = ends.pop(end, -length)
             return ()
         before = chain[known - 1] if known else _ROOT
         # As the end of a prompt it is of no interest any more: it is used with what goes on now.
@@ -87,8 +85,11 @@ class _Held:
         ends, forks, parents = self.ends, self.forks, self.parents
         dropped: list[int] = []
         keep_bytes = self.bytes - excess_bytes
-        while self.bytes > keep_bytes and ends:
-            block, depth = ends.popitem(last=False)
+        first: dict[int, int] = {}
+        for block in list(ends):
+            if self.bytes <= keep_bytes:
+                break
+            depth = ends.pop(block)
             covered = block_ends(depth + 1)
             while depth >= 0 and block in parents:
                 parent = parents.pop(block)
@@ -104,10 +105,10 @@ class _Held:
                     ends[parent] = depth
                     break
                 if self.bytes <= keep_bytes and depth >= 0:
-                    ends[parent] = depth
-                    ends.move_to_end(parent, last=False)
+                    first = {parent: depth}
                     break
                 block = parent
+        self.ends = first | ends
         self.parents = _tight(parents)
         return dropped
 

@@ -11,7 +11,7 @@ import pytest
 from picker.flight.aftermath import SUSPECT_S
 from picker.flight.prefill import PrefillSpeed
 from picker.request.role import Role
-from picker.seams.peers import Loads
+from picker.seams.peers import Loads, endpoint_keys
 from picker.settings import PickerSettings, PoolSettings
 from policies import registry
 from policies.limits.prices import Usage
@@ -179,7 +179,7 @@ async def test_the_speed_of_prefills_is_learned_where_they_are_done() -> None:
 
 
 def one_request(number: int) -> Loads:
-    return Loads(POOL, [address(number)], np.array([[1.0, 0.0, 100.0]]))
+    return Loads(POOL, endpoint_keys([address(number)]), np.array([[1.0, 0.0, 100.0]]))
 
 
 async def test_an_idle_engine_may_not_have_got_the_last_request_of_a_picker_that_died() -> None:
@@ -205,7 +205,9 @@ async def test_envoy_started_anew_ends_what_dead_pickers_had_too() -> None:
     made = fleet()
     flights = made.picker.flights
     for peer in ("p1", "p2"):
-        flights.peer_loads(peer, Loads(POOL, [address(1)], np.array([[1.0, 0.0, 100.0]])))
+        flights.peer_loads(
+            peer, Loads(POOL, endpoint_keys([address(1)]), np.array([[1.0, 0.0, 100.0]]))
+        )
     flights.pickers_live(["p0", "p1"])
     flights.proxy_restarted()
     assert made.under_way(1) == 0

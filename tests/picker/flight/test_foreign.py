@@ -13,7 +13,7 @@ from picker.flight.foreign import ForeignLoads
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.request.role import Role
-from picker.seams.peers import ALL, Loads, Span
+from picker.seams.peers import ALL, Loads, Span, endpoint_key, endpoint_keys
 from picker.state.endpoints import EndpointSpec, PoolState
 
 A, B, C = (f"10.0.0.{n}:8000" for n in (1, 2, 3))
@@ -27,7 +27,8 @@ def fresh(*addresses: str) -> tuple[PoolState, ForeignLoads]:
 
 
 def loads(rows: Mapping[str, Row], complete: Span | None = None) -> Loads:
-    return Loads("chat", list(rows), np.array(list(rows.values())).reshape(-1, 3), complete)
+    numbers = np.array(list(rows.values())).reshape(-1, 3)
+    return Loads("chat", endpoint_keys(rows), numbers, complete)
 
 
 def columns(pool: PoolState, address: str = A) -> Row:
@@ -63,7 +64,7 @@ def test_what_is_not_known_here_is_left_out_until_it_is() -> None:
     pool, foreign = fresh(A)
     report = loads({B: (1, 1, 1), A: (2, 2, 2)})
     assert foreign.report("p", report) == [A]
-    assert foreign.report("p", Loads("elsewhere", [A], np.ones((1, 3)))) == ()
+    assert foreign.report("p", Loads("elsewhere", endpoint_keys([A]), np.ones((1, 3)))) == ()
     pool.sync([EndpointSpec(A), EndpointSpec(B)])
     assert columns(pool, B) == (0, 0, 0)
     foreign.report("p", report)
@@ -82,15 +83,20 @@ def test_a_complete_report_heals_what_was_lost() -> None:
     assert foreign.pickers() == {"q"}
 
 
-def test_a_report_that_is_complete_for_some_addresses_says_nothing_of_the_others() -> None:
+def test_a_report_that_is_complete_for_some_keys_says_nothing_of_the_others() -> None:
     pool, foreign = fresh(A, B, C)
+    first, second, third = sorted((A, B, C), key=endpoint_key)
+
+    def requests() -> list[float]:
+        return [columns(pool, address)[0] for address in (first, second, third)]
+
     foreign.report("p", loads({A: (1, 1, 1), B: (1, 1, 1), C: (1, 1, 1)}))
-    foreign.report("p", loads({}, Span(B, C)))
-    assert [columns(pool, address)[0] for address in (A, B, C)] == [1, 0, 1]
-    foreign.report("p", loads({}, Span(B, "")))
-    assert [columns(pool, address)[0] for address in (A, B, C)] == [1, 0, 0]
-    foreign.report("p", loads({}, Span("", B)))
-    assert columns(pool)[0] == 0
+    foreign.report("p", loads({}, Span(endpoint_key(second), endpoint_key(third) - 1)))
+    assert requests() == [1, 0, 1]
+    foreign.report("p", loads({}, Span(endpoint_key(second), ALL.last)))
+    assert requests() == [1, 0, 0]
+    foreign.report("p", loads({}, Span(0, endpoint_key(first))))
+    assert requests() == [0, 0, 0]
 
 
 def test_those_with_a_first_request_are_told_and_at_a_complete_report_all() -> None:
@@ -103,9 +109,9 @@ def test_those_with_a_first_request_are_told_and_at_a_complete_report_all() -> N
 @pytest.mark.parametrize(
     "bad",
     [
-        Loads("chat", [A], np.array([[np.inf, 0, 0]])),
-        Loads("chat", [A], np.array([[1, np.nan, 0]])),
-        Loads("chat", [A], np.ones((2, 3))),
+        Loads("chat", endpoint_keys([A]), np.array([[np.inf, 0, 0]])),
+        Loads("chat", endpoint_keys([A]), np.array([[1, np.nan, 0]])),
+        Loads("chat", endpoint_keys([A]), np.ones((2, 3))),
     ],
 )
 def test_what_cannot_be_true_is_refused_and_changes_nothing(bad: Loads) -> None:
@@ -117,7 +123,7 @@ def test_what_cannot_be_true_is_refused_and_changes_nothing(bad: Loads) -> None:
 
 def test_of_an_endpoint_that_is_there_twice_the_last_row_counts() -> None:
     pool, foreign = fresh()
-    foreign.report("p", Loads("chat", [A, A], np.array([[3.0, 3, 3], [1, 1, 1]])))
+    foreign.report("p", Loads("chat", endpoint_keys([A, A]), np.array([[3.0, 3, 3], [1, 1, 1]])))
     assert columns(pool) == (1, 1, 1)
     foreign.forget("p")
     assert columns(pool) == (0, 0, 0)
@@ -182,6 +188,10 @@ LOADS = st.tuples(st.integers(1, 3).map(float), WHOLE, WHOLE) | st.just(NOTHING)
 ROWS = st.dictionaries(ADDRESSES, LOADS)
 
 
+def within(address: str, span: Span) -> bool:
+    return span.first <= endpoint_key(address) <= span.last
+
+
 class ForeignMachine(RuleBasedStateMachine):
     """Each picker has its own truth and reports parts of it or all of it; some reports are lost.
     The columns are the sums of what has arrived, and of the truth once all have reported all."""
@@ -200,8 +210,9 @@ class ForeignMachine(RuleBasedStateMachine):
 
     @rule(peer=PEERS, cut=ADDRESSES)
     def all_in_two_parts(self, peer: str, cut: str) -> None:
-        for span in (Span("", cut), Span(cut, "")):
-            rows = {a: row for a, row in self.truth[peer].items() if a in span and row[0]}
+        key = endpoint_key(cut)
+        for span in (Span(0, key - 1), Span(key, ALL.last)):
+            rows = {a: row for a, row in self.truth[peer].items() if within(a, span) and row[0]}
             self._report(peer, rows, span)
 
     @rule()
@@ -218,7 +229,7 @@ class ForeignMachine(RuleBasedStateMachine):
         self.foreign.report(peer, loads(rows, complete))
         arrived = self.arrived[peer]
         if complete is not None:
-            for address in [address for address in arrived if address in complete]:
+            for address in [address for address in arrived if within(address, complete)]:
                 del arrived[address]
         for address, row in rows.items():
             arrived.pop(address, None)

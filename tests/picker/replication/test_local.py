@@ -23,7 +23,7 @@ from picker.replication.local import LocalPeers
 from picker.request.answer import Decision
 from picker.request.report import Report
 from picker.seams.limiter import Limiter
-from picker.seams.peers import Sent
+from picker.seams.peers import Sent, endpoint_keys
 from picker.state.cache.approximate import ApproximateIndex
 from picker.state.models import ServedModel
 from picker.wire import state_pb2
@@ -198,8 +198,9 @@ async def test_garbage_is_counted_and_harmless(group: Group, folder: Path) -> No
     made, peers = group.fleets[0], group.peers[0]
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     row = np.array([1.0, 0.0, 5.0]).tobytes()
-    unknown = state_pb2.Loads(pool="elsewhere", addresses=["nowhere"], numbers=row)
-    good = state_pb2.Loads(pool=POOL, addresses=["nowhere", address(1)], numbers=row * 2)
+    nowhere, somewhere = (endpoint_keys([one]).tobytes() for one in ("nowhere", address(1)))
+    unknown = state_pb2.Loads(pool="elsewhere", endpoints=nowhere, numbers=row)
+    good = state_pb2.Loads(pool=POOL, endpoints=nowhere + somewhere, numbers=row * 2)
     batch = state_pb2.Batch(picker="q", loads=[unknown, good])
     for data in (b"\xff" * 100, b"", batch.SerializeToString()):
         sender.sendto(data, str(folder / "0"))
@@ -481,7 +482,7 @@ async def test_parts_of_a_batch_that_do_not_fit_lose_only_themselves(
     batch.readings.add(pool=POOL, addresses=["a", "b"], numbers=bytes(8))
     batch.sent.add(pool=POOL, addresses=["x", "y"])
     row = np.array([1.0, 0.0, 5.0]).tobytes()
-    batch.loads.add(pool=POOL, addresses=[address(1)], numbers=row)
+    batch.loads.add(pool=POOL, endpoints=endpoint_keys([address(1)]).tobytes(), numbers=row)
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sender.sendto(batch.SerializeToString(), str(folder / "0"))
     await until(lambda: made.in_flight() == 1)
