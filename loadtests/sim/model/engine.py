@@ -4,6 +4,9 @@ The caller gives the time; the engine never waits. Decode steps that only add a 
 running sequence are not computed one by one: a *plateau* of them is described by the end of its
 first step and the arithmetic of the rest, and `advance` moves along it at once. Both ways give the
 same bits, because the end of a plateau's n-th step is one expression either way.
+
+Longer than a module should be: both ways read and write the same step, plateau and clock, and only
+side by side can a reader see that they agree.
 """
 
 from __future__ import annotations

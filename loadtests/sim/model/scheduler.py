@@ -5,6 +5,9 @@ chunk in prefill. Then waiting sequences are admitted in order of arrival, while
 places and adapter slots last. A running sequence that finds no free block preempts the youngest
 running one, which starts over later, before those that wait. `schedule` and `complete` may overlap
 by one step: with asynchronous scheduling, the next step is prepared while one is being computed.
+
+Longer than a module should be: admission, preemption and completion change the same queues and
+blocks, and each relies on the order in which the others leave them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The engine behind one simulated replica, driven in real time: the seam to the HTTP surface.
+"""The engine behind one simulated replica, driven by the wall clock.
 
-The surface submits jobs and waits for their progress. The engine model decides what is computed
-when; this module lets its time pass with the wall clock.
+The HTTP surface submits jobs and waits for their progress; the engine model decides what runs when.
 """
 
 import asyncio
@@ -37,8 +36,7 @@ class EngineDeadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """One engine's speed and size. A second of its time takes ``time_scale`` wall seconds (0: no
-    waiting)."""
+    """One engine. A second of its time takes ``time_scale`` wall seconds (0: no waiting)."""
 
     profile: Profile
     limits: EngineLimits
