@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.envoy.message import TYPE, Json
+from picker import names
 
 _UPSTREAM_UNREACHABLE: Final = (
     "response.code == 503 && (response.code_details.startsWith('upstream')"
@@ -27,8 +28,6 @@ _ANTHROPIC_TYPES: Final = {
     413: "request_too_large",
     503: "overloaded_error",
 }
-_PICKER_DETAILS: Final = "penstock"
-"""Response code details of answers that the picker gave itself contain this."""
 
 
 def mappers() -> Json:
@@ -54,7 +53,7 @@ def mappers() -> Json:
 
 
 def _reply(condition: str, status: int, code: str, *, anthropic: bool) -> Json:
-    expression = f"!response.code_details.contains('{_PICKER_DETAILS}') && {condition}"
+    expression = f"!response.code_details.contains('{names.ANSWER_DETAILS}') && {condition}"
     message = _MESSAGES[code]
     if anthropic:
         expression += f" && request.url_path.startsWith('{_ANTHROPIC_PATH}')"

@@ -19,7 +19,6 @@ from picker.request.caller import ANONYMOUS
 from picker.request.labels import RequestLabels
 from picker.request.report import Ending, Report
 from picker.seams.observer import Rejected
-from picker.server import wire
 from picker.server.usage import is_possible, produced
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ def read_refusal(entry: HTTPAccessLogEntry) -> Rejected | None:
     metadata = entry.common_properties.metadata.filter_metadata
     ours = metadata[names.PENSTOCK_NAMESPACE].fields if names.PENSTOCK_NAMESPACE in metadata else ()
     too_large = "payload_too_large" in details
-    if "id" in ours or wire.ANSWER_DETAILS in details or (names.ASKED in ours and not too_large):
+    if "id" in ours or names.ANSWER_DETAILS in details or (names.ASKED in ours and not too_large):
         return None
     if too_large:
         reason = "request_too_large"
@@ -115,7 +114,7 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
         return None
     decision = metadata[names.PENSTOCK_NAMESPACE].fields
     key = "id" if "id" in decision else names.ASKED
-    if key not in decision or wire.ANSWER_DETAILS in entry.response.response_code_details:
+    if key not in decision or names.ANSWER_DETAILS in entry.response.response_code_details:
         return None
     usage = _numbers(metadata, names.USAGE_NAMESPACE)
     seen = metadata[names.LUA_NAMESPACE].fields if names.LUA_NAMESPACE in metadata else {}

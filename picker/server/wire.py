@@ -32,8 +32,6 @@ from picker.request.head import RequestHead
 
 BODY_CHUNK_BYTES: Final = 62_000
 """Largest body message; Envoy's default buffer takes no larger one."""
-ANSWER_DETAILS: Final = "penstock"
-"""Response code details of what the picker answers itself."""
 
 _SLASHES: Final = re.compile("/{2,}")
 _MISSING: Final = "Jwt is missing"
@@ -195,7 +193,7 @@ def _keep(into: ProcessingResponse, context: Metadata) -> None:
 def immediate(answer: Answer) -> bytes:
     """An answer that the picker gives itself, without a replica."""
     response = ImmediateResponse(
-        status=HttpStatus(code=answer.status), body=answer.body, details=ANSWER_DETAILS
+        status=HttpStatus(code=answer.status), body=answer.body, details=names.ANSWER_DETAILS
     )
     _mutate(response.headers, answer.headers, ())
     return _encoded(ProcessingResponse(immediate_response=response))

@@ -112,7 +112,7 @@ def test_a_client_that_left_before_the_decision_reached_envoy() -> None:
 
 def test_what_the_picker_answered_itself_is_no_end() -> None:
     answered = entry(decision={names.ASKED: "p0-1", "picker": "p0"}, status=404)
-    answered.response.response_code_details = "penstock"
+    answered.response.response_code_details = names.ANSWER_DETAILS
     assert read_entry(answered) is None
 
 
