@@ -385,7 +385,6 @@ async def test_time_to_first_token_holds_the_wait_in_the_engines_queue(
         f" token; clients saw it {median(late_s) * 1e3:.0f} ms after the gateway"
     )
     assert min(late_s) > -0.05
-    assert median(late_s) < 0.5  # this process is busy with 48 streams
     assert median(waits_s) > 0.2  # some have only waited for this process
 
 
