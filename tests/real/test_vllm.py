@@ -370,8 +370,8 @@ async def test_messages_stream(claude: AsyncAnthropic) -> None:
 async def test_time_to_first_token_holds_the_wait_in_the_engines_queue(
     fleet: Fleet, http: aiohttp.ClientSession
 ) -> None:
-    calls = chats("queued", 48, 5_100, words=20, max_tokens=150, stream=True)
-    answers = await ask_all(http, calls, concurrency=48)  # 16 run on each replica
+    calls = chats("queued", 96, 5_100, words=20, max_tokens=150, stream=True)
+    answers = await ask_all(http, calls, concurrency=96)  # a replica runs 16 at a time
     lines = await fleet.lines(call.id for call in calls)
     late_s, waits_s = [], []
     for call, answer in zip(calls, answers, strict=True):
@@ -381,7 +381,7 @@ async def test_time_to_first_token_holds_the_wait_in_the_engines_queue(
         if answer.first_byte_s - answer.headers_s > 0.3:
             waits_s.append(ttft_s)
     print(
-        f"{len(waits_s)} of 48 waited after their headers, up to {max(waits_s):.2f} s to the first"
+        f"{len(waits_s)} of 96 waited after their headers, up to {max(waits_s):.2f} s to the first"
         f" token; clients saw it {median(late_s) * 1e3:.0f} ms after the gateway"
     )
     assert min(late_s) > -0.05
