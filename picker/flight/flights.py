@@ -161,7 +161,9 @@ class Flights:
     # -- other pickers
 
     def pickers_live(self, ids: Iterable[str]) -> None:
-        """Ids of all pickers that run, as far as the supervisor knows."""
+        """Ids of all pickers that run, as far as the supervisor knows; call after every change of
+        endpoints and pools too."""
+        self.foreign.sweep()
         self._live, now_s = frozenset(ids), self._now()
         gone = self.foreign.pickers() - self._live if self._live else ()
         self._gone = {peer: self._gone.get(peer, now_s) for peer in gone}

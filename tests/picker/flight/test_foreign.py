@@ -165,11 +165,66 @@ def test_what_a_dead_picker_had_sent_goes_away_when_the_engine_is_idle() -> None
     assert columns(pool, B) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("reported", ["before", "after"])
+def test_what_a_dead_picker_had_sent_counts_when_its_pool_has_been_removed(reported: str) -> None:
+    pool, _ = fresh()
+    pools = {"chat": pool}
+    foreign = ForeignLoads(pools)
+    foreign.report("dead", loads({A: (3, 1, 1), B: (1, 1, 1)}))
+    pool.sync([])
+    del pools["chat"]
+    foreign.sweep()
+    if reported == "after":  # the pool has gone, the picker still finishes what it sent
+        foreign.report("dead", loads({A: (2, 1, 1), B: (0, 0, 0)}))
+    else:
+        foreign.one_less("dead", A)
+        foreign.one_less("dead", B)
+    assert foreign.left_behind({"alive"}, "chat", A) == 2
+    assert foreign.left_behind({"alive"}, "chat", B) == 0
+    assert foreign.left_behind({"dead"}, "chat", A) == 0
+    assert foreign.pickers() == {"dead"}
+    foreign.one_less("dead", A)
+    foreign.one_less("dead", A)
+    foreign.one_less("dead", A)
+    assert foreign.left_behind({"alive"}, "chat", A) == 0
+    assert not foreign.pickers()
+
+
+def test_what_a_dead_picker_had_sent_counts_when_the_slot_has_another_owner() -> None:
+    pool, foreign = fresh(A)
+    foreign.report("dead", loads({A: (2, 1, 1)}))
+    pool.sync([EndpointSpec(B)])
+    foreign.report("dead", loads({B: (1, 5, 5)}))
+    assert foreign.left_behind(set(), "chat", A) == 2
+    assert foreign.left_behind(set(), "chat", B) == 1
+    assert columns(pool, B) == (1, 5, 5)
+    pool.sync([EndpointSpec(A), EndpointSpec(B)])
+    assert foreign.left_behind(set(), "chat", A) == 2
+    foreign.report("dead", loads({B: (1, 5, 5)}, ALL))
+    assert foreign.left_behind(set(), "chat", A) == 0
+    assert foreign.left_behind(set(), "chat", B) == 1
+
+
+def test_nothing_is_kept_of_pools_that_have_gone_and_are_idle() -> None:
+    pool, _ = fresh()
+    pools = {"chat": pool}
+    foreign = ForeignLoads(pools)
+    foreign.report("p", loads({A: (1, 1, 1)}))
+    pool.sync([])
+    del pools["chat"]
+    foreign.sweep()
+    assert foreign.pickers() == {"p"}
+    foreign.forget("p")
+    assert not foreign.pickers()
+    assert foreign.left_behind(set(), "chat", A) == 0
+
+
 def test_a_pool_that_has_gone_and_come_back_begins_with_nothing() -> None:
     pool, _ = fresh()
     pools = {"chat": pool}
     foreign = ForeignLoads(pools)
     foreign.report("p", loads({A: (1, 1, 1)}))
+    pool.sync([])
     again, _ = fresh()
     pools["chat"] = again
     foreign.report("p", loads({B: (1, 1, 1)}))
@@ -194,13 +249,15 @@ def within(address: str, span: Span) -> bool:
 
 class ForeignMachine(RuleBasedStateMachine):
     """Each picker has its own truth and reports parts of it or all of it; some reports are lost.
-    The columns are the sums of what has arrived, and of the truth once all have reported all."""
+    The columns are the sums of what has arrived, and of the truth once all have reported all.
+    Requests on endpoints that are not in the pool count by endpoint only."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pool, self.foreign = fresh(*NAMES[:3])
         self.truth: dict[str, dict[str, Row]] = {peer: {} for peer in ("p", "q", "r")}
         self.arrived: dict[str, dict[str, Row]] = {peer: {} for peer in self.truth}
+        self.departed: dict[str, dict[str, Row]] = {peer: {} for peer in self.truth}
 
     @rule(peer=PEERS, rows=ROWS, lost=st.booleans())
     def changes(self, peer: str, rows: dict[str, Row], lost: bool) -> None:
@@ -227,31 +284,34 @@ class ForeignMachine(RuleBasedStateMachine):
 
     def _report(self, peer: str, rows: dict[str, Row], complete: Span | None) -> None:
         self.foreign.report(peer, loads(rows, complete))
-        arrived = self.arrived[peer]
-        if complete is not None:
-            for address in [address for address in arrived if within(address, complete)]:
-                del arrived[address]
+        arrived, departed = self.arrived[peer], self.departed[peer]
+        for known in (arrived, departed):
+            for address in list(known):
+                if address in rows or (complete is not None and within(address, complete)):
+                    del known[address]
         for address, row in rows.items():
-            arrived.pop(address, None)
-            if row[0] and address in self.pool.slot_of:
-                arrived[address] = row
+            if row[0]:
+                (arrived if address in self.pool.slot_of else departed)[address] = row
 
     @rule(peer=PEERS)
     def dies(self, peer: str) -> None:
         self.foreign.forget(peer)
         self.arrived[peer].clear()
+        self.departed[peer].clear()
 
     @rule(addresses=st.sets(ADDRESSES))
     def endpoints_change(self, addresses: set[str]) -> None:
         changes = self.pool.sync([EndpointSpec(address) for address in sorted(addresses)])
-        for arrived in self.arrived.values():
-            for address in changes.removed:
-                arrived.pop(address, None)
+        self.foreign.sweep()
+        for peer, arrived in self.arrived.items():
+            for address in arrived.keys() & changes.removed.keys():
+                self.departed[peer][address] = arrived.pop(address)
 
     @rule(peer=PEERS, address=ADDRESSES)
     def idle(self, peer: str, address: str) -> None:
         self.foreign.forget_at(self.truth.keys() - {peer}, "chat", address)
         self.arrived[peer].pop(address, None)
+        self.departed[peer].pop(address, None)
 
     @invariant()
     def columns_are_the_sums(self) -> None:
@@ -260,8 +320,14 @@ class ForeignMachine(RuleBasedStateMachine):
         for peer, arrived in self.arrived.items():
             for address, row in arrived.items():
                 sums[:, self.pool.slot_of[address]] += row
-                assert self.foreign.left_behind(set(), "chat", address) >= row[0]
-            assert (peer in self.foreign.pickers()) == bool(arrived)
+            assert (peer in self.foreign.pickers()) == bool(arrived or self.departed[peer])
+        for address in NAMES:
+            requests = sum(
+                known[address][0]
+                for known in (*self.arrived.values(), *self.departed.values())
+                if address in known
+            )
+            assert self.foreign.left_behind(set(), "chat", address) == requests
         assert view.in_flight_requests.tolist() == sums[0].tolist()
         assert view.in_flight_prefill_tokens.tolist() == sums[1].tolist()
         assert view.in_flight_kv_tokens.tolist() == sums[2].tolist()
