@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, ProcessingRequest
@@ -30,6 +31,7 @@ class StandardExchange:
         self._picker = picker
         self._context = context
         self._first = first
+        self._metadata = first.metadata_context
         self._decision: Decision | None = None
         self._reader: ResponseReader | None = None
         self._status = _CLIENT_LEFT
@@ -55,6 +57,7 @@ class StandardExchange:
         if isinstance(begun, Answer):
             await self._context.write(wire.immediate(begun))
             return False
+        given = self._metadata
         without_body = ended = self._first.request_headers.end_of_stream
         parts: list[bytes] = []
         size = 0
@@ -63,6 +66,7 @@ class StandardExchange:
             message = await self._context.read()
             if not isinstance(message, ProcessingRequest):
                 return False
+            self._metadata = wire.with_later(self._metadata, message)
             if message.HasField("request_body"):
                 size += len(message.request_body.body)
                 if size > self._picker.max_body_bytes:
@@ -74,6 +78,8 @@ class StandardExchange:
                 ended = trailers = True
         body = b"".join(parts)
         parts.clear()
+        if self._metadata is not given:
+            begun.head = replace(head, subset=wire.subset_of(self._metadata))
         outcome = await self._picker.offer(begun, body)
         if isinstance(outcome, Answer):
             await self._context.write(wire.immediate(outcome))
@@ -97,7 +103,7 @@ class StandardExchange:
         remove = []
         if _ACCEPT_ENCODING in head.headers:
             remove.append(_ACCEPT_ENCODING)  # usage is read from the response's text
-        return wire.decided(decision, self._first.metadata_context, headers, remove)
+        return wire.decided(decision, self._metadata, headers, remove)
 
     async def _response(self) -> None:
         while True:
