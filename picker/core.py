@@ -25,6 +25,7 @@ from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings
 from picker.state.catalog import Catalog
 from picker.state.endpoints import EndpointChanges, Signals
+from picker.state.lack import Lack
 from picker.state.learned import Learned
 from picker.state.models import ServedModel
 from picker.state.pools import Pools
@@ -190,6 +191,12 @@ class Picker:
     ) -> None:
         """What an endpoint lists under /v1/models; see `ScrapeSink`."""
         self.pools.apply_models(pool, address, models)
+
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
+    ) -> None:
+        """What could not be read of an endpoint; see `ScrapeSink`."""
+        self.pools.apply_lack(pool, address, lack, reason, began_s=started_s, now_s=self.now())
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         """Reading an endpoint failed for good; see `ScrapeSink`."""

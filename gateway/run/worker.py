@@ -26,6 +26,7 @@ from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
 from picker.server.listen import Address, Listeners, Servers
 from picker.state.endpoints import EndpointKey, Signals
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from picker.wire import control_pb2
 from policies import registry
@@ -191,6 +192,14 @@ class Worker:
     ) -> None:
         """See `ScrapeSink`."""
         self._picker.apply_models(pool, address, models, started_s)
+
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
+    ) -> None:
+        """See `ScrapeSink`."""
+        if lack is not Lack.MODELS:
+            self._look_at(pool, address)
+        self._picker.apply_lack(pool, address, lack, reason, started_s)
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         """See `ScrapeSink`."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from picker.signals.sink import ScrapeSink
 from picker.state.endpoints import Signals
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from picker.wire import state_pb2
 
@@ -67,11 +68,22 @@ class SharedReadings:
             self._models.append(message)
             self._added(1 + len(models))
 
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
+    ) -> None:
+        """See `ScrapeSink`."""
+        self._fail(pool, address, lack.value, reason, started_s)
+
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         """See `ScrapeSink`."""
+        self._fail(pool, address, "", reason, started_s)
+
+    def _fail(self, pool: str, address: str, lack: str, reason: str, started_s: float) -> None:
         if len(self.members) > 1:
             self._failures.append(
-                state_pb2.Failure(pool=pool, address=address, started_s=started_s, reason=reason)
+                state_pb2.Failure(
+                    pool=pool, address=address, started_s=started_s, reason=reason, lack=lack
+                )
             )
             self._added()
 
@@ -98,7 +110,11 @@ class SharedReadings:
         if sink is None:
             return
         for failure in batch.failures:
-            sink.mark_failed(failure.pool, failure.address, failure.reason, failure.started_s)
+            about = (failure.reason, failure.started_s)
+            if failure.lack:
+                sink.apply_lack(failure.pool, failure.address, Lack(failure.lack), *about)
+            else:
+                sink.mark_failed(failure.pool, failure.address, *about)
         # Models before signals: a replica that has come back is no candidate without them.
         for listed in batch.model_lists:
             models = [

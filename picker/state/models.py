@@ -37,6 +37,8 @@ class ServedModels:
         self._views: dict[str, AdapterView] = {}
         self._served_by: dict[int, frozenset[str]] = {}
         self._resident_by: dict[int, frozenset[str]] = {}
+        self._declared: set[int] = set()
+        """Slots whose models an operator has declared, and not the endpoint."""
 
     def grow(self, slots: int) -> None:
         """Make room for ``slots`` slots; views handed out before are no longer live."""
@@ -47,8 +49,18 @@ class ServedModels:
         self.revisions = np.concatenate([self.revisions, np.zeros(slots - self._slots, np.intp)])
         self._slots = slots
 
+    def is_listed(self, slot: int) -> bool:
+        """The endpoint itself has listed the models that ``slot`` serves."""
+        return slot in self._served_by and slot not in self._declared
+
+    def set_declared(self, slot: int, names: Sequence[str]) -> None:
+        """``slot`` serves these base models, as an operator says."""
+        self.set_served(slot, [ServedModel(name, None, None) for name in names])
+        self._declared.add(slot)
+
     def set_served(self, slot: int, models: Sequence[ServedModel]) -> None:
         """Replace the list of models that ``slot`` serves."""
+        self._declared.discard(slot)
         for model in models:
             before = self._known.get(model.id)
             if before is not None and model.max_model_tokens is None:
@@ -92,6 +104,7 @@ class ServedModels:
     def clear(self, slot: int) -> None:
         """The endpoint of ``slot`` is gone."""
         self.set_served(slot, ())
+        del self._served_by[slot]
         self.set_resident(slot, frozenset(), frozenset())
 
     def adapter(self, model: str) -> AdapterView | None:
@@ -105,6 +118,12 @@ class ServedModels:
         """Live flags by slot: the slot lists ``model``."""
         view = self._views.get(model)
         return np.zeros(self._slots, np.bool_) if view is None else view.served
+
+    def any_served(self) -> Bools:
+        """Flags by slot: the slot has a model."""
+        flags = np.zeros(self._slots, np.bool_)
+        flags[[slot for slot, served in self._served_by.items() if served]] = True
+        return flags
 
     def known(self) -> dict[str, ServedModel]:
         """Every model that any replica ever listed, by id; do not change it."""
