@@ -22,6 +22,9 @@ CONDITIONAL_DECODE: Final = "prefer"
 SESSION_ID: Final = "x-session-id"
 SESSION_TOKEN: Final = "x-session-token"  # noqa: S105 - a header's name
 REQUEST_ID: Final = "x-request-id"
+AUTHORITY: Final = ":authority"
+CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "proxy-authorization")
+"""Request headers in which clients of the APIs identify themselves."""
 ORIGINAL_PATHS: Final = ("x-original-path", "x-forwarded-path")
 
 PENSTOCK_NAMESPACE: Final = "penstock"

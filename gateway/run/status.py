@@ -22,6 +22,7 @@ from gateway.admin.status import (
 from gateway.children.child import Child, ChildState
 from gateway.config.config import Config
 from gateway.config.schema.pricing import Pricing
+from gateway.config.schema.upstream import without_key
 from gateway.control.accounts import AccountsClient
 from gateway.control.server import WorkerReport
 from gateway.pools.provider import ReplicaRecord
@@ -167,6 +168,9 @@ def config_document(config: Config) -> dict[str, object]:
         for key in tenant["keys"]:
             if isinstance(key["sha256"], str):
                 key["sha256"] = "<sha256>"
+    for pool in document["pools"]:
+        if "command" in pool:
+            pool["command"] = without_key(pool["command"])
     return document
 
 

@@ -77,6 +77,7 @@ class RequestContext:
     """The body names the served model where the client named another."""
     strip_usage: bool = False
     set_headers: list[tuple[str, str]] = field(default_factory=list)
+    remove_headers: list[str] = field(default_factory=list)
     # decide
     decision: Decision | None = None
 
