@@ -40,23 +40,12 @@ _API_KEY_OPTION: Final = "--api-key"
 _VISIBLE: Final = "printable ASCII characters, on one line"
 
 
-def _header_name(value: str) -> str:
-    if not _TOKEN.fullmatch(value):
-        raise refuse("the name of an HTTP header")
-    if value.lower() == "host":
-        raise refuse("another header", hint="the host has its own key: upstream.host")
-    if value.lower() in _NOT_OURS or value.lower().startswith("x-envoy-"):
-        raise refuse("a header that is not the connection's own and does not choose the replica")
-    return value.lower()
-
-
 def _host(value: str) -> str:
     if not _HOST.fullmatch(value):
         raise refuse("a host name, with a port where it is not the usual one")
     return value
 
 
-HeaderName = Annotated[str, AfterValidator(_header_name), "header name"]
 HeaderValue = Annotated[TextOrSecret, "text or [secret](#secrets)"]
 
 
@@ -69,13 +58,14 @@ class Upstream(Section):
     a client sends to identify itself is then kept from the replicas."""
     host: Annotated[str, AfterValidator(_host), "host"] | None = None
     """Host header, for replicas behind a proxy that goes by names. Null: what the client sent."""
-    headers: Mapping[HeaderName, HeaderValue] = {}
+    headers: Mapping[str, HeaderValue] = {}
     """Headers to set: text, or a secret (`{env: NAME}`, `{file: PATH}`). One whose name is that of
     a secret takes only the latter."""
 
     def faults(self) -> Iterator[Fault]:
-        """The values."""
+        """The headers and the key."""
         for name, value in self.headers.items():
+            yield from _name_faults(name)
             if isinstance(value, str) and _SECRET.search(name):
                 yield Fault(
                     ("headers", name),
@@ -87,9 +77,9 @@ class Upstream(Section):
         if self.api_key is not None:
             if not _is_visible(self.api_key):
                 yield Fault(("api_key",), _VISIBLE, got="a value that is not shown")
-            if "authorization" in self.headers:
+            for name in [name for name in self.headers if name.lower() == "authorization"]:
                 yield Fault(
-                    ("headers", "authorization"),
+                    ("headers", name),
                     "no such header beside `api_key`, which is sent in it",
                     got="a value that is not shown",
                 )
@@ -97,7 +87,7 @@ class Upstream(Section):
     def request_headers(self, *, else_key: str | None = None) -> UpstreamHeaders:
         """The headers with their secrets. ``else_key``: in place of an `api_key` that is not given.
         Raises LookupError as `Secret.reveal` does."""
-        found = {name: revealed(value) for name, value in self.headers.items()}
+        found = {name.lower(): revealed(value) for name, value in self.headers.items()}
         key = else_key if self.api_key is None else self.api_key.reveal()
         if key is not None:
             found.setdefault("authorization", f"Bearer {key}")
@@ -122,6 +112,19 @@ def without_key(command: Sequence[str]) -> list[str]:
     key = key_in_command(command)
     shown = {key: "<key>", f"{_API_KEY_OPTION}={key}": f"{_API_KEY_OPTION}=<key>"}
     return [shown.get(argument, argument) for argument in command]
+
+
+def _name_faults(name: str) -> Iterator[Fault]:
+    hint = None
+    if not _TOKEN.fullmatch(name):
+        expected = "the name of an HTTP header"
+    elif name.lower() == "host":
+        expected, hint = "another header", "the host has its own key: upstream.host"
+    elif name.lower() in _NOT_OURS or name.lower().startswith("x-envoy-"):
+        expected = "a header that is not the connection's own and does not choose the replica"
+    else:
+        return
+    yield Fault(("headers", name), expected, got=f"the header {name!r}", hint=hint)
 
 
 def _is_visible(value: str | Secret) -> bool:
