@@ -19,7 +19,7 @@ from picker.request.rejection import Reason, Rejection
 from picker.request.report import Report
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
-from picker.seams.observer import Observer, Rejected, Unobserved
+from picker.seams.observer import Answered, Observer, Rejected, Unobserved
 from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings
@@ -140,6 +140,14 @@ class Picker:
         except BaseException:  # the client has left while a step waited
             self._give_back(context)
             raise
+        if context.answer is not None:
+            self._observer.answered(
+                Answered(
+                    labels=context.labels(),
+                    status=context.answer.status,
+                    decision_s=self.now() - context.head.received_s,
+                )
+            )
         return context.answer
 
     def _reject(self, context: RequestContext, rejection: Rejection) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -131,7 +132,10 @@ class Fetcher:
         except aiohttp.ClientConnectorError as error:
             local = error.os_error.errno in _LOCAL_ERRORS
             kind = Failure.LOCAL if local else Failure.REFUSED
-            raise FetchError(kind, f"cannot connect: {error.os_error}"[:200]) from error
+            number = error.os_error.errno
+            why = os.strerror(number) if number and number > 0 else str(error.os_error)
+            hint = "" if local else "; is it running, and is this its port?"
+            raise FetchError(kind, f"cannot connect: {why[:160]}{hint}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             words = str(error) or type(error).__name__
             raise FetchError(Failure.DISCONNECTED, f"GET {url.path}: {words[:200]}") from error

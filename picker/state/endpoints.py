@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from policies.routing.types import Bools, Floats, PoolView, Slots
 EndpointKey = tuple[str, str]
 """Pool and address."""
 
+NO_ANSWER_YET: Final = "no answer yet"
 _FIRST_SLOTS = 8
 _NEVER_S = -np.inf
 _NO_SLOTS: frozenset[int] = frozenset()
@@ -340,7 +342,7 @@ class PoolState:
             return None
         reason = self._lacks.get(slot, {}).get(Lack.ANSWER, "")
         if age_s == np.inf:
-            return reason or "no answer yet"
+            return reason or NO_ANSWER_YET
         return f"no answer for {age_s:.1f} s{f' ({reason})' if reason else ''}"
 
     def why_no_models(self, address: str) -> str | None:
