@@ -141,6 +141,7 @@ class Picker:
             self._give_back(context)
             raise
         if context.answer is not None:
+            context.answer = context.answer.with_headers(context.id_header)
             self._observer.answered(
                 Answered(
                     labels=context.labels(),
@@ -163,7 +164,7 @@ class Picker:
         )
         return Answer(
             rejection.row.status,
-            (*rejection.headers(), *context.response_headers),
+            (*rejection.headers(), *context.response_headers, context.id_header),
             rejection.body(anthropic=context.anthropic),
         )
 

@@ -84,7 +84,12 @@ def _routes(plan: EnvoyPlan) -> Json:
     else:
         last = {"match": {"prefix": "/"}, "direct_response": {"status": 503}}
     host = {"name": "all", "domains": ["*"], "routes": [decided, last]}
-    return {"name": "pools", "virtual_hosts": [host]}
+    return {
+        "name": "pools",
+        "virtual_hosts": [host],
+        "response_headers_to_remove": [names.SERVER],
+        "response_headers_to_add": [local_replies.ID_HEADER],
+    }
 
 
 def _access_log() -> Json:

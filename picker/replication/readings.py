@@ -63,7 +63,11 @@ class SharedReadings:
             message = state_pb2.ModelList(pool=pool, address=address, started_s=started_s)
             for model in models:
                 message.models.add(
-                    id=model.id, parent=model.parent, max_model_tokens=model.max_model_tokens
+                    id=model.id,
+                    parent=model.parent,
+                    max_model_tokens=model.max_model_tokens,
+                    root=model.root,
+                    created=model.created,
                 )
             self._models.append(message)
             self._added(1 + len(models))
@@ -122,6 +126,8 @@ class SharedReadings:
                     model.id,
                     model.parent if model.HasField("parent") else None,
                     model.max_model_tokens if model.HasField("max_model_tokens") else None,
+                    model.root if model.HasField("root") else None,
+                    model.created if model.HasField("created") else None,
                 )
                 for model in listed.models
             ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from picker.request.pick import Pick
 
@@ -53,3 +53,7 @@ class Answer:
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+
+    def with_headers(self, *more: tuple[str, str]) -> Answer:
+        """The same with more headers."""
+        return replace(self, headers=(*self.headers, *more))

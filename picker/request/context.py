@@ -87,6 +87,11 @@ class RequestContext:
         return self.head.headers.get(names.REQUEST_ID) or self.id
 
     @property
+    def id_header(self) -> tuple[str, str]:
+        """Response header with the request's id for Anthropic's clients."""
+        return names.ANTHROPIC_REQUEST_ID, self.request_id
+
+    @property
     def objective(self) -> str:
         """Name of the objective that the request is served under, "" for none."""
         return self.head.first_of(names.OBJECTIVE)
@@ -105,8 +110,8 @@ class RequestContext:
 
     @property
     def anthropic(self) -> bool:
-        """Errors have Anthropic's shape."""
-        return self.form is Form.ANTHROPIC
+        """Errors and lists of models have Anthropic's shape."""
+        return self.form is Form.ANTHROPIC or names.ANTHROPIC_VERSION in self.head.headers
 
     def took_s(self, step: str) -> float:
         """Seconds that a step took, 0 when it has not run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,10 @@ class ServedModel:
     """Base model, when this is an adapter."""
     max_model_tokens: int | None
     """Longest context, prompt and answer, in tokens; None = not reported."""
+    root: str | None = None
+    """Where the engine has it from, a path or a name; None = not reported."""
+    created: int | None = None
+    """Seconds since the epoch; None = not reported."""
 
 
 class ServedModels:
@@ -36,6 +40,8 @@ class ServedModels:
         self._known: dict[str, ServedModel] = {}
         self._views: dict[str, AdapterView] = {}
         self._served_by: dict[int, frozenset[str]] = {}
+        self._listed_by: dict[int, tuple[str, ...]] = {}
+        """By slot: the same in the order of the list."""
         self._resident_by: dict[int, frozenset[str]] = {}
         self._declared: set[int] = set()
         """Slots whose models an operator has declared, and not the endpoint."""
@@ -63,10 +69,9 @@ class ServedModels:
         self._declared.discard(slot)
         for model in models:
             before = self._known.get(model.id)
-            if before is not None and model.max_model_tokens is None:
-                model = replace(model, max_model_tokens=before.max_model_tokens)
-            self._known[model.id] = model
+            self._known[model.id] = model if before is None else _merged(before, model)
         served = frozenset(model.id for model in models)
+        self._listed_by[slot] = tuple(dict.fromkeys(model.id for model in models))
         before_ids = self._served_by.get(slot, frozenset())
         self._served_by[slot] = served
         self.revisions[slot] += served != before_ids
@@ -104,7 +109,7 @@ class ServedModels:
     def clear(self, slot: int) -> None:
         """The endpoint of ``slot`` is gone."""
         self.set_served(slot, ())
-        del self._served_by[slot]
+        del self._served_by[slot], self._listed_by[slot]
         self.set_resident(slot, frozenset(), frozenset())
 
     def adapter(self, model: str) -> AdapterView | None:
@@ -133,10 +138,12 @@ class ServedModels:
         """Models and adapters that ``slot`` lists, sorted."""
         return sorted(self._served_by.get(slot, ()))
 
-    def served_now(self) -> list[ServedModel]:
-        """Models that some endpoint lists now, in the order they were first seen."""
-        current: set[str] = set().union(*self._served_by.values())
-        return [model for name, model in self._known.items() if name in current]
+    def served_now(self, slots: Iterable[int]) -> list[ServedModel]:
+        """Models that endpoints list now: in the order of these slots, each in the order of its
+        list."""
+        lists = (self._listed_by.get(slot, ()) for slot in slots)
+        names = dict.fromkeys(name for listed in lists for name in listed)
+        return [self._known[name] for name in names]
 
     def _view(self, name: str) -> AdapterView:
         view = self._views.get(name)
@@ -144,6 +151,18 @@ class ServedModels:
             view = AdapterView(*(np.zeros(self._slots, np.bool_) for _ in range(3)))
             self._views[name] = view
         return view
+
+
+def _merged(before: ServedModel, now: ServedModel) -> ServedModel:
+    """``now`` with what only ``before`` has. Engines give another time of creation at each read:
+    the first one counts."""
+    times = [one.created for one in (before, now) if one.created is not None]
+    return replace(
+        now,
+        max_model_tokens=now.max_model_tokens or before.max_model_tokens,
+        root=now.root or before.root,
+        created=min(times, default=None),
+    )
 
 
 def _grown(flags: Bools, slots: int) -> Bools:
