@@ -69,6 +69,7 @@ class Picker:
             now=now,
         )
         self.draining = False
+        self._leaving = False
         self._observer = parts.observer
         self._tools = Tools(
             picker_id=picker_id,
@@ -95,6 +96,10 @@ class Picker:
         self.max_body_bytes = settings.max_body_bytes
         self._way = way(self._tools, settings)
 
+    def leave(self) -> None:
+        """Be not ready from now on, and go on serving."""
+        self._leaving = True
+
     def drain(self) -> None:
         """Refuse requests from now on; those under way go on."""
         self.draining = True
@@ -105,8 +110,8 @@ class Picker:
 
     @property
     def ready(self) -> bool:
-        """Some endpoint can take requests, and the picker is not draining."""
-        return not self.draining and self.pools.any_candidate(self.now())
+        """Some endpoint can take requests, and the picker neither drains nor is about to."""
+        return not (self.draining or self._leaving) and self.pools.any_candidate(self.now())
 
     # -- a request's way
 
