@@ -22,6 +22,15 @@ CONDITIONAL_DECODE: Final = "prefer"
 SESSION_ID: Final = "x-session-id"
 SESSION_TOKEN: Final = "x-session-token"  # noqa: S105 - a header's name
 REQUEST_ID: Final = "x-request-id"
+ANTHROPIC_REQUEST_ID: Final = "request-id"
+"""The same in responses, where Anthropic's clients look for it."""
+ANTHROPIC_VERSION: Final = "anthropic-version"
+"""Request header of Anthropic's clients."""
+SERVER: Final = "server"
+"""Response header that is not passed on: it names the replica's software."""
+AUTHORITY: Final = ":authority"
+CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "proxy-authorization")
+"""Request headers in which clients of the APIs identify themselves."""
 ORIGINAL_PATHS: Final = ("x-original-path", "x-forwarded-path")
 
 PENSTOCK_NAMESPACE: Final = "penstock"

@@ -19,6 +19,8 @@ class PoolSettings:
     """Takes requests that name no model."""
     fallbacks: int = 2
     """Further choices after the first, for retries."""
+    set_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """What every request to the replicas carries, the host among them. May hold secrets."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,7 +118,8 @@ def _ext_proc(plan: EnvoyPlan, forwarded: list[str]) -> Json:
             "response_body_mode": "NONE",
             "response_trailer_mode": "SKIP",
         },
-        mutation_rules={"allow_envoy": True},
+        # The picker may set the host, for replicas behind a proxy that goes by names.
+        mutation_rules={"allow_envoy": True, "allow_all_routing": True},
         metadata_options={
             "forwarding_namespaces": {"untyped": forwarded},
             "receiving_namespaces": {

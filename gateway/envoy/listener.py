@@ -75,11 +75,21 @@ def _routes(plan: EnvoyPlan) -> Json:
     # when there was no decision (no picker, fail open).
     if plan.fails_open and plan.default_pool is not None:
         undecided: Json = {"cluster": names.cluster_name(plan.default_pool), **action}
-        last: Json = {"match": {"prefix": "/"}, "route": undecided}
+        # What clients identify themselves by is not for replicas that have a key of their own.
+        last: Json = {
+            "match": {"prefix": "/"},
+            "route": undecided,
+            "request_headers_to_remove": list(names.CREDENTIALS) if plan.has_own_key else [],
+        }
     else:
         last = {"match": {"prefix": "/"}, "direct_response": {"status": 503}}
     host = {"name": "all", "domains": ["*"], "routes": [decided, last]}
-    return {"name": "pools", "virtual_hosts": [host]}
+    return {
+        "name": "pools",
+        "virtual_hosts": [host],
+        "response_headers_to_remove": [names.SERVER],
+        "response_headers_to_add": [local_replies.ID_HEADER],
+    }
 
 
 def _access_log() -> Json:

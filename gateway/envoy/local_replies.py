@@ -21,6 +21,14 @@ _MESSAGES: Final = {
     "upstream_error": "The replica failed while answering.",
     "bad_request": "The request could not be understood.",
 }
+ID_HEADER: Final[Json] = {
+    "header": {
+        "key": names.ANTHROPIC_REQUEST_ID,
+        "value": f"%REQ({names.REQUEST_ID.upper()})%",
+    },
+    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+}
+"""The request's id again, where Anthropic's clients look for it."""
 _ANTHROPIC_PATH: Final = "/v1/messages"
 _ANTHROPIC_TYPES: Final = {
     400: "invalid_request_error",
@@ -75,6 +83,7 @@ def _reply(condition: str, status: int, code: str, *, anthropic: bool) -> Json:
             }
         },
         "body_format_override": {"json_format": body},
+        "headers_to_add": [ID_HEADER],
     }
     if status != 400:
         mapper["status_code"] = status

@@ -9,6 +9,7 @@ from picker.prompt.forms import Form
 from picker.request.answer import Answer
 from picker.request.caller import Caller
 from picker.request.context import RequestContext
+from picker.request.model_list import model_card, model_list
 from picker.request.rejection import Reason, Rejection
 from picker.settings import RewriteTarget
 from picker.state.catalog import Catalog
@@ -27,7 +28,7 @@ class Resolve:
         if context.head.method in ("GET", "HEAD") and (
             path == _MODELS or path.startswith(_MODELS + "/")
         ):
-            context.answer = self._models(path, context.caller)
+            context.answer = self._models(path, context.caller, anthropic=context.anthropic)
             return
         asked = context.asked_model
         rewritten = context.head.first_of(names.MODEL_REWRITE)
@@ -47,7 +48,8 @@ class Resolve:
             if not self._catalog.complete:
                 raise Rejection(
                     Reason.NO_ENDPOINTS,
-                    f"The model {target.model!r} is not known yet: no replica has been reached.",
+                    f"The model {target.model!r} is not known yet: no replica of some pool has"
+                    " listed its models.",
                 )
             if context.asked_model != target.model:
                 raise Rejection(
@@ -73,15 +75,18 @@ class Resolve:
             raise Rejection(Reason.NO_ENDPOINTS, "No pool is configured.")
         context.pool = pool.name
 
-    def _models(self, path: str, caller: Caller) -> Answer:
+    def _models(self, path: str, caller: Caller, *, anthropic: bool) -> Answer:
         wanted = path.removeprefix(_MODELS).strip("/")
-        body = None
+        models = [model for model in self._catalog.models() if caller.may_use(model.id)]
         if not wanted:
-            body = self._catalog.listing(caller.may_use)
-        elif caller.may_use(wanted):
-            body = self._catalog.model(wanted)
-        if body is None:
-            raise Rejection(
-                Reason.MODEL_NOT_FOUND, f"The model {wanted!r} does not exist here.", param="model"
-            )
+            body = model_list(models, anthropic=anthropic)
+        else:
+            one = next((model for model in models if model.id == wanted), None)
+            if one is None:
+                raise Rejection(
+                    Reason.MODEL_NOT_FOUND,
+                    f"The model {wanted!r} does not exist here.",
+                    param="model",
+                )
+            body = model_card(one, anthropic=anthropic)
         return Answer(200, (("content-type", "application/json"),), body)

@@ -86,8 +86,15 @@ class Schedule:
 
 
 def _candidates(context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:
+    try:
+        return _fitting(context, pool, pool.state.candidates(now_s))
+    except Rejection:
+        return _fitting(context, pool, pool.state.last_resort())
+
+
+def _fitting(context: RequestContext, pool: PoolRuntime, candidates: Slots) -> Slots:
+    """Those of the endpoints that the request may go to. Raises Rejection when there is none."""
     state = pool.state
-    candidates = state.candidates(now_s)
     if candidates.size == 0:
         raise Rejection(Reason.NO_ENDPOINTS, f"Pool {pool.name!r} has no replica to serve.")
     subset = context.head.subset

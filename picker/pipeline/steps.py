@@ -14,6 +14,7 @@ from picker.pipeline.decide import Decide
 from picker.pipeline.dispatch import Dispatch
 from picker.pipeline.doors import RefuseClosedPaths, RefuseWhenDraining
 from picker.pipeline.estimate import Estimate
+from picker.pipeline.forward import Forward
 from picker.pipeline.identify import Identify
 from picker.pipeline.mutate import Mutate
 from picker.pipeline.parse import Parse
@@ -87,6 +88,7 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("reserve", Reserve(tools.limiter)),
             ("schedule", Schedule(tools.pools, tools.flights.ledger, tools.rng, tools.now)),
             ("mutate", Mutate()),
+            ("forward", Forward(tools.pools)),
             ("dispatch", Dispatch(tools.flights, settings.lease_s)),
             ("decide", Decide(tools.picker_id, report_scores=settings.report_scores)),
         ),

@@ -77,6 +77,7 @@ class RequestContext:
     """The body names the served model where the client named another."""
     strip_usage: bool = False
     set_headers: list[tuple[str, str]] = field(default_factory=list)
+    remove_headers: list[str] = field(default_factory=list)
     # decide
     decision: Decision | None = None
 
@@ -84,6 +85,11 @@ class RequestContext:
     def request_id(self) -> str:
         """The client's or Envoy's request id, else ours."""
         return self.head.headers.get(names.REQUEST_ID) or self.id
+
+    @property
+    def id_header(self) -> tuple[str, str]:
+        """Response header with the request's id for Anthropic's clients."""
+        return names.ANTHROPIC_REQUEST_ID, self.request_id
 
     @property
     def objective(self) -> str:
@@ -104,8 +110,8 @@ class RequestContext:
 
     @property
     def anthropic(self) -> bool:
-        """Errors have Anthropic's shape."""
-        return self.form is Form.ANTHROPIC
+        """Errors and lists of models have Anthropic's shape."""
+        return self.form is Form.ANTHROPIC or names.ANTHROPIC_VERSION in self.head.headers
 
     def took_s(self, step: str) -> float:
         """Seconds that a step took, 0 when it has not run."""

@@ -40,7 +40,7 @@ class ExternalProcessor:
 
     def __init__(self, picker: Picker, *, fast_path: bool) -> None:
         self._picker = picker
-        self._fast_path = fast_path
+        self.fast_path = fast_path
         self.running = 0
         """Streams being served."""
 
@@ -60,7 +60,7 @@ class ExternalProcessor:
         try:
             if self._is_duplex(first):
                 await StandardExchange(self._picker, context, first).run()
-            elif self._fast_path:
+            elif self.fast_path:
                 await self._buffered(first, context.read, context.write)
             else:
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _NOT_DUPLEX)
@@ -69,7 +69,7 @@ class ExternalProcessor:
 
     def _is_duplex(self, first: ProcessingRequest) -> bool:
         if not first.HasField("protocol_config"):
-            return not self._fast_path
+            return not self.fast_path
         mode: int = first.protocol_config.request_body_mode
         duplex: int = ProcessingMode.FULL_DUPLEX_STREAMED
         return mode == duplex

@@ -16,7 +16,7 @@ from picker.request.report import Ending, Report
 from picker.request.role import Role
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
-from picker.seams.observer import Completed, Rejected
+from picker.seams.observer import Answered, Completed, Rejected
 from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings, PoolSettings, RewriteRule
@@ -78,9 +78,13 @@ class Recorder:
 
     rejections: list[Rejected] = field(default_factory=list)
     completions: list[Completed] = field(default_factory=list)
+    answers: list[Answered] = field(default_factory=list)
 
     def rejected(self, event: Rejected) -> None:
         self.rejections.append(event)
+
+    def answered(self, event: Answered) -> None:
+        self.answers.append(event)
 
     def completed(self, event: Completed) -> None:
         self.completions.append(event)

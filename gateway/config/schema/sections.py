@@ -40,6 +40,10 @@ class Listen(Section):
     the whole length of a stream."""
     drain_timeout_s: Seconds = 30.0
     """When Penstock is asked to stop, running requests have this long to finish, seconds."""
+    shutdown_delay_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """From being asked to stop until new requests are refused, seconds. In this time /readyz and
+    the health service already say that Penstock is not ready, so that load balancers send it
+    nothing more; what they still send is served. Set it longer than they take to notice."""
 
 
 class Admin(Section):

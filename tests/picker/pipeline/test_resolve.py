@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 
@@ -9,7 +11,8 @@ from picker.pipeline.resolve import Resolve
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason
 from picker.settings import RewriteRule, RewriteTarget
-from tests.picker.fleet import MODEL, POOL, Fleet, fleet
+from picker.state.models import ServedModel
+from tests.picker.fleet import MODEL, POOL, Fleet, address, fleet
 from tests.picker.pipeline.steps import begun, parsed, refusal
 
 LORA = "lora"
@@ -65,13 +68,46 @@ async def test_what_leads_nowhere(made: Fleet, body: dict[str, object], reason: 
 async def test_the_list_of_models_is_answered_here(made: Fleet) -> None:
     context = await resolved(made, begun("/v1/models", "GET"))
     assert context.answer is not None
-    names = {model["id"] for model in orjson.loads(context.answer.body)["data"]}
-    assert names == {MODEL, LORA, "alias", "dead"}
+    names = [model["id"] for model in orjson.loads(context.answer.body)["data"]]
+    assert names == [MODEL, LORA, "alias", "dead"]
     one = await resolved(made, begun(f"/v1/models/{LORA}", "GET"))
     assert one.answer is not None
     assert orjson.loads(one.answer.body)["parent"] == MODEL
     missing = begun("/v1/models/none", "GET")
     await refusal(Resolve(made.picker.catalog), missing, Reason.MODEL_NOT_FOUND)
+
+
+async def test_clients_of_anthropic_get_the_list_in_its_shape(made: Fleet) -> None:
+    listed = ServedModel(MODEL, None, None, "org/base", 1_700_000_000)
+    made.picker.apply_models(POOL, address(1), [listed], made.clock.now_s)
+    asked = begun("/v1/models", "GET", anthropic_version="2023-06-01")
+    answer = (await resolved(made, asked)).answer
+    assert answer is not None
+    found = orjson.loads(answer.body)
+    assert found["data"][0] == {
+        "type": "model",
+        "id": MODEL,
+        "display_name": MODEL,
+        "created_at": "2023-11-14T22:13:20Z",
+    }
+    assert (found["has_more"], found["first_id"], found["last_id"]) == (False, MODEL, "dead")
+    one = begun(f"/v1/models/{MODEL}", "GET", anthropic_version="2023-06-01")
+    answer = (await resolved(made, one)).answer
+    assert answer is not None
+    assert orjson.loads(answer.body) == found["data"][0]
+    assert begun("/v1/models/none", "GET", anthropic_version="2023-06-01").anthropic
+
+
+async def test_a_caller_is_shown_only_what_it_may_use(made: Fleet) -> None:
+    asked = begun("/v1/models", "GET")
+    asked.caller = replace(asked.caller, models=("alias",))
+    answer = (await resolved(made, asked)).answer
+    assert answer is not None
+    assert [one["id"] for one in orjson.loads(answer.body)["data"]] == ["alias"]
+    for name in (MODEL, "none"):
+        hidden = begun(f"/v1/models/{name}", "GET")
+        hidden.caller = asked.caller
+        await refusal(Resolve(made.picker.catalog), hidden, Reason.MODEL_NOT_FOUND)
 
 
 async def test_a_path_without_a_model_goes_to_the_default_pool(made: Fleet) -> None:
