@@ -27,6 +27,7 @@ def picker_settings(config: Config) -> PickerSettings:
             models=pool.models,
             default=pool.default,
             fallbacks=config.scheduling.fallbacks,
+            engine=pool.engine,
         )
         for pool in config.pools
     )
@@ -41,6 +42,7 @@ def picker_settings(config: Config) -> PickerSettings:
     return PickerSettings(
         pools=pools,
         rewrites=rewrites,
+        passthrough=config.passthrough,
         max_body_bytes=config.listen.max_body_bytes,
         lease_s=config.picker.lease_s,
         stale_after_s=config.picker.scrape.stale_after_s,

@@ -20,7 +20,7 @@ from gateway.config.schema.scheduling import Profile, Scheduling
 from gateway.config.schema.secret import Secret
 from gateway.config.schema.section import ConfigPath, Section, by_shape
 from gateway.config.schema.tenancy import Plan, Tenant
-from gateway.config.schema.terms import Count, IpAddress, Port, Seconds
+from gateway.config.schema.terms import Count, IpAddress, OpenPath, Port, Seconds
 from gateway.config.schema.tls import ServerTls
 
 
@@ -102,6 +102,11 @@ class Sections(Section):
     """How replicas are chosen."""
     pools: tuple[Pool, ...] = ()
     """Groups of replicas."""
+    passthrough: tuple[OpenPath, ...] = ()
+    """Paths that clients may call beside the inference APIs of the pools' engines, such as
+    `/v1/files`, or `/v1/files/*` for that with everything below. They are open for every method
+    and go to the replicas as they are, also to an engine's control paths if these are named or
+    stand below. Every other path is answered with 404."""
     models: tuple[ModelRule, ...] = ()
     """Aliases and weighted rewrites of model names."""
     identity: Identity | None = None
