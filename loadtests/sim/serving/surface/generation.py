@@ -128,6 +128,7 @@ class Generation:
         """Checks the request; nothing runs yet. ``prefix``: of the request's id. Raises
         ApiError."""
         self.request_id = make_request_id(prefix, request)
+        self._named = _header(request, "X-Request-Id")
         self.created_s = int(time.time())
         adapter, self.model = find_model(replica, body)
         cache_salt, session_id = body.text("cache_salt"), _session_id(request, body)
@@ -171,7 +172,10 @@ class Generation:
 
     async def run(self) -> None:
         """Run until all choices are finished; when cancelled, nothing stays in the engine."""
-        await self._replica.engine.complete([choice.job for choice in self.choices])
+        try:
+            await self._replica.engine.complete([choice.job for choice in self.choices])
+        finally:
+            self._note()
 
     async def stream(
         self, request: web.BaseRequest, stream_format: StreamFormat
@@ -211,7 +215,13 @@ class Generation:
             await response.write_eof()
         finally:
             submission.abort()
+            self._note()
         return response
+
+    def _note(self) -> None:
+        """For who compares: the client may have seen less than was generated."""
+        jobs = [choice.job for choice in self.choices]
+        self._replica.generated.note(self._named, self.usage().prompt_tokens, jobs)
 
 
 def choices_wanted(body: Body) -> int:
