@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final
 
 import aiohttp
@@ -57,6 +57,13 @@ class SlackGiven:
     beyond: Annotated[
         float, typer.Option(help="Tokens over a limit that are allowed in all.", min=0)
     ] = 0.0
+    rested: Annotated[
+        bool,
+        typer.Option(
+            "--rested",
+            help="Nothing of the limits is used at the start, even if the gateway does not say.",
+        ),
+    ] = False
 
 
 @given.bundled
@@ -100,7 +107,8 @@ def limits(
 
     Compares what clients saw with what replicas generated: tokens over a limit, lost or counted
     twice, refusals that had no reason, Retry-After that is not true. Nobody else may use the keys
-    meanwhile, and the limits must be at rest at the start. Ends with 0 when they hold, 1 when they
+    meanwhile. What is left at the start is read from x-ratelimit-remaining-*; without it refusals
+    can be judged only later, or with --rested. Ends with 0 when they hold, 1 when they
     do not, 2 when nothing could be judged.
     """
     try:
@@ -131,7 +139,7 @@ def limits(
         tokens=slack.beyond,
         exact_prompts=planned.estimate == 1.0,
     )
-    verdict = judge(history, rules, allowed)
+    verdict = judge(replace(history, rested=slack.rested), rules, allowed)
     if as_json:
         print(orjson.dumps(report.document(verdict), option=orjson.OPT_INDENT_2).decode())
     else:

@@ -15,13 +15,17 @@ from typing import Final, Literal
 import aiohttp
 import orjson
 
-from loadtests.lab.limits.history import Seen, Tokens
+from loadtests.lab.limits.history import Count, Seen, Tokens
 
 Api = Literal["chat", "completions"]
 
 _PATHS: Final[Mapping[Api, str]] = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
+}
+_FAMILIES: Final[Mapping[str, tuple[Count, ...]]] = {
+    "x-ratelimit-remaining-requests": ("requests",),
+    "x-ratelimit-remaining-tokens": ("input_tokens", "output_tokens", "total_tokens"),
 }
 _CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 60.0
@@ -73,28 +77,33 @@ class Drive:
         self._until_s = self._now() + self._load.duration_s
         timeout = aiohttp.ClientTimeout(total=_ANSWER_S, connect=_CONNECT_S)
         connector = aiohttp.TCPConnector(limit=0)
-        async with (
-            aiohttp.ClientSession(timeout=timeout, connector=connector) as session,
-            asyncio.TaskGroup() as clients,
-        ):
-            for number in range(self._load.clients):
-                clients.create_task(self._client(session, number))
+        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+            # One alone, whose answer says what was left at the start.
+            await self._turn(session, 0, random.Random(self._load.seed))
+            async with asyncio.TaskGroup() as clients:
+                for number in range(self._load.clients):
+                    clients.create_task(self._client(session, number))
         return tuple(self.seen)
 
     async def _client(self, session: aiohttp.ClientSession, number: int) -> None:
-        load, rng = self._load, random.Random(self._load.seed * 1_000 + number)
+        rng = random.Random(self._load.seed * 1_000 + number)
         while self._left > 0 and self._now() < self._until_s:
-            self._left -= 1
-            turn = load.requests - self._left
-            key = load.keys[turn % len(load.keys)] if load.keys else ""
-            target = load.targets[(turn + number) % len(load.targets)]
-            seen = await self._ask(session, target.rstrip("/"), key, rng)
-            self.seen.append(seen)
+            seen = await self._turn(session, number, rng)
             wait_s = 0.0 if seen.admitted else _AGAIN_S
             if seen.retry_after_s is not None and rng.random() < 0.5:
                 wait_s = min(seen.retry_after_s, _LONGEST_WAIT_S)
             remaining_s = max(0.0, self._until_s - self._now())
             await asyncio.sleep(min(wait_s, remaining_s))
+
+    async def _turn(self, session: aiohttp.ClientSession, number: int, rng: random.Random) -> Seen:
+        load = self._load
+        self._left -= 1
+        turn = load.requests - self._left
+        key = load.keys[turn % len(load.keys)] if load.keys else ""
+        target = load.targets[(turn + number) % len(load.targets)]
+        seen = await self._ask(session, target.rstrip("/"), key, rng)
+        self.seen.append(seen)
+        return seen
 
     async def _ask(
         self, session: aiohttp.ClientSession, target: str, key: str, rng: random.Random
@@ -137,6 +146,7 @@ class Drive:
             whole=reading.whole and status == 200,
             retry_after_s=_seconds(told),
             final=told.get("x-should-retry") == "false",
+            left=_left(told),
         )
 
 
@@ -220,6 +230,18 @@ def _usage(document: Mapping[str, object]) -> Tokens | None:
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
     given, made = (count if isinstance(count, int) else 0 for count in counts)
     return Tokens(given, made)
+
+
+def _left(headers: Mapping[str, str]) -> dict[Count, float]:
+    """Of the tightest limit of each kind: of others there is more."""
+    left: dict[Count, float] = {}
+    for name, counts in _FAMILIES.items():
+        try:
+            given = float(headers[name])
+        except (KeyError, ValueError):
+            continue
+        left.update(dict.fromkeys(counts, given))
+    return left
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Count = Literal["requests", "input_tokens", "output_tokens", "total_tokens"]
+"""What a limit counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,8 @@ class Seen:
     retry_after_s: float | None = None
     final: bool = False
     """The answer says that trying again is of no use (x-should-retry: false)."""
+    left: Mapping[Count, float] = field(default_factory=dict)
+    """What x-ratelimit-remaining-* says is left, by what is counted."""
 
     @property
     def admitted(self) -> bool:
@@ -62,3 +69,16 @@ class History:
     """By request id, of replicas that can be asked; without an entry usage counts."""
     charged: int | None = None
     """Tokens by which the gateway's own account has grown; None: unknown."""
+    rested: bool = False
+    """Nothing had been used of the limits when it began; else what the first answer says was left,
+    and nothing where it does not say."""
+
+    @property
+    def began_s(self) -> float:
+        """When the first request was sent."""
+        return min((one.sent_s for one in self.seen), default=0.0)
+
+    def left_at_first(self, count: Count) -> float:
+        """A bound below what was left at the start, of a history that had not rested."""
+        first = min(self.seen, key=lambda one: one.sent_s, default=None)
+        return first.left.get(count, 0.0) if first is not None else 0.0

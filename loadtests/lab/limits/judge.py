@@ -89,7 +89,7 @@ def judge(history: History, rules: Sequence[Rule], slack: Slack) -> Verdict:
     )
     _tokens(history, verdict)
     used = _Used.of(history)
-    views = [_View(rule, used, slack) for rule in rules]
+    views = [_View(rule, used, slack, history) for rule in rules]
     for view in views:
         verdict.overshoot[str(view.rule)] = view.overshoot()
     for one in seen:
@@ -167,10 +167,14 @@ class _Used:
 class _View:
     """A history as one limit counts it."""
 
-    def __init__(self, rule: Rule, used: _Used, slack: Slack) -> None:
+    def __init__(self, rule: Rule, used: _Used, slack: Slack, history: History) -> None:
         self.rule = rule
         self._used = used
         self._slack = slack
+        self._began_s = history.began_s
+        full = rule.limit if rule.calendar else rule.burst
+        self._first = full if history.rested else min(full, history.left_at_first(rule.count))
+        """Left at the start, at least."""
         self._reserved = _counted(rule, used.reserved)
         self._least = np.where(used.sure, _counted(rule, used.least), 0.0)
         self._most = np.maximum(_counted(rule, used.most), self._least)
@@ -213,11 +217,14 @@ class _View:
         begun = used.sent_s <= until_s
         if self.rule.calendar:
             start_s = from_s // self.rule.period_s * self.rule.period_s
-            return self.rule.limit - float(cost[begun & (used.head_s >= start_s)].sum())
+            first = self._first if self._began_s >= start_s else self.rule.limit
+            return first - float(cost[begun & (used.head_s >= start_s)].sum())
+        since_first = self._first + self.rule.rate * (from_s - self._began_s)
+        since_first -= float(cost[begun].sum())
         taken_s = np.minimum(used.head_s[begun], from_s)
         order = np.argsort(-taken_s, kind="stable")
         left = self.rule.rate * (from_s - taken_s[order]) - np.cumsum(cost[begun][order])
-        return self.rule.burst + min(0.0, float(left.min(initial=0.0)))
+        return min(since_first, self.rule.burst + min(0.0, float(left.min(initial=0.0))))
 
     def most_left(self, at_s: float) -> float:
         """A bound above what was left at an instant."""

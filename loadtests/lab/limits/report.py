@@ -41,6 +41,8 @@ def sentence(verdict: Verdict) -> str:
         f"{verdict.requests} requests, {verdict.admitted} admitted, {verdict.refused} refused,"
         f" {verdict.failed} failed"
     )
+    if not verdict.admitted:
+        return f"{counts}: nothing to judge"
     return f"{counts}: {'the limits hold' if verdict.ok else 'the limits do NOT hold'}"
 
 

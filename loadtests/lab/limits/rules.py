@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-from loadtests.lab.limits.history import Tokens
+from loadtests.lab.limits.history import Count, Tokens
 from loadtests.lab.source import LabError
-
-Count = Literal["requests", "input_tokens", "output_tokens", "total_tokens"]
 
 _COUNTS: Final[tuple[Count, ...]] = ("requests", "input_tokens", "output_tokens", "total_tokens")
 _PERIODS_S: Final = {"second": 1.0, "minute": 60.0, "hour": 3_600.0, "day": 86_400.0}

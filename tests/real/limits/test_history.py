@@ -158,7 +158,7 @@ async def test_limits_hold_whatever_happens(place: Place) -> None:
     histories = {}
     for name, seen in (("steady", steady), ("moving", moving)):
         charged = await truth.charged_at_rest(admin, {}, name, quiet_s=LEASE_S + 0.5)
-        histories[name] = History(seen, made, charged)
+        histories[name] = History(seen, made, charged, rested=True)
 
     verdict = verdict_on(histories["steady"], STEADY_RULES)
     assert verdict.ok, verdict

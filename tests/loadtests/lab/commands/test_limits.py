@@ -12,7 +12,7 @@ from loadtests.lab.command import app
 from tests.loadtests.lab.limits.gateway import Flaw, LimitedGateway, serving
 
 RULE = "total_tokens:1/second:burst=300"
-QUICK = ("--seconds", "0.4", "--clients", "6", "--requests", "400", "--settle", "0.1")
+QUICK = ("--seconds", "0.4", "--clients", "6", "--requests", "400", "--settle", "0.1", "--rested")
 
 
 def limits(*words: str) -> Result:
@@ -56,6 +56,15 @@ def test_each_flaw_is_found(flaw: Flaw, finds: str) -> None:
     if not any(verdict["overshoot"].values()):
         found.discard("overshoot")
     assert finds in found
+
+
+def test_a_second_run_right_behind_the_first() -> None:
+    with serving(LimitedGateway()) as url:
+        for _ in range(2):
+            unrested = [word for word in QUICK if word != "--rested"]
+            result = limits("--target", url, "--limit", RULE, *unrested)
+            assert result.exit_code in (0, 2), result.output
+            assert "WRONG" not in result.output
 
 
 def test_usage_alone_judges_a_foreign_gateway() -> None:

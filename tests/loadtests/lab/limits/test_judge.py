@@ -68,8 +68,10 @@ def run(seed: int = 1, rule: Rule = TOKENS, *, requests: int = 400) -> History:
     return History(tuple(seen), generated, charged)
 
 
-def judged(history: History, rules: tuple[Rule, ...] = (TOKENS,)) -> Verdict:
-    return judge(history, rules, SLACK)
+def judged(
+    history: History, rules: tuple[Rule, ...] = (TOKENS,), *, rested: bool = True
+) -> Verdict:
+    return judge(replace(history, rested=rested), rules, SLACK)
 
 
 def first(history: History, wanted: Callable[[Seen], bool]) -> int:
@@ -239,7 +241,25 @@ def test_clients_estimates_are_not_held_against_a_gateway() -> None:
     ]
     history = History(tuple(seen), {})
     assert judged(history).overshoot[str(TOKENS)] == pytest.approx(38)
-    assert not any(judge(history, (TOKENS,), Slack(tokens=40)).overshoot.values())
+    rested = replace(history, rested=True)
+    assert not any(judge(rested, (TOKENS,), Slack(tokens=40)).overshoot.values())
+
+
+def test_limits_that_were_in_use_at_the_start() -> None:
+    """Unless something says what was left, nothing may have been."""
+    refused = [
+        Seen(f"r{n}", at_s, at_s + 0.1, at_s + 0.1, 429, Tokens(50, 50), retry_after_s=2.0)
+        for n, at_s in enumerate((10.0, 30.0))
+    ]
+    assert [one.id for one in judged(History(tuple(refused), {})).unjustified] == ["r0", "r1"]
+    history = History(tuple(refused), {})
+    # 20 tokens a second come back: 20 s later there are 400.
+    assert [one.id for one in judged(history, rested=False).unjustified] == ["r1"]
+    told = replace(refused[0], left={"total_tokens": 150.0})
+    known = History((told, refused[1]), {})
+    assert [one.id for one in judged(known, rested=False).unjustified] == ["r0", "r1"]
+    window = replace(TOKENS, calendar=True, burst=1200.0)
+    assert not judged(history, (window,), rested=False).unjustified
 
 
 def test_counts() -> None:
