@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 from picker.flight.aftermath import SUSPECT_S, Aftermath
-from picker.flight.charge import charged, is_metered
+from picker.flight.charge import charged, is_metered, judged
 from picker.flight.entry import TRANSITIONS, Act, Entry, Event, State
 from picker.flight.expiry import Leases
 from picker.flight.foreign import ForeignLoads
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.request.context import RequestContext
-from picker.request.report import Ending, Report
+from picker.request.report import ENGINE_FAILED, Ending, Report
 from picker.request.role import Role
 from picker.seams.limiter import Limiter
 from picker.seams.observer import Observer
@@ -215,6 +216,9 @@ class Flights:
             self._move(entry, before)
         if report is None:
             report = self._unreported(entry)
+        reason = judged(report.reason, entry.expected)
+        if reason is not report.reason:
+            report = replace(report, reason=reason)
         usage: Usage | None = None
         for act in acts:
             match act:
@@ -277,14 +281,15 @@ class Flights:
         self, entry: Entry, report: Report, usage: Usage | None, *, was_counted: bool
     ) -> None:
         """From an end that was reported, about endpoint, model and tenant."""
-        pool, used, ok = self._pools.get(entry.pool), report.address, report.status == 200
+        pool, used = self._pools.get(entry.pool), report.address
+        ok = report.status == 200 and report.reason not in ENGINE_FAILED
         if pool is not None and used:
             if used != entry.answering.address:
                 self._moved(entry, used)
             if report.upstream_failed:
                 pool.state.mark_failed(used, self._now(), "the data plane could not reach it")
                 self._watch.poke(entry.pool, used)
-        if ok and usage is not None and is_metered(entry.expected):
+        if report.status == 200 and usage is not None and is_metered(entry.expected):
             model = entry.served_model
             if report.input_tokens and entry.text_bytes:
                 self._learned.prompt(
