@@ -112,6 +112,8 @@ class Entry:
     grant: Grant | None
     text_bytes: int
     """Bytes of prompt that bytes per token are learned from, 0 when they are no measure."""
+    text_units: int
+    """Of that text: see `picker.prompt.measure`."""
     counted_tokens: int | None
     """Of that text, by the model's tokenizer."""
     chains: tuple[array[int], ...]
@@ -142,6 +144,7 @@ class Entry:
             possible=context.possible,
             grant=context.grant,
             text_bytes=prompt.text_bytes if prompt is not None and only_text else 0,
+            text_units=context.text_units,
             counted_tokens=context.counted_tokens,
             chains=tuple(array("Q", chain) for chain in blocks.chains)
             if blocks is not None and has_fallbacks
@@ -180,7 +183,7 @@ class Entry:
             input_tokens=used.input_tokens,
             output_tokens=used.output_tokens,
             cached_tokens=used.cached_tokens,
-            usage_reported=report.output_tokens is not None or report.input_tokens is not None,
+            usage_reported=report.usage_reported,
             matched_tokens=self.matched_tokens,
             ttft_s=report.ttft_s,
             duration_s=report.duration_s,

@@ -56,3 +56,11 @@ class Report:
     to settle."""
     upstream_failed: bool = False
     """The endpoint could not be reached or broke off."""
+    input_counted: bool = False
+    """The engine did not report the input: its tokenizer has counted it afterwards."""
+
+    @property
+    def usage_reported(self) -> bool:
+        """The engine reported some of its usage."""
+        given = self.input_tokens is not None and not self.input_counted
+        return given or self.output_tokens is not None
