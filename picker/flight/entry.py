@@ -106,6 +106,8 @@ class Entry:
     served_model: str
     session: str
     streaming: bool
+    background: bool
+    """Its engine goes on with it when the client has left."""
     matched_tokens: float
     expected: Usage
     possible: Usage
@@ -139,6 +141,7 @@ class Entry:
             served_model=context.served_model,
             session=context.session,
             streaming=context.fields is not None and context.fields.stream,
+            background=context.fields is not None and context.fields.background,
             matched_tokens=context.picks[0].matched_tokens,
             expected=context.expected,
             possible=context.possible,

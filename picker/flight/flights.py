@@ -299,6 +299,8 @@ class Flights:
             entry.labels.tenant, entry.served_model, report.streamed_events
         )
         usage = charged(report, entry.expected, streamed, possible=entry.possible)
+        if entry.background and report.status == 200 and not report.usage_reported:
+            usage = entry.expected  # who left, or got a mere receipt, has it made all the same
         if entry.grant is not None:
             if usage is None:
                 entry.grant.release()

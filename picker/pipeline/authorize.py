@@ -34,7 +34,17 @@ class Authorize:
     async def __call__(self, context: RequestContext) -> None:
         if not context.caller.may_use_all:
             _authorize_models(context)
-        if _is_unmetered(context) and context.caller.limits_tokens:
+        if not context.caller.limits_tokens:
+            return
+        if context.fields is not None and context.fields.background:
+            raise Rejection(
+                Reason.BACKGROUND,
+                "A request in the background goes on when nobody listens, so what it uses cannot be"
+                f" known, and the tenant {context.caller.tenant!r} has limits of tokens or money:"
+                " send it without background. It may be stored all the same.",
+                param="background",
+            )
+        if _is_unmetered(context):
             raise Rejection(
                 Reason.NOT_METERED,
                 f"The usage of {context.head.path} cannot be known, and the tenant"
