@@ -15,6 +15,7 @@ from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
 
 _MAX_EVENT_BYTES: Final = 10_485_760
+_LUA: Final = ("rename.lua", "filters.lua")
 _JSON_CONTENT: Final = r"(?i)application/json\s*(;.*)?"
 
 _USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
@@ -92,7 +93,8 @@ def chain(plan: EnvoyPlan) -> list[Json]:
 
 def lua_source() -> str:
     """The Lua filter with the list of denied headers filled in."""
-    source = files("gateway.envoy").joinpath("filters.lua").read_text("utf-8")
+    folder = files("gateway.envoy")
+    source = "\n".join(folder.joinpath(name).read_text("utf-8") for name in _LUA)
     denied = ", ".join(f'"{name}"' for name in names.CLIENT_MAY_NOT_SET)
     return source.replace("--[[DENIED]]", denied)
 

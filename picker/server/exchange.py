@@ -32,6 +32,7 @@ class StandardExchange:
         self._picker = picker
         self._context = context
         self._first = first
+        self._metadata = first.metadata_context
         self._request_id = ""
         self._decision: Decision | None = None
         self._reader: ResponseReader | None = None
@@ -58,6 +59,7 @@ class StandardExchange:
         if isinstance(begun, Answer):
             await self._answer(begun)
             return False
+        given = self._metadata
         without_body = ended = self._first.request_headers.end_of_stream
         parts: list[bytes] = []
         size = 0
@@ -66,6 +68,7 @@ class StandardExchange:
             message = await self._context.read()
             if not isinstance(message, ProcessingRequest):
                 return False
+            self._metadata = wire.with_later(self._metadata, message)
             if message.HasField("request_body"):
                 size += len(message.request_body.body)
                 if size > self._picker.max_body_bytes:
@@ -77,6 +80,8 @@ class StandardExchange:
                 ended = trailers = True
         body = b"".join(parts)
         parts.clear()
+        if self._metadata is not given:
+            begun.head = replace(head, subset=wire.subset_of(self._metadata))
         outcome = await self._picker.offer(begun, body)
         if isinstance(outcome, Answer):
             await self._answer(outcome)
@@ -117,7 +122,7 @@ class StandardExchange:
         remove = []
         if _ACCEPT_ENCODING in head.headers:
             remove.append(_ACCEPT_ENCODING)  # usage is read from the response's text
-        return wire.decided(decision, self._first.metadata_context, headers, remove)
+        return wire.decided(decision, self._metadata, headers, remove)
 
     async def _response(self) -> None:
         while True:
@@ -135,8 +140,7 @@ class StandardExchange:
     async def _response_headers(self, message: ProcessingRequest) -> None:
         assert self._decision is not None
         given = wire.response_head(message.response_headers)
-        status = given.get(":status", "")
-        self._status = int(status) if status.isdigit() else 500
+        self._status = wire.status_of(given)
         balancing = message.metadata_context.filter_metadata.get(names.LB_NAMESPACE)
         if balancing is not None and names.SERVED in balancing.fields:
             self._served = balancing.fields[names.SERVED].string_value or None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 import grpc
@@ -85,6 +86,7 @@ class ExternalProcessor:
             await write(wire.immediate(begun))
             return
         body = b""
+        metadata = given = first.metadata_context
         without_body = first.request_headers.end_of_stream
         if not without_body:
             await write(wire.continue_to_body(begun.id, self._picker.id))
@@ -92,12 +94,15 @@ class ExternalProcessor:
             if not isinstance(message, ProcessingRequest) or not message.HasField("request_body"):
                 return
             body = message.request_body.body
+            metadata = wire.with_later(metadata, message)
+            if metadata is not given:
+                begun.head = replace(head, subset=wire.subset_of(metadata))
         outcome = await self._picker.offer(begun, body)
         if isinstance(outcome, Answer):
             await write(wire.immediate(outcome))
             return
         decided = wire.decided_fast(
-            outcome, first.metadata_context, _fast_headers(outcome), on_body=not without_body
+            outcome, metadata, _fast_headers(outcome), on_body=not without_body
         )
         sending = asyncio.ensure_future(write(decided))
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, TypeAlias
 from urllib.parse import unquote
@@ -34,6 +34,7 @@ BODY_CHUNK_BYTES: Final = 62_000
 """Largest body message; Envoy's default buffer takes no larger one."""
 
 _SLASHES: Final = re.compile("/{2,}")
+_STATUS: Final = re.compile("[1-9][0-9]{2}")
 _MISSING: Final = "Jwt is missing"
 """What Envoy says when there was no token."""
 _NO_CLAIMS: Final[Mapping[str, object]] = MappingProxyType({})
@@ -79,7 +80,7 @@ def request_head(message: ProcessingRequest, received_s: float) -> RequestHead:
         method=headers.get(":method", "POST"),
         path=_read_path(path),
         headers=headers,
-        subset=_subset(message.metadata_context),
+        subset=subset_of(message.metadata_context),
         received_s=received_s,
         claims=claims,
         claims_error=claims_error,
@@ -129,18 +130,34 @@ def _plain(value: Value) -> object:
     return None
 
 
-def _subset(metadata: Metadata) -> frozenset[str] | None:
+def subset_of(metadata: Metadata) -> frozenset[str] | None:
+    """The endpoints that the gateway allows; None: no restriction. A hint of any other type than a
+    list or a string names no endpoint, so none is allowed."""
     namespace = metadata.filter_metadata.get(names.SUBSET_NAMESPACE)
     if namespace is None or names.SUBSET_KEY not in namespace.fields:
         return None
-    value = namespace.fields[names.SUBSET_KEY]
-    if value.HasField("null_value"):
-        return None
-    if value.HasField("list_value"):
-        entries: Iterable[str] = (item.string_value for item in value.list_value.values)
-    else:
-        entries = value.string_value.split(",")
-    return frozenset(entry.strip() for entry in entries if entry.strip())
+    hint = _plain(namespace.fields[names.SUBSET_KEY])
+    return None if hint is None else frozenset(_endpoints(hint))
+
+
+def _endpoints(hint: object) -> Iterator[str]:
+    if isinstance(hint, str):
+        yield from filter(None, (entry.strip() for entry in hint.split(",")))
+    elif isinstance(hint, list):
+        for entry in hint:
+            yield from _endpoints(entry)
+
+
+def with_later(metadata: Metadata, later: ProcessingRequest) -> Metadata:
+    """The request's metadata with what a later message of it brings; a namespace that is there
+    twice is as it came last."""
+    if not later.metadata_context.filter_metadata:
+        return metadata
+    merged = Metadata()
+    merged.CopyFrom(metadata)
+    for name, namespace in later.metadata_context.filter_metadata.items():
+        merged.filter_metadata[name].CopyFrom(namespace)
+    return merged
 
 
 def _mutate(into: HeaderMutation, set_headers: HeaderList, remove: Iterable[str]) -> None:
@@ -281,3 +298,9 @@ def on_response_headers(set_headers: HeaderList, remove: Sequence[str]) -> bytes
 def response_head(headers: HttpHeaders) -> dict[str, str]:
     """The response's headers by lower-case name."""
     return header_dict(headers.headers)
+
+
+def status_of(headers: Mapping[str, str]) -> int:
+    """A response's status; 500 for one that is none."""
+    status = headers.get(":status", "")
+    return int(status) if _STATUS.fullmatch(status) else 500

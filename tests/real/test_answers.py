@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
+from tests.picker.server.renames import ASKED, CASES, SERVED
 from tests.real.gateway import Gateway, Json, eventually
 from tests.real.replicas import PADDING, Scripted
 
@@ -103,7 +105,34 @@ async def test_only_the_usage_chunk_that_we_asked_for_is_taken_out(
     assert await ask(gateway, given) == kept
 
 
-async def test_only_the_first_model_of_an_event_is_renamed(gateway: Gateway) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "behind metadata",
+        "a document in each line",
+        "broken off",
+        "chat in events",
+        "Responses with CRLF",
+        "Messages",
+        "an event in two lines",
+        "an event without its end",
+    ],
+)
+async def test_the_top_level_name_is_renamed_however_the_answer_is_cut(
+    gateway: Gateway, name: str
+) -> None:
+    case = next(case for case in CASES if case.name == name)
+    written, wanted = (
+        text.decode().replace(json.dumps(old, ensure_ascii=False), f'"{new}"')
+        for text, old, new in ((case.given, SERVED, "m"), (case.wanted, ASKED, "alias"))
+    )
+    wanted = wanted.replace(json.dumps(SERVED, ensure_ascii=False), '"m"')
+    chunks = [written[at : at + 23] for at in range(0, len(written), 23)]
+    kind = SSE if case.streamed else "application/json"
+    assert await ask(gateway, chunks, kind=kind, model="alias") == wanted
+
+
+async def test_a_name_in_the_content_is_not_renamed(gateway: Gateway) -> None:
     given = 'data: {"model":"m","choices":[{"delta":{"tool":{"model":"m"}}}]}\n\n'
     kept = 'data: {"model":"alias","choices":[{"delta":{"tool":{"model":"m"}}}]}\n\n'
     assert await ask(gateway, [given, DONE], model="alias") == kept + DONE

@@ -17,7 +17,7 @@ from picker.settings import PickerSettings, RewriteRule, RewriteTarget
 from picker.state.endpoints import Signals
 from tests.picker.fleet import FOUR, IDLE, MODEL, POOL, address, chat, load
 from tests.picker.server.conftest import TRANSPORTS, Served
-from tests.picker.server.edge import Edge
+from tests.picker.server.edge import Edge, subset_hint
 
 pytestmark = pytest.mark.parametrize("transport", TRANSPORTS, indirect=True)
 
@@ -96,6 +96,16 @@ async def test_the_decision_in_the_transports_form(edge: Edge) -> None:
         pytest.param([address(9)], set(), id="5 unknown only"),
         pytest.param([], set(), id="empty list"),
         pytest.param("", set(), id="empty string"),
+        pytest.param(" , ,", set(), id="commas"),
+        pytest.param(8000, set(), id="number"),
+        pytest.param(True, set(), id="boolean"),
+        pytest.param({"a": address(1)}, set(), id="struct"),
+        pytest.param({}, set(), id="empty struct"),
+        pytest.param([1, None, True, {"a": address(1)}], set(), id="list of others"),
+        pytest.param([1, None, address(1)], {1}, id="one of a list"),
+        pytest.param([[address(1)], f"{address(2)},"], {1, 2}, id="nested list"),
+        pytest.param([address(1)] * 3 + [""], {1}, id="repeated"),
+        pytest.param(["not an address", "é", ":", "[::1]:8000"], set(), id="no addresses"),
         pytest.param(None, {1, 2, 3}, id="absent"),
     ],
 )
@@ -108,6 +118,23 @@ async def test_subset(edge: Edge, subset: object, allowed: set[int], body: bytes
     else:
         assert reply.status == 503
         assert reply.headers[names.DROPPED_REASON] == "rejected-no-endpoints"
+
+
+@pytest.mark.parametrize("first", [None, [], [address(1)]], ids=["absent", "empty", "another"])
+async def test_a_hint_in_the_metadata_of_the_body(edge: Edge, first: object) -> None:
+    later = subset_hint([address(2)])
+    later.filter_metadata[names.LB_NAMESPACE]["canary"] = True
+    reply = await edge.ask(chat(), subset=first, with_body=later, cut_bytes=9)
+    assert reply.addresses == [address(2)]
+    assert reply.metadata[names.LB_NAMESPACE]["canary"] is True
+    refused = await edge.ask(chat(), subset=first, with_body=subset_hint([]))
+    assert refused.status == 503
+
+
+async def test_a_null_hint_restricts_nothing(edge: Edge) -> None:
+    hint = Metadata()
+    hint.filter_metadata[names.SUBSET_NAMESPACE].update({names.SUBSET_KEY: None})
+    assert len((await edge.ask(chat(), metadata=hint)).addresses) == 3
 
 
 async def test_other_metadata_of_the_balancer_is_kept(edge: Edge) -> None:
