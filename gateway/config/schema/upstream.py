@@ -55,7 +55,8 @@ class Upstream(Section):
 
     api_key: Secret | None = None
     """Key that the replicas ask for (`vllm serve --api-key`), sent as `Authorization: Bearer`. What
-    a client sends to identify itself is then kept from the replicas."""
+    a client sends to identify itself is then kept from the replicas. The picker sets it: requests
+    that are let through without one (`picker.failure_mode: open`) go without a key."""
     host: Annotated[str, AfterValidator(_host), "host"] | None = None
     """Host header, for replicas behind a proxy that goes by names. Null: what the client sent."""
     headers: Mapping[str, HeaderValue] = {}
