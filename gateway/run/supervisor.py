@@ -151,7 +151,7 @@ class Supervisor:
         if self._following is not None:
             self._following.cancel()
         listen = self.config.listen
-        if self.stopping:  # not when it could not even start
+        if self.stopping and self._following is not None:  # it has served
             self.pickers.leave()
             await self._unless_hurried(asyncio.sleep(listen.shutdown_delay_s))
         if self.envoy is not None:
