@@ -74,8 +74,14 @@ CLIENT_MAY_NOT_SET: Final = (
     "x-envoy-upstream-rq-timeout-alt-response",
     "x-envoy-hedge-on-per-try-timeout",
     "x-envoy-original-path",
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
 )
-"""Request headers removed at the edge: a client could steer routing or retries with them."""
+"""Request headers removed at the edge: a client could steer routing or retries with them, or a
+replica behind a framework that lets them stand for the method or the path."""
 
 
 def cluster_name(pool: str) -> str:

@@ -1,5 +1,5 @@
-"""Envoy's HTTP filters, in order: Lua, jwt_authn where tokens are accepted, ext_proc,
-json_to_metadata, sse_to_metadata, router.
+"""Envoy's HTTP filters, in order: cors where pages are let in, Lua, jwt_authn where tokens are
+accepted, ext_proc, json_to_metadata, sse_to_metadata, router.
 
 Everything that reads token usage from a response is in this module and ``filters.lua``.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Final
 
+from gateway.envoy.cors import cors_filter
 from gateway.envoy.jwt import authentication
 from gateway.envoy.message import TYPE, Json, http_filter
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
@@ -55,6 +56,7 @@ def chain(plan: EnvoyPlan) -> list[Json]:
     if plan.jwt is not None:
         forwarded.append(names.JWT_NAMESPACE)
     return [
+        *([cors_filter()] if plan.config.cors is not None else []),
         http_filter(
             "lua",
             "lua.v3.Lua",

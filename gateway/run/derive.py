@@ -29,6 +29,7 @@ def picker_settings(config: Config) -> PickerSettings:
             default=pool.default,
             fallbacks=config.scheduling.fallbacks,
             set_headers=pool.upstream_headers,
+            engine=pool.engine,
         )
         for pool in config.pools
     )
@@ -43,6 +44,7 @@ def picker_settings(config: Config) -> PickerSettings:
     return PickerSettings(
         pools=pools,
         rewrites=rewrites,
+        passthrough=config.passthrough,
         max_body_bytes=config.listen.max_body_bytes,
         lease_s=config.picker.lease_s,
         stale_after_s=config.picker.scrape.stale_after_s,

@@ -20,9 +20,12 @@ _EMPTY_OBJECT: Final = re.compile(rb"\s*\}")
 
 
 class Mutate:
-    """Rewrites the model name; asks for usage in streams whose client did not."""
+    """Rewrites the model name; asks for usage in streams whose client did not; spells the path so
+    that the replica reads what was decided by."""
 
     async def __call__(self, context: RequestContext) -> None:
+        if context.head.respelled is not None:
+            context.set_headers.append((":path", context.head.respelled))
         document, fields = context.document, context.fields
         if document is None or fields is None:
             return

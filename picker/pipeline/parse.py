@@ -6,6 +6,7 @@ from typing import Final
 
 import orjson
 
+from picker.prompt.adapters import read_adapters
 from picker.prompt.fields import read_fields
 from picker.prompt.forms import Form, invoked, read_prompt, require_object
 from picker.prompt.messages import InvalidPrompt
@@ -29,16 +30,14 @@ class Parse:
             _peek(context)
         elif context.head.sends:
             _read(context, context.form)
+        if context.document is not None:
+            _read_adapters(context, context.document)
         model = context.fields.model if context.fields is not None else None
         if model is not None:
             context.asked_model = model
             if len(model) > _MAX_NAME_CHARS:
                 context.asked_model = model[:_MAX_LOGGED_CHARS]
-                raise Rejection(
-                    Reason.INVALID_REQUEST,
-                    f"model is longer than {_MAX_NAME_CHARS} characters.",
-                    param="model",
-                )
+                raise _too_long("model")
 
 
 def too_large(max_body_bytes: int) -> Rejection:
@@ -62,13 +61,31 @@ def _read(context: RequestContext, form: Form) -> None:
         raise Rejection(Reason.INVALID_REQUEST, str(error), param=error.param) from error
 
 
+def _read_adapters(context: RequestContext, document: dict[str, object]) -> None:
+    try:
+        context.asked_adapters = read_adapters(document)
+    except InvalidPrompt as error:
+        raise Rejection(Reason.INVALID_REQUEST, str(error), param=error.param) from error
+    if any(len(name) > _MAX_NAME_CHARS for name in context.asked_adapters):
+        raise _too_long("lora_path")
+
+
+def _too_long(param: str) -> Rejection:
+    return Rejection(
+        Reason.INVALID_REQUEST,
+        f"{param} is longer than {_MAX_NAME_CHARS} characters.",
+        param=param,
+    )
+
+
 def _peek(context: RequestContext) -> None:
-    if not context.body or "json" not in context.head.headers.get("content-type", ""):
+    # Engines read a body without a content type as JSON.
+    if not context.body or "json" not in context.head.headers.get("content-type", "json").lower():
         return
     try:
         document = orjson.loads(context.body)
         if isinstance(document, dict):
-            context.fields = read_fields(None, document)
             context.document = document
+            context.fields = read_fields(None, document)
     except (orjson.JSONDecodeError, InvalidPrompt):
         return  # passed through as it is: the replica judges it

@@ -30,6 +30,9 @@ class Resolve:
         ):
             context.answer = self._models(path, context.caller, anthropic=context.anthropic)
             return
+        if context.asked_adapters:
+            self._adapter(context, context.asked_adapters)
+            return
         asked = context.asked_model
         rewritten = context.head.first_of(names.MODEL_REWRITE)
         target = RewriteTarget(rewritten) if rewritten else self._catalog.rewrite(asked or None)
@@ -68,6 +71,34 @@ class Resolve:
         aliased = bool(asked) and not rewritten and self._catalog.is_known(asked)
         context.billed_model = asked if aliased else target.model
         context.adapter = target.model if serving.is_adapter else ""
+
+    def _adapter(self, context: RequestContext, adapters: tuple[str, ...]) -> None:
+        """An engine that knows ``lora_path`` serves that adapter whatever the model is; for one
+        that does not, the body's model is changed to it. So what serves is what is paid for."""
+        adapter = adapters[0]
+        if len(adapters) > 1:
+            raise Rejection(
+                Reason.INVALID_REQUEST,
+                "lora_path names several adapters, or one for some prompts only: send a request for"
+                " each, since limits and prices go by one model.",
+                param="lora_path",
+            )
+        serving = self._catalog.serving(adapter)
+        if serving is None:
+            if not self._catalog.complete:
+                raise Rejection(
+                    Reason.NO_ENDPOINTS,
+                    f"The adapter {adapter!r} is not known yet: no replica has been reached.",
+                )
+            raise Rejection(
+                Reason.MODEL_NOT_FOUND,
+                f"The adapter {adapter!r} does not exist here: no replica lists it in /v1/models,"
+                " and no pool has it in its `models`.",
+                param="lora_path",
+            )
+        context.pool = serving.pool.name
+        context.served_model = context.billed_model = adapter
+        context.adapter = adapter if serving.is_adapter else ""
 
     def _default_pool(self, context: RequestContext) -> None:
         pool = self._catalog.default_pool

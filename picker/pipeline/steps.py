@@ -12,7 +12,12 @@ from picker.pipeline.authorize import Authorize
 from picker.pipeline.count import Count
 from picker.pipeline.decide import Decide
 from picker.pipeline.dispatch import Dispatch
-from picker.pipeline.doors import RefuseClosedPaths, RefuseWhenDraining
+from picker.pipeline.doors import (
+    AnswerHealth,
+    RefuseClosedPaths,
+    RefusePathsOfOtherEngines,
+    RefuseWhenDraining,
+)
 from picker.pipeline.estimate import Estimate
 from picker.pipeline.forward import Forward
 from picker.pipeline.identify import Identify
@@ -76,13 +81,15 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
     return Way(
         head=(
             ("door", RefuseWhenDraining(tools.is_draining)),
-            ("paths", RefuseClosedPaths()),
+            ("paths", RefuseClosedPaths(settings.pools, settings.passthrough)),
+            ("health", AnswerHealth(lambda: tools.pools.any_candidate(tools.now()))),
             ("identify", Identify(tools.gate)),
         ),
         body=(
             ("parse", tools.read or Parse(settings.max_body_bytes)),
             ("authorize", Authorize()),
             ("resolve", Resolve(tools.catalog)),
+            ("engine", RefusePathsOfOtherEngines(settings.pools, settings.passthrough)),
             ("count", Count(tools.counting)),
             ("estimate", Estimate(tools.catalog, tools.learned, settings.default_output_tokens)),
             ("reserve", Reserve(tools.limiter)),

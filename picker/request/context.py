@@ -44,6 +44,8 @@ class RequestContext:
     prompt: Prompt | None = None
     asked_model: str = ""
     """Model name as the client gave it, "" when it gave none."""
+    asked_adapters: tuple[str, ...] = ()
+    """LoRA adapters that the client named beside the model; "" among them: the base model."""
     # resolve
     served_model: str = ""
     """Model name that the replica gets."""

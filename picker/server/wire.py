@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, TypeAlias
-from urllib.parse import unquote
 
 from envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValueOption, Metadata
 from envoy.service.ext_proc.v3.external_processor_pb2 import (
@@ -29,11 +28,11 @@ from google.protobuf.struct_pb2 import Struct, Value
 from picker import names
 from picker.request.answer import Answer, Decision
 from picker.request.head import RequestHead
+from picker.request.target import read_target
 
 BODY_CHUNK_BYTES: Final = 62_000
 """Largest body message; Envoy's default buffer takes no larger one."""
 
-_SLASHES: Final = re.compile("/{2,}")
 _STATUS: Final = re.compile("[1-9][0-9]{2}")
 _MISSING: Final = "Jwt is missing"
 """What Envoy says when there was no token."""
@@ -75,23 +74,18 @@ def request_head(message: ProcessingRequest, received_s: float) -> RequestHead:
     path = headers.get(":path")
     if path is None:
         path = next((headers[name] for name in names.ORIGINAL_PATHS if name in headers), "/")
+    target = read_target(path)
     claims, claims_error = _claims(message.metadata_context)
     return RequestHead(
         method=headers.get(":method", "POST"),
-        path=_read_path(path),
+        path=target.path,
         headers=headers,
         subset=subset_of(message.metadata_context),
         received_s=received_s,
         claims=claims,
         claims_error=claims_error,
+        respelled=target.respelled,
     )
-
-
-def _read_path(target: str) -> str:
-    """As the servers of engines read it (ASGI): unescaped once, so that no spelling of a path gets
-    by what is decided by it. Repeated slashes count as one: servers in between may merge them."""
-    path = unquote(target.partition("?")[0].partition("#")[0])
-    return _SLASHES.sub("/", path)
 
 
 def _claims(metadata: Metadata) -> tuple[Mapping[str, object], str]:

@@ -28,6 +28,8 @@ from policies.routing.weighted import DEFAULT_PROFILE
 
 POOL = "main"
 MODEL = "llama"
+OPAQUE = "/opaque"
+"""A path that the operator has opened."""
 IDLE = Signals(
     waiting_requests=0,
     running_requests=0,
@@ -123,6 +125,7 @@ class Fleet:
         max_body_bytes: int = 64 << 20,
         report_scores: bool = False,
         lease_s: float = 3600.0,
+        passthrough: Sequence[str] = (OPAQUE,),
     ) -> None:
         self.picker.configure(
             PickerSettings(
@@ -131,6 +134,7 @@ class Fleet:
                 max_body_bytes=max_body_bytes,
                 report_scores=report_scores,
                 lease_s=lease_s,
+                passthrough=tuple(passthrough),
             )
         )
 

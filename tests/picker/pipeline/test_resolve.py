@@ -65,6 +65,38 @@ async def test_what_leads_nowhere(made: Fleet, body: dict[str, object], reason: 
     await refusal(Resolve(made.picker.catalog), await parsed(body), reason)
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/generate", "/encode"])
+@pytest.mark.parametrize("given", [LORA, [LORA], [LORA, LORA]])
+async def test_lora_path_names_what_is_served_and_paid_for(
+    made: Fleet, path: str, given: object
+) -> None:
+    body = {"model": MODEL, "prompt": "x", "text": "x", "lora_path": given}
+    rewrite = {"x_llm_d_model_name_rewrite": MODEL}
+    context = await resolved(made, await parsed(body, path, **rewrite))
+    assert (context.served_model, context.adapter, context.pool) == (LORA, LORA, POOL)
+    assert (context.asked_model, context.billed_model) == (MODEL, LORA)
+
+
+@pytest.mark.parametrize("given", [None, "", [], [None], ["", None]])
+async def test_no_lora_path_is_the_base_model(made: Fleet, given: object) -> None:
+    body = {"model": MODEL, "prompt": "x", "lora_path": given}
+    context = await resolved(made, await parsed(body))
+    assert (context.served_model, context.adapter, context.billed_model) == (MODEL, "", MODEL)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("unheard-of", Reason.MODEL_NOT_FOUND),
+        ([LORA, MODEL], Reason.INVALID_REQUEST),
+        ([None, LORA], Reason.INVALID_REQUEST),
+    ],
+)
+async def test_what_lora_path_leads_nowhere(made: Fleet, given: object, reason: Reason) -> None:
+    context = await parsed({"model": MODEL, "prompt": "x", "lora_path": given})
+    await refusal(Resolve(made.picker.catalog), context, reason)
+
+
 async def test_the_list_of_models_is_answered_here(made: Fleet) -> None:
     context = await resolved(made, begun("/v1/models", "GET"))
     assert context.answer is not None

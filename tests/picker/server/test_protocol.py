@@ -111,7 +111,7 @@ async def test_the_decision_in_the_transports_form(edge: Edge) -> None:
 )
 @pytest.mark.parametrize("body", [chat(), None], ids=["POST", "GET without body"])
 async def test_subset(edge: Edge, subset: object, allowed: set[int], body: bytes | None) -> None:
-    path = "/v1/chat/completions" if body else "/v1/files"
+    path = "/v1/chat/completions" if body else "/version"
     reply = await edge.ask(body, subset=subset, path=path)
     if allowed:
         assert set(reply.addresses) == {address(number) for number in allowed}
@@ -248,7 +248,9 @@ async def test_8_no_model_is_refused_and_filled_in_by_a_generic_rule(edge: Edge)
 
 
 async def test_9_other_paths_pass_byte_for_byte(edge: Edge) -> None:
-    edge.fleet.configure(rewrites=[RewriteRule("alias", (RewriteTarget(MODEL),))])
+    edge.fleet.configure(
+        rewrites=[RewriteRule("alias", (RewriteTarget(MODEL),))], passthrough=("/custom", "/v2/*")
+    )
     for path in ("/custom?x=1", "/v2/other"):
         for body in (b'{ "model" : "alias" }', b"\x00\xff", b'{"model": "nobody"}'):
             reply = await edge.ask(body, path=path)
@@ -281,8 +283,32 @@ async def test_an_alias_leads_on_wherever_json_names_a_model(edge: Edge) -> None
     ],
 )
 async def test_the_engines_own_admin_paths_are_closed(edge: Edge, path: str) -> None:
-    reply = await edge.ask(b"{}", path=path)
-    assert (reply.status, reply.error["code"]) == (404, "path_not_found")
+    for method in ("GET", "POST"):
+        reply = await edge.ask(b"{}", path=path, method=method)
+        assert (reply.status, reply.error["code"]) == (404, "path_not_found")
+
+
+@pytest.mark.parametrize(
+    ("target", "respelled"),
+    [
+        ("/v1/chat/completions?a=/tokenize", None),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("//v1/chat//completions?a=b", "/v1/chat/completions?a=b"),
+        ("/%76%31/chat%2Fcompletions", "/v1/chat/completions"),
+    ],
+)
+async def test_the_replica_reads_the_path_that_was_decided_by(
+    edge: Edge, target: str, respelled: str | None
+) -> None:
+    reply = await edge.ask(chat(), path=target)
+    assert reply.addresses
+    assert reply.headers.get(":path") == respelled
+
+
+@pytest.mark.parametrize("mark", ["%3Fa=", "%23", "%3B", "%00", "%5C", "%252F", "/.%2e"])
+async def test_a_path_that_servers_read_differently_is_refused(edge: Edge, mark: str) -> None:
+    reply = await edge.ask(chat(), path=f"/v1/chat/completions{mark}/tokenize")
+    assert (reply.status, reply.error["code"]) == (403, "path_not_allowed")
 
 
 async def test_11_the_content_length_of_a_changed_body(edge: Edge) -> None:
@@ -384,7 +410,7 @@ async def test_23_no_replica_and_back_again(edge: Edge) -> None:
     for number in (1, 2, 3):
         edge.fleet.picker.mark_failed(POOL, address(number), "refused", 0)
     for body in (chat(), None):
-        reply = await edge.ask(body, path="/v1/chat/completions" if body else "/other")
+        reply = await edge.ask(body, path="/v1/chat/completions" if body else "/version")
         assert reply.status == 503
         assert reply.headers[names.DROPPED_REASON] == "rejected-no-endpoints"
     edge.fleet.report(2)
@@ -401,7 +427,7 @@ async def test_the_list_of_models(edge: Edge) -> None:
     one = await edge.ask(None, path="/v1/models/org%2Fsql")
     assert orjson.loads(one.body or b"")["id"] == "org/sql"
     assert (await edge.ask(None, path="/v1/models/none")).status == 404
-    assert (await edge.ask(None, path="/v1/modelsx")).addresses
+    assert (await edge.ask(None, path="/v1/modelsx")).status == 404
 
 
 @pytest.mark.parametrize(
