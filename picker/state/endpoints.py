@@ -353,7 +353,12 @@ class PoolState:
         reason = self._lacks.get(slot, {}).get(Lack.MODELS)
         if reason is None:
             return "lists no models"
-        return f"{reason}; its models are not known, `models` of the pool can name them"
+        return f"{reason} (of the pool, upstream.api_key sends a key, models says what it serves)"
+
+    def models_problem(self) -> str:
+        """Why some endpoint does not list its models; "" when none was asked in vain."""
+        reasons = (lacks.get(Lack.MODELS, "") for lacks in self._lacks.values())
+        return next(filter(None, reasons), "")
 
     def why_no_signals(self, address: str) -> str:
         """Why the load of an endpoint that answers is not known, for people; "" when it is, or is
