@@ -243,4 +243,5 @@ async def test_after_sigterm_new_connections_are_served_for_a_while(site: Site) 
     async with aiohttp.ClientSession(gateway.url) as new:
         answer = await new.post("/v1/chat/completions", json={"model": "plain", **CHAT})
         assert answer.status == 200
+        assert answer.headers["connection"] == "close", "the next one may go elsewhere"
     assert await gateway.exited() == 0
