@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
@@ -24,6 +25,11 @@ from picker.server.usage import is_possible, produced
 
 log = logging.getLogger(__name__)
 
+FLUSH_S: Final = 0.05
+"""Envoy sends the entries that it has collected this often, when there are any."""
+BUFFER_BYTES: Final = 65536
+"""It sends them at once when they are so large."""
+_SILENT_S: Final = 6 * FLUSH_S
 _ERRORS: Final = 400
 """Status codes from here on."""
 SERVICE: Final = "envoy.service.accesslog.v3.AccessLogService"
@@ -41,7 +47,15 @@ class AccessLogs:
 
     def __init__(self, picker: Picker) -> None:
         self._picker = picker
+        self._open = 0
+        self._last_s = time.monotonic()
         self.failed_entries = 0
+
+    @property
+    def may_have_more(self) -> bool:
+        """Entries may be on their way: some stream is open, and not silent. They may be ends of
+        requests that other pickers decided."""
+        return self._open > 0 and time.monotonic() < self._last_s + _SILENT_S
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The gRPC handler to add to a server. Messages are read by us: a broken one that gRPC
@@ -55,10 +69,16 @@ class AccessLogs:
         messages: AsyncIterator[bytes],
         _: grpc.aio.ServicerContext[bytes, bytes],
     ) -> bytes:
-        async for message in messages:
-            self._read(message)
-            if self._picker.draining:
-                break  # Envoy goes on with another picker; just now nothing is on its way to us
+        self._open += 1
+        self._last_s = time.monotonic()
+        try:
+            async for message in messages:
+                self._last_s = time.monotonic()
+                self._read(message)
+                if self._picker.draining and len(message) < BUFFER_BYTES // 2:
+                    break  # Envoy goes on with another picker; nothing follows for `FLUSH_S`
+        finally:
+            self._open -= 1
         return b""
 
     def _read(self, message: bytes) -> None:
