@@ -93,6 +93,16 @@ class Envoy:
                 self._checking.cancel()
             self._checking = asyncio.create_task(self._check())
 
+    async def let_go(self) -> None:
+        """Have clients come back on new connections, so that a load balancer can send them
+        elsewhere; what comes is still served."""
+        if self._admin is None:
+            return
+        try:
+            await self._admin.let_go()
+        except OSError as error:
+            log.warning("Envoy could not be told to close connections: %s", error)
+
     async def drain(self, timeout_s: float) -> None:
         """Take no new connections and wait until the running requests have ended."""
         if self._admin is None:

@@ -15,6 +15,7 @@ from picker.settings import RewriteTarget
 from picker.state.catalog import Catalog
 
 _MODELS: Final = "/v1/models"
+_UNREACHED: Final = "no replica has been reached"
 
 
 class Resolve:
@@ -49,10 +50,10 @@ class Resolve:
                 self._default_pool(context)
                 return
             if not self._catalog.complete:
+                problem = self._catalog.problem
+                why = f"a replica does not list its models ({problem})" if problem else _UNREACHED
                 raise Rejection(
-                    Reason.NO_ENDPOINTS,
-                    f"The model {target.model!r} is not known yet: no replica of some pool has"
-                    " listed its models.",
+                    Reason.NO_ENDPOINTS, f"The model {target.model!r} is not known yet: {why}."
                 )
             if context.asked_model != target.model:
                 raise Rejection(

@@ -278,3 +278,32 @@ async def test_a_response_without_body(edge: Edge) -> None:
     done = edge.fleet.seen.completions[0]
     assert (done.status, done.reason) == (204, "ok")
     assert done.endpoint in {address(number) for number in (1, 2, 3)}
+
+
+async def test_a_request_without_an_id_gets_one(edge: Edge) -> None:
+    async with edge.open(chat()) as exchange:
+        made = exchange.reply.headers["x-request-id"]
+        await exchange.respond([b"{}"], {**JSON, "server": "uvicorn"})
+    assert exchange.response_headers["x-request-id"] == made
+    assert exchange.response_headers["request-id"] == made
+    assert exchange.response_removed == ["server"], "which names the replica's software"
+    (done,) = edge.fleet.seen.completions
+    assert done.labels.request_id == made
+    async with edge.open(chat(), {"x-request-id": "theirs"}) as exchange:
+        await exchange.respond([b"{}"])
+    assert exchange.response_headers["request-id"] == "theirs"
+    assert exchange.response_removed == []
+
+
+async def test_answers_of_the_pickers_own_have_the_id_too(edge: Edge) -> None:
+    for path, body in (("/v1/models", None), ("/v1/chat/completions", b"no JSON")):
+        reply = await edge.ask(body, path=path)
+        assert reply.status in (200, 400)
+        assert reply.headers["x-request-id"] == reply.headers["request-id"] != ""
+
+
+async def test_the_list_of_models_is_observed(edge: Edge) -> None:
+    await edge.ask(None, path="/v1/models")
+    (answered,) = edge.fleet.seen.answers
+    assert (answered.status, answered.labels.path) == (200, "/v1/models")
+    assert not edge.fleet.seen.rejections
