@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from picker.bodies.apart import Apart, Here
 from picker.flight.flights import Flights
 from picker.pipeline.parse import too_large
 from picker.pipeline.steps import Step, Steps, Tools, run, way
@@ -42,6 +43,8 @@ class Parts:
     peers: Peers = field(default_factory=Alone)
     watch: Watch = field(default_factory=Unwatched)
     counting: Counting = field(default_factory=Counting)
+    apart: Apart = field(default_factory=Here)
+    """Where heavy work on bodies is done."""
     read: Step | None = None
     """Instead of parsing bodies: see `Tools.read`."""
 
@@ -78,6 +81,7 @@ class Picker:
             gate=parts.gate,
             limiter=parts.limiter,
             counting=parts.counting,
+            apart=parts.apart,
             is_draining=lambda: self.draining,
             now=now,
             rng=rng,

@@ -37,6 +37,7 @@ from gateway.tenancy.registry import Registry
 from gateway.tenancy.sqlite_registry import SqliteRegistry
 from gateway.tenancy.supervisor import SupervisorTenancy
 from gateway.tenancy.worker import WorkerTenancy
+from picker.bodies.apart import BodyProcess
 from picker.core import Parts, Picker
 from picker.prompt.counting import Counting
 from picker.replication.local import LocalPeers
@@ -72,6 +73,7 @@ class WorkerParts:
     peers: LocalPeers
     scraper: Scraper
     counting: Counting
+    bodies: BodyProcess
     picker: Picker
     health: Health
 
@@ -85,7 +87,7 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
     )
     peers = LocalPeers(picker_id, own=run.peer_socket(index))
     scraper = Scraper(sharing=peers.readings)
-    counting = Counting()
+    counting, bodies = Counting(), BodyProcess()
     picker = Picker(
         picker_id,
         Parts(
@@ -95,11 +97,13 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
             peers=peers,
             watch=scraper,
             counting=counting,
+            apart=bodies,
         ),
         now=time.monotonic,
         rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
     )
-    return WorkerParts(name, telemetry, tenancy, peers, scraper, counting, picker, Health(picker))
+    health = Health(picker)
+    return WorkerParts(name, telemetry, tenancy, peers, scraper, counting, bodies, picker, health)
 
 
 def picker_tenancy(config: Config, observer: LimitObserver) -> PickerTenancy:

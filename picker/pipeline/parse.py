@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-import orjson
-
-from picker.prompt.fields import read_fields
-from picker.prompt.forms import Form, invoked, read_prompt, require_object
-from picker.prompt.messages import InvalidPrompt
+from picker.bodies.apart import Apart, BodyLost
+from picker.bodies.cost import is_heavy
+from picker.bodies.reading import Outcome, Unreadable, read, read_heavy
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
+from picker.settings import Caps
 
 _MAX_NAME_CHARS: Final = 1024
 _MAX_LOGGED_CHARS: Final = 256
@@ -19,26 +18,48 @@ _MAX_LOGGED_CHARS: Final = 256
 class Parse:
     """Reads the JSON body of a known API; other bodies are looked at only for a model name."""
 
-    def __init__(self, max_body_bytes: int) -> None:
+    def __init__(self, max_body_bytes: int, caps: Caps, apart: Apart) -> None:
         self._max_body_bytes = max_body_bytes
+        self._caps = caps
+        self._apart = apart
 
     async def __call__(self, context: RequestContext) -> None:
         if len(context.body) > self._max_body_bytes:
             raise too_large(self._max_body_bytes)
-        if context.form is None:
-            _peek(context)
-        elif context.head.sends:
-            _read(context, context.form)
-        model = context.fields.model if context.fields is not None else None
-        if model is not None:
-            context.asked_model = model
-            if len(model) > _MAX_NAME_CHARS:
-                context.asked_model = model[:_MAX_LOGGED_CHARS]
-                raise Rejection(
-                    Reason.INVALID_REQUEST,
-                    f"model is longer than {_MAX_NAME_CHARS} characters.",
-                    param="model",
-                )
+        if not _is_read(context):
+            return
+        outcome = await self._read(context)
+        if isinstance(outcome, Unreadable):
+            if context.form is None and outcome.reason is not Reason.TOO_LARGE:
+                return  # passed through as it is: the replica judges it
+            raise outcome.rejection()
+        context.form, context.document = outcome.form, outcome.document
+        context.fields, context.prompt = outcome.fields, outcome.prompt
+        name_model(context, outcome.fields.model)
+
+    async def _read(self, context: RequestContext) -> Outcome:
+        body = context.body
+        context.heavy = is_heavy(body)
+        if not context.heavy:
+            return read(body, context.form, self._caps)
+        try:
+            return await self._apart.run(read_heavy, body, context.form, self._caps)
+        except BodyLost as error:
+            raise lost() from error
+
+
+def name_model(context: RequestContext, model: str | None) -> None:
+    """The request names this model. Raises Rejection for a name that is too long."""
+    if model is None:
+        return
+    context.asked_model = model
+    if len(model) > _MAX_NAME_CHARS:
+        context.asked_model = model[:_MAX_LOGGED_CHARS]
+        raise Rejection(
+            Reason.INVALID_REQUEST,
+            f"model is longer than {_MAX_NAME_CHARS} characters.",
+            param="model",
+        )
 
 
 def too_large(max_body_bytes: int) -> Rejection:
@@ -46,29 +67,12 @@ def too_large(max_body_bytes: int) -> Rejection:
     return Rejection(Reason.TOO_LARGE, f"The request body is over {max_body_bytes} bytes.")
 
 
-def _read(context: RequestContext, form: Form) -> None:
-    try:
-        document = require_object(orjson.loads(context.body))
-        if form is Form.INVOCATION:
-            form = context.form = invoked(document)
-        context.document = document
-        context.fields = read_fields(form, document)
-        context.prompt = read_prompt(form, document)
-    except orjson.JSONDecodeError as error:
-        raise Rejection(
-            Reason.INVALID_JSON, f"The request body is not valid JSON: {error.msg}"
-        ) from error
-    except InvalidPrompt as error:
-        raise Rejection(Reason.INVALID_REQUEST, str(error), param=error.param) from error
+def lost() -> Rejection:
+    """Refuses a body of which the process died that read it."""
+    return Rejection(Reason.TOO_LARGE, "The request body took too much memory to read.")
 
 
-def _peek(context: RequestContext) -> None:
-    if not context.body or "json" not in context.head.headers.get("content-type", ""):
-        return
-    try:
-        document = orjson.loads(context.body)
-        if isinstance(document, dict):
-            context.fields = read_fields(None, document)
-            context.document = document
-    except (orjson.JSONDecodeError, InvalidPrompt):
-        return  # passed through as it is: the replica judges it
+def _is_read(context: RequestContext) -> bool:
+    if context.form is not None:
+        return context.head.sends
+    return bool(context.body) and "json" in context.head.headers.get("content-type", "")

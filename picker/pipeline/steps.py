@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from picker.bodies.apart import Apart
 from picker.flight.flights import Flights
 from picker.pipeline.authorize import Authorize
 from picker.pipeline.count import Count
@@ -14,6 +15,7 @@ from picker.pipeline.decide import Decide
 from picker.pipeline.dispatch import Dispatch
 from picker.pipeline.doors import RefuseClosedPaths, RefuseWhenDraining
 from picker.pipeline.estimate import Estimate
+from picker.pipeline.hash import Hash
 from picker.pipeline.identify import Identify
 from picker.pipeline.mutate import Mutate
 from picker.pipeline.parse import Parse
@@ -62,6 +64,7 @@ class Tools:
     gate: Gate
     limiter: Limiter
     counting: Counting
+    apart: Apart
     is_draining: Callable[[], bool]
     now: Callable[[], float]
     rng: random.Random
@@ -79,14 +82,15 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("identify", Identify(tools.gate)),
         ),
         body=(
-            ("parse", tools.read or Parse(settings.max_body_bytes)),
+            ("parse", tools.read or Parse(settings.max_body_bytes, settings.caps, tools.apart)),
             ("authorize", Authorize()),
             ("resolve", Resolve(tools.catalog)),
             ("count", Count(tools.counting)),
             ("estimate", Estimate(tools.catalog, tools.learned, settings.default_output_tokens)),
             ("reserve", Reserve(tools.limiter)),
+            ("hash", Hash()),
             ("schedule", Schedule(tools.pools, tools.flights.ledger, tools.rng, tools.now)),
-            ("mutate", Mutate()),
+            ("mutate", Mutate(tools.apart)),
             ("dispatch", Dispatch(tools.flights, settings.lease_s)),
             ("decide", Decide(tools.picker_id, report_scores=settings.report_scores)),
         ),

@@ -39,7 +39,10 @@ class RequestContext:
     # identify
     caller: Caller = UNKNOWN
     # parse
+    heavy: bool = False
+    """Work on its body takes long: see `picker.bodies.cost`."""
     document: dict[str, object] | None = None
+    """The JSON body; of a heavy one without large members."""
     fields: RequestFields | None = None
     prompt: Prompt | None = None
     asked_model: str = ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
+from picker.bodies.apart import Apart, Here
 from picker.core import Parts, Picker
 from picker.prompt.counting import Counting
 from picker.request.answer import Answer, Decision
@@ -171,6 +172,7 @@ def fleet(
     peers: Peers | None = None,
     watch: Watch | None = None,
     counting: Counting | None = None,
+    apart: Apart | None = None,
 ) -> Fleet:
     """A picker whose replicas report ``replicas``."""
     clock, seen = Clock(), Recorder()
@@ -181,6 +183,7 @@ def fleet(
         peers=peers or Alone(),
         watch=watch or Unwatched(),
         counting=counting or Counting(),
+        apart=apart or Here(),
     )
     picker = Picker(name, parts, now=clock, rng=random.Random(seed))
     made = Fleet(picker, clock, seen)

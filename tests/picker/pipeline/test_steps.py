@@ -66,7 +66,7 @@ async def test_a_request_goes_the_whole_way_in_order() -> None:
     assert [name for name, _ in began.marks] == [
         *("door", "paths", "identify"),
         *("parse", "authorize", "resolve", "count", "estimate", "reserve"),
-        *("schedule", "mutate", "dispatch", "decide"),
+        *("hash", "schedule", "mutate", "dispatch", "decide"),
     ]
 
 
