@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import random
 from collections.abc import Callable
 from typing import Final
@@ -122,7 +121,7 @@ def _session_slot(context: RequestContext, pool: PoolRuntime, now_s: float) -> i
     if token:
         try:
             address = base64.b64decode(token, validate=True).decode("ascii")
-        except (binascii.Error, UnicodeDecodeError):
+        except ValueError:  # no base64, not ASCII
             address = None  # not one of ours: routed as if it had none
     if address not in pool.state.slot_of and context.session:
         address = pool.sessions.address_of(context.session, now_s)

@@ -115,8 +115,7 @@ class StandardExchange:
     async def _response_headers(self, message: ProcessingRequest) -> None:
         assert self._decision is not None
         given = wire.response_head(message.response_headers)
-        status = given.get(":status", "")
-        self._status = int(status) if status.isdigit() else 500
+        self._status = wire.status_of(given)
         balancing = message.metadata_context.filter_metadata.get(names.LB_NAMESPACE)
         if balancing is not None and names.SERVED in balancing.fields:
             self._served = balancing.fields[names.SERVED].string_value or None

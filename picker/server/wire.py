@@ -33,6 +33,7 @@ from picker.request.head import RequestHead
 BODY_CHUNK_BYTES: Final = 62_000
 """Largest body message; Envoy's default buffer takes no larger one."""
 
+_STATUS: Final = re.compile("[1-9][0-9]{2}", re.ASCII)
 _SLASHES: Final = re.compile("/{2,}")
 _MISSING: Final = "Jwt is missing"
 """What Envoy says when there was no token."""
@@ -281,3 +282,9 @@ def on_response_headers(set_headers: HeaderList, remove: Sequence[str]) -> bytes
 def response_head(headers: HttpHeaders) -> dict[str, str]:
     """The response's headers by lower-case name."""
     return header_dict(headers.headers)
+
+
+def status_of(headers: Mapping[str, str]) -> int:
+    """Of a response; 500 for one that has none, or what is no status."""
+    status = headers.get(":status", "")
+    return int(status) if _STATUS.fullmatch(status) else 500
