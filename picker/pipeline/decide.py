@@ -34,7 +34,11 @@ class Decide:
             set_headers=tuple(context.set_headers),
             remove_headers=tuple(
                 name
-                for name in (*names.CLIENT_MAY_NOT_SET, *context.caller.credentials)
+                for name in (
+                    *names.CLIENT_MAY_NOT_SET,
+                    *context.caller.credentials,
+                    *context.spent_headers,
+                )
                 if name in headers
             ),
             body=context.changed_body,

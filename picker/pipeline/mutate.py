@@ -26,6 +26,8 @@ class Mutate:
         edits = _edits(context)
         if edits:
             context.changed_body = await self._edited(context, edits)
+        elif context.decoded:
+            context.changed_body = context.body
 
     async def _edited(self, context: RequestContext, edits: Edits) -> bytes:
         assert context.document is not None

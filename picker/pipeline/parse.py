@@ -26,7 +26,7 @@ class Parse:
     async def __call__(self, context: RequestContext) -> None:
         if len(context.body) > self._max_body_bytes:
             raise too_large(self._max_body_bytes)
-        if not _is_read(context):
+        if not (context.head.sends if context.form is not None else context.is_json):
             return
         outcome = await self._read(context)
         if isinstance(outcome, Unreadable):
@@ -62,17 +62,11 @@ def name_model(context: RequestContext, model: str | None) -> None:
         )
 
 
-def too_large(max_body_bytes: int) -> Rejection:
+def too_large(max_body_bytes: int, what: str = "") -> Rejection:
     """Refuses a body over the limit."""
-    return Rejection(Reason.TOO_LARGE, f"The request body is over {max_body_bytes} bytes.")
+    return Rejection(Reason.TOO_LARGE, f"The {what}request body is over {max_body_bytes} bytes.")
 
 
 def lost() -> Rejection:
     """Refuses a body of which the process died that read it."""
     return Rejection(Reason.TOO_LARGE, "The request body took too much memory to read.")
-
-
-def _is_read(context: RequestContext) -> bool:
-    if context.form is not None:
-        return context.head.sends
-    return bool(context.body) and "json" in context.head.headers.get("content-type", "")

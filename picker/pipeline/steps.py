@@ -12,6 +12,7 @@ from picker.flight.flights import Flights
 from picker.pipeline.authorize import Authorize
 from picker.pipeline.count import Count
 from picker.pipeline.decide import Decide
+from picker.pipeline.decode import Decode
 from picker.pipeline.dispatch import Dispatch
 from picker.pipeline.doors import RefuseClosedPaths, RefuseWhenDraining
 from picker.pipeline.estimate import Estimate
@@ -82,6 +83,7 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("identify", Identify(tools.gate)),
         ),
         body=(
+            ("decode", Decode(settings.max_body_bytes)),
             ("parse", tools.read or Parse(settings.max_body_bytes, settings.caps, tools.apart)),
             ("authorize", Authorize()),
             ("resolve", Resolve(tools.catalog)),

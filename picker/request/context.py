@@ -38,6 +38,11 @@ class RequestContext:
 
     # identify
     caller: Caller = UNKNOWN
+    # decode
+    decoded: bool = False
+    """The body came in another coding, or with a mark that is not part of it."""
+    spent_headers: tuple[str, ...] = ()
+    """Headers that are not true any more of the request as it is sent."""
     # parse
     heavy: bool = False
     """Work on its body takes long: see `picker.bodies.cost`."""
@@ -87,6 +92,13 @@ class RequestContext:
     def request_id(self) -> str:
         """The client's or Envoy's request id, else ours."""
         return self.head.headers.get(names.REQUEST_ID) or self.id
+
+    @property
+    def is_json(self) -> bool:
+        """Its body should be JSON."""
+        if self.form is not None:
+            return True
+        return bool(self.body) and "json" in self.head.headers.get("content-type", "")
 
     @property
     def objective(self) -> str:
