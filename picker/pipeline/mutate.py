@@ -6,13 +6,12 @@ from typing import Final
 
 from picker.bodies.apart import Apart, BodyLost
 from picker.bodies.edits import Edits, edit, edited
+from picker.bodies.multipart import with_form_model
 from picker.bodies.reading import Unreadable
 from picker.pipeline.parse import lost
-from picker.prompt.forms import Form
+from picker.prompt.forms import Form, names_model
 from picker.request.context import RequestContext
 
-_NAMED_PATHS: Final = ("/v1/audio/", "/v1/images/", "/detokenize")
-"""Paths without a prompt whose JSON names a model all the same."""
 _ASKS_FOR_USAGE: Final = frozenset({Form.CHAT, Form.COMPLETIONS, Form.GENERATE})
 
 
@@ -24,10 +23,14 @@ class Mutate:
 
     async def __call__(self, context: RequestContext) -> None:
         edits = _edits(context)
-        if edits:
+        if edits.model is not None and context.served_model != context.asked_model:
+            context.model_changed = True
+        if not edits:
+            context.changed_body = context.body if context.decoded else None
+        elif edits.model is not None and context.form_model is not None:
+            context.changed_body = with_form_model(context.body, context.form_model, edits.model)
+        else:
             context.changed_body = await self._edited(context, edits)
-        elif context.decoded:
-            context.changed_body = context.body
 
     async def _edited(self, context: RequestContext, edits: Edits) -> bytes:
         assert context.document is not None
@@ -44,23 +47,21 @@ class Mutate:
 
 
 def _edits(context: RequestContext) -> Edits:
-    document, fields = context.document, context.fields
-    if document is None or fields is None:
+    fields = context.fields
+    if fields is None or (context.document is None and context.form_model is None):
         return Edits()
     if context.form is None and not _names_a_model(context):
         return Edits()  # a path that we do not know passes byte for byte
     model = None
-    if context.served_model != context.asked_model and context.form is not Form.SGLANG:
+    if context.served_model != (fields.model or "") and context.form is not Form.SGLANG:
         model = context.served_model
-        context.model_changed = True
     usage = False
     if context.form in _ASKS_FOR_USAGE and fields.stream and not fields.include_usage:
-        options = document.get("stream_options")
+        options = (context.document or {}).get("stream_options")
         # else: for the replica to refuse
         usage = context.strip_usage = options is None or isinstance(options, dict)
-    return Edits(model, usage)
+    return Edits(model, ask_for_usage=usage)
 
 
 def _names_a_model(context: RequestContext) -> bool:
-    named = context.fields is not None and context.fields.model is not None
-    return named and bool(context.served_model) and context.head.path.startswith(_NAMED_PATHS)
+    return bool(context.asked_model and context.served_model) and names_model(context.head.path)

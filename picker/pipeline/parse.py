@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from picker.bodies.apart import Apart, BodyLost
 from picker.bodies.cost import is_heavy
+from picker.bodies.multipart import InvalidForm, find_model
 from picker.bodies.reading import Outcome, Unreadable, read, read_heavy
+from picker.prompt.fields import read_fields
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
 from picker.settings import Caps
 
+_LARGE_FORM_BYTES: Final = 1_000_000
 _MAX_NAME_CHARS: Final = 1024
 _MAX_LOGGED_CHARS: Final = 256
 
@@ -26,7 +30,11 @@ class Parse:
     async def __call__(self, context: RequestContext) -> None:
         if len(context.body) > self._max_body_bytes:
             raise too_large(self._max_body_bytes)
+        if context.is_form:
+            await self._read_form(context)
+            return
         if not (context.head.sends if context.form is not None else context.is_json):
+            name_model(context, None)
             return
         outcome = await self._read(context)
         if isinstance(outcome, Unreadable):
@@ -36,6 +44,21 @@ class Parse:
         context.form, context.document = outcome.form, outcome.document
         context.fields, context.prompt = outcome.fields, outcome.prompt
         name_model(context, outcome.fields.model)
+
+    async def _read_form(self, context: RequestContext) -> None:
+        body, kind = context.body, context.head.headers.get("content-type", "")
+        try:
+            if len(body) > _LARGE_FORM_BYTES:
+                place = await asyncio.to_thread(find_model, body, kind)
+            else:
+                place = find_model(body, kind)
+        except InvalidForm as error:
+            message = f"The form in the request body cannot be read: {error}."
+            raise Rejection(Reason.INVALID_REQUEST, message) from error
+        context.form_model = place
+        model = body[place].decode() if place is not None else None
+        context.fields = read_fields(None, {"model": model})
+        name_model(context, model)
 
     async def _read(self, context: RequestContext) -> Outcome:
         body = context.body
@@ -48,9 +71,11 @@ class Parse:
             raise lost() from error
 
 
-def name_model(context: RequestContext, model: str | None) -> None:
-    """The request names this model. Raises Rejection for a name that is too long."""
-    if model is None:
+def name_model(context: RequestContext, given: str | None) -> None:
+    """The body names this model, or none; its path's goes before. Raises Rejection for a name that
+    is too long."""
+    model = context.deployment or given
+    if not model:
         return
     context.asked_model = model
     if len(model) > _MAX_NAME_CHARS:

@@ -10,6 +10,7 @@ from typing import Protocol
 from picker.bodies.apart import Apart
 from picker.flight.flights import Flights
 from picker.pipeline.authorize import Authorize
+from picker.pipeline.azure import ReadDeployment
 from picker.pipeline.count import Count
 from picker.pipeline.decide import Decide
 from picker.pipeline.decode import Decode
@@ -79,6 +80,7 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
     return Way(
         head=(
             ("door", RefuseWhenDraining(tools.is_draining)),
+            ("azure", ReadDeployment()),
             ("paths", RefuseClosedPaths()),
             ("identify", Identify(tools.gate)),
         ),

@@ -106,6 +106,14 @@ def form_of(path: str) -> Form | None:
     return None
 
 
+_NAMED_PATHS = ("/v1/audio/", "/v1/images/", "/detokenize")
+
+
+def names_model(path: str) -> bool:
+    """Whether a request to ``path``, which has no form, names a model all the same."""
+    return path.startswith(_NAMED_PATHS)
+
+
 _INVOCATIONS = {
     "messages": Form.CHAT,
     "prompt": Form.COMPLETIONS,

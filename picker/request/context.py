@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +20,7 @@ from picker.request.labels import RequestLabels
 from picker.request.pick import Pick
 from policies.limits.prices import MOST, NOTHING, Usage
 
+_FORM: Final = re.compile(r"\s*multipart/form-data\s*(?:;|\Z)", re.IGNORECASE)
 _MAX_USER_CHARS: Final = 64
 
 
@@ -36,6 +38,9 @@ class RequestContext:
     answer: Answer | None = None
     """Set by a step that answers the request itself; ends the pipeline."""
 
+    # azure
+    deployment: str = ""
+    """Model that the path names, "" for none; it goes before the body's."""
     # identify
     caller: Caller = UNKNOWN
     # decode
@@ -50,6 +55,8 @@ class RequestContext:
     """The JSON body; of a heavy one without large members."""
     fields: RequestFields | None = None
     prompt: Prompt | None = None
+    form_model: slice | None = None
+    """Where a multipart form has the model's name."""
     asked_model: str = ""
     """Model name as the client gave it, "" when it gave none."""
     # resolve
@@ -99,6 +106,12 @@ class RequestContext:
         if self.form is not None:
             return True
         return bool(self.body) and "json" in self.head.headers.get("content-type", "")
+
+    @property
+    def is_form(self) -> bool:
+        """Its body is a multipart form: audio and images come so."""
+        kind = self.head.headers.get("content-type", "")
+        return self.form is None and self.head.sends and _FORM.match(kind) is not None
 
     @property
     def objective(self) -> str:
