@@ -43,6 +43,22 @@ COMMANDS: Final = "penstock.commands"
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Configuration file (YAML).")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        show_version()
+        raise typer.Exit
+
+
+@app.callback()
+def penstock(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Penstock: an LLM-aware inference gateway."""
+
+
 @app.command()
 def up(config: ConfigOption) -> None:
     """Run Envoy, the picker and the pools of the configuration, until Ctrl-C or SIGTERM."""

@@ -20,12 +20,13 @@ from picker.request.rejection import Reason, Rejection
 from picker.request.report import Report
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
-from picker.seams.observer import Observer, Rejected, Unobserved
+from picker.seams.observer import Answered, Observer, Rejected, Unobserved
 from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings
 from picker.state.catalog import Catalog
 from picker.state.endpoints import EndpointChanges, Signals
+from picker.state.lack import Lack
 from picker.state.learned import Learned
 from picker.state.models import ServedModel
 from picker.state.pools import Pools
@@ -71,6 +72,7 @@ class Picker:
             now=now,
         )
         self.draining = False
+        self._leaving = False
         self._observer = parts.observer
         self._tools = Tools(
             picker_id=picker_id,
@@ -98,6 +100,10 @@ class Picker:
         self.max_body_bytes = settings.max_body_bytes
         self._way = way(self._tools, settings)
 
+    def leave(self) -> None:
+        """Be not ready from now on, and go on serving."""
+        self._leaving = True
+
     def drain(self) -> None:
         """Refuse requests from now on; those under way go on."""
         self.draining = True
@@ -108,8 +114,8 @@ class Picker:
 
     @property
     def ready(self) -> bool:
-        """Some endpoint can take requests, and the picker is not draining."""
-        return not self.draining and self.pools.any_candidate(self.now())
+        """Some endpoint can take requests, and the picker neither drains nor is about to."""
+        return not (self.draining or self._leaving) and self.pools.any_candidate(self.now())
 
     # -- a request's way
 
@@ -143,6 +149,15 @@ class Picker:
         except BaseException:  # the client has left while a step waited
             self._give_back(context)
             raise
+        if context.answer is not None:
+            context.answer = context.answer.with_headers(context.id_header)
+            self._observer.answered(
+                Answered(
+                    labels=context.labels(),
+                    status=context.answer.status,
+                    decision_s=self.now() - context.head.received_s,
+                )
+            )
         return context.answer
 
     def _reject(self, context: RequestContext, rejection: Rejection) -> Answer:
@@ -158,7 +173,7 @@ class Picker:
         )
         return Answer(
             rejection.row.status,
-            (*rejection.headers(), *context.response_headers),
+            (*rejection.headers(), *context.response_headers, context.id_header),
             rejection.body(anthropic=context.anthropic),
         )
 
@@ -194,6 +209,12 @@ class Picker:
     ) -> None:
         """What an endpoint lists under /v1/models; see `ScrapeSink`."""
         self.pools.apply_models(pool, address, models)
+
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
+    ) -> None:
+        """What could not be read of an endpoint; see `ScrapeSink`."""
+        self.pools.apply_lack(pool, address, lack, reason, began_s=started_s, now_s=self.now())
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         """Reading an endpoint failed for good; see `ScrapeSink`."""

@@ -22,6 +22,15 @@ CONDITIONAL_DECODE: Final = "prefer"
 SESSION_ID: Final = "x-session-id"
 SESSION_TOKEN: Final = "x-session-token"  # noqa: S105 - a header's name
 REQUEST_ID: Final = "x-request-id"
+ANTHROPIC_REQUEST_ID: Final = "request-id"
+"""The same in responses, where Anthropic's clients look for it."""
+ANTHROPIC_VERSION: Final = "anthropic-version"
+"""Request header of Anthropic's clients."""
+SERVER: Final = "server"
+"""Response header that is not passed on: it names the replica's software."""
+AUTHORITY: Final = ":authority"
+CREDENTIALS: Final = ("authorization", "x-api-key", "api-key", "proxy-authorization")
+"""Request headers in which clients of the APIs identify themselves."""
 ORIGINAL_PATHS: Final = ("x-original-path", "x-forwarded-path")
 
 PENSTOCK_NAMESPACE: Final = "penstock"
@@ -65,8 +74,14 @@ CLIENT_MAY_NOT_SET: Final = (
     "x-envoy-upstream-rq-timeout-alt-response",
     "x-envoy-hedge-on-per-try-timeout",
     "x-envoy-original-path",
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    "x-original-url",
+    "x-rewrite-url",
 )
-"""Request headers removed at the edge: a client could steer routing or retries with them."""
+"""Request headers removed at the edge: a client could steer routing or retries with them, or a
+replica behind a framework that lets them stand for the method or the path."""
 
 
 def cluster_name(pool: str) -> str:

@@ -19,6 +19,10 @@ class PoolSettings:
     """Takes requests that name no model."""
     fallbacks: int = 2
     """Further choices after the first, for retries."""
+    set_headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """What every request to the replicas carries, the host among them. May hold secrets."""
+    engine: str = "auto"
+    """Name of the inference engine, which decides what clients may call; "auto": any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,8 @@ class PickerSettings:
     lease_s: float = 3600.0
     stale_after_s: float = 5.0
     report_scores: bool = False
+    passthrough: tuple[str, ...] = ()
+    """Paths that are open to clients beside those of the engines; ``PATH/*``: with all below."""
     default_output_tokens: float = 256.0
     """Expected output of a request that states no bound, for load accounting."""
     output_bound: OutputBound = OutputBound()

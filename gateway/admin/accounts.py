@@ -21,6 +21,7 @@ from policies.limits.types import (
     Dimension,
     Standing,
     TokenBucket,
+    tally_of,
 )
 
 _DAYS: Final = 30
@@ -172,11 +173,8 @@ def _used(standing: Standing) -> int:
 def _of(key: str, subject: Subject) -> dict[str, str]:
     """The properties that a bucket of the subject counts separately. Clients choose the names of
     users, which may look like a part of the key, so the key is compared with the subject."""
-    rest, found = key.partition("|")[2], {}
-    if rest.startswith("window="):
-        rest = rest.partition("|")[2]
-    if rest.startswith("window="):  # the rule's, not the subject's
-        rest = rest.partition("|")[2]
+    found: dict[str, str] = {}
+    _, _, rest = tally_of(key).partition("|")
     for by in By:
         value = subject.of(by)
         if rest == f"{by.value}={value}" or rest.startswith(f"{by.value}={value}|"):

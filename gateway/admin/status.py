@@ -16,7 +16,9 @@ class EndpointStatus:
     healthy: bool
     draining: bool = False
     reason: str = ""
-    """Why it gets no requests; "" when it gets some."""
+    """Why it gets no requests, or gets some only for want of a better one; "" when all is well."""
+    warning: str = ""
+    """What is not known of it although it gets requests."""
     in_flight_requests: int = 0
     """Those of all pickers."""
     waiting_requests: float = 0.0

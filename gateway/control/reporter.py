@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 import numpy as np
 
@@ -10,10 +11,14 @@ from picker.state.endpoints import EndpointKey, PoolState
 from picker.wire import control_pb2
 from policies.routing.types import Floats
 
+_WITH_REASON: Final = 6
+"""From this row of the columns on they flag endpoints of which something is missing."""
+
 
 class EndpointReporter:
     """Compares whole columns: at 1,000 endpoints of which few have changed a report takes half a
-    millisecond. An endpoint that is not healthy is reported every time, as the reason may be new.
+    millisecond. An endpoint that is not healthy, or of which something is missing, is reported
+    every time, as the reason may be new.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class EndpointReporter:
         slots_before, columns_before = self._reported.get(pool, ({}, np.zeros((0, 0))))
         self._reported[pool] = (slots, columns)
         _add_gone(report, pool, slots_before.keys() - slots.keys())
-        changed = columns[0] == 0.0
+        changed = (columns[0] == 0.0) | columns[_WITH_REASON:].any(axis=0)
         if columns.shape == columns_before.shape:
             changed |= (columns != columns_before).any(axis=0)
         else:
@@ -67,17 +72,18 @@ class EndpointReporter:
         flags = changed.tolist()
         for address, slot in slots.items():
             if flags[slot] or slots_before.get(address) != slot:
-                healthy, in_flight, waiting, running, kv_usage, _ = columns[:, slot].tolist()
+                healthy, in_flight, waiting, running, kv_usage, *_ = columns[:, slot].tolist()
                 report.endpoints.add(
                     pool=pool,
                     address=address,
                     healthy=bool(healthy),
-                    problem="" if healthy else state.why_not(address, now_s),
+                    problem=problem_of(state, address, now_s),
                     in_flight_requests=int(in_flight),
                     waiting_requests=waiting,
                     running_requests=running,
                     kv_usage=kv_usage,
                     models=state.models.served_by(slot),
+                    warning=state.why_no_signals(address) if healthy else "",
                 )
 
     def _columns(self, pool: str, state: PoolState, now_s: float) -> Floats:
@@ -87,15 +93,22 @@ class EndpointReporter:
         ]
         return np.stack(
             (
-                state.healthy(now_s),
+                state.healthy(now_s) & state.models.any_served(),
                 in_flight,
                 view.waiting_requests,
                 view.running_requests,
                 view.kv_usage,
                 state.models.revisions,
+                state.silent(now_s),
+                state.without_signals(),
             ),
             dtype=np.float64,
         )
+
+
+def problem_of(state: PoolState, address: str, now_s: float) -> str:
+    """Why the endpoint cannot take requests for a model, or only for want of a better one."""
+    return state.why_not(address, now_s) or state.why_no_models(address) or ""
 
 
 def _add_gone(report: control_pb2.Report, pool: str, addresses: Iterable[str]) -> None:

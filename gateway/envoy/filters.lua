@@ -28,20 +28,6 @@ function envoy_on_request(handle)
   headers:remove("accept-encoding")
 end
 
-local function plain(text)
-  return (text:gsub("%p", "%%%0"))
-end
-
--- Replaces the served model's name by the name that the client asked for, at its first place in
--- `text`: further places are content. Both names are JSON strings.
-local function renamer(from, to)
-  local pattern = '("model"%s*:%s*)' .. plain(from)
-  local replacement = "%1" .. to:gsub("%%", "%%%%")
-  return function(text)
-    return (text:gsub(pattern, replacement, 1))
-  end
-end
-
 -- A chunk with nothing but usage: only our own stream_options asked for it.
 local function is_usage_only(event)
   return event:find('"choices"%s*:%s*%[%s*%]') and event:find('"usage"%s*:%s*{%s*"')
@@ -97,47 +83,31 @@ function envoy_on_response(handle)
       headers:add(name, value)
     end
   end
-  local kind = headers:get("content-type") or ""
+  local kind = (headers:get("content-type") or ""):lower()
   local streaming = kind:find("text/event-stream", 1, true) ~= nil
-  local rename = nil
-  if decision["served_model"] ~= nil then
-    rename = renamer(decision["served_model"], decision["asked_model"])
-  end
-
+  local renamer = renamer_of(decision, kind, streaming, headers:get("content-encoding"))
   if not streaming then
-    if rename ~= nil and kind:find("json", 1, true) then
-      local body = handle:body()
-      if body ~= nil and body:length() > 0 then
-        local size = body:setBytes(rename(body:getBytes(0, body:length())))
-        handle:headers():replace("content-length", size)
-      end
+    if renamer ~= nil then
+      headers:remove("content-length")
+      rename_body(handle, renamer)
     end
     return
   end
 
   local strip = decision["strip_usage"] == true
-  local edit = strip or rename ~= nil
   local events, held, started = 0, "", false
+  local last, sent = nil, ""
   for chunk in handle:bodyChunks() do
     local size = chunk:length()
-    if size > 0 and not started then
-      started = true
-      note(handle, "first_byte_us",
-        handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
-    end
-    if size == 0 then
-      -- Only the end of the stream is empty: an event without its empty line goes out as it is.
-      if held ~= "" then
-        if is_content(held) then
-          note(handle, "events", events + 1)
-        end
-        if edit then
-          chunk:setBytes(held)
-        end
-        held = ""
+    last, sent = chunk, ""
+    if size > 0 then
+      if not started then
+        started = true
+        note(handle, "first_byte_us",
+          handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
       end
-    else
-      local text = held .. chunk:getBytes(0, size)
+      sent = chunk:getBytes(0, size)
+      local text = held .. sent
       local out, from = {}, 1
       while true do
         local _, stop = text:find("\r?\n\r?\n", from)
@@ -150,17 +120,25 @@ function envoy_on_response(handle)
           if is_content(event) then
             events = events + 1
           end
-          if rename ~= nil and event:find('"model"', 1, true) then
-            event = rename(event)
-          end
           out[#out + 1] = event
         end
       end
       held = text:sub(from)
-      if edit then
-        chunk:setBytes(table.concat(out))
+      if strip then
+        sent = table.concat(out)
+      end
+      if renamer ~= nil then
+        sent = renamer.feed(sent)
+      end
+      if strip or renamer ~= nil then
+        chunk:setBytes(sent)
       end
       note(handle, "events", events)
     end
   end
+  if held ~= "" and is_content(held) then
+    note(handle, "events", events + 1)
+  end
+  -- An event without its empty line goes out as it is.
+  send_rest(last, sent, strip and held or "", renamer)
 end

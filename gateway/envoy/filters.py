@@ -1,5 +1,5 @@
-"""Envoy's HTTP filters, in order: Lua, jwt_authn where tokens are accepted, ext_proc,
-json_to_metadata, sse_to_metadata, router.
+"""Envoy's HTTP filters, in order: cors where pages are let in, Lua, jwt_authn where tokens are
+accepted, ext_proc, json_to_metadata, sse_to_metadata, router.
 
 Everything that reads token usage from a response is in this module and ``filters.lua``.
 """
@@ -9,12 +9,14 @@ from __future__ import annotations
 from importlib.resources import files
 from typing import Final
 
+from gateway.envoy.cors import cors_filter
 from gateway.envoy.jwt import authentication
 from gateway.envoy.message import TYPE, Json, http_filter
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
 
 _MAX_EVENT_BYTES: Final = 10_485_760
+_LUA: Final = ("rename.lua", "filters.lua")
 _JSON_CONTENT: Final = r"(?i)application/json\s*(;.*)?"
 
 _USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
@@ -54,6 +56,7 @@ def chain(plan: EnvoyPlan) -> list[Json]:
     if plan.jwt is not None:
         forwarded.append(names.JWT_NAMESPACE)
     return [
+        *([cors_filter()] if plan.config.cors is not None else []),
         http_filter(
             "lua",
             "lua.v3.Lua",
@@ -92,7 +95,8 @@ def chain(plan: EnvoyPlan) -> list[Json]:
 
 def lua_source() -> str:
     """The Lua filter with the list of denied headers filled in."""
-    source = files("gateway.envoy").joinpath("filters.lua").read_text("utf-8")
+    folder = files("gateway.envoy")
+    source = "\n".join(folder.joinpath(name).read_text("utf-8") for name in _LUA)
     denied = ", ".join(f'"{name}"' for name in names.CLIENT_MAY_NOT_SET)
     return source.replace("--[[DENIED]]", denied)
 
@@ -116,7 +120,8 @@ def _ext_proc(plan: EnvoyPlan, forwarded: list[str]) -> Json:
             "response_body_mode": "NONE",
             "response_trailer_mode": "SKIP",
         },
-        mutation_rules={"allow_envoy": True},
+        # The picker may set the host, for replicas behind a proxy that goes by names.
+        mutation_rules={"allow_envoy": True, "allow_all_routing": True},
         metadata_options={
             "forwarding_namespaces": {"untyped": forwarded},
             "receiving_namespaces": {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.envoy import filters, local_replies, tls
+from gateway.envoy import cors, filters, local_replies, tls
 from gateway.envoy.message import Json, typed
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
 
+_NOBODY: Final = "penstock_undecided"
+"""A cluster that does not exist: an undecided request goes nowhere, and gets 503."""
 LOG_FLUSH_S: Final = 0.05
 """Access log entries reach the picker at most this much later."""
 
@@ -43,7 +45,12 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
         server_header_transformation="PASS_THROUGH",
         stream_idle_timeout=f"{plan.config.listen.stream_idle_timeout_s}s",
         request_headers_timeout="30s",
-        request_timeout="600s",
+        request_timeout=f"{plan.config.listen.upload_timeout_s}s",
+        http_protocol_options={
+            # nginx speaks 1.0 to what is behind it unless told otherwise; so do ab and old probes.
+            "accept_http_10": True,
+            "default_host_for_http_10": "penstock",
+        },
         common_http_protocol_options={"idle_timeout": "3600s"},
         route_config=_routes(plan),
         http_filters=filters.chain(plan),
@@ -52,10 +59,17 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
     )
 
 
+def _undecided_idle_s(plan: EnvoyPlan) -> float:
+    """Time without movement, seconds, of a request that is arriving or being decided."""
+    config = plan.config
+    return max(config.listen.upload_idle_timeout_s, config.picker.decision_timeout_s + 1)
+
+
 def _routes(plan: EnvoyPlan) -> Json:
+    listen = plan.config.listen
     action: Json = {
         "timeout": "0s",
-        "idle_timeout": f"{plan.config.listen.stream_idle_timeout_s}s",
+        "idle_timeout": f"{listen.stream_idle_timeout_s}s",
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset,retriable-status-codes",
             "retriable_status_codes": [503],
@@ -75,11 +89,29 @@ def _routes(plan: EnvoyPlan) -> Json:
     # when there was no decision (no picker, fail open).
     if plan.fails_open and plan.default_pool is not None:
         undecided: Json = {"cluster": names.cluster_name(plan.default_pool), **action}
-        last: Json = {"match": {"prefix": "/"}, "route": undecided}
+        # What clients identify themselves by is not for replicas that have a key of their own.
+        last: Json = {
+            "match": {"prefix": "/"},
+            "route": undecided,
+            "request_headers_to_remove": list(names.CREDENTIALS) if plan.has_own_key else [],
+        }
     else:
-        last = {"match": {"prefix": "/"}, "direct_response": {"status": 503}}
-    host = {"name": "all", "domains": ["*"], "routes": [decided, last]}
-    return {"name": "pools", "virtual_hosts": [host]}
+        # CORS holds only on routes to a cluster. Its idle time is that of an upload.
+        refused: Json = {"cluster": _NOBODY, "idle_timeout": f"{_undecided_idle_s(plan)}s"}
+        last = {"match": {"prefix": "/"}, "route": {"timeout": "0s", **refused}}
+    host: Json = {"name": "all", "domains": ["*"], "routes": [decided, last]}
+    removed = [names.SERVER]
+    if plan.config.cors is not None:
+        host["typed_per_filter_config"] = cors.policy(plan.config.cors)
+        # A replica may let in other pages than we do.
+        removed += cors.ANSWER_HEADERS
+    return {
+        "name": "pools",
+        "virtual_hosts": [host],
+        "validate_clusters": False,
+        "response_headers_to_remove": removed,
+        "response_headers_to_add": [local_replies.ID_HEADER],
+    }
 
 
 def _access_log() -> Json:

@@ -10,6 +10,7 @@ from typing import Final
 from gateway.config.config import Config
 from gateway.config.schema.identity import Jwt
 from gateway.config.schema.secret import Secret
+from picker import names
 
 PICKER_CLUSTER: Final = "penstock_picker"
 """Name of the cluster of the picker workers."""
@@ -33,6 +34,12 @@ class EnvoyPlan:
         """The pool for requests without a picker's answer, where these are not refused."""
         pools = self.config.pools
         return next((pool.name for pool in (*(p for p in pools if p.default), *pools)), None)
+
+    @property
+    def has_own_key(self) -> bool:
+        """The replicas of the default pool ask for a key, which the picker sends."""
+        pools = (pool for pool in self.config.pools if pool.name == self.default_pool)
+        return any(name in names.CREDENTIALS for pool in pools for name, _ in pool.upstream_headers)
 
     @property
     def fails_open(self) -> bool:

@@ -30,6 +30,13 @@ def upstream(tls: UpstreamTls, secret: Callable[[Secret], str] = Secret.reveal) 
             match = {"san_type": kind, "matcher": {"exact": name}}
             validation["match_typed_subject_alt_names"] = [match]
         common["validation_context"] = validation
+    if tls.certificate is not None and tls.key is not None:
+        common["tls_certificates"] = [
+            {
+                "certificate_chain": {"inline_string": secret(tls.certificate)},
+                "private_key": {"inline_string": secret(tls.key)},
+            }
+        ]
     fields: Json = {"common_tls_context": common}
     if name is not None and not by_address:
         fields["sni"] = name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from functools import cache
 
@@ -34,6 +35,8 @@ def picker_settings(config: Config) -> PickerSettings:
             models=pool.models,
             default=pool.default,
             fallbacks=config.scheduling.fallbacks,
+            set_headers=pool.upstream_headers,
+            engine=pool.engine,
         )
         for pool in config.pools
     )
@@ -48,6 +51,7 @@ def picker_settings(config: Config) -> PickerSettings:
     return PickerSettings(
         pools=pools,
         rewrites=rewrites,
+        passthrough=config.passthrough,
         max_body_bytes=config.listen.max_body_bytes,
         caps=Caps(**config.listen.caps.model_dump()),
         lease_s=config.picker.lease_s,
@@ -92,19 +96,31 @@ def scrape_settings(config: Config) -> ScrapeSettings:
 def scraped_pool(pool: Pool) -> ScrapedPool:
     """How a pool's replicas are read; raises ValueError for certificates that cannot be used."""
     engine = None if pool.engine == "auto" else Engine(pool.engine)
-    if pool.upstream_tls is None:
-        return ScrapedPool(pool.name, engine)
-    return ScrapedPool(pool.name, engine, _upstream(pool.upstream_tls))
+    tls, headers = pool.upstream_tls, pool.upstream_headers
+    if tls is None:
+        return ScrapedPool(pool.name, engine, Upstream(headers=headers))
+    return ScrapedPool(pool.name, engine, Upstream(_context(tls), tls.server_name, headers))
 
 
 @cache
-def _upstream(tls: UpstreamTls) -> Upstream:
+def _context(tls: UpstreamTls) -> ssl.SSLContext:
     """Cached, so that the same settings give the same context and nothing is read anew."""
     context = ssl.create_default_context(cadata=tls.ca.reveal() if tls.ca is not None else None)
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    return Upstream(context, tls.server_name)
+    if tls.certificate is not None and tls.key is not None:
+        _show(context, tls.certificate.reveal(), tls.key.reveal())
+    return context
+
+
+def _show(context: ssl.SSLContext, certificate: str, key: str) -> None:
+    """Make the context show a certificate. Python reads it from a file only: this one is in memory,
+    so that the key is written nowhere."""
+    with os.fdopen(os.memfd_create("penstock-certificate"), "w") as file:
+        file.write(f"{certificate}\n{key}\n")
+        file.flush()
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
 
 
 def _part(policy: Policy) -> dict[str, object]:

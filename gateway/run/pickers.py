@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -75,27 +76,40 @@ class Pickers:
             except ChildError as error:
                 log.error("%s; it is started again", error)  # noqa: TRY400 - no stack wanted
 
-    async def fewer(self, workers: int) -> None:
+    async def fewer(self, workers: int, drain_s: float) -> None:
         """End those that are too many, one after the other, while the others still report to them
-        how their requests end."""
+        how their requests end. ``drain_s``: see `stop`."""
         for child in self._children[workers:]:
             self._retiring = child
             self._on_change()
             await asyncio.sleep(_RETIRE_S)
-            await child.stop()
+            await _stopped(child, drain_s)
             self._retiring = None
         del self._children[workers:]
 
-    async def stop(self) -> None:
-        """End all of them."""
-        await asyncio.gather(*(child.stop() for child in self._children))
+    def leave(self) -> None:
+        """Have them say that they are not ready any more. They go on serving until `stop`."""
+        self._signal(signal.SIGUSR1, ChildState.READY)
+
+    def hurry(self) -> None:
+        """Have those that `stop` waits for end what still runs."""
+        self._signal(signal.SIGTERM, ChildState.STOPPING)
+
+    async def stop(self, drain_s: float = 0.0) -> None:
+        """End all of them; harmless when called again. ``drain_s``: time that they take for what
+        runs on ports of their own."""
+        await asyncio.gather(*(_stopped(child, drain_s) for child in self._children))
 
     def reopen_logs(self) -> None:
         """The request log's file was rotated; the pickers hold it open."""
+        self._signal(signal.SIGHUP, ChildState.READY)
+
+    def _signal(self, number: signal.Signals, state: ChildState) -> None:
+        """To those in this state: one that starts has no handlers yet, and would end."""
         for child in self._children:
-            if child.state is ChildState.READY and child.pid is not None:
-                with contextlib.suppress(ProcessLookupError):  # it opens the file anew anyway
-                    os.kill(child.pid, signal.SIGHUP)
+            if child.state is state and child.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
 
     def _made(self, index: int) -> Child:
         name = f"picker-{index}"
@@ -131,3 +145,8 @@ class Pickers:
         elif child.pid is not None:
             self._pids.setdefault(child.spec.name, set()).add(child.pid)
         self._on_change()
+
+
+async def _stopped(child: Child, drain_s: float) -> None:
+    child.spec = replace(child.spec, grace_s=_GRACE_S + drain_s)
+    await child.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,15 +22,18 @@ from gateway.admin.status import (
 from gateway.children.child import Child, ChildState
 from gateway.config.config import Config
 from gateway.config.schema.pricing import Pricing
+from gateway.config.schema.upstream import without_key
 from gateway.control.accounts import AccountsClient
 from gateway.control.server import WorkerReport
 from gateway.pools.provider import ReplicaRecord
 from gateway.run.supervisor import Supervisor
 from gateway.tenancy.tenant_admin import TenantAdmin
-from picker.state.endpoints import EndpointKey, EndpointSpec
+from picker.state.endpoints import NO_ANSWER_YET, EndpointKey, EndpointSpec
 from picker.wire import control_pb2
 
 _NEVER_READ: Final = "no picker has read it yet"
+UNSEEN: Final = frozenset({_NEVER_READ, NO_ANSWER_YET})
+"""Reasons of endpoints of which it is not known yet whether they can be used."""
 
 
 class SupervisorStatus:
@@ -48,7 +51,7 @@ class SupervisorStatus:
             version=version("penstock"),
             started_at=_time(supervisor.started_s),
             uptime_s=round(datetime.now(UTC).timestamp() - supervisor.started_s, 1),
-            not_ready=tuple(_missing(envoy, pickers, pools)),
+            not_ready=tuple(_missing(envoy, pickers, pools, stopping=supervisor.stopping)),
             config=self._config(),
             envoy=envoy,
             pickers=pickers,
@@ -167,6 +170,9 @@ def config_document(config: Config) -> dict[str, object]:
         for key in tenant["keys"]:
             if isinstance(key["sha256"], str):
                 key["sha256"] = "<sha256>"
+    for pool in document["pools"]:
+        if "command" in pool:
+            pool["command"] = without_key(pool["command"])
     return document
 
 
@@ -186,7 +192,8 @@ def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointReport]) -> End
         address=spec.address,
         healthy=any(one.healthy for one in seen),
         draining=spec.draining,
-        reason=latest.problem,
+        reason=next((one.problem for one in seen if one.problem), ""),
+        warning=next((one.warning for one in seen if one.warning), ""),
         in_flight_requests=sum(one.in_flight_requests for one in seen),
         waiting_requests=latest.waiting_requests,
         running_requests=latest.running_requests,
@@ -207,16 +214,41 @@ def _replica(one: ReplicaRecord) -> ReplicaStatus:
 
 
 def _missing(
-    envoy: EnvoyStatus, pickers: tuple[PickerStatus, ...], pools: tuple[PoolStatus, ...]
+    envoy: EnvoyStatus,
+    pickers: tuple[PickerStatus, ...],
+    pools: tuple[PoolStatus, ...],
+    *,
+    stopping: bool,
 ) -> list[str]:
     missing = []
+    if stopping:
+        missing.append("Penstock is shutting down")
     if envoy.state not in ("ready", "disabled"):
         missing.append(f"envoy is {envoy.state}")
     if not any(picker.state == "ready" for picker in pickers):
         missing.append("no picker is ready")
     if not any(endpoint.healthy for pool in pools for endpoint in pool.endpoints):
-        missing.append("no replica can take requests")
+        missing += ["no replica can take requests", *unusable(pools)]
     return missing
+
+
+def unusable(pools: Iterable[PoolStatus]) -> list[str]:
+    """Every replica that cannot take requests, and why, a line for each."""
+    found = []
+    for pool in pools:
+        if not pool.endpoints and not pool.replicas:
+            found.append(f"pool {pool.name}: it has no replicas")
+        known = {endpoint.address for endpoint in pool.endpoints}
+        for replica in pool.replicas:
+            if replica.address not in known:
+                detail = f": {replica.detail}" if replica.detail else ""
+                found.append(f"pool {pool.name}: {replica.name} is {replica.state}{detail}")
+        found += [
+            f"pool {pool.name}: {endpoint.address}: {endpoint.reason}"
+            for endpoint in pool.endpoints
+            if not endpoint.healthy and not endpoint.draining
+        ]
+    return found
 
 
 def _ending(child: Child) -> str:

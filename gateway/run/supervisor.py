@@ -150,10 +150,17 @@ class Supervisor:
         """Drain, then end everything, in the order in which requests leave."""
         if self._following is not None:
             self._following.cancel()
+        listen = self.config.listen
+        if self.stopping:  # not when it could not even start
+            self.pickers.leave()
+            await self._unless_hurried(asyncio.sleep(listen.shutdown_delay_s))
         if self.envoy is not None:
-            await self._unless_hurried(self.envoy.drain(self.config.listen.drain_timeout_s))
+            await self._unless_hurried(self.envoy.drain(listen.drain_timeout_s))
             await self.envoy.stop()
-        await self.pickers.stop()
+        ending = asyncio.create_task(self.pickers.stop(listen.drain_timeout_s))
+        await self._unless_hurried(_done(ending))
+        self.pickers.hurry()
+        await ending
         await self.fleet.stop()
         if self._stepping is not None:
             self._stepping.cancel()
@@ -203,7 +210,7 @@ class Supervisor:
             log.warning("%s has changed: that takes a restart of Penstock", part)
         self.in_force.accept(config)
         await self._configure_tenants(config)
-        await self.pickers.fewer(config.picker.workers)
+        await self.pickers.fewer(config.picker.workers, config.listen.drain_timeout_s)
         # Pools first: a new pool must be known before a model leads to it.
         self._assign(config)
         await self.fleet.reconfigure(config.pools)
@@ -279,6 +286,10 @@ class Supervisor:
             for pool, address in self.members.leaving():
                 if not self.control.in_flight((pool, address)):
                     self.fleet.drained(pool, address)
+
+
+async def _done(task: asyncio.Task[None]) -> None:
+    await asyncio.wait({task})
 
 
 def _no_state(path: Path, config: Config, error: Exception) -> Problem:

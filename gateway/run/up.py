@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,13 @@ from rich.live import Live
 from rich.table import Table
 
 from gateway.admin.api import AdminServer
+from gateway.admin.status import ReplicaStatus
 from gateway.children.child import Child, ChildError, ChildState
-from gateway.commands.api import LOCAL
 from gateway.config.config import Config
 from gateway.config.schema.fault import key_path
-from gateway.config.schema.terms import join_endpoint
 from gateway.config.sources.file import ConfigFile
-from gateway.pools.ports import reachable, try_port
-from gateway.pools.provider import ReplicaRecord, ReplicaState
+from gateway.pools.ports import try_port
+from gateway.run.announce import Announcement
 from gateway.run.compose import provider_of
 from gateway.run.rundir import RunDir
 from gateway.run.status import SupervisorStatus, admin_token
@@ -48,16 +46,24 @@ async def up(path: Path, config: Config) -> None:
         lambda: admin_token(supervisor.config),
         run.metrics,
     )
-    started_s = time.monotonic()
+    news = Announcement(
+        shown.status,
+        lambda: supervisor.config,
+        lambda text: console.print(text, soft_wrap=True, markup=False, highlight=False),
+    )
     try:
-        async with _progress(console, supervisor):
+        async with _progress(console, supervisor, shown):
             await admin.start(config.admin, config.picker.metrics)
             await supervisor.start()
             await supervisor.settle()
+            await news.first_look()
         if not supervisor.stopping:
-            console.print(_parts(supervisor))
-            console.print(_first_steps(supervisor, time.monotonic() - started_s), soft_wrap=True)
-            await supervisor.serve()
+            console.print(_parts(supervisor, shown))
+            announcing = asyncio.create_task(news.follow())
+            try:
+                await supervisor.serve()
+            finally:
+                announcing.cancel()
         drain_s = supervisor.config.listen.drain_timeout_s
         console.print(f"Stopping; running requests have {drain_s:g} s to finish.")
     except ChildError as error:
@@ -82,17 +88,21 @@ def _require_free_ports(config: Config) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _progress(console: Console, supervisor: Supervisor) -> AsyncIterator[None]:
+async def _progress(
+    console: Console, supervisor: Supervisor, shown: SupervisorStatus
+) -> AsyncIterator[None]:
     """Show the parts as they come up; on a pipe, one line."""
     if not console.is_terminal:
         console.print("penstock: starting")
         yield
         return
-    with Live(_parts(supervisor), console=console, transient=True, auto_refresh=False) as live:
+    with Live(
+        _parts(supervisor, shown), console=console, transient=True, auto_refresh=False
+    ) as live:
 
         async def follow() -> None:
             while True:
-                live.update(_parts(supervisor), refresh=True)
+                live.update(_parts(supervisor, shown), refresh=True)
                 await asyncio.sleep(_POLL_S)
 
         following = asyncio.create_task(follow())
@@ -102,7 +112,7 @@ async def _progress(console: Console, supervisor: Supervisor) -> AsyncIterator[N
             following.cancel()
 
 
-def _parts(supervisor: Supervisor) -> Table:
+def _parts(supervisor: Supervisor, shown: SupervisorStatus) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("", "part", "state", "address", "pid"):
         table.add_column(column)
@@ -112,9 +122,10 @@ def _parts(supervisor: Supervisor) -> Table:
         _child_row(table, "envoy", supervisor.envoy.child if supervisor.envoy else None, where)
     for child in supervisor.pickers.children:
         _child_row(table, child.spec.name, child, "")
-    for pool, replicas in supervisor.fleet.replicas().items():
-        for replica in replicas:
-            _replica_row(table, pool, replica)
+    for pool in shown.status().pools:
+        serving = {one.address for one in pool.endpoints if one.healthy}
+        for replica in pool.replicas:
+            _replica_row(table, pool.name, replica, serves=replica.address in serving)
     admin = f"{config.admin.address}:{config.admin.port}"
     table.add_row(_MARKS[True], "admin", "ready", admin, "")
     return table
@@ -127,61 +138,11 @@ def _child_row(table: Table, name: str, child: Child | None, address: str) -> No
     table.add_row(_MARKS[state is ChildState.READY], name, waiting, address, pid)
 
 
-def _replica_row(table: Table, pool: str, replica: ReplicaRecord) -> None:
-    up = replica.state in (ReplicaState.READY, ReplicaState.ACTIVE)
+def _replica_row(table: Table, pool: str, replica: ReplicaStatus, *, serves: bool) -> None:
     table.add_row(
-        _MARKS[up],
+        _MARKS[serves],
         f"pool {pool}: {replica.name}",
-        replica.state.value,
-        replica.address or "",
+        "serves" if serves else replica.state,
+        replica.address,
         str(replica.pid or ""),
     )
-
-
-def _first_steps(supervisor: Supervisor, took_s: float) -> str:
-    config = supervisor.config
-    lines = [f"\nReady in {took_s:.1f} s. Status and metrics: {_admin_url(config)}/"]
-    if config.envoy.enabled:
-        scheme = "https" if config.listen.tls is not None else "http"
-        base = f"{scheme}://{_reachable(config.listen.address, config.listen.port)}"
-        models = (pool.example_model for pool in config.pools)
-        model = next((model for model in models if model is not None), "MODEL")
-        body = (
-            f'{{"model": "{model}", "max_tokens": 16,'
-            ' "messages": [{"role": "user", "content": "Hello"}]}'
-        )
-        lines.append("Try:")
-        needs_key = config.has_tenants and config.identity_in_force.anonymous is None
-        if needs_key and config.identity_in_force.api_keys:
-            lines += first_key(config)
-        lines.append(f"  curl {base}/v1/chat/completions \\")
-        if needs_key:
-            lines.append('    -H "authorization: Bearer $KEY" \\')
-        lines += ["    -H 'content-type: application/json' \\", f"    -d '{body}'"]
-    return "\n".join(lines) + "\n"
-
-
-def first_key(config: Config) -> list[str]:
-    """Commands that make a key, and a tenant for it when there is none."""
-    admin, before, after = config.admin, "", ""
-    if (url := _admin_url(config)) != LOCAL:
-        after += f" --url {url}"
-    if admin.token is not None and admin.token.file is not None:
-        after += f" --token-file {admin.token.file}"
-    elif admin.token is not None:
-        before = f'PENSTOCK_ADMIN_TOKEN="${admin.token.env}" '
-    lines = []
-    if not config.tenants:
-        lines.append(f"  {before}penstock tenants create demo{after}")
-    tenant = config.tenants[0].name if config.tenants else "demo"
-    lines.append(f"  KEY=$({before}penstock keys create {tenant} --quiet{after})")
-    return lines
-
-
-def _admin_url(config: Config) -> str:
-    return f"http://{_reachable(config.admin.address, config.admin.port)}"
-
-
-def _reachable(address: str, port: int) -> str:
-    """The address at which a client on this machine reaches a listener."""
-    return join_endpoint(reachable(address), port)

@@ -26,6 +26,7 @@ from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
 from picker.server.listen import Address, Listeners, Servers
 from picker.state.endpoints import EndpointKey, Signals
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from picker.wire import control_pb2
 from policies import registry
@@ -61,7 +62,8 @@ class Worker:
         """Serve until SIGTERM, then finish what runs."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGUSR1, self._picker.leave)
         loop.add_signal_handler(signal.SIGHUP, self._parts.telemetry.reopen_log)
         self._parts.peers.start(self._picker.flights)
         self._parts.scraper.start(self)
@@ -80,12 +82,19 @@ class Worker:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
+    def _on_signal(self) -> None:
+        """Finish what runs and end; at the second signal, do not wait for it."""
+        if self._stop.is_set() and self._servers is not None:
+            self._servers.hurry()
+        self._stop.set()
+
     async def _drain(self) -> None:
         parts = self._parts
         self._picker.drain()
         await parts.health.refresh()
-        if self._servers is not None:
-            await self._servers.stop(_DRAIN_GRACE_S)
+        if self._servers is not None and self._config is not None:
+            own_s = self._config.listen.drain_timeout_s
+            await self._servers.stop(_DRAIN_GRACE_S, standard_grace_s=own_s)
         await parts.scraper.close()
         parts.peers.stop()  # no end may be reported to accounts that are closed
         await parts.tenancy.close()
@@ -192,6 +201,14 @@ class Worker:
     ) -> None:
         """See `ScrapeSink`."""
         self._picker.apply_models(pool, address, models, started_s)
+
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
+    ) -> None:
+        """See `ScrapeSink`."""
+        if lack is not Lack.MODELS:
+            self._look_at(pool, address)
+        self._picker.apply_lack(pool, address, lack, reason, started_s)
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         """See `ScrapeSink`."""

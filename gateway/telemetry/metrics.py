@@ -9,7 +9,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from gateway.telemetry.children import Children
 from gateway.telemetry.growing import GrowingCount
 from gateway.telemetry.labels import LabelLimiter
-from picker.seams.observer import Completed, Rejected
+from picker.request.report import Ending
+from picker.seams.observer import Answered, Completed, Rejected
 from picker.signals.scraper import ScrapeStats
 
 _TTFT_BUCKETS_S = (
@@ -126,6 +127,12 @@ class PickerMetrics:
         model, pool = self._model_label(event.labels.model), event.labels.pool
         self.requests[model, pool, str(event.status), event.reason].inc()
         self.rejections[pool, event.reason].inc()
+        self.decision[model, pool].observe(event.decision_s)
+
+    def answered(self, event: Answered) -> None:
+        """Count a request that the picker answered itself."""
+        model, pool = self._model_label(event.labels.model), event.labels.pool
+        self.requests[model, pool, str(event.status), Ending.OK].inc()
         self.decision[model, pool].observe(event.decision_s)
 
     def completed(self, event: Completed) -> None:

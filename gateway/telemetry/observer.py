@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.request_log import RequestLog
-from picker.seams.observer import Completed, Rejected
+from picker.seams.observer import Answered, Completed, Rejected
 
 
 class TelemetryObserver:
@@ -23,6 +23,12 @@ class TelemetryObserver:
         self._metrics.rejected(event)
         if self._log is not None:
             self._log.rejected(event)
+
+    def answered(self, event: Answered) -> None:
+        """The picker answered the request itself, without a replica."""
+        self._metrics.answered(event)
+        if self._log is not None:
+            self._log.answered(event)
 
     def completed(self, event: Completed) -> None:
         """A dispatched request has ended."""

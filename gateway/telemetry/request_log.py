@@ -16,7 +16,8 @@ from pathlib import Path
 import orjson
 
 from picker.request.labels import RequestLabels
-from picker.seams.observer import Completed, Rejected
+from picker.request.report import Ending
+from picker.seams.observer import Answered, Completed, Rejected
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,17 @@ class RequestLog:
                 **self._about(event.labels),
                 "status": event.status,
                 "reason": event.reason,
+                "decision_ms": _ms(event.decision_s),
+            }
+        )
+
+    def answered(self, event: Answered) -> None:
+        """Log a request that the picker answered itself."""
+        self._add(
+            {
+                **self._about(event.labels),
+                "status": event.status,
+                "reason": Ending.OK,
                 "decision_ms": _ms(event.decision_s),
             }
         )

@@ -117,6 +117,7 @@ class Policies:
             weights = self._weights if limit.weights is None else self._weighted(limit.weights)
         return LimitRule(
             name=limit.effective_name,
+            thing=limit.thing,
             dimension=Dimension.MONEY if limit.count == "cost" else Dimension(limit.count),
             rule=_arithmetic(limit),
             by=tuple(By(kind) for kind in limit.by),

@@ -109,4 +109,6 @@ def corpus(model: str) -> Iterator[HostileBody]:
         many(b',"text":"a","lora_path":[', b'"a"', b"]"))  # fmt: skip
     yield HostileBody("many sampling parameters", "/generate",
         many(b',"text":"a","sampling_params":[', b'{"n":1}', b"]"))  # fmt: skip
-    yield HostileBody("an unknown path", "/somewhere", many(b',"x":[', b'{"a":{}}', b"]"))
+    yield HostileBody(
+        "a path without a prompt", "/v1/images/generations", many(b',"x":[', b'{"a":{}}', b"]")
+    )

@@ -20,6 +20,7 @@ from picker.signals.engines import Engine, extract
 from picker.signals.scraper import Scraper
 from picker.signals.settings import ScrapedPool, ScrapeSettings
 from picker.state.endpoints import EndpointSpec, PoolState, Signals
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 
 _MODELS = b'{"object":"list","data":[{"id":"m","object":"model","parent":null}]}'
@@ -89,6 +90,11 @@ class _Sink:
         self, pool: str, address: str, models: Sequence[ServedModel], started_s: float
     ) -> None:
         self._state.apply_models(address, models)
+
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
+    ) -> None:
+        self._state.apply_lack(address, lack, reason, started_s)
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         self._state.mark_failed(address, started_s, reason)

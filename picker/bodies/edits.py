@@ -9,15 +9,12 @@ from typing import Final
 
 import orjson
 
-from picker.bodies.members import members
 from picker.bodies.reading import Unreadable
+from picker.prompt.members import values_of, with_values
 from picker.request.rejection import Reason
 
-_STREAM_OPTIONS: Final = re.compile(rb'"stream_options"\s*+:\s*+(?:null|\{[^{}]*+\})')
 _INCLUDE_USAGE: Final = b'"stream_options":{"include_usage":true}'
 _EMPTY_OBJECT: Final = re.compile(rb"\s*+\}")
-_MAX_TRIES: Final = 3
-"""Places looked at before every member is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +51,11 @@ def edited(body: bytes, document: Mapping[str, object], edits: Edits) -> bytes |
 
 def with_model(body: bytes, document: Mapping[str, object], served: str) -> bytes:
     """``body``, which reads as ``document``, with the top-level ``model`` replaced by ``served``,
-    or added."""
+    or added. One that is there twice is replaced twice: engines differ in which one they take."""
+    name = orjson.dumps(served)
     if "model" not in document:
-        return _with_member(body, b'"model":' + orjson.dumps(served))
-    asked = re.escape(orjson.dumps(document["model"]))
-    pattern = re.compile(rb'"model"\s*+:\s*+' + asked)
-    return _with_value(body, pattern, "model", served)
+        return _with_member(body, b'"model":' + name)
+    return with_values(body, values_of(body, "model"), name)
 
 
 def with_usage(body: bytes, document: Mapping[str, object]) -> bytes:
@@ -71,34 +67,7 @@ def with_usage(body: bytes, document: Mapping[str, object]) -> bytes:
     wanted = {**(options if isinstance(options, dict) else {}), "include_usage": True}
     if "continuous_usage_stats" in wanted:
         wanted["continuous_usage_stats"] = False  # had no effect without include_usage
-    return _with_value(body, _STREAM_OPTIONS, "stream_options", wanted)
-
-
-def _with_value(body: bytes, pattern: re.Pattern[bytes], key: str, value: object) -> bytes:
-    """``body`` with the member at one of the pattern's matches replaced, if that is what it takes
-    for it to read so; else with every member of that name replaced."""
-    member = b'"%s":%s' % (key.encode(), orjson.dumps(value))
-    matches = list(pattern.finditer(body))
-    for match in matches[: -_MAX_TRIES - 1 : -1]:
-        rest = member + body[match.end() :]
-        if body[match.start() - 1 : match.start()] != b"\\" and _reads(rest, key, value):
-            return body[: match.start()] + rest
-    parts: list[bytes] = []  # written with escapes, or in too many places
-    behind = 0
-    for one in members(body):
-        if one.key == key:
-            parts += (body[behind : one.start], member)
-            behind = one.end
-    return b"".join((*parts, body[behind:]))
-
-
-def _reads(rest: bytes, key: str, value: object) -> bool:
-    """``rest``, the end of a body, closes the outermost object, and in it ``key`` is ``value``:
-    what it starts with is at the top level, and no later member overrules it."""
-    try:
-        return bool(orjson.loads(b"{" + rest)[key] == value)
-    except orjson.JSONDecodeError:
-        return False
+    return with_values(body, values_of(body, "stream_options"), orjson.dumps(wanted))
 
 
 def _with_member(body: bytes, member: bytes) -> bytes:

@@ -8,6 +8,8 @@ from typing import Final, TypeAlias
 import orjson
 
 from picker.bodies.cost import has_more_values
+from picker.prompt.adapters import read_adapters
+from picker.prompt.caps import require_within
 from picker.prompt.fields import RequestFields, read_fields
 from picker.prompt.forms import Form, Prompt, invoked, read_prompt, require_object
 from picker.prompt.messages import InvalidPrompt
@@ -28,9 +30,12 @@ class Reading:
 
     form: Form | None
     """Of an invocation, the one that it turned out to be."""
-    document: dict[str, object]
-    fields: RequestFields
-    prompt: Prompt | None
+    document: dict[str, object] | None
+    """None: a body without a form that is no JSON object; the replica judges it."""
+    fields: RequestFields | None
+    prompt: Prompt | None = None
+    adapters: tuple[str, ...] = ()
+    """Named beside the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +52,24 @@ class Unreadable:
 
 
 Outcome: TypeAlias = Reading | Unreadable
+_NOT_READ: Final = Reading(None, None, None)
 
 
 def read(body: bytes, form: Form | None, caps: Caps) -> Outcome:
     """Read a JSON body. Without a form only its fields are read."""
     try:
-        document = require_object(orjson.loads(body))
+        document = orjson.loads(body)
+        if form is None:
+            return _opaque(document, caps)
+        document = require_object(document)
         if form is Form.INVOCATION:
             form = invoked(document)
         fields = read_fields(form, document)
-        prompt = None if form is None else read_prompt(form, document, caps)
+        prompt = read_prompt(form, document, caps)
+        return Reading(form, document, fields, prompt, read_adapters(document))
     except orjson.JSONDecodeError as error:
+        if form is None:
+            return _NOT_READ
         if _TOO_DEEP in error.msg:
             return Unreadable(
                 Reason.INVALID_REQUEST,
@@ -66,7 +78,18 @@ def read(body: bytes, form: Form | None, caps: Caps) -> Outcome:
         return Unreadable(Reason.INVALID_JSON, f"The request body is not valid JSON: {error.msg}")
     except InvalidPrompt as error:
         return Unreadable(Reason.INVALID_REQUEST, str(error), error.param)
-    return Reading(form, document, fields, prompt)
+
+
+def _opaque(document: object, caps: Caps) -> Reading:
+    if not isinstance(document, dict):
+        return _NOT_READ
+    require_within(document, caps)
+    adapters = read_adapters(document)
+    try:
+        fields = read_fields(None, document)
+    except InvalidPrompt:
+        return Reading(None, document, None, None, adapters)
+    return Reading(None, document, fields, None, adapters)
 
 
 def read_heavy(body: bytes, form: Form | None, caps: Caps) -> Outcome:
@@ -78,7 +101,7 @@ def read_heavy(body: bytes, form: Form | None, caps: Caps) -> Outcome:
             f"The request body has more than {caps.values} JSON values (cap: values).",
         )
     outcome = read(body, form, caps)
-    if isinstance(outcome, Unreadable):
+    if isinstance(outcome, Unreadable) or outcome.document is None:
         return outcome
     document = {key: _lean(value) for key, value in outcome.document.items()}
     return replace(outcome, document=document)

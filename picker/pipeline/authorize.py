@@ -65,11 +65,8 @@ def _authorize_models(context: RequestContext) -> None:
 
 def _wanted(context: RequestContext) -> list[str]:
     """Every model that the request names: in its body, in a header, and SGLang's adapters."""
-    adapters = (context.document or {}).get("lora_path")
-    each = adapters if isinstance(adapters, list) else [adapters]
     rewritten = context.head.first_of(names.MODEL_REWRITE)
-    named = (context.asked_model, rewritten, *each)
-    return [name for name in named if isinstance(name, str) and name]
+    return [name for name in (context.asked_model, rewritten, *context.asked_adapters) if name]
 
 
 def _is_unmetered(context: RequestContext) -> bool:

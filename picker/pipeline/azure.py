@@ -33,10 +33,10 @@ class ReadDeployment:
         if path == given:
             return
         context.deployment = model
-        context.head = replace(context.head, path=path)
-        context.form = form_of(path)
         query = _query(context.head.headers.get(":path", ""))
-        context.set_headers.append((":path", quote(path, safe=_SAFE) + query))
+        respelled = quote(path, safe=_SAFE) + query
+        context.head = replace(context.head, path=path, respelled=respelled)
+        context.form = form_of(path)
 
 
 def _read(path: str) -> tuple[str, str]:

@@ -37,7 +37,7 @@ class Decide:
                 for name in (
                     *names.CLIENT_MAY_NOT_SET,
                     *context.caller.credentials,
-                    *context.spent_headers,
+                    *context.remove_headers,
                 )
                 if name in headers
             ),

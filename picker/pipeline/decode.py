@@ -26,7 +26,7 @@ class Decode:
         body = context.body
         header = context.head.headers.get(_HEADER)
         if header is not None:
-            context.spent_headers = (_HEADER,)
+            context.remove_headers.append(_HEADER)
             body = await self._decoded(body, header)
         if body.startswith(_BYTE_ORDER_MARK) and context.is_json:
             body = body[len(_BYTE_ORDER_MARK) :]

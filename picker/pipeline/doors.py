@@ -1,65 +1,19 @@
-"""Steps: what is not let in at all.
-
-The engines' own admin paths are closed: passing them through would let any client unload an adapter
-or put a replica to sleep.
-"""
+"""Steps: what is not let in at all, and what is answered at the door, without a key."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
+from picker.pipeline.open_paths import HEALTH_PATHS, MODELS, OpenPaths
+from picker.request.answer import Answer
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
+from picker.request.target import has_two_readings
+from picker.settings import PoolSettings
 
-CLOSED_PATHS: Final = frozenset(
-    {
-        # vLLM
-        "/v1/load_lora_adapter",
-        "/v1/unload_lora_adapter",
-        "/sleep",
-        "/wake_up",
-        "/is_sleeping",
-        "/pause",
-        "/resume",
-        "/reset_prefix_cache",
-        "/reset_mm_cache",
-        "/reset_encoder_cache",
-        "/collective_rpc",
-        "/server_info",
-        "/start_profile",
-        "/stop_profile",
-        "/scale_elastic_ep",
-        "/abort_requests",
-        "/metrics",
-        "/load",
-        "/is_paused",
-        "/is_scaling_elastic_ep",
-        "/release_kv_cache_memory",
-        "/get_world_size",
-        "/fault_tolerance/status",
-        "/kv_event_sources",
-        "/init_weight_transfer_engine",
-        "/start_weight_update",
-        "/start_draft_weight_update",
-        "/update_weights",
-        "/finish_weight_update",
-        "/shutdown_weight_transfer_engine",
-        "/update_weight_version",
-        "/weight_info",
-        "/weight_checker",
-        # SGLang
-        "/flush_cache",
-        "/get_server_info",
-        "/release_memory_occupation",
-        "/resume_memory_occupation",
-        "/load_lora_adapter",
-        "/unload_lora_adapter",
-        "/update_weights_from_disk",
-        "/update_weights_from_distributed",
-        "/update_weights_from_tensor",
-    }
-)
+_MAX_SHOWN_CHARS: Final = 200
+_HEALTHY: Final = Answer(200, (("content-type", "application/json"),), b'{"status":"ok"}')
 
 
 class RefuseWhenDraining:
@@ -74,9 +28,78 @@ class RefuseWhenDraining:
 
 
 class RefuseClosedPaths:
-    """404 for a closed path, whatever the method."""
+    """404 for a path that no pool's engine has open for clients, 405 for a method that it does not
+    take, 403 for a path that servers may read in two ways. Answers OPTIONS, which browsers and
+    probes send without a key."""
+
+    def __init__(self, pools: Iterable[PoolSettings], passthrough: Iterable[str]) -> None:
+        self._open = OpenPaths({pool.engine for pool in pools}, passthrough)
 
     async def __call__(self, context: RequestContext) -> None:
-        path = context.head.path.rstrip("/")
-        if path in CLOSED_PATHS:
-            raise Rejection(Reason.PATH_NOT_FOUND, f"There is no {path} here.")
+        method, path = context.head.method, context.head.path
+        if method == "OPTIONS" and path == "*":
+            context.answer = Answer(204, (), b"")
+            return
+        if has_two_readings(path) and not path.startswith(MODELS + "/"):
+            raise Rejection(
+                Reason.PATH_NOT_ALLOWED,
+                "The path has an escaped delimiter, a control character or a dot segment, which"
+                " servers do not all read alike.",
+            )
+        methods = self._open.methods(path)
+        if methods is None:
+            raise _closed(path, self._open.instead_of(path))
+        if method in methods:
+            return
+        allowed = ", ".join(sorted({*methods, "OPTIONS"}))
+        if method == "OPTIONS":
+            context.answer = Answer(204, (("allow", allowed),), b"")
+            return
+        raise Rejection(
+            Reason.METHOD_NOT_ALLOWED,
+            f"{method[:_MAX_SHOWN_CHARS]} is not a method of {path[:_MAX_SHOWN_CHARS]}: it takes"
+            f" {allowed}.",
+            headers=(("allow", allowed),),
+        )
+
+
+class AnswerHealth:
+    """200 on the health paths while some replica can serve, else 503."""
+
+    def __init__(self, is_ready: Callable[[], bool]) -> None:
+        self._is_ready = is_ready
+
+    async def __call__(self, context: RequestContext) -> None:
+        if context.head.path in HEALTH_PATHS:
+            if not self._is_ready():
+                raise Rejection(Reason.NO_ENDPOINTS, "No replica can serve now.")
+            context.answer = _HEALTHY
+
+
+class RefusePathsOfOtherEngines:
+    """404 for a path that is open for the engine of another pool, but not of the pool that the
+    request goes to."""
+
+    def __init__(self, pools: Iterable[PoolSettings], passthrough: tuple[str, ...]) -> None:
+        pools = tuple(pools)
+        by_engine = {
+            engine: OpenPaths((engine,), passthrough) for engine in {pool.engine for pool in pools}
+        }
+        self._open = {pool.name: by_engine[pool.engine] for pool in pools}
+        self._same = len(by_engine) < 2
+
+    async def __call__(self, context: RequestContext) -> None:
+        if self._same or context.pool not in self._open:
+            return
+        methods = self._open[context.pool].methods(context.head.path)
+        if methods is None or context.head.method not in methods:
+            raise _closed(context.head.path, None)
+
+
+def _closed(path: str, instead: str | None) -> Rejection:
+    shown = path[:_MAX_SHOWN_CHARS]
+    hint = f" Did you mean {instead}?" if instead else ""
+    return Rejection(
+        Reason.PATH_NOT_FOUND,
+        f"There is no {shown} here.{hint} The gateway's `passthrough` setting opens more paths.",
+    )

@@ -16,12 +16,15 @@ _ASKS_FOR_USAGE: Final = frozenset({Form.CHAT, Form.COMPLETIONS, Form.GENERATE})
 
 
 class Mutate:
-    """Rewrites the model name; asks for usage in streams whose client did not."""
+    """Rewrites the model name; asks for usage in streams whose client did not; spells the path so
+    that the replica reads what was decided by."""
 
     def __init__(self, apart: Apart) -> None:
         self._apart = apart
 
     async def __call__(self, context: RequestContext) -> None:
+        if context.head.respelled is not None:
+            context.set_headers.append((":path", context.head.respelled))
         edits = _edits(context)
         if edits.model is not None and context.served_model != context.asked_model:
             context.model_changed = True

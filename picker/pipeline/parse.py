@@ -32,18 +32,21 @@ class Parse:
             raise too_large(self._max_body_bytes)
         if context.is_form:
             await self._read_form(context)
-            return
-        if not (context.head.sends if context.form is not None else context.is_json):
+        elif context.head.sends if context.form is not None else context.is_json:
+            await self._read_json(context)
+        else:
             name_model(context, None)
-            return
+
+    async def _read_json(self, context: RequestContext) -> None:
         outcome = await self._read(context)
         if isinstance(outcome, Unreadable):
-            if context.form is None and outcome.reason is not Reason.TOO_LARGE:
-                return  # passed through as it is: the replica judges it
             raise outcome.rejection()
         context.form, context.document = outcome.form, outcome.document
         context.fields, context.prompt = outcome.fields, outcome.prompt
-        name_model(context, outcome.fields.model)
+        context.asked_adapters = outcome.adapters
+        if any(len(name) > _MAX_NAME_CHARS for name in outcome.adapters):
+            raise _too_long("lora_path")
+        name_model(context, outcome.fields.model if outcome.fields is not None else None)
 
     async def _read_form(self, context: RequestContext) -> None:
         body, kind = context.body, context.head.headers.get("content-type", "")
@@ -80,11 +83,7 @@ def name_model(context: RequestContext, given: str | None) -> None:
     context.asked_model = model
     if len(model) > _MAX_NAME_CHARS:
         context.asked_model = model[:_MAX_LOGGED_CHARS]
-        raise Rejection(
-            Reason.INVALID_REQUEST,
-            f"model is longer than {_MAX_NAME_CHARS} characters.",
-            param="model",
-        )
+        raise _too_long("model")
 
 
 def too_large(max_body_bytes: int, what: str = "") -> Rejection:
@@ -95,3 +94,11 @@ def too_large(max_body_bytes: int, what: str = "") -> Rejection:
 def lost() -> Rejection:
     """Refuses a body of which the process died that read it."""
     return Rejection(Reason.TOO_LARGE, "The request body took too much memory to read.")
+
+
+def _too_long(param: str) -> Rejection:
+    return Rejection(
+        Reason.INVALID_REQUEST,
+        f"{param} is longer than {_MAX_NAME_CHARS} characters.",
+        param=param,
+    )

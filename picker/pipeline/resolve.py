@@ -9,6 +9,7 @@ from picker.prompt.forms import Form
 from picker.request.answer import Answer
 from picker.request.caller import Caller
 from picker.request.context import RequestContext
+from picker.request.model_list import model_card, model_list
 from picker.request.rejection import Reason, Rejection
 from picker.settings import RewriteTarget
 from picker.state.catalog import Catalog
@@ -27,7 +28,10 @@ class Resolve:
         if context.head.method in ("GET", "HEAD") and (
             path == _MODELS or path.startswith(_MODELS + "/")
         ):
-            context.answer = self._models(path, context.caller)
+            context.answer = self._models(path, context.caller, anthropic=context.anthropic)
+            return
+        if context.asked_adapters:
+            self._adapter(context, context.asked_adapters)
             return
         asked = context.asked_model
         rewritten = context.head.first_of(names.MODEL_REWRITE)
@@ -56,7 +60,8 @@ class Resolve:
         if not self._catalog.complete:
             return Rejection(
                 Reason.NO_ENDPOINTS,
-                f"The model {model!r} is not known yet: no replica has been reached.",
+                f"The model {model!r} is not known yet: no replica of some pool has listed its"
+                " models.",
             )
         if rewritten:
             return Rejection(
@@ -72,21 +77,52 @@ class Resolve:
             Reason.MODEL_NOT_FOUND, f"The model {model!r} does not exist here.", param="model"
         )
 
+    def _adapter(self, context: RequestContext, adapters: tuple[str, ...]) -> None:
+        """An engine that knows ``lora_path`` serves that adapter whatever the model is; for one
+        that does not, the body's model is changed to it. So what serves is what is paid for."""
+        adapter = adapters[0]
+        if len(adapters) > 1:
+            raise Rejection(
+                Reason.INVALID_REQUEST,
+                "lora_path names several adapters, or one for some prompts only: send a request for"
+                " each, since limits and prices go by one model.",
+                param="lora_path",
+            )
+        serving = self._catalog.serving(adapter)
+        if serving is None:
+            if not self._catalog.complete:
+                raise Rejection(
+                    Reason.NO_ENDPOINTS,
+                    f"The adapter {adapter!r} is not known yet: no replica has been reached.",
+                )
+            raise Rejection(
+                Reason.MODEL_NOT_FOUND,
+                f"The adapter {adapter!r} does not exist here: no replica lists it in /v1/models,"
+                " and no pool has it in its `models`.",
+                param="lora_path",
+            )
+        context.pool = serving.pool.name
+        context.served_model = context.billed_model = adapter
+        context.adapter = adapter if serving.is_adapter else ""
+
     def _default_pool(self, context: RequestContext) -> None:
         pool = self._catalog.default_pool
         if pool is None:
             raise Rejection(Reason.NO_ENDPOINTS, "No pool is configured.")
         context.pool = pool.name
 
-    def _models(self, path: str, caller: Caller) -> Answer:
+    def _models(self, path: str, caller: Caller, *, anthropic: bool) -> Answer:
         wanted = path.removeprefix(_MODELS).strip("/")
-        body = None
+        models = [model for model in self._catalog.models() if caller.may_use(model.id)]
         if not wanted:
-            body = self._catalog.listing(caller.may_use)
-        elif caller.may_use(wanted):
-            body = self._catalog.model(wanted)
-        if body is None:
-            raise Rejection(
-                Reason.MODEL_NOT_FOUND, f"The model {wanted!r} does not exist here.", param="model"
-            )
+            body = model_list(models, anthropic=anthropic)
+        else:
+            one = next((model for model in models if model.id == wanted), None)
+            if one is None:
+                raise Rejection(
+                    Reason.MODEL_NOT_FOUND,
+                    f"The model {wanted!r} does not exist here.",
+                    param="model",
+                )
+            body = model_card(one, anthropic=anthropic)
         return Answer(200, (("content-type", "application/json"),), body)

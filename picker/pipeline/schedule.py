@@ -86,8 +86,15 @@ class Schedule:
 
 
 def _candidates(context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:
+    try:
+        return _fitting(context, pool, pool.state.candidates(now_s))
+    except Rejection:
+        return _fitting(context, pool, pool.state.last_resort())
+
+
+def _fitting(context: RequestContext, pool: PoolRuntime, candidates: Slots) -> Slots:
+    """Those of the endpoints that the request may go to. Raises Rejection when there is none."""
     state = pool.state
-    candidates = state.candidates(now_s)
     if candidates.size == 0:
         raise Rejection(Reason.NO_ENDPOINTS, f"Pool {pool.name!r} has no replica to serve.")
     subset = context.head.subset
@@ -121,7 +128,7 @@ def _session_slot(context: RequestContext, pool: PoolRuntime, now_s: float) -> i
     if token:
         try:
             address = base64.b64decode(token, validate=True).decode("ascii")
-        except ValueError:  # no base64, not ASCII
+        except ValueError:
             address = None  # not one of ours: routed as if it had none
     if address not in pool.state.slot_of and context.session:
         address = pool.sessions.address_of(context.session, now_s)

@@ -15,8 +15,14 @@ from picker.pipeline.count import Count
 from picker.pipeline.decide import Decide
 from picker.pipeline.decode import Decode
 from picker.pipeline.dispatch import Dispatch
-from picker.pipeline.doors import RefuseClosedPaths, RefuseWhenDraining
+from picker.pipeline.doors import (
+    AnswerHealth,
+    RefuseClosedPaths,
+    RefusePathsOfOtherEngines,
+    RefuseWhenDraining,
+)
 from picker.pipeline.estimate import Estimate
+from picker.pipeline.forward import Forward
 from picker.pipeline.hash import Hash
 from picker.pipeline.identify import Identify
 from picker.pipeline.mutate import Mutate
@@ -81,7 +87,8 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
         head=(
             ("door", RefuseWhenDraining(tools.is_draining)),
             ("azure", ReadDeployment()),
-            ("paths", RefuseClosedPaths()),
+            ("paths", RefuseClosedPaths(settings.pools, settings.passthrough)),
+            ("health", AnswerHealth(lambda: tools.pools.any_candidate(tools.now()))),
             ("identify", Identify(tools.gate)),
         ),
         body=(
@@ -89,12 +96,14 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("parse", tools.read or Parse(settings.max_body_bytes, settings.caps, tools.apart)),
             ("authorize", Authorize()),
             ("resolve", Resolve(tools.catalog)),
+            ("engine", RefusePathsOfOtherEngines(settings.pools, settings.passthrough)),
             ("count", Count(tools.counting)),
             ("estimate", Estimate(tools.catalog, tools.learned, settings.default_output_tokens)),
             ("reserve", Reserve(tools.limiter)),
             ("hash", Hash()),
             ("schedule", Schedule(tools.pools, tools.flights.ledger, tools.rng, tools.now)),
             ("mutate", Mutate(tools.apart)),
+            ("forward", Forward(tools.pools)),
             ("dispatch", Dispatch(tools.flights, settings.lease_s)),
             ("decide", Decide(tools.picker_id, report_scores=settings.report_scores)),
         ),

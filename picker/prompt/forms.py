@@ -97,8 +97,7 @@ _SUFFIXES = tuple(sorted(_FORM_BY_SUFFIX, key=len, reverse=True))
 
 
 def form_of(path: str) -> Form | None:
-    """Form of the body sent to ``path``, by longest suffix and without its query; None = opaque."""
-    path = path.partition("?")[0].rstrip("/")
+    """Form of the body sent to ``path``, by longest suffix; None = opaque."""
     if path.endswith(_SUFFIXES):
         for suffix in _SUFFIXES:
             if path.endswith(suffix):

@@ -10,6 +10,7 @@ import numpy as np
 
 from picker.signals.sink import ScrapeSink
 from picker.state.endpoints import Signals
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from picker.wire import state_pb2
 
@@ -62,16 +63,31 @@ class SharedReadings:
             message = state_pb2.ModelList(pool=pool, address=address, started_s=started_s)
             for model in models:
                 message.models.add(
-                    id=model.id, parent=model.parent, max_model_tokens=model.max_model_tokens
+                    id=model.id,
+                    parent=model.parent,
+                    max_model_tokens=model.max_model_tokens,
+                    root=model.root,
+                    created=model.created,
                 )
             self._models.append(message)
             self._added(1 + len(models))
 
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
+    ) -> None:
+        """See `ScrapeSink`."""
+        self._fail(pool, address, lack.value, reason, started_s)
+
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         """See `ScrapeSink`."""
+        self._fail(pool, address, "", reason, started_s)
+
+    def _fail(self, pool: str, address: str, lack: str, reason: str, started_s: float) -> None:
         if len(self.members) > 1:
             self._failures.append(
-                state_pb2.Failure(pool=pool, address=address, started_s=started_s, reason=reason)
+                state_pb2.Failure(
+                    pool=pool, address=address, started_s=started_s, reason=reason, lack=lack
+                )
             )
             self._added()
 
@@ -98,7 +114,11 @@ class SharedReadings:
         if sink is None:
             return
         for failure in batch.failures:
-            sink.mark_failed(failure.pool, failure.address, failure.reason, failure.started_s)
+            about = (failure.reason, failure.started_s)
+            if failure.lack:
+                sink.apply_lack(failure.pool, failure.address, Lack(failure.lack), *about)
+            else:
+                sink.mark_failed(failure.pool, failure.address, *about)
         # Models before signals: a replica that has come back is no candidate without them.
         for listed in batch.model_lists:
             models = [
@@ -106,6 +126,8 @@ class SharedReadings:
                     model.id,
                     model.parent if model.HasField("parent") else None,
                     model.max_model_tokens if model.HasField("max_model_tokens") else None,
+                    model.root if model.HasField("root") else None,
+                    model.created if model.HasField("created") else None,
                 )
                 for model in listed.models
             ]

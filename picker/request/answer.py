@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from picker.request.pick import Pick
 
@@ -17,7 +17,8 @@ class Decision:
     pool: str
     picks: tuple[Pick, ...]
     """At least one; the last one answers the client."""
-    set_headers: tuple[tuple[str, str], ...]
+    set_headers: tuple[tuple[str, str], ...] = field(repr=False)
+    """May hold the gateway's own key for the replicas."""
     remove_headers: tuple[str, ...]
     body: bytes | None
     """The changed body; None: as it came."""
@@ -52,3 +53,7 @@ class Answer:
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+
+    def with_headers(self, *more: tuple[str, str]) -> Answer:
+        """The same with more headers."""
+        return replace(self, headers=(*self.headers, *more))

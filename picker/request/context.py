@@ -20,7 +20,7 @@ from picker.request.labels import RequestLabels
 from picker.request.pick import Pick
 from policies.limits.prices import MOST, NOTHING, Usage
 
-_FORM: Final = re.compile(r"\s*multipart/form-data\s*(?:;|\Z)", re.IGNORECASE)
+_FORM: Final = re.compile(r"\s*multipart/form-data\s*(?:;|\Z)")
 _MAX_USER_CHARS: Final = 64
 
 
@@ -46,8 +46,6 @@ class RequestContext:
     # decode
     decoded: bool = False
     """The body came in another coding, or with a mark that is not part of it."""
-    spent_headers: tuple[str, ...] = ()
-    """Headers that are not true any more of the request as it is sent."""
     # parse
     heavy: bool = False
     """Work on its body takes long: see `picker.bodies.cost`."""
@@ -59,6 +57,8 @@ class RequestContext:
     """Where a multipart form has the model's name."""
     asked_model: str = ""
     """Model name as the client gave it, "" when it gave none."""
+    asked_adapters: tuple[str, ...] = ()
+    """LoRA adapters that the client named beside the model; "" among them: the base model."""
     # resolve
     served_model: str = ""
     """Model name that the replica gets."""
@@ -92,6 +92,7 @@ class RequestContext:
     """The body names the served model where the client named another."""
     strip_usage: bool = False
     set_headers: list[tuple[str, str]] = field(default_factory=list)
+    remove_headers: list[str] = field(default_factory=list)
     # decide
     decision: Decision | None = None
 
@@ -102,16 +103,24 @@ class RequestContext:
 
     @property
     def is_json(self) -> bool:
-        """Its body should be JSON."""
+        """Its body should be JSON: engines read one without a content type so."""
         if self.form is not None:
             return True
-        return bool(self.body) and "json" in self.head.headers.get("content-type", "")
+        return bool(self.body) and "json" in self._content_type
 
     @property
     def is_form(self) -> bool:
         """Its body is a multipart form: audio and images come so."""
-        kind = self.head.headers.get("content-type", "")
-        return self.form is None and self.head.sends and _FORM.match(kind) is not None
+        return self.form is None and self.head.sends and bool(_FORM.match(self._content_type))
+
+    @property
+    def _content_type(self) -> str:
+        return self.head.headers.get("content-type", "json").lower()
+
+    @property
+    def id_header(self) -> tuple[str, str]:
+        """Response header with the request's id for Anthropic's clients."""
+        return names.ANTHROPIC_REQUEST_ID, self.request_id
 
     @property
     def objective(self) -> str:
@@ -132,8 +141,8 @@ class RequestContext:
 
     @property
     def anthropic(self) -> bool:
-        """Errors have Anthropic's shape."""
-        return self.form is Form.ANTHROPIC
+        """Errors and lists of models have Anthropic's shape."""
+        return self.form is Form.ANTHROPIC or names.ANTHROPIC_VERSION in self.head.headers
 
     def took_s(self, step: str) -> float:
         """Seconds that a step took, 0 when it has not run."""

@@ -16,7 +16,8 @@ class RequestHead:
 
     method: str
     path: str
-    """As the replica's server reads it: unescaped, without the query string."""
+    """As the replica's server reads it: unescaped, without the query string; see
+    `picker.request.target`."""
     headers: Mapping[str, str]
     """By lower-case name."""
     subset: frozenset[str] | None
@@ -27,6 +28,8 @@ class RequestHead:
     """Of a token that Envoy has verified; empty: there was none."""
     claims_error: str = ""
     """Why Envoy refused the token that was there, "" when it did not."""
+    respelled: str | None = None
+    """What the replica must get as ``:path`` to read ``path``; None: what came."""
 
     @property
     def sends(self) -> bool:

@@ -21,6 +21,15 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """A request the picker answered itself, and well: it needed no replica."""
+
+    labels: RequestLabels
+    status: int
+    decision_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Completed:
     """A dispatched request that has ended, as the data plane reported it."""
 
@@ -56,6 +65,8 @@ class Observer(Protocol):
 
     def rejected(self, event: Rejected) -> None: ...
 
+    def answered(self, event: Answered) -> None: ...
+
     def completed(self, event: Completed) -> None: ...
 
 
@@ -63,6 +74,9 @@ class Unobserved:
     """Nobody reads metrics and logs."""
 
     def rejected(self, event: Rejected) -> None:
+        return
+
+    def answered(self, event: Answered) -> None:
         return
 
     def completed(self, event: Completed) -> None:

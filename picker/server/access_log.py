@@ -19,10 +19,13 @@ from picker.request.caller import ANONYMOUS
 from picker.request.labels import RequestLabels
 from picker.request.report import Ending, Report
 from picker.seams.observer import Rejected
+from picker.server.refusals import code_of, is_arriving
 from picker.server.usage import is_possible, produced
 
 log = logging.getLogger(__name__)
 
+_ERRORS: Final = 400
+"""Status codes from here on."""
 SERVICE: Final = "envoy.service.accesslog.v3.AccessLogService"
 
 _UPSTREAM_FAILED: Final = (
@@ -82,25 +85,23 @@ class AccessLogs:
 
 
 def read_refusal(entry: HTTPAccessLogEntry) -> Rejected | None:
-    """A request that Envoy answered itself before any picker decided it; else None."""
+    """A request that Envoy refused itself before any picker decided it; else None. What it
+    answers well, such as a preflight of a browser, is no refusal."""
+    if 0 < entry.response.response_code.value < _ERRORS:
+        return None
     details = entry.response.response_code_details
     metadata = entry.common_properties.metadata.filter_metadata
     ours = metadata[names.PENSTOCK_NAMESPACE].fields if names.PENSTOCK_NAMESPACE in metadata else ()
-    too_large = "payload_too_large" in details
-    if "id" in ours or names.ANSWER_DETAILS in details or (names.ASKED in ours and not too_large):
+    asked = names.ASKED in ours and not is_arriving(details)
+    if "id" in ours or names.ANSWER_DETAILS in details or asked:
         return None
-    if too_large:
-        reason = "request_too_large"
-    elif details.startswith("ext_proc") or details == "direct_response":
-        reason = "picker_unavailable"
-    else:
-        reason = "refused_by_proxy" if entry.response.response_code.value else "client_aborted"
+    reason = code_of(details) if entry.response.response_code.value else "client_aborted"
     labels = RequestLabels(
         request_id=entry.request.request_id,
         tenant=ANONYMOUS,
         model="",
         pool="",
-        path=entry.request.path.partition("?")[0],
+        path=entry.request.path.partition("?")[0] or entry.request.authority,
     )
     return Rejected(labels, entry.response.response_code.value, reason, decision_s=0.0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, ProcessingRequest
@@ -30,6 +32,8 @@ class StandardExchange:
         self._picker = picker
         self._context = context
         self._first = first
+        self._metadata = first.metadata_context
+        self._request_id = ""
         self._decision: Decision | None = None
         self._reader: ResponseReader | None = None
         self._status = _CLIENT_LEFT
@@ -50,11 +54,12 @@ class StandardExchange:
 
     async def _request(self) -> bool:
         """True when the request goes on to a replica."""
-        head = wire.request_head(self._first, self._picker.now())
+        head = self._identified(wire.request_head(self._first, self._picker.now()))
         begun = await self._picker.begin(head)
         if isinstance(begun, Answer):
-            await self._context.write(wire.immediate(begun))
+            await self._answer(begun)
             return False
+        given = self._metadata
         without_body = ended = self._first.request_headers.end_of_stream
         parts: list[bytes] = []
         size = 0
@@ -63,10 +68,11 @@ class StandardExchange:
             message = await self._context.read()
             if not isinstance(message, ProcessingRequest):
                 return False
+            self._metadata = wire.with_later(self._metadata, message)
             if message.HasField("request_body"):
                 size += len(message.request_body.body)
                 if size > self._picker.max_body_bytes:
-                    await self._context.write(wire.immediate(self._picker.refuse_size(begun)))
+                    await self._answer(self._picker.refuse_size(begun))
                     return False
                 parts.append(message.request_body.body)
                 ended = message.request_body.end_of_stream
@@ -74,9 +80,11 @@ class StandardExchange:
                 ended = trailers = True
         body = b"".join(parts)
         parts.clear()
+        if self._metadata is not given:
+            begun.head = replace(head, subset=wire.subset_of(self._metadata))
         outcome = await self._picker.offer(begun, body)
         if isinstance(outcome, Answer):
-            await self._context.write(wire.immediate(outcome))
+            await self._answer(outcome)
             return False
         self._decision = outcome
         self._dispatched_s = self._picker.now()
@@ -90,14 +98,31 @@ class StandardExchange:
         self._sent = True
         return True
 
+    def _identified(self, head: RequestHead) -> RequestHead:
+        """With an id of ours where the gateway has given the request none."""
+        self._request_id = head.headers.get(names.REQUEST_ID, "")
+        if self._request_id:
+            return head
+        self._request_id = str(uuid.uuid4())
+        return replace(head, headers={**head.headers, names.REQUEST_ID: self._request_id})
+
+    async def _answer(self, answer: Answer) -> None:
+        """Answer the client without a replica."""
+        answer = answer.with_headers((names.REQUEST_ID, self._request_id))
+        await self._context.write(wire.immediate(answer))
+
     def _on_headers(self, decision: Decision, head: RequestHead) -> bytes:
-        headers = [*decision.set_headers, (names.DESTINATION, decision.destination)]
+        headers = [
+            *decision.set_headers,
+            (names.DESTINATION, decision.destination),
+            (names.REQUEST_ID, self._request_id),
+        ]
         if decision.body is not None:
             headers.append(("content-length", str(len(decision.body))))
         remove = []
         if _ACCEPT_ENCODING in head.headers:
             remove.append(_ACCEPT_ENCODING)  # usage is read from the response's text
-        return wire.decided(decision, self._first.metadata_context, headers, remove)
+        return wire.decided(decision, self._metadata, headers, remove)
 
     async def _response(self) -> None:
         while True:
@@ -122,8 +147,14 @@ class StandardExchange:
         self._reader = ResponseReader(
             given, rename=self._decision.rename, strip_usage=self._decision.strip_usage
         )
-        remove = ("content-length",) if self._reader.changes_length else ()
-        headers = self._decision.response_headers
+        remove = [names.SERVER] if names.SERVER in given else []
+        if self._reader.changes_length:
+            remove.append("content-length")
+        headers = (
+            *self._decision.response_headers,
+            (names.REQUEST_ID, self._request_id),
+            (names.ANTHROPIC_REQUEST_ID, self._request_id),
+        )
         if self._decision.wants_session_token:
             headers = (
                 *headers,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 import grpc
@@ -39,7 +40,7 @@ class ExternalProcessor:
 
     def __init__(self, picker: Picker, *, fast_path: bool) -> None:
         self._picker = picker
-        self._fast_path = fast_path
+        self.fast_path = fast_path
         self.running = 0
         """Streams being served."""
 
@@ -59,7 +60,7 @@ class ExternalProcessor:
         try:
             if self._is_duplex(first):
                 await StandardExchange(self._picker, context, first).run()
-            elif self._fast_path:
+            elif self.fast_path:
                 await self._buffered(first, context.read, context.write)
             else:
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, _NOT_DUPLEX)
@@ -68,7 +69,7 @@ class ExternalProcessor:
 
     def _is_duplex(self, first: ProcessingRequest) -> bool:
         if not first.HasField("protocol_config"):
-            return not self._fast_path
+            return not self.fast_path
         mode: int = first.protocol_config.request_body_mode
         duplex: int = ProcessingMode.FULL_DUPLEX_STREAMED
         return mode == duplex
@@ -85,6 +86,7 @@ class ExternalProcessor:
             await write(wire.immediate(begun))
             return
         body = b""
+        metadata = given = first.metadata_context
         without_body = first.request_headers.end_of_stream
         if not without_body:
             await write(wire.continue_to_body(begun.id, self._picker.id))
@@ -92,12 +94,15 @@ class ExternalProcessor:
             if not isinstance(message, ProcessingRequest) or not message.HasField("request_body"):
                 return
             body = message.request_body.body
+            metadata = wire.with_later(metadata, message)
+            if metadata is not given:
+                begun.head = replace(head, subset=wire.subset_of(metadata))
         outcome = await self._picker.offer(begun, body)
         if isinstance(outcome, Answer):
             await write(wire.immediate(outcome))
             return
         decided = wire.decided_fast(
-            outcome, first.metadata_context, _fast_headers(outcome), on_body=not without_body
+            outcome, metadata, _fast_headers(outcome), on_body=not without_body
         )
         sending = asyncio.ensure_future(write(decided))
         try:

@@ -1,4 +1,4 @@
-"""gRPC health: SERVING only when the pool is known, signals are fresh and nothing drains."""
+"""gRPC health: SERVING only when some replica can be used and nothing drains."""
 
 from __future__ import annotations
 

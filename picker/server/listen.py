@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -64,6 +65,7 @@ class Servers:
         self._access_logs = AccessLogs(picker)
         self._running: list[grpc.aio.Server] = []
         self._processors: list[ExternalProcessor] = []
+        self._hurried = False
 
     async def start(self) -> None:
         """Listen. Raises RuntimeError when an address is taken."""
@@ -92,19 +94,33 @@ class Servers:
             _bind(server, listeners.health)
             await self._run(server)
 
-    async def stop(self, grace_s: float) -> None:
+    async def stop(self, grace_s: float, *, standard_grace_s: float = 0.0) -> None:
         """Set the picker to draining before: what is running has ``grace_s`` to end, what comes
-        in the meantime is refused, and then all streams are ended."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                while self._busy:  # noqa: ASYNC110 - requests end in several places
-                    await asyncio.sleep(_DRAIN_POLL_S)
+        in the meantime is refused, and then all streams are ended. A stream of the standard port
+        lasts as long as the response, and a gateway breaks that off with it: those have
+        ``standard_grace_s``."""
+        await self._until(lambda: not self._serves_standard, standard_grace_s)
+        await self._until(lambda: not self._busy, grace_s)
         await self._close()
+
+    def hurry(self) -> None:
+        """`stop` waits for nothing any more."""
+        self._hurried = True
+
+    async def _until(self, true: Callable[[], bool], timeout_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while not (self._hurried or true()):  # noqa: ASYNC110 - requests end anywhere
+                    await asyncio.sleep(_DRAIN_POLL_S)
 
     @property
     def failed_entries(self) -> int:
         """Entries and messages of access logs that could not be used."""
         return self._access_logs.failed_entries
+
+    @property
+    def _serves_standard(self) -> bool:
+        return any(one.running for one in self._processors if not one.fast_path)
 
     @property
     def _busy(self) -> bool:

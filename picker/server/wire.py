@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, TypeAlias
-from urllib.parse import unquote
 
 from envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValueOption, Metadata
 from envoy.service.ext_proc.v3.external_processor_pb2 import (
@@ -29,12 +28,12 @@ from google.protobuf.struct_pb2 import Struct, Value
 from picker import names
 from picker.request.answer import Answer, Decision
 from picker.request.head import RequestHead
+from picker.request.target import read_target
 
 BODY_CHUNK_BYTES: Final = 62_000
 """Largest body message; Envoy's default buffer takes no larger one."""
 
-_STATUS: Final = re.compile("[1-9][0-9]{2}", re.ASCII)
-_SLASHES: Final = re.compile("/{2,}")
+_STATUS: Final = re.compile("[1-9][0-9]{2}")
 _MISSING: Final = "Jwt is missing"
 """What Envoy says when there was no token."""
 _NO_CLAIMS: Final[Mapping[str, object]] = MappingProxyType({})
@@ -75,23 +74,18 @@ def request_head(message: ProcessingRequest, received_s: float) -> RequestHead:
     path = headers.get(":path")
     if path is None:
         path = next((headers[name] for name in names.ORIGINAL_PATHS if name in headers), "/")
+    target = read_target(path)
     claims, claims_error = _claims(message.metadata_context)
     return RequestHead(
         method=headers.get(":method", "POST"),
-        path=_read_path(path),
+        path=target.path,
         headers=headers,
-        subset=_subset(message.metadata_context),
+        subset=subset_of(message.metadata_context),
         received_s=received_s,
         claims=claims,
         claims_error=claims_error,
+        respelled=target.respelled,
     )
-
-
-def _read_path(target: str) -> str:
-    """As the servers of engines read it (ASGI): unescaped once, so that no spelling of a path gets
-    by what is decided by it. Repeated slashes count as one: servers in between may merge them."""
-    path = unquote(target.partition("?")[0].partition("#")[0])
-    return _SLASHES.sub("/", path)
 
 
 def _claims(metadata: Metadata) -> tuple[Mapping[str, object], str]:
@@ -130,18 +124,34 @@ def _plain(value: Value) -> object:
     return None
 
 
-def _subset(metadata: Metadata) -> frozenset[str] | None:
+def subset_of(metadata: Metadata) -> frozenset[str] | None:
+    """The endpoints that the gateway allows; None: no restriction. A hint of any other type than a
+    list or a string names no endpoint, so none is allowed."""
     namespace = metadata.filter_metadata.get(names.SUBSET_NAMESPACE)
     if namespace is None or names.SUBSET_KEY not in namespace.fields:
         return None
-    value = namespace.fields[names.SUBSET_KEY]
-    if value.HasField("null_value"):
-        return None
-    if value.HasField("list_value"):
-        entries: Iterable[str] = (item.string_value for item in value.list_value.values)
-    else:
-        entries = value.string_value.split(",")
-    return frozenset(entry.strip() for entry in entries if entry.strip())
+    hint = _plain(namespace.fields[names.SUBSET_KEY])
+    return None if hint is None else frozenset(_endpoints(hint))
+
+
+def _endpoints(hint: object) -> Iterator[str]:
+    if isinstance(hint, str):
+        yield from filter(None, (entry.strip() for entry in hint.split(",")))
+    elif isinstance(hint, list):
+        for entry in hint:
+            yield from _endpoints(entry)
+
+
+def with_later(metadata: Metadata, later: ProcessingRequest) -> Metadata:
+    """The request's metadata with what a later message of it brings; a namespace that is there
+    twice is as it came last."""
+    if not later.metadata_context.filter_metadata:
+        return metadata
+    merged = Metadata()
+    merged.CopyFrom(metadata)
+    for name, namespace in later.metadata_context.filter_metadata.items():
+        merged.filter_metadata[name].CopyFrom(namespace)
+    return merged
 
 
 def _mutate(into: HeaderMutation, set_headers: HeaderList, remove: Iterable[str]) -> None:
@@ -285,6 +295,6 @@ def response_head(headers: HttpHeaders) -> dict[str, str]:
 
 
 def status_of(headers: Mapping[str, str]) -> int:
-    """Of a response; 500 for one that has none, or what is no status."""
+    """A response's status; 500 for one that is none."""
     status = headers.get(":status", "")
     return int(status) if _STATUS.fullmatch(status) else 500

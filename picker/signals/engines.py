@@ -21,6 +21,8 @@ class Engine(StrEnum):
     VLLM = "vllm"
     SGLANG = "sglang"
     TRTLLM = "trtllm"
+    OPENAI = "openai"
+    """Any server that speaks OpenAI's API: it reports no load."""
 
 
 class SignalError(ValueError):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import ssl
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 import aiohttp
 from yarl import URL
@@ -20,6 +24,8 @@ class Failure(StrEnum):
     DISCONNECTED = "disconnected"
     NOT_THERE = "not_there"
     """A status that says that the page is elsewhere or nowhere: redirect, 404, 405."""
+    DENIED = "denied"
+    """A status that asks for a key: 401, 403."""
     STATUS = "status"
     """Another HTTP status than 200."""
     TOO_LARGE = "too_large"
@@ -29,10 +35,16 @@ class Failure(StrEnum):
     """This machine's own limit (open files, ports, memory): says nothing about the replica."""
 
 
-_LOCAL_ERRORS = frozenset(
+_LOCAL_ERRORS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 )
-_NOT_THERE = frozenset({301, 302, 303, 307, 308, 404, 405})
+_BROKEN: Final = 500
+_NOT_IMPLEMENTED: Final = 501
+_KINDS: Final = {
+    **dict.fromkeys((301, 302, 303, 307, 308, 404, 405, 410, _NOT_IMPLEMENTED), Failure.NOT_THERE),
+    **dict.fromkeys((401, 403, 407), Failure.DENIED),
+}
+"""By HTTP status; other ones are `Failure.STATUS`."""
 
 
 class FetchError(Exception):
@@ -51,6 +63,8 @@ class Upstream:
     """None: plain HTTP."""
     server_name: str | None = None
     """Name for SNI and the certificate check; None: the address."""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Sent with every request, the host among them. May hold secrets."""
 
 
 class Fetcher:
@@ -83,21 +97,32 @@ class Fetcher:
 
     async def get(self, url: URL, upstream: Upstream) -> bytes:
         """The body of a 200; raises FetchError. Redirects are not followed."""
+        async with self._answer(url, upstream) as response:
+            if response.status != 200:
+                raise _unwanted(url, response.status)
+            return await self._body(url, response)
+
+    async def probe(self, url: URL, upstream: Upstream) -> None:
+        """Return when the replica answers as one that lives; raises FetchError. A page that is not
+        there, or not for us, is the answer of a server that lives too."""
+        async with self._answer(url, upstream) as response:
+            if response.status >= _BROKEN and response.status != _NOT_IMPLEMENTED:
+                raise _unwanted(url, response.status)
+
+    @asynccontextmanager
+    async def _answer(self, url: URL, upstream: Upstream) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("the fetcher is not open")
         try:
             async with self._session.get(
                 url,
+                headers=upstream.headers,
                 ssl=upstream.tls if upstream.tls is not None else True,
                 server_hostname=upstream.server_name,
                 allow_redirects=False,
                 timeout=self._timeout,
             ) as response:
-                if response.status != 200:
-                    status = response.status
-                    kind = Failure.NOT_THERE if status in _NOT_THERE else Failure.STATUS
-                    raise FetchError(kind, f"GET {url.path}: status {status}")
-                return await self._body(url, response)
+                yield response
         except TimeoutError as error:
             raise FetchError(
                 Failure.TIMEOUT, f"GET {url.path}: no answer within {self._timeout.total:g} s"
@@ -107,7 +132,10 @@ class Fetcher:
         except aiohttp.ClientConnectorError as error:
             local = error.os_error.errno in _LOCAL_ERRORS
             kind = Failure.LOCAL if local else Failure.REFUSED
-            raise FetchError(kind, f"cannot connect: {error.os_error}"[:200]) from error
+            number = error.os_error.errno
+            why = os.strerror(number) if number and number > 0 else str(error.os_error)
+            hint = "" if local else "; is it running, and is this its port?"
+            raise FetchError(kind, f"cannot connect: {why[:160]}{hint}") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             words = str(error) or type(error).__name__
             raise FetchError(Failure.DISCONNECTED, f"GET {url.path}: {words[:200]}") from error
@@ -124,3 +152,11 @@ class Fetcher:
                     f"GET {url.path}: more than {self._max_body_bytes} bytes",
                 )
         return b"".join(chunks)
+
+
+def _unwanted(url: URL, status: int) -> FetchError:
+    kind = _KINDS.get(status, Failure.STATUS)
+    reason = f"GET {url.path}: status {status}"
+    if kind is Failure.DENIED:
+        reason += ", it asks for a key: set upstream.api_key of the pool"
+    return FetchError(kind, reason)

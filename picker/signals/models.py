@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import orjson
 
 from picker.state.models import ServedModel
+
+_LATEST: Final = 1 << 37
+"""Seconds since the epoch: beyond that it is something else, or milliseconds."""
 
 
 class ModelsError(ValueError):
@@ -31,10 +36,15 @@ def _model(card: object) -> ServedModel:
     if not isinstance(card, dict) or not isinstance(name, str) or not name:
         raise ModelsError('/v1/models: an entry of "data" has no "id"')
     parent, longest_tokens = card.get("parent"), card.get("max_model_len")
+    root, created = card.get("root"), card.get("created")
     return ServedModel(
         id=name,
         parent=parent if isinstance(parent, str) and parent else None,
         max_model_tokens=longest_tokens
         if isinstance(longest_tokens, int) and longest_tokens > 0
+        else None,
+        root=root if isinstance(root, str) and root else None,
+        created=int(created)
+        if isinstance(created, int | float) and 0 < created < _LATEST
         else None,
     )

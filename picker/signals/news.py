@@ -8,6 +8,7 @@ from picker.signals.settings import ScrapeSettings
 from picker.signals.sink import ScrapeSink
 from picker.signals.watched import Watched
 from picker.state.endpoints import Signals
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 
 
@@ -35,17 +36,24 @@ class News:
 
     def apply_signals(self, pool: str, address: str, signals: Signals, started_s: float) -> None:
         """See `ScrapeSink`."""
-        watched = self._newer(pool, address, started_s)
-        if watched is None:
+        watched = self._alive(pool, address, started_s)
+        if watched is not None:
+            watched.target.heard(signals, started_s)
+            self._sink.apply_signals(pool, address, signals, started_s)
+
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
+    ) -> None:
+        """See `ScrapeSink`."""
+        if lack is Lack.SIGNALS:
+            watched = self._alive(pool, address, started_s)
+            if watched is not None:
+                watched.target.heard_without(reason, started_s)
+                self._sink.apply_lack(pool, address, lack, reason, started_s)
             return
-        if watched.target.appearing and not watched.target.listed:
-            # No candidate before its models are known, and the list may have been lost.
-            if watched.task is None:
-                self._read_now(watched)
-            return
-        watched.has_news = True
-        watched.target.heard(signals, started_s)
-        self._sink.apply_signals(pool, address, signals, started_s)
+        known = self._watched.get((pool, address))
+        if known is not None and started_s > known.target.listed_s:
+            self._sink.apply_lack(pool, address, lack, reason, started_s)
 
     def apply_models(
         self, pool: str, address: str, models: Sequence[ServedModel], started_s: float
@@ -66,6 +74,19 @@ class News:
             watched.has_news = True
         elif watched.task is None:
             self._read_now(watched)
+
+    def _alive(self, pool: str, address: str, started_s: float) -> Watched | None:
+        """The endpoint, as in `_newer`, to be informed that it answers."""
+        watched = self._newer(pool, address, started_s)
+        if watched is None:
+            return None
+        if watched.target.appearing and not watched.target.listed:
+            # No candidate before its models are known, and the list may have been lost.
+            if watched.task is None:
+                self._read_now(watched)
+            return None
+        watched.has_news = True
+        return watched
 
     def _newer(self, pool: str, address: str, started_s: float) -> Watched | None:
         """The endpoint, when the read is newer than the known one, and young enough."""

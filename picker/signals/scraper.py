@@ -16,8 +16,9 @@ from picker.signals.news import News
 from picker.signals.settings import PATIENCE, ScrapedPool, ScrapeSettings
 from picker.signals.sharing import Sharing, Unshared
 from picker.signals.sink import ScrapeSink
-from picker.signals.target import Target
+from picker.signals.target import NoSignals, Target
 from picker.signals.watched import Watched
+from picker.state.lack import Lack
 
 logger = logging.getLogger(__name__)
 
@@ -210,8 +211,11 @@ class Scraper:
         async with self._suspect_lane if target.failures else self._lane:
             target.started_s = started_s = self._clock()
             self.stats.scrapes += 1
+            signals, problem = None, ""
             try:
-                signals = await target.read_signals(self._fetcher)
+                signals = await target.look(self._fetcher, started_s)
+            except NoSignals as without:
+                problem = str(without)
             except FetchError as error:
                 self._failed(watched, error, started_s, sink)
                 return
@@ -220,11 +224,27 @@ class Scraper:
                 logger.info("pool %s: %s answers (%s)", pool.name, target.address, target.engine)
             if target.known_s > started_s:
                 return  # another worker has read it since
-            models_due = target.succeeded(signals, started_s)
-            sink.apply_signals(pool.name, target.address, signals, started_s)
-            self._sharing.apply_signals(pool.name, target.address, signals, started_s)
+            if problem and problem != target.signals_problem:
+                logger.warning(
+                    "pool %s: %s does not report its load (%s): it is chosen by what is in flight",
+                    *(pool.name, target.address, problem),
+                )
+            if signals is None:
+                models_due = target.succeeded_without(problem, started_s)
+                self._lacks(watched, Lack.SIGNALS, problem, started_s, sink)
+            else:
+                models_due = target.succeeded(signals, started_s)
+                sink.apply_signals(pool.name, target.address, signals, started_s)
+                self._sharing.apply_signals(pool.name, target.address, signals, started_s)
             if models_due:
                 await self._read_models(watched, sink)
+
+    def _lacks(
+        self, watched: Watched, lack: Lack, reason: str, started_s: float, sink: ScrapeSink
+    ) -> None:
+        pool, address = watched.pool.name, watched.target.address
+        sink.apply_lack(pool, address, lack, reason, started_s)
+        self._sharing.apply_lack(pool, address, lack, reason, started_s)
 
     async def _read_models(self, watched: Watched, sink: ScrapeSink) -> None:
         target, pool = watched.target, watched.pool
@@ -239,6 +259,7 @@ class Scraper:
             if str(error) != target.models_problem:
                 logger.warning("pool %s: %s: %s", pool.name, target.address, error)
             target.models_problem = str(error)
+            self._lacks(watched, Lack.MODELS, str(error), started_s, sink)
             return
         target.models_problem = ""
         sink.apply_models(pool.name, target.address, models, started_s)
@@ -251,11 +272,13 @@ class Scraper:
         self.stats.failures[error.kind] += 1
         if target.known_s > started_s:
             return  # another worker has read it since
+        reason = str(error)
         if not target.failed_with(error, started_s):
-            if error.kind is Failure.LOCAL and self.stats.failures[error.kind] % 1000 == 1:
+            if error.kind is not Failure.LOCAL:
+                sink.apply_lack(pool.name, target.address, Lack.ANSWER, reason, started_s)
+            elif self.stats.failures[error.kind] % 1000 == 1:
                 logger.error("cannot read replicas, a limit of this machine is hit: %s", error)
             return
-        reason = str(error)
         if reason != target.failed_reason:
             logger.warning("pool %s: %s is out: %s", pool.name, target.address, reason)
         target.failed_reason = reason

@@ -9,6 +9,7 @@ import xxhash
 
 from picker.signals.sink import ScrapeSink
 from picker.state.endpoints import Signals
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 
 
@@ -43,6 +44,11 @@ class Unshared:
 
     def apply_models(
         self, pool: str, address: str, models: Sequence[ServedModel], started_s: float
+    ) -> None:
+        """See `ScrapeSink`."""
+
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
     ) -> None:
         """See `ScrapeSink`."""
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from picker.state.endpoints import Signals
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 
 
@@ -21,5 +22,11 @@ class ScrapeSink(Protocol):
     ) -> None:
         """What a replica's /v1/models listed."""
 
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
+    ) -> None:
+        """What could not be read of a replica, and why; ``reason`` "": it is not expected to be
+        there."""
+
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
-        """The replica could not be read, and counts as failed."""
+        """Nobody listens there, or the replica is broken: it counts as failed."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
-import orjson
-
 from picker.settings import PickerSettings, RewriteRule, RewriteTarget
+from picker.state.models import ServedModel
 from picker.state.pool import PoolRuntime
 
 GENERIC: Final = "*"
@@ -21,6 +20,21 @@ class Serving:
 
     pool: PoolRuntime
     is_adapter: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogModel:
+    """A model, adapter or alias, as clients are shown it."""
+
+    id: str
+    root: str
+    """What it is made from: the engine's path or name; an alias has its target's."""
+    parent: str | None
+    """Base model of an adapter."""
+    max_model_tokens: int | None
+    """Longest context, prompt and answer; None: not known."""
+    created: int
+    """Seconds since the epoch; 0: not known."""
 
 
 class Catalog:
@@ -103,47 +117,36 @@ class Catalog:
             for pool in self._pools.values()
         )
 
-    def listing(self, allowed: Callable[[str], bool]) -> bytes:
-        """Body of GET /v1/models: every base model, alias and adapter of every pool, once, as far
-        as ``allowed`` says yes to its name."""
-        entries = [entry for name, entry in self._entries().items() if allowed(name)]
-        return orjson.dumps({"object": "list", "data": entries})
-
-    def model(self, name: str) -> bytes | None:
-        """Body of GET /v1/models/{name}."""
-        entry = self._entries().get(name)
-        return None if entry is None else orjson.dumps(entry)
-
-    def _entries(self) -> dict[str, dict[str, object]]:
-        entries: dict[str, dict[str, object]] = {}
+    def models(self) -> list[CatalogModel]:
+        """What clients may name, each once, in an order that stays: base models as the
+        configuration has them and then as replicas list them, adapters, aliases."""
+        found: dict[str, CatalogModel] = {}
         for runtime in self._pools.values():
-            known = runtime.state.models.known()
-            current = {model.id for model in runtime.state.models.served_now()}
-            for name in (*runtime.settings.models, *current):
-                model = known.get(name)
-                entries.setdefault(
-                    name,
-                    _entry(
-                        name,
-                        parent=model.parent if model else None,
-                        max_model_tokens=model.max_model_tokens if model else None,
-                    ),
-                )
-        for name, rule in self._rules.items():
-            if name != GENERIC:
-                first = rule.targets[0].model if len(rule.targets) == 1 else None
-                limit = self.max_model_tokens(first) if first else None
-                entries.setdefault(name, _entry(name, parent=None, max_model_tokens=limit))
-        return entries
+            state = runtime.state
+            slots = (state.slot_of[address] for address in sorted(state.slot_of))
+            known = {model.id: model for model in state.models.served_now(slots)}
+            for name in (*runtime.settings.models, *known):
+                model = known.get(name) or state.models.known().get(name)
+                found.setdefault(name, _entry(name, model))
+        bases = [one for one in found.values() if one.parent is None]
+        adapters = [one for one in found.values() if one.parent is not None]
+        aliases = [
+            self._alias(rule, found)
+            for name, rule in self._rules.items()
+            if name != GENERIC and name not in found
+        ]
+        return [*bases, *adapters, *aliases]
+
+    def _alias(self, rule: RewriteRule, found: Mapping[str, CatalogModel]) -> CatalogModel:
+        target = found.get(rule.targets[0].model) if len(rule.targets) == 1 else None
+        if target is None:
+            return CatalogModel(rule.model, rule.model, None, None, 0)
+        return replace(target, id=rule.model, parent=None)
 
 
-def _entry(name: str, *, parent: str | None, max_model_tokens: int | None) -> dict[str, object]:
-    return {
-        "id": name,
-        "object": "model",
-        "created": 0,
-        "owned_by": "penstock",
-        "root": name,
-        "parent": parent,
-        "max_model_len": max_model_tokens,
-    }
+def _entry(name: str, model: ServedModel | None) -> CatalogModel:
+    if model is None:
+        return CatalogModel(name, name, None, None, 0)
+    return CatalogModel(
+        name, model.root or name, model.parent, model.max_model_tokens, model.created or 0
+    )

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from picker.request.role import Role
 from picker.seams.peers import EndpointKeys, endpoint_keys
+from picker.state.lack import Lack
 from picker.state.models import ServedModel, ServedModels
+from picker.state.unknown import fill_in
 from policies.routing.types import Bools, Floats, PoolView, Slots
 
 EndpointKey = tuple[str, str]
 """Pool and address."""
 
+NO_ANSWER_YET: Final = "no answer yet"
 _FIRST_SLOTS = 8
 _NEVER_S = -np.inf
 _NO_SLOTS: frozenset[int] = frozenset()
@@ -122,11 +126,18 @@ class PoolState:
         self._free = list(range(_FIRST_SLOTS - 1, -1, -1))
         self._slots_by_host: dict[str, set[int]] = {}
         self._failures: dict[int, str] = {}
+        self._lacks: dict[int, dict[Lack, str]] = {}
+        """By slot: what is missing of an endpoint that is not out, and why."""
+        self._unknown: set[int] = set()
+        """Slots of endpoints that answer and do not report their load."""
         self._failed_s: list[float] = [_NEVER_S] * _FIRST_SLOTS
         """By slot: when it was last marked failed."""
-        self._signals_s: list[float] = [_NEVER_S] * _FIRST_SLOTS
+        self._answered_s: list[float] = [_NEVER_S] * _FIRST_SLOTS
+        """By slot: when it last answered, with signals or without."""
+        self._signals_s: Floats = np.full(_FIRST_SLOTS, _NEVER_S)
+        """By slot: when its signals came."""
         self._eligible_s: Floats = np.full(_FIRST_SLOTS, _NEVER_S)
-        """By slot: when its signals came, or never when it may get no requests."""
+        """By slot: when it last answered, or never when it may get no requests."""
         self._able = {role: np.ones(_FIRST_SLOTS, np.bool_) for role in Role}
         """By role and slot: the endpoint can do that part of a request."""
 
@@ -213,14 +224,59 @@ class PoolState:
         view.lora_active[slot] = len(signals.running_adapters | signals.waiting_adapters)
         self.models.set_resident(slot, signals.running_adapters, signals.waiting_adapters)
         self._signals_s[slot] = now_s
-        self._failures.pop(slot, None)
-        self._refresh(slot)
+        self._unknown.discard(slot)
+        self._has(slot, Lack.SIGNALS)
+        self._answers(slot, now_s)
 
     def apply_models(self, address: str, models: Sequence[ServedModel]) -> None:
         """What the endpoint lists under /v1/models; an unknown address is ignored."""
         slot = self.slot_of.get(address)
         if slot is not None:
             self.models.set_served(slot, models)
+            self._has(slot, Lack.MODELS)
+
+    def apply_lack(
+        self,
+        address: str,
+        lack: Lack,
+        reason: str,
+        now_s: float,
+        *,
+        began_s: float | None = None,
+        declared: Sequence[str] = (),
+    ) -> None:
+        """What a read that ended at ``now_s`` could not find, and why; an unknown address is
+        ignored. ``declared``: the models that the endpoint has while it lists none."""
+        slot = self.slot_of.get(address)
+        if slot is None or (began_s is not None and began_s < self._failed_s[slot]):
+            return
+        self._lacks.setdefault(slot, {})[lack] = reason
+        match lack:
+            case Lack.SIGNALS:
+                if now_s - self._signals_s[slot] > self.stale_after_s:
+                    self._unknown.add(slot)
+                self._answers(slot, now_s)
+            case Lack.MODELS if not self.models.is_listed(slot):
+                self.models.set_declared(slot, declared)
+
+    def _has(self, slot: int, lack: Lack) -> None:
+        if slot in self._lacks:
+            self._lacks[slot].pop(lack, None)
+
+    def _answers(self, slot: int, now_s: float) -> None:
+        self._answered_s[slot] = now_s
+        self._failures.pop(slot, None)
+        self._has(slot, Lack.ANSWER)
+        self._refresh(slot)
+        self._fill_in()
+
+    def _fill_in(self) -> None:
+        """Bring what is not known up to date."""
+        if self._unknown:
+            unknown = np.array(sorted(self._unknown), np.intp)
+            known = np.isfinite(self._signals_s)
+            known[unknown] = False
+            fill_in(self.view, unknown, known.nonzero()[0])
 
     def expect_adapter(self, address: str, adapter: str) -> None:
         """A request for ``adapter`` was sent to the endpoint: count it as resident at once."""
@@ -233,29 +289,47 @@ class PoolState:
             view.lora_active[slot] += 1
 
     def mark_failed(self, address: str, now_s: float, reason: str) -> None:
-        """The scrape failed or the data plane could not reach it: no candidate until signals
-        arrive again."""
+        """Nobody listens there, it is broken, or the data plane could not reach it: no candidate
+        until it answers again."""
         slot = self.slot_of.get(address)
         if slot is not None:
             self._failures[slot] = reason
             self._failed_s[slot] = now_s
-            self._signals_s[slot] = _NEVER_S
+            self._answered_s[slot] = self._signals_s[slot] = _NEVER_S
+            self._unknown.discard(slot)
             self._refresh(slot)
 
     def healthy(self, now_s: float) -> Bools:
-        """Flags by slot: known, not draining, not failed, signals fresh."""
-        return self._eligible_s >= now_s - self.stale_after_s
+        """Flags by slot: known, not draining, not failed, has answered lately. When none is so,
+        those that have been silent for too long: better a request that waits than a refusal."""
+        healthy = self._eligible_s >= now_s - self.stale_after_s
+        return healthy if healthy.any() else self._eligible_s > _NEVER_S
+
+    def silent(self, now_s: float) -> Bools:
+        """Flags by slot: it has answered once, and not lately."""
+        return (self._eligible_s > _NEVER_S) & (self._eligible_s < now_s - self.stale_after_s)
+
+    def without_signals(self) -> Bools:
+        """Flags by slot: it answers, and does not report its load although it should."""
+        flags = np.zeros(self.slots, np.bool_)
+        flags[[slot for slot in self._unknown if self._lacks[slot][Lack.SIGNALS]]] = True
+        return flags
 
     def candidates(self, now_s: float) -> Slots:
         """Slots that may get requests: the healthy ones, in order."""
         return self.healthy(now_s).nonzero()[0]
+
+    def last_resort(self) -> Slots:
+        """Slots that may get a request which no candidate can serve: silent ones too."""
+        return (self._eligible_s > _NEVER_S).nonzero()[0]
 
     def in_role(self, candidates: Slots, role: Role) -> Slots:
         """Those of the candidates that can do this part of a request, or all of it, in order."""
         return candidates[self._able[role][candidates]]
 
     def why_not(self, address: str, now_s: float) -> str | None:
-        """Why the endpoint is no candidate, for people; None when it is one."""
+        """Why the endpoint is no candidate, or only for want of a better one, for people; None
+        when it is one."""
         slot = self.slot_of.get(address)
         if slot is None:
             return "unknown"
@@ -263,10 +337,30 @@ class PoolState:
             return "draining"
         if slot in self._failures:
             return self._failures[slot]
-        age_s = now_s - self._signals_s[slot]
+        age_s = now_s - self._answered_s[slot]
         if age_s <= self.stale_after_s:
             return None
-        return "no signals yet" if age_s == np.inf else f"signals are {age_s:.1f} s old"
+        reason = self._lacks.get(slot, {}).get(Lack.ANSWER, "")
+        if age_s == np.inf:
+            return reason or NO_ANSWER_YET
+        return f"no answer for {age_s:.1f} s{f' ({reason})' if reason else ''}"
+
+    def why_no_models(self, address: str) -> str | None:
+        """Why requests that name a model cannot go to the endpoint, for people; None when it has
+        some."""
+        slot = self.slot_of[address]
+        if self.models.served_by(slot):
+            return None
+        reason = self._lacks.get(slot, {}).get(Lack.MODELS)
+        if reason is None:
+            return "lists no models"
+        return f"{reason}; its models are not known, `models` of the pool can name them"
+
+    def why_no_signals(self, address: str) -> str:
+        """Why the load of an endpoint that answers is not known, for people; "" when it is, or is
+        not expected to be."""
+        slot = self.slot_of[address]
+        return self._lacks[slot][Lack.SIGNALS] if slot in self._unknown else ""
 
     def _allot(self, address: str) -> int:
         if not self._free:
@@ -293,16 +387,18 @@ class PoolState:
         self.kv_block_tokens[slot] = 0
         self._addresses[slot] = ""
         self.generations[slot] += 1
-        self._signals_s[slot] = _NEVER_S
+        self._answered_s[slot] = self._signals_s[slot] = _NEVER_S
         self._failed_s[slot] = _NEVER_S
         self._eligible_s[slot] = _NEVER_S
         self._failures.pop(slot, None)
+        self._lacks.pop(slot, None)
+        self._unknown.discard(slot)
         self._free.append(slot)
         return slot
 
     def _refresh(self, slot: int) -> None:
         barred = slot in self._failures or self.specs[self._addresses[slot]].draining
-        self._eligible_s[slot] = _NEVER_S if barred else self._signals_s[slot]
+        self._eligible_s[slot] = _NEVER_S if barred else self._answered_s[slot]
 
     def _grow(self, slots: int) -> None:
         before = self.slots
@@ -314,7 +410,8 @@ class PoolState:
         for role, able in self._able.items():
             self._able[role] = np.concatenate([able, np.ones(more, np.bool_)])
         self._eligible_s = np.concatenate([self._eligible_s, np.full(more, _NEVER_S)])
-        self._signals_s += [_NEVER_S] * more
+        self._signals_s = np.concatenate([self._signals_s, np.full(more, _NEVER_S)])
+        self._answered_s += [_NEVER_S] * more
         self._failed_s += [_NEVER_S] * more
         self._addresses += [""] * more
         self.generations = np.concatenate([self.generations, np.zeros(more, np.int64)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,10 @@ class ServedModel:
     """Base model, when this is an adapter."""
     max_model_tokens: int | None
     """Longest context, prompt and answer, in tokens; None = not reported."""
+    root: str | None = None
+    """Where the engine has it from, a path or a name; None = not reported."""
+    created: int | None = None
+    """Seconds since the epoch; None = not reported."""
 
 
 class ServedModels:
@@ -36,7 +40,11 @@ class ServedModels:
         self._known: dict[str, ServedModel] = {}
         self._views: dict[str, AdapterView] = {}
         self._served_by: dict[int, frozenset[str]] = {}
+        self._listed_by: dict[int, tuple[str, ...]] = {}
+        """By slot: the same in the order of the list."""
         self._resident_by: dict[int, frozenset[str]] = {}
+        self._declared: set[int] = set()
+        """Slots whose models an operator has declared, and not the endpoint."""
 
     def grow(self, slots: int) -> None:
         """Make room for ``slots`` slots; views handed out before are no longer live."""
@@ -47,14 +55,23 @@ class ServedModels:
         self.revisions = np.concatenate([self.revisions, np.zeros(slots - self._slots, np.intp)])
         self._slots = slots
 
+    def is_listed(self, slot: int) -> bool:
+        """The endpoint itself has listed the models that ``slot`` serves."""
+        return slot in self._served_by and slot not in self._declared
+
+    def set_declared(self, slot: int, names: Sequence[str]) -> None:
+        """``slot`` serves these base models, as an operator says."""
+        self.set_served(slot, [ServedModel(name, None, None) for name in names])
+        self._declared.add(slot)
+
     def set_served(self, slot: int, models: Sequence[ServedModel]) -> None:
         """Replace the list of models that ``slot`` serves."""
+        self._declared.discard(slot)
         for model in models:
             before = self._known.get(model.id)
-            if before is not None and model.max_model_tokens is None:
-                model = replace(model, max_model_tokens=before.max_model_tokens)
-            self._known[model.id] = model
+            self._known[model.id] = model if before is None else _merged(before, model)
         served = frozenset(model.id for model in models)
+        self._listed_by[slot] = tuple(dict.fromkeys(model.id for model in models))
         before_ids = self._served_by.get(slot, frozenset())
         self._served_by[slot] = served
         self.revisions[slot] += served != before_ids
@@ -92,6 +109,7 @@ class ServedModels:
     def clear(self, slot: int) -> None:
         """The endpoint of ``slot`` is gone."""
         self.set_served(slot, ())
+        del self._served_by[slot], self._listed_by[slot]
         self.set_resident(slot, frozenset(), frozenset())
 
     def adapter(self, model: str) -> AdapterView | None:
@@ -106,6 +124,12 @@ class ServedModels:
         view = self._views.get(model)
         return np.zeros(self._slots, np.bool_) if view is None else view.served
 
+    def any_served(self) -> Bools:
+        """Flags by slot: the slot has a model."""
+        flags = np.zeros(self._slots, np.bool_)
+        flags[[slot for slot, served in self._served_by.items() if served]] = True
+        return flags
+
     def known(self) -> dict[str, ServedModel]:
         """Every model that any replica ever listed, by id; do not change it."""
         return self._known
@@ -114,10 +138,12 @@ class ServedModels:
         """Models and adapters that ``slot`` lists, sorted."""
         return sorted(self._served_by.get(slot, ()))
 
-    def served_now(self) -> list[ServedModel]:
-        """Models that some endpoint lists now, in the order they were first seen."""
-        current: set[str] = set().union(*self._served_by.values())
-        return [model for name, model in self._known.items() if name in current]
+    def served_now(self, slots: Iterable[int]) -> list[ServedModel]:
+        """Models that endpoints list now: in the order of these slots, each in the order of its
+        list."""
+        lists = (self._listed_by.get(slot, ()) for slot in slots)
+        names = dict.fromkeys(name for listed in lists for name in listed)
+        return [self._known[name] for name in names]
 
     def _view(self, name: str) -> AdapterView:
         view = self._views.get(name)
@@ -125,6 +151,18 @@ class ServedModels:
             view = AdapterView(*(np.zeros(self._slots, np.bool_) for _ in range(3)))
             self._views[name] = view
         return view
+
+
+def _merged(before: ServedModel, now: ServedModel) -> ServedModel:
+    """``now`` with what only ``before`` has. Engines give another time of creation at each read:
+    the first one counts."""
+    times = [one.created for one in (before, now) if one.created is not None]
+    return replace(
+        now,
+        max_model_tokens=now.max_model_tokens or before.max_model_tokens,
+        root=now.root or before.root,
+        created=min(times, default=None),
+    )
 
 
 def _grown(flags: Bools, slots: int) -> Bools:

@@ -16,6 +16,7 @@ from picker.state.endpoints import (
     Signals,
     changes_between,
 )
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from picker.state.pool import PoolRuntime, Profile
 from picker.state.sessions import Sessions
@@ -86,6 +87,17 @@ class Pools(dict[str, PoolRuntime]):
         if runtime is not None:
             runtime.state.apply_models(address, models)
 
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, *, began_s: float, now_s: float
+    ) -> None:
+        """What could not be read of an endpoint that is not out."""
+        runtime = self.get(pool)
+        if runtime is not None:
+            declared = runtime.settings.models
+            runtime.state.apply_lack(
+                address, lack, reason, now_s, began_s=began_s, declared=declared
+            )
+
     def mark_failed(self, pool: str, address: str, *, now_s: float, reason: str) -> None:
         """Reading an endpoint failed for good: what comes back there will have an empty cache."""
         runtime = self.get(pool)
@@ -118,8 +130,11 @@ class Pools(dict[str, PoolRuntime]):
             pool.restore(snapshot.get(name))
 
     def any_candidate(self, now_s: float) -> bool:
-        """Some endpoint can take requests."""
-        return any(pool.state.candidates(now_s).size > 0 for pool in self.values())
+        """Some endpoint can take requests for a model."""
+        return any(
+            pool.state.models.any_served()[pool.state.candidates(now_s)].any()
+            for pool in self.values()
+        )
 
 
 def _profiles(pool: PoolSettings, before: Sequence[Profile] = ()) -> tuple[Profile, ...]:

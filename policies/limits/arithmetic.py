@@ -22,14 +22,18 @@ clock crosses its start.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo
 
 from policies.limits.types import (
+    DAY_MS,
     NOMINAL_MS,
+    UTC,
     CalendarWindow,
     Concurrency,
+    Lifetime,
     Period,
     Rule,
     TokenBucket,
@@ -43,8 +47,9 @@ class State(NamedTuple):
     """A bucket at an instant.
 
     Token bucket: ``value`` is the level, ``carry`` the fraction of the next unit in 1/period_ms,
-    ``at_ms`` the instant. Calendar window: the used amount, 0, the window's start. Concurrency: the
-    held amount, 0, the instant at which the bucket was made.
+    ``at_ms`` the instant. Calendar window: the used amount, 0, the window's start. Lifetime: the
+    used amount, the instant at which counting started, the instant at which somebody asked last.
+    Concurrency: the held amount, 0, the instant at which the bucket was made.
     """
 
     value: int
@@ -57,7 +62,9 @@ def fresh(rule: Rule, now_ms: int) -> State:
     if isinstance(rule, TokenBucket):
         return State(rule.capacity, 0, now_ms)
     if isinstance(rule, CalendarWindow):
-        return State(0, 0, window_start_ms(rule.period, now_ms))
+        return State(0, 0, window_start_ms(rule.period, now_ms, rule.zone))
+    if isinstance(rule, Lifetime):
+        return State(0, now_ms, now_ms)
     return State(0, 0, now_ms)
 
 
@@ -79,31 +86,57 @@ def advance(rule: Rule, state: State, now_ms: int) -> State:
             return State(rule.capacity, 0, now_ms)
         return State(value, carry, at_ms)
     if isinstance(rule, CalendarWindow):
-        if now_ms >= window_end_ms(rule.period, state.at_ms):
+        if now_ms >= window_end_ms(rule.period, state.at_ms, rule.zone):
             return fresh(rule, now_ms)
         if state.at_ms > now_ms and (state.value == 0 or state.at_ms - now_ms > BACK_MS):
-            return State(state.value, 0, window_start_ms(rule.period, now_ms))
+            return State(state.value, 0, window_start_ms(rule.period, now_ms, rule.zone))
+    if isinstance(rule, Lifetime):
+        if state.value == 0 or now_ms - state.at_ms >= rule.idle_ms:
+            return fresh(rule, now_ms)
+        if state.at_ms - now_ms > BACK_MS:
+            return State(state.value, min(state.carry, now_ms), now_ms)
     return state
 
 
-def change_rule(old: Rule, new: Rule, state: State, now_ms: int) -> State:
-    """The state under a changed rule. A level stays, up to the new capacity; a full bucket stays
-    full; the used or held amount stays.
-
-    The bucket refills by the old rule until now, and loses a fraction of less than one unit. It
-    starts fresh under a rule of another kind, and in a window of another period.
-    """
-    state = advance(old, state, now_ms)
-    if not same_kind(old, new) or is_idle(old, state):
-        return fresh(new, now_ms)
-    return advance(new, State(state.value, 0, state.at_ms), now_ms)
-
-
-def same_kind(one: Rule, other: Rule) -> bool:
-    """Whether amounts that are held under one rule mean the same under the other."""
+def counts_alike(one: Rule, other: Rule) -> bool:
+    """Whether one state holds for both rules: they differ at most in a limit that the state does
+    not depend on."""
     if isinstance(one, CalendarWindow) and isinstance(other, CalendarWindow):
-        return one.period is other.period
-    return type(one) is type(other)
+        return one.period is other.period and one.zone == other.zone
+    if isinstance(one, Lifetime) and isinstance(other, Lifetime):
+        return one.idle_ms == other.idle_ms
+    if isinstance(one, Concurrency):
+        return isinstance(other, Concurrency)
+    return one == other
+
+
+def used(rule: Rule, state: State) -> int:
+    """The amount of an advanced state that is taken and not yet back; at least 0."""
+    if isinstance(rule, TokenBucket):
+        return max(0, rule.capacity - state.value)
+    return state.value
+
+
+def begun(rule: Rule, used: int, now_ms: int) -> State:
+    """The state under a rule that is new, of a bucket from which ``used`` was taken before. A token
+    bucket is empty at worst, so that nobody waits longer than its time from empty to full."""
+    state = fresh(rule, now_ms)
+    if isinstance(rule, TokenBucket):
+        return State(rule.capacity - min(used, rule.capacity), 0, now_ms)
+    return State(used, state.carry, state.at_ms)
+
+
+def asked(rule: Rule, state: State, now_ms: int) -> State:
+    """An advanced state after somebody has asked, whatever the answer was."""
+    if isinstance(rule, Lifetime):
+        return State(state.value, state.carry, max(now_ms, state.at_ms))
+    return state
+
+
+def began_ms(rule: Rule, state: State) -> int:
+    """When the counting began of which a take is a part: of a window its start. The take is given
+    back only as long as that goes on."""
+    return state.carry if isinstance(rule, Lifetime) else state.at_ms
 
 
 def available(rule: Rule, state: State) -> int:
@@ -124,9 +157,9 @@ def settle(rule: Rule, state: State, held: int, taken_at_ms: int, charge: int) -
 
     A charge below ``held`` gives the rest back: up to the capacity of a token bucket, and to a
     calendar window only while it lasts (``taken_at_ms`` is after its start if the clock was set
-    back). A charge above ``held`` takes the excess now, into debt if there is too little. The debt
-    of a window ends with it. Concurrency gives ``held`` back, whatever the charge is. ``held`` is 0
-    when the lease has ended.
+    back), and likewise to a lifetime. A charge above ``held`` takes the excess now, into debt if
+    there is too little. The debt of a window ends with it. Concurrency gives ``held`` back,
+    whatever the charge is. ``held`` is 0 when the lease has ended.
     """
     if isinstance(rule, TokenBucket):
         value = state.value + held - charge
@@ -136,9 +169,9 @@ def settle(rule: Rule, state: State, held: int, taken_at_ms: int, charge: int) -
     if isinstance(rule, Concurrency):
         return State(max(0, state.value - held), 0, state.at_ms)
     change = charge - held
-    if taken_at_ms < state.at_ms:
+    if taken_at_ms < began_ms(rule, state):
         change = max(0, change)
-    return State(max(0, state.value + change), 0, state.at_ms)
+    return State(max(0, state.value + change), state.carry, state.at_ms)
 
 
 def ready_at_ms(rule: Rule, state: State, amount: int) -> int | None:
@@ -153,17 +186,22 @@ def ready_at_ms(rule: Rule, state: State, amount: int) -> int | None:
         return state.at_ms
     if isinstance(rule, Concurrency) or amount > rule.limit:
         return None
-    return window_end_ms(rule.period, state.at_ms)
+    if isinstance(rule, Lifetime):
+        return state.at_ms + rule.idle_ms
+    return window_end_ms(rule.period, state.at_ms, rule.zone)
 
 
 def reset_at_ms(rule: Rule, state: State) -> int:
     """The instant at which an advanced state will be as fresh: when the bucket is full, or when its
-    window ends. For concurrency: the state's own instant."""
+    window ends, or when nobody has asked for long enough. For concurrency: the state's own
+    instant."""
     if isinstance(rule, TokenBucket):
         at_ms = ready_at_ms(rule, state, rule.capacity)
         return state.at_ms if at_ms is None else at_ms
     if isinstance(rule, CalendarWindow):
-        return window_end_ms(rule.period, state.at_ms)
+        return window_end_ms(rule.period, state.at_ms, rule.zone)
+    if isinstance(rule, Lifetime):
+        return state.at_ms + (rule.idle_ms if state.value else 0)
     return state.at_ms
 
 
@@ -172,28 +210,57 @@ def is_idle(rule: Rule, state: State) -> bool:
     return state.value == (rule.capacity if isinstance(rule, TokenBucket) else 0)
 
 
-def window_start_ms(period: Period, at_ms: int) -> int:
-    """Start of the calendar period, UTC, that contains the instant. Unix time knows no leap
-    seconds."""
-    if period is not Period.MONTH:
-        return at_ms - at_ms % NOMINAL_MS[period]
-    day = datetime.fromtimestamp(at_ms // 1_000, UTC)
-    return _midnight_ms(day.year, day.month)
+_MONDAY_MS: Final = 4 * DAY_MS
+"""The first Monday of Unix time."""
 
 
-def window_end_ms(period: Period, at_ms: int) -> int:
-    """First instant after the calendar period, UTC, that contains ``at_ms``."""
-    if period is not Period.MONTH:
-        return window_start_ms(period, at_ms) + NOMINAL_MS[period]
-    return _month_end_ms(at_ms)
+def window_start_ms(period: Period, at_ms: int, zone: str = UTC) -> int:
+    """Start of the calendar period that contains the instant. Unix time knows no leap seconds."""
+    if zone == UTC:
+        if period is Period.WEEK:
+            return at_ms - (at_ms - _MONDAY_MS) % NOMINAL_MS[period]
+        if period is not Period.MONTH:
+            return at_ms - at_ms % NOMINAL_MS[period]
+    elif period in _CLOCK_PERIODS:
+        offset_ms = _offset_ms(zone, at_ms)
+        return at_ms - (at_ms + offset_ms) % NOMINAL_MS[period]
+    return _midnight_ms(_first_day(period, _local(zone, at_ms).date()), zone)
+
+
+def window_end_ms(period: Period, at_ms: int, zone: str = UTC) -> int:
+    """First instant after the calendar period that contains ``at_ms``."""
+    if period in _CLOCK_PERIODS or (zone == UTC and period is not Period.MONTH):
+        return window_start_ms(period, at_ms, zone) + NOMINAL_MS[period]
+    return _end_ms(period, at_ms, zone)
+
+
+_CLOCK_PERIODS: Final = frozenset({Period.SECOND, Period.MINUTE, Period.HOUR})
+"""Periods of the clock; the others are of the calendar, where a day has 23 to 25 hours."""
 
 
 @lru_cache(maxsize=1_024)
-def _month_end_ms(at_ms: int) -> int:
-    """Almost all calls are for the start of a month, so that the cache answers them."""
-    day = datetime.fromtimestamp(at_ms // 1_000, UTC)
-    return _midnight_ms(day.year + day.month // 12, day.month % 12 + 1)
+def _end_ms(period: Period, at_ms: int, zone: str) -> int:
+    """Almost all calls are for the start of a window, so that the cache answers them."""
+    first = _first_day(period, _local(zone, at_ms).date())
+    days = {Period.DAY: 1, Period.WEEK: 7, Period.MONTH: 32}[period]
+    return _midnight_ms(_first_day(period, first + timedelta(days)), zone)
 
 
-def _midnight_ms(year: int, month: int) -> int:
-    return int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * 1_000
+def _first_day(period: Period, day: date) -> date:
+    if period is Period.MONTH:
+        return day.replace(day=1)
+    return day - timedelta(day.weekday()) if period is Period.WEEK else day
+
+
+def _local(zone: str, at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms // 1_000, ZoneInfo(zone))
+
+
+def _offset_ms(zone: str, at_ms: int) -> int:
+    return (_local(zone, at_ms).utcoffset() or timedelta()) // timedelta(milliseconds=1)
+
+
+def _midnight_ms(day: date, zone: str) -> int:
+    """The day's first instant. Where a clock is set forward at midnight, that is the change."""
+    at = datetime(day.year, day.month, day.day, tzinfo=ZoneInfo(zone))
+    return int(at.timestamp()) * 1_000

@@ -12,8 +12,6 @@ from policies.limits.prices import Cost, Usage
 from policies.limits.types import (
     MAX_AMOUNT,
     Bucket,
-    CalendarWindow,
-    Concurrency,
     Dimension,
     Rule,
     Take,
@@ -84,6 +82,9 @@ class LimitRule:
     """See `Bucket.shadow`."""
     weights: Cost | None = None
     """The weighted tokens of a usage; None for other dimensions."""
+    thing: str = ""
+    """Name of what is counted, without ``|``; "": `name`. Rules of the same thing, here or in
+    another configuration, share what was used: see `Bucket.tally`."""
 
     def applies(self, subject: Subject) -> bool:
         """Whether the request counts against this rule. A request without a key or user does not
@@ -95,14 +96,11 @@ class LimitRule:
         )
 
     def bucket(self, subject: Subject) -> Bucket:
-        """The bucket of the request. Its key is the rule's name, or begins with it and a ``|``.
-
-        Rules that have one name and are of different kinds have different buckets. Otherwise two
-        gateways with different configurations would take turns to reset one bucket.
-        """
+        """The bucket of the request. Its key begins with the rule's name and a ``|``, and its tally
+        with the thing."""
         values = [(by, subject.of(by)) for by in sorted(self.by, key=_ORDER.__getitem__)]
-        parts = (self.name, *_kind(self.rule), *(f"{by.value}={value}" for by, value in values))
-        key = "|".join(parts)
+        thing = self.thing or self.name
+        key = "|".join((self.name, thing, *(f"{by.value}={value}" for by, value in values)))
         whose = [f"tenant {subject.tenant}", *(f"{by.value} {value}" for by, value in values)]
         return Bucket(
             key=key,
@@ -111,13 +109,6 @@ class LimitRule:
             name=f"{self.name} of {', '.join(whose)}",
             shadow=self.shadow,
         )
-
-
-def _kind(rule: Rule) -> tuple[str, ...]:
-    """The part of a bucket's key for the kind of rule; (): a token bucket."""
-    if isinstance(rule, CalendarWindow):
-        return (f"window={rule.period.value}",)
-    return ("window=none",) if isinstance(rule, Concurrency) else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
+from zoneinfo import ZoneInfo
 
 MAX_LIMIT: Final = 10**15
 """Largest capacity, limit or refill. The Redis scripts compute in doubles, which are exact below
@@ -23,6 +24,8 @@ MAX_PERIOD_MS: Final = 2**32 - 1
 
 SECOND_MS: Final = 1_000
 DAY_MS: Final = 86_400_000
+UTC: Final = "UTC"
+"""The time zone of windows that name none."""
 
 
 class LimitError(ValueError):
@@ -55,12 +58,13 @@ TOKEN_DIMENSIONS: Final = frozenset(
 
 
 class Period(enum.Enum):
-    """A calendar unit, UTC."""
+    """A calendar unit. A week begins on Monday."""
 
     SECOND = "second"
     MINUTE = "minute"
     HOUR = "hour"
     DAY = "day"
+    WEEK = "week"
     MONTH = "month"
 
 
@@ -69,6 +73,7 @@ NOMINAL_MS: Final = {
     Period.MINUTE: 60 * SECOND_MS,
     Period.HOUR: 3_600 * SECOND_MS,
     Period.DAY: DAY_MS,
+    Period.WEEK: 7 * DAY_MS,
     Period.MONTH: 30 * DAY_MS,
 }
 """Length of a period as a refill interval; a month has 30 days there."""
@@ -99,16 +104,36 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class CalendarWindow:
-    """At most ``limit`` in each calendar period, UTC.
+    """At most ``limit`` in each calendar period of a time zone.
 
-    Raises LimitError unless 1 <= limit <= MAX_LIMIT.
+    Raises LimitError unless 1 <= limit <= MAX_LIMIT and the zone is known.
     """
 
     limit: int
     period: Period
+    zone: str = UTC
+    """A name of the IANA database, such as ``Europe/Berlin``."""
 
     def __post_init__(self) -> None:
         _whole("limit", self.limit, MAX_LIMIT)
+        if self.zone != UTC:
+            check_zone(self.zone)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """At most ``limit`` until nobody has asked for ``idle_ms``; then counting starts again. A
+    refused request asks, too.
+
+    Raises LimitError unless 1 <= limit <= MAX_LIMIT and 1 <= idle_ms <= MAX_PERIOD_MS.
+    """
+
+    limit: int
+    idle_ms: int
+
+    def __post_init__(self) -> None:
+        _whole("limit", self.limit, MAX_LIMIT)
+        _whole("idle_ms", self.idle_ms, MAX_PERIOD_MS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +146,7 @@ class Concurrency:
         _whole("limit", self.limit, MAX_LIMIT)
 
 
-Rule = TokenBucket | CalendarWindow | Concurrency
+Rule = TokenBucket | CalendarWindow | Lifetime | Concurrency
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +154,20 @@ class Bucket:
     """One limit of one descriptor."""
 
     key: str
-    """Unique within the tenant, and the same after a restart: see `LimitRule.bucket`."""
+    """Unique within the tenant, and the same after a restart: see `LimitRule.bucket`. What stands
+    after its first ``|``, or all of it, is its `tally`."""
     dimension: Dimension
     rule: Rule
     name: str = ""
     """For people: ``tokens per minute of tenant acme``."""
     shadow: bool = False
     """It counts and reports, but never refuses."""
+    tally: str = field(init=False, repr=False, compare=False)
+    """What is counted: buckets of one tally are limits of the same thing, now or at another time,
+    here or at another gateway. What is taken from one is taken from all."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tally", tally_of(self.key))
 
     @property
     def limit(self) -> int:
@@ -155,18 +187,6 @@ class Take:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """A take that was granted."""
-
-    take: Take
-    at_ms: int
-    """The bucket's `State.at_ms` when the take was granted: for a calendar window its start."""
-    epoch: int = 0
-    """How often the bucket's rule had been replaced by one of another kind by then. A bucket starts
-    afresh under another kind of rule, so a hold of an earlier epoch is no longer part of it."""
-
-
-@dataclass(frozen=True, slots=True)
 class Standing:
     """How much is left of a bucket, as in the ``x-ratelimit-*`` headers."""
 
@@ -182,6 +202,23 @@ class Standing:
     def reset_s(self) -> float:
         """``reset_ms`` in seconds."""
         return self.reset_ms / 1_000
+
+
+def tally_of(key: str) -> str:
+    """The tally of a bucket with this key."""
+    _, bar, tally = key.partition("|")
+    return tally if bar else key
+
+
+def check_zone(name: str) -> None:
+    """Raises LimitError unless the time zone is known on this machine."""
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:  # not found; no name; a folder
+        raise LimitError(_NO_ZONE.format(name)) from error
+
+
+_NO_ZONE: Final = "{!r} is not a time zone: give a name such as Europe/Berlin"
 
 
 def check_amount(what: str, amount: int) -> None:

@@ -17,7 +17,7 @@ from picker.request.report import Ending, Report
 from picker.request.role import Role
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
-from picker.seams.observer import Completed, Rejected
+from picker.seams.observer import Answered, Completed, Rejected
 from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings, PoolSettings, RewriteRule
@@ -29,6 +29,8 @@ from policies.routing.weighted import DEFAULT_PROFILE
 
 POOL = "main"
 MODEL = "llama"
+OPAQUE = "/opaque"
+"""A path that the operator has opened."""
 IDLE = Signals(
     waiting_requests=0,
     running_requests=0,
@@ -79,9 +81,13 @@ class Recorder:
 
     rejections: list[Rejected] = field(default_factory=list)
     completions: list[Completed] = field(default_factory=list)
+    answers: list[Answered] = field(default_factory=list)
 
     def rejected(self, event: Rejected) -> None:
         self.rejections.append(event)
+
+    def answered(self, event: Answered) -> None:
+        self.answers.append(event)
 
     def completed(self, event: Completed) -> None:
         self.completions.append(event)
@@ -120,6 +126,7 @@ class Fleet:
         max_body_bytes: int = 64 << 20,
         report_scores: bool = False,
         lease_s: float = 3600.0,
+        passthrough: Sequence[str] = (OPAQUE,),
     ) -> None:
         self.picker.configure(
             PickerSettings(
@@ -128,6 +135,7 @@ class Fleet:
                 max_body_bytes=max_body_bytes,
                 report_scores=report_scores,
                 lease_s=lease_s,
+                passthrough=tuple(passthrough),
             )
         )
 

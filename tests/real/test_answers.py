@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
+from tests.picker.server.renames import ASKED, CASES, SERVED
 from tests.real.gateway import Gateway, Json, eventually
 from tests.real.replicas import PADDING, Scripted
 
@@ -103,7 +105,34 @@ async def test_only_the_usage_chunk_that_we_asked_for_is_taken_out(
     assert await ask(gateway, given) == kept
 
 
-async def test_only_the_first_model_of_an_event_is_renamed(gateway: Gateway) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "behind metadata",
+        "a document in each line",
+        "broken off",
+        "chat in events",
+        "Responses with CRLF",
+        "Messages",
+        "an event in two lines",
+        "an event without its end",
+    ],
+)
+async def test_the_top_level_name_is_renamed_however_the_answer_is_cut(
+    gateway: Gateway, name: str
+) -> None:
+    case = next(case for case in CASES if case.name == name)
+    written, wanted = (
+        text.decode().replace(json.dumps(old, ensure_ascii=False), f'"{new}"')
+        for text, old, new in ((case.given, SERVED, "m"), (case.wanted, ASKED, "alias"))
+    )
+    wanted = wanted.replace(json.dumps(SERVED, ensure_ascii=False), '"m"')
+    chunks = [written[at : at + 23] for at in range(0, len(written), 23)]
+    kind = SSE if case.streamed else "application/json"
+    assert await ask(gateway, chunks, kind=kind, model="alias") == wanted
+
+
+async def test_a_name_in_the_content_is_not_renamed(gateway: Gateway) -> None:
     given = 'data: {"model":"m","choices":[{"delta":{"tool":{"model":"m"}}}]}\n\n'
     kept = 'data: {"model":"alias","choices":[{"delta":{"tool":{"model":"m"}}}]}\n\n'
     assert await ask(gateway, [given, DONE], model="alias") == kept + DONE
@@ -155,13 +184,14 @@ async def test_what_envoy_refuses_itself_is_counted(gateway: Gateway) -> None:
         answer = await session.get("/v1/realtime", headers=upgrade)
         assert answer.status == 403
     line = await logged(gateway, "socket")
-    assert (line["status"], line["reason"]) == (403, "refused_by_proxy")
+    assert (line["status"], line["reason"]) == (403, "upgrade_not_supported")
 
 
 async def test_connect_is_refused_at_once(gateway: Gateway) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     writer.write(b"CONNECT example.test:443 HTTP/1.1\r\nhost: example.test:443\r\n\r\n")
     await writer.drain()
-    status = await asyncio.wait_for(reader.readline(), 10)
+    answer = await asyncio.wait_for(reader.readuntil(b"}}\n"), 10)
     writer.close()
-    assert b" 405 " in status
+    assert b" 405 " in answer.splitlines()[0]
+    assert b"no forward proxy" in answer

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from anthropic import AsyncAnthropic
 from openai import AsyncOpenAI
+from yarl import URL
 
 from tests.real.gateway import Gateway, Json
 from tests.real.replicas import FAST, Replica
@@ -46,6 +47,7 @@ async def gateway(
             {"name": "first", "type": "static", "endpoints": addresses[:2], "default": True},
             {"name": "second", "type": "static", "endpoints": addresses[2:]},
         ],
+        "passthrough": ["/opened/*"],
         "models": [
             {"name": "alias", "targets": [{"model": "m"}]},
             {"name": "with-poet", "targets": [{"model": "poet"}]},
@@ -202,17 +204,44 @@ async def test_paths_without_a_model_pass_through(http: aiohttp.ClientSession, p
     assert (await http.get(path + "?with=query")).status == 200
 
 
-@pytest.mark.parametrize("path", ["/load", "/metrics", "/sleep"])
-async def test_the_engines_admin_paths_are_closed(http: aiohttp.ClientSession, path: str) -> None:
-    answer = await http.get(path)
-    assert answer.status == 404
-    assert (await answer.json())["error"]["code"] == "path_not_found"
+@pytest.mark.parametrize("path", ["/load", "/metrics", "/sleep", "/anything/else"])
+async def test_other_paths_are_closed(http: aiohttp.ClientSession, path: str) -> None:
+    for method in ("GET", "POST", "DELETE"):
+        answer = await http.request(method, path)
+        assert answer.status == 404
+        assert (await answer.json())["error"]["code"] == "path_not_found"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "status"),
+    [
+        ("/v1/completions/", 200),
+        ("//v1//completions", 200),
+        ("/%76%31/completions", 200),
+        ("/v1/x/../completions", 200),
+        ("/v1/x/%2e%2e/completions", 200),
+        ("/v1%2Fcompletions?a=b", 200),
+        ("/V1/COMPLETIONS", 404),
+        ("/v1/completions%20", 404),
+        ("/v1/completions%3Fa=/tokenize", 403),
+        ("/v1/completions;a=b", 403),
+        ("/v1/completions%252F", 403),
+        ("/v1/completions%00", 400),
+        ("/v1/completions%23x", 403),
+    ],
+)
+async def test_the_replica_reads_the_path_that_is_decided_by(
+    http: aiohttp.ClientSession, spelling: str, status: int
+) -> None:
+    url = URL(str(http._base_url).rstrip("/") + spelling, encoded=True)
+    answer = await http.post(url, json={"model": "m", "prompt": HELLO, "max_tokens": 1})
+    assert (answer.status, answer.content_type) == (status, "application/json")
 
 
 async def test_a_path_that_no_replica_knows_is_the_replicas_404(
     http: aiohttp.ClientSession,
 ) -> None:
-    answer = await http.post("/nothing/here", data=b"\x00\xff")
+    answer = await http.post("/opened/nothing/here", data=b"\x00\xff")
     assert (answer.status, await answer.json()) == (404, {"detail": "Not Found"})
 
 

@@ -34,7 +34,8 @@ async def http(
         "pools": [
             {"name": "inside", "type": "static", "endpoints": [inside], "default": True},
             {"name": "outside", "type": "static", "endpoints": [outside]},
-        ]
+        ],
+        "passthrough": ["/v1/files/*"],
     }
     async with (
         Gateway(tmp_path_factory.mktemp("headers"), config) as gateway,

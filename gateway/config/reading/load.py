@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from gateway.config.config import Config
 from gateway.config.reading.problems import ConfigError, Problem
-from gateway.config.reading.refusals import problems_of
 from gateway.config.reading.secrets import HostSecrets
+from gateway.config.reading.survey import survey
 from gateway.config.reading.yaml_file import YamlFile, parse
 from gateway.config.schema.secret import SecretContext
 
@@ -38,8 +38,8 @@ def load_with_yaml(
     context = SecretContext(folder=path.parent, reader=secrets)
     try:
         config = Config.model_validate_json(json.dumps(file.data), context=context)
-    except ValidationError as error:
-        problems = problems_of(error, file, Config)
+    except ValidationError:
+        problems = survey(file, context)
         raise ConfigError(problems, files=frozenset({path, *secrets.files})) from None
     if config.state_dir is None:
         config = config.model_copy(update={"state_dir": path.parent / _STATE_DIR})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
@@ -9,7 +10,7 @@ from pydantic import ValidationError
 from gateway.config.checks.nearest import nearest
 from gateway.config.reading.problems import Problem
 from gateway.config.reading.yaml_file import YamlFile
-from gateway.config.schema.fault import Fault
+from gateway.config.schema.fault import Fault, Location
 from gateway.config.schema.section import Section
 from gateway.config.schema.walk import keys_at
 
@@ -47,9 +48,17 @@ def problem_of(fault: Fault, file: YamlFile, *, of_key: bool = False) -> Problem
     )
 
 
-def problems_of(error: ValidationError, file: YamlFile, root: type[Section]) -> list[Problem]:
-    """Everything that pydantic refused. ``root``: the section that was validated."""
+def problems_of(
+    error: ValidationError,
+    file: YamlFile,
+    root: type[Section],
+    place: Callable[[Location], Location] = lambda at: at,
+) -> list[Problem]:
+    """Everything that pydantic refused. ``root``: the section that was validated. ``place``: from
+    a location in what was validated to that in the file."""
     details = error.errors(include_url=False, include_input=False)
+    for detail in details:
+        detail["loc"] = place(detail["loc"])
     return [
         problem_of(_fault(detail, file, root), file, of_key=detail["type"] == "extra_forbidden")
         for detail in details

@@ -63,12 +63,12 @@ class YamlFile:
 
     def key_path(self, location: Location) -> str:
         """``pools[0].endpoints[1]``; names of union members, which pydantic adds, are left out."""
-        return key_path(self._real(location))
+        return key_path(self.real(location))
 
     def position(self, location: Location, *, of_key: bool = False) -> Position:
         """Of the value, or of its key; of a value that is missing, its section's."""
         node, key = self.root, None
-        for part in self._real(location):
+        for part in self.real(location):
             found = next(((k, v) for p, k, v in _children(node) if p == part), None)
             if found is None:
                 break
@@ -78,8 +78,11 @@ class YamlFile:
         mark = (key if of_key and key is not None else node).start_mark
         return Position(mark.line + 1, mark.column + 1, _shown(node))
 
-    def _real(self, location: Location) -> Iterator[str | int]:
+    def real(self, location: Location) -> Location:
         """The location without the names of union members that pydantic inserts."""
+        return tuple(self._parts(location))
+
+    def _parts(self, location: Location) -> Iterator[str | int]:
         node = self.root
         for part in location:
             children = list(_children(node))

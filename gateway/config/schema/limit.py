@@ -40,7 +40,8 @@ class Limit(Section):
     name: Name | None = None
     """Name in answers, metrics and `penstock limits`. Null: made of everything but the amounts:
     `cost-per-month`, `total_tokens-per-calendar-hour` or `requests-per-second-by-user-for-big`.
-    What was counted stays with the name when the amounts change."""
+    What was used stays used when the limit, its burst, period or window change; with a name of
+    your own also when models and pools do."""
     count: Counted
     """What is counted. `concurrency`: requests in flight. `cost`: money, by `pricing`.
     `weighted_tokens`: tokens of each kind by weight."""
@@ -77,10 +78,20 @@ class Limit(Section):
         amounts only have the same name. At most `_MAX_NAME` characters, without `|`."""
         if self.name is not None:
             return self.name
-        parts: list[str] = [self.count]
+        period: tuple[str, ...] = ()
         if self.period is not None:
             usual = self.effective_window == self._usual_window
-            parts += ("per", self.period) if usual else ("per", self.effective_window, self.period)
+            period = ("per", self.period) if usual else ("per", self.effective_window, self.period)
+        return self._made(*period)
+
+    @property
+    def thing(self) -> str:
+        """Name of what is counted: `name` with `count`, or everything but amounts, period and
+        window. What was used stays used when these change."""
+        return self._made() if self.name is None else f"{self.count}:{self.name}"
+
+    def _made(self, *period: str) -> str:
+        parts = [self.count, *period]
         if self.by:
             parts += ("by", *(kind for kind in _ORDER if kind in self.by))
         models, pools = sorted(set(self.models)), sorted(set(self.pools))

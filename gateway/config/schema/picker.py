@@ -55,7 +55,9 @@ class ScrapeSection(Section):
     timeout_s: Seconds = 1.0
     """Longest time for one read, seconds."""
     stale_after_s: Seconds = 5.0
-    """A replica whose last successful read is older than this, seconds, gets no requests."""
+    """A replica that has not answered for this long, seconds, gets no requests while another one
+    answers. One that answers without its metrics keeps its place: after this time requests in
+    flight decide instead of them."""
 
 
 class PickerSection(Section):

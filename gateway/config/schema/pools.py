@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from gateway.config.schema.fault import Fault, repeats
-from gateway.config.schema.secret import TextOrSecret
+from gateway.config.schema.secret import Secret, TextOrSecret
 from gateway.config.schema.section import ConfigPath, Section
 from gateway.config.schema.terms import (
     Count,
@@ -23,8 +23,11 @@ from gateway.config.schema.terms import (
     Seconds,
 )
 from gateway.config.schema.tls import UpstreamTls
+from gateway.config.schema.upstream import Upstream, UpstreamHeaders, key_in_command
 
 _SECRET_NAME: Final = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$", re.IGNORECASE)
+
+_VLLM_KEY: Final = "VLLM_API_KEY"
 
 
 class _AnyPool(Section):
@@ -33,10 +36,12 @@ class _AnyPool(Section):
     profile: Name | None = None
     """Scheduling profile of this pool. Null: `scheduling.default_profile`."""
     models: tuple[ModelName, ...] = ()
-    """Base models that the replicas serve. This only makes them known before the first replica is
-    up (503 instead of 404): Penstock reads what is really served from /v1/models."""
-    engine: Literal["auto", "vllm", "sglang", "trtllm"] = "auto"
-    """Inference engine, which decides the names of its metrics. auto: recognised by its metrics."""
+    """Base models that the replicas serve. This makes them known before the first replica is up
+    (503 instead of 404), and stands for the list of a replica whose /v1/models cannot be read:
+    else Penstock reads there what is really served."""
+    engine: Literal["auto", "vllm", "sglang", "trtllm", "openai"] = "auto"
+    """Inference engine, which decides the names of its metrics. auto: recognised by its metrics.
+    openai: any server with OpenAI's API; no metrics are read, requests in flight decide."""
     default: bool = False
     """This pool takes the requests that name no model (pass-through paths). At most one pool."""
     drain_timeout_s: Seconds = 600.0
@@ -57,6 +62,11 @@ class _AnyPool(Section):
         return None
 
     @property
+    def upstream_headers(self) -> UpstreamHeaders:
+        """What every request to the replicas carries. Holds secrets."""
+        return ()
+
+    @property
     def known_endpoints(self) -> tuple[str, ...]:
         """`host:port` of the replicas that stand in the configuration."""
         return ()
@@ -74,6 +84,8 @@ class StaticPool(_AnyPool):
     """Time between two resolutions of the host names, seconds."""
     tls: UpstreamTls | None = None
     """TLS to the replicas. Null: plain HTTP."""
+    upstream: Upstream = Upstream()
+    """What requests to the replicas carry: a key, a host, headers."""
 
     def faults(self) -> Iterator[Fault]:
         """The models and the endpoints."""
@@ -84,6 +96,11 @@ class StaticPool(_AnyPool):
     def upstream_tls(self) -> UpstreamTls | None:
         """TLS to the replicas; None: plain HTTP."""
         return self.tls
+
+    @property
+    def upstream_headers(self) -> UpstreamHeaders:
+        """What every request to the replicas carries. Holds secrets."""
+        return self.upstream.request_headers()
 
     @property
     def known_endpoints(self) -> tuple[str, ...]:
@@ -204,6 +221,9 @@ class ProcessPool(_AnyPool):
     """How a replica is stopped."""
     restart: Restart = Restart()
     """How a replica that ended is started again."""
+    upstream: Upstream = Upstream()
+    """What requests to the replicas carry: a key, a host, headers. Without a key here, the one that
+    the replicas are started with counts: `--api-key` in `command`, or VLLM_API_KEY in `env`."""
 
     def faults(self) -> Iterator[Fault]:
         """The command, the environment and the ports."""
@@ -226,6 +246,14 @@ class ProcessPool(_AnyPool):
             yield Fault(("command", 0), "a program")
         if self.first_port is not None and self.first_port + self.replicas - 1 > 65535:
             yield Fault(("first_port",), f"at most {65536 - self.replicas}")
+
+    @property
+    def upstream_headers(self) -> UpstreamHeaders:
+        """What every request to the replicas carries. Holds secrets."""
+        key = key_in_command(self.command)
+        if key is None and isinstance(given := self.env.get(_VLLM_KEY), Secret):
+            key = given.reveal()
+        return self.upstream.request_headers(else_key=key)
 
     @property
     def ports(self) -> range:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag
 
+from gateway.config.schema.cors import Cors
 from gateway.config.schema.counting import Limits
 from gateway.config.schema.fault import Location
 from gateway.config.schema.identity import Identity
@@ -20,7 +21,7 @@ from gateway.config.schema.scheduling import Profile, Scheduling
 from gateway.config.schema.secret import Secret
 from gateway.config.schema.section import ConfigPath, Section, by_shape
 from gateway.config.schema.tenancy import Plan, Tenant
-from gateway.config.schema.terms import Count, IpAddress, Port, Seconds
+from gateway.config.schema.terms import Count, IpAddress, OpenPath, Port, Seconds
 from gateway.config.schema.tls import ServerTls
 
 
@@ -53,11 +54,22 @@ class Listen(Section):
     """Longest request body, bytes. A longer one is answered with 413."""
     caps: RequestCaps = RequestCaps()
     """How much of each thing one request may have."""
+    upload_idle_timeout_s: Seconds = 60.0
+    """A request of whose body nothing arrives for this long, seconds, is ended with 408. A slow
+    upload that goes on is not. (With `picker.failure_mode: open`, `stream_idle_timeout_s` holds
+    instead.)"""
+    upload_timeout_s: Seconds = 3600.0
+    """A request that has not arrived whole after this long, seconds, is ended with 408."""
     stream_idle_timeout_s: Seconds = 1800.0
-    """A request on which nothing moves for this long, seconds, is ended. There is no limit on
-    the whole length of a stream."""
+    """A request that has arrived and on which nothing moves for this long, seconds, is ended with
+    504, or breaks off when it is being answered. There is no limit on the whole length of a
+    stream."""
     drain_timeout_s: Seconds = 30.0
     """When Penstock is asked to stop, running requests have this long to finish, seconds."""
+    shutdown_delay_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """From being asked to stop until new requests are refused, seconds. In this time /readyz and
+    the health service already say that Penstock is not ready, so that load balancers send it
+    nothing more; what they still send is served. Set it longer than they take to notice."""
 
 
 class Admin(Section):
@@ -120,6 +132,14 @@ class Sections(Section):
     """How replicas are chosen."""
     pools: tuple[Pool, ...] = ()
     """Groups of replicas."""
+    cors: Cors | None = Cors()
+    """Which web pages may call the API. Null: Penstock adds no CORS headers and answers no
+    preflight; those of the replicas pass. Somebody else's gateway has its own setting."""
+    passthrough: tuple[OpenPath, ...] = ()
+    """Paths that clients may call beside the inference APIs of the pools' engines, such as
+    `/v1/files`, or `/v1/files/*` for that with everything below. They are open for every method
+    and go to the replicas as they are, also to an engine's control paths if these are named or
+    stand below. Every other path is answered with 404."""
     models: tuple[ModelRule, ...] = ()
     """Aliases and weighted rewrites of model names."""
     identity: Identity | None = None

@@ -23,6 +23,8 @@ _NUMBER: Final = re.compile(r"[+-]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][+-]?[0-9]{1
 _MOST_DIGITS: Final = 18
 DECIMAL_PLACES: Final = 6
 """Micro-units are the smallest amounts of money."""
+_PLAIN_PATH: Final = re.compile(r"(/[A-Za-z0-9_.~:@!$&'()+,=-]+)+")
+_DOTS: Final = re.compile(r"/\.{1,2}(/|\Z)")
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 
 
@@ -100,6 +102,19 @@ def _http_path(value: str) -> str:
     return value
 
 
+def _open_path(value: str) -> str:
+    path = value.removesuffix("/*")
+    plain = _PLAIN_PATH.fullmatch(path) and not _DOTS.search(path)
+    if not plain or path.endswith("/"):
+        hint = None
+        if value in ("/*", "/"):
+            hint = "it would open the engines' control paths: name what clients need"
+        elif "*" in path:
+            hint = "a * stands only at the end, after a slash: everything below"
+        raise refuse("a path such as /v1/files, or /v1/files/* for it and all below", hint=hint)
+    return value
+
+
 def _pattern(value: str) -> str:
     if not value or value != value.strip() or "\n" in value:
         raise refuse("a model name, or a pattern with *, ? or [...], without white space around it")
@@ -143,6 +158,7 @@ ModelName = Annotated[str, AfterValidator(_model_name), "model name"]
 IpAddress = Annotated[str, AfterValidator(_ip_address), "IP address"]
 HostPort = Annotated[str, AfterValidator(_host_port), "host:port"]
 HttpPath = Annotated[str, AfterValidator(_http_path), "HTTP path"]
+OpenPath = Annotated[str, AfterValidator(_open_path), "path, or path/*"]
 Port = Annotated[int, Field(ge=1, le=65535), "port, 1 to 65535"]
 Seconds = Annotated[float, Field(gt=0), "seconds, above 0"]
 Count = Annotated[int, Field(ge=1)]

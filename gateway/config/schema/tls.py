@@ -27,9 +27,16 @@ class UpstreamTls(Section):
     """Name that the replicas' certificates are for; sent as SNI. Needed for `verify`."""
     verify: bool = True
     """Check the replicas' certificates."""
+    certificate: Secret | None = None
+    """PEM certificate chain that Penstock shows to replicas that ask for one (mutual TLS)."""
+    key: Secret | None = None
+    """PEM private key of `certificate`."""
 
     def faults(self) -> Iterator[Fault]:
-        """The name to check."""
+        """The name to check, and the certificate to show."""
+        if (self.certificate is None) != (self.key is None):
+            missing = "key" if self.key is None else "certificate"
+            yield Fault((missing,), "both `certificate` and `key`, or none of them", got="none")
         if self.verify and not self.server_name:
             yield Fault(
                 ("server_name",),

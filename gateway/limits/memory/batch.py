@@ -1,4 +1,4 @@
-"""What was settled and waits to be written to the journal: charges of lasting buckets, and
+"""What was settled and waits to be written to the journal: charges of lasting counts, and
 usage."""
 
 from __future__ import annotations
@@ -10,24 +10,33 @@ from typing import Final, NamedTuple
 
 from gateway.limits.memory.usage_rows import summed
 from gateway.limits.usage import UsageRecord
-from policies.limits.types import NOMINAL_MS, CalendarWindow, Period, Rule, TokenBucket
+from policies.limits.types import (
+    NOMINAL_MS,
+    CalendarWindow,
+    Lifetime,
+    Period,
+    Rule,
+    TokenBucket,
+)
 
 _HOUR_MS: Final = NOMINAL_MS[Period.HOUR]
 
 
 def lasts(rule: Rule) -> bool:
-    """Whether a bucket of the rule is kept over restarts: see `gateway.limits.memory.journal`."""
+    """Whether a count of the rule is kept over restarts: see `gateway.limits.memory.journal`."""
     if isinstance(rule, TokenBucket):
         period_ms = rule.period_ms
         return period_ms >= _HOUR_MS or rule.capacity * period_ms >= _HOUR_MS * rule.refill
+    if isinstance(rule, Lifetime):
+        return rule.idle_ms >= _HOUR_MS
     return isinstance(rule, CalendarWindow) and NOMINAL_MS[rule.period] >= _HOUR_MS
 
 
 class Charge(NamedTuple):
-    """A charge to a lasting bucket."""
+    """A charge to a lasting count."""
 
     slot: str
-    key: str
+    tally: str
     rule: Rule
     amount: int
     at_ms: int

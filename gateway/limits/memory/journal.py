@@ -1,14 +1,14 @@
-"""The journal of a memory store: a SQLite file that keeps usage and lasting buckets over restarts.
+"""The journal of a memory store: a SQLite file that keeps usage and lasting counts over restarts.
 
 It is written behind: settlements are collected, and a thread writes them `FLUSH_S` later, in one
 transaction. A process that is killed (SIGKILL) loses the settlements of the last `FLUSH_S` and
 nothing else, their charges and usage alike. A clean close loses nothing. A machine without power
 may lose the last few seconds and no other part of the file (WAL, synchronous NORMAL).
 
-Lasting buckets are those whose loss would matter: calendar windows of an hour and longer, and token
-buckets with a refill period, or a time from empty to full, of an hour and longer. The file has the
-*settled* amounts, not the held ones: requests that are in flight when the process ends hold nothing
-after it.
+Lasting counts are those whose loss would matter: of calendar windows of an hour and longer, of
+token buckets with a refill period, or a time from empty to full, of an hour and longer, and of
+lifetimes that end after an idle hour or more. The file has the *settled* amounts, not the held
+ones: requests that are in flight when the process ends hold nothing after it.
 
 While the file cannot be written (the disk is full, or another process has locked it for seconds),
 settlements wait here, up to a bound, and are tried again every second. If the file is deleted or
@@ -30,7 +30,7 @@ from typing import Final, TypeVar
 
 from gateway.limits.buckets import StoreUnavailable
 from gateway.limits.memory.batch import Batch, Charge
-from gateway.limits.memory.journal_file import JournalFile, SavedBucket
+from gateway.limits.memory.journal_file import JournalFile, SavedCount
 from gateway.limits.memory.usage_rows import in_order, summed
 from gateway.limits.usage import MAX_USERS_PER_DAY, USAGE_DAYS, UsageRecord
 from policies.limits.types import Rule
@@ -87,13 +87,13 @@ class Journal:
         self._failing = False
         self._writing = 0
 
-    def buckets(self) -> Iterator[SavedBucket]:
-        """All buckets that are not as good as fresh by now. Call it before anything else."""
-        return self._file.buckets()
+    def counts(self) -> Iterator[SavedCount]:
+        """All counts of tallies that are not as good as fresh. Call it before anything else."""
+        return self._file.counts()
 
-    def charge(self, slot: str, key: str, rule: Rule, amount: int, at_ms: int) -> None:
-        """Note a charge to a lasting bucket."""
-        self._waiting.charges.append(Charge(slot, key, rule, amount, at_ms))
+    def charge(self, slot: str, tally: str, rule: Rule, amount: int, at_ms: int) -> None:
+        """Note a charge to a lasting count."""
+        self._waiting.charges.append(Charge(slot, tally, rule, amount, at_ms))
         if self._timer is None:
             self._more()
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from gateway.limits.memory.batch import Batch, Charge
 from gateway.limits.memory.usage_rows import names_a_user, oldest_day
-from gateway.limits.rule_text import rule_of, rule_text
+from gateway.limits.rule_text import rule_kind, rule_of, rule_text
 from gateway.limits.usage import COUNTS, OTHERS, UsageRecord
 from policies.limits import arithmetic
 from policies.limits.arithmetic import State
@@ -24,11 +24,11 @@ _FAR_MS: Final = 2**62
 _MAX_COUNTED: Final = 100_000
 
 _TABLES: Final = """
-CREATE TABLE IF NOT EXISTS limits_buckets (
-  tenant TEXT NOT NULL, bucket TEXT NOT NULL, rule TEXT NOT NULL,
+CREATE TABLE IF NOT EXISTS limits_counts (
+  tenant TEXT NOT NULL, tally TEXT NOT NULL, kind TEXT NOT NULL, rule TEXT NOT NULL,
   value INTEGER NOT NULL, carry INTEGER NOT NULL, at_ms INTEGER NOT NULL,
   fresh_at_ms INTEGER NOT NULL,
-  PRIMARY KEY (tenant, bucket)
+  PRIMARY KEY (tenant, tally, kind)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS usage_rows (
   tenant TEXT NOT NULL, day TEXT NOT NULL, key TEXT NOT NULL, user TEXT NOT NULL,
@@ -38,8 +38,19 @@ CREATE TABLE IF NOT EXISTS usage_rows (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS usage_days ON usage_rows (day, tenant);
 """
+_LOAD: Final = """
+SELECT tenant, tally, rule, value, carry, at_ms FROM limits_counts AS one
+WHERE fresh_at_ms > ? OR EXISTS (SELECT 1 FROM limits_counts AS other
+  WHERE other.tenant = one.tenant AND other.tally = one.tally AND other.fresh_at_ms > ?)
+"""
+"""Also those that are beside others: see `policies.limits.tally.Tally.tidy`."""
+_FORGET: Final = """
+DELETE FROM limits_counts AS one
+WHERE fresh_at_ms <= ? AND NOT EXISTS (SELECT 1 FROM limits_counts AS other
+  WHERE other.tenant = one.tenant AND other.tally = one.tally AND other.fresh_at_ms > ?)
+"""
 _COPIES: Final = (
-    ("SELECT * FROM limits_buckets", "REPLACE INTO limits_buckets VALUES (?, ?, ?, ?, ?, ?, ?)"),
+    ("SELECT * FROM limits_counts", "REPLACE INTO limits_counts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"),
     ("SELECT * FROM usage_rows", "REPLACE INTO usage_rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"),
 )
 _ADD: Final = """
@@ -52,11 +63,11 @@ ON CONFLICT DO UPDATE SET requests = MIN(requests + excluded.requests, 922337203
 """
 
 
-class SavedBucket(NamedTuple):
-    """A bucket with its state after its last charge."""
+class SavedCount(NamedTuple):
+    """A count of a tally with its state after its last charge."""
 
     slot: str
-    key: str
+    tally: str
     rule: Rule
     state: State
 
@@ -128,28 +139,26 @@ class JournalFile:
         """Close the file."""
         self.database.close()
 
-    def buckets(self) -> Iterator[SavedBucket]:
-        """All buckets that are not as good as fresh by now. A bucket of a future time was written
-        while the clock was ahead: its time becomes the present."""
+    def counts(self) -> Iterator[SavedCount]:
+        """All counts of tallies that are not as good as fresh by now. A count of a future time was
+        written while the clock was ahead: its time becomes the present."""
         now_ms = self._clock_ms()
-        ahead: list[SavedBucket] = []
-        for slot, key, text, value, carry, at_ms in self.database.execute(
-            "SELECT tenant, bucket, rule, value, carry, at_ms FROM limits_buckets"
-            " WHERE fresh_at_ms > ?",
-            (now_ms,),
+        ahead: list[SavedCount] = []
+        for slot, tally, text, value, carry, at_ms in self.database.execute(
+            _LOAD, (now_ms, now_ms)
         ):
             try:
                 rule = rule_of(text)
             except LimitError as error:
-                _LOG.warning("bucket %r of %r is forgotten: %s", key, slot, error)
+                _LOG.warning("a count of %r of %r is forgotten: %s", tally, slot, error)
                 continue
-            saved = SavedBucket(slot, key, rule, State(value, carry, at_ms))
+            saved = SavedCount(slot, tally, rule, State(value, carry, at_ms))
             if at_ms > now_ms + arithmetic.BACK_MS:
                 saved = saved._replace(state=arithmetic.advance(rule, saved.state, now_ms))
                 ahead.append(saved)
             yield saved
         if ahead:
-            _LOG.warning("%d buckets were charged while the clock was ahead", len(ahead))
+            _LOG.warning("%d limits were charged while the clock was ahead", len(ahead))
             with self._transaction():
                 self._save(ahead)
 
@@ -203,28 +212,32 @@ class JournalFile:
         self._tidy()
 
     def _charge(self, charges: Sequence[Charge]) -> None:
-        by_bucket: dict[tuple[str, str], list[Charge]] = {}
+        by_count: dict[tuple[str, str, str], list[Charge]] = {}
         for charge in charges:
-            by_bucket.setdefault((charge.slot, charge.key), []).append(charge)
+            whose = (charge.slot, charge.tally, rule_kind(charge.rule))
+            by_count.setdefault(whose, []).append(charge)
         self._save(
-            SavedBucket(*whose, *self._charged(whose, some)) for whose, some in by_bucket.items()
+            SavedCount(*whose[:2], *self._charged(whose, some)) for whose, some in by_count.items()
         )
 
-    def _save(self, buckets: Iterable[SavedBucket]) -> None:
+    def _save(self, counts: Iterable[SavedCount]) -> None:
         self.database.executemany(
-            "INSERT OR REPLACE INTO limits_buckets VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO limits_counts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 (
-                    *(slot, key, rule_text(rule), *state),
+                    *(slot, tally, rule_kind(rule), rule_text(rule), *state),
                     min(_FAR_MS, arithmetic.reset_at_ms(rule, state)),
                 )
-                for slot, key, rule, state in buckets
+                for slot, tally, rule, state in counts
             ),
         )
 
-    def _charged(self, whose: tuple[str, str], charges: Sequence[Charge]) -> tuple[Rule, State]:
+    def _charged(
+        self, whose: tuple[str, str, str], charges: Sequence[Charge]
+    ) -> tuple[Rule, State]:
         found = self.database.execute(
-            "SELECT rule, value, carry, at_ms FROM limits_buckets WHERE tenant = ? AND bucket = ?",
+            "SELECT rule, value, carry, at_ms FROM limits_counts"
+            " WHERE tenant = ? AND tally = ? AND kind = ?",
             whose,
         ).fetchone()
         now_ms = self._clock_ms()
@@ -232,22 +245,22 @@ class JournalFile:
         def not_ahead(at_ms: int) -> int:  # it was noted before the clock was set back
             return now_ms if at_ms > now_ms + arithmetic.BACK_MS else at_ms
 
-        rule = charges[0].rule
+        rule = charges[-1].rule  # the limits of the others may differ, which is of no account
         state = arithmetic.fresh(rule, not_ahead(charges[0].at_ms))
         if found is not None:
-            with contextlib.suppress(LimitError):  # `buckets` has logged it
-                rule, state = rule_of(found[0]), State(*found[1:])
+            with contextlib.suppress(LimitError):  # `counts` has logged it
+                rule_of(found[0])
+                state = State(*found[1:])
         if not_ahead(state.at_ms) != state.at_ms:
             state = arithmetic.advance(rule, state, now_ms)
         for charge in charges:
             at_ms = not_ahead(charge.at_ms)
-            if charge.rule != rule:
-                state = arithmetic.change_rule(rule, charge.rule, state, at_ms)
-                rule = charge.rule
             if isinstance(rule, CalendarWindow) and at_ms < state.at_ms:
                 continue  # it is written late, and its window is over
-            state = arithmetic.advance(rule, state, max(at_ms, state.at_ms))
+            at_ms = max(at_ms, state.at_ms)
+            state = arithmetic.advance(rule, state, at_ms)
             state = arithmetic.settle(rule, state, 0, state.at_ms, charge.amount)
+            state = arithmetic.asked(rule, state, at_ms)
         return rule, state
 
     def _add(self, slot: str, usage: UsageRecord) -> None:
@@ -281,12 +294,12 @@ class JournalFile:
         return int(count)
 
     def _tidy(self) -> None:
-        """Once a day, delete usage that is too old and buckets that are as good as fresh."""
+        """Once a day, delete usage that is too old and counts that are as good as fresh."""
         now_ms = self._clock_ms()
         oldest = oldest_day(now_ms, self._usage_days)
         if oldest != self._tidied:
             self.database.execute("DELETE FROM usage_rows WHERE day < ?", (oldest.isoformat(),))
-            self.database.execute("DELETE FROM limits_buckets WHERE fresh_at_ms <= ?", (now_ms,))
+            self.database.execute(_FORGET, (now_ms, now_ms))
             self._tidied = oldest
 
     def usage(self, slot: str, first: date, last: date) -> list[UsageRecord]:

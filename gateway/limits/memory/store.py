@@ -24,14 +24,15 @@ from gateway.limits.usage import (
 )
 from policies.limits import arithmetic
 from policies.limits.arithmetic import State
+from policies.limits.tally import Count, Hold, Tally, handed_over
 from policies.limits.types import (
     Bucket,
-    Hold,
     Rule,
     Standing,
     Take,
     check_amount,
     check_takes,
+    tally_of,
 )
 from policies.limits.verdict import Denied, Verdict, fits, judge, standing
 
@@ -49,18 +50,14 @@ def _steady_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-class _Cell:
-    """A bucket and its state. It is small: there is one for each bucket in use."""
+class _Cell(Tally):
+    """A tally of a tenant."""
 
-    __slots__ = ("epoch", "holders", "key", "rule", "state", "tenant")
+    __slots__ = ("key", "tenant")
 
-    def __init__(self, tenant: _Tenant, key: str, rule: Rule, state: State) -> None:
-        self.tenant, self.key, self.rule, self.state = tenant, key, rule, state
-        self.epoch = 0
-        """How often its rule was replaced by one of another kind."""
-        self.holders = 0
-        """Number of remembered reservations that took from it. While there is one the cell is kept,
-        even if it is full: the reservation is settled under the rule that the cell has then."""
+    def __init__(self, tenant: _Tenant, key: str, now_ms: int) -> None:
+        super().__init__(now_ms)
+        self.tenant, self.key = tenant, key
 
 
 class _Tenant:
@@ -90,9 +87,9 @@ class MemoryStore:
     """`BucketStore` and `UsageStore` in this process. Without a journal everything ends with the
     process. Use it from one event loop.
 
-    A call takes O(log n) of the reservations in flight. A hand goes round all buckets, and forgets
-    a bucket that is idle (full, or its window is over) and that no reservation holds. Each
-    reservation moves the hand by two buckets more than it makes, so the hand outruns growth.
+    A call takes O(log n) of the reservations in flight. A hand goes round all tallies, and forgets
+    one that is idle (full, or its windows are over) and that no reservation holds. Each
+    reservation moves the hand by two tallies more than it makes, so the hand outruns growth.
     """
 
     volatile = True
@@ -133,11 +130,11 @@ class MemoryStore:
     ) -> Verdict:
         """See `BucketStore.reserve`."""
         now_ms, tenant = self._open(slot, reservation_id, takes)
-        cells, states = self._look(tenant, [take.bucket for take in takes], now_ms)
+        counts, states = self._look(tenant, [take.bucket for take in takes], now_ms, asked=True)
         verdict = judge(takes, states, now_ms)
         if not isinstance(verdict, Denied):
             fitting = [fits(take, state) for take, state in zip(takes, states, strict=True)]
-            self._hold(tenant, reservation_id, takes, cells, states, fitting, now_ms, lease_s)
+            self._hold(tenant, reservation_id, takes, counts, states, fitting, now_ms, lease_s)
         return verdict
 
     async def adopt(
@@ -148,12 +145,12 @@ class MemoryStore:
             now_ms, tenant = self._open(slot, reservation_id, takes)
         except DuplicateReservation:
             return False
-        cells, states = self._look(tenant, [take.bucket for take in takes], now_ms)
+        counts, states = self._look(tenant, [take.bucket for take in takes], now_ms, asked=True)
         forced = [
             not take.bucket.shadow or fits(take, state)
             for take, state in zip(takes, states, strict=True)
         ]
-        self._hold(tenant, reservation_id, takes, cells, states, forced, now_ms, lease_s)
+        self._hold(tenant, reservation_id, takes, counts, states, forced, now_ms, lease_s)
         return True
 
     async def renew(self, slot: str, reservation_ids: Sequence[str], lease_s: float) -> int:
@@ -192,10 +189,11 @@ class MemoryStore:
         holds, entry.holds, entry.settled = entry.holds, (), True
         self._forget(entry)
         for hold in holds:
-            self._settle(
-                tenant, hold, charges.get(hold.take.bucket.key, 0), now_ms, returned=entry.expired
-            )
-        _let_go(tenant, holds)
+            charge = charges.get(hold.key, -1)
+            if charge < 0:
+                charge = _charge_of(tally_of(hold.key), charges)
+            self._settle(tenant, hold, charge, now_ms, returned=entry.expired)
+        _let_go(holds)
         self._drop_if_empty(tenant)
         if usage is not None:
             self._usage.add(slot, bounded(usage))
@@ -224,14 +222,16 @@ class MemoryStore:
             await self._journal.close()
 
     def _load(self, journal: Journal) -> None:
+        now_ms = self._clock_ms()
         collecting = gc.isenabled()
         gc.disable()  # there is no garbage yet, and looking for it takes twice as long as loading
         try:
-            for saved in journal.buckets():
+            for saved in journal.counts():
                 tenant = self._slots.get(saved.slot)
                 if tenant is None:
                     tenant = self._slots[saved.slot] = _Tenant(saved.slot)
-                self._make(tenant, saved.key, saved.rule, saved.state)
+                cell = tenant.cells.get(saved.tally) or self._make(tenant, saved.tally, now_ms)
+                cell.counts.append(Count(saved.rule, saved.state, now_ms))
         finally:
             if collecting:
                 gc.enable()
@@ -246,49 +246,97 @@ class MemoryStore:
         return now_ms, tenant
 
     def _look(
-        self, tenant: _Tenant, buckets: Sequence[Bucket], now_ms: int
-    ) -> tuple[list[_Cell | None], list[State]]:
-        """The buckets' cells (None: there is none, it is as good as fresh), and their states now,
-        under the rules that are passed."""
-        cells = [tenant.cells.get(bucket.key) for bucket in buckets]
-        states = []
+        self,
+        tenant: _Tenant,
+        buckets: Sequence[Bucket],
+        now_ms: int,
+        *,
+        asked: bool = False,
+    ) -> tuple[list[Count | None], list[State]]:
+        """The buckets' counts (None: there is nothing of the tally, it is as good as fresh), and
+        their states now. ``asked``: for a reservation."""
+        cells = [tenant.cells.get(bucket.tally) for bucket in buckets]
         for bucket, cell in zip(buckets, cells, strict=True):
-            rule = bucket.rule
-            if cell is None:
-                states.append(arithmetic.fresh(rule, now_ms))
+            if cell is not None and not cell.is_only(bucket.rule):
+                cell.tidy(now_ms)
+        counts = [
+            None if cell is None else cell.find(bucket.rule, now_ms)
+            for bucket, cell in zip(buckets, cells, strict=True)
+        ]
+        states = []
+        for index, (bucket, cell) in enumerate(zip(buckets, cells, strict=True)):
+            count = counts[index]
+            if cell is not None and count is None:
+                count = counts[index] = self._begin(cell, bucket.rule, counts, now_ms)
+            if count is None:
+                states.append(arithmetic.fresh(bucket.rule, now_ms))
                 continue
-            if cell.rule is not rule and cell.rule != rule:
-                if not arithmetic.same_kind(cell.rule, rule):
-                    cell.epoch += 1
-                cell.state = arithmetic.change_rule(cell.rule, rule, cell.state, now_ms)
-                cell.rule = rule
-            cell.state = arithmetic.advance(rule, cell.state, now_ms)
-            states.append(cell.state)
-        return cells, states
+            if asked:
+                count.state = arithmetic.asked(count.rule, count.state, now_ms)
+            states.append(count.state)
+        return counts, states
+
+    def _begin(
+        self, cell: _Cell, rule: Rule, present: Sequence[Count | None], now_ms: int
+    ) -> Count | None:
+        """A count of a rule that is new to its tally; None: nothing was used."""
+        others = [count for count in present if count is not None]
+        replaced = cell.replaced(rule, others)
+        if replaced is None:
+            return None
+        begun = cell.add(rule, cell.begun(rule, replaced, now_ms), others, now_ms)
+        if self._journal is not None and begun.used and lasts(rule):
+            self._journal.charge(cell.tenant.name, cell.key, rule, begun.used, now_ms)
+        left = begun.used
+        for _, entry in sorted((cell.tenant.reservations or {}).items()):
+            if begun.holders == replaced.holders:
+                break
+            hold = handed_over(entry.holds, replaced, begun, 0 if entry.expired else left)
+            if hold is not None:
+                entry.holds = (*entry.holds, hold)
+                left -= hold.amount
+                begun.holders += 1
+        return begun
 
     def _hold(
         self,
         tenant: _Tenant,
         reservation_id: str,
         takes: Sequence[Take],
-        cells: Sequence[_Cell | None],
+        counts: Sequence[Count | None],
         states: Sequence[State],
         taken: Sequence[bool],
         now_ms: int,
         lease_s: float,
     ) -> None:
         self._slots[tenant.name] = tenant
-        holds = []
+        present: list[Count] = [count for count in counts if count is not None]
+        touched: dict[str, list[Take]] = {}
+        holds: list[Hold] = []
         made = 0
-        for take, cell, state, is_taken in zip(takes, cells, states, taken, strict=True):
+        for take, count, state, is_taken in zip(takes, counts, states, taken, strict=True):
+            bucket = take.bucket
+            touched.setdefault(bucket.tally, []).append(take)
             if not is_taken:
                 continue
+            if count is None:
+                cell = tenant.cells.get(bucket.tally)
+                if cell is None:
+                    cell = self._make(tenant, bucket.tally, now_ms)
+                    made += 1
+                count = cell.add(bucket.rule, state, present, now_ms)
+                present.append(count)
+            count.taken_ms = now_ms
+            holds.append(_taken(count, take.amount, bucket.key, now_ms))
+        for tally, some in touched.items():
+            cell = tenant.cells.get(tally)
             if cell is None:
-                cell = self._make(tenant, take.bucket.key, take.bucket.rule, state)
-                made += 1
-            cell.state = arithmetic.take(take.bucket.rule, state, take.amount)
-            cell.holders += 1
-            holds.append(Hold(take, state.at_ms, cell.epoch))
+                continue
+            cell.charged_ms = now_ms
+            if len(cell.counts) > 1:
+                most = max(some, key=lambda take: take.amount)
+                others = cell.charged_with([take.bucket.rule for take in some], present)
+                holds += (_taken(one, most.amount, most.bucket.key, now_ms) for one in others)
         lease_until_ms = self._steady_ms() + round(lease_s * 1_000)
         entry = _Entry(reservation_id, tenant, tuple(holds), lease_until_ms)
         if tenant.reservations is None:
@@ -298,22 +346,22 @@ class MemoryStore:
         heapq.heappush(self._due, (lease_until_ms, next(self._order), entry))
         self._turn(_LOOK_AT + made, now_ms)
 
-    def _make(self, tenant: _Tenant, key: str, rule: Rule, state: State) -> _Cell:
-        cell = _Cell(tenant, key, rule, state)
-        tenant.cells[key] = cell
+    def _make(self, tenant: _Tenant, key: str, now_ms: int) -> _Cell:
+        cell = tenant.cells[key] = _Cell(tenant, key, now_ms)
         self._hand.append(cell)
         return cell
 
     def _settle(
         self, tenant: _Tenant, hold: Hold, charge: int, now_ms: int, *, returned: bool
     ) -> None:
-        bucket = hold.take.bucket
-        cell = tenant.cells[bucket.key]
-        state = arithmetic.advance(cell.rule, cell.state, now_ms)
-        held = 0 if returned or cell.epoch != hold.epoch else hold.take.amount
-        cell.state = arithmetic.settle(cell.rule, state, held, hold.at_ms, charge)
-        if charge and self._journal is not None and lasts(cell.rule):
-            self._journal.charge(tenant.name, bucket.key, cell.rule, charge, now_ms)
+        count = hold.count
+        count.settle(0 if returned else hold.amount, hold.began_ms, charge, now_ms)
+        if charge:
+            tally = tally_of(hold.key)
+            if cell := tenant.cells.get(tally):
+                cell.charged_ms = now_ms
+            if self._journal is not None and lasts(count.rule):
+                self._journal.charge(tenant.name, tally, count.rule, charge, now_ms)
 
     def _expire(self, now_ms: int) -> None:
         """Give back what reservations hold whose leases have ended, and forget those whose leases
@@ -333,7 +381,7 @@ class MemoryStore:
                 heapq.heappush(self._due, (late_ms, order, entry))
             else:
                 self._forget(entry)
-                _let_go(entry.tenant, entry.holds)
+                _let_go(entry.holds)
                 self._drop_if_empty(entry.tenant)
 
     def _forget(self, entry: _Entry) -> None:
@@ -351,9 +399,7 @@ class MemoryStore:
         """Move the hand on, and forget cells that are idle."""
         for _ in range(min(steps, len(self._hand))):
             cell = self._hand.popleft()
-            if cell.holders == 0 and arithmetic.is_idle(
-                cell.rule, arithmetic.advance(cell.rule, cell.state, now_ms)
-            ):
+            if cell.tidy(now_ms):
                 del cell.tenant.cells[cell.key]
                 self._drop_if_empty(cell.tenant)
             else:
@@ -364,6 +410,19 @@ class MemoryStore:
             self._slots.pop(tenant.name, None)
 
 
-def _let_go(tenant: _Tenant, holds: Sequence[Hold]) -> None:
+def _taken(count: Count, amount: int, key: str, now_ms: int) -> Hold:
+    state = arithmetic.advance(count.rule, count.state, now_ms)
+    count.state = arithmetic.take(count.rule, state, amount)
+    count.holders += 1
+    return Hold(count, key, amount, arithmetic.began_ms(count.rule, state))
+
+
+def _charge_of(tally: str, charges: Mapping[str, int]) -> int:
+    """The charge of a bucket that the settlement does not name, because it was reserved under
+    another configuration: that of another bucket of its tally."""
+    return max((charge for key, charge in charges.items() if tally_of(key) == tally), default=0)
+
+
+def _let_go(holds: Sequence[Hold]) -> None:
     for hold in holds:
-        tenant.cells[hold.take.bucket.key].holders -= 1
+        hold.count.holders -= 1

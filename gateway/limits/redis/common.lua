@@ -1,34 +1,38 @@
 -- The beginning of every script: the arithmetic of policies/limits/arithmetic.py, in doubles that are
 -- always whole numbers below 2^53.
 --
--- KEYS[1] hash: bucket key -> rule, value, carry, at_ms, holders, epoch (cmsgpack)
+-- KEYS[1] hash: tally -> when it was charged last, then its counts, for each: kind, value, carry, at_ms,
+-- holders, taken_ms (cmsgpack)
 -- KEYS[2] hash: reservation -> lease end, state, holds                  (cmsgpack)
 -- KEYS[3] sorted set: reservation -> when its lease ends, or when it is forgotten, ms
 -- KEYS[4] hash: usage of a day (settle)
 -- ARGV[1] a JSON array, ARGS below: clients pack one argument faster than many. ARGS[1]: how long a
 -- reservation is remembered after the end of its lease, ms.
 --
--- Holders are the remembered reservations that took from the bucket. While there is one the bucket
--- is kept, even if it is full: the reservation is settled under the rule that the bucket has then.
--- The epoch grows when a rule of another kind makes the bucket start afresh: amounts that were held
--- before are no longer part of it.
+-- A tally has a count for each rule that it had of late: policies/limits/tally.py. Holders are the
+-- remembered reservations that took from a count. While there is one the count is kept, even if it is
+-- idle. A hold: bucket key, kind, amount, and when the counting began that it is a part of.
 --
 -- A reservation is RUNNING; or OVER: its lease has ended, and it can still be charged; or DONE: it is
 -- settled, and remembered only so that its own call, if that comes later, takes nothing.
 --
--- Rules: "t capacity refill period_ms"; "s|m|h|d|M limit" (a window); "c limit" (concurrency).
+-- Rules: gateway/limits/rule_text.py. A kind is the part of a rule that its count depends on.
 
-local BUCKETS, RESERVATIONS, LEASES = KEYS[1], KEYS[2], KEYS[3]
+local TALLIES, RESERVATIONS, LEASES = KEYS[1], KEYS[2], KEYS[3]
 local ARGS = cjson.decode(ARGV[1])
 local LATE_MS = ARGS[1]
 local DAY_MS = 86400000
-local WINDOW_MS = { s = 1000, m = 60000, h = 3600000, d = DAY_MS }
+local WINDOW_MS = { s = 1000, m = 60000, h = 3600000, d = DAY_MS, w = 7 * DAY_MS, M = 31 * DAY_MS }
+local MONDAY_MS = 4 * DAY_MS -- the first one of Unix time
 local RUNNING, OVER, DONE = 0, 1, 2
 local EXPIRE_AT_ONCE = 1000
-local SMALL = 64 -- hashes up to this are not searched for idle buckets
+local SMALL = 64 -- hashes up to this are not searched for idle tallies
 local LOOK_AT = 4
 local FOREVER_MS = 1e12
-local BACK_MS = 1000 -- largest step back of the clock after which a bucket waits for it
+local BACK_MS = 1000 -- largest step back of the clock after which a count waits for it
+local MAX_COUNTS = 8
+local KEEP_MS = DAY_MS -- an idle count is dropped when others have been used for so much longer
+local FIELDS = 6 -- of a count
 
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000)
@@ -58,141 +62,312 @@ local function month_start(at)
   return (days - (day_of_year - math.floor((153 * month + 2) / 5))) * DAY_MS
 end
 
-local function window_start(kind, at)
-  if kind == 'M' then return month_start(at) end
-  return at - math.fmod(at, WINDOW_MS[kind])
+-- Start and end of the window that contains now. `starts`: of a time zone's windows, with ours second.
+local function window(letter, starts)
+  local length = WINDOW_MS[letter]
+  if not starts then
+    if letter == 'M' then
+      local start = month_start(now)
+      return start, month_start(start + 31 * DAY_MS)
+    end
+    local start = now - math.fmod(now - (letter == 'w' and MONDAY_MS or 0), length)
+    return start, start + length
+  end
+  if length < DAY_MS then
+    local start = starts[2] + math.floor((now - starts[2]) / length) * length
+    return start, start + length
+  end
+  for i = #starts, 1, -1 do
+    if starts[i] <= now then
+      local after = starts[i + 1] or starts[i] + length
+      if after > now then return starts[i], after end
+      return now - math.fmod(now - starts[i], length), now + length -- the clocks differ by far
+    end
+  end
+  return starts[1], starts[2]
 end
 
+local function numbers(text)
+  local found = {}
+  for word in string.gmatch(text, '%d+') do found[#found + 1] = tonumber(word) end
+  return found
+end
+
+-- A rule: kind, letter, limit and the rest of its numbers.
 local function parse(text)
-  local kind, limit, refill, period = string.match(text, '^(%a) (%d+) ?(%d*) ?(%d*)$')
-  return { text = text, kind = kind, limit = tonumber(limit), refill = tonumber(refill),
-    period = tonumber(period) }
+  local kind, limit, rest = string.match(text, '^(%S+) (%d+) ?(.*)$')
+  local letter = string.sub(kind, 1, 1)
+  local rule = { kind = kind, letter = letter, limit = tonumber(limit) }
+  if letter == 't' then
+    rule.kind = text
+    local refill, period = string.match(rest, '^(%d+) (%d+)$')
+    rule.refill, rule.period = tonumber(refill), tonumber(period)
+  elseif letter == 'l' then
+    rule.idle = tonumber(string.sub(kind, 3))
+  elseif rest ~= '' then
+    rule.starts = numbers(rest)
+  end
+  return rule
 end
 
-local function fresh(bucket)
-  local rule = bucket.rule
-  bucket.carry = 0
-  if rule.kind == 't' then
-    bucket.value, bucket.at = rule.limit, now
-  elseif rule.kind == 'c' then
-    bucket.value, bucket.at = 0, now
+-- The rule of a stored count, as far as it depends on it. A window of a time zone that nobody asks
+-- for has no starts: it ends, and none begins after it.
+local function rule_of(kind)
+  if string.sub(kind, 1, 1) == 't' then return parse(kind) end
+  return parse(kind .. ' 0')
+end
+
+local function fresh(count)
+  local rule = count.rule
+  count.carry = 0
+  if rule.letter == 't' then
+    count.value, count.at = rule.limit, now
+  elseif rule.letter == 'c' then
+    count.value, count.at = 0, now
+  elseif rule.letter == 'l' then
+    count.value, count.carry, count.at = 0, now, now
+  elseif rule.starts or not string.find(rule.kind, '@', 1, true) then
+    count.value = 0
+    count.at, count.carry = window(rule.letter, rule.starts)
   else
-    bucket.value, bucket.at = 0, window_start(rule.kind, now)
+    count.value, count.at, count.carry = 0, now, now
   end
 end
 
-local function fill_up(bucket)
-  if bucket.value >= bucket.rule.limit then
-    bucket.value, bucket.carry = bucket.rule.limit, 0
+local function fill_up(count)
+  if count.value >= count.rule.limit then
+    count.value, count.carry = count.rule.limit, 0
   end
 end
 
-local function advance(bucket)
-  local rule = bucket.rule
-  if rule.kind == 't' then
-    local elapsed = now - bucket.at
+-- A window's carry is its end; a lifetime's, when counting started.
+local function advance(count)
+  local rule = count.rule
+  if rule.letter == 't' then
+    local elapsed = now - count.at
     if elapsed > 0 then
       local rest = math.fmod(elapsed, rule.period)
       local whole = (elapsed - rest) / rule.period * rule.refill
-      if whole >= rule.limit - bucket.value then -- rounded or not, if whole is beyond 2^53
-        bucket.value = rule.limit
+      if whole >= rule.limit - count.value then -- rounded or not, if whole is beyond 2^53
+        count.value = rule.limit
       else
         local gained, carry = muldiv(rest, rule.refill, rule.period)
-        carry = carry + bucket.carry
+        carry = carry + count.carry
         if carry >= rule.period then gained, carry = gained + 1, carry - rule.period end
-        bucket.value, bucket.carry = bucket.value + whole + gained, carry
+        count.value, count.carry = count.value + whole + gained, carry
       end
-      bucket.at = now
+      count.at = now
     elseif elapsed < -BACK_MS then -- the clock was set back, or is that of another node
-      bucket.at, bucket.changed = now, true
+      count.at, count.changed = now, true
     end
-    fill_up(bucket)
-    if bucket.value == rule.limit then bucket.at = now end
-  elseif rule.kind ~= 'c' then
-    local start = window_start(rule.kind, now)
-    if start > bucket.at then
-      fresh(bucket)
-    elseif bucket.at > now and (bucket.value == 0 or bucket.at - now > BACK_MS) then
-      bucket.at, bucket.changed = start, true
+    fill_up(count)
+    if count.value == rule.limit then count.at = now end
+  elseif rule.letter == 'l' then
+    if count.value == 0 or now - count.at >= rule.idle then
+      fresh(count)
+    elseif count.at - now > BACK_MS then
+      count.carry, count.at, count.changed = math.min(count.carry, now), now, true
+    end
+  elseif rule.letter ~= 'c' then
+    if now >= count.carry then
+      fresh(count)
+    elseif count.at > now and (count.value == 0 or count.at - now > BACK_MS) then
+      local value, length = count.value, count.carry - count.at
+      fresh(count)
+      if count.carry <= now then count.carry = now + length end -- its starts are not known
+      count.value, count.changed = value, true
     end
   end
 end
 
-local function idle(bucket)
-  return bucket.value == (bucket.rule.kind == 't' and bucket.rule.limit or 0)
+local function idle(count)
+  return count.value == (count.rule.letter == 't' and count.rule.limit or 0)
 end
 
-local function forgettable(bucket)
-  return bucket.holders == 0 and idle(bucket)
+local function forgettable(count)
+  return count.holders == 0 and idle(count)
 end
 
-local function available(bucket)
-  if bucket.rule.kind == 't' then return bucket.value end
-  return bucket.rule.limit - bucket.value
+local function available(count)
+  if count.rule.letter == 't' then return count.value end
+  return count.rule.limit - count.value
 end
 
-local known = {} -- by key: buckets looked at, advanced to now
+local function used(count)
+  if count.rule.letter == 't' then return math.max(0, count.rule.limit - count.value) end
+  return count.value
+end
 
--- The bucket under the rule that it has; `text` is its rule if it is not kept.
-local function look(key, text)
-  local bucket = known[key]
-  if bucket then return bucket end
-  bucket = { key = key, changed = false, holders = 0, epoch = 0 }
-  local packed = redis.call('HGET', BUCKETS, key)
+-- The counts that somebody needs. One of a rule that was only asked for is not written.
+local function needed(counts)
+  local kept, all_idle, newest = {}, true, 0
+  for _, count in ipairs(counts) do
+    if not count.new then newest = math.max(newest, count.taken) end
+  end
+  for _, count in ipairs(counts) do
+    local over = forgettable(count)
+    if not over then all_idle = false end
+    if not count.new and (not over or count.taken > newest - KEEP_MS) then kept[#kept + 1] = count end
+  end
+  if all_idle then return {} end
+  while #kept > MAX_COUNTS do
+    local oldest
+    for i, count in ipairs(kept) do
+      if not count.present and (not oldest or count.taken < kept[oldest].taken) then oldest = i end
+    end
+    if not oldest then break end
+    table.remove(kept, oldest)
+  end
+  return kept
+end
+
+local function tally_of(key)
+  return string.match(key, '^[^|]*|(.*)$') or key
+end
+
+local known = {} -- by tally: counts that were looked at, advanced to now
+
+local function look(name)
+  local tally = known[name]
+  if tally then return tally end
+  tally = { counts = {}, changed = false, charged = now }
+  local packed = redis.call('HGET', TALLIES, name)
   if packed then
-    local stored
-    stored, bucket.value, bucket.carry, bucket.at, bucket.holders, bucket.epoch =
-      cmsgpack.unpack(packed)
-    bucket.rule = parse(stored)
-    advance(bucket)
-  else
-    bucket.rule = parse(text)
-    fresh(bucket)
+    local fields = cmsgpack.unpack(packed)
+    tally.charged = fields[1]
+    for i = 2, #fields, FIELDS do
+      local count = { rule = rule_of(fields[i]), value = fields[i + 1], carry = fields[i + 2],
+        at = fields[i + 3], holders = fields[i + 4], taken = fields[i + 5] }
+      tally.counts[#tally.counts + 1] = count
+      -- A window of a time zone is advanced when its starts are known, if somebody asks for it.
+      advance(count)
+      if count.changed then tally.changed = true end
+    end
+    tally.counts = needed(tally.counts)
   end
-  known[key] = bucket
-  return bucket
+  known[name] = tally
+  return tally
 end
 
--- The bucket under the rule `text`, from now on.
-local function look_under(key, text)
-  local bucket = look(key, text)
-  if bucket.rule.text ~= text then
-    local old, was_idle = bucket.rule, idle(bucket)
-    bucket.rule = parse(text)
-    if old.kind ~= bucket.rule.kind then bucket.epoch = bucket.epoch + 1 end
-    if was_idle or old.kind ~= bucket.rule.kind then
-      fresh(bucket)
-    elseif bucket.rule.kind == 't' then
-      bucket.carry = 0
-      fill_up(bucket)
-    end
-    bucket.changed = true
+local function find(tally, kind)
+  for _, count in ipairs(tally.counts) do
+    if count.rule.kind == kind then return count end
   end
-  return bucket
+end
+
+local function same_unit(one, other) return (one.letter == 'c') == (other.letter == 'c') end
+
+-- Reservations that hold the count `replaced` hold what has begun with it, too: `handed_over` in
+-- policies/limits/tally.py.
+local function hand_over(replaced, count)
+  if replaced.holders == 0 then return end
+  local letter, left = replaced.rule.letter, used(count)
+  local ends = letter ~= 't' and letter ~= 'c'
+  local began = count.rule.letter == 'l' and count.carry or count.at
+  local since = letter == 'l' and replaced.carry or replaced.at
+  local ids = redis.call('HKEYS', RESERVATIONS)
+  table.sort(ids)
+  for _, id in ipairs(ids) do
+    if count.holders == replaced.holders then return end
+    local lease_until, state, holds = cmsgpack.unpack(redis.call('HGET', RESERVATIONS, id))
+    for _, hold in ipairs(holds) do
+      if hold[2] == replaced.rule.kind and tally_of(hold[1]) == count.tally then
+        local amount = 0
+        if state == RUNNING and (hold[4] >= since or not ends) then
+          amount = math.min(hold[3], left)
+        end
+        left = left - amount
+        count.holders = count.holders + 1
+        holds[#holds + 1] = { hold[1], count.rule.kind, amount, began }
+        redis.call('HSET', RESERVATIONS, id, cmsgpack.pack(lease_until, state, holds))
+        break
+      end
+    end
+  end
+end
+
+-- The counts of a call's rules. `asked`: `{name=tally, rule=}` for each; they get their `count`. A rule
+-- that is new to its tally begins with the most that any count has which it replaces, as if all of it
+-- had been used at the last charge.
+local function ask(asked)
+  for _, one in ipairs(asked) do
+    local count = find(look(one.name), one.rule.kind)
+    if count then
+      local over = now >= count.carry and one.rule.starts
+      count.rule = one.rule
+      if over then fresh(count) end
+      count.present, one.count = true, count
+    end
+  end
+  for _, one in ipairs(asked) do
+    if not one.count then
+      local tally, most, replaced = look(one.name), 0, nil
+      for _, other in ipairs(tally.counts) do
+        if not other.present and same_unit(other.rule, one.rule) and used(other) > most then
+          most, replaced = used(other), other
+        end
+      end
+      local count = { rule = one.rule, holders = 0, taken = now, present = true, tally = one.name,
+        new = not replaced }
+      fresh(count)
+      if replaced then
+        local charged, letter = math.min(tally.charged, now), one.rule.letter
+        if letter == 't' then
+          count.value, count.at = one.rule.limit - math.min(most, one.rule.limit), charged
+          advance(count)
+        elseif letter == 'l' then
+          if now - charged < one.rule.idle then
+            count.value, count.carry, count.at = most, charged, charged
+          end
+        elseif letter == 'c' or charged >= count.at then
+          count.value = most
+        end
+        hand_over(replaced, count)
+        tally.changed = true
+      end
+      one.count = count
+      tally.counts[#tally.counts + 1] = count
+    end
+  end
+end
+
+-- Take from a count, and return the hold.
+local function take(name, count, key, amount)
+  local rule = count.rule
+  local began = rule.letter == 'l' and count.carry or count.at
+  count.value = count.value + (rule.letter == 't' and -amount or amount)
+  count.holders, count.new = count.holders + 1, false
+  if count.present then count.taken = now end
+  known[name].changed, known[name].charged = true, now
+  return { key, rule.kind, amount, began }
 end
 
 local function settle(hold, held, charge)
-  local bucket = look(hold.key, hold.rule)
-  local kind = bucket.rule.kind
-  if bucket.epoch ~= hold.epoch then held = 0 end
-  if kind == 't' then
-    bucket.value = bucket.value + held - charge
-    fill_up(bucket)
-  elseif kind == 'c' then
-    bucket.value = math.max(0, bucket.value - held)
+  local tally = look(tally_of(hold[1]))
+  local count = find(tally, hold[2])
+  if not count then return end -- it was one too many
+  local letter = count.rule.letter
+  if letter == 't' then
+    count.value = count.value + held - charge
+    fill_up(count)
+  elseif letter == 'c' then
+    count.value = math.max(0, count.value - held)
   else
     local change = charge - held
-    if hold.at < bucket.at then change = math.max(0, change) end
-    bucket.value = math.max(0, bucket.value + change)
+    if hold[4] < (letter == 'l' and count.carry or count.at) then change = math.max(0, change) end
+    count.value = math.max(0, count.value + change)
   end
-  bucket.changed = true
+  tally.changed = true
+  if charge > 0 then tally.charged = now end
 end
 
--- The reservation no longer holds the bucket.
+-- The reservation no longer holds the count.
 local function let_go(hold)
-  local bucket = look(hold.key, hold.rule)
-  bucket.holders = math.max(0, bucket.holders - 1)
-  bucket.changed = true
+  local tally = look(tally_of(hold[1]))
+  local count = find(tally, hold[2])
+  if not count then return end
+  count.holders = math.max(0, count.holders - 1)
+  tally.changed = true
 end
 
 -- Give back what reservations hold whose leases have ended, and forget those whose leases ended long
@@ -205,7 +380,7 @@ local function expire()
     if packed then
       local lease_until, state, holds = cmsgpack.unpack(packed)
       if state == RUNNING then
-        for _, hold in ipairs(holds) do settle(hold, hold.amount, 0) end
+        for _, hold in ipairs(holds) do settle(hold, hold[3], 0) end
       end
       if state ~= DONE and lease_until + LATE_MS > now then
         forgotten = false
@@ -221,44 +396,55 @@ local function expire()
   return #due == EXPIRE_AT_ONCE
 end
 
--- Roughly the longest time for which a bucket can matter from now; the keys live twice as long.
-local function horizon(bucket)
-  local rule = bucket.rule
-  if rule.kind == 't' then return (rule.limit - bucket.value) / rule.refill * rule.period end
-  if rule.kind == 'c' then return 0 end
-  return WINDOW_MS[rule.kind] or 31 * DAY_MS
+-- Roughly the longest time for which a count can matter from now; the keys live twice as long.
+local function horizon(count)
+  local rule = count.rule
+  if rule.letter == 't' then return (rule.limit - count.value) / rule.refill * rule.period end
+  if rule.letter == 'c' then return 0 end
+  return rule.idle or WINDOW_MS[rule.letter]
+end
+
+local function pack(counts, charged)
+  local fields = { charged }
+  for _, count in ipairs(counts) do
+    local n = #fields
+    fields[n + 1], fields[n + 2], fields[n + 3] = count.rule.kind, count.value, count.carry
+    fields[n + 4], fields[n + 5], fields[n + 6] = count.at, count.holders, count.taken
+  end
+  return cmsgpack.pack(fields)
 end
 
 -- Write what changed; it is kept for at least `need` ms.
 local function save(need)
-  for key, bucket in pairs(known) do
-    if bucket.changed and forgettable(bucket) then
-      redis.call('HDEL', BUCKETS, key)
-    elseif bucket.changed then
-      need = math.max(need, horizon(bucket))
-      redis.call('HSET', BUCKETS, key,
-        cmsgpack.pack(bucket.rule.text, bucket.value, bucket.carry, bucket.at, bucket.holders,
-          bucket.epoch))
+  for name, tally in pairs(known) do
+    if tally.changed then
+      local kept = needed(tally.counts)
+      if #kept == 0 then
+        redis.call('HDEL', TALLIES, name)
+      else
+        for _, count in ipairs(kept) do need = math.max(need, horizon(count)) end
+        redis.call('HSET', TALLIES, name, pack(kept, tally.charged))
+      end
     end
   end
-  -- Reservations must not be forgotten before the buckets to which they give back.
-  local left = redis.call('PTTL', BUCKETS)
+  -- Reservations must not be forgotten before the counts to which they give back.
+  local left = redis.call('PTTL', TALLIES)
   if left < math.min(need, FOREVER_MS / 2) then
     left = math.min(math.floor(2 * need) + 60000, FOREVER_MS)
-    redis.call('PEXPIRE', BUCKETS, left)
+    redis.call('PEXPIRE', TALLIES, left)
   end
   for _, key in ipairs({ RESERVATIONS, LEASES }) do
     if redis.call('PTTL', key) < left then redis.call('PEXPIRE', key, left + 60000) end
   end
 end
 
--- Forget a few idle buckets, which are found at random, as Redis finds its own expired keys.
+-- Forget a few idle tallies, which are found at random, as Redis finds its own expired keys.
 local function tidy()
-  if redis.call('HLEN', BUCKETS) <= SMALL then return end
-  for _, key in ipairs(redis.call('HRANDFIELD', BUCKETS, LOOK_AT)) do
-    if not known[key] then
-      local bucket = look(key)
-      if forgettable(bucket) then bucket.changed = true end
+  if redis.call('HLEN', TALLIES) <= SMALL then return end
+  for _, name in ipairs(redis.call('HRANDFIELD', TALLIES, LOOK_AT)) do
+    if not known[name] then
+      local tally = look(name)
+      if #needed(tally.counts) == 0 then tally.changed = true end
     end
   end
 end

@@ -32,8 +32,20 @@ if state == DONE then
   save(remember_ms)
   return 0
 end
+local by_tally -- for buckets that are not named here, because they were reserved under other rules
+local function charge_of(key)
+  if charges[key] then return charges[key] end
+  if not by_tally then
+    by_tally = {}
+    for other, charge in pairs(charges) do
+      local name = tally_of(other)
+      by_tally[name] = math.max(by_tally[name] or 0, charge)
+    end
+  end
+  return by_tally[tally_of(key)] or 0
+end
 for _, hold in ipairs(holds) do
-  settle(hold, state == RUNNING and hold.amount or 0, charges[hold.key] or 0)
+  settle(hold, state == RUNNING and hold[3] or 0, charge_of(hold[1]))
   let_go(hold)
 end
 save(remember_ms)

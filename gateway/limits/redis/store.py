@@ -15,6 +15,7 @@ a settlement is remembered for `REMEMBER_S`, so that the late reservation takes 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -30,7 +31,7 @@ from gateway.limits.redis.cluster import ClusterLine
 from gateway.limits.redis.line import Call, Reply, ScriptLine, SingleLine
 from gateway.limits.redis.scripts import Script
 from gateway.limits.redis.usage import PATIENCE_S, RedisUsage
-from gateway.limits.rule_text import rule_text
+from gateway.limits.rule_text import script_text
 from gateway.limits.usage import MAX_USERS_PER_DAY, USAGE_DAYS, UsageRecord, bounded
 from policies.limits.arithmetic import State
 from policies.limits.types import Bucket, Standing, Take, check_amount, check_takes
@@ -71,6 +72,7 @@ class RedisStore:
         max_users_per_day: int = MAX_USERS_PER_DAY,
         prefix: str = "penstock:",
         lost: Callable[[], None] = lambda: None,
+        clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         """``client``: see `gateway.limits.redis.client.connect`.
 
@@ -79,6 +81,8 @@ class RedisStore:
         ``lost`` is called when a connection has ended that was not given up here: Redis may come
         back empty, and sooner than any of our calls fails. Raises ValueError for a ``prefix`` with
         a brace.
+
+        ``clock_ms``: roughly that of Redis; for windows of a time zone.
         """
         if "{" in prefix or "}" in prefix:
             raise ValueError(f"the key prefix {prefix!r} must not contain braces: they tag slots")
@@ -86,6 +90,7 @@ class RedisStore:
         self._timeout_s = timeout_s
         self._late_ms = round(late_s * 1_000)
         self._prefix = prefix
+        self._clock_ms = clock_ms
         self._usage = RedisUsage(
             client,
             prefix,
@@ -184,8 +189,9 @@ class RedisStore:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + self._timeout_s
         arguments: Arguments = [self._late_ms]
+        now_ms = self._clock_ms()
         for bucket in buckets:
-            arguments += (bucket.key, rule_text(bucket.rule))
+            arguments += (bucket.key, script_text(bucket.rule, now_ms))
         while True:
             reply = await self._run(_STANDING, self._keys(slot), arguments)
             if not reply[0] or loop.time() >= end_s:
@@ -215,7 +221,7 @@ class RedisStore:
 
     def _keys(self, slot: str) -> list[str]:
         tag = f"{self._prefix}{{t:{slot}}}:"
-        return [tag + "b", tag + "r", tag + "x"]
+        return [tag + "t", tag + "h", tag + "x"]
 
     async def _reserve(
         self,
@@ -229,9 +235,10 @@ class RedisStore:
         check_takes(takes)
         lease_ms = round(lease_s * 1_000)
         arguments: Arguments = [self._late_ms, reservation_id, lease_ms, int(forced)]
+        now_ms = self._clock_ms()
         for take in takes:
-            bucket = take.bucket
-            arguments += (bucket.key, rule_text(bucket.rule), int(bucket.shadow), take.amount)
+            bucket, rule = take.bucket, script_text(take.bucket.rule, now_ms)
+            arguments += (bucket.key, rule, int(bucket.shadow), take.amount)
         try:
             return await self._run(_RESERVE, self._keys(slot), arguments)
         except (StoreUnavailable, asyncio.CancelledError):

@@ -33,7 +33,8 @@ def process_plan(config: ProcessPool) -> ReplicaPlan:
         host=config.host,
         first_port=config.first_port,
     )
-    return ReplicaPlan(launch, config.ready, config.stop, config.restart)
+    headers = config.upstream_headers
+    return ReplicaPlan(launch, config.ready, config.stop, config.restart, headers)
 
 
 class ReplicaProcesses(Generic[_Config]):

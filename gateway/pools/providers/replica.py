@@ -54,6 +54,8 @@ class ReplicaPlan:
     ready: Ready
     stop: Stop
     restart: Restart
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """What every request to the replicas carries. May hold secrets."""
 
 
 class Replica:
@@ -171,6 +173,7 @@ class Replica:
         try:
             async with self._http.get(
                 f"http://{self.address}{self.plan.ready.path}",
+                headers=self.plan.headers,
                 timeout=aiohttp.ClientTimeout(total=_PROBE_TIMEOUT_S),
                 allow_redirects=False,
             ) as response:

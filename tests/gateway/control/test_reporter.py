@@ -10,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from gateway.control.reporter import EndpointReporter
 from gateway.control.server import WorkerReport
 from picker.state.endpoints import EndpointKey, EndpointSpec, PoolState
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from picker.wire import control_pb2
 from tests.picker.fleet import IDLE, load
@@ -22,6 +23,7 @@ def pool_with(*addresses: str) -> PoolState:
     state.sync([EndpointSpec(address) for address in addresses])
     for address in addresses:
         state.apply_signals(address, IDLE, 0.0)
+        state.apply_models(address, [ServedModel("m", None, None)])
     return state
 
 
@@ -45,7 +47,7 @@ def addresses(report: control_pb2.Report) -> list[str]:
 
 def test_the_first_report_has_everything_the_next_one_nothing() -> None:
     state = pool_with(A, B)
-    state.apply_models(A, [ServedModel("m", None, None)])
+    state.apply_models(B, [])
     reports = Reports({"chat": state})
     reports.in_flight = {("chat", A): 2}
     state.apply_signals(B, load(1, 0.5), 0.0)
@@ -55,10 +57,10 @@ def test_the_first_report_has_everything_the_next_one_nothing() -> None:
             pool="chat", address=A, healthy=True, in_flight_requests=2, kv_usage=0.1, models=["m"]
         ),
         control_pb2.EndpointReport(
-            pool="chat", address=B, healthy=True, waiting_requests=1, kv_usage=0.5
+            pool="chat", address=B, problem="lists no models", waiting_requests=1, kv_usage=0.5
         ),
     ]
-    assert not reports.next().endpoints
+    assert addresses(reports.next()) == [B], "the reason may be new"
     reports.reporter.forget()
     assert reports.next() == first
 
@@ -69,9 +71,9 @@ def test_whatever_changes_is_reported() -> None:
     reports.next()
     state.apply_signals(A, load(1, 0.1), 0.0)
     assert addresses(reports.next()) == [A]
-    state.apply_models(B, [ServedModel("m", None, None)])
+    state.apply_models(B, [ServedModel("n", None, None)])
     assert addresses(reports.next()) == [B]
-    state.apply_models(B, [ServedModel("m", None, None)])
+    state.apply_models(B, [ServedModel("n", None, None)])
     assert addresses(reports.next()) == []
     reports.in_flight = {("chat", A): 1}
     assert addresses(reports.next()) == [A]
@@ -88,11 +90,33 @@ def test_whatever_changes_is_reported() -> None:
 
 
 def test_why_an_endpoint_is_not_healthy_is_reported_every_time() -> None:
-    reports = Reports({"chat": pool_with(A)})
+    state = pool_with(A, B)
+    reports = Reports({"chat": state})
     reports.next()
     assert addresses(reports.next(5.0)) == []
-    assert [one.problem for one in reports.next(6.0).endpoints] == ["signals are 6.0 s old"]
-    assert [one.problem for one in reports.next(7.0).endpoints] == ["signals are 7.0 s old"]
+    state.apply_signals(B, IDLE, 5.0)
+    reports.next(5.0)
+    for now_s, problem in ((6.0, "no answer for 6.0 s"), (7.0, "no answer for 7.0 s")):
+        (late,) = reports.next(now_s).endpoints
+        assert (late.address, late.healthy, late.problem) == (A, False, problem)
+    state.mark_failed(B, 8.0, "refused")
+    (late, failed) = reports.next(8.0).endpoints
+    assert (late.healthy, late.problem) == (True, "no answer for 8.0 s"), "better than nothing"
+    assert (failed.healthy, failed.problem) == (False, "refused")
+
+
+def test_why_the_load_of_an_endpoint_is_not_known_is_reported() -> None:
+    state = pool_with(A, B)
+    reports = Reports({"chat": state})
+    reports.next()
+    state.apply_lack(A, Lack.SIGNALS, "GET /metrics: status 404", 1.0)
+    assert addresses(reports.next(1.0)) == [], "what was read lately still holds"
+    state.apply_lack(A, Lack.SIGNALS, "GET /metrics: status 404", 6.0)
+    state.apply_lack(B, Lack.SIGNALS, "", 6.0)
+    for now_s in (6.0, 7.0):
+        found = {one.address: one for one in reports.next(now_s).endpoints}
+        assert (found[A].healthy, found[A].warning) == (True, "GET /metrics: status 404")
+    assert B not in found, "no load is expected of it"
 
 
 def test_an_endpoint_that_takes_over_a_slot_is_reported_and_the_old_one_gone() -> None:
@@ -170,6 +194,11 @@ class ReporterMachine(RuleBasedStateMachine):
     def it_fails(self, pool: str, address: str) -> None:
         if pool in self.pools:
             self.pools[pool].mark_failed(address, self.now_s, "refused")
+
+    @rule(pool=POOLS, address=ADDRESSES, lack=st.sampled_from(Lack))
+    def something_is_missing(self, pool: str, address: str, lack: Lack) -> None:
+        if pool in self.pools:
+            self.pools[pool].apply_lack(address, lack, f"no {lack}", self.now_s)
 
     @rule(pool=POOLS, address=ADDRESSES, requests=st.integers(0, 3))
     def requests_come_and_go(self, pool: str, address: str, requests: int) -> None:

@@ -177,13 +177,13 @@ tenants:
 """,
     )
     assert charges(found.meters(Subject("acme", model="a")), USAGE) == {
-        "cost-per-hour": 156,  # 600 * 0.15 + 400 * 0.015 + 100 * 0.6
-        "weighted_tokens-per-day": 600 + 40 + 4 * 40,
-        "own": 2_000 + 100,
-        "cel": 7,
+        "cost-per-hour|cost": 156,  # 600 * 0.15 + 400 * 0.015 + 100 * 0.6
+        "weighted_tokens-per-day|weighted_tokens": 600 + 40 + 4 * 40,
+        "own|weighted_tokens:own": 2_000 + 100,
+        "cel|weighted_tokens:cel": 7,
     }
-    assert charges(found.meters(Subject("acme", model="b")), USAGE)["cost-per-hour"] == 2_200
-    assert charges(found.meters(Subject("acme", model="c")), USAGE)["cost-per-hour"] == 0
+    assert charges(found.meters(Subject("acme", model="b")), USAGE)["cost-per-hour|cost"] == 2_200
+    assert charges(found.meters(Subject("acme", model="c")), USAGE)["cost-per-hour|cost"] == 0
 
 
 def test_weighted_tokens_without_weights_are_total_tokens(tmp_path: Path) -> None:
@@ -217,10 +217,10 @@ tenants:
     meters = key.meters(subject)
     check_takes(takes(meters, USAGE))
     assert {meter.bucket.key: meter.bucket.limit for meter in meters} == {
-        "requests-per-minute": 100,
-        "requests-per-minute-by-key|key=ci": 50,  # instead of the 10 of every other key
-        "tokens": 10,  # a key does not get rid of what holds for its whole tenant
-        "tokens|key=ci": 5,
+        "requests-per-minute|requests": 100,
+        "requests-per-minute-by-key|requests-by-key|key=ci": 50,  # not every other key's 10
+        "tokens|total_tokens:tokens": 10,  # a key cannot replace what is its tenant's
+        "tokens|total_tokens:tokens|key=ci": 5,
     }
 
 

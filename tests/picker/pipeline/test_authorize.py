@@ -109,10 +109,10 @@ SEVERAL = {"text": "a", "stream": 1, "sampling_params": {"n": 2}}
     ("path", "method", "body"),
     [
         ("/api/generate", "POST", b"{}"),
-        ("/api/generate", "PUT", b"{}"),
+        ("/encode", "PUT", b"{}"),
         ("/cohere/v2/chat", "POST", chat()),
         ("/v1/chat/completions/batch", "POST", chat()),
-        ("/anything", "POST", b""),
+        ("/opaque", "POST", b""),
         ("/generate", "POST", orjson.dumps({"model": MODEL, **SEVERAL})),
         ("/generate", "POST", b'{"model": "llama", "text": ["a", "b"], "stream": true}'),
     ],
@@ -146,7 +146,7 @@ async def test_what_no_limit_would_see_is_refused_to_who_has_limits(
         ("/v1/responses/resp_1/cancel", "POST", b""),
         ("/v1/responses/resp_1", "GET", b""),
         ("/v1/responses/resp_1", "DELETE", b""),
-        ("/health", "GET", b""),
+        ("/version", "GET", b""),
     ],
 )
 async def test_what_is_metered_or_harmless_is_not(path: str, method: str, body: bytes) -> None:

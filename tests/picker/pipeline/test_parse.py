@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 
@@ -47,6 +49,22 @@ async def test_a_path_that_is_not_known_is_looked_at_for_its_model_only() -> Non
         await parse(1_000)(context)
         assert context.prompt is None
         assert context.asked_model == ("m" if body == b'{"model": "m"}' else "")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/encode"])
+@pytest.mark.parametrize("given", [7, {}, [1], [["a"]], True, "a" * 1_025])
+async def test_a_lora_path_that_names_nothing_is_refused(path: str, given: object) -> None:
+    context = begun(path)
+    context.body = chat(lora_path=given)
+    await refusal(parse(100_000), context, Reason.INVALID_REQUEST)
+
+
+async def test_a_body_without_a_content_type_is_read_as_engines_read_it() -> None:
+    context = begun("/encode")
+    context.head = replace(context.head, headers={})
+    context.body = b'{"model": 7, "lora_path": ["a", "a"]}'
+    await parse(1_000)(context)
+    assert context.asked_adapters == ("a",)
 
 
 async def test_nothing_is_read_of_a_request_that_sends_nothing() -> None:

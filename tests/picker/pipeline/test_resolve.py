@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 
@@ -9,7 +11,8 @@ from picker.pipeline.resolve import Resolve
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason
 from picker.settings import RewriteRule, RewriteTarget
-from tests.picker.fleet import MODEL, POOL, Fleet, fleet
+from picker.state.models import ServedModel
+from tests.picker.fleet import MODEL, POOL, Fleet, address, fleet
 from tests.picker.pipeline.steps import begun, parsed, refusal
 
 LORA = "lora"
@@ -68,16 +71,81 @@ async def test_a_header_that_leads_nowhere_is_final(made: Fleet, path: str) -> N
     await refusal(Resolve(made.picker.catalog), context, Reason.MODEL_NOT_FOUND)
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/generate", "/encode"])
+@pytest.mark.parametrize("given", [LORA, [LORA], [LORA, LORA]])
+async def test_lora_path_names_what_is_served_and_paid_for(
+    made: Fleet, path: str, given: object
+) -> None:
+    body = {"model": MODEL, "prompt": "x", "text": "x", "lora_path": given}
+    rewrite = {"x_llm_d_model_name_rewrite": MODEL}
+    context = await resolved(made, await parsed(body, path, **rewrite))
+    assert (context.served_model, context.adapter, context.pool) == (LORA, LORA, POOL)
+    assert (context.asked_model, context.billed_model) == (MODEL, LORA)
+
+
+@pytest.mark.parametrize("given", [None, "", [], [None], ["", None]])
+async def test_no_lora_path_is_the_base_model(made: Fleet, given: object) -> None:
+    body = {"model": MODEL, "prompt": "x", "lora_path": given}
+    context = await resolved(made, await parsed(body))
+    assert (context.served_model, context.adapter, context.billed_model) == (MODEL, "", MODEL)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("unheard-of", Reason.MODEL_NOT_FOUND),
+        ([LORA, MODEL], Reason.INVALID_REQUEST),
+        ([None, LORA], Reason.INVALID_REQUEST),
+    ],
+)
+async def test_what_lora_path_leads_nowhere(made: Fleet, given: object, reason: Reason) -> None:
+    context = await parsed({"model": MODEL, "prompt": "x", "lora_path": given})
+    await refusal(Resolve(made.picker.catalog), context, reason)
+
+
 async def test_the_list_of_models_is_answered_here(made: Fleet) -> None:
     context = await resolved(made, begun("/v1/models", "GET"))
     assert context.answer is not None
-    names = {model["id"] for model in orjson.loads(context.answer.body)["data"]}
-    assert names == {MODEL, LORA, "alias", "dead"}
+    names = [model["id"] for model in orjson.loads(context.answer.body)["data"]]
+    assert names == [MODEL, LORA, "alias", "dead"]
     one = await resolved(made, begun(f"/v1/models/{LORA}", "GET"))
     assert one.answer is not None
     assert orjson.loads(one.answer.body)["parent"] == MODEL
     missing = begun("/v1/models/none", "GET")
     await refusal(Resolve(made.picker.catalog), missing, Reason.MODEL_NOT_FOUND)
+
+
+async def test_clients_of_anthropic_get_the_list_in_its_shape(made: Fleet) -> None:
+    listed = ServedModel(MODEL, None, None, "org/base", 1_700_000_000)
+    made.picker.apply_models(POOL, address(1), [listed], made.clock.now_s)
+    asked = begun("/v1/models", "GET", anthropic_version="2023-06-01")
+    answer = (await resolved(made, asked)).answer
+    assert answer is not None
+    found = orjson.loads(answer.body)
+    assert found["data"][0] == {
+        "type": "model",
+        "id": MODEL,
+        "display_name": MODEL,
+        "created_at": "2023-11-14T22:13:20Z",
+    }
+    assert (found["has_more"], found["first_id"], found["last_id"]) == (False, MODEL, "dead")
+    one = begun(f"/v1/models/{MODEL}", "GET", anthropic_version="2023-06-01")
+    answer = (await resolved(made, one)).answer
+    assert answer is not None
+    assert orjson.loads(answer.body) == found["data"][0]
+    assert begun("/v1/models/none", "GET", anthropic_version="2023-06-01").anthropic
+
+
+async def test_a_caller_is_shown_only_what_it_may_use(made: Fleet) -> None:
+    asked = begun("/v1/models", "GET")
+    asked.caller = replace(asked.caller, models=("alias",))
+    answer = (await resolved(made, asked)).answer
+    assert answer is not None
+    assert [one["id"] for one in orjson.loads(answer.body)["data"]] == ["alias"]
+    for name in (MODEL, "none"):
+        hidden = begun(f"/v1/models/{name}", "GET")
+        hidden.caller = asked.caller
+        await refusal(Resolve(made.picker.catalog), hidden, Reason.MODEL_NOT_FOUND)
 
 
 async def test_a_path_without_a_model_goes_to_the_default_pool(made: Fleet) -> None:

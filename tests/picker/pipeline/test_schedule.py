@@ -63,7 +63,7 @@ async def test_a_session_stays_by_id_or_token_while_its_replica_lives() -> None:
 
 async def test_a_token_that_is_none_of_ours_counts_as_none() -> None:
     made = fleet()
-    for token in ("!", "/w==", session_token("10.9.9.9:1")):
+    for token in ("!", "/w==", "é", "²" * 9, session_token("10.9.9.9:1")):
         assert len(await picked(made, x_session_token=token)) == 3
 
 

@@ -17,7 +17,6 @@ from picker.prompt.messages import InvalidPrompt
     ("path", "form"),
     [
         ("/v1/chat/completions", Form.CHAT),
-        ("/v1/chat/completions?api-version=1", Form.CHAT),
         ("/team-a/v1/chat/completions", Form.CHAT),
         ("/v1/chat/completions/render", Form.CHAT),
         ("/v1/completions", Form.COMPLETIONS),

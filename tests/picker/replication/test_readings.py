@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from picker.replication.readings import MAX_READINGS, Reading, SharedReadings, pack, unpack
 from picker.state.endpoints import Signals
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from picker.wire import state_pb2
 
@@ -42,6 +43,11 @@ class Sink:
         self, pool: str, address: str, models: Sequence[ServedModel], started_s: float
     ) -> None:
         self.took.append(("models", pool, address, list(models), started_s))
+
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
+    ) -> None:
+        self.took.append(("lack", pool, address, lack, reason, started_s))
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         self.took.append(("failed", pool, address, reason, started_s))
@@ -89,6 +95,15 @@ def test_failures_then_models_then_signals() -> None:
         ("models", "pool", "x", models, 2.0),
         ("signals", "pool", "x", IDLE, 3.0),
     ]
+
+
+def test_what_is_missing_of_a_replica_is_shared() -> None:
+    teller, hearer, sink = shared("a"), shared("b"), Sink()
+    hearer.listen(sink)
+    for lack in Lack:
+        teller.apply_lack("pool", "x", lack, f"no {lack}", 1.0)
+    hearer.take(sent(teller))
+    assert sink.took == [("lack", "pool", "x", lack, f"no {lack}", 1.0) for lack in Lack]
 
 
 def test_of_several_reads_the_last_one_is_sent_and_only_once() -> None:

@@ -42,6 +42,13 @@ def header_map(headers: Mapping[str, str]) -> HeaderMap:
     )
 
 
+def subset_hint(value: object) -> Metadata:
+    """Metadata with a subset hint of any type."""
+    metadata = Metadata()
+    metadata.filter_metadata[names.SUBSET_NAMESPACE].update({names.SUBSET_KEY: value})
+    return metadata
+
+
 @dataclass
 class Reply:
     """What the gateway is told about a request, however the transport says it."""
@@ -200,16 +207,17 @@ class Edge:
         subset: object = None,
         metadata: Metadata | None = None,
         cut_bytes: int | None = None,
+        with_body: Metadata | None = None,
     ) -> Reply:
-        """The reply to a request that then ends well, if it was routed."""
+        """The reply to a request that then ends well, if it was routed. ``with_body``: metadata
+        of the messages that bring the body."""
         context = metadata or Metadata()
         if subset is not None:
-            hint = context.filter_metadata[names.SUBSET_NAMESPACE]
-            hint[names.SUBSET_KEY] = subset
+            context.MergeFrom(subset_hint(subset))
         method = method or ("GET" if body is None else "POST")
         sent = {":method": method, ":path": path, "content-type": "application/json"}
         given = header_map({**sent, **(headers or {})})
-        async with self.exchange(body, given, context, cut_bytes) as exchange:
+        async with self.exchange(body, given, context, cut_bytes, with_body) as exchange:
             if exchange.reply.status is None:
                 await exchange.finish()
         return exchange.reply
@@ -230,16 +238,21 @@ class Edge:
 
     @asynccontextmanager
     async def exchange(
-        self, body: bytes | None, headers: HeaderMap, context: Metadata, cut_bytes: int | None
+        self,
+        body: bytes | None,
+        headers: HeaderMap,
+        context: Metadata,
+        cut_bytes: int | None,
+        with_body: Metadata | None = None,
     ) -> AsyncIterator[Exchange]:
         call = self.call()
         exchange = Exchange(self, call, sent=body or b"")
         try:
             await call.write(self.first(headers, context, ends=body is None))
             if self.fast:
-                await self._ask_fast(exchange, body)
+                await self._ask_fast(exchange, body, with_body)
             else:
-                await self._ask_standard(exchange, body, cut_bytes)
+                await self._ask_standard(exchange, body, cut_bytes, with_body)
             yield exchange
         finally:
             call.cancel()
@@ -261,7 +274,9 @@ class Edge:
             protocol_config=ProtocolConfiguration(request_body_mode=mode),
         )
 
-    async def _ask_fast(self, exchange: Exchange, body: bytes | None) -> None:
+    async def _ask_fast(
+        self, exchange: Exchange, body: bytes | None, with_body: Metadata | None
+    ) -> None:
         message = await exchange.receive()
         exchange.reply.take(message)
         if body is None or message.HasField("immediate_response"):
@@ -271,12 +286,18 @@ class Edge:
         assert set(exchange.reply.metadata) == {names.PENSTOCK_NAMESPACE}
         assert let_through == {names.ASKED, "picker"}, "they are let through before the decision"
         await exchange.call.write(
-            ProcessingRequest(request_body=HttpBody(body=body, end_of_stream=True))
+            ProcessingRequest(
+                request_body=HttpBody(body=body, end_of_stream=True), metadata_context=with_body
+            )
         )
         exchange.reply.take(await exchange.receive())
 
     async def _ask_standard(
-        self, exchange: Exchange, body: bytes | None, cut_bytes: int | None
+        self,
+        exchange: Exchange,
+        body: bytes | None,
+        cut_bytes: int | None,
+        with_body: Metadata | None,
     ) -> None:
         # A refusal may come, and end the stream, before all of the body was sent.
         answered = asyncio.ensure_future(exchange.receive())
@@ -288,7 +309,9 @@ class Edge:
                     body=body[start : start + cut], end_of_stream=start + cut >= len(body)
                 )
                 with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
-                    await exchange.call.write(ProcessingRequest(request_body=part))
+                    await exchange.call.write(
+                        ProcessingRequest(request_body=part, metadata_context=with_body)
+                    )
         reply = exchange.reply
         reply.take(await answered)
         while body is not None and reply.status is None and not _ended(reply):

@@ -100,6 +100,30 @@ async def test_the_fast_path_before_the_decision(edge: Edge, served: Served, sta
     assert len(edge.fleet.seen.completions) == 1
 
 
+@pytest.mark.parametrize("transport", ["standard"], indirect=True)
+async def test_a_running_response_is_waited_for_at_the_end(edge: Edge, served: Served) -> None:
+    call = edge.call()
+    await play(call, STAGES["in the response"])
+    edge.fleet.picker.drain()
+    stopping = asyncio.create_task(served.servers.stop(0, standard_grace_s=60))
+    refused = await edge.ask(chat())
+    assert refused.status == 503, "nothing new is begun"
+    assert not stopping.done()
+    call.cancel()
+    await stopping
+
+
+@pytest.mark.parametrize("transport", ["standard"], indirect=True)
+async def test_who_is_in_a_hurry_waits_for_no_response(edge: Edge, served: Served) -> None:
+    call = edge.call()
+    await play(call, STAGES["in the response"])
+    edge.fleet.picker.drain()
+    stopping = asyncio.create_task(served.servers.stop(60, standard_grace_s=60))
+    served.servers.hurry()
+    await stopping
+    call.cancel()
+
+
 async def read_body() -> ProcessingRequest:
     return BODY
 

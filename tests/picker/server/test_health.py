@@ -39,7 +39,10 @@ async def test_check(served: Served, service: str) -> None:
     down = SERVING if service == "liveness" else NOT_SERVING
     async with grpc.aio.insecure_channel(f"127.0.0.1:{served.health_port}") as channel:
         assert await check(channel, service) == SERVING
-        clock.now_s += 60  # signals are stale
+        clock.now_s += 60  # no replica has answered lately: what comes is still served
+        assert await check(channel, service) == SERVING
+        for number in (1, 2, 3):
+            picker.mark_failed(POOL, address(number), "refused", clock.now_s)
         assert await check(channel, service) == down
         served.fleet.report(1)
         assert await check(channel, service) == SERVING

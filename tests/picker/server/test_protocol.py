@@ -17,7 +17,7 @@ from picker.settings import PickerSettings, RewriteRule, RewriteTarget
 from picker.state.endpoints import Signals
 from tests.picker.fleet import FOUR, IDLE, MODEL, POOL, address, chat, load
 from tests.picker.server.conftest import TRANSPORTS, Served
-from tests.picker.server.edge import Edge
+from tests.picker.server.edge import Edge, subset_hint
 
 pytestmark = pytest.mark.parametrize("transport", TRANSPORTS, indirect=True)
 
@@ -96,18 +96,45 @@ async def test_the_decision_in_the_transports_form(edge: Edge) -> None:
         pytest.param([address(9)], set(), id="5 unknown only"),
         pytest.param([], set(), id="empty list"),
         pytest.param("", set(), id="empty string"),
+        pytest.param(" , ,", set(), id="commas"),
+        pytest.param(8000, set(), id="number"),
+        pytest.param(True, set(), id="boolean"),
+        pytest.param({"a": address(1)}, set(), id="struct"),
+        pytest.param({}, set(), id="empty struct"),
+        pytest.param([1, None, True, {"a": address(1)}], set(), id="list of others"),
+        pytest.param([1, None, address(1)], {1}, id="one of a list"),
+        pytest.param([[address(1)], f"{address(2)},"], {1, 2}, id="nested list"),
+        pytest.param([address(1)] * 3 + [""], {1}, id="repeated"),
+        pytest.param(["not an address", "é", ":", "[::1]:8000"], set(), id="no addresses"),
         pytest.param(None, {1, 2, 3}, id="absent"),
     ],
 )
 @pytest.mark.parametrize("body", [chat(), None], ids=["POST", "GET without body"])
 async def test_subset(edge: Edge, subset: object, allowed: set[int], body: bytes | None) -> None:
-    path = "/v1/chat/completions" if body else "/v1/files"
+    path = "/v1/chat/completions" if body else "/version"
     reply = await edge.ask(body, subset=subset, path=path)
     if allowed:
         assert set(reply.addresses) == {address(number) for number in allowed}
     else:
         assert reply.status == 503
         assert reply.headers[names.DROPPED_REASON] == "rejected-no-endpoints"
+
+
+@pytest.mark.parametrize("first", [None, [], [address(1)]], ids=["absent", "empty", "another"])
+async def test_a_hint_in_the_metadata_of_the_body(edge: Edge, first: object) -> None:
+    later = subset_hint([address(2)])
+    later.filter_metadata[names.LB_NAMESPACE]["canary"] = True
+    reply = await edge.ask(chat(), subset=first, with_body=later, cut_bytes=9)
+    assert reply.addresses == [address(2)]
+    assert reply.metadata[names.LB_NAMESPACE]["canary"] is True
+    refused = await edge.ask(chat(), subset=first, with_body=subset_hint([]))
+    assert refused.status == 503
+
+
+async def test_a_null_hint_restricts_nothing(edge: Edge) -> None:
+    hint = Metadata()
+    hint.filter_metadata[names.SUBSET_NAMESPACE].update({names.SUBSET_KEY: None})
+    assert len((await edge.ask(chat(), metadata=hint)).addresses) == 3
 
 
 async def test_other_metadata_of_the_balancer_is_kept(edge: Edge) -> None:
@@ -221,7 +248,9 @@ async def test_8_no_model_is_refused_and_filled_in_by_a_generic_rule(edge: Edge)
 
 
 async def test_9_other_paths_pass_byte_for_byte(edge: Edge) -> None:
-    edge.fleet.configure(rewrites=[RewriteRule("alias", (RewriteTarget(MODEL),))])
+    edge.fleet.configure(
+        rewrites=[RewriteRule("alias", (RewriteTarget(MODEL),))], passthrough=("/custom", "/v2/*")
+    )
     for path in ("/custom?x=1", "/v2/other"):
         for body in (b'{ "model" : "alias" }', b"\x00\xff", b'{"model": "nobody"}'):
             reply = await edge.ask(body, path=path)
@@ -254,8 +283,32 @@ async def test_an_alias_leads_on_wherever_json_names_a_model(edge: Edge) -> None
     ],
 )
 async def test_the_engines_own_admin_paths_are_closed(edge: Edge, path: str) -> None:
-    reply = await edge.ask(b"{}", path=path)
-    assert (reply.status, reply.error["code"]) == (404, "path_not_found")
+    for method in ("GET", "POST"):
+        reply = await edge.ask(b"{}", path=path, method=method)
+        assert (reply.status, reply.error["code"]) == (404, "path_not_found")
+
+
+@pytest.mark.parametrize(
+    ("target", "respelled"),
+    [
+        ("/v1/chat/completions?a=/tokenize", None),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("//v1/chat//completions?a=b", "/v1/chat/completions?a=b"),
+        ("/%76%31/chat%2Fcompletions", "/v1/chat/completions"),
+    ],
+)
+async def test_the_replica_reads_the_path_that_was_decided_by(
+    edge: Edge, target: str, respelled: str | None
+) -> None:
+    reply = await edge.ask(chat(), path=target)
+    assert reply.addresses
+    assert reply.headers.get(":path") == respelled
+
+
+@pytest.mark.parametrize("mark", ["%3Fa=", "%23", "%3B", "%00", "%5C", "%252F", "/.%2e"])
+async def test_a_path_that_servers_read_differently_is_refused(edge: Edge, mark: str) -> None:
+    reply = await edge.ask(chat(), path=f"/v1/chat/completions{mark}/tokenize")
+    assert (reply.status, reply.error["code"]) == (403, "path_not_allowed")
 
 
 async def test_11_the_content_length_of_a_changed_body(edge: Edge) -> None:
@@ -357,7 +410,7 @@ async def test_23_no_replica_and_back_again(edge: Edge) -> None:
     for number in (1, 2, 3):
         edge.fleet.picker.mark_failed(POOL, address(number), "refused", 0)
     for body in (chat(), None):
-        reply = await edge.ask(body, path="/v1/chat/completions" if body else "/other")
+        reply = await edge.ask(body, path="/v1/chat/completions" if body else "/version")
         assert reply.status == 503
         assert reply.headers[names.DROPPED_REASON] == "rejected-no-endpoints"
     edge.fleet.report(2)
@@ -374,7 +427,7 @@ async def test_the_list_of_models(edge: Edge) -> None:
     one = await edge.ask(None, path="/v1/models/org%2Fsql")
     assert orjson.loads(one.body or b"")["id"] == "org/sql"
     assert (await edge.ask(None, path="/v1/models/none")).status == 404
-    assert (await edge.ask(None, path="/v1/modelsx")).addresses
+    assert (await edge.ask(None, path="/v1/modelsx")).status == 404
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ async def test_6_a_body_in_several_chunks_is_one_decision(edge: Edge) -> None:
 
 
 async def test_a_request_without_body_gets_no_body(edge: Edge) -> None:
-    reply = await edge.ask(None, path="/other")
+    reply = await edge.ask(None, path="/version")
     assert reply.addresses
     assert not reply.chunks
 

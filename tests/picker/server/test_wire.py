@@ -11,7 +11,7 @@ from google.protobuf.json_format import ParseDict
 
 from picker import names
 from picker.request.head import RequestHead
-from picker.server.wire import request_head
+from picker.server.wire import request_head, status_of
 from tests.picker.server.edge import header_map
 
 
@@ -88,3 +88,11 @@ def test_no_token(metadata: Mapping[str, object]) -> None:
 def test_a_path_is_read_as_the_engines_server_does(sent: str, read: str) -> None:
     headers = HttpHeaders(headers=header_map({":path": sent, ":method": "POST"}))
     assert request_head(ProcessingRequest(request_headers=headers), 0.0).path == read
+
+
+@pytest.mark.parametrize(
+    ("status", "read"),
+    [("200", 200), ("599", 599), ("", 500), ("²00", 500), ("9" * 5000, 500), ("-1", 500)],
+)
+def test_a_status_that_is_none_is_a_failure(status: str, read: int) -> None:
+    assert status_of({":status": status} if status else {}) == read

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -15,6 +15,7 @@ from picker.signals.settings import ScrapeSettings
 from picker.signals.sharing import Sharing
 from picker.signals.sink import ScrapeSink
 from picker.state.endpoints import Signals
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 
 
@@ -40,8 +41,14 @@ class Replica:
     metrics: str = field(default_factory=vllm_page)
     metrics_path: str = "/metrics"
     models: list[dict[str, object]] = field(default_factory=lambda: [{"id": "m"}])
+    models_status: int = 200
     status: int = 200
+    """Of the metrics."""
+    health: int = 404
+    """Status of /health."""
     hangs: bool = False
+    metrics_hang: bool = False
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     port: int = 0
     _runner: web.AppRunner | None = None
@@ -69,10 +76,14 @@ class Replica:
 
     async def _answer(self, request: web.Request) -> web.Response:
         self.requests.append(request.path)
-        if self.hangs:
+        self.headers.append({name.lower(): text for name, text in request.headers.items()})
+        if self.hangs or (self.metrics_hang and request.path == self.metrics_path):
             await self._stopping.wait()
         if request.path == "/v1/models":
-            return web.Response(text=json.dumps({"object": "list", "data": self.models}))
+            body = json.dumps({"object": "list", "data": self.models})
+            return web.Response(text=body, status=self.models_status)
+        if request.path == "/health":
+            return web.Response(status=self.health)
         if request.path == self.metrics_path:
             return web.Response(text=self.metrics, status=self.status)
         if request.path + "/" == self.metrics_path:
@@ -86,6 +97,7 @@ class Heard:
 
     signals: list[tuple[str, Signals]] = field(default_factory=list)
     models: list[tuple[str, list[ServedModel]]] = field(default_factory=list)
+    lacks: list[tuple[str, Lack, str]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     order: list[tuple[str, str]] = field(default_factory=list)
     started_s: list[float] = field(default_factory=list)
@@ -101,6 +113,12 @@ class Heard:
     ) -> None:
         self.models.append((address, list(models)))
         self._note("models", address)
+
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
+    ) -> None:
+        self.lacks.append((address, lack, reason))
+        self._note(f"no {lack}", address)
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         self.failed.append((address, reason))

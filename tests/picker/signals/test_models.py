@@ -18,6 +18,14 @@ def test_base_model_and_adapter() -> None:
     ]
 
 
+def test_where_a_model_is_from_and_since_when() -> None:
+    body = b"""{"data": [
+      {"id": "a", "root": "org/a", "created": 1700000000}, {"id": "b", "root": 7, "created": 1e99},
+      {"id": "c", "root": "", "created": -1}, {"id": "d", "created": 1700000000.5}]}"""
+    found = [(model.root, model.created) for model in parse_models(body)]
+    assert found == [("org/a", 1700000000), (None, None), (None, None), (None, 1700000000)]
+
+
 @pytest.mark.parametrize(
     "body", [b"", b"not json", b"[]", b'{"data": 1}', b'{"data": [1]}', b'{"data": [{"id": ""}]}']
 )

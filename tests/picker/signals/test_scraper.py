@@ -14,8 +14,9 @@ from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
 from picker.signals.scraper import Scraper
 from picker.signals.settings import ScrapedPool, ScrapeSettings
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
-from tests.picker.signals.replica import scraping
+from tests.picker.signals.replica import scraping, vllm_page
 
 Start = Callable[..., Awaitable[Any]]
 
@@ -69,16 +70,109 @@ async def test_a_replica_that_comes_back_is_read_again(
     assert heard.models[-1][1][0].id == "other"
 
 
-async def test_one_slow_answer_is_forgiven_two_are_not(
+async def test_slow_answers_are_no_failure(
     scraper: Scraper, heard: Any, replica: Start, pool: ScrapedPool
 ) -> None:
     one = await replica()
     scraper.sync(pool, [one.address])
     await heard.until(lambda: heard.signals)
     one.hangs = True
+    await heard.until(lambda: len(heard.lacks) >= 3)
+    assert not heard.failed
+    assert set(heard.lacks) == {
+        (one.address, Lack.ANSWER, "GET /health: no answer within 0.3 s"),
+    }
+
+
+async def test_slow_metrics_do_not_hide_that_the_replica_lives(
+    scraper: Scraper, heard: Any, replica: Start, pool: ScrapedPool
+) -> None:
+    one = await replica(metrics_hang=True)
+    scraper.sync(pool, [one.address])
+    await heard.until(lambda: len(heard.lacks) >= 3)
+    assert heard.models, "its models are known before it gets requests"
+    lack = (one.address, Lack.SIGNALS, "GET /metrics: no answer within 0.3 s")
+    assert set(heard.lacks) == {lack}
+    one.metrics_hang = False
+    await heard.until(lambda: heard.signals)
+    assert not heard.failed
+
+
+UNUSABLE: dict[str, tuple[dict[str, object], str]] = {
+    "404": ({"status": 404}, "status 404"),
+    "401": ({"status": 401}, "status 401, it asks for a key"),
+    "500": ({"status": 500}, "status 500"),
+    "empty": ({"metrics": ""}, "the engine is not known"),
+    "html": ({"metrics": "<html>\x01 not metrics"}, "the engine is not known"),
+    "other": ({"metrics": "python_info 1.0\n"}, "the engine is not known"),
+    "nan": ({"metrics": vllm_page().replace(" 0\n", " NaN\n")}, "must be a number"),
+    "huge": ({"metrics": "x" * 100_000}, "more than 50000 bytes"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+async def test_metrics_that_cannot_be_used_take_no_replica_out(
+    case: str, heard: Any, replica: Start, pool: ScrapedPool
+) -> None:
+    settings, reason = UNUSABLE[case]
+    one = await replica(health=200, **settings)
+    rhythm = ScrapeSettings(interval_s=0.02, idle_interval_s=0.02, max_body_bytes=50_000)
+    async with scraping(heard, rhythm) as scraper:
+        scraper.sync(pool, [one.address])
+        await heard.until(lambda: len(heard.lacks) >= 6)
+    assert not heard.failed
+    assert {lack for _, lack, _ in heard.lacks} == {Lack.SIGNALS}
+    assert reason in heard.lacks[0][2]
+    assert one.requests.count("/metrics") <= 3, "not read again and again"
+
+
+async def test_the_health_page_decides_where_metrics_say_nothing(
+    scraper: Scraper, heard: Any, replica: Start, pool: ScrapedPool
+) -> None:
+    one = await replica(status=404, health=200)
+    scraper.sync(pool, [one.address])
+    await heard.until(lambda: heard.lacks)
+    one.health = 503
     await heard.until(lambda: heard.failed)
-    assert scraper.stats.failures["timeout"] >= 2
-    assert "no answer within 0.3 s" in heard.failed[0][1]
+    assert heard.failed[0] == (one.address, "GET /health: status 503")
+    before = len(heard.lacks)
+    one.health = 401  # not for us, but the answer of one that lives
+    await heard.until(lambda: len(heard.lacks) > before)
+
+
+async def test_a_server_that_has_no_metrics_is_not_asked_for_them(
+    scraper: Scraper, heard: Any, replica: Start
+) -> None:
+    one = await replica()
+    scraper.sync(ScrapedPool("pool", Engine.OPENAI), [one.address])
+    await heard.until(lambda: len(heard.lacks) >= 3)
+    assert set(heard.lacks) == {(one.address, Lack.SIGNALS, "")}
+    assert heard.models[0] == (one.address, [ServedModel("m", None, None)])
+    assert set(one.requests) == {"/health", "/v1/models"}
+
+
+async def test_a_model_list_that_cannot_be_read_has_its_reason(
+    scraper: Scraper, heard: Any, replica: Start, pool: ScrapedPool
+) -> None:
+    one = await replica(models_status=401)
+    scraper.sync(pool, [one.address])
+    await heard.until(lambda: heard.signals and heard.lacks)
+    (address, lack, reason) = heard.lacks[0]
+    assert (address, lack) == (one.address, Lack.MODELS)
+    assert reason.startswith("GET /v1/models: status 401")
+
+
+async def test_headers_of_the_pool_are_sent_with_every_read(
+    scraper: Scraper, heard: Any, replica: Start
+) -> None:
+    one = await replica(status=404)
+    upstream = Upstream(headers=(("authorization", "Bearer k"), ("host", "models.internal")))
+    assert "Bearer" not in repr(upstream)
+    scraper.sync(ScrapedPool("pool", upstream=upstream), [one.address])
+    await heard.until(lambda: heard.lacks and heard.models)
+    assert {"/metrics", "/health", "/v1/models"} <= set(one.requests)
+    for headers in one.headers:
+        assert (headers["authorization"], headers["host"]) == ("Bearer k", "models.internal")
 
 
 async def test_bad_replicas_do_not_hold_up_good_ones(
@@ -97,16 +191,14 @@ async def test_bad_replicas_do_not_hold_up_good_ones(
     async with scraping(heard, settings) as scraper:
         scraper.sync(pool, [each.address for each in [*hanging, garbage, *good]])
         await heard.until(lambda: all(heard.heard("signals", g.address) >= 30 for g in good))
-        await heard.until(lambda: heard.heard("failed", garbage.address))
-        await heard.until(lambda: heard.heard("failed", hanging[-1].address))
+        await heard.until(lambda: heard.heard("no signals", garbage.address))
+        await heard.until(lambda: heard.heard("no answer", hanging[-1].address))
         seen = [heard.heard("signals", each.address) for each in good]
         await heard.until(
             lambda: all(
                 heard.heard("signals", g.address) >= n + 10 for g, n in zip(good, seen, strict=True)
             )
         )
-    reason = dict(heard.failed)[garbage.address]
-    assert "vllm:num_requests_waiting" in reason
 
 
 async def test_a_missing_metric_is_named(
@@ -114,16 +206,8 @@ async def test_a_missing_metric_is_named(
 ) -> None:
     one = await replica(metrics=page().replace("kv_cache_usage_perc", "renamed"))
     scraper.sync(ScrapedPool("pool", Engine.VLLM), [one.address])
-    await heard.until(lambda: heard.failed)
-    assert heard.failed[0][1] == "GET /metrics: vllm:kv_cache_usage_perc: missing"
-
-
-async def test_an_endless_body_is_cut_off(heard: Any, replica: Start, pool: ScrapedPool) -> None:
-    one = await replica(metrics="x" * 100_000)
-    async with scraping(heard, ScrapeSettings(interval_s=0.02, max_body_bytes=50_000)) as scraper:
-        scraper.sync(pool, [one.address])
-        await heard.until(lambda: heard.failed)
-    assert heard.failed[0][1] == "GET /metrics: more than 50000 bytes"
+    await heard.until(lambda: heard.lacks)
+    assert heard.lacks[0][2] == "GET /metrics: vllm:kv_cache_usage_perc: missing"
 
 
 async def test_a_server_that_speaks_no_http(
@@ -139,15 +223,6 @@ async def test_a_server_that_speaks_no_http(
         scraper.sync(pool, [f"{host}:{port}"])
         await heard.until(lambda: heard.failed)
     assert scraper.stats.failures["disconnected"] >= 2
-
-
-async def test_error_status(
-    scraper: Scraper, heard: Any, replica: Start, pool: ScrapedPool
-) -> None:
-    one = await replica(status=503)
-    scraper.sync(pool, [one.address])
-    await heard.until(lambda: heard.failed)
-    assert heard.failed[0][1] == "GET /metrics: status 503"
 
 
 @pytest.mark.parametrize("path", ["/metrics/", "/prometheus/metrics"])

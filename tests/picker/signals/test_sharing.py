@@ -16,6 +16,7 @@ from picker.signals.settings import PATIENCE, ScrapedPool, ScrapeSettings
 from picker.signals.sharing import reader_of
 from picker.signals.sink import ScrapeSink
 from picker.state.endpoints import Signals
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from tests.picker.signals.replica import Heard, Replica, scraping, vllm_page
 
@@ -70,6 +71,12 @@ class Shared:
     ) -> None:
         for other in self._ether.others(self.name):
             other.apply_models(pool, address, models, started_s)
+
+    def apply_lack(
+        self, pool: str, address: str, lack: Lack, reason: str, started_s: float
+    ) -> None:
+        for other in self._ether.others(self.name):
+            other.apply_lack(pool, address, lack, reason, started_s)
 
     def mark_failed(self, pool: str, address: str, reason: str, started_s: float) -> None:
         for other in self._ether.others(self.name):

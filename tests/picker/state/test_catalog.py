@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 
-import orjson
-
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.state.cache.approximate import ApproximateIndex
 from picker.state.catalog import Catalog
@@ -94,17 +92,40 @@ def test_the_list_has_every_name_once() -> None:
     )
     one = pool("a", {"1.1.1.1:1": [BASE, LORA], "1.1.1.2:1": [BASE]}, declared=("base", "later"))
     made = catalog(one, pool("b", {"2.2.2.2:1": [BASE]}), rules=rules)
-    listed = orjson.loads(made.listing(lambda _: True))["data"]
-    assert sorted(entry["id"] for entry in listed) == ["alias", "base", "later", "lora"]
-    by_id = {entry["id"]: entry for entry in listed}
-    assert by_id["lora"]["parent"] == "base"
-    assert by_id["alias"]["max_model_len"] == by_id["base"]["max_model_len"] == 4096
-    alias = made.model("alias")
-    assert alias is not None
-    assert orjson.loads(alias) == by_id["alias"]
-    assert made.model("none") is None
+    listed = made.models()
+    assert [entry.id for entry in listed] == ["base", "later", "lora", "alias"]
+    by_id = {entry.id: entry for entry in listed}
+    assert by_id["lora"].parent == "base"
+    assert by_id["alias"].max_model_tokens == by_id["base"].max_model_tokens == 4096
     assert [name for name in ("alias", "lora", "later", "*", "none") if made.is_known(name)] == [
         "alias",
         "lora",
         "later",
     ]
+
+
+def test_base_models_come_first_whatever_is_read_first() -> None:
+    listed = [ServedModel(name, None, None) for name in ("z", "a")]
+    tuned = [ServedModel(name, "z", None) for name in ("y", "b")]
+    replicas = {f"1.1.1.{n}:1": [*tuned, *listed] for n in (1, 2)}
+    rules = (RewriteRule("0-alias", (RewriteTarget("z"),)),)
+    orders = []
+    for addresses in (["1.1.1.1:1", "1.1.1.2:1"], ["1.1.1.2:1", "1.1.1.1:1"]):
+        first = pool("first", {address: replicas[address] for address in addresses})
+        second = pool("second", {"2.2.2.2:1": [ServedModel("m", None, None)]}, ("late",))
+        orders.append([one.id for one in catalog(first, second, rules=rules).models()])
+    assert orders[0] == orders[1] == ["z", "a", "late", "m", "y", "b", "0-alias"]
+
+
+def test_an_alias_is_made_from_what_its_target_is() -> None:
+    base = ServedModel("base", None, 4096, "org/base-8b", 1_700_000_000)
+    rules = (
+        RewriteRule("alias", (RewriteTarget("base"),)),
+        RewriteRule("split", (RewriteTarget("base"), RewriteTarget("lora"))),
+    )
+    made = catalog(pool("p", {"1.1.1.1:1": [base, LORA]}), rules=rules)
+    by_id = {one.id: one for one in made.models()}
+    assert (by_id["base"].root, by_id["base"].created) == ("org/base-8b", 1_700_000_000)
+    assert (by_id["lora"].root, by_id["lora"].parent) == ("lora", "base")
+    assert (by_id["alias"].root, by_id["alias"].parent) == ("org/base-8b", None)
+    assert (by_id["alias"].created, by_id["split"].root) == (1_700_000_000, "split")

@@ -17,6 +17,7 @@ from picker.state.endpoints import (
     Signals,
     changes_between,
 )
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 
 SIGNALS = Signals(
@@ -44,18 +45,75 @@ def candidates(pool: PoolState, now_s: float = 100.0) -> list[str]:
     return sorted(pool.address_of(int(slot)) for slot in pool.candidates(now_s))
 
 
-def test_an_endpoint_is_a_candidate_while_its_signals_are_fresh() -> None:
+def test_an_endpoint_is_a_candidate_while_it_answers() -> None:
     pool = PoolState("chat", stale_after_s=5.0)
-    pool.sync([EndpointSpec(A)])
+    pool.sync([EndpointSpec(A), EndpointSpec(B)])
     assert candidates(pool) == []
-    assert pool.why_not(A, 100.0) == "no signals yet"
+    assert pool.why_not(A, 100.0) == "no answer yet"
     pool.apply_signals(A, SIGNALS, 100.0)
-    assert candidates(pool, 105.0) == [A]
-    assert candidates(pool, 105.1) == []
-    assert pool.why_not(A, 107.0) == "signals are 7.0 s old"
+    pool.apply_lack(B, Lack.SIGNALS, "no page", 106.0)
+    assert candidates(pool, 105.0) == [A, B]
+    assert candidates(pool, 105.1) == [B]
+    assert pool.why_not(A, 107.0) == "no answer for 7.0 s"
+    pool.apply_lack(A, Lack.ANSWER, "GET /health: no answer within 1 s", 107.0)
+    assert pool.why_not(A, 107.0) == "no answer for 7.0 s (GET /health: no answer within 1 s)"
     pool.apply_signals(A, SIGNALS, 107.0)
-    assert candidates(pool, 107.0) == [A]
+    assert candidates(pool, 107.0) == [A, B]
     assert pool.why_not(A, 107.0) is None
+
+
+def test_when_all_are_silent_those_that_have_answered_once_still_get_requests() -> None:
+    pool = pool_with(A, B)
+    pool.sync([EndpointSpec(A), EndpointSpec(B), EndpointSpec(C)])
+    assert candidates(pool, 200.0) == [A, B]
+    assert sorted(pool.silent(200.0).nonzero()[0]) == sorted(pool.slot_of[one] for one in (A, B))
+    pool.apply_lack(C, Lack.SIGNALS, "", 200.0)
+    assert candidates(pool, 200.0) == [C]
+    assert {pool.address_of(slot) for slot in pool.last_resort().tolist()} == {A, B, C}
+    for address in (A, B, C):
+        pool.mark_failed(address, 201.0, "refused")
+    assert candidates(pool, 201.0) == []
+    assert pool.last_resort().size == 0
+
+
+def test_what_is_not_reported_stands_at_the_mean_of_what_is() -> None:
+    pool = pool_with(A, B)
+    pool.sync([EndpointSpec(A), EndpointSpec(B), EndpointSpec(C)])
+    pool.apply_lack(C, Lack.SIGNALS, "no page", 100.0)
+    pool.apply_signals(B, replace(SIGNALS, waiting_requests=8, kv_usage=0.75), 101.0)
+    slot, view = pool.slot_of[C], pool.view
+    assert (view.waiting_requests[slot], view.running_requests[slot]) == (5, 5)
+    assert (view.kv_usage[slot], view.lora_slots[slot]) == (0.5, 4)
+    assert pool.why_no_signals(C) == "no page"
+    pool.apply_signals(C, replace(SIGNALS, waiting_requests=0), 102.0)
+    assert view.waiting_requests[slot] == 0
+    assert pool.why_no_signals(C) == ""
+
+
+def test_old_signals_hold_for_a_while_when_no_new_ones_come() -> None:
+    pool = pool_with(A, B)
+    pool.apply_signals(B, replace(SIGNALS, waiting_requests=8), 109.0)
+    slot = pool.slot_of[A]
+    pool.apply_lack(A, Lack.SIGNALS, "too slow", 105.0)
+    assert pool.view.waiting_requests[slot] == 2
+    pool.apply_lack(A, Lack.SIGNALS, "too slow", 110.0)
+    assert pool.view.waiting_requests[slot] == 8
+    assert candidates(pool, 110.0) == [A, B]
+
+
+def test_an_endpoint_without_a_model_list_has_the_declared_models() -> None:
+    pool = pool_with(A)
+    pool.apply_lack(A, Lack.MODELS, "GET /v1/models: status 404", 100.0)
+    assert pool.why_no_models(A) is not None
+    assert "status 404" in str(pool.why_no_models(A))
+    pool.apply_lack(A, Lack.MODELS, "GET /v1/models: status 404", 101.0, declared=("m",))
+    assert pool.models.served_by(pool.slot_of[A]) == ["m"]
+    assert pool.why_no_models(A) is None
+    pool.apply_lack(A, Lack.MODELS, "GET /v1/models: status 404", 102.0, declared=("n",))
+    assert pool.models.served_by(pool.slot_of[A]) == ["n"], "the configuration has changed"
+    pool.apply_models(A, [ServedModel("real", None, None)])
+    pool.apply_lack(A, Lack.MODELS, "GET /v1/models: status 500", 103.0, declared=("n",))
+    assert pool.models.served_by(pool.slot_of[A]) == ["real"], "what it has listed counts"
 
 
 def test_signals_fill_the_columns() -> None:

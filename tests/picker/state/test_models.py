@@ -32,7 +32,7 @@ def test_models_are_remembered_after_the_last_replica_is_gone() -> None:
     models = models_of()
     models.set_served(0, [BASE, TUNED])
     models.clear(0)
-    assert models.served_now() == []
+    assert models.served_now(range(3)) == []
     assert set(models.known()) == {"base", "tuned"}
     assert not models.serving("base").any()
     assert not models.serving("never heard of").any()
@@ -43,6 +43,18 @@ def test_a_known_context_length_is_not_forgotten() -> None:
     models.set_served(0, [BASE])
     models.set_served(0, [ServedModel("base", None, None)])
     assert models.known()["base"].max_model_tokens == 8_192
+
+
+def test_the_first_time_of_creation_counts_and_what_is_left_out_stays() -> None:
+    models = models_of()
+    models.set_served(0, [ServedModel("base", None, None, "org/base", 1_700_000_000)])
+    models.set_served(1, [ServedModel("base", None, None, None, 1_600_000_000)])
+    models.set_served(0, [ServedModel("base", None, None, None, 1_800_000_000)])
+    known = models.known()["base"]
+    assert (known.root, known.created) == ("org/base", 1_600_000_000)
+    before = models.revisions.tolist()
+    models.set_served(0, [ServedModel("base", None, None, None, 1_900_000_000)])
+    assert models.revisions.tolist() == before, "nobody needs to know"
 
 
 def test_residency_follows_the_scrapes() -> None:

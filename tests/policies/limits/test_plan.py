@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,12 +50,12 @@ def rule(
 @pytest.mark.parametrize(
     ("by", "subject", "key", "name"),
     [
-        ((), SUBJECT, "r", "r of tenant acme"),
-        ((By.USER,), SUBJECT, "r|user=ann", "r of tenant acme, user ann"),
+        ((), SUBJECT, "r|r", "r of tenant acme"),
+        ((By.USER,), SUBJECT, "r|r|user=ann", "r of tenant acme, user ann"),
         (
             (By.POOL, By.KEY, By.MODEL),
             SUBJECT,
-            "r|key=k1|model=llama-3|pool=chat",
+            "r|r|key=k1|model=llama-3|pool=chat",
             "r of tenant acme, key k1, model llama-3, pool chat",
         ),
     ],
@@ -63,21 +65,17 @@ def test_a_bucket_for_each_value(by: tuple[By, ...], subject: Subject, key: str,
     assert (bucket.key, bucket.name) == (key, name)
 
 
-def test_rules_of_other_kinds_have_other_buckets_and_the_name_is_told_by_each() -> None:
-    kinds = (
-        PER_MINUTE,
-        CalendarWindow(5, Period.MINUTE),
-        CalendarWindow(5, Period.MONTH),
-        Concurrency(5),
-    )
-    keys = [
-        LimitRule("r", Dimension.REQUESTS, kind, (By.USER,)).bucket(SUBJECT).key for kind in kinds
+def test_rules_of_one_thing_have_one_tally_and_keys_of_their_own() -> None:
+    buckets = [
+        LimitRule(name, Dimension.REQUESTS, kind, (By.USER,), thing="requests").bucket(SUBJECT)
+        for name, kind in (("per-minute", PER_MINUTE), ("per-month", CalendarWindow(5, Period.DAY)))
     ]
-    assert len(set(keys)) == len(kinds)
-    assert {key.partition("|")[0] for key in keys} == {"r"}
-    assert all(key.endswith("|user=ann") for key in keys)
-    other_amount = LimitRule("r", Dimension.REQUESTS, CalendarWindow(9, Period.MONTH), (By.USER,))
-    assert other_amount.bucket(SUBJECT).key == keys[2]
+    assert [bucket.key.partition("|")[0] for bucket in buckets] == ["per-minute", "per-month"]
+    assert {bucket.tally for bucket in buckets} == {"requests|user=ann"}
+    alone = LimitRule("r", Dimension.REQUESTS, PER_MINUTE, (By.USER,)).bucket(SUBJECT)
+    assert alone.tally == "r|user=ann"
+    user = replace(SUBJECT, user="a|b|c")
+    assert rule(by=(By.USER,)).bucket(user).tally == "r|user=a|b|c"
 
 
 def test_the_order_of_by_makes_no_other_bucket() -> None:
@@ -130,12 +128,12 @@ def test_how_much_a_request_counts(dimension: Dimension, amount: int) -> None:
     )
     meters = policy.meters(SUBJECT)
     assert [take.amount for take in takes(meters, USAGE)] == [amount]
-    assert charges(meters, USAGE) == {"r": amount}
+    assert charges(meters, USAGE) == {"r|r": amount}
 
 
 def test_a_model_without_a_price_is_free() -> None:
     policy = TenantPolicy("acme", (rule(dimension=Dimension.MONEY),), prices=PriceList())
-    assert charges(policy.meters(SUBJECT), USAGE) == {"r": 0}
+    assert charges(policy.meters(SUBJECT), USAGE) == {"r|r": 0}
     assert PriceList().of("llama-3") is None
 
 

@@ -137,5 +137,5 @@ async def settled(gateway: Gateway, requests: int, **group: str) -> Used:
 
 def held(server: RedisServer, tenants: Sequence[str]) -> dict[str, int]:
     """Reservations that Redis keeps, by tenant, of those that have any."""
-    counts = {name: server.ask("HLEN", f"penstock:{{t:{name}}}:r") for name in tenants}
+    counts = {name: server.ask("HLEN", f"penstock:{{t:{name}}}:h") for name in tenants}
     return {name: count for name, count in counts.items() if isinstance(count, int) and count}

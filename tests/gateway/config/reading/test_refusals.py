@@ -133,7 +133,7 @@ def test_a_problem_has_its_position_and_says_what_is_right(
 
 def test_every_problem_is_told_at_once_in_the_files_order(tmp_path: Path) -> None:
     path = written(tmp_path, "admin: {port: no}\nlisten: {prot: 1}\nmodels: 3\n")
-    last = "drain_timeout_s"
+    last = "upload_timeout_s, stream_idle_timeout_s, drain_timeout_s, shutdown_delay_s"
     with pytest.raises(ConfigError) as caught:
         load(path)
     assert str(caught.value) == textwrap.dedent(
@@ -144,7 +144,7 @@ def test_every_problem_is_told_at_once_in_the_files_order(tmp_path: Path) -> Non
 
         {path}:2:10: listen.prot
           got       an unknown key
-          expected  one of address, port, tls, max_body_bytes, caps, stream_idle_timeout_s, {last}
+          expected  one of address, port, tls, max_body_bytes, caps, upload_idle_timeout_s, {last}
           hint      did you mean port?
 
         {path}:3:9: models

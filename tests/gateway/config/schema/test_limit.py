@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from gateway.config.schema.limit import Limit
 from tests.gateway.config.texts import LIMIT, assert_refused
 
+PRICED = "\npricing: {models: [{model: m, input: 1, output: 1}]}"
+
 
 @pytest.mark.parametrize(
     ("text", "key", "says"),
@@ -39,7 +41,7 @@ from tests.gateway.config.texts import LIMIT, assert_refused
             "window: rolling",
         ),
         (
-            LIMIT.format("{count: cost, limit: 5, period: month, burst: 9}"),
+            LIMIT.format("{count: cost, limit: 5, period: month, burst: 9}") + PRICED,
             "burst",
             "window: rolling",
         ),

@@ -50,6 +50,32 @@ def test_times_are_instants(tmp_path: Path) -> None:
             ),
             id="address",
         ),
+        *(
+            pytest.param(
+                Refusal(
+                    f"passthrough: ['{path}']\n",
+                    (1, 15),
+                    "passthrough[0]",
+                    path,
+                    "a path such as /v1/files",
+                    hint,
+                ),
+                id=f"passthrough {path}",
+            )
+            for path, hint in (
+                ("v1/files", None),
+                ("/v1//files", None),
+                ("/v1/files/", None),
+                ("/v1/../sleep", None),
+                ("/v1/files?x=1", None),
+                ("/v1/%66iles", None),
+                ("/v1/files;x", None),
+                ("/v1 files", None),
+                ("/*", "control paths"),
+                ("/v1/*/content", "only at the end"),
+                ("/v1/files*", "only at the end"),
+            )
+        ),
     ],
 )
 def test_a_problem_has_its_position_and_says_what_is_right(

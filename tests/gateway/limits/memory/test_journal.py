@@ -141,8 +141,14 @@ async def test_a_changed_rule_goes_on_with_what_was_used(tmp_path: Path) -> None
     assert await remaining(CalendarWindow(20, Period.DAY)) == 11
     assert await remaining(CalendarWindow(9, Period.DAY)) == 0
     await charge(TokenBucket.per(Period.DAY, 50), 7)
-    assert await remaining(TokenBucket.per(Period.DAY, 50)) == 43
+    assert await remaining(TokenBucket.per(Period.DAY, 50)) == 34
+    assert await remaining(CalendarWindow(20, Period.DAY)) == 4
+    assert await remaining(CalendarWindow(30, Period.MONTH, "Asia/Tokyo")) == 14
+    await charge(CalendarWindow(30, Period.MONTH, "Asia/Tokyo"), 1)
+    clock.ms += 86_400_000
     assert await remaining(CalendarWindow(20, Period.DAY)) == 20
+    assert await remaining(TokenBucket.per(Period.DAY, 50)) == 50
+    assert await remaining(CalendarWindow(30, Period.MONTH, "Asia/Tokyo")) == 13
 
 
 PLENTY = Bucket("plenty", Dimension.TOTAL_TOKENS, TokenBucket(10**6, 1, 2**31))
@@ -299,7 +305,7 @@ async def test_old_usage_and_fresh_buckets_are_forgotten(tmp_path: Path) -> None
     assert [row.day.day for row in rows] == [3, 4, 5]
     await store.close()
     with sqlite3.connect(path) as file:
-        assert file.execute("SELECT COUNT(*) FROM limits_buckets").fetchone() == (1,)
+        assert file.execute("SELECT COUNT(*) FROM limits_counts").fetchone() == (1,)
 
 
 async def test_users_of_a_day_are_bounded_over_restarts(tmp_path: Path) -> None:
@@ -319,7 +325,7 @@ async def test_a_bucket_that_cannot_be_read_is_fresh(tmp_path: Path) -> None:
     await spend(store, "r", 5)
     await store.close()
     with sqlite3.connect(path) as file:
-        file.execute("UPDATE limits_buckets SET rule = 'x 3' WHERE bucket = 'month'")
+        file.execute("UPDATE limits_counts SET rule = 'x 3' WHERE tally = 'month'")
     store = opened(path, clock)
     assert (await left(store))["month"] == 1_000
     await spend(store, "s", 5)

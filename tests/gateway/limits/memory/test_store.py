@@ -146,4 +146,4 @@ async def test_rules_of_two_configurations_by_turns_admit_no_more() -> None:
             verdict = await store.reserve("acme", f"{kind} {i}", [Take(bucket, 1)], 60)
             granted[kind] += isinstance(verdict, Granted)
             await store.settle("acme", f"{kind} {i}", {bucket.key: 1})
-    assert granted == {"rolling": 5, "calendar": 5}
+    assert sum(granted.values()) == 5

@@ -121,7 +121,7 @@ async def test_an_id_is_used_once(store: RedisStore) -> None:
 
 
 async def test_refusals_are_unavailability(redis_server: RedisServer) -> None:
-    redis_server.ask("SET", "penstock:{t:acme}:b", "not a hash")
+    redis_server.ask("SET", "penstock:{t:acme}:t", "not a hash")
     store = RedisStore(connect(redis_server.url, timeout_s=10), timeout_s=10)
     with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
         await store.reserve("acme", "r", [Take(TEN, 1)], 60)
@@ -148,7 +148,7 @@ async def test_every_key_is_of_the_tenants_hash_slot_and_expires(
     assert tags != {b""}
     left_ms = {key[-2:]: int(str(redis_server.ask("PTTL", key))) for key in keys}
     assert min(left_ms.values()) > 31 * 86_400_000
-    assert min(left_ms[b":r"], left_ms[b":x"]) > left_ms[b":b"], "holds must outlive buckets"
+    assert min(left_ms[b":h"], left_ms[b":x"]) > left_ms[b":t"], "holds must outlive buckets"
 
 
 async def test_idle_buckets_of_a_busy_tenant_are_forgotten(
@@ -161,7 +161,7 @@ async def test_idle_buckets_of_a_busy_tenant_are_forgotten(
 
     for start in range(0, 3_000, 50):
         await asyncio.gather(*(ask(i) for i in range(start, start + 50)))
-    kept = redis_server.ask("HLEN", "penstock:{t:acme}:b")
+    kept = redis_server.ask("HLEN", "penstock:{t:acme}:t")
     assert isinstance(kept, int)
     assert kept < 600
 
@@ -214,7 +214,7 @@ async def test_usage_that_cannot_be_counted_leaves_the_buckets_right(
         assert await store.settle("acme", f"r{i}", {"ten": 1}, usage)
     standings = await store.standing("acme", [TEN, TOGETHER])
     assert [s.remaining for s in standings] == [8, 1_000]
-    assert redis_server.ask("HLEN", "penstock:{t:acme}:r") == 0
+    assert redis_server.ask("HLEN", "penstock:{t:acme}:h") == 0
     assert "cannot be counted in full" in caplog.text
     if cause == "a full sum":
         [row] = await store.usage("acme", DAY, DAY)

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.config.config import Config
-from gateway.run.up import first_key
+from gateway.run.announce import first_key
 
 
 def config_of(**sections: object) -> Config:
