@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from picker.caps import DEFAULT_CAPS, Caps
 from policies.routing.spec import PolicySpec
 
 
@@ -54,29 +55,13 @@ class OutputBound:
 
 
 @dataclass(frozen=True, slots=True)
-class Caps:
-    """A request with more of one of these is refused, in words that name the cap."""
-
-    prompts: int = 8_192
-    """Prompts, inputs, documents, or pairs of texts that one request has for the engine."""
-    messages: int = 20_000
-    """Messages of a conversation, or input items of the Responses API."""
-    tools: int = 4_096
-    """Definitions of tools or functions."""
-    media: int = 1_024
-    """Images, audio clips and the like."""
-    values: int = 2_000_000
-    """JSON values in a body: each of them takes more memory when it is read than in the body."""
-
-
-@dataclass(frozen=True, slots=True)
 class PickerSettings:
     """Everything the picker's decisions depend on besides live state."""
 
     pools: tuple[PoolSettings, ...]
     rewrites: tuple[RewriteRule, ...] = ()
     max_body_bytes: int = 64 * 1024 * 1024
-    caps: Caps = Caps()
+    caps: Caps = DEFAULT_CAPS
     lease_s: float = 3600.0
     stale_after_s: float = 5.0
     report_scores: bool = False

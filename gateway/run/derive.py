@@ -11,9 +11,9 @@ from gateway.config.schema.pools import Pool
 from gateway.config.schema.scheduling import Policy, Profile
 from gateway.config.schema.tls import UpstreamTls
 from gateway.tokenizers import FileTokenizer
+from picker.caps import Caps
 from picker.prompt.counting import Tokenizer
 from picker.settings import (
-    Caps,
     OutputBound,
     PickerSettings,
     PoolSettings,

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import orjson
 
-from picker.bodies.cost import has_more_values
+from picker.caps import Caps
 from picker.prompt.adapters import read_adapters
 from picker.prompt.caps import require_within
 from picker.prompt.fields import RequestFields, read_fields
 from picker.prompt.forms import Form, Prompt, invoked, read_prompt, require_object
 from picker.prompt.messages import InvalidPrompt
 from picker.request.rejection import Reason, Rejection
-from picker.settings import Caps
 
 MAX_NESTING: Final = 1_024
 """Levels of a body; orjson reads no more."""
 _TOO_DEEP: Final = "depth limit"
+_STRINGS: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _KEPT: Final = 2_000
 """Values of a member that is kept; so many characters of text count as one more."""
 _CHARS_EACH: Final = 32
@@ -95,7 +96,7 @@ def _opaque(document: object, caps: Caps) -> Reading:
 def read_heavy(body: bytes, form: Form | None, caps: Caps) -> Outcome:
     """As `read`, for a body that is long to read: refused first by its number of values. Large
     members of the document come out empty, for they would take as long to hand over."""
-    if has_more_values(body, caps.values):
+    if _has_more_values(body, caps.values):
         return Unreadable(
             Reason.TOO_LARGE,
             f"The request body has more than {caps.values} JSON values (cap: values).",
@@ -105,6 +106,16 @@ def read_heavy(body: bytes, form: Form | None, caps: Caps) -> Outcome:
         return outcome
     document = {key: _lean(value) for key, value in outcome.document.items()}
     return replace(outcome, document=document)
+
+
+def _has_more_values(body: bytes, most: int) -> bool:
+    """Texts in it are looked at only when the bytes that part values are more than that."""
+    return _partings(body) > most and _partings(_STRINGS.sub(b"", body)) > most
+
+
+def _partings(text: bytes) -> int:
+    """Bytes that begin a list or an object, or go on to the next value or member."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _lean(value: object) -> object:

@@ -9,10 +9,10 @@ from picker.bodies.apart import Apart, BodyLost
 from picker.bodies.cost import is_heavy
 from picker.bodies.multipart import InvalidForm, find_model
 from picker.bodies.reading import Outcome, Unreadable, read, read_heavy
+from picker.caps import Caps
 from picker.prompt.fields import read_fields
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
-from picker.settings import Caps
 
 _LARGE_FORM_BYTES: Final = 1_000_000
 _MAX_NAME_CHARS: Final = 1024

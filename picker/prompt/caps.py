@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal, TypeAlias
 
+from picker.caps import Caps
 from picker.prompt.messages import InvalidPrompt
-from picker.settings import Caps
 
 MAX_MEMBERS: Final = 1_024
 """Top-level members of a body; no API has a tenth of that."""

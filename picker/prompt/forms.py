@@ -13,8 +13,8 @@ import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
+from picker.caps import DEFAULT_CAPS, Caps
 from picker.prompt.caps import require_count, require_within
 from picker.prompt.messages import (
     InvalidPrompt,
@@ -24,9 +24,6 @@ from picker.prompt.messages import (
     render_messages,
     render_preamble,
 )
-from picker.settings import Caps
-
-_DEFAULT: Final = Caps()
 
 Body = Mapping[str, object]
 """A JSON object as orjson returns it."""
@@ -145,7 +142,7 @@ def require_object(body: object) -> dict[str, object]:
     return body
 
 
-def read_prompt(form: Form, body: Body, caps: Caps = _DEFAULT) -> Prompt:
+def read_prompt(form: Form, body: Body, caps: Caps = DEFAULT_CAPS) -> Prompt:
     """The prompt of a body; an invocation's by the form that it is `invoked` as. Takes time and
     memory in proportion to the body. Raises InvalidPrompt naming the parameter that is wrong,
     empty, or over a cap."""

@@ -11,9 +11,9 @@ import pytest
 from picker.bodies.apart import BodyLost, BodyProcess
 from picker.bodies.edits import Edits, edit
 from picker.bodies.reading import read_heavy
+from picker.caps import Caps
 from picker.prompt.forms import Form
 from picker.request.answer import Answer, Decision
-from picker.settings import Caps
 from tests.picker.fleet import MODEL, ask, chat, fleet
 
 

@@ -10,10 +10,11 @@ import pytest
 from loadtests.bench.hostile import HostileBody, corpus
 from picker.bodies.cost import is_heavy
 from picker.bodies.reading import Reading, read_heavy
+from picker.caps import Caps
 from picker.prompt.blocks import MAX_BLOCKS, hash_blocks
 from picker.prompt.forms import form_of
 from picker.request.answer import Answer, Decision
-from picker.settings import Caps, RewriteRule, RewriteTarget
+from picker.settings import RewriteRule, RewriteTarget
 from tests.picker.fleet import MODEL, ask, fleet, head
 
 P = ParamSpec("P")

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from picker.bodies.apart import Here
+from picker.caps import Caps
 from picker.pipeline.parse import Parse
 from picker.pipeline.steps import Step
 from picker.prompt.forms import form_of
@@ -15,7 +16,6 @@ from picker.request.context import RequestContext
 from picker.request.pick import Pick
 from picker.request.rejection import Reason, Rejection
 from picker.request.role import Role
-from picker.settings import Caps
 from policies.routing.types import EndpointView, Features
 from tests.picker.fleet import MODEL, head
 
