@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from picker.caps import DEFAULT_CAPS, Caps
 from policies.routing.spec import PolicySpec
 
 
@@ -60,6 +61,7 @@ class PickerSettings:
     pools: tuple[PoolSettings, ...]
     rewrites: tuple[RewriteRule, ...] = ()
     max_body_bytes: int = 64 * 1024 * 1024
+    caps: Caps = DEFAULT_CAPS
     lease_s: float = 3600.0
     stale_after_s: float = 5.0
     report_scores: bool = False
