@@ -17,6 +17,7 @@ from picker.request.context import RequestContext
 from picker.request.head import RequestHead
 from picker.request.rejection import Reason, Rejection
 from picker.request.report import Report
+from picker.seams.engine_counts import EngineCounts, NoEngineCounts
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
 from picker.seams.observer import Answered, Observer, Rejected, Unobserved
@@ -43,6 +44,7 @@ class Parts:
     peers: Peers = field(default_factory=Alone)
     watch: Watch = field(default_factory=Unwatched)
     counting: Counting = field(default_factory=Counting)
+    engine_counts: EngineCounts = field(default_factory=NoEngineCounts)
     read: Step | None = None
     """Instead of parsing bodies: see `Tools.read`."""
 
@@ -66,6 +68,7 @@ class Picker:
             limiter=parts.limiter,
             peers=parts.peers,
             watch=parts.watch,
+            engine_counts=parts.engine_counts,
             now=now,
         )
         self.draining = False
@@ -80,6 +83,7 @@ class Picker:
             gate=parts.gate,
             limiter=parts.limiter,
             counting=parts.counting,
+            engine_counts=parts.engine_counts,
             is_draining=lambda: self.draining,
             now=now,
             rng=rng,

@@ -42,6 +42,7 @@ from picker.prompt.counting import Counting
 from picker.replication.local import LocalPeers
 from picker.server.health import Health
 from picker.signals.scraper import Scraper
+from picker.signals.tokenize import EngineTokenizer
 from policies.limits.plan import OnStoreFailure
 
 _REGISTRY_TIMEOUT_S: Final = 2.0
@@ -72,6 +73,7 @@ class WorkerParts:
     peers: LocalPeers
     scraper: Scraper
     counting: Counting
+    engine_counts: EngineTokenizer
     picker: Picker
     health: Health
 
@@ -85,7 +87,7 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
     )
     peers = LocalPeers(picker_id, own=run.peer_socket(index))
     scraper = Scraper(sharing=peers.readings)
-    counting = Counting()
+    counting, engine_counts = Counting(), EngineTokenizer()
     picker = Picker(
         picker_id,
         Parts(
@@ -95,11 +97,14 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
             peers=peers,
             watch=scraper,
             counting=counting,
+            engine_counts=engine_counts,
         ),
         now=time.monotonic,
         rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
     )
-    return WorkerParts(name, telemetry, tenancy, peers, scraper, counting, picker, Health(picker))
+    return WorkerParts(
+        name, telemetry, tenancy, peers, scraper, counting, engine_counts, picker, Health(picker)
+    )
 
 
 def picker_tenancy(config: Config, observer: LimitObserver) -> PickerTenancy:

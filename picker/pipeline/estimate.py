@@ -7,6 +7,7 @@ from typing import Final
 
 from picker.prompt.blocks import hash_blocks
 from picker.prompt.forms import Form, Prompt
+from picker.prompt.measure import text_units
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
 from picker.state.catalog import Catalog
@@ -31,8 +32,8 @@ _COSTS_NOTHING: Final = ("/tokenize", "/render", "/count_tokens")
 
 
 class Estimate:
-    """Input: text by the model's calibrated ratio, of bytes or of what its tokenizer counted; token
-    ids exactly. Output: as declared, else as learned; never more than the context."""
+    """Input: text by the tenant's calibrated ratio for the model, of bytes or of what a tokenizer
+    counted; token ids exactly. Output: as declared, else as learned; at most the context."""
 
     def __init__(self, catalog: Catalog, learned: Learned, default_output_tokens: float) -> None:
         """``default_output_tokens``: load that an undeclared output counts as."""
@@ -79,10 +80,12 @@ class Estimate:
             )
 
     def _text_tokens(self, context: RequestContext, prompt: Prompt) -> float:
-        model, counted = context.served_model, context.counted_tokens
+        tenant, model = context.caller.tenant, context.served_model
+        counted = context.counted_tokens
+        context.text_units = text_units(prompt)
         if counted is None:
-            return self._learned.ratio.tokens(model, prompt.text_bytes)
-        return self._learned.counted.tokens(model, counted)
+            return self._learned.text.tokens(tenant, model, context.text_units)
+        return self._learned.counted.tokens(tenant, model, counted)
 
     def _expected(
         self,

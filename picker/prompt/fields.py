@@ -25,6 +25,7 @@ _SAMPLED: Final = frozenset({Form.GENERATE, Form.SGLANG})
 _CHOOSES: Final = frozenset({Form.CHAT, Form.COMPLETIONS, *_SAMPLED})
 """They have a number of answers, or of beams: ``n``."""
 _USAGE_ALWAYS: Final = frozenset({Form.RESPONSES, Form.ANTHROPIC, Form.SGLANG})
+_IN_BACKGROUND: Final = frozenset({Form.RESPONSES, Form.SGLANG})
 _INTEGER: Final = TypeAdapter(int)
 _BOOLEAN: Final = TypeAdapter(bool)
 
@@ -46,6 +47,8 @@ class RequestFields:
     """``user``, ``safety_identifier``, or Anthropic's ``metadata.user_id``."""
     session_id: str | None
     """``session_id`` or OpenAI's ``prompt_cache_key``."""
+    background: bool = False
+    """The engine goes on with it when the client has left."""
 
 
 def read_fields(form: Form | None, body: Mapping[str, object]) -> RequestFields:
@@ -63,6 +66,7 @@ def read_fields(form: Form | None, body: Mapping[str, object]) -> RequestFields:
         cache_salt=_text(body.get("cache_salt")),
         user=_user(body),
         session_id=_text(body.get("session_id")) or _text(body.get("prompt_cache_key")),
+        background=form in _IN_BACKGROUND and _flag(body.get("background")),
     )
 
 

@@ -14,6 +14,7 @@ from picker.request.answer import Answer, Decision
 from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
 from picker.request.role import Role
+from picker.seams.engine_counts import EngineCounts, NoEngineCounts
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
 from picker.seams.observer import Answered, Completed, Rejected
@@ -179,6 +180,7 @@ def fleet(
     peers: Peers | None = None,
     watch: Watch | None = None,
     counting: Counting | None = None,
+    engine_counts: EngineCounts | None = None,
 ) -> Fleet:
     """A picker whose replicas report ``replicas``."""
     clock, seen = Clock(), Recorder()
@@ -189,6 +191,7 @@ def fleet(
         peers=peers or Alone(),
         watch=watch or Unwatched(),
         counting=counting or Counting(),
+        engine_counts=engine_counts or NoEngineCounts(),
     )
     picker = Picker(name, parts, now=clock, rng=random.Random(seed))
     made = Fleet(picker, clock, seen)

@@ -267,11 +267,15 @@ class Edge:
         return call
 
     def first(self, headers: HeaderMap, context: Metadata, *, ends: bool) -> ProcessingRequest:
-        mode = ProcessingMode.BUFFERED if self.fast else ProcessingMode.FULL_DUPLEX_STREAMED
+        duplex = ProcessingMode.FULL_DUPLEX_STREAMED
+        mode = ProcessingMode.BUFFERED if self.fast else duplex
+        response_mode = ProcessingMode.NONE if self.fast else duplex
         return ProcessingRequest(
             request_headers=HttpHeaders(headers=headers, end_of_stream=ends),
             metadata_context=context,
-            protocol_config=ProtocolConfiguration(request_body_mode=mode),
+            protocol_config=ProtocolConfiguration(
+                request_body_mode=mode, response_body_mode=response_mode
+            ),
         )
 
     async def _ask_fast(

@@ -30,6 +30,7 @@ def entry(
     flags: tuple[str, ...] = (),
     remote: tuple[str, int] | None = ("10.0.0.1", 8000),
     common: Mapping[str, object] | None = None,
+    body_bytes: int = 100,
 ) -> HTTPAccessLogEntry:
     metadata = {
         names.PENSTOCK_NAMESPACE: decision,
@@ -50,7 +51,7 @@ def entry(
             "responseFlags": dict.fromkeys(flags, True),
             **(common or {}),
         },
-        "response": {"responseCode": status},
+        "response": {"responseCode": status, "responseBodyBytes": body_bytes},
     }
     return ParseDict(made, HTTPAccessLogEntry())
 

@@ -6,6 +6,7 @@ import grpc
 import orjson
 import pytest
 from envoy.config.core.v3.base_pb2 import Metadata
+from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3.external_processor_pb2 import (
     HttpBody,
     HttpTrailers,
@@ -86,6 +87,31 @@ async def test_another_mode_is_refused_with_what_to_set(edge: Edge) -> None:
         await call.read()
 
 
+@pytest.mark.parametrize("mode", ["NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL"])
+async def test_responses_must_be_shown_or_their_usage_would_not_be_charged(
+    edge: Edge, mode: str
+) -> None:
+    call = edge.call()
+    first = edge.first(POST, Metadata(), ends=True)
+    first.protocol_config.response_body_mode = ProcessingMode.BodySendMode.Value(mode)
+    await call.write(first)
+    with pytest.raises(grpc.aio.AioRpcError, match=f"has .*response_body_mode {mode}") as refused:
+        await call.read()
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    (logged,) = edge.fleet.seen.rejections
+    assert (logged.status, logged.reason) == (500, "wrong_processing_mode")
+
+
+async def test_who_declares_no_modes_is_believed_to_have_them(edge: Edge) -> None:
+    call = edge.call()
+    first = edge.first(POST, Metadata(), ends=False)
+    first.ClearField("protocol_config")
+    await call.write(first)
+    await call.write(ProcessingRequest(request_body=HttpBody(body=chat(), end_of_stream=True)))
+    assert (await next_message(call)).HasField("request_headers")
+    call.cancel()
+
+
 # -- responses
 
 OPENAI = (
@@ -158,7 +184,8 @@ async def test_a_stream_that_breaks_off_counts_for_what_has_passed(
             await exchange.response_chunk(event)
         await exchange.close()
     (done,) = edge.fleet.seen.completions
-    assert (done.reason, done.output_tokens) == ("client_aborted", stream.tokens)
+    reason = "engine_error" if "fails" in stream.name else "client_aborted"
+    assert (done.reason, done.output_tokens) == (reason, stream.tokens)
 
 
 async def test_13_each_chunk_of_a_stream_is_answered_at_once(edge: Edge) -> None:
