@@ -100,7 +100,7 @@ def detect(body: bytes) -> Engine:
     for engine, metrics in ENGINES.items():
         if any(True for _ in samples(body, metrics.waiting)):
             return engine
-    wanted = ", ".join(metrics.waiting.decode() for metrics in ENGINES.values())
+    wanted = " or ".join(metrics.waiting.decode() for metrics in ENGINES.values())
     raise SignalError(wanted, "none of them is there, so the engine is not known")
 
 
