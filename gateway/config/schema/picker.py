@@ -53,7 +53,8 @@ class ScrapeSection(Section):
     idle_interval_s: Seconds = 1.0
     """Time between two reads of a replica without requests, seconds."""
     timeout_s: Seconds = 1.0
-    """Longest time for one read, seconds."""
+    """Longest time for one read of metrics, seconds. Health and models have three times that, at
+    most 3 s."""
     stale_after_s: Seconds = 5.0
     """A replica that has not answered for this long, seconds, gets no requests while another one
     answers. One that answers without its metrics keeps its place: after this time requests in
