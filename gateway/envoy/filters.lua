@@ -28,12 +28,6 @@ function envoy_on_request(handle)
   headers:remove("accept-encoding")
 end
 
--- A chunk with nothing but usage: only our own stream_options asked for it.
-local function is_usage_only(event)
-  return event:find('"choices"%s*:%s*%[%s*%]') and event:find('"usage"%s*:%s*{%s*"')
-    and not event:find('"error"', 1, true)
-end
-
 -- Objects of the handle do not outlive a wait for the next chunk: fetch them again each time.
 local function note(handle, key, value)
   handle:streamInfo():dynamicMetadata():set("penstock.lua", key, value)
@@ -123,9 +117,9 @@ local function pass_events(handle, strip, renamer)
         while stop ~= nil do
           local event = sub(text, from, stop)
           from = stop + 1
-          read_event(seen, event, returns)
-          if strip and not (find(event, '"usage"', 1, true) and is_usage_only(event)) then
-            out[#out + 1] = event
+          local left = read_event(seen, event, returns)
+          if strip then
+            out[#out + 1] = left
           end
           stop = event_end(text, from, returns)
         end
@@ -148,8 +142,7 @@ local function pass_events(handle, strip, renamer)
       note_seen(handle, seen, noted)
     end
   end
-  local rest = table.concat(held)
-  read_rest(seen, rest, returns)
+  local rest = read_rest(seen, table.concat(held), returns)
   note_seen(handle, seen, noted)
   if strip or renamer ~= nil then
     -- An event without its empty line goes out as it is.

@@ -99,7 +99,7 @@ async def test_responses_must_be_shown_or_their_usage_would_not_be_charged(
         await call.read()
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     (logged,) = edge.fleet.seen.rejections
-    assert (logged.status, logged.reason) == (500, "wrong_processing_mode")
+    assert (logged.status, logged.reason) == (503, "wrong_processing_mode")
 
 
 async def test_who_declares_no_modes_is_believed_to_have_them(edge: Edge) -> None:
