@@ -45,6 +45,7 @@ def picker_settings(config: Config) -> PickerSettings:
         pools=pools,
         rewrites=rewrites,
         passthrough=config.passthrough,
+        foreign_fallbacks=config.picker.ext_proc.fallbacks,
         max_body_bytes=config.listen.max_body_bytes,
         lease_s=config.picker.lease_s,
         stale_after_s=config.picker.scrape.stale_after_s,
