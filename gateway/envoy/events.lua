@@ -155,6 +155,18 @@ local function take_usage(text, at, usage, premature)
   return true
 end
 
+-- SGLang's own API.
+local function take_meta(text, at, usage)
+  local meta = members(text, at)
+  if meta == nil then
+    return false
+  end
+  learn(usage, "input", count(text, meta.prompt_tokens))
+  learn(usage, "output", count(text, meta.completion_tokens))
+  learn(usage, "cached", count(text, meta.cached_tokens))
+  return true
+end
+
 -- Usage is at the top, in `response` or in `message`; in `meta_info` with SGLang's own API.
 local function take_usages(text, top, usage)
   local reported = take_usage(text, top.usage, usage, false)
@@ -167,14 +179,7 @@ local function take_usages(text, top, usage)
   if message ~= nil then
     reported = take_usage(text, message.usage, usage, true) or reported
   end
-  local meta = members(text, top.meta_info)
-  if meta ~= nil then
-    learn(usage, "input", count(text, meta.prompt_tokens))
-    learn(usage, "output", count(text, meta.completion_tokens))
-    learn(usage, "cached", count(text, meta.cached_tokens))
-    reported = true
-  end
-  return reported
+  return take_meta(text, top.meta_info, usage) or reported
 end
 
 local FAILURES = {

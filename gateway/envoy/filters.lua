@@ -1,6 +1,6 @@
 -- Changes of requests and responses, and marks for the access log. Rendered with the list of
--- headers that clients may not set. One pass over each body chunk; events.lua reads what it says,
--- rename.lua changes the model's name in it.
+-- headers that clients may not set. One pass over each body chunk; events.lua and answers.lua read
+-- what it says, rename.lua changes the model's name in it.
 
 local DENIED = { --[[DENIED]] }
 
@@ -63,6 +63,11 @@ end
 local function pass_json(handle, status, renamer)
   local parts, held_bytes = status < 400 and {} or nil, 0
   local last, sent = nil, ""
+  local usage, reported = {}, false
+  local follow = answer_follower(function(key, object)
+    local take = key == "usage" and take_usage or take_meta
+    reported = take(object, 1, usage, false) or reported
+  end)
   for chunk in handle:bodyChunks() do
     local size = chunk:length()
     last, sent = chunk, ""
@@ -70,11 +75,9 @@ local function pass_json(handle, status, renamer)
     if held_bytes > MAX_SCANNED_BYTES then
       parts = nil
     end
-    if parts == nil and renamer == nil then
-      return
-    end
     if size > 0 then
       sent = chunk:getBytes(0, size)
+      follow(sent)
       if parts ~= nil then
         parts[#parts + 1] = sent
       end
@@ -86,6 +89,9 @@ local function pass_json(handle, status, renamer)
   end
   if renamer ~= nil then
     send_rest(last, sent, "", renamer)
+  end
+  if reported then
+    note(handle, "usage", usage)
   end
   if parts ~= nil then
     note_failure(handle, table.concat(parts))
