@@ -78,6 +78,9 @@ class Policies:
             disabled=tenant.disabled,
             plan=tenant.plan or "",
             prices=self.prices,
+            client_priority=(
+                plan.client_priority if tenant.client_priority is None else tenant.client_priority
+            ),
         )
 
     def lacks_plan(self, tenant: Tenant) -> bool:

@@ -9,19 +9,22 @@ from typing import Final
 import orjson
 
 from picker.prompt.forms import Form
-from picker.prompt.members import values_of, with_values
+from picker.prompt.members import values_of, with_values, without
 from picker.request.context import RequestContext
 
 _NAMED_PATHS: Final = ("/v1/audio/", "/v1/images/", "/detokenize")
 """Paths without a prompt whose JSON names a model all the same."""
 _ASKS_FOR_USAGE: Final = frozenset({Form.CHAT, Form.COMPLETIONS, Form.GENERATE})
 _INCLUDE_USAGE: Final = b'"stream_options":{"include_usage":true}'
+_PRIORITY: Final = "priority"
+"""vLLM's and SGLang's: which request is scheduled first, over all clients."""
 _EMPTY_OBJECT: Final = re.compile(rb"\s*\}")
 
 
 class Mutate:
-    """Rewrites the model name; asks for usage in streams whose client did not; spells the path so
-    that the replica reads what was decided by."""
+    """Rewrites the model name; asks for usage in streams whose client did not; takes out the
+    engine's `priority` unless the client's plan lets it set one; spells the path so that the
+    replica reads what was decided by."""
 
     async def __call__(self, context: RequestContext) -> None:
         if context.head.respelled is not None:
@@ -29,9 +32,12 @@ class Mutate:
         document, fields = context.document, context.fields
         if document is None or fields is None:
             return
-        if context.form is None and not _names_a_model(context):
-            return  # a path that we do not know passes byte for byte
         body = context.body
+        if _PRIORITY in document and not context.caller.policy.client_priority:
+            body = context.changed_body = without(body, _PRIORITY)
+            del document[_PRIORITY]
+        if context.form is None and not _names_a_model(context):
+            return  # the rest of a path that we do not know passes byte for byte
         if context.served_model != context.asked_model and context.form is not Form.SGLANG:
             body = with_model(body, document, context.served_model)
             document["model"] = context.served_model

@@ -182,6 +182,8 @@ class TenantPolicy:
     plan: str = ""
     """Name of its plan, "" for none."""
     prices: PriceList = PriceList()
+    client_priority: bool = False
+    """Whether its clients may set the engine's ``priority`` of their requests."""
 
     def meters(self, subject: Subject) -> tuple[Meter, ...]:
         """A meter for every rule that applies, in the rules' order."""
