@@ -323,6 +323,7 @@ class TenantLimiter:
 def _ticket(id_: str, subject: Subject, key: str, expected: Usage) -> str:
     parts = (
         *(id_, subject.tenant, key, subject.key, subject.user, subject.model, subject.pool),
+        *(subject.session, subject.agent),
         *(expected.input_tokens, expected.output_tokens),
     )
     return orjson.dumps(parts).decode()
@@ -330,10 +331,11 @@ def _ticket(id_: str, subject: Subject, key: str, expected: Usage) -> str:
 
 def _read_ticket(text: str) -> tuple[str, Subject, str, Usage]:
     """Raises ValueError, TypeError or PriceError."""
-    id_, tenant, key, line, user, model, pool, input_tokens, output_tokens = orjson.loads(text)
+    id_, tenant, key, *of, input_tokens, output_tokens = orjson.loads(text)
+    line, user, model, pool, session, agent = map(str, of)
     return (
         str(id_),
-        Subject(str(tenant), str(line), str(user), str(model), str(pool)),
+        Subject(str(tenant), line, user, model, pool, session, agent),
         str(key),
         Usage(int(input_tokens), int(output_tokens)),
     )

@@ -8,6 +8,7 @@ from typing import Final
 
 import orjson
 
+from picker.prompt.fields import with_output_bound
 from picker.prompt.forms import Form
 from picker.prompt.members import values_of, with_values, without
 from picker.request.context import RequestContext
@@ -22,7 +23,8 @@ _EMPTY_OBJECT: Final = re.compile(rb"\s*\}")
 
 
 class Mutate:
-    """Rewrites the model name; asks for usage in streams whose client did not; takes out the
+    """Rewrites the model name; asks for usage in streams whose client did not; writes down a bound
+    of the output that limits have lowered; takes out the
     engine's `priority` unless the client's plan lets it set one; spells the path so that the
     replica reads what was decided by."""
 
@@ -42,6 +44,10 @@ class Mutate:
             body = with_model(body, document, context.served_model)
             document["model"] = context.served_model
             context.model_changed = True
+        if context.clamped_output_tokens is not None:
+            tokens = context.clamped_output_tokens
+            for key, value in with_output_bound(context.form, document, tokens).items():
+                body = with_values(body, values_of(body, key), orjson.dumps(value))
         if context.form in _ASKS_FOR_USAGE and fields.stream and not fields.include_usage:
             options = document.get("stream_options")
             if options is None or isinstance(options, dict):  # else: for the replica to refuse
