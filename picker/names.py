@@ -20,7 +20,10 @@ MODEL_REWRITE: Final = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewr
 DROPPED_REASON: Final = "x-llm-d-request-dropped-reason"
 CONDITIONAL_DECODE: Final = "prefer"
 SESSION_ID: Final = "x-session-id"
+AGENT_ID: Final = "x-agent-id"
 SESSION_TOKEN: Final = "x-session-token"  # noqa: S105 - a header's name
+CLAMPED: Final = "x-max-tokens-clamped"
+"""Response header: the bound of each answer that limits have put in the place of the client's."""
 REQUEST_ID: Final = "x-request-id"
 ANTHROPIC_REQUEST_ID: Final = "request-id"
 """The same in responses, where Anthropic's clients look for it."""
