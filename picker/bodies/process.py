@@ -18,7 +18,7 @@ _Asked: TypeAlias = tuple[_Call, bytes]
 
 log = logging.getLogger(__name__)
 
-_NICENESS: Final = 5
+_NICENESS: Final = 2
 _DIES_FIRST: Final = "500"
 """For the kernel, when memory runs out: this process before any other of the gateway."""
 
