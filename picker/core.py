@@ -18,6 +18,7 @@ from picker.request.context import RequestContext
 from picker.request.head import RequestHead
 from picker.request.rejection import Reason, Rejection
 from picker.request.report import Report
+from picker.seams.engine_counts import EngineCounts, NoEngineCounts
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
 from picker.seams.observer import Answered, Observer, Rejected, Unobserved
@@ -44,6 +45,7 @@ class Parts:
     peers: Peers = field(default_factory=Alone)
     watch: Watch = field(default_factory=Unwatched)
     counting: Counting = field(default_factory=Counting)
+    engine_counts: EngineCounts = field(default_factory=NoEngineCounts)
     apart: Apart = field(default_factory=Here)
     """Where heavy work on bodies is done."""
     read: Step | None = None
@@ -69,6 +71,7 @@ class Picker:
             limiter=parts.limiter,
             peers=parts.peers,
             watch=parts.watch,
+            engine_counts=parts.engine_counts,
             now=now,
         )
         self.draining = False
@@ -83,6 +86,7 @@ class Picker:
             gate=parts.gate,
             limiter=parts.limiter,
             counting=parts.counting,
+            engine_counts=parts.engine_counts,
             apart=parts.apart,
             is_draining=lambda: self.draining,
             now=now,

@@ -1,9 +1,11 @@
-"""Tokens from bytes, and from chunks of a stream: ratios by model that calibrate themselves from
-the usage that engines report."""
+"""Tokens from bytes, and from chunks of a stream: ratios that calibrate themselves from the usage
+that engines report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from policies.ratios import TenantRatios
 
 PRIOR_BYTES_PER_TOKEN = 4.0
 MIN_BYTES_PER_TOKEN = 1.0
@@ -11,7 +13,6 @@ MAX_BYTES_PER_TOKEN = 16.0
 PRIOR_WEIGHT_TOKENS = 1_000.0
 """The prior counts as many tokens as this, so that one odd request does not change it much."""
 MAX_TOKENS_PER_CHUNK = 16.0
-_FULL_WEIGHT_CHUNKS = 100
 DECAY = 0.98
 """Weight that older observations keep at each new one: about the last 50 count."""
 
@@ -23,9 +24,8 @@ class _Sums:
 
 
 class TokenRatio:
-    """Bytes per token by model: an exponentially weighted sum of bytes over that of tokens.
-
-    With other bounds it calibrates another measure of text, such as a tokenizer's own count.
+    """Bytes per token by model, over all tenants: an exponentially weighted sum of bytes over that
+    of tokens. For caches and load; what tenants are held to goes by `policies.ratios`.
 
     A ratio of sums weighs requests by their size, as an estimate of work needs it. A mean of ratios
     would be dominated by short prompts, where the chat template is most of the tokens.
@@ -80,20 +80,27 @@ class TokenRatio:
 
 
 class ChunkRatio:
-    """Output tokens per chunk of a stream, by model. An engine that is ahead of its reader, or that
-    speculates, puts several tokens into one chunk. The estimate is a mean of ratios, each limited
-    to a factor of two of the mean so far: no answer changes it by more than a fiftieth, and a short
-    one changes it less."""
+    """Output tokens per chunk of a stream, by tenant and model. An engine that is ahead of its
+    reader, or that speculates, puts several tokens into one chunk."""
 
-    def __init__(self, *, max_models: int = 4_096) -> None:
-        self._max_models = max_models
-        self._ratios: dict[str, float] = {}
+    def __init__(self) -> None:
+        # Chunks per token: at most 1, and a model's may be anything above its bound.
+        self._ratios = TenantRatios(
+            1.0,
+            swing=MAX_TOKENS_PER_CHUNK,
+            dearer=MAX_TOKENS_PER_CHUNK,
+            cheaper=1.0,
+            half_size_tokens=100.0,
+            prior_weight=10.0,
+        )
 
-    def tokens(self, model: str, chunks: int) -> int:
+    def tokens(self, tenant: str, model: str, chunks: int) -> int:
         """Estimated tokens in that many chunks; as many for a model not observed yet."""
-        return round(chunks * self._ratios.get(model, 1.0))
+        return max(chunks, round(self._ratios.tokens(tenant, model, chunks)))
 
-    def observe(self, model: str, chunks: int, tokens: int, reasoning_tokens: int = 0) -> None:
+    def observe(
+        self, tenant: str, model: str, chunks: int, tokens: int, reasoning_tokens: int = 0
+    ) -> None:
         """Learn from one completed stream: its chunks, and the output tokens reported for it; the
         client may not have been shown ``reasoning_tokens`` of them.
 
@@ -105,13 +112,6 @@ class ChunkRatio:
             return
         visible = tokens - reasoning_tokens
         # There may be more chunks than tokens besides reasoning.
-        shown = tokens if chunks > visible + 1 else visible
-        seen = max(chunks, shown - 1) / chunks
-        if seen > MAX_TOKENS_PER_CHUNK:
-            return
-        if model not in self._ratios and len(self._ratios) >= self._max_models:
-            del self._ratios[next(iter(self._ratios))]
-        known = self._ratios.get(model, 1.0)
-        bounded = min(2 * known, max(known / 2, seen))
-        weight = (1 - DECAY) * min(1.0, chunks / _FULL_WEIGHT_CHUNKS)
-        self._ratios[model] = known + weight * (bounded - known)
+        shown = max(chunks, (tokens if chunks > visible + 1 else visible) - 1)
+        if shown <= chunks * MAX_TOKENS_PER_CHUNK:
+            self._ratios.observe(tenant, model, chunks, shown)

@@ -50,9 +50,13 @@ class EnvoyAdmin:
         _, _, value = text.strip().partition(": ")
         return int(value) if value.isdigit() else 0
 
+    async def let_go(self) -> None:
+        """Close each connection after its next answer. New ones are still served."""
+        await self._text("POST", "/drain_listeners?graceful&skip_exit")
+
     async def drain(self) -> None:
         """Close the listeners. Running requests go on, and their connections close after them."""
-        await self._text("POST", "/drain_listeners?graceful&skip_exit")
+        await self.let_go()
         await self._text("POST", "/drain_listeners")
 
     async def _text(self, method: str, path: str) -> str:

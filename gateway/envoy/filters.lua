@@ -1,6 +1,6 @@
 -- Changes of requests and responses, and marks for the access log. Rendered with the list of
--- headers that clients may not set. One pass over each body chunk, no JSON parsing. The same events
--- count as output here and in picker/server/usage.py.
+-- headers that clients may not set. One pass over each body chunk; events.lua reads what it says,
+-- rename.lua changes the model's name in it.
 
 local DENIED = { --[[DENIED]] }
 
@@ -34,38 +34,127 @@ local function is_usage_only(event)
     and not event:find('"error"', 1, true)
 end
 
--- A chunk with a role and nothing else opens a choice: it holds no token yet.
-local function opens_choice(event)
-  local delta = event:match('"delta"%s*:%s*({[^{}]*})')
-  if delta == nil then
-    return false
-  end
-  local rest, roles = delta:gsub('"role"%s*:%s*"[^"]*"', "", 1)
-  return roles == 1 and not rest:find(':%s*"[^"]') and not rest:find(":%s*%[%s*[^%]%s]")
-end
-
--- An event that carries output, usually one token.
-local function is_content(event)
-  local name = event:match("^event:%s*([%w_.]+)")
-  if name == nil then
-    local at = event:find('"choices"', 1, true)
-    if at ~= nil then
-      return event:find("^%s*:%s*%[%s*[^%]%s]", at + 9) ~= nil
-        and not (event:find('"role"', at, true) and opens_choice(event))
-    end
-    if not event:find("^data:%s?{") or event:find('^data:%s?{"error"') then
-      return false
-    end
-    name = event:match('^data:%s?{%s*"type"%s*:%s*"([%w_.]+)"') or "delta"
-  end
-  -- Anthropic's and the Responses API name their events, and only some are output.
-  return name:sub(-5) == "delta" and name ~= "message_delta"
-    and not event:find('"type"%s*:%s*"signature_delta"')
-end
-
 -- Objects of the handle do not outlive a wait for the next chunk: fetch them again each time.
 local function note(handle, key, value)
   handle:streamInfo():dynamicMetadata():set("penstock.lua", key, value)
+end
+
+local MAX_HELD_BYTES = 8388608 -- an event that is longer passes without being read
+local MAX_SCANNED_BYTES = 262144 -- an answer that is longer is not an error
+
+-- What was read of a stream since the last note: one write of metadata for each kind.
+local function note_seen(handle, seen, noted)
+  if seen.events ~= noted.events then
+    noted.events = seen.events
+    note(handle, "events", seen.events)
+  end
+  if seen.failed and not noted.failed then
+    noted.failed = true
+    note(handle, "failed", true)
+  end
+  if seen.reported then
+    seen.reported = false
+    note(handle, "usage", seen.usage)
+  end
+end
+
+-- A whole answer with status 200 may be an error all the same.
+local function note_failure(handle, text)
+  if #text <= MAX_SCANNED_BYTES and find(text, '"error"', 1, true)
+    and is_failure(text, nil, object(text)) then
+    note(handle, "failed", true)
+  end
+end
+
+local function pass_json(handle, status, renamer)
+  local parts, held_bytes = status < 400 and {} or nil, 0
+  local last, sent = nil, ""
+  for chunk in handle:bodyChunks() do
+    local size = chunk:length()
+    last, sent = chunk, ""
+    held_bytes = held_bytes + size
+    if held_bytes > MAX_SCANNED_BYTES then
+      parts = nil
+    end
+    if parts == nil and renamer == nil then
+      return
+    end
+    if size > 0 then
+      sent = chunk:getBytes(0, size)
+      if parts ~= nil then
+        parts[#parts + 1] = sent
+      end
+      if renamer ~= nil then
+        sent = renamer.feed(sent)
+        chunk:setBytes(sent)
+      end
+    end
+  end
+  if renamer ~= nil then
+    send_rest(last, sent, "", renamer)
+  end
+  if parts ~= nil then
+    note_failure(handle, table.concat(parts))
+  end
+end
+
+-- Reads a stream's events, and takes out or renames what the client is not to see as it came.
+local function pass_events(handle, strip, renamer)
+  local seen, noted = new_stream(), {events = 0}
+  local held, held_bytes, returns, started = {}, 0, false, false
+  local last, sent = nil, ""
+  for chunk in handle:bodyChunks() do
+    local size = chunk:length()
+    last, sent = chunk, ""
+    if size > 0 then
+      if not started then
+        started = true
+        note(handle, "first_byte_us",
+          handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
+      end
+      sent = chunk:getBytes(0, size)
+      returns = returns or find(sent, "\r", 1, true) ~= nil
+      held[#held + 1] = sent
+      held_bytes = held_bytes + size
+      local out = {}
+      if returns or find(sent, "\n", 1, true) then
+        local text, from = #held > 1 and table.concat(held) or sent, 1
+        local stop = event_end(text, from, returns)
+        while stop ~= nil do
+          local event = sub(text, from, stop)
+          from = stop + 1
+          read_event(seen, event, returns)
+          if strip and not (find(event, '"usage"', 1, true) and is_usage_only(event)) then
+            out[#out + 1] = event
+          end
+          stop = event_end(text, from, returns)
+        end
+        text = sub(text, from)
+        held, held_bytes = {text}, #text
+      end
+      if held_bytes > MAX_HELD_BYTES then
+        out[#out + 1] = table.concat(held)
+        held, held_bytes = {}, 0
+      end
+      if strip then
+        sent = table.concat(out)
+      end
+      if renamer ~= nil then
+        sent = renamer.feed(sent)
+      end
+      if strip or renamer ~= nil then
+        chunk:setBytes(sent)
+      end
+      note_seen(handle, seen, noted)
+    end
+  end
+  local rest = table.concat(held)
+  read_rest(seen, rest, returns)
+  note_seen(handle, seen, noted)
+  if strip or renamer ~= nil then
+    -- An event without its empty line goes out as it is.
+    send_rest(last, sent, strip and rest or "", renamer)
+  end
 end
 
 function envoy_on_response(handle)
@@ -84,61 +173,19 @@ function envoy_on_response(handle)
     end
   end
   local kind = (headers:get("content-type") or ""):lower()
-  local streaming = kind:find("text/event-stream", 1, true) ~= nil
-  local renamer = renamer_of(decision, kind, streaming, headers:get("content-encoding"))
-  if not streaming then
-    if renamer ~= nil then
-      headers:remove("content-length")
-      rename_body(handle, renamer)
-    end
+  local coding = headers:get("content-encoding")
+  if coding ~= nil and coding:lower() ~= "identity" then
     return
   end
-
-  local strip = decision["strip_usage"] == true
-  local events, held, started = 0, "", false
-  local last, sent = nil, ""
-  for chunk in handle:bodyChunks() do
-    local size = chunk:length()
-    last, sent = chunk, ""
-    if size > 0 then
-      if not started then
-        started = true
-        note(handle, "first_byte_us",
-          handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
-      end
-      sent = chunk:getBytes(0, size)
-      local text = held .. sent
-      local out, from = {}, 1
-      while true do
-        local _, stop = text:find("\r?\n\r?\n", from)
-        if stop == nil then
-          break
-        end
-        local event = text:sub(from, stop)
-        from = stop + 1
-        if not (strip and is_usage_only(event)) then
-          if is_content(event) then
-            events = events + 1
-          end
-          out[#out + 1] = event
-        end
-      end
-      held = text:sub(from)
-      if strip then
-        sent = table.concat(out)
-      end
-      if renamer ~= nil then
-        sent = renamer.feed(sent)
-      end
-      if strip or renamer ~= nil then
-        chunk:setBytes(sent)
-      end
-      note(handle, "events", events)
+  local streaming = find(kind, "text/event-stream", 1, true) ~= nil
+  local renamer = renamer_of(decision, kind, streaming)
+  if streaming then
+    note(handle, "events", 0)
+    pass_events(handle, decision["strip_usage"] == true, renamer)
+  elseif find(kind, "json", 1, true) then
+    if renamer ~= nil then
+      headers:remove("content-length")
     end
+    pass_json(handle, tonumber(headers:get(":status")) or 500, renamer)
   end
-  if held ~= "" and is_content(held) then
-    note(handle, "events", events + 1)
-  end
-  -- An event without its empty line goes out as it is.
-  send_rest(last, sent, strip and held or "", renamer)
 end

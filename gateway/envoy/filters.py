@@ -1,7 +1,7 @@
 """Envoy's HTTP filters, in order: cors where pages are let in, Lua, jwt_authn where tokens are
-accepted, ext_proc, json_to_metadata, sse_to_metadata, router.
+accepted, ext_proc, json_to_metadata, router.
 
-Everything that reads token usage from a response is in this module and ``filters.lua``.
+What reads a response is in this module (whole JSON answers) and in ``events.lua`` (streams).
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from typing import Final
 
 from gateway.envoy.cors import cors_filter
 from gateway.envoy.jwt import authentication
-from gateway.envoy.message import TYPE, Json, http_filter
+from gateway.envoy.message import Json, http_filter
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
 
-_MAX_EVENT_BYTES: Final = 10_485_760
-_LUA: Final = ("rename.lua", "filters.lua")
+_LUA: Final = ("events.lua", "rename.lua", "filters.lua")
 _JSON_CONTENT: Final = r"(?i)application/json\s*(;.*)?"
 
 _USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
@@ -44,10 +43,6 @@ _USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "cache_read": (("usage", "cache_read_input_tokens"),),
     "cache_creation": (("usage", "cache_creation_input_tokens"),),
 }
-_EVENT_PARENTS: Final[tuple[tuple[str, ...], ...]] = ((), ("response",), ("message",))
-"""In the events of streams, usage is at the top, in ``response`` or in ``message``."""
-_PREMATURE: Final = ("message", "usage", "output_tokens")
-"""``message_start`` says 0 or 1, and a stream that is broken off would count as that."""
 
 
 def chain(plan: EnvoyPlan) -> list[Json]:
@@ -68,25 +63,10 @@ def chain(plan: EnvoyPlan) -> list[Json]:
             "json_to_metadata",
             "json_to_metadata.v3.JsonToMetadata",
             response_rules={
-                "rules": [_rule(key, path) for key, path in _usage_paths(((),))],
+                "rules": [
+                    _rule(key, path) for key, paths in _USAGE_PATHS.items() for path in paths
+                ],
                 "allow_content_types_regex": {"regex": _JSON_CONTENT},
-            },
-        ),
-        http_filter(
-            "sse_to_metadata",
-            "sse_to_metadata.v3.SseToMetadata",
-            response_rules={
-                "max_event_size": _MAX_EVENT_BYTES,
-                "content_parser": {
-                    "name": "envoy.content_parsers.json",
-                    "typed_config": {
-                        "@type": TYPE + "envoy.extensions.content_parsers.json.v3"
-                        ".JsonContentParser",
-                        "rules": [
-                            {"rule": _rule(key, path)} for key, path in _usage_paths(_EVENT_PARENTS)
-                        ],
-                    },
-                },
             },
         ),
         http_filter("router", "router.v3.Router"),
@@ -129,16 +109,6 @@ def _ext_proc(plan: EnvoyPlan, forwarded: list[str]) -> Json:
             },
         },
     )
-
-
-def _usage_paths(parents: tuple[tuple[str, ...], ...]) -> list[tuple[str, tuple[str, ...]]]:
-    return [
-        (key, parent + path)
-        for key, paths in _USAGE_PATHS.items()
-        for parent in parents
-        for path in paths
-        if parent + path != _PREMATURE and (path[0] == "usage" or not parent)
-    ]
 
 
 def _rule(key: str, path: tuple[str, ...]) -> Json:

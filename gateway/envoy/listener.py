@@ -8,11 +8,10 @@ from gateway.envoy import cors, filters, local_replies, tls
 from gateway.envoy.message import Json, typed
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
+from picker.server import access_log
 
 _NOBODY: Final = "penstock_undecided"
 """A cluster that does not exist: an undecided request goes nowhere, and gets 503."""
-LOG_FLUSH_S: Final = 0.05
-"""Access log entries reach the picker at most this much later."""
 
 
 def listener(plan: EnvoyPlan) -> Json:
@@ -122,7 +121,7 @@ def _access_log() -> Json:
             "log_name": "penstock",
             "transport_api_version": "V3",
             "grpc_service": {"envoy_grpc": {"cluster_name": PICKER_CLUSTER}},
-            "buffer_flush_interval": f"{LOG_FLUSH_S}s",
-            "buffer_size_bytes": 65536,
+            "buffer_flush_interval": f"{access_log.FLUSH_S}s",
+            "buffer_size_bytes": access_log.BUFFER_BYTES,
         },
     )

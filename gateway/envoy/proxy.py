@@ -18,8 +18,8 @@ from gateway.config.schema.sections import EnvoyProxy
 from gateway.envoy import render
 from gateway.envoy.admin import EnvoyAdmin
 from gateway.envoy.files import DiscoveryFiles
-from gateway.envoy.listener import LOG_FLUSH_S
 from gateway.envoy.plan import EnvoyPlan
+from picker.server.access_log import FLUSH_S
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,16 @@ class Envoy:
                 self._checking.cancel()
             self._checking = asyncio.create_task(self._check())
 
+    async def let_go(self) -> None:
+        """Have clients come back on new connections, so that a load balancer can send them
+        elsewhere; what comes is still served."""
+        if self._admin is None:
+            return
+        try:
+            await self._admin.let_go()
+        except OSError as error:
+            log.warning("Envoy could not be told to close connections: %s", error)
+
     async def drain(self, timeout_s: float) -> None:
         """Take no new connections and wait until the running requests have ended."""
         if self._admin is None:
@@ -102,7 +112,7 @@ class Envoy:
             async with asyncio.timeout(timeout_s):
                 while await self._admin.active_requests():  # noqa: ASYNC110 - Envoy's, not ours
                     await asyncio.sleep(0.1)
-            await asyncio.sleep(2 * LOG_FLUSH_S)  # otherwise the last access logs are lost
+            await asyncio.sleep(2 * FLUSH_S)  # otherwise the last access logs are lost
         except TimeoutError:
             log.warning("requests still run after %g s; they are ended", timeout_s)
         except OSError as error:

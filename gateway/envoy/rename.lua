@@ -276,9 +276,9 @@ local function event_renamer(served, asked)
 end
 
 -- For a response: nil where nothing has to change, else `feed` and `rest`.
-local function renamer_of(decision, kind, streaming, encoding)
+local function renamer_of(decision, kind, streaming)
   local served, asked = decision["served_model"], decision["asked_model"]
-  if served == nil or (encoding ~= nil and encoding ~= "identity") then
+  if served == nil then
     return nil
   end
   local feed, rest
@@ -303,18 +303,4 @@ local function send_rest(chunk, sent, left, renamer)
       chunk:setBytes(sent .. left)
     end)
   end
-end
-
--- Renames in the body of a JSON answer as it passes; nobody waits for its end.
-local function rename_body(handle, renamer)
-  local last, sent = nil, ""
-  for chunk in handle:bodyChunks() do
-    local size = chunk:length()
-    last, sent = chunk, ""
-    if size > 0 then
-      sent = renamer.feed(chunk:getBytes(0, size))
-      chunk:setBytes(sent)
-    end
-  end
-  send_rest(last, sent, "", renamer)
 end

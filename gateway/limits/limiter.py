@@ -38,7 +38,7 @@ _DRAIN_POLL_S: Final = 0.5
 
 BUSY_S: Final = 0.07
 """A little more than the interval at which Envoy reports ends, 50 ms
-(`gateway.envoy.listener.LOG_FLUSH_S`)."""
+(`picker.server.access_log.FLUSH_S`)."""
 
 
 class LimitObserver(Protocol):

@@ -43,6 +43,7 @@ from picker.prompt.counting import Counting
 from picker.replication.local import LocalPeers
 from picker.server.health import Health
 from picker.signals.scraper import Scraper
+from picker.signals.tokenize import EngineTokenizer
 from policies.limits.plan import OnStoreFailure
 
 _REGISTRY_TIMEOUT_S: Final = 2.0
@@ -73,6 +74,7 @@ class WorkerParts:
     peers: LocalPeers
     scraper: Scraper
     counting: Counting
+    engine_counts: EngineTokenizer
     bodies: BodyProcess
     picker: Picker
     health: Health
@@ -87,7 +89,8 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
     )
     peers = LocalPeers(picker_id, own=run.peer_socket(index))
     scraper = Scraper(sharing=peers.readings)
-    counting, bodies = Counting(), BodyProcess()
+    counting, engine_counts = Counting(), EngineTokenizer()
+    bodies = BodyProcess()
     picker = Picker(
         picker_id,
         Parts(
@@ -97,13 +100,16 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
             peers=peers,
             watch=scraper,
             counting=counting,
+            engine_counts=engine_counts,
             apart=bodies,
         ),
         now=time.monotonic,
         rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
     )
     health = Health(picker)
-    return WorkerParts(name, telemetry, tenancy, peers, scraper, counting, bodies, picker, health)
+    return WorkerParts(
+        name, telemetry, tenancy, peers, scraper, counting, engine_counts, bodies, picker, health
+    )
 
 
 def picker_tenancy(config: Config, observer: LimitObserver) -> PickerTenancy:

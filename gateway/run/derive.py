@@ -10,7 +10,7 @@ from gateway.config.config import Config
 from gateway.config.schema.pools import Pool
 from gateway.config.schema.scheduling import Policy, Profile
 from gateway.config.schema.tls import UpstreamTls
-from gateway.tokenizers import FileTokenizer
+from gateway.tokenizers.load import tokenizer_of
 from picker.caps import Caps
 from picker.prompt.counting import Tokenizer
 from picker.settings import (
@@ -67,7 +67,7 @@ def picker_settings(config: Config) -> PickerSettings:
 
 def tokenizers(config: Config) -> list[tuple[str, Tokenizer]]:
     """The models' tokenizers by pattern of the models' names. Raises TokenizerError."""
-    return [(one.model, FileTokenizer(one.file)) for one in config.limits.tokenizers]
+    return [(one.model, tokenizer_of(one.file, one.encoding)) for one in config.limits.tokenizers]
 
 
 def policy_spec(profile: Profile) -> PolicySpec:
@@ -100,6 +100,13 @@ def scraped_pool(pool: Pool) -> ScrapedPool:
     if tls is None:
         return ScrapedPool(pool.name, engine, Upstream(headers=headers))
     return ScrapedPool(pool.name, engine, Upstream(_context(tls), tls.server_name, headers))
+
+
+def counting_upstreams(config: Config) -> dict[str, Upstream]:
+    """By pool: how replicas are reached that count prompts."""
+    if not config.limits.count_by_engine:
+        return {}
+    return {pool.name: scraped_pool(pool).upstream for pool in config.pools}
 
 
 @cache

@@ -151,8 +151,10 @@ class Supervisor:
         if self._following is not None:
             self._following.cancel()
         listen = self.config.listen
-        if self.stopping:  # not when it could not even start
+        if self.stopping and self._following is not None:  # it has served
             self.pickers.leave()
+            if self.envoy is not None and listen.shutdown_delay_s:
+                await self.envoy.let_go()
             await self._unless_hurried(asyncio.sleep(listen.shutdown_delay_s))
         if self.envoy is not None:
             await self._unless_hurried(self.envoy.drain(listen.drain_timeout_s))

@@ -64,8 +64,10 @@ async def up(path: Path, config: Config) -> None:
                 await supervisor.serve()
             finally:
                 announcing.cancel()
-        drain_s = supervisor.config.listen.drain_timeout_s
-        console.print(f"Stopping; running requests have {drain_s:g} s to finish.")
+        listen = supervisor.config.listen
+        if listen.shutdown_delay_s:
+            console.print(f"Stopping; new requests are served for {listen.shutdown_delay_s:g} s.")
+        console.print(f"Stopping; running requests have {listen.drain_timeout_s:g} s to finish.")
     except ChildError as error:
         raise StartError(str(error)) from error
     finally:

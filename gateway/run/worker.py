@@ -67,6 +67,7 @@ class Worker:
         loop.add_signal_handler(signal.SIGHUP, self._parts.telemetry.reopen_log)
         self._parts.peers.start(self._picker.flights)
         self._parts.scraper.start(self)
+        self._parts.engine_counts.open()
         running = {
             asyncio.create_task(part)
             for part in (self._control.run(), self._follow(), self._tick(), self._save())
@@ -96,6 +97,8 @@ class Worker:
             own_s = self._config.listen.drain_timeout_s
             await self._servers.stop(_DRAIN_GRACE_S, standard_grace_s=own_s)
         await parts.scraper.close()
+        await self._picker.flights.counted()
+        await parts.engine_counts.close()
         parts.peers.stop()  # no end may be reported to accounts that are closed
         await parts.tenancy.close()
         parts.bodies.close()
@@ -157,6 +160,7 @@ class Worker:
         self._config = config
         await parts.tenancy.configure(config)
         parts.scraper.configure(derive.scrape_settings(config))
+        parts.engine_counts.use(derive.counting_upstreams(config))
 
     def _listeners(self, config: Config) -> Listeners:
         settings, health = config.picker.ext_proc, config.picker.health

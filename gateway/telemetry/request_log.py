@@ -22,6 +22,8 @@ from picker.seams.observer import Answered, Completed, Rejected
 logger = logging.getLogger(__name__)
 
 FLUSH_BYTES = 64 * 1024
+_QUIET_S = 0.5
+"""The first line after so long is written at once: who watches the log waits for it."""
 _PENDING_CHUNKS = 128
 """This much (8 MB) may wait for a slow disk. Further lines are dropped and counted."""
 _PIPE_BYTES = 4096
@@ -52,6 +54,7 @@ class RequestLog:
         self._wall_clock = wall_clock
         self._lines: list[bytes] = []
         self._size_bytes = 0
+        self._flushed_s = 0.0
         self._chunks: queue.Queue[tuple[bytes, int] | None] = queue.Queue(_PENDING_CHUNKS)
         self._reopen = threading.Event()
         self._closed = False
@@ -108,6 +111,7 @@ class RequestLog:
         if not self._lines:
             return
         lines, self._lines, self._size_bytes = self._lines, [], 0
+        self._flushed_s = time.monotonic()
         try:
             self._chunks.put_nowait((b"".join(lines), len(lines)))
         except queue.Full:
@@ -156,7 +160,7 @@ class RequestLog:
             line = orjson.dumps(clean, option=_ORJSON)
         self._lines.append(line)
         self._size_bytes += len(line)
-        if self._size_bytes >= FLUSH_BYTES:
+        if self._size_bytes >= FLUSH_BYTES or time.monotonic() - self._flushed_s >= _QUIET_S:
             self.flush()
 
     def _open(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from loadtests.lab.commands import lists, parity
+from loadtests.lab.commands.limits import limits
 from loadtests.lab.commands.live import live
 from loadtests.lab.commands.sim import sim
 from loadtests.lab.commands.size import size
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(sim)
 app.command()(live)
 app.command()(size)
+app.command()(limits)
 app.command("fit")(fit.main)
 app.command("parity")(parity.main)
 app.command()(lists.workloads)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from picker.request.report import Ending, Report
+from picker.request.report import ENGINE_FAILED, Ending, Report
 from policies.limits.prices import MOST, NOTHING, Usage
 
 log = logging.getLogger(__name__)
@@ -22,10 +22,13 @@ def charged(
 
     What the engine reported counts, as far as it is ``possible``. Without that: a stream counts for
     what was streamed, a whole answer for what was ``expected``. A client that left before the first
-    token is charged the request without tokens, and what failed before the first token is not
-    charged. A request that is expected to use nothing is charged no tokens, whatever the answer
-    says: that may be the usage of another, such as a stored answer's.
+    token is charged the request without tokens. What failed before the first token is not charged,
+    its prompt neither. A request that is expected to use nothing is charged no tokens, whatever the
+    answer says: that may be the usage of another, such as a stored answer's.
     """
+    reason = judged(report.reason, expected)
+    if reason in ENGINE_FAILED and not report.streamed_events and not report.output_tokens:
+        return None
     reported = report.input_tokens is not None or report.output_tokens is not None
     if reported or report.streamed_events:
         if not is_metered(expected):
@@ -39,13 +42,21 @@ def charged(
             expected.input_tokens if given is None else given,
             streamed_tokens if report.output_tokens is None else report.output_tokens,
         )
-    if report.reason is Ending.OK and report.status == 200:
+    if reason is Ending.OK and report.status == 200:
         return expected
-    if report.reason is Ending.OK:
+    if reason is Ending.OK:
         return NOTHING
-    if report.reason is Ending.CLIENT_ABORTED and report.address:
+    if reason is Ending.CLIENT_ABORTED and report.address:
         return NOTHING
     return None
+
+
+def judged(reason: Ending, expected: Usage) -> Ending:
+    """The end of a request, by what it asked for: where no model runs, an answer may well be empty,
+    or tell of the error of another."""
+    if reason in {Ending.ENGINE_ERROR, Ending.NO_OUTPUT} and not is_metered(expected):
+        return Ending.OK
+    return reason
 
 
 def is_metered(expected: Usage) -> bool:

@@ -106,12 +106,16 @@ class Entry:
     served_model: str
     session: str
     streaming: bool
+    background: bool
+    """Its engine goes on with it when the client has left."""
     matched_tokens: float
     expected: Usage
     possible: Usage
     grant: Grant | None
     text_bytes: int
     """Bytes of prompt that bytes per token are learned from, 0 when they are no measure."""
+    text_units: int
+    """Of that text: see `picker.prompt.measure`."""
     counted_tokens: int | None
     """Of that text, by the model's tokenizer."""
     chains: tuple[array[int], ...]
@@ -137,11 +141,13 @@ class Entry:
             served_model=context.served_model,
             session=context.session,
             streaming=context.fields is not None and context.fields.stream,
+            background=context.fields is not None and context.fields.background,
             matched_tokens=context.picks[0].matched_tokens,
             expected=context.expected,
             possible=context.possible,
             grant=context.grant,
             text_bytes=prompt.text_bytes if prompt is not None and only_text else 0,
+            text_units=context.text_units,
             counted_tokens=context.counted_tokens,
             chains=tuple(array("Q", chain) for chain in blocks.chains)
             if blocks is not None and has_fallbacks
@@ -180,7 +186,7 @@ class Entry:
             input_tokens=used.input_tokens,
             output_tokens=used.output_tokens,
             cached_tokens=used.cached_tokens,
-            usage_reported=report.output_tokens is not None or report.input_tokens is not None,
+            usage_reported=report.usage_reported,
             matched_tokens=self.matched_tokens,
             ttft_s=report.ttft_s,
             duration_s=report.duration_s,

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
 from picker.flight.aftermath import SUSPECT_S, Aftermath
-from picker.flight.charge import charged, is_metered
+from picker.flight.charge import charged, is_metered, judged
 from picker.flight.entry import TRANSITIONS, Act, Entry, Event, State
 from picker.flight.expiry import Leases
 from picker.flight.foreign import ForeignLoads
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
+from picker.flight.recount import Recount
+from picker.prompt.measure import texts_of
 from picker.request.context import RequestContext
-from picker.request.report import Ending, Report
+from picker.request.report import ENGINE_FAILED, Ending, Report
 from picker.request.role import Role
+from picker.seams.engine_counts import EngineCounts
 from picker.seams.limiter import Limiter
 from picker.seams.observer import Observer
 from picker.seams.peers import Loads, Peers, Sent
@@ -43,6 +47,7 @@ class Flights:
         limiter: Limiter,
         peers: Peers,
         watch: Watch,
+        engine_counts: EngineCounts,
         now: Callable[[], float],
     ) -> None:
         self.ledger = Ledger(pools.states)
@@ -58,6 +63,7 @@ class Flights:
         self._quiet: dict[tuple[str, str], int] = {}
         """By pool and address: entries that the ledger no longer counts."""
         self._leases = Leases()
+        self._recount = Recount(engine_counts)
         self._aftermath = Aftermath()
         self._live: frozenset[str] = frozenset()
         self._gone: dict[str, float] = {}
@@ -76,6 +82,8 @@ class Flights:
         entry = Entry.of(context, tuple(_legs(context)), now_s, lease_s)
         self._entries[entry.id] = entry
         self._leases.add(entry)
+        if entry.grant is not None and entry.counted_tokens is None and context.prompt is not None:
+            self._recount.keep(entry.id, entry.pool, texts_of(context.prompt))
         chains = context.blocks.chains if context.blocks is not None else ()
         for leg in entry.legs:
             self.ledger.open(leg, now_s)
@@ -203,8 +211,34 @@ class Flights:
 
     def _end(self, report: Report) -> None:
         entry = self._entries.get(report.id) or self._late.get(report.id)
-        if entry is not None:
-            self._happen(entry, Event.REPORTED, report)
+        if entry is None:
+            return
+        if self._is_guess(entry, report) and self._recount.count(
+            entry.id,
+            report.address,
+            entry.served_model,
+            lambda tokens: self._counted(entry, report, tokens),
+        ):
+            return
+        self._happen(entry, Event.REPORTED, report)
+
+    def _is_guess(self, entry: Entry, report: Report) -> bool:
+        """What would be charged for the prompt is an estimate."""
+        if report.input_tokens is not None or not entry.text_bytes:
+            return False
+        usage = charged(report, entry.expected, 0)
+        return usage is not None and usage.input_tokens > 0
+
+    def _counted(self, entry: Entry, report: Report, tokens: int | None) -> None:
+        if tokens is not None:
+            tenant, model = entry.labels.tenant, entry.served_model
+            input_tokens = round(self._learned.counted.tokens(tenant, model, tokens))
+            report = replace(report, input_tokens=input_tokens, input_counted=True)
+        self._happen(entry, Event.REPORTED, report)
+
+    async def counted(self) -> None:
+        """Return when no prompt of an ended request is being counted any more."""
+        await self._recount.finished()
 
     def _happen(self, entry: Entry, event: Event, report: Report | None = None) -> None:
         before = entry.state
@@ -215,6 +249,9 @@ class Flights:
             self._move(entry, before)
         if report is None:
             report = self._unreported(entry)
+        reason = judged(report.reason, entry.expected)
+        if reason is not report.reason:
+            report = replace(report, reason=reason)
         usage: Usage | None = None
         for act in acts:
             match act:
@@ -245,6 +282,7 @@ class Flights:
             self._quiet[where] = self._quiet.get(where, 0) + 1
             return
         del self._entries[entry.id]
+        self._recount.drop(entry.id)
         self._leases.remove(entry)
         if entry.state is State.LATE:
             self._late[entry.id] = entry
@@ -257,8 +295,12 @@ class Flights:
 
     def _settle(self, entry: Entry, report: Report) -> Usage | None:
         """What the request is charged; its reservation ends."""
-        streamed = self._learned.chunks.tokens(entry.served_model, report.streamed_events)
+        streamed = self._learned.chunks.tokens(
+            entry.labels.tenant, entry.served_model, report.streamed_events
+        )
         usage = charged(report, entry.expected, streamed, possible=entry.possible)
+        if entry.background and report.status == 200 and not report.usage_reported:
+            usage = entry.expected  # who left, or got a mere receipt, has it made all the same
         if entry.grant is not None:
             if usage is None:
                 entry.grant.release()
@@ -277,18 +319,24 @@ class Flights:
         self, entry: Entry, report: Report, usage: Usage | None, *, was_counted: bool
     ) -> None:
         """From an end that was reported, about endpoint, model and tenant."""
-        pool, used, ok = self._pools.get(entry.pool), report.address, report.status == 200
+        pool, used = self._pools.get(entry.pool), report.address
+        ok = report.status == 200 and report.reason not in ENGINE_FAILED
         if pool is not None and used:
             if used != entry.answering.address:
                 self._moved(entry, used)
             if report.upstream_failed:
                 pool.state.mark_failed(used, self._now(), "the data plane could not reach it")
                 self._watch.poke(entry.pool, used)
-        if ok and usage is not None and is_metered(entry.expected):
+        if report.status == 200 and usage is not None and is_metered(entry.expected):
             model = entry.served_model
             if report.input_tokens and entry.text_bytes:
                 self._learned.prompt(
-                    model, entry.text_bytes, entry.counted_tokens, usage.input_tokens
+                    entry.labels.tenant,
+                    model,
+                    text_bytes=entry.text_bytes,
+                    text_units=entry.text_units,
+                    counted_tokens=entry.counted_tokens,
+                    tokens=usage.input_tokens,
                 )
             if report.reason is Ending.OK and report.output_tokens is not None:
                 self._learned.answer(entry.labels.tenant, model, report.streamed_events, usage)

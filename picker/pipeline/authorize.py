@@ -8,8 +8,6 @@ from picker import names
 from picker.prompt.forms import Form
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
-from policies.limits.plan import TenantPolicy
-from policies.limits.types import TOKEN_DIMENSIONS, Dimension
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _REQUESTS_ONLY: Final = (
@@ -27,7 +25,6 @@ _REQUESTS_ONLY: Final = (
 )
 """Ends of paths without a prompt that we read, and that may be used under limits of tokens or money
 all the same: they generate no tokens, or none that an engine reports."""
-_TOKENS_OR_MONEY: Final = TOKEN_DIMENSIONS | {Dimension.MONEY}
 
 
 class Authorize:
@@ -37,7 +34,17 @@ class Authorize:
     async def __call__(self, context: RequestContext) -> None:
         if not context.caller.may_use_all:
             _authorize_models(context)
-        if _is_unmetered(context) and _limits_tokens(context.caller.policy):
+        if not context.caller.limits_tokens:
+            return
+        if context.fields is not None and context.fields.background:
+            raise Rejection(
+                Reason.BACKGROUND,
+                "A request in the background goes on when nobody listens, so what it uses cannot be"
+                f" known, and the tenant {context.caller.tenant!r} has limits of tokens or money:"
+                " send it without background. It may be stored all the same.",
+                param="background",
+            )
+        if _is_unmetered(context):
             raise Rejection(
                 Reason.NOT_METERED,
                 f"The usage of {context.head.path} cannot be known, and the tenant"
@@ -77,7 +84,3 @@ def _is_unmetered(context: RequestContext) -> bool:
         return False
     # Each of its events reports the usage of one answer of several.
     return fields.stream and fields.choices * len(prompt.sequences) > 1
-
-
-def _limits_tokens(policy: TenantPolicy) -> bool:
-    return any(rule.dimension in _TOKENS_OR_MONEY and not rule.shadow for rule in policy.rules)

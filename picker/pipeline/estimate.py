@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Final
 
 from picker.prompt.forms import Form, Prompt
+from picker.prompt.measure import text_units
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
 from picker.state.catalog import Catalog
@@ -30,8 +32,8 @@ _COSTS_NOTHING: Final = ("/tokenize", "/render", "/count_tokens")
 
 
 class Estimate:
-    """Input: text by the model's calibrated ratio, of bytes or of what its tokenizer counted; token
-    ids exactly. Output: as declared, else as learned; never more than the context."""
+    """Input: text by the tenant's calibrated ratio for the model, of bytes or of what a tokenizer
+    counted; token ids exactly. Output: as declared, else as learned; at most the context."""
 
     def __init__(self, catalog: Catalog, learned: Learned, default_output_tokens: float) -> None:
         """``default_output_tokens``: load that an undeclared output counts as."""
@@ -51,10 +53,12 @@ class Estimate:
                 f" {context.served_model!r} is {longest} tokens.",
                 param="prompt",
             )
+        if context.heavy:
+            context.text_units = await asyncio.to_thread(text_units, prompt)
+        else:
+            context.text_units = text_units(prompt)
         context.prompt_tokens = (
-            self._text_tokens(context, prompt)
-            + prompt.token_ids
-            + prompt.media_items * MEDIA_ITEM_TOKENS
+            self._text_tokens(context) + prompt.token_ids + prompt.media_items * MEDIA_ITEM_TOKENS
         )
         declared = fields.max_output_tokens
         if declared is not None and longest is not None:
@@ -70,11 +74,12 @@ class Estimate:
                 min(MOST.output_tokens, most_tokens * answers),
             )
 
-    def _text_tokens(self, context: RequestContext, prompt: Prompt) -> float:
-        model, counted = context.served_model, context.counted_tokens
+    def _text_tokens(self, context: RequestContext) -> float:
+        tenant, model = context.caller.tenant, context.served_model
+        counted = context.counted_tokens
         if counted is None:
-            return self._learned.ratio.tokens(model, prompt.text_bytes)
-        return self._learned.counted.tokens(model, counted)
+            return self._learned.text.tokens(tenant, model, context.text_units)
+        return self._learned.counted.tokens(tenant, model, counted)
 
     def _expected(
         self,

@@ -15,6 +15,7 @@ from picker.settings import RewriteTarget
 from picker.state.catalog import Catalog
 
 _MODELS: Final = "/v1/models"
+_UNREACHED: Final = "no replica has been reached"
 
 
 class Resolve:
@@ -58,11 +59,9 @@ class Resolve:
 
     def _not_served(self, context: RequestContext, model: str, rewritten: str) -> Rejection:
         if not self._catalog.complete:
-            return Rejection(
-                Reason.NO_ENDPOINTS,
-                f"The model {model!r} is not known yet: no replica of some pool has listed its"
-                " models.",
-            )
+            problem = self._catalog.problem
+            why = f"a replica does not list its models ({problem})" if problem else _UNREACHED
+            return Rejection(Reason.NO_ENDPOINTS, f"The model {model!r} is not known yet: {why}.")
         if rewritten:
             return Rejection(
                 Reason.MODEL_NOT_FOUND,

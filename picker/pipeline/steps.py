@@ -11,7 +11,7 @@ from picker.bodies.apart import Apart
 from picker.flight.flights import Flights
 from picker.pipeline.authorize import Authorize
 from picker.pipeline.azure import ReadDeployment
-from picker.pipeline.count import Count
+from picker.pipeline.count import Count, Exactly
 from picker.pipeline.decide import Decide
 from picker.pipeline.decode import Decode
 from picker.pipeline.dispatch import Dispatch
@@ -32,6 +32,7 @@ from picker.pipeline.resolve import Resolve
 from picker.pipeline.schedule import Schedule
 from picker.prompt.counting import Counting
 from picker.request.context import RequestContext
+from picker.seams.engine_counts import EngineCounts
 from picker.seams.gate import Gate
 from picker.seams.limiter import Limiter
 from picker.settings import PickerSettings
@@ -72,6 +73,7 @@ class Tools:
     gate: Gate
     limiter: Limiter
     counting: Counting
+    engine_counts: EngineCounts
     apart: Apart
     is_draining: Callable[[], bool]
     now: Callable[[], float]
@@ -83,6 +85,8 @@ class Tools:
 def way(tools: Tools, settings: PickerSettings) -> Way:
     """The list. What a step takes (a reservation, a place among what is under way) is given back by
     `picker.core` on every exit."""
+    exactly = Exactly(tools.engine_counts, tools.pools, tools.now)
+    estimate = Estimate(tools.catalog, tools.learned, settings.default_output_tokens)
     return Way(
         head=(
             ("door", RefuseWhenDraining(tools.is_draining)),
@@ -97,9 +101,9 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("authorize", Authorize()),
             ("resolve", Resolve(tools.catalog)),
             ("engine", RefusePathsOfOtherEngines(settings.pools, settings.passthrough)),
-            ("count", Count(tools.counting)),
-            ("estimate", Estimate(tools.catalog, tools.learned, settings.default_output_tokens)),
-            ("reserve", Reserve(tools.limiter)),
+            ("count", Count(tools.counting, exactly, tools.learned)),
+            ("estimate", estimate),
+            ("reserve", Reserve(tools.limiter, exactly, estimate)),
             ("hash", Hash()),
             ("schedule", Schedule(tools.pools, tools.flights.ledger, tools.rng, tools.now)),
             ("mutate", Mutate(tools.apart)),

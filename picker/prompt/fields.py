@@ -25,6 +25,7 @@ _SAMPLED: Final = frozenset({Form.GENERATE, Form.SGLANG})
 _CHOOSES: Final = frozenset({Form.CHAT, Form.COMPLETIONS, *_SAMPLED})
 """They have a number of answers, or of beams: ``n``."""
 _USAGE_ALWAYS: Final = frozenset({Form.RESPONSES, Form.ANTHROPIC, Form.SGLANG})
+_IN_BACKGROUND: Final = frozenset({Form.RESPONSES, Form.SGLANG})
 _MOST: Final = 2**53
 """A larger number counts as this one: it is summed in floats."""
 _INTEGER: Final = TypeAdapter(int)
@@ -48,6 +49,8 @@ class RequestFields:
     """``user``, ``safety_identifier``, or Anthropic's ``metadata.user_id``."""
     session_id: str | None
     """``session_id`` or OpenAI's ``prompt_cache_key``."""
+    background: bool = False
+    """The engine goes on with it when the client has left."""
 
 
 def read_fields(form: Form | None, body: Mapping[str, object]) -> RequestFields:
@@ -65,6 +68,7 @@ def read_fields(form: Form | None, body: Mapping[str, object]) -> RequestFields:
         cache_salt=_text(body.get("cache_salt")),
         user=_user(body),
         session_id=_text(body.get("session_id")) or _text(body.get("prompt_cache_key")),
+        background=form in _IN_BACKGROUND and _flag(body.get("background")),
     )
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from policies.limits.plan import TenantPolicy, matches
+from policies.limits.types import TOKEN_DIMENSIONS, Dimension
 
 ANONYMOUS: Final = "anonymous"
+_TOKENS_OR_MONEY: Final = TOKEN_DIMENSIONS | {Dimension.MONEY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,13 @@ class Caller:
     def may_use_all(self) -> bool:
         """Whether no model is closed to it."""
         return "*" in self.policy.models and "*" in self.models
+
+    @property
+    def limits_tokens(self) -> bool:
+        """Whether an enforced limit counts tokens or money."""
+        return any(
+            rule.dimension in _TOKENS_OR_MONEY and not rule.shadow for rule in self.policy.rules
+        )
 
     def may_use(self, model: str) -> bool:
         """Whether tenant and key are allowed the model."""

@@ -70,6 +70,8 @@ class RequestContext:
     # count, estimate
     counted_tokens: int | None = None
     """Of the prompt's text, by the model's own tokenizer; None without one."""
+    text_units: int = 0
+    """Of the prompt's text: what its tokens are estimated from."""
     prompt_tokens: float = 0.0
     output_tokens: float = 0.0
     """Expected or declared output, tokens."""

@@ -33,6 +33,7 @@ class Reason(Enum):
     MODEL_NOT_ALLOWED = ErrorRow(403, "invalid_request_error", "model_not_allowed")
     PATH_NOT_ALLOWED = ErrorRow(403, "invalid_request_error", "path_not_allowed")
     NOT_METERED = ErrorRow(403, "invalid_request_error", "path_not_metered")
+    BACKGROUND = ErrorRow(403, "invalid_request_error", "background_not_metered")
     TENANT_DISABLED = ErrorRow(403, "invalid_request_error", "tenant_disabled")
     UNKNOWN_TENANT = ErrorRow(403, "invalid_request_error", "unknown_tenant")
     MODEL_NOT_FOUND = ErrorRow(404, "invalid_request_error", "model_not_found")

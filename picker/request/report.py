@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Ending(StrEnum):
@@ -15,8 +16,16 @@ class Ending(StrEnum):
     CLIENT_ABORTED = "client_aborted"
     UPSTREAM_ERROR = "upstream_error"
     """The replica could not be reached, or broke off."""
+    ENGINE_ERROR = "engine_error"
+    """The answer was or ended in an error, whatever its status said."""
+    NO_OUTPUT = "no_output"
+    """The answer ended without any output, and without an error."""
     UNREPORTED = "unreported"
     """The data plane never reported an end."""
+
+
+ENGINE_FAILED: Final = frozenset({Ending.UPSTREAM_ERROR, Ending.ENGINE_ERROR, Ending.NO_OUTPUT})
+"""Endings of an answer that began, or should have, and that its engine did not finish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +56,11 @@ class Report:
     to settle."""
     upstream_failed: bool = False
     """The endpoint could not be reached or broke off."""
+    input_counted: bool = False
+    """The engine did not report the input: its tokenizer has counted it afterwards."""
+
+    @property
+    def usage_reported(self) -> bool:
+        """The engine reported some of its usage."""
+        given = self.input_tokens is not None and not self.input_counted
+        return given or self.output_tokens is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Final
 
@@ -20,10 +21,16 @@ from picker.request.labels import RequestLabels
 from picker.request.report import Ending, Report
 from picker.seams.observer import Rejected
 from picker.server.refusals import code_of, is_arriving
+from picker.server.response import answered
 from picker.server.usage import is_possible, produced
 
 log = logging.getLogger(__name__)
 
+FLUSH_S: Final = 0.05
+"""Envoy sends the entries that it has collected this often, when there are any."""
+BUFFER_BYTES: Final = 65536
+"""It sends them at once when they are so large."""
+_SILENT_S: Final = 6 * FLUSH_S
 _ERRORS: Final = 400
 """Status codes from here on."""
 SERVICE: Final = "envoy.service.accesslog.v3.AccessLogService"
@@ -41,7 +48,15 @@ class AccessLogs:
 
     def __init__(self, picker: Picker) -> None:
         self._picker = picker
+        self._open = 0
+        self._last_s = time.monotonic()
         self.failed_entries = 0
+
+    @property
+    def may_have_more(self) -> bool:
+        """Entries may be on their way: some stream is open, and not silent. They may be ends of
+        requests that other pickers decided."""
+        return self._open > 0 and time.monotonic() < self._last_s + _SILENT_S
 
     def handler(self) -> grpc.GenericRpcHandler:
         """The gRPC handler to add to a server. Messages are read by us: a broken one that gRPC
@@ -55,10 +70,16 @@ class AccessLogs:
         messages: AsyncIterator[bytes],
         _: grpc.aio.ServicerContext[bytes, bytes],
     ) -> bytes:
-        async for message in messages:
-            self._read(message)
-            if self._picker.draining:
-                break  # Envoy goes on with another picker; just now nothing is on its way to us
+        self._open += 1
+        self._last_s = time.monotonic()
+        try:
+            async for message in messages:
+                self._last_s = time.monotonic()
+                self._read(message)
+                if self._picker.draining and len(message) < BUFFER_BYTES // 2:
+                    break  # Envoy goes on with another picker; nothing follows for `FLUSH_S`
+        finally:
+            self._open -= 1
         return b""
 
     def _read(self, message: bytes) -> None:
@@ -117,8 +138,9 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
     key = "id" if "id" in decision else names.ASKED
     if key not in decision or names.ANSWER_DETAILS in entry.response.response_code_details:
         return None
-    usage = _numbers(metadata, names.USAGE_NAMESPACE)
     seen = metadata[names.LUA_NAMESPACE].fields if names.LUA_NAMESPACE in metadata else {}
+    streaming = "events" in seen
+    usage = _streamed_usage(seen) if "usage" in seen else _whole_usage(metadata)
     duration_s = common.time_to_last_downstream_tx_byte.ToNanoseconds() / 1e9
     if duration_s == 0:
         duration_s = common.duration.ToNanoseconds() / 1e9
@@ -132,17 +154,25 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
         ttft_s = max(0.0, (int(first_byte) - started_us) / 1e6)
     elif status == 200 and not failed:
         ttft_s = common.time_to_first_upstream_rx_byte.ToNanoseconds() / 1e9 or None
-    reason = _reason(status, flags, failed=failed)
-    streamed = (_count(seen["events"]) or 0) if "events" in seen else 0
+    streamed = (_count(seen["events"]) or 0) if streaming else 0
+    came = streamed > 0 or "output" in usage
+    if not streaming and not came:
+        came = entry.response.response_body_bytes > 0 or status != 200
+    reason = answered(_reason(status, flags, failed=failed), failed="failed" in seen, came=came)
     return Report(
         id=decision[key].string_value,
         owner=decision["picker"].string_value,
         address=_address(common.upstream_remote_address),
         status=status,
         reason=reason,
-        input_tokens=_input_tokens(usage),
-        output_tokens=produced(usage.get("output"), streamed, whole=reason is Ending.OK),
-        cached_tokens=usage.get("cached", usage.get("cache_read")),
+        input_tokens=usage.get("input"),
+        output_tokens=produced(
+            usage.get("output"),
+            streamed,
+            whole=reason is Ending.OK,
+            later=streamed - usage.get("events", streamed),
+        ),
+        cached_tokens=usage.get("cached"),
         streamed_events=streamed,
         ttft_s=ttft_s,
         duration_s=duration_s,
@@ -152,10 +182,30 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
     )
 
 
-def _numbers(metadata: Mapping[str, Struct], namespace: str) -> dict[str, int]:
-    if namespace not in metadata:
+def _streamed_usage(seen: Mapping[str, Value]) -> dict[str, int]:
+    """As the Lua filter has read it, with how many events there were then."""
+    return _counts(seen["usage"].struct_value.fields)
+
+
+def _whole_usage(metadata: Mapping[str, Struct]) -> dict[str, int]:
+    """Of a JSON answer, as Envoy's filter has read it."""
+    if names.USAGE_NAMESPACE not in metadata:
         return {}
-    counts = {key: _count(value) for key, value in metadata[namespace].fields.items()}
+    usage = _counts(metadata[names.USAGE_NAMESPACE].fields)
+    # Anthropic leaves cached and newly cached tokens out of input_tokens; nobody leaves them out of
+    # prompt_tokens.
+    read, created = usage.get("cache_read"), usage.get("cache_creation", 0)
+    if "prompt" in usage:
+        usage["input"] = usage["prompt"]
+    elif "input" in usage:
+        usage["input"] += (read or 0) + created
+    if read is not None:
+        usage.setdefault("cached", read)
+    return usage
+
+
+def _counts(fields: Mapping[str, Value]) -> dict[str, int]:
+    counts = {key: _count(value) for key, value in fields.items()}
     return {key: count for key, count in counts.items() if count is not None}
 
 
@@ -163,15 +213,6 @@ def _count(value: Value) -> int | None:
     """None for what a broken replica may report."""
     usable = value.HasField("number_value") and is_possible(value.number_value)
     return int(value.number_value) if usable else None
-
-
-def _input_tokens(usage: Mapping[str, int]) -> int | None:
-    whole, given = usage.get("prompt"), usage.get("input")
-    if whole is not None or given is None:
-        return whole
-    # Anthropic leaves cached and newly cached tokens out of input_tokens; nobody leaves them out of
-    # prompt_tokens.
-    return given + usage.get("cache_read", 0) + usage.get("cache_creation", 0)
 
 
 def _address(remote: Address) -> str:

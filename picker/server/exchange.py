@@ -16,7 +16,6 @@ from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
 from picker.server import wire
 from picker.server.response import ResponseReader
-from picker.server.usage import ReportedUsage, produced
 
 if TYPE_CHECKING:
     from picker.server.ext_proc import Context
@@ -191,7 +190,6 @@ class StandardExchange:
         reader = self._reader
         if reader is not None:
             reader.finish()
-        usage = ReportedUsage() if reader is None else reader.usage
         ttft_s = None
         if self._first_body_s is not None:
             ttft_s = self._first_body_s - self._dispatched_s
@@ -199,7 +197,9 @@ class StandardExchange:
             reason = Ending.CLIENT_ABORTED
         else:
             reason = Ending.OK if self._status < 400 else Ending.HTTP_ERROR
-        streamed = 0 if reader is None else reader.events
+        if reader is None:
+            reader = ResponseReader({}, rename=None, strip_usage=False)
+        reason = reader.ending(reason, self._status)
         self._picker.complete(
             Report(
                 id=decision.id,
@@ -207,11 +207,11 @@ class StandardExchange:
                 address=self._address(decision) if self._sent or self._reader is not None else "",
                 status=self._status,
                 reason=reason,
-                input_tokens=usage.input_tokens,
-                output_tokens=produced(usage.output_tokens, streamed, whole=reason is Ending.OK),
-                cached_tokens=usage.cached_tokens,
-                streamed_events=streamed,
-                reasoning_tokens=usage.reasoning_tokens,
+                input_tokens=reader.usage.input_tokens,
+                output_tokens=reader.output_tokens(reason),
+                cached_tokens=reader.usage.cached_tokens,
+                streamed_events=reader.events,
+                reasoning_tokens=reader.usage.reasoning_tokens,
                 ttft_s=ttft_s,
                 duration_s=self._picker.now() - self._dispatched_s,
             )

@@ -18,6 +18,8 @@ from picker.server.health import Health
 
 _MAX_CHUNK_BYTES: Final = 16 << 20
 """A streamed body comes in chunks no larger than the gateway's buffers."""
+_LAST_ENTRIES_S: Final = 2.0
+"""Longest wait for an access log that does not fall silent."""
 _DRAIN_POLL_S: Final = 0.02
 
 
@@ -101,6 +103,7 @@ class Servers:
         ``standard_grace_s``."""
         await self._until(lambda: not self._serves_standard, standard_grace_s)
         await self._until(lambda: not self._busy, grace_s)
+        await self._until(lambda: not self._access_logs.may_have_more, _LAST_ENTRIES_S)
         await self._close()
 
     def hurry(self) -> None:

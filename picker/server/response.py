@@ -5,18 +5,16 @@ For the standard transport; on the fast path Envoy's own filters do the same.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Final
 
-import orjson
-
+from picker.request.report import Ending
+from picker.server.events import documents, event_ends, is_content, is_failure, parsed
 from picker.server.rename import EventRenamer, JsonRenamer
-from picker.server.usage import ReportedUsage, is_content
+from picker.server.usage import ReportedUsage, produced
 
-_EVENT_END: Final = re.compile(rb"\r?\n\r?\n")
 _EVENT_END_BYTES: Final = 4
-_DONE: Final = b"[DONE]"
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _MAX_HELD_BYTES: Final = 8 * 1024 * 1024
 """An answer or event longer than this passes without its usage being read."""
 
@@ -29,10 +27,15 @@ class ResponseReader:
         self, headers: Mapping[str, str], *, rename: tuple[str, str] | None, strip_usage: bool
     ) -> None:
         kind = headers.get("content-type", "").lower()
-        legible = headers.get("content-encoding", "identity") == "identity"
+        legible = headers.get("content-encoding", "identity").lower() == "identity"
         self.usage = ReportedUsage()
         self.events = 0
         """Events of a stream that carried output."""
+        self.failed = False
+        """The answer says that the engine failed."""
+        self._events_at_report = 0
+        self._bytes = 0
+        self._first = True
         self._sse = legible and kind.startswith("text/event-stream")
         self._json = legible and not self._sse and "json" in kind
         self._strip = strip_usage and self._sse
@@ -47,8 +50,22 @@ class ResponseReader:
         """The body may come out in another length than it came in."""
         return self._renamer is not None or self._strip
 
+    def ending(self, reason: Ending, status: int) -> Ending:
+        """The end of the request, with what the answer says. ``reason``: as it looks without."""
+        came = self.events > 0 or self.usage.output_tokens is not None
+        if not self._sse and not came:
+            came = self._bytes > 0 or status != 200
+        return answered(reason, failed=self.failed, came=came)
+
+    def output_tokens(self, reason: Ending) -> int | None:
+        """Tokens that it reported, None when it did not."""
+        later = self.events - self._events_at_report
+        whole = reason is Ending.OK
+        return produced(self.usage.output_tokens, self.events, whole=whole, later=later)
+
     def feed(self, data: bytes, *, end: bool) -> bytes:
         """Bytes for the client in exchange for the next bytes of the response."""
+        self._bytes += len(data)
         if self._sse:
             data = self._events(data)
         elif self._json:
@@ -64,7 +81,9 @@ class ResponseReader:
         self._held.clear()
         rest = b""
         if self._json:
-            self.usage.take(_parsed(held))
+            document = parsed(held)
+            self.usage.take(document)
+            self.failed = self.failed or is_failure("", document)
         elif self._event(held) and self._strip:  # a stream may end without an empty line
             rest = held
         if self._renamer is None:
@@ -83,11 +102,11 @@ class ResponseReader:
         self._held += data
         out = bytearray()
         start = 0
-        for match in _EVENT_END.finditer(self._held, searched):
-            event = bytes(self._held[start : match.end()])
+        for stop in event_ends(self._held, searched):
+            event = bytes(self._held[start:stop])
             if self._event(event):
                 out += event
-            start = match.end()
+            start = stop
         del self._held[:start]
         if len(self._held) > _MAX_HELD_BYTES:
             self._event(bytes(self._held))
@@ -97,28 +116,29 @@ class ResponseReader:
 
     def _event(self, event: bytes) -> bool:
         """Reads an event; False when it is not for the client."""
-        name, lines = b"", []
-        for line in event.splitlines():
-            if line.startswith(b"data:"):
-                lines.append(line[5:].strip())
-            elif line.startswith(b"event:"):
-                name = line[6:].strip()
-        payload = b"\n".join(lines)
-        if payload and payload != _DONE:
-            document = _parsed(payload)
-            self.usage.take(document)
+        legible = event
+        if self._first and event:
+            self._first = False
+            legible = event.removeprefix(_BYTE_ORDER_MARK)
+        for name, document in documents(legible):
+            if is_failure(name, document):
+                self.failed = True
+            elif is_content(name, document):
+                self.events += 1
+            if self.usage.take(document):
+                self._events_at_report = self.events
             if self._strip and _is_usage_only(document):
                 return False
-            self.events += is_content(name.decode("utf-8", "replace"), document)
         return True
 
 
-def _parsed(text: bytes) -> object:
-    """None for what is not JSON: it passes, and reports nothing."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return None
+def answered(reason: Ending, *, failed: bool, came: bool) -> Ending:
+    """The end of a request, with what its answer says: that the engine ``failed``, although the
+    status said otherwise; and whether anything ``came``, of a stream: output, or usage. A client
+    that leaves at an error did not break it off."""
+    if failed and reason in {Ending.OK, Ending.CLIENT_ABORTED}:
+        return Ending.ENGINE_ERROR
+    return Ending.NO_OUTPUT if reason is Ending.OK and not came else reason
 
 
 def _is_usage_only(document: object) -> bool:

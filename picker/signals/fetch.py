@@ -158,5 +158,5 @@ def _unwanted(url: URL, status: int) -> FetchError:
     kind = _KINDS.get(status, Failure.STATUS)
     reason = f"GET {url.path}: status {status}"
     if kind is Failure.DENIED:
-        reason += ", it asks for a key: set upstream.api_key of the pool"
+        reason += ", it asks for a key"
     return FetchError(kind, reason)

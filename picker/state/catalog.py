@@ -61,6 +61,12 @@ class Catalog:
         """Every pool's models are known: a name not found does not exist."""
         return all(p.settings.models or p.state.models.known() for p in self._pools.values())
 
+    @property
+    def problem(self) -> str:
+        """Why the models of a pool are not known; "" when no replica of it has been asked yet."""
+        unknown = (p.state for p in self._pools.values() if not p.state.models.known())
+        return next(filter(None, (state.models_problem() for state in unknown)), "")
+
     def rewrite(self, asked: str | None) -> RewriteTarget | None:
         """The target of the model asked for: an exact rule, the name itself when it is served,
         else the generic rule; None when there is no name and no generic rule."""

@@ -128,8 +128,8 @@ class PoolState:
         self._failures: dict[int, str] = {}
         self._lacks: dict[int, dict[Lack, str]] = {}
         """By slot: what is missing of an endpoint that is not out, and why."""
-        self._unknown: set[int] = set()
-        """Slots of endpoints that answer and do not report their load."""
+        self._unknown: Bools = np.zeros(_FIRST_SLOTS, np.bool_)
+        """By slot: the endpoint answers and does not report its load."""
         self._failed_s: list[float] = [_NEVER_S] * _FIRST_SLOTS
         """By slot: when it was last marked failed."""
         self._answered_s: list[float] = [_NEVER_S] * _FIRST_SLOTS
@@ -224,7 +224,7 @@ class PoolState:
         view.lora_active[slot] = len(signals.running_adapters | signals.waiting_adapters)
         self.models.set_resident(slot, signals.running_adapters, signals.waiting_adapters)
         self._signals_s[slot] = now_s
-        self._unknown.discard(slot)
+        self._unknown[slot] = False
         self._has(slot, Lack.SIGNALS)
         self._answers(slot, now_s)
 
@@ -254,7 +254,7 @@ class PoolState:
         match lack:
             case Lack.SIGNALS:
                 if now_s - self._signals_s[slot] > self.stale_after_s:
-                    self._unknown.add(slot)
+                    self._unknown[slot] = True
                 self._answers(slot, now_s)
             case Lack.MODELS if not self.models.is_listed(slot):
                 self.models.set_declared(slot, declared)
@@ -272,11 +272,9 @@ class PoolState:
 
     def _fill_in(self) -> None:
         """Bring what is not known up to date."""
-        if self._unknown:
-            unknown = np.array(sorted(self._unknown), np.intp)
-            known = np.isfinite(self._signals_s)
-            known[unknown] = False
-            fill_in(self.view, unknown, known.nonzero()[0])
+        if self._unknown.any():
+            known = np.isfinite(self._signals_s) & ~self._unknown
+            fill_in(self.view, self._unknown.nonzero()[0], known.nonzero()[0])
 
     def expect_adapter(self, address: str, adapter: str) -> None:
         """A request for ``adapter`` was sent to the endpoint: count it as resident at once."""
@@ -296,7 +294,7 @@ class PoolState:
             self._failures[slot] = reason
             self._failed_s[slot] = now_s
             self._answered_s[slot] = self._signals_s[slot] = _NEVER_S
-            self._unknown.discard(slot)
+            self._unknown[slot] = False
             self._refresh(slot)
 
     def healthy(self, now_s: float) -> Bools:
@@ -312,7 +310,8 @@ class PoolState:
     def without_signals(self) -> Bools:
         """Flags by slot: it answers, and does not report its load although it should."""
         flags = np.zeros(self.slots, np.bool_)
-        flags[[slot for slot in self._unknown if self._lacks[slot][Lack.SIGNALS]]] = True
+        unknown = self._unknown.nonzero()[0].tolist()
+        flags[[slot for slot in unknown if self._lacks[slot][Lack.SIGNALS]]] = True
         return flags
 
     def candidates(self, now_s: float) -> Slots:
@@ -354,13 +353,18 @@ class PoolState:
         reason = self._lacks.get(slot, {}).get(Lack.MODELS)
         if reason is None:
             return "lists no models"
-        return f"{reason}; its models are not known, `models` of the pool can name them"
+        return f"{reason} (of the pool, upstream.api_key sends a key, models says what it serves)"
+
+    def models_problem(self) -> str:
+        """Why some endpoint does not list its models; "" when none was asked in vain."""
+        reasons = (lacks.get(Lack.MODELS, "") for lacks in self._lacks.values())
+        return next(filter(None, reasons), "")
 
     def why_no_signals(self, address: str) -> str:
         """Why the load of an endpoint that answers is not known, for people; "" when it is, or is
         not expected to be."""
         slot = self.slot_of[address]
-        return self._lacks[slot][Lack.SIGNALS] if slot in self._unknown else ""
+        return self._lacks[slot][Lack.SIGNALS] if self._unknown[slot] else ""
 
     def _allot(self, address: str) -> int:
         if not self._free:
@@ -392,7 +396,7 @@ class PoolState:
         self._eligible_s[slot] = _NEVER_S
         self._failures.pop(slot, None)
         self._lacks.pop(slot, None)
-        self._unknown.discard(slot)
+        self._unknown[slot] = False
         self._free.append(slot)
         return slot
 
@@ -411,6 +415,7 @@ class PoolState:
             self._able[role] = np.concatenate([able, np.ones(more, np.bool_)])
         self._eligible_s = np.concatenate([self._eligible_s, np.full(more, _NEVER_S)])
         self._signals_s = np.concatenate([self._signals_s, np.full(more, _NEVER_S)])
+        self._unknown = np.concatenate([self._unknown, np.zeros(more, np.bool_)])
         self._answered_s += [_NEVER_S] * more
         self._failed_s += [_NEVER_S] * more
         self._addresses += [""] * more

@@ -5,16 +5,19 @@ from __future__ import annotations
 from picker.settings import OutputBound
 from policies.limits.estimate import OutputQuantile
 from policies.limits.prices import Usage
+from policies.ratios import TenantRatios
 from policies.tokens import ChunkRatio, TokenRatio
 
 
 class Learned:
-    """Ratios and quantiles by model."""
+    """Ratios and quantiles by model, and by tenant where money hangs on them."""
 
     def __init__(self) -> None:
         self.ratio = TokenRatio()
-        """Bytes of prompt text for each token."""
-        self.counted = TokenRatio(1.0, least=0.1, most=4.0)
+        """Bytes of prompt text for each token, by model: for caches and load, never for money."""
+        self.text = TenantRatios(4.0, swing=2.0, dearer=4.0, cheaper=1.25)
+        """Units of prompt text (`picker.prompt.measure`) for each token."""
+        self.counted = TenantRatios(1.0, swing=1.5, dearer=2.0, cheaper=1.1)
         """A tokenizer's count for each token that the engine reports."""
         self.output = OutputQuantile()
         """Output tokens of requests that declare no maximum."""
@@ -30,13 +33,25 @@ class Learned:
             prior_tokens=bound.prior_tokens,
         )
 
-    def prompt(self, model: str, text_bytes: int, counted_tokens: int | None, tokens: int) -> None:
+    def prompt(
+        self,
+        tenant: str,
+        model: str,
+        *,
+        text_bytes: int,
+        text_units: int,
+        counted_tokens: int | None,
+        tokens: int,
+    ) -> None:
         """The engine reported ``tokens`` for a prompt of text alone."""
         self.ratio.observe(model, text_bytes, tokens)
+        self.text.observe(tenant, model, text_units, tokens)
         if counted_tokens is not None:
-            self.counted.observe(model, counted_tokens, tokens)
+            self.counted.observe(tenant, model, counted_tokens, tokens)
 
     def answer(self, tenant: str, model: str, streamed_events: int, usage: Usage) -> None:
         """The engine reported the tokens of a whole answer."""
         self.output.observe(tenant, model, usage.output_tokens)
-        self.chunks.observe(model, streamed_events, usage.output_tokens, usage.reasoning_tokens)
+        self.chunks.observe(
+            tenant, model, streamed_events, usage.output_tokens, usage.reasoning_tokens
+        )

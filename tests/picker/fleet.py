@@ -15,6 +15,7 @@ from picker.request.answer import Answer, Decision
 from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
 from picker.request.role import Role
+from picker.seams.engine_counts import EngineCounts, NoEngineCounts
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
 from picker.seams.observer import Answered, Completed, Rejected
@@ -180,6 +181,7 @@ def fleet(
     peers: Peers | None = None,
     watch: Watch | None = None,
     counting: Counting | None = None,
+    engine_counts: EngineCounts | None = None,
     apart: Apart | None = None,
 ) -> Fleet:
     """A picker whose replicas report ``replicas``."""
@@ -191,6 +193,7 @@ def fleet(
         peers=peers or Alone(),
         watch=watch or Unwatched(),
         counting=counting or Counting(),
+        engine_counts=engine_counts or NoEngineCounts(),
         apart=apart or Here(),
     )
     picker = Picker(name, parts, now=clock, rng=random.Random(seed))

@@ -61,55 +61,63 @@ def test_a_prior_out_of_bounds_is_refused() -> None:
         TokenRatio(0.5)
 
 
+def chunks(model: str = "m", tenant: str = "t", *, ratio: ChunkRatio, count: int = 100) -> int:
+    return ratio.tokens(tenant, model, count)
+
+
 def test_chunks_of_an_unknown_model_hold_a_token_each() -> None:
-    assert ChunkRatio().tokens("m", 41) == 41
+    assert chunks(ratio=ChunkRatio(), count=41) == 41
 
 
 @pytest.mark.parametrize("tokens", [100, 101, 90])
 def test_the_token_that_ends_an_answer_is_no_sign_of_full_chunks(tokens: int) -> None:
     ratio = ChunkRatio()
     for _ in range(200):
-        ratio.observe("m", 100, tokens)
-    assert ratio.tokens("m", 100_000) == 100_000
+        ratio.observe("t", "m", 100, tokens)
+    assert chunks(ratio=ratio, count=100_000) == 100_000
 
 
 def test_chunks_of_several_tokens_are_learned_per_model() -> None:
     ratio = ChunkRatio()
     for _ in range(300):
-        ratio.observe("fast", 100, 251)
-        ratio.observe("plain", 100, 101)
-    assert ratio.tokens("fast", 40) == pytest.approx(100, abs=1)
-    assert ratio.tokens("plain", 40) == 40
+        ratio.observe("t", "fast", 100, 251)
+        ratio.observe("t", "plain", 100, 101)
+    assert chunks("fast", ratio=ratio, count=40) == pytest.approx(100, abs=1)
+    assert chunks("plain", ratio=ratio, count=40) == 40
 
 
-@pytest.mark.parametrize(("chunks", "tokens"), [(0, 5), (-1, 5), (5, 0), (5, -1)])
-def test_chunks_that_say_nothing_are_ignored(chunks: int, tokens: int) -> None:
+def test_full_chunks_of_one_tenant_are_not_those_of_another() -> None:
     ratio = ChunkRatio()
-    ratio.observe("m", chunks, tokens)
-    assert ratio.tokens("m", 1_000) == 1_000
+    for _ in range(300):
+        ratio.observe("bad", "m", 100, 1_500)
+    assert chunks(tenant="bad", ratio=ratio) > 1_000
+    assert chunks(tenant="good", ratio=ratio) == 100
+    for tenant in ("a", "b", "c"):
+        for _ in range(200):
+            ratio.observe(tenant, "m", 100, 301)
+    assert chunks(tenant="good", ratio=ratio) == pytest.approx(300, rel=0.1), "it is the engine"
 
 
-def test_no_one_answer_makes_others_dear() -> None:
+@pytest.mark.parametrize(("count", "tokens"), [(0, 5), (-1, 5), (5, 0), (5, -1)])
+def test_chunks_that_say_nothing_are_ignored(count: int, tokens: int) -> None:
     ratio = ChunkRatio()
-    ratio.observe("m", 4, 4_000)  # hidden, and not told to be
-    ratio.observe("m", 10_000, 160_000)
-    assert ratio.tokens("m", 100) <= 102
-    ratio.observe("m", 1, 10**14)
-    assert ratio.tokens("m", 100) <= 102
+    ratio.observe("t", "m", count, tokens)
+    assert chunks(ratio=ratio, count=1_000) == 1_000
+
+
+def test_one_answer_changes_little() -> None:
+    ratio = ChunkRatio()
+    ratio.observe("t", "m", 4, 4_000)  # hidden, and not told to be
+    ratio.observe("t", "m", 10_000, 160_000)
+    assert chunks(ratio=ratio) <= 107
+    ratio.observe("t", "m", 1, 10**14)
+    assert chunks(ratio=ratio) <= 107
 
 
 def test_hidden_reasoning_is_in_no_chunk() -> None:
     hidden, shown = ChunkRatio(), ChunkRatio()
     for _ in range(300):
-        hidden.observe("m", 100, 1_100, 1_000)
-        shown.observe("m", 550, 1_100, 1_000)
-    assert hidden.tokens("m", 100) == 100
-    assert shown.tokens("m", 100) == pytest.approx(200, abs=1)
-
-
-def test_models_with_chunks_are_bounded() -> None:
-    ratio = ChunkRatio(max_models=2)
-    for model in ("a", "b", "c"):
-        for _ in range(300):
-            ratio.observe(model, 100, 301)
-    assert [ratio.tokens(model, 100) > 200 for model in ("a", "b", "c")] == [False, True, True]
+        hidden.observe("t", "m", 100, 1_100, 1_000)
+        shown.observe("t", "m", 550, 1_100, 1_000)
+    assert chunks(ratio=hidden) == 100
+    assert chunks(ratio=shown) == pytest.approx(200, abs=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ def penstock(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run it to its end."""
     command = [str(Path(sys.executable).parent / "penstock"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.mark.parametrize("way", ["--version", "version"])
+def test_the_version(way: str) -> None:
+    told = penstock(way)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert told.stdout == f"penstock {version('penstock')}\n"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest_asyncio
 
 from policies.limits.prices import Usage
 from tests.picker.fleet import MODEL
+from tests.picker.server.failures import FAILURES, Failure
 from tests.picker.server.streams import (
     CHAT,
     MESSAGES,
@@ -189,3 +190,57 @@ async def test_many_at_once(setting: Setting) -> None:
     await asyncio.gather(*(setting.read(stream.path, len(stream.body)) for _ in range(50)))
     charged = await setting.edge.settled(50)
     assert [usage.output_tokens for usage in charged] == [stream.tokens] * 50
+
+
+# -- streams that fail although their status is 200
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [*FAILURES[:7], Failure("nothing at all", DONE), Failure("no output", chat({"role": "a"}))],
+    ids=lambda failure: failure.name,
+)
+async def test_a_failure_with_status_200(setting: Setting, failure: Failure) -> None:
+    setting.engine.script = Script([failure.body])
+    await setting.read(CHAT)
+    charged = await setting.edge.settled()
+    assert [usage.output_tokens for usage in charged] == (
+        [failure.tokens] if failure.tokens else []
+    )
+    assert setting.edge.seen.completions[-1].reason in ("engine_error", "no_output")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b'{"error":{"message":"no"}}', "engine_error"),
+        (b'{"error":"no"}', "engine_error"),
+        (b"", "no_output"),
+    ],
+)
+async def test_a_whole_answer_that_is_an_error(
+    setting: Setting, answer: bytes, reason: str
+) -> None:
+    setting.engine.script = Script([answer], headers={"content-type": "application/json"})
+    async with setting.http.post(CHAT, json={"model": MODEL, "messages": TURNS}) as got:
+        assert (got.status, await got.read()) == (200, answer)
+    assert await setting.edge.settled() == []
+    assert setting.edge.seen.completions[-1].reason == reason
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\r"])
+async def test_usage_in_an_odd_framing(setting: Setting, end: bytes) -> None:
+    lines = (
+        b"\xef\xbb\xbf: hello",
+        b"",
+        b'data: {"choices":[{"delta":{"content":"a"}}]}',
+        b"",
+        b'data: {"choices":[],',
+        b'data: "usage":{"prompt_tokens":9,"completion_tokens":7}}',
+        b"",
+        b"data: [DONE]",
+    )
+    body = end.join(lines)
+    setting.engine.script = Script([body[at : at + 20] for at in range(0, len(body), 20)])
+    assert await setting.read(CHAT, stream_options={"include_usage": True}) == body
+    assert await setting.charged() == Usage(9, 7)

@@ -17,10 +17,10 @@ import h2.events
 import pytest
 import pytest_asyncio
 
-from gateway.envoy.listener import LOG_FLUSH_S
 from picker.request.caller import Caller
 from picker.request.head import RequestHead
 from picker.request.rejection import Reason, Rejection
+from picker.server.access_log import FLUSH_S
 from policies.limits.plan import TenantPolicy
 from policies.limits.types import Bucket, Dimension, Period, Standing, TokenBucket
 from policies.limits.verdict import Denied, Refusal
@@ -98,7 +98,7 @@ def told(answer: aiohttp.ClientResponse) -> list[tuple[str, str]]:
 
 async def logged() -> None:
     """Every access log of what has ended is with the picker."""
-    await asyncio.sleep(4 * LOG_FLUSH_S)
+    await asyncio.sleep(4 * FLUSH_S)
 
 
 # -- headers of a decision

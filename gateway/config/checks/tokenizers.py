@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 from gateway.config.schema.fault import Fault
 from gateway.config.schema.sections import Sections
-from gateway.tokenizers import FileTokenizer, TokenizerError
+from gateway.tokenizers.load import TokenizerError, tokenizer_of
 
 
 def check_tokenizers(config: Sections) -> Iterator[Fault]:
     """Load every tokenizer once: a fault for each that cannot be loaded."""
     for index, chosen in enumerate(config.limits.tokenizers):
         try:
-            FileTokenizer(chosen.file)
+            tokenizer_of(chosen.file, chosen.encoding)
         except TokenizerError as error:
             yield Fault(
-                ("limits", "tokenizers", index, "file"),
-                "a readable tokenizer.json",
+                ("limits", "tokenizers", index, "file" if chosen.file else "encoding"),
+                "a tokenizer that can be loaded",
                 hint=str(error),
             )

@@ -40,8 +40,17 @@ class ModelTokenizer(Section):
 
     model: ModelPattern
     """Pattern of the models it is for, as replicas call them; the first that fits counts."""
-    file: ConfigPath
-    """A `tokenizer.json` in Hugging Face's format; relative to the configuration file."""
+    file: ConfigPath | None = None
+    """A `tokenizer.json` in Hugging Face's format, or a vocabulary of tiktoken (`*.tiktoken`);
+    relative to the configuration file."""
+    encoding: str | None = None
+    """Instead of a file: one of tiktoken's own, such as `o200k_base`. It is downloaded at the first
+    use, or found in the folder that `TIKTOKEN_CACHE_DIR` names."""
+
+    def faults(self) -> Iterator[Fault]:
+        """One of the two."""
+        if (self.file is None) == (self.encoding is None):
+            yield Fault(("file",), "either `file` or `encoding`")
 
 
 class Limits(Section):
@@ -59,9 +68,14 @@ class Limits(Section):
     output_quantile: OutputQuantileSection = OutputQuantileSection()
     """How many output tokens are reserved."""
     tokenizers: tuple[ModelTokenizer, ...] = ()
-    """For exact counts of prompt tokens, which take about 0.5 ms for each kB of prompt. `[]`:
-    tokens are estimated from bytes, by a ratio that starts at 4 bytes a token and that the
-    engines' own counts calibrate. Needs `penstock[tokenizers]`."""
+    """For exact counts of prompt tokens before they are sent: about 0.1 ms for each kB of prompt
+    with byte-level BPE, which tiktoken counts, else about 0.5 ms. `[]`: tokens are estimated from
+    bytes, by a ratio of the tenant's own that starts at 4 bytes a token and that the engines'
+    counts calibrate. Needs `penstock[tokenizers]`."""
+    count_by_engine: bool = True
+    """Where no tokenizer is named, the engine's `/tokenize` counts the prompts whose estimate would
+    not do: larger than a limit can ever grant, of a tenant whose estimates were wrong by half, or
+    of a stream that its client left before its usage came."""
     usage_days: Annotated[int, Field(ge=1, le=3_660)] = 400
     """Time that usage is kept, days."""
     max_users_per_day: Count = 10_000

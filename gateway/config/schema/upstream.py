@@ -55,9 +55,11 @@ class Upstream(Section):
 
     api_key: Secret | None = None
     """Key that the replicas ask for (`vllm serve --api-key`), sent as `Authorization: Bearer`. What
-    a client sends to identify itself is then kept from the replicas."""
+    a client sends to identify itself is then kept from the replicas. The picker sets it: requests
+    that are let through without one (`picker.failure_mode: open`) go without a key."""
     host: Annotated[str, AfterValidator(_host), "host"] | None = None
-    """Host header, for replicas behind a proxy that goes by names. Null: what the client sent."""
+    """Host header, for replicas behind a proxy that goes by names. Null: what the client sent.
+    Somebody else's gateway must allow that (Envoy: `mutation_rules.allow_all_routing`)."""
     headers: Mapping[str, HeaderValue] = {}
     """Headers to set: text, or a secret (`{env: NAME}`, `{file: PATH}`). One whose name is that of
     a secret takes only the latter."""

@@ -1,8 +1,12 @@
-"""What the gateway adds to the latency of Envoy alone, at half of the rate that saturates it."""
+"""What the gateway adds to the latency of Envoy alone: to a single request at a time, and at full
+load, as others publish it; and at half of the rate that saturates it."""
 
 from __future__ import annotations
 
-from loadtests.bench.figures.decision import saturated_rate
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loadtests.bench.figures.decision import SATURATING_CONNECTIONS, saturated_rate
 from loadtests.bench.figures.measurement import Effort
 from loadtests.bench.prompts import PromptShape
 from loadtests.bench.rows import Row, number
@@ -16,56 +20,99 @@ _SETTLE = 0.2
 """The first part of each slice, which does not count: connections are new in both gateways."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What is asked for, and which of its times counts."""
+
+    max_tokens: int
+    stream: bool
+
+    @property
+    def what(self) -> str:
+        return "TTFT" if self.stream else "latency"
+
+    @property
+    def kind(self) -> str:
+        return f"streams of {self.max_tokens} tokens" if self.stream else "whole answers"
+
+    def times_s(self, run: Run) -> list[float]:
+        result = run.result
+        times = result.first_bytes_s if self.stream else result.latencies_s
+        return times[int(_SETTLE * len(times)) :]
+
+
+_WHOLE = _Answers(1, stream=False)
+_STREAMED = _Answers(_STREAM_TOKENS, stream=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """How it is asked for; ``rate`` None: closed loop."""
+
+    about: str
+    how: str
+    connections: int
+    rate: float | None = None
+
+
 def added(stand: Stand, effort: Effort) -> list[Row]:
     """Added latency of whole answers, and of the first bytes of streams."""
-    rows = _compare(stand, effort, max_tokens=1, stream=False)
-    return rows + _compare(stand, effort, max_tokens=_STREAM_TOKENS, stream=True)
-
-
-def _compare(stand: Stand, effort: Effort, *, max_tokens: int, stream: bool) -> list[Row]:
-    slices, slice_s = effort.of(6, 2), effort.of(2.5, 1.0)
-    what = "TTFT" if stream else "latency"
-    effort.say(f"{what}: looking for the rate that saturates")
-    rate = 0.5 * saturated_rate(
-        stand, _SHAPE, effort.of(2.0, 1.0), max_tokens=max_tokens, stream=stream
-    )
-    times_s: dict[bool, list[float]] = {False: [], True: []}
-    runs: dict[bool, list[Run]] = {False: [], True: []}
-    for n in range(slices):
-        for plain in (False, True) if n % 2 else (True, False):
-            effort.say(
-                f"{what}: slice {n + 1} of {slices}, {'Envoy alone' if plain else 'gateway'}"
-            )
-            run = stand.load(
-                _SHAPE,
-                plain=plain,
-                connections=_CONNECTIONS,
-                rate=rate,
-                seconds=slice_s,
-                max_tokens=max_tokens,
-                stream=stream,
-            )
-            runs[plain].append(run)
-            result = run.result
-            times = result.first_bytes_s if stream else result.latencies_s
-            times_s[plain] += times[int(_SETTLE * len(times)) :]
-    kind = f"streams of {max_tokens} tokens" if stream else "whole answers"
-    how = (
-        f"{kind}, prompt of 2 kB, open loop at {rate:.0f}/s (half of saturation), from the time a"
-        f" request was due; {slices} slices of {slice_s:g} s each way in turn,"
-        f" {len(times_s[False])} requests"
-    )
-    rows = _rows(what, spread(times_s[False]), spread(times_s[True]), how)
-    if not stream:
-        rows.append(_envoy_row(runs[False], runs[True]))
+    rows: list[Row] = []
+    for answers in (_WHOLE, _STREAMED):
+        effort.say(f"{answers.what}: looking for the rate that saturates")
+        rate = 0.5 * saturated_rate(
+            stand,
+            _SHAPE,
+            effort.of(2.0, 1.0),
+            max_tokens=answers.max_tokens,
+            stream=answers.stream,
+        )
+        full = f"closed loop, {SATURATING_CONNECTIONS} connections"
+        due = f"open loop at {rate:.0f}/s, from the time a request was due"
+        for load in (
+            _Load("concurrency 1", "closed loop, one connection", 1),
+            _Load("full load", full, SATURATING_CONNECTIONS),
+            _Load("half load", due, _CONNECTIONS, rate),
+        ):
+            runs = _in_turn(stand, effort, answers, load)
+            rows += _rows(answers, load, runs)
+            if load.connections == SATURATING_CONNECTIONS:
+                rows.append(_rate_row(answers, runs))
+            if answers is _WHOLE and load.rate is not None:
+                rows.append(_envoy_row(runs))
     return rows
 
 
-def _envoy_row(ours: list[Run], alone: list[Run]) -> Row:
+def _in_turn(
+    stand: Stand, effort: Effort, answers: _Answers, load: _Load
+) -> Mapping[bool, list[Run]]:
+    """Runs through the gateway (False) and through Envoy alone (True), slice by slice."""
+    slices, slice_s = effort.of(6, 2), effort.of(2.5, 1.0)
+    runs: dict[bool, list[Run]] = {False: [], True: []}
+    for n in range(slices):
+        for plain in (False, True) if n % 2 else (True, False):
+            by = "Envoy alone" if plain else "gateway"
+            effort.say(f"{answers.what}, {load.about}: slice {n + 1} of {slices}, {by}")
+            run = stand.load(
+                _SHAPE,
+                plain=plain,
+                connections=load.connections,
+                rate=load.rate,
+                seconds=slice_s,
+                max_tokens=answers.max_tokens,
+                stream=answers.stream,
+            )
+            runs[plain].append(run)
+    return runs
+
+
+def _envoy_row(runs: Mapping[bool, list[Run]]) -> Row:
     """From the same load: what the filters cost Envoy."""
     ours_us, alone_us = (
-        sum(run.cpu_s[name] for run in runs) / sum(run.result.answered for run in runs) * 1e6
-        for name, runs in (("envoy", ours), ("plain", alone))
+        sum(run.cpu_s[name] for run in runs[plain])
+        / sum(run.result.answered for run in runs[plain])
+        * 1e6
+        for plain, name in ((False, "envoy"), (True, "plain"))
     )
     return Row(
         "Envoy CPU per request, our filters",
@@ -75,11 +122,23 @@ def _envoy_row(ours: list[Run], alone: list[Run]) -> Row:
     )
 
 
-def _rows(what: str, ours: Spread, alone: Spread, how: str) -> list[Row]:
+def _rows(answers: _Answers, load: _Load, runs: Mapping[bool, list[Run]]) -> list[Row]:
+    ours, alone = (
+        spread([time_s for run in runs[plain] for time_s in answers.times_s(run)])
+        for plain in (False, True)
+    )
+    count = sum(run.result.answered for run in runs[False])
+    how = f"{answers.kind}, prompt of 2 kB, {load.how}; {len(runs[False])} slices each way in turn"
+    return _percentiles(answers, load, ours, alone, f"{how}, {count} requests")
+
+
+def _percentiles(
+    answers: _Answers, load: _Load, ours: Spread, alone: Spread, how: str
+) -> list[Row]:
     percentiles = ("p50", ours.p50, alone.p50), ("p99", ours.p99, alone.p99)
     return [
         Row(
-            f"added {what} {name}",
+            f"added {answers.what} {name}, {load.about}",
             (mine_s - alone_s) * 1e3,
             "ms",
             f"{number(mine_s * 1e3)} ms, Envoy alone {number(alone_s * 1e3)} ms:"
@@ -87,3 +146,18 @@ def _rows(what: str, ours: Spread, alone: Spread, how: str) -> list[Row]:
         )
         for name, mine_s, alone_s in percentiles
     ]
+
+
+def _rate_row(answers: _Answers, runs: Mapping[bool, list[Run]]) -> Row:
+    ours, alone = (_rate(runs[plain]) for plain in (False, True))
+    return Row(
+        f"requests per second, full load, {answers.kind}",
+        ours,
+        "1/s",
+        f"the same load; Envoy alone {number(alone)}/s",
+    )
+
+
+def _rate(runs: list[Run]) -> float:
+    """Requests per second over all of them."""
+    return sum(run.result.answered for run in runs) / sum(run.result.seconds for run in runs)

@@ -8,12 +8,14 @@ import bisect
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
+import orjson
 import xxhash
 
-from loadtests.sim.serving.tokens import TOKEN_BYTES, TURN_END, Tokens
+from loadtests.sim.serving.structures import Structure, Written
+from loadtests.sim.serving.tokens import TOKEN_BYTES, TURN_END, Tokens, count, encode
 
 _FIRST_WORDS = ("Here", "This", "Most", "When", "Each", "Both", "Such", "Once", "Then", "With")
 _STARTS = ("The", "One", "Any", "Our", "Its", "Another", "Because", "Through")
@@ -77,26 +79,57 @@ class PlannedAnswer:
     text: str
     finish_reason: str
     stop_reason: str | None
+    tool: str = ""
+    """The tool that it calls; the text is its arguments."""
+    named: bool = False
+    """The client had named the tool."""
+    prescribed: bool = False
+    """The text may hold what JSON has to escape; the model's own words do not."""
+
+    @property
+    def calls(self) -> bool:
+        """It is a call of a tool, and whole."""
+        return bool(self.tool) and self.finish_reason == "stop"
 
     def piece(self, first: int, last: int) -> str:
         """Visible text of the tokens first (inclusive) to last (exclusive)."""
         return self.text[first * TOKEN_BYTES : last * TOKEN_BYTES]
 
+    def piece_in_json(self, first: int, last: int) -> str:
+        """The same as it stands in a JSON string."""
+        piece = self.piece(first, last)
+        return orjson.dumps(piece).decode()[1:-1] if self.prescribed else piece
+
     def cut(self, tokens: int) -> "PlannedAnswer":
         """The answer as it is when it is aborted after so many tokens."""
         end = tokens * TOKEN_BYTES
-        return PlannedAnswer(Tokens(self.tokens[:end]), self.text[:end], "abort", None)
+        return replace(
+            self,
+            tokens=Tokens(self.tokens[:end]),
+            text=self.text[:end],
+            finish_reason="abort",
+            stop_reason=None,
+        )
 
 
 def write_answer(
-    prompt: bytes, limits: OutputLimits, lengths: AnswerLengths, *, seed: int, choice: int = 0
+    prompt: bytes,
+    limits: OutputLimits,
+    lengths: AnswerLengths,
+    *,
+    seed: int,
+    choice: int = 0,
+    structure: Structure | None = None,
 ) -> PlannedAnswer:
-    """The answer to a prompt; the same arguments give the same answer."""
+    """The answer to a prompt; the same arguments give the same answer. With ``structure`` it is
+    what that writes, as far as it may go."""
     rng = random.Random(
         xxhash.xxh3_64_intdigest(
             prompt[-_SEED_WINDOW_BYTES:] + b"%d,%d,%d,%d" % (len(prompt), seed, limits.seed, choice)
         )
     )
+    if structure is not None:
+        return _prescribed(structure(rng), limits)
     natural_tokens = max(lengths.draw(rng), limits.min_tokens + 1)
     cut_short = limits.ignore_eos or natural_tokens > limits.max_tokens
     words = _words(rng, limits.max_tokens if cut_short else natural_tokens - 1)
@@ -108,6 +141,25 @@ def write_answer(
     if cut_short:
         return PlannedAnswer(Tokens(words.encode()), words, "length", None)
     return PlannedAnswer(Tokens(words.encode() + TURN_END), words, "stop", None)
+
+
+def _prescribed(written: Written, limits: OutputLimits) -> PlannedAnswer:
+    """A text that its client prescribes ends where it is whole, whatever the usual length is."""
+    text, reason, stop_reason = written.text, "stop", None
+    tokens = encode(text)
+    end, stop = _first_stop(text, limits)
+    if stop is not None:
+        tokens = encode(text[: end + len(stop)])
+        text, stop_reason = text[:end], stop
+    if count(tokens) >= limits.max_tokens:
+        tokens = Tokens(tokens[: limits.max_tokens * TOKEN_BYTES])
+        whole = tokens.rstrip(b"\xfe").decode(errors="ignore")
+        text, reason, stop_reason = text[: len(whole)], "length", None
+    elif stop is None:
+        tokens = Tokens(tokens + TURN_END)
+    return PlannedAnswer(
+        tokens, text, reason, stop_reason, written.tool, written.named, prescribed=True
+    )
 
 
 def _first_stop(text: str, limits: OutputLimits) -> tuple[int, str | None]:

@@ -8,6 +8,7 @@ from loadtests.sim.serving.answers import AnswerLengths
 from loadtests.sim.serving.control import EngineControl
 from loadtests.sim.serving.engine import EngineSettings, RealTimeEngine
 from loadtests.sim.serving.faults import Fault, Faults
+from loadtests.sim.serving.generated import GeneratedLog
 from loadtests.sim.serving.kv_events import KvEvents
 from loadtests.sim.serving.kv_publisher import PublisherOptions
 
@@ -56,6 +57,7 @@ class SimulatedReplica:
             self.engine, settings.engine.profile, time_scale=settings.engine.time_scale
         )
         self.faults = Faults(self.control, settings.faults, seed=settings.seed)
+        self.generated = GeneratedLog()
         self.adapter_paths = {name: f"/adapters/{name}" for name in settings.adapters}
         self.started_at = int(time.time())
 

@@ -17,6 +17,7 @@ from loadtests.sim.serving.surface import (
     chat,
     completions,
     faults,
+    generated,
     messages,
     models,
     pooling,
@@ -38,6 +39,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """Value of SO_LINGER: no waiting, a reset."""
 
 _FAULTS = "/sim/faults"
+_GENERATED = "/sim/generated"
 _GENERATING: Mapping[str, Handler] = {
     "/v1/chat/completions": chat.chat_completions,
     "/v1/completions": completions.completions,
@@ -75,6 +77,10 @@ _ROUTES: Mapping[str, Mapping[str, Handler]] = {
         "GET": faults.list_faults,
         "POST": faults.give_faults,
         "DELETE": faults.take_back_faults,
+    },
+    _GENERATED: {
+        "GET": generated.list_generated,
+        "DELETE": generated.forget_generated,
     },
 }
 _PLAIN = (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED)
@@ -172,7 +178,7 @@ class ReplicaServer:
 
     async def _dispatch(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
-        if path != _FAULTS:
+        if path not in (_FAULTS, _GENERATED):
             await self.replica.faults.before_request(generating=path in _GENERATING)
         endpoints = _ROUTES.get(path)
         if endpoints is None:

@@ -45,3 +45,20 @@ def test_limits_at_their_ends(rendered: Rendered, mode: str) -> None:
 
 def test_no_pool_at_all(rendered: Rendered) -> None:
     validate(rendered(""))
+
+
+def test_without_a_picker_a_clients_key_does_not_reach_replicas_with_one(
+    rendered: Rendered,
+) -> None:
+    """And the key itself stands nowhere in Envoy's configuration."""
+    file = rendered(
+        """
+        picker: {failure_mode: open}
+        pools:
+          - {name: a, type: process, command: [vllm, --port, "{port}", --api-key, sk-replicas]}
+        """
+    )
+    validate(file)
+    text = file.read_text()
+    assert "sk-replicas" not in text
+    assert '"request_headers_to_remove":["authorization","x-api-key"' in "".join(text.split())

@@ -72,3 +72,22 @@ def test_a_name_is_what_the_certificate_must_say(rendered: Rendered, pem: Path) 
     context = pool["transport_socket"]["typed_config"]["common_tls_context"]
     (name,) = context["validation_context"]["match_typed_subject_alt_names"]
     assert name["matcher"]["exact"] == "vllm.internal"
+
+
+def test_a_certificate_is_shown_to_replicas_that_ask_for_one(rendered: Rendered, pem: Path) -> None:
+    file = rendered(
+        f"""
+        pools:
+          - name: own
+            type: static
+            endpoints: ["10.0.0.2:443"]
+            tls:
+              server_name: vllm.internal
+              certificate: {{file: {pem}}}
+              key: {{file: {pem}}}
+        """
+    )
+    validate(file)
+    pool = json.loads(file.read_text())["static_resources"]["clusters"][1]
+    context = pool["transport_socket"]["typed_config"]["common_tls_context"]
+    assert context["tls_certificates"][0].keys() == {"certificate_chain", "private_key"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+from gateway.admin.status import EndpointStatus, PoolStatus, ReplicaStatus
 from gateway.config.config import Config
-from gateway.run.status import _endpoint, config_document
+from gateway.run.status import _endpoint, config_document, unusable
 from picker.state.endpoints import EndpointSpec
 from picker.wire import control_pb2
 
@@ -31,3 +32,35 @@ def test_requests_of_all_workers_add_up() -> None:
     ]
     shown = _endpoint(spec, seen)
     assert (shown.in_flight_requests, shown.healthy) == (7, True)
+
+
+def test_reasons_of_any_worker_are_shown() -> None:
+    spec = EndpointSpec("10.0.0.1:8000")
+    seen = [
+        control_pb2.EndpointReport(address=spec.address, healthy=True),
+        control_pb2.EndpointReport(address=spec.address, problem="refused", warning="no load"),
+    ]
+    shown = _endpoint(spec, seen)
+    assert (shown.healthy, shown.reason, shown.warning) == (True, "refused", "no load")
+
+
+def test_every_replica_that_cannot_be_used_is_named() -> None:
+    replicas = (ReplicaStatus("p-0", "backoff", detail="exit code 3"),)
+    endpoints = (
+        EndpointStatus("10.0.0.1:1", healthy=True),
+        EndpointStatus("10.0.0.2:1", healthy=False, reason="refused"),
+        EndpointStatus("10.0.0.3:1", healthy=False, draining=True, reason="draining"),
+    )
+    assert unusable(
+        [PoolStatus("p", "process", (), replicas, endpoints), PoolStatus("q", "static")]
+    ) == [
+        "pool p: p-0 is backoff: exit code 3",
+        "pool p: 10.0.0.2:1: refused",
+        "pool q: it has no replicas",
+    ]
+
+
+def test_a_key_on_a_command_line_is_not_told() -> None:
+    pool = {"name": "p", "type": "process", "command": ["vllm", "{port}", "--api-key", "sk-1"]}
+    shown = config_document(Config.model_validate_json(json.dumps({"pools": [pool]})))
+    assert "sk-1" not in json.dumps(shown)

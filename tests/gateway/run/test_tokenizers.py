@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from gateway.tokenizers import FileTokenizer, TokenizerError
+from gateway.tokenizers.load import TokenizerError, tokenizer_of_file
 from picker.prompt.counting import Counting
 from picker.prompt.forms import Form, read_prompt
 from tests.picker.fleet import chat, decided, end_of, fleet
@@ -28,25 +28,25 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_it_counts_all_texts(file: Path) -> None:
-    assert FileTokenizer(file).count(["one two", "three"]) == 3
+    assert tokenizer_of_file(file).count(["one two", "three"]) == 3
 
 
 def test_a_broken_file_is_refused(tmp_path: Path) -> None:
     broken = tmp_path / "tokenizer.json"
     broken.write_text("{}")
     with pytest.raises(TokenizerError, match="is no tokenizer"):
-        FileTokenizer(broken)
+        tokenizer_of_file(broken)
 
 
 async def test_only_the_models_that_it_is_for(file: Path) -> None:
-    counting = Counting([("small-*", FileTokenizer(file))])
+    counting = Counting([("small-*", tokenizer_of_file(file))])
     prompt = read_prompt(Form.COMPLETIONS, {"prompt": ["one two", "three"]})
     assert await counting.tokens("small-1", prompt) == 3
     assert await counting.tokens("large", prompt) is None
 
 
 async def test_requests_are_estimated_by_it_and_it_is_calibrated(file: Path) -> None:
-    made = fleet(counting=Counting([("*", FileTokenizer(file))]))
+    made = fleet(counting=Counting([("*", tokenizer_of_file(file))]))
     text = " ".join(["one"] * 1_000)
     first = await decided(made, chat(text))
     at_first = made.picker.pools.states["main"].view.in_flight_kv_tokens.sum() - 256
@@ -60,7 +60,7 @@ async def test_requests_are_estimated_by_it_and_it_is_calibrated(file: Path) -> 
 
 
 async def test_the_event_loop_goes_on_while_it_counts(file: Path) -> None:
-    counting = Counting([("*", FileTokenizer(file))])
+    counting = Counting([("*", tokenizer_of_file(file))])
     prompt = read_prompt(Form.COMPLETIONS, {"prompt": "one two " * 50_000})
     asking = asyncio.create_task(counting.tokens("m", prompt))
     turns = 0

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gateway.telemetry.metrics import PickerMetrics
-from picker.seams.observer import Completed, Rejected
+from picker.seams.observer import Answered, Completed, Rejected
 from picker.signals.scraper import ScrapeStats
 
 MODEL = {"model": "llama", "pool": "main"}
@@ -68,6 +68,16 @@ def test_a_rejected_request(
     assert registry.get_sample_value("penstock_requests_total", labels) == 1
     rejection = {"pool": "", "reason": "model_not_found"}
     assert registry.get_sample_value("penstock_rejections_total", rejection) == 1
+
+
+def test_a_request_that_the_picker_answers(
+    metrics: PickerMetrics, registry: CollectorRegistry, rejected: Callable[..., Rejected]
+) -> None:
+    metrics.answered(Answered(rejected().labels, 200, 0.001))
+    labels = {"model": "llama", "pool": "", "status": "200", "reason": "ok"}
+    assert registry.get_sample_value("penstock_requests_total", labels) == 1
+    rejection = {"pool": "", "reason": "ok"}
+    assert registry.get_sample_value("penstock_rejections_total", rejection) is None
 
 
 def test_clients_cannot_make_series(

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.telemetry.request_log import RequestLog
 from picker.request.labels import RequestLabels
-from picker.seams.observer import Completed, Rejected
+from picker.seams.observer import Answered, Completed, Rejected
 
 NOON_S = 1_800_000_000.125
 
@@ -25,6 +25,17 @@ def _log(path: Path) -> RequestLog:
 
 def _lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_what_the_picker_answers_leaves_a_line(
+    tmp_path: Path, rejected: Callable[..., Rejected]
+) -> None:
+    path = tmp_path / "requests.log"
+    log = _log(path)
+    log.answered(Answered(rejected().labels, 200, 0.001))
+    log.close()
+    (line,) = _lines(path)
+    assert (line["status"], line["reason"], line["tenant"]) == (200, "ok", "acme")
 
 
 def test_one_json_line_for_each_request(

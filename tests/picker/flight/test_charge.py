@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from picker.flight.charge import charged
+from picker.flight.charge import charged, judged
 from picker.request.report import Ending, Report
 from policies.limits.prices import MOST, Usage
 
@@ -35,6 +35,23 @@ def test_a_request_that_can_use_nothing_is_not_charged_the_usage_it_reads() -> N
     """A stored answer that is fetched tells the usage of when it was made."""
     assert charged(GOOD, Usage(0, 0)) == Usage(0, 0)
     assert charged(replace(GOOD, streamed_events=9), Usage(0, 0)) == Usage(0, 0)
+
+
+@pytest.mark.parametrize("reason", [Ending.ENGINE_ERROR, Ending.NO_OUTPUT, Ending.UPSTREAM_ERROR])
+def test_what_failed_is_charged_for_what_was_streamed(reason: Ending) -> None:
+    failed = replace(GOOD, reason=reason, output_tokens=None)
+    assert charged(failed, EXPECTED) is None, "its prompt neither"
+    assert charged(replace(failed, output_tokens=0), EXPECTED) is None
+    assert charged(replace(failed, input_tokens=None), EXPECTED) is None
+    assert charged(replace(failed, streamed_events=3), EXPECTED) == Usage(100, 3)
+    assert charged(replace(failed, output_tokens=7), EXPECTED) == Usage(100, 7)
+
+
+def test_where_no_model_runs_an_answer_may_be_empty_or_tell_of_an_error() -> None:
+    for reason in (Ending.ENGINE_ERROR, Ending.NO_OUTPUT):
+        assert judged(reason, Usage(0, 0)) is Ending.OK
+        assert charged(replace(GOOD, reason=reason), Usage(0, 0)) == Usage(0, 0)
+        assert judged(reason, EXPECTED) is reason
 
 
 def test_no_more_is_charged_than_can_be(caplog: pytest.LogCaptureFixture) -> None:

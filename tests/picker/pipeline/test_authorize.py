@@ -14,7 +14,7 @@ from picker.settings import RewriteRule, RewriteTarget
 from policies.limits.plan import LimitRule, TenantPolicy
 from policies.limits.types import CalendarWindow, Dimension, Period
 from tests.picker.accounts import Accounts
-from tests.picker.fleet import MODEL, Fleet, ask, chat, fleet, head
+from tests.picker.fleet import MODEL, Fleet, ask, chat, end_of, fleet, head
 
 OTHER = "other"
 TEXT = orjson.dumps({"model": MODEL, "prompt": "a"})
@@ -153,3 +153,38 @@ async def test_what_is_metered_or_harmless_is_not(path: str, method: str, body: 
     policies: Sequence[TenantPolicy] = [TenantPolicy("acme", rules) for rules in METERED]
     for policy in policies:
         assert code(await ask(place(policy), body, head(path, method))) == ""
+
+
+@pytest.mark.parametrize("background", [True, 1, "true", "yes"])
+async def test_what_goes_on_without_its_client_is_refused_under_limits(background: object) -> None:
+    stored = {"model": MODEL, "input": "a", "store": True}
+    body = orjson.dumps({**stored, "background": background})
+    sglang = orjson.dumps({"text": "a", "background": background})
+    for dimension in (Dimension.TOTAL_TOKENS, Dimension.MONEY):
+        made = place(TenantPolicy("acme", rules=(rule(dimension),)))
+        for path, sent in (("/v1/responses", body), ("/openai/v1/responses", body)):
+            assert code(await ask(made, sent, head(path))) == "background_not_metered"
+        assert code(await ask(made, sglang, head("/generate"))) == "background_not_metered"
+        assert code(await ask(made, orjson.dumps(stored), head("/v1/responses"))) == ""
+    for rules in ((), (rule(Dimension.REQUESTS),), (rule(Dimension.TOTAL_TOKENS, shadow=True),)):
+        made = place(TenantPolicy("acme", rules=rules))
+        assert code(await ask(made, body, head("/v1/responses"))) == ""
+    made = place(TenantPolicy("acme", rules=(rule(Dimension.TOTAL_TOKENS),)))
+    chatting = chat(background=background)
+    assert code(await ask(made, chatting, head())) == "", "engines know no such thing there"
+
+
+@pytest.mark.parametrize("reason", ["ok", "client_aborted"])
+async def test_in_the_background_it_is_made_whoever_listens(reason: str) -> None:
+    accounts = Accounts()
+    made = fleet(limiter=accounts)
+    body = orjson.dumps(
+        {"model": MODEL, "input": "a" * 400, "background": True, "max_output_tokens": 50}
+    )
+    decision = await ask(made, body, head("/v1/responses"))
+    assert isinstance(decision, Decision)
+    unknown: dict[str, object] = {"input_tokens": None, "output_tokens": None, "reason": reason}
+    made.picker.complete(end_of(decision, "p0", **unknown))
+    (usage,) = accounts.settled
+    assert usage.input_tokens >= 100
+    assert usage.output_tokens == 50

@@ -34,7 +34,9 @@ async def estimated(made: Fleet, body: dict[str, object], path: str = "") -> Req
 async def test_text_by_the_learned_ratio_and_ids_exactly(made: Fleet) -> None:
     assert (await estimated(made, {"prompt": "x" * 400})).prompt_tokens == pytest.approx(100)
     for _ in range(200):
-        made.picker.learned.prompt(MODEL, 400, None, 200)
+        made.picker.learned.prompt(
+            "", MODEL, text_bytes=400, text_units=400, counted_tokens=None, tokens=200
+        )
     assert (await estimated(made, {"prompt": "x" * 400})).prompt_tokens == pytest.approx(200, 0.05)
     assert (await estimated(made, {"prompt": [1, 2, 3]})).prompt_tokens == 3
 

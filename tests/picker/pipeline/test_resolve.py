@@ -10,9 +10,11 @@ import pytest
 from picker.pipeline.resolve import Resolve
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason
-from picker.settings import RewriteRule, RewriteTarget
+from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
+from picker.state.endpoints import EndpointChanges, EndpointSpec
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
-from tests.picker.fleet import MODEL, POOL, Fleet, address, fleet
+from tests.picker.fleet import MODEL, POOL, Fleet, address, fleet, policy
 from tests.picker.pipeline.steps import begun, parsed, refusal
 
 LORA = "lora"
@@ -113,6 +115,19 @@ async def test_the_list_of_models_is_answered_here(made: Fleet) -> None:
     assert orjson.loads(one.answer.body)["parent"] == MODEL
     missing = begun("/v1/models/none", "GET")
     await refusal(Resolve(made.picker.catalog), missing, Reason.MODEL_NOT_FOUND)
+
+
+async def test_why_a_model_is_not_known_is_said(made: Fleet) -> None:
+    made.picker.configure(PickerSettings((PoolSettings("other", policy()),)))
+    resolve = Resolve(made.picker.catalog)
+    unreached = await refusal(resolve, await parsed(), Reason.NO_ENDPOINTS)
+    assert "no replica has been reached" in unreached.message
+    made.picker.apply_endpoints(EndpointChanges("other", (EndpointSpec(address(9)),)))
+    problem = "GET /v1/models: status 401"
+    made.picker.apply_lack("other", address(9), Lack.MODELS, problem, made.clock.now_s)
+    unlisted = await refusal(resolve, await parsed(), Reason.NO_ENDPOINTS)
+    assert problem in unlisted.message
+    assert address(9) not in unlisted.message
 
 
 async def test_clients_of_anthropic_get_the_list_in_its_shape(made: Fleet) -> None:

@@ -267,11 +267,15 @@ class Edge:
         return call
 
     def first(self, headers: HeaderMap, context: Metadata, *, ends: bool) -> ProcessingRequest:
-        mode = ProcessingMode.BUFFERED if self.fast else ProcessingMode.FULL_DUPLEX_STREAMED
+        duplex = ProcessingMode.FULL_DUPLEX_STREAMED
+        mode = ProcessingMode.BUFFERED if self.fast else duplex
+        response_mode = ProcessingMode.NONE if self.fast else duplex
         return ProcessingRequest(
             request_headers=HttpHeaders(headers=headers, end_of_stream=ends),
             metadata_context=context,
-            protocol_config=ProtocolConfiguration(request_body_mode=mode),
+            protocol_config=ProtocolConfiguration(
+                request_body_mode=mode, response_body_mode=response_mode
+            ),
         )
 
     async def _ask_fast(
@@ -335,14 +339,29 @@ class Edge:
 
     async def log(self, entries: Sequence[HTTPAccessLogEntry]) -> None:
         """Send access log entries as Envoy does, and wait until they are taken."""
+        message = StreamAccessLogsMessage()
+        message.http_logs.log_entry.extend(entries)
+        await self._logs()(iter([message]))
+
+    @asynccontextmanager
+    async def log_stream(
+        self,
+    ) -> AsyncIterator[grpc.aio.StreamUnaryCall[StreamAccessLogsMessage, bytes]]:
+        """A stream of access log messages that stays open."""
+        call = self._logs()()
+        await call.wait_for_connection()
+        try:
+            yield call
+        finally:
+            call.cancel()
+
+    def _logs(self) -> grpc.aio.StreamUnaryMultiCallable[StreamAccessLogsMessage, bytes]:
         method: grpc.aio.StreamUnaryMultiCallable[StreamAccessLogsMessage, bytes]
         method = self.channel.stream_unary(
             f"/{ACCESS_LOGS}/StreamAccessLogs",
             request_serializer=StreamAccessLogsMessage.SerializeToString,
         )
-        message = StreamAccessLogsMessage()
-        message.http_logs.log_entry.extend(entries)
-        await method(iter([message]))
+        return method
 
 
 def _ended(reply: Reply) -> bool:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import pytest
 from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry
+from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from google.protobuf.json_format import ParseDict
 
 from picker import names
 from picker.request.report import Ending, Report
-from picker.server.access_log import read_entry
+from picker.server.access_log import FLUSH_S, read_entry
 from tests.picker.fleet import chat
+from tests.picker.server.conftest import Served
 from tests.picker.server.edge import Edge, entry_of
+from tests.picker.server.test_ends import until
 
 DECISION = {"id": "p0-1", "picker": "p0"}
 
@@ -26,6 +30,7 @@ def entry(
     flags: tuple[str, ...] = (),
     remote: tuple[str, int] | None = ("10.0.0.1", 8000),
     common: Mapping[str, object] | None = None,
+    body_bytes: int = 100,
 ) -> HTTPAccessLogEntry:
     metadata = {
         names.PENSTOCK_NAMESPACE: decision,
@@ -46,7 +51,7 @@ def entry(
             "responseFlags": dict.fromkeys(flags, True),
             **(common or {}),
         },
-        "response": {"responseCode": status},
+        "response": {"responseCode": status, "responseBodyBytes": body_bytes},
     }
     return ParseDict(made, HTTPAccessLogEntry())
 
@@ -220,3 +225,27 @@ async def test_one_bad_entry_does_not_lose_the_others(
         await edge.log([bad, good, entry(decision=None)])
     assert edge.fleet.is_settled
     assert len(edge.fleet.seen.completions) == 1
+
+
+@pytest.mark.parametrize("transport", ["fast"], indirect=True)
+async def test_ends_that_are_on_their_way_while_a_picker_stops_are_not_lost(
+    edge: Edge, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ends of other pickers' requests: this one has nothing under way and could go at once."""
+    told: list[str] = []
+    monkeypatch.setattr(edge.fleet.picker, "complete", lambda report: told.append(report.id))
+    async with edge.log_stream() as stream:
+        await stream.write(logged("p1-1"))
+        await until(lambda: told == ["p1-1"])
+        edge.fleet.picker.drain()
+        stopping = asyncio.create_task(served.servers.stop(0))
+        await asyncio.sleep(FLUSH_S)  # so long Envoy may hold an entry back
+        await stream.write(logged("p1-2"))
+        await stopping
+    assert told == ["p1-1", "p1-2"]
+
+
+def logged(id: str) -> StreamAccessLogsMessage:  # noqa: A002 - the request's id
+    message = StreamAccessLogsMessage()
+    message.http_logs.log_entry.append(entry(decision={"id": id, "picker": "p1"}))
+    return message

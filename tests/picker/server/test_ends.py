@@ -31,7 +31,8 @@ HEAD = ProcessingRequest(request_headers=HttpHeaders(headers=POST))
 BODY = ProcessingRequest(request_body=HttpBody(body=chat(stream=True), end_of_stream=True))
 HALF = ProcessingRequest(request_body=HttpBody(body=chat()[:9]))
 RESPONSE = ProcessingRequest(response_headers=HttpHeaders(headers=header_map(SSE)))
-CHUNK = ProcessingRequest(response_body=HttpBody(body=b'data: {"choices":[{}]}\n\n'))
+TOKEN = b'data: {"choices":[{}]}\n\n'
+CHUNK = ProcessingRequest(response_body=HttpBody(body=TOKEN))
 LAST = ProcessingRequest(response_body=HttpBody(body=b"data: [DONE]\n\n", end_of_stream=True))
 
 STAGES = {
@@ -42,7 +43,7 @@ STAGES = {
     "after the decision": [HEAD, BODY, None, None],
     "after response headers": [HEAD, BODY, None, None, RESPONSE, None],
     "in the response": [HEAD, BODY, None, None, RESPONSE, None, CHUNK, None, CHUNK],
-    "after the response": [HEAD, BODY, None, None, RESPONSE, None, LAST, None],
+    "after the response": [HEAD, BODY, None, None, RESPONSE, None, CHUNK, None, LAST, None],
 }
 """Messages written, and None for each one read."""
 
@@ -224,7 +225,7 @@ async def test_16_drain(edge: Edge, served: Served) -> None:
         await asyncio.sleep(0)
         refused = await edge.ask(chat())
         assert (refused.status, refused.error["code"]) == (503, "shutting_down")
-        assert await running.response_chunk(b"data: 1\n\n") == b"data: 1\n\n"
+        assert await running.response_chunk(TOKEN) == TOKEN
         assert not stopping.done()
         await running.response_chunk(b"data: [DONE]\n\n", end=True)
         await running.close()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import orjson
 import pytest
 
+from picker.request.report import Ending
 from picker.server.response import ResponseReader
 from picker.server.usage import ReportedUsage, produced
-from tests.picker.server.edge import SSE
-from tests.picker.server.streams import STREAMS, Stream
+from tests.picker.server.edge import JSON, SSE
+from tests.picker.server.failures import DONE, FAILURES, HARMLESS, Failure
+from tests.picker.server.streams import STREAMS, Stream, chat
 
 
 @pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.name)
@@ -36,6 +38,42 @@ def test_half_an_event_is_not_counted() -> None:
     reader.feed(body[:-20], end=False)
     reader.finish()
     assert reader.events == STREAMS[0].tokens - 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        *((failure, Ending.ENGINE_ERROR) for failure in FAILURES),
+        *((failure, Ending.OK) for failure in HARMLESS),
+        (Failure("nothing but its end", DONE), Ending.NO_OUTPUT),
+        (Failure("nothing at all", b""), Ending.NO_OUTPUT),
+        (Failure("comments", b": hello\n\n"), Ending.NO_OUTPUT),
+        (Failure("a role", chat({"role": "assistant", "content": ""})), Ending.NO_OUTPUT),
+    ],
+    ids=lambda value: value.name if isinstance(value, Failure) else "",
+)
+def test_failures_with_status_200(failure: Failure, reason: Ending) -> None:
+    reader = ResponseReader(SSE, rename=None, strip_usage=False)
+    reader.feed(failure.body, end=True)
+    assert (reader.ending(Ending.OK, 200), reader.events) == (reason, failure.tokens)
+    if reason is Ending.ENGINE_ERROR:
+        assert reader.ending(Ending.CLIENT_ABORTED, 200) is reason, "it left because of the error"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "reason"),
+    [
+        (b'{"error":{"message":"no"}}', 200, Ending.ENGINE_ERROR),
+        (b'{"error":null,"choices":[]}', 200, Ending.OK),
+        (b"", 200, Ending.NO_OUTPUT),
+        (b"", 204, Ending.OK),
+        (b"no json", 200, Ending.OK),
+    ],
+)
+def test_whole_answers_with_status_200(body: bytes, status: int, reason: Ending) -> None:
+    reader = ResponseReader(JSON, rename=None, strip_usage=False)
+    reader.feed(body, end=True)
+    assert reader.ending(Ending.OK, status) is reason
 
 
 @pytest.mark.parametrize(
@@ -112,3 +150,14 @@ def test_output_of_a_stream_that_broke_off(
     reported: int | None, streamed: int, whole: bool, tokens: int | None
 ) -> None:
     assert produced(reported, streamed, whole=whole) == tokens
+
+
+def test_output_after_the_usage_of_an_answer_under_way() -> None:
+    assert produced(50, 20, whole=True, later=3) == 53
+
+
+def test_a_0_after_more_is_not_believed() -> None:
+    read = ReportedUsage()
+    read.take({"message": {"usage": {"input_tokens": 9, "output_tokens": 0}}})
+    read.take({"usage": {"input_tokens": 0, "output_tokens": 5}})
+    assert read == ReportedUsage(9, 5)

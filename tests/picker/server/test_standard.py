@@ -6,6 +6,7 @@ import grpc
 import orjson
 import pytest
 from envoy.config.core.v3.base_pb2 import Metadata
+from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3.external_processor_pb2 import (
     HttpBody,
     HttpTrailers,
@@ -86,6 +87,31 @@ async def test_another_mode_is_refused_with_what_to_set(edge: Edge) -> None:
         await call.read()
 
 
+@pytest.mark.parametrize("mode", ["NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL"])
+async def test_responses_must_be_shown_or_their_usage_would_not_be_charged(
+    edge: Edge, mode: str
+) -> None:
+    call = edge.call()
+    first = edge.first(POST, Metadata(), ends=True)
+    first.protocol_config.response_body_mode = ProcessingMode.BodySendMode.Value(mode)
+    await call.write(first)
+    with pytest.raises(grpc.aio.AioRpcError, match=f"has .*response_body_mode {mode}") as refused:
+        await call.read()
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    (logged,) = edge.fleet.seen.rejections
+    assert (logged.status, logged.reason) == (500, "wrong_processing_mode")
+
+
+async def test_who_declares_no_modes_is_believed_to_have_them(edge: Edge) -> None:
+    call = edge.call()
+    first = edge.first(POST, Metadata(), ends=False)
+    first.ClearField("protocol_config")
+    await call.write(first)
+    await call.write(ProcessingRequest(request_body=HttpBody(body=chat(), end_of_stream=True)))
+    assert (await next_message(call)).HasField("request_headers")
+    call.cancel()
+
+
 # -- responses
 
 OPENAI = (
@@ -158,7 +184,8 @@ async def test_a_stream_that_breaks_off_counts_for_what_has_passed(
             await exchange.response_chunk(event)
         await exchange.close()
     (done,) = edge.fleet.seen.completions
-    assert (done.reason, done.output_tokens) == ("client_aborted", stream.tokens)
+    reason = "engine_error" if "fails" in stream.name else "client_aborted"
+    assert (done.reason, done.output_tokens) == (reason, stream.tokens)
 
 
 async def test_13_each_chunk_of_a_stream_is_answered_at_once(edge: Edge) -> None:
@@ -251,3 +278,32 @@ async def test_a_response_without_body(edge: Edge) -> None:
     done = edge.fleet.seen.completions[0]
     assert (done.status, done.reason) == (204, "ok")
     assert done.endpoint in {address(number) for number in (1, 2, 3)}
+
+
+async def test_a_request_without_an_id_gets_one(edge: Edge) -> None:
+    async with edge.open(chat()) as exchange:
+        made = exchange.reply.headers["x-request-id"]
+        await exchange.respond([b"{}"], {**JSON, "server": "uvicorn"})
+    assert exchange.response_headers["x-request-id"] == made
+    assert exchange.response_headers["request-id"] == made
+    assert exchange.response_removed == ["server"], "which names the replica's software"
+    (done,) = edge.fleet.seen.completions
+    assert done.labels.request_id == made
+    async with edge.open(chat(), {"x-request-id": "theirs"}) as exchange:
+        await exchange.respond([b"{}"])
+    assert exchange.response_headers["request-id"] == "theirs"
+    assert exchange.response_removed == []
+
+
+async def test_answers_of_the_pickers_own_have_the_id_too(edge: Edge) -> None:
+    for path, body in (("/v1/models", None), ("/v1/chat/completions", b"no JSON")):
+        reply = await edge.ask(body, path=path)
+        assert reply.status in (200, 400)
+        assert reply.headers["x-request-id"] == reply.headers["request-id"] != ""
+
+
+async def test_the_list_of_models_is_observed(edge: Edge) -> None:
+    await edge.ask(None, path="/v1/models")
+    (answered,) = edge.fleet.seen.answers
+    assert (answered.status, answered.labels.path) == (200, "/v1/models")
+    assert not edge.fleet.seen.rejections

@@ -162,6 +162,14 @@ def test_readers_have_about_as_much_to_do() -> None:
 # -- reading together
 
 
+async def test_all_hear_what_is_missing_of_a_replica(team: Team, replica: Start) -> None:
+    one = await replica(status=404, models_status=404)
+    team.sync(one)
+    await team.all_heard("no signals", one, 3)
+    await team.all_heard("no models", one, 1)
+    assert not any(heard.failed for heard in team.heard.values())
+
+
 async def test_each_replica_is_read_by_one_worker_and_all_hear_of_it(
     team: Team, replica: Start
 ) -> None:

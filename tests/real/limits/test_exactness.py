@@ -385,7 +385,7 @@ async def test_every_request_is_in_the_ledger_once(place: Place) -> None:
 
 
 async def test_the_ledger_has_what_the_engines_produced(place: Place) -> None:
-    """Of requests that were left half-way, the engine has made at most a chunk that nobody saw."""
+    """Of requests that were left half-way, the engine has made a chunk or two that nobody saw."""
     prompt = sum([await one.metric("vllm:prompt_tokens_total") for one in place.replicas])
     produced = sum([await one.metric("vllm:generation_tokens_total") for one in place.replicas])
     mine = place.on("m")
@@ -393,7 +393,7 @@ async def test_the_ledger_has_what_the_engines_produced(place: Place) -> None:
     unseen = produced - sum(one.output_tokens for one in mine)
     print(f"sims: {produced:.0f} tokens made, {unseen:.0f} of them not charged;")
     print(f"{len(broken_off)} of {len(mine)} requests left half-way")
-    assert 0 <= unseen <= len(broken_off)
+    assert 0 <= unseen <= 2 * len(broken_off)
     # Before the engine told its usage, text is charged as estimated.
     guessed = [
         one

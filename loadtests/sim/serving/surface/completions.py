@@ -4,7 +4,8 @@ from aiohttp import web
 
 from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import Body
-from loadtests.sim.serving.surface.choices import ChoiceFormat, answer
+from loadtests.sim.serving.surface.choices import ChoiceFormat, Extras, answer
+from loadtests.sim.serving.surface.logprobs import LogprobsWanted
 from loadtests.sim.serving.surface.prompts import read_prompts
 from loadtests.sim.serving.surface.reply import Reply
 
@@ -18,7 +19,7 @@ _FORMAT = ChoiceFormat(
     unfinished=',"stop_reason":null',
     choice_end=',"prompt_token_ids":null,"token_ids":null}]',
     no_usage=',"usage":null',
-    said=lambda text: {"text": text},
+    said=lambda answer, _: {"text": answer.text},
     choice_fields={"prompt_logprobs": None, "prompt_token_ids": None},
     fields={"kv_transfer_params": None},
 )
@@ -28,5 +29,8 @@ async def completions(replica: SimulatedReplica, request: web.BaseRequest) -> Re
     """Continue one or several prompts, streamed or whole."""
     body = Body.parse(await request.read())
     prompts = read_prompts(body.need("prompt"), "prompt")
-    max_tokens = body.integer("max_tokens", _DEFAULT_MAX_TOKENS, least=1)
-    return await answer(replica, request, body, prompts, max_tokens, _FORMAT)
+    echo = body.flag("echo")
+    # An echo without an answer tells how likely a text is.
+    max_tokens = body.integer("max_tokens", _DEFAULT_MAX_TOKENS, least=0 if echo else 1)
+    extras = Extras(logprobs=LogprobsWanted.of_completions(body), echo=echo)
+    return await answer(replica, request, body, prompts, max_tokens, _FORMAT, extras)

@@ -13,7 +13,9 @@ from loadtests.sim.serving.answers import OutputLimits, PlannedAnswer, write_ans
 from loadtests.sim.serving.faults import Stream
 from loadtests.sim.serving.job import EngineJob
 from loadtests.sim.serving.replica import SimulatedReplica, UnknownModelError
+from loadtests.sim.serving.structures import Structure
 from loadtests.sim.serving.surface.body import ApiError, Body, not_found
+from loadtests.sim.serving.surface.structure import read_structure
 from loadtests.sim.serving.tokens import Tokens
 
 _MOST_CHOICES = 16384
@@ -30,19 +32,29 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int = 0
     choices: int = 1
+    structure: Structure | None = None
+    """What the answer has to be like; None: as the model likes."""
 
     @classmethod
     def read(
-        cls, body: Body, max_tokens: int | None, *, stop: str = "stop", choices: int = 1
+        cls,
+        body: Body,
+        max_tokens: int | None,
+        *,
+        stop: str = "stop",
+        choices: int = 1,
+        structure: Structure | None = None,
     ) -> "Sampling":
         """The fields that all generating endpoints of vLLM share. Raises ApiError."""
-        body.number("temperature", 1.0, least=0.0)
+        greedy = body.number("temperature", 1.0, least=0.0) == 0.0
+        seed = body.integer("seed", least=-(2**63)) or 0
         return cls(
             max_tokens=max_tokens,
+            structure=structure or read_structure(body),
             min_tokens=body.integer("min_tokens", least=0) or 0,
             ignore_eos=body.flag("ignore_eos"),
             stop=tuple(text for text in body.strings(stop) if text),
-            seed=body.integer("seed", least=-(2**63)) or 0,
+            seed=0 if greedy else seed,
             choices=choices,
         )
 
@@ -128,6 +140,7 @@ class Generation:
         """Checks the request; nothing runs yet. ``prefix``: of the request's id. Raises
         ApiError."""
         self.request_id = make_request_id(prefix, request)
+        self._named = _header(request, "X-Request-Id")
         self.created_s = int(time.time())
         adapter, self.model = find_model(replica, body)
         cache_salt, session_id = body.text("cache_salt"), _session_id(request, body)
@@ -143,6 +156,7 @@ class Generation:
                     replica.settings.lengths,
                     seed=replica.settings.seed,
                     choice=choice,
+                    structure=sampling.structure,
                 )
                 job = EngineJob(
                     prompt,
@@ -171,7 +185,10 @@ class Generation:
 
     async def run(self) -> None:
         """Run until all choices are finished; when cancelled, nothing stays in the engine."""
-        await self._replica.engine.complete([choice.job for choice in self.choices])
+        try:
+            await self._replica.engine.complete([choice.job for choice in self.choices])
+        finally:
+            self._note()
 
     async def stream(
         self, request: web.BaseRequest, stream_format: StreamFormat
@@ -211,7 +228,13 @@ class Generation:
             await response.write_eof()
         finally:
             submission.abort()
+            self._note()
         return response
+
+    def _note(self) -> None:
+        """For who compares: the client may have seen less than was generated."""
+        jobs = [choice.job for choice in self.choices]
+        self._replica.generated.note(self._named, self.usage().prompt_tokens, jobs)
 
 
 def choices_wanted(body: Body) -> int:

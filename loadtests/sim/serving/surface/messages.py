@@ -1,11 +1,13 @@
 """POST /v1/messages and /v1/messages/count_tokens: Anthropic's Messages API, as vLLM serves it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import orjson
 from aiohttp import web
 
 from loadtests.sim.serving import tokens
+from loadtests.sim.serving.answers import PlannedAnswer
 from loadtests.sim.serving.replica import SimulatedReplica
 from loadtests.sim.serving.surface.body import ApiError, Body
 from loadtests.sim.serving.surface.generation import (
@@ -15,6 +17,8 @@ from loadtests.sim.serving.surface.generation import (
     find_model,
 )
 from loadtests.sim.serving.surface.reply import Reply
+from loadtests.sim.serving.surface.structure import message_format
+from loadtests.sim.serving.surface.tools import call_id, message_tools
 from loadtests.sim.serving.tokens import Tokens
 
 
@@ -24,7 +28,8 @@ async def messages(replica: SimulatedReplica, request: web.BaseRequest) -> Reply
     max_tokens = body.integer("max_tokens", least=1)
     if max_tokens is None:
         raise ApiError("max_tokens: Field required", param="max_tokens")
-    sampling = Sampling.read(body, max_tokens, stop="stop_sequences")
+    structure = message_tools(body) or message_format(body)
+    sampling = Sampling.read(body, max_tokens, stop="stop_sequences", structure=structure)
     generation = Generation(replica, request, body, [_prompt(body)], sampling, prefix="chatcmpl")
     if body.flag("stream"):
         return await generation.stream(request, _MessageStream(generation))
@@ -32,7 +37,7 @@ async def messages(replica: SimulatedReplica, request: web.BaseRequest) -> Reply
     answer = generation.choices[0].answer
     return {
         **_message(generation),
-        "content": [{"type": "text", "text": answer.text}],
+        "content": [_content(generation, answer)],
         "stop_reason": _stop_reason(generation.choices[0]),
         "stop_sequence": answer.stop_reason,
         "usage": _final_usage(generation),
@@ -70,14 +75,18 @@ class _MessageStream:
             "stop_sequence": None,
             "usage": {"input_tokens": usage.prompt_tokens, "output_tokens": 0},
         }
-        block = {"index": 0, "content_block": {"type": "text", "text": ""}}
+        plan = self._generation.choices[0].plan
+        content = _content(self._generation, replace(plan, text="{}" if plan.tool else ""))
+        block = {"index": 0, "content_block": content}
         return _event("message_start", {"message": message}) + _event("content_block_start", block)
 
     def tokens(self, choice: Choice, first: int, last: int) -> bytes:
-        pieces = (choice.answer.piece(index, index + 1) for index in range(first, last))
+        answer = choice.answer
+        pieces = (answer.piece_in_json(index, index + 1) for index in range(first, last))
+        kind, key = ("input_json_delta", "partial_json") if answer.tool else ("text_delta", "text")
         return "".join(
             'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
-            f'"delta":{{"type":"text_delta","text":"{piece}"}}}}\n\n'
+            f'"delta":{{"type":"{kind}","{key}":"{piece}"}}}}\n\n'
             for piece in pieces
             if piece
         ).encode()
@@ -93,6 +102,17 @@ class _MessageStream:
             )
             + _event("message_stop", {})
         )
+
+
+def _content(generation: Generation, answer: PlannedAnswer) -> dict[str, object]:
+    if not answer.tool:
+        return {"type": "text", "text": answer.text}
+    try:
+        arguments = orjson.loads(answer.text)
+    except orjson.JSONDecodeError:
+        arguments = {}  # cut short
+    name = call_id(generation.request_id, 0)
+    return {"type": "tool_use", "id": f"toolu_{name}", "name": answer.tool, "input": arguments}
 
 
 def _event(kind: str, fields: Mapping[str, object]) -> bytes:
@@ -125,4 +145,6 @@ def _stop_reason(choice: Choice) -> str | None:
         return None
     if choice.answer.stop_reason is not None:
         return "stop_sequence"
+    if choice.answer.calls:
+        return "tool_use"
     return "max_tokens" if choice.answer.finish_reason == "length" else "end_turn"

@@ -15,6 +15,7 @@ from tests.gateway.config.texts import assert_refused
         ("limits: {store: memroy}", "limits.store", "did you mean memory?"),
         ("limits: {store: {}}", "limits.store.redis", "the key `redis`"),
         ("limits: {lease_s: 0.5}", "limits.lease_s", "greater than or equal to 1"),
+        ("limits: {tokenizers: [{model: m}]}", "limits.tokenizers[0].file", "or `encoding`"),
         (
             "limits: {output_quantile: {min: 50, prior: 20}}",
             "limits.output_quantile.prior",

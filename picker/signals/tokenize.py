@@ -1,0 +1,136 @@
+"""Exact counts by the engines' own tokenizers: POST /tokenize, as vLLM and SGLang have it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import aiohttp
+import orjson
+
+from picker.signals.fetch import Upstream
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S: Final = 2.0
+_AT_ONCE: Final = 4
+_MOST_WAITING: Final = 64
+_MOST_TEXT_BYTES: Final = 4 << 20
+_MOST_ANSWER_BYTES: Final = 32 << 20
+_UNABLE_S: Final = 600.0
+"""A pool whose engine has no such path is asked again after this time."""
+_AILING_S: Final = 10.0
+_OK: Final = 200
+_SERVER_ERROR: Final = 500
+_NOT_IMPLEMENTED: Final = 501
+
+
+class EngineTokenizer:
+    """`picker.seams.engine_counts.EngineCounts` over HTTP, between `open` and `close`. A few
+    requests at once; who would have to wait long gets no count."""
+
+    def __init__(self, *, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._upstreams: dict[str, Upstream] = {}
+        self._unable_until_s: dict[str, float] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._waiting = 0
+
+    def open(self) -> None:
+        """Must run in the loop that asks."""
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": "penstock", "Content-Type": "application/json"},
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+        )
+
+    async def close(self) -> None:
+        """Requests under way fail."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    def use(self, upstreams: dict[str, Upstream]) -> None:
+        """Ask the replicas of these pools from now on, by name."""
+        self._upstreams = upstreams
+        self._unable_until_s = {
+            pool: until_s for pool, until_s in self._unable_until_s.items() if pool in upstreams
+        }
+
+    def can_count(self, pool: str) -> bool:
+        """See `EngineCounts`."""
+        return (
+            self._session is not None
+            and pool in self._upstreams
+            and self._unable_until_s.get(pool, 0.0) <= self._now_s()
+        )
+
+    async def tokens(
+        self, pool: str, address: str, model: str, texts: Sequence[bytes]
+    ) -> int | None:
+        """See `EngineCounts`."""
+        if not self.can_count(pool) or self._waiting >= _MOST_WAITING:
+            return None
+        if sum(map(len, texts)) > _MOST_TEXT_BYTES:
+            return None
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(TIMEOUT_S), self._places:
+                counts = [await self._ask(pool, address, model, text) for text in texts]
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            self._unable_until_s[pool] = self._now_s() + _AILING_S
+            log.info("pool %s: %s counts no tokens: %r", pool, address, error)
+            return None
+        finally:
+            self._waiting -= 1
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
+
+    async def _ask(self, pool: str, address: str, model: str, text: bytes) -> int | None:
+        session, upstream = self._session, self._upstreams.get(pool)
+        if session is None or upstream is None:
+            return None
+        scheme = "https" if upstream.tls is not None else "http"
+        body = orjson.dumps({"model": model, "prompt": text.decode("utf-8", "replace")})
+        async with session.post(
+            f"{scheme}://{address}/tokenize",
+            data=body,
+            ssl=upstream.tls if upstream.tls is not None else True,
+            server_hostname=upstream.server_name,
+            allow_redirects=False,
+        ) as answer:
+            if answer.status >= _SERVER_ERROR and answer.status != _NOT_IMPLEMENTED:
+                raise ValueError(f"status {answer.status}")
+            said = await answer.content.read(_MOST_ANSWER_BYTES)
+            while answer.status == _OK and len(said) < _MOST_ANSWER_BYTES:
+                more = await answer.content.read(_MOST_ANSWER_BYTES - len(said))
+                if not more:
+                    break
+                said += more
+            count = read_count(said) if answer.status == _OK else None
+        if count is None:
+            self._unable_until_s[pool] = self._now_s() + _UNABLE_S
+            log.info("pool %s: its engine has no /tokenize", pool)
+        return count
+
+
+def read_count(answer: bytes) -> int | None:
+    """Tokens that an answer of /tokenize tells: ``count``, else the length of ``tokens``. None for
+    any other answer."""
+    try:
+        document = orjson.loads(answer)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    count, tokens = document.get("count"), document.get("tokens")
+    if isinstance(count, list) and len(count) == 1:
+        count = count[0]
+    if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
+        return count
+    return len(tokens) if isinstance(tokens, list) else None

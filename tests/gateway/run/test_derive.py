@@ -1,0 +1,75 @@
+"""From a pool's settings to how its replicas are read."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from yarl import URL
+
+from gateway.run.certificates import write_self_signed
+from gateway.run.derive import picker_settings, scraped_pool
+from picker.signals.fetch import Fetcher, FetchError
+from tests.gateway.config.texts import PRIVATE, loaded
+
+POOL = "pools: [{{name: a, type: static, endpoints: ['127.0.0.1:1'], tls: {}}}]"
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> Path:
+    path = tmp_path / "both.pem"
+    write_self_signed(path)
+    return path
+
+
+@pytest_asyncio.fixture
+async def page(pem: Path) -> AsyncIterator[URL]:
+    """Of a server that lets in only who shows a certificate that it trusts."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text="in")
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(pem))
+    context.load_cert_chain(pem)
+    context.verify_mode = ssl.CERT_REQUIRED
+    app = web.Application()
+    app.router.add_get("/metrics", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    yield URL(f"https://127.0.0.1:{runner.addresses[0][1]}/metrics")
+    await runner.cleanup()
+
+
+async def test_replicas_are_shown_the_certificate(page: URL, pem: Path, tmp_path: Path) -> None:
+    trusted = f"ca: {{file: {pem}}}, server_name: localhost"
+    shown = f"certificate: {{file: {pem}}}, key: {{file: {pem}}}"
+    fetcher = Fetcher(keep_alive_s=1.0)
+    fetcher.open()
+    try:
+        (pool,) = loaded(tmp_path, POOL.format(f"{{{trusted}, {shown}}}")).pools
+        assert await fetcher.get(page, scraped_pool(pool).upstream) == b"in"
+        (without,) = loaded(tmp_path, POOL.format(f"{{{trusted}}}")).pools
+        with pytest.raises(FetchError):
+            await fetcher.get(page, scraped_pool(without).upstream)
+    finally:
+        await fetcher.close()
+
+
+def test_headers_of_a_pool_are_for_reading_and_for_requests(tmp_path: Path) -> None:
+    text = """
+        pools:
+          - {name: a, type: static, endpoints: ['h:1'], upstream: {api_key: {env: KEY}, host: x}}
+          - {name: b, type: simulated}
+        """
+    config = loaded(tmp_path, text, {"KEY": PRIVATE})
+    sent = (("authorization", f"Bearer {PRIVATE}"), ("host", "x"))
+    assert [scraped_pool(pool).upstream.headers for pool in config.pools] == [sent, ()]
+    settings = picker_settings(config)
+    assert [pool.set_headers for pool in settings.pools] == [sent, ()]
+    assert PRIVATE not in repr(settings)
+    assert scraped_pool(config.pools[0]) == scraped_pool(config.pools[0]), "read nothing anew"
