@@ -275,6 +275,6 @@ async def test_any_sequence(
     await place.play(edge, sequence)
     await place.settled()
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
-    assert not [seen for seen in edge.fleet.seen.rejections if seen.status == 500]
+    assert not [seen for seen in edge.fleet.seen.rejections if seen.reason == "internal_error"]
     assert len((await edge.ask(chat())).addresses) == 3
     await place.settled()
