@@ -89,8 +89,7 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
     )
     peers = LocalPeers(picker_id, own=run.peer_socket(index))
     scraper = Scraper(sharing=peers.readings)
-    counting, engine_counts = Counting(), EngineTokenizer()
-    bodies = BodyProcess()
+    counting, engine_counts, bodies = Counting(), EngineTokenizer(), BodyProcess()
     picker = Picker(
         picker_id,
         Parts(
@@ -106,9 +105,9 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
         now=time.monotonic,
         rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
     )
-    health = Health(picker)
     return WorkerParts(
-        name, telemetry, tenancy, peers, scraper, counting, engine_counts, bodies, picker, health
+        *(name, telemetry, tenancy, peers, scraper, counting, engine_counts, bodies),
+        *(picker, Health(picker)),
     )
 
 

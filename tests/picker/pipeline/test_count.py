@@ -91,8 +91,8 @@ async def test_a_query_counts_for_each_document() -> None:
     context = await parsed(
         {"model": "m", "query": "two words", "documents": ["a", "b c", "d"]}, "/v1/rerank"
     )
-    context.served_model, made = "m", fleet()
-    counting = Counting([("*", Words())])
+    context.served_model = "m"
+    made, counting = fleet(), Counting([("*", Words())])
     await Count(counting, exactly(made, NoEngineCounts()), made.picker.learned)(context)
     assert context.counted_tokens == 3 * 2 + 4
 
