@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import pickle
 import subprocess
@@ -19,10 +20,15 @@ T = TypeVar("T")
 
 LENGTH_BYTES: Final = 8
 _PIPE_BYTES: Final = 1 << 20
+_LONG_BYTES: Final = 1 << 16
 
 
 class BodyLost(Exception):  # noqa: N818 - a state of the world
     """The process that worked on the body has died of it."""
+
+
+class WorkFailed(Exception):  # noqa: N818 - a state of the world
+    """The function itself has raised."""
 
 
 class Apart(Protocol):
@@ -35,8 +41,8 @@ class Apart(Protocol):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """The result of ``work``, a function of a module. Raises BodyLost; what ``work`` itself
-        raises is a fault of the program."""
+        """The result of ``work``, a function of a module. Raises BodyLost, and WorkFailed for
+        a fault of the program."""
         ...
 
 
@@ -91,16 +97,15 @@ class BodyProcess:
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            send(child.stdin, pickle.dumps(call))
-            send(child.stdin, body)
-            good, result = pickle.loads(receive(child.stdout))  # noqa: S301 - of our own child
+            send_object(child.stdin, (call, body))
+            reply = receive_object(child.stdout)
         except (OSError, EOFError) as error:
             log.warning("the process that read a body of %d bytes has died", len(body))
             self._discard()
             raise BodyLost from error
-        if not good:
-            raise RuntimeError(result)
-        return result
+        if isinstance(reply, WorkFailed):
+            raise reply
+        return reply
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._child is not None and self._child.poll() is not None:  # died meanwhile
@@ -124,6 +129,47 @@ class BodyProcess:
                 with contextlib.suppress(OSError):
                     pipe.close()
         child.wait()
+
+
+class _Packer(pickle.Pickler):
+    """Leaves long byte strings out, to be sent as they are: packing copies them, and keeps
+    Python's lock while it does."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self.long: list[bytes] = []
+
+    def persistent_id(self, obj: object) -> int | None:
+        if not isinstance(obj, bytes) or len(obj) < _LONG_BYTES:
+            return None
+        self.long.append(obj)
+        return len(self.long) - 1
+
+
+class _Unpacker(pickle.Unpickler):
+    def __init__(self, packed: bytes, long: list[bytes]) -> None:
+        super().__init__(io.BytesIO(packed))
+        self._long = long
+
+    def persistent_load(self, pid: int) -> bytes:
+        return self._long[pid]
+
+
+def send_object(pipe: IO[bytes], value: object) -> None:
+    """A message of several parts. Raises OSError, and what pickling raises before any is sent."""
+    file = io.BytesIO()
+    packer = _Packer(file)
+    packer.dump(value)
+    send(pipe, len(packer.long).to_bytes(LENGTH_BYTES, "little"))
+    for part in (*packer.long, file.getvalue()):
+        send(pipe, part)
+
+
+def receive_object(pipe: IO[bytes]) -> object:
+    """The next message; only of a process of our own. Raises EOFError, OSError."""
+    count = int.from_bytes(receive(pipe), "little")
+    long = [receive(pipe) for _ in range(count)]
+    return _Unpacker(receive(pipe), long).load()
 
 
 def send(pipe: IO[bytes], data: bytes) -> None:

@@ -59,9 +59,7 @@ def edited(body: bytes, document: Mapping[str, object], edits: Edits) -> bytes |
             document = {key: value for key, value in document.items() if key != edits.drop}
         if edits.bound is not None:
             lowered = with_output_bound(edits.bound.form, document, edits.bound.tokens)
-            for key, value in with_output_bound(
-                edits.bound.form, document, edits.bound.tokens
-            ).items():
+            for key, value in lowered.items():
                 body = with_values(body, values_of(body, key), orjson.dumps(value))
         if edits.model is not None:
             body = with_model(body, document, edits.model)

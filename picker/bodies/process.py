@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import pickle
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias, cast
 
-from picker.bodies.apart import receive, send
+from picker.bodies.apart import WorkFailed, receive_object, send_object
+
+_Call: TypeAlias = tuple[Callable[..., object], tuple[object, ...], dict[str, object]]
+_Asked: TypeAlias = tuple[_Call, bytes]
 
 log = logging.getLogger(__name__)
 
-_NICENESS: Final = 5
+_NICENESS: Final = 2
 _DIES_FIRST: Final = "500"
 """For the kernel, when memory runs out: this process before any other of the gateway."""
 
@@ -32,17 +35,18 @@ def main() -> None:
     os.dup2(2, 1)  # what prints must not spoil the answers
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            work, args, kwargs = pickle.loads(receive(source))  # noqa: S301 - of our own parent
-            body = receive(source)
-            try:
-                reply = pickle.dumps((True, work(body, *args, **kwargs)), protocol=5)
-            except MemoryError:
-                raise  # ends the process, and with it what it holds
-            except Exception as error:
-                log.exception("a body of %d bytes", len(body))
-                reply = pickle.dumps((False, repr(error)))
-            del body
-            send(sink, reply)
+            send_object(sink, _done(*cast("_Asked", receive_object(source))))
+
+
+def _done(call: _Call, body: bytes) -> object:
+    work, args, kwargs = call
+    try:
+        return work(body, *args, **kwargs)
+    except MemoryError:
+        raise  # ends the process, and with it what it holds
+    except Exception as error:
+        log.exception("a body of %d bytes", len(body))
+        return WorkFailed(repr(error))
 
 
 if __name__ == "__main__":

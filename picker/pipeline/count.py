@@ -71,7 +71,10 @@ class Exactly:
         if slots.size:
             self._turn += 1
             address = pool.state.address_of(int(slots[self._turn % slots.size]))
-            context.counted_tokens = await self._engine.tokens(
-                pool.name, address, context.served_model, texts_of(prompt)
-            )
+            where = pool.name, address, context.served_model
+            count = await self._engine.tokens(*where, texts_of(prompt))
+            if count is not None and prompt.shared:
+                each = await self._engine.tokens(*where, (prompt.shared,))
+                count = None if each is None else count + each * len(prompt.sequences)
+            context.counted_tokens = count
         return context.counted_tokens is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Final
 
@@ -52,10 +53,12 @@ class Estimate:
                 f" {context.served_model!r} is {longest} tokens.",
                 param="prompt",
             )
+        if context.heavy:
+            context.text_units = await asyncio.to_thread(text_units, prompt)
+        else:
+            context.text_units = text_units(prompt)
         context.prompt_tokens = (
-            self._text_tokens(context, prompt)
-            + prompt.token_ids
-            + prompt.media_items * MEDIA_ITEM_TOKENS
+            self._text_tokens(context) + prompt.token_ids + prompt.media_items * MEDIA_ITEM_TOKENS
         )
         declared = fields.max_output_tokens
         if declared is not None and longest is not None:
@@ -72,10 +75,9 @@ class Estimate:
                 min(MOST.output_tokens, most_tokens * answers),
             )
 
-    def _text_tokens(self, context: RequestContext, prompt: Prompt) -> float:
+    def _text_tokens(self, context: RequestContext) -> float:
         tenant, model = context.caller.tenant, context.served_model
         counted = context.counted_tokens
-        context.text_units = text_units(prompt)
         if counted is None:
             return self._learned.text.tokens(tenant, model, context.text_units)
         return self._learned.counted.tokens(tenant, model, counted)

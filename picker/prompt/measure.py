@@ -13,21 +13,27 @@ _DIGITS: Final = b"0123456789"
 _EXTRA: Final = 3
 """A digit counts as four bytes: many vocabularies have a token for each."""
 _SHORT_BYTES: Final = 4_096
+_WINDOW_BYTES: Final = 1 << 18
 _ZERO: Final = np.uint8(ord("0"))
 
 
 def text_units(prompt: Prompt) -> int:
     """Bytes of the prompt's text, digits as four; 0 for token ids."""
-    return prompt.text_bytes + _EXTRA * sum(map(_digits, texts_of(prompt)))
+    digits = sum(map(_digits, texts_of(prompt)))
+    if prompt.text_bytes and prompt.shared:
+        digits += _digits(prompt.shared) * len(prompt.sequences)
+    return prompt.text_bytes + _EXTRA * digits
 
 
 def texts_of(prompt: Prompt) -> Sequence[bytes]:
-    """The prompt's texts; none for token ids."""
+    """The prompt's texts without what they share; none for token ids."""
     return prompt.sequences if prompt.text_bytes else ()
 
 
 def _digits(text: bytes) -> int:
     if len(text) < _SHORT_BYTES:
         return len(text) - len(text.translate(None, _DIGITS))
+    signs = np.frombuffer(text, np.uint8)
+    windows = (signs[at : at + _WINDOW_BYTES] for at in range(0, len(text), _WINDOW_BYTES))
     # Below "0", the difference wraps round.
-    return int(np.count_nonzero(np.frombuffer(text, np.uint8) - _ZERO < len(_DIGITS)))
+    return sum(int(np.count_nonzero(window - _ZERO < len(_DIGITS))) for window in windows)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from picker.bodies.apart import BodyLost, BodyProcess
+from picker.bodies.apart import BodyLost, BodyProcess, WorkFailed
 from picker.bodies.edits import Edits, edit
 from picker.bodies.reading import read_heavy
 from picker.caps import Caps
@@ -38,6 +38,10 @@ async def test_results_are_the_same_as_here(process: BodyProcess) -> None:
     assert await process.run(read_heavy, *args) == read_heavy(*args)
     edits = Edits("other", ask_for_usage=True)
     assert await process.run(edit, body, edits) == edit(body, edits)
+    long = chat("y" * 3_000_000)
+    assert await process.run(read_heavy, long, Form.CHAT, Caps()) == read_heavy(
+        long, Form.CHAT, Caps()
+    )
     assert await process.run(read_heavy, b"{", Form.CHAT, Caps()) == read_heavy(
         b"{", Form.CHAT, Caps()
     )
@@ -47,7 +51,7 @@ async def test_after_its_death_there_is_another(process: BodyProcess) -> None:
     with pytest.raises(BodyLost):
         await process.run(_die, b"{}")
     assert not isinstance(await process.run(edit, b"{}", Edits("m")), Exception)
-    with pytest.raises(RuntimeError, match="no"):
+    with pytest.raises(WorkFailed, match="no"):
         await process.run(_fail, b"{}")
 
 

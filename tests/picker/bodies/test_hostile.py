@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loadtests.bench.hostile import HostileBody, corpus
+from picker.bodies import reading
 from picker.bodies.cost import is_heavy
 from picker.bodies.reading import Reading, read_heavy
 from picker.caps import Caps
@@ -115,3 +119,29 @@ def test_one_prompt_of_many_token_ids_is_one_prompt() -> None:
 def test_values_inside_of_texts_do_not_count() -> None:
     body = b'{"model":"m","prompt":"[[[,,,\\"[[[,,,"}'
     assert isinstance(read_heavy(body, form_of("/v1/completions"), Caps(values=2)), Reading)
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers(0, 9) | st.text(st.sampled_from('a,[{"\\\n'), max_size=6),
+        lambda inner: (
+            st.lists(inner, min_size=1, max_size=4)
+            | st.dictionaries(st.text(st.sampled_from('b,]"\\'), max_size=3), inner, min_size=1)
+        ),
+        max_leaves=20,
+    ),
+    st.integers(1, 9),
+)
+def test_values_are_counted_exactly(value: object, window: int) -> None:
+    def count(one: object) -> int:
+        if not isinstance(one, dict | list):
+            return 0
+        inner = list(one.values()) if isinstance(one, dict) else one
+        return max(1, len(inner)) + sum(map(count, inner))
+
+    body = orjson.dumps({"x": value})
+    values = count({"x": value})
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(reading, "_WINDOW_BYTES", window)
+        assert not reading._has_more_values(body, values)
+        assert reading._has_more_values(body, values - 1)
