@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from picker.request.context import RequestContext
 from picker.request.head import RequestHead
 from picker.request.rejection import Reason, Rejection
 from picker.request.report import Report
+from picker.request.response_ids import ResponseIds
 from picker.seams.engine_counts import EngineCounts, NoEngineCounts
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
@@ -71,6 +73,7 @@ class Picker:
             engine_counts=parts.engine_counts,
             now=now,
         )
+        self.response_ids = ResponseIds(secrets.token_bytes(32))
         self.draining = False
         self._leaving = False
         self._observer = parts.observer
@@ -87,6 +90,7 @@ class Picker:
             is_draining=lambda: self.draining,
             now=now,
             rng=rng,
+            response_ids=self.response_ids,
             read=parts.read,
         )
         self._count = 0

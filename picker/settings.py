@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from policies.health.breaker import DEFAULT_RULES, BreakerRules
 from policies.routing.spec import PolicySpec
 
 
@@ -23,6 +24,8 @@ class PoolSettings:
     """What every request to the replicas carries, the host among them. May hold secrets."""
     engine: str = "auto"
     """Name of the inference engine, which decides what clients may call; "auto": any."""
+    weight: float = 1.0
+    """Share of the requests for a model that several pools serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class PickerSettings:
     report_scores: bool = False
     passthrough: tuple[str, ...] = ()
     """Paths that are open to clients beside those of the engines; ``PATH/*``: with all below."""
+    breaker: BreakerRules | None = DEFAULT_RULES
+    """When a replica that fails is left out; None: never."""
     default_output_tokens: float = 256.0
     """Expected output of a request that states no bound, for load accounting."""
     output_bound: OutputBound = OutputBound()

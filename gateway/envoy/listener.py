@@ -71,6 +71,7 @@ def _routes(plan: EnvoyPlan) -> Json:
         "idle_timeout": f"{listen.stream_idle_timeout_s}s",
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset,retriable-status-codes",
+            # The decision names more where it is safe to send the request once more.
             "retriable_status_codes": [503],
             "num_retries": plan.config.scheduling.fallbacks,
             "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.010s"},
@@ -98,7 +99,12 @@ def _routes(plan: EnvoyPlan) -> Json:
         # CORS holds only on routes to a cluster. Its idle time is that of an upload.
         refused: Json = {"cluster": _NOBODY, "idle_timeout": f"{_undecided_idle_s(plan)}s"}
         last = {"match": {"prefix": "/"}, "route": {"timeout": "0s", **refused}}
-    host: Json = {"name": "all", "domains": ["*"], "routes": [decided, last]}
+    host: Json = {
+        "name": "all",
+        "domains": ["*"],
+        "routes": [decided, last],
+        "include_request_attempt_count": True,
+    }
     removed = [names.SERVER]
     if plan.config.cors is not None:
         host["typed_per_filter_config"] = cors.policy(plan.config.cors)

@@ -8,7 +8,7 @@ from functools import cache
 
 from gateway.config.config import Config
 from gateway.config.schema.pools import Pool
-from gateway.config.schema.scheduling import Policy, Profile
+from gateway.config.schema.scheduling import Breaker, Policy, Profile
 from gateway.config.schema.tls import UpstreamTls
 from gateway.tokenizers.load import tokenizer_of
 from picker.prompt.counting import Tokenizer
@@ -16,6 +16,7 @@ from picker.settings import OutputBound, PickerSettings, PoolSettings, RewriteRu
 from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
 from picker.signals.settings import ScrapedPool, ScrapeSettings
+from policies.health.breaker import BreakerRules
 from policies.routing.spec import PolicySpec
 
 
@@ -30,6 +31,7 @@ def picker_settings(config: Config) -> PickerSettings:
             fallbacks=config.scheduling.fallbacks,
             set_headers=pool.upstream_headers,
             engine=pool.engine,
+            weight=pool.weight,
         )
         for pool in config.pools
     )
@@ -48,12 +50,28 @@ def picker_settings(config: Config) -> PickerSettings:
         max_body_bytes=config.listen.max_body_bytes,
         lease_s=config.picker.lease_s,
         stale_after_s=config.picker.scrape.stale_after_s,
+        breaker=breaker_rules(config.scheduling.breaker),
         output_bound=OutputBound(
             share=quantile.share,
             min_tokens=quantile.min,
             max_tokens=quantile.max,
             prior_tokens=quantile.prior,
         ),
+    )
+
+
+def breaker_rules(breaker: Breaker) -> BreakerRules | None:
+    """When replicas that fail are left out; None: never."""
+    if not breaker.enabled:
+        return None
+    return BreakerRules(
+        consecutive_failures=breaker.consecutive_failures,
+        failure_share=breaker.failure_share,
+        min_requests=breaker.min_requests,
+        window_s=breaker.window_s,
+        open_s=breaker.open_s,
+        max_open_s=breaker.max_open_s,
+        probes=breaker.probes,
     )
 
 

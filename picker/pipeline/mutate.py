@@ -8,6 +8,7 @@ from typing import Final
 
 import orjson
 
+from picker.pipeline.recall import PREVIOUS
 from picker.prompt.forms import Form
 from picker.prompt.members import values_of, with_values
 from picker.request.context import RequestContext
@@ -24,8 +25,9 @@ class Mutate:
     that the replica reads what was decided by."""
 
     async def __call__(self, context: RequestContext) -> None:
-        if context.head.respelled is not None:
-            context.set_headers.append((":path", context.head.respelled))
+        path = context.new_path or context.head.respelled
+        if path is not None:
+            context.set_headers.append((":path", path))
         document, fields = context.document, context.fields
         if document is None or fields is None:
             return
@@ -41,6 +43,9 @@ class Mutate:
             if options is None or isinstance(options, dict):  # else: for the replica to refuse
                 context.strip_usage = True
                 body = with_usage(body, document)
+        if context.response_id and PREVIOUS in document:
+            own = orjson.dumps(context.response_id)
+            body = with_values(body, values_of(body, PREVIOUS), own)
         if body is not context.body:
             context.changed_body = body
 

@@ -65,7 +65,7 @@ async def test_a_request_goes_the_whole_way_in_order() -> None:
     await made.picker.offer(began, chat())
     assert [name for name, _ in began.marks] == [
         *("door", "paths", "health", "identify"),
-        *("parse", "authorize", "resolve", "engine", "count", "estimate", "reserve"),
+        *("parse", "recall", "authorize", "resolve", "engine", "count", "estimate", "reserve"),
         *("schedule", "mutate", "forward", "dispatch", "decide"),
     ]
 
