@@ -15,6 +15,7 @@ import uvloop
 from gateway.commands import keys, tenants
 from gateway.commands.output import fail
 from gateway.commands.standing import limits
+from gateway.commands.status import status
 from gateway.commands.usage import usage
 from gateway.config.config import Config, schema_json
 from gateway.config.reading.accept import accept
@@ -107,6 +108,7 @@ def envoy_config(
     print(orjson.dumps(whole, option=orjson.OPT_INDENT_2).decode())
 
 
+app.command()(status)
 app.command()(limits)
 app.command()(usage)
 

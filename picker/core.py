@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from picker.request.context import RequestContext
 from picker.request.head import RequestHead
 from picker.request.rejection import Reason, Rejection
 from picker.request.report import Report
+from picker.request.response_ids import ResponseIds
 from picker.seams.engine_counts import EngineCounts, NoEngineCounts
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
@@ -74,6 +76,7 @@ class Picker:
             engine_counts=parts.engine_counts,
             now=now,
         )
+        self.response_ids = ResponseIds(secrets.token_bytes(32))
         self.draining = False
         self._leaving = False
         self._observer = parts.observer
@@ -91,6 +94,7 @@ class Picker:
             is_draining=lambda: self.draining,
             now=now,
             rng=rng,
+            response_ids=self.response_ids,
             read=parts.read,
         )
         self._count = 0

@@ -55,9 +55,15 @@ CLAIMS: Final = "claims"
 """What a verified token says."""
 CLAIMS_FAILED: Final = "failed"
 """Why a token was not good: ``code`` and ``message``."""
+SERVED_NAMESPACE: Final = "penstock.served"
+"""Dynamic metadata with the ``address`` of the replica that is tried."""
+TRIES_NAMESPACE: Final = "penstock.tries"
+"""Dynamic metadata about the tries of a request before the last one."""
 POOL_HEADER: Final = "x-penstock-pool"
 """Chooses the Envoy cluster; set by the decision, removed before the replica sees it."""
 MAX_RETRIES: Final = "x-envoy-max-retries"
+RETRIED_STATUSES: Final = "x-envoy-retriable-status-codes"
+ATTEMPT: Final = "x-envoy-attempt-count"
 
 CLIENT_MAY_NOT_SET: Final = (
     DESTINATION,
@@ -69,7 +75,8 @@ CLIENT_MAY_NOT_SET: Final = (
     MAX_RETRIES,
     "x-envoy-retry-on",
     "x-envoy-retry-grpc-on",
-    "x-envoy-retriable-status-codes",
+    RETRIED_STATUSES,
+    ATTEMPT,
     "x-envoy-upstream-rq-timeout-ms",
     "x-envoy-upstream-rq-per-try-timeout-ms",
     "x-envoy-upstream-rq-timeout-alt-response",

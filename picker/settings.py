@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from picker.caps import DEFAULT_CAPS, Caps
+from policies.health.breaker import DEFAULT_RULES, BreakerRules
 from policies.routing.spec import PolicySpec
 
 
@@ -24,6 +25,8 @@ class PoolSettings:
     """What every request to the replicas carries, the host among them. May hold secrets."""
     engine: str = "auto"
     """Name of the inference engine, which decides what clients may call; "auto": any."""
+    weight: float = 1.0
+    """Share of the requests for a model that several pools serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class PickerSettings:
     """Paths that are open to clients beside those of the engines; ``PATH/*``: with all below."""
     foreign_fallbacks: int = 0
     """Further choices that somebody else's gateway is told of."""
+    breaker: BreakerRules | None = DEFAULT_RULES
+    """When a replica that fails is left out; None: never."""
     default_output_tokens: float = 256.0
     """Expected output of a request that states no bound, for load accounting."""
     output_bound: OutputBound = OutputBound()

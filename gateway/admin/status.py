@@ -27,6 +27,9 @@ class EndpointStatus:
     kv_usage: float = 0.0
     """0 to 1."""
     models: tuple[str, ...] = ()
+    breaker: str = ""
+    """For which models its circuit breaker is open, and why: for these it gets no requests while
+    others can serve them. "" when it is closed."""
 
 
 @dataclass(frozen=True, slots=True)

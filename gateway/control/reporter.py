@@ -17,15 +17,20 @@ _WITH_REASON: Final = 6
 
 class EndpointReporter:
     """Compares whole columns: at 1,000 endpoints of which few have changed a report takes half a
-    millisecond. An endpoint that is not healthy, or of which something is missing, is reported
-    every time, as the reason may be new.
+    millisecond. An endpoint that is not healthy, that is left out, or of which something is
+    missing, is reported every time, as the reason may be new.
     """
 
     def __init__(
-        self, pools: Mapping[str, PoolState], under_way: Callable[[str, str], int]
+        self,
+        pools: Mapping[str, PoolState],
+        under_way: Callable[[str, str], int],
+        tripped: Callable[[str, float], Mapping[int, str]],
     ) -> None:
         """``pools`` is read at every call: pools may come and go in it. ``under_way``: requests on
-        an endpoint, by pool and address."""
+        an endpoint, by pool and address. ``tripped``: slots of a pool whose circuit breakers are
+        open at a time, and why."""
+        self._tripped = tripped
         self._pools = pools
         self._under_way = under_way
         self._reported: dict[str, tuple[dict[str, int], Floats]] = {}
@@ -60,7 +65,9 @@ class EndpointReporter:
     def _fill_pool(
         self, report: control_pb2.Report, pool: str, state: PoolState, now_s: float
     ) -> None:
+        tripped = self._tripped(pool, now_s)
         slots, columns = dict(state.slot_of), self._columns(pool, state, now_s)
+        columns[-1, list(tripped)] = 1.0
         slots_before, columns_before = self._reported.get(pool, ({}, np.zeros((0, 0))))
         self._reported[pool] = (slots, columns)
         _add_gone(report, pool, slots_before.keys() - slots.keys())
@@ -84,6 +91,7 @@ class EndpointReporter:
                     kv_usage=kv_usage,
                     models=state.models.served_by(slot),
                     warning=state.why_no_signals(address) if healthy else "",
+                    breaker=tripped.get(slot, ""),
                 )
 
     def _columns(self, pool: str, state: PoolState, now_s: float) -> Floats:
@@ -101,6 +109,7 @@ class EndpointReporter:
                 state.models.revisions,
                 state.silent(now_s),
                 state.without_signals(),
+                np.zeros(state.slots),  # whose circuit breakers are open
             ),
             dtype=np.float64,
         )

@@ -9,6 +9,7 @@ from gateway.config.schema.pools import Pool
 from gateway.envoy import tls
 from gateway.envoy.message import MANY, TYPE, Json, socket_address, typed, watched
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
+from gateway.envoy.tries import upstream_filters
 from picker import names
 
 _UPSTREAM_IDLE_S: Final = 4
@@ -42,6 +43,7 @@ def pool_cluster(plan: EnvoyPlan, pool: Pool) -> Json:
         "typed_extension_protocol_options": _http_options(
             common_http_protocol_options={"idle_timeout": f"{_UPSTREAM_IDLE_S}s"},
             explicit_http_config={"http_protocol_options": {}},
+            http_filters=upstream_filters(),
         ),
     }
     if pool.upstream_tls is not None:
@@ -60,6 +62,7 @@ def _override_host() -> Json:
         "envoy.load_balancing_policies.override_host",
         "envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost",
         override_host_sources=[{"metadata": source}],
+        selected_host_key={"key": names.SERVED_NAMESPACE, "path": [{"key": "address"}]},
         fallback_policy={"policies": [{"typed_extension_config": fallback}]},
     )
     return {"policies": [{"typed_extension_config": override}]}

@@ -12,9 +12,11 @@ from typing import Final
 
 from gateway.envoy.cors import cors_filter
 from gateway.envoy.jwt import authentication
+from gateway.envoy.matching import SKIP, header_input, skipping
 from gateway.envoy.message import Json, http_filter
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
+from picker.request.response_ids import ALPHABET
 
 _LUA: Final = ("events.lua", "rename.lua", "answers.lua", "filters.lua")
 
@@ -31,10 +33,29 @@ def chain(plan: EnvoyPlan) -> list[Json]:
             "lua.v3.Lua",
             default_source_code={"inline_string": lua_source()},
         ),
+        _response_ids(),
         *([authentication(plan.jwt)] if plan.jwt is not None else []),
         _ext_proc(plan, forwarded),
         http_filter("router", "router.v3.Router"),
     ]
+
+
+def _response_ids() -> Json:
+    """Only for the paths of the Responses API."""
+    source = files("gateway.envoy").joinpath("responses.lua").read_text("utf-8")
+    path = {
+        "input": header_input("HttpRequestHeaderMatchInput", ":path"),
+        "value_match": {"prefix": "/v1/responses"},
+    }
+    others = {"not_matcher": {"single_predicate": path}}
+    return skipping(
+        http_filter(
+            "lua.responses",
+            "lua.v3.Lua",
+            default_source_code={"inline_string": source.replace("--[[ALPHABET]]", ALPHABET)},
+        ),
+        {"matcher_list": {"matchers": [{"predicate": others, "on_match": {"action": SKIP}}]}},
+    )
 
 
 def lua_source() -> str:

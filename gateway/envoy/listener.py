@@ -72,6 +72,7 @@ def _routes(plan: EnvoyPlan) -> Json:
         "idle_timeout": f"{listen.stream_idle_timeout_s}s",
         "retry_policy": {
             "retry_on": "connect-failure,refused-stream,reset,retriable-status-codes",
+            # The decision names more where it is safe to send the request once more.
             "retriable_status_codes": [503],
             "num_retries": plan.config.scheduling.fallbacks,
             "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.010s"},
@@ -91,6 +92,7 @@ def _routes(plan: EnvoyPlan) -> Json:
         "name": "all",
         "domains": ["*"],
         "routes": [decided, *_without_picker(plan, action), _undecided(plan)],
+        "include_request_attempt_count": True,
     }
     removed = [names.SERVER]
     if plan.config.cors is not None:

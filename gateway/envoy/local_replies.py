@@ -135,6 +135,22 @@ _REPLIES: Final = (
         "The request did not arrive in time: its body stalled, or took too long as a whole.",
     ),
     LocalReply(
+        "response.code == 502 && response.code_details == 'lua_response'",  # of tries.lua
+        502,
+        "upstream_error",
+        "Two replicas broke the connection off after they had received this request, so it is not"
+        " tried on another one. It may be the request that breaks them.",
+    ),
+    LocalReply(
+        "response.code == 503"
+        " && response.code_details.startsWith('upstream_reset_before_response_started{')"
+        " && !response.code_details.contains('connection_failure')"
+        " && !response.code_details.contains('connection_timeout')",
+        502,
+        "upstream_error",
+        "The replica broke the connection off before it answered.",
+    ),
+    LocalReply(
         "response.code == 503 && (response.code_details.startsWith('upstream')"
         " || response.code_details in ['no_healthy_upstream', 'cluster_not_found'])",
         503,

@@ -8,7 +8,7 @@ from functools import cache
 
 from gateway.config.config import Config
 from gateway.config.schema.pools import Pool
-from gateway.config.schema.scheduling import Policy, Profile
+from gateway.config.schema.scheduling import Breaker, Policy, Profile
 from gateway.config.schema.tls import UpstreamTls
 from gateway.tokenizers.load import tokenizer_of
 from picker.caps import Caps
@@ -23,6 +23,7 @@ from picker.settings import (
 from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
 from picker.signals.settings import ScrapedPool, ScrapeSettings
+from policies.health.breaker import BreakerRules
 from policies.routing.spec import PolicySpec
 
 
@@ -37,6 +38,7 @@ def picker_settings(config: Config) -> PickerSettings:
             fallbacks=config.scheduling.fallbacks,
             set_headers=pool.upstream_headers,
             engine=pool.engine,
+            weight=pool.weight,
         )
         for pool in config.pools
     )
@@ -57,12 +59,28 @@ def picker_settings(config: Config) -> PickerSettings:
         caps=Caps(**config.listen.caps.model_dump()),
         lease_s=config.picker.lease_s,
         stale_after_s=config.picker.scrape.stale_after_s,
+        breaker=breaker_rules(config.scheduling.breaker),
         output_bound=OutputBound(
             share=quantile.share,
             min_tokens=quantile.min,
             max_tokens=quantile.max,
             prior_tokens=quantile.prior,
         ),
+    )
+
+
+def breaker_rules(breaker: Breaker) -> BreakerRules | None:
+    """When replicas that fail are left out; None: never."""
+    if not breaker.enabled:
+        return None
+    return BreakerRules(
+        consecutive_failures=breaker.consecutive_failures,
+        failure_share=breaker.failure_share,
+        min_requests=breaker.min_requests,
+        window_s=breaker.window_s,
+        open_s=breaker.open_s,
+        max_open_s=breaker.max_open_s,
+        probes=breaker.probes,
     )
 
 

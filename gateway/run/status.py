@@ -199,6 +199,7 @@ def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointReport]) -> End
         running_requests=latest.running_requests,
         kv_usage=latest.kv_usage,
         models=tuple(latest.models),
+        breaker=next((one.breaker for one in seen if one.breaker), ""),
     )
 
 

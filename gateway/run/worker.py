@@ -22,6 +22,7 @@ from gateway.run import derive
 from gateway.run.certificates import ext_proc_certificate
 from gateway.run.compose import WorkerParts, worker_parts
 from gateway.run.learned import LearnedFile
+from gateway.run.response_key import response_key
 from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
 from picker.server.listen import Address, Listeners, Servers
@@ -50,7 +51,9 @@ class Worker:
         self._servers: Servers | None = None
         self._config: Config | None = None
         self._control = ControlClient(run.control_socket, report=self._report)
-        self._reporter = EndpointReporter(parts.picker.pools.states, parts.picker.flights.under_way)
+        self._reporter = EndpointReporter(
+            parts.picker.pools.states, parts.picker.flights.under_way, parts.picker.pools.tripped
+        )
         self._learned = LearnedFile(run.learned(index))
         self._applied = Assignment()
         self._scraped: set[str] = set()
@@ -152,6 +155,7 @@ class Worker:
     async def _configure(self, config: Config) -> None:
         parts, before = self._parts, self._config
         self._picker.configure(derive.picker_settings(config))
+        self._picker.response_ids.use(response_key(config))
         if before is None or before.limits.tokenizers != config.limits.tokenizers:
             parts.counting.configure(derive.tokenizers(config))
         parts.telemetry.configure(config.telemetry)
@@ -232,6 +236,7 @@ class Worker:
             self._picker.flights.tick()
             await parts.health.refresh()
             parts.telemetry.sample(parts.scraper.stats)
+            parts.telemetry.sample_breakers(self._picker.pools.take_opened())
             parts.telemetry.sample_lost(
                 access_log=self._servers.failed_entries if self._servers is not None else 0,
                 peer_unreadable=parts.peers.unreadable,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
@@ -105,6 +105,11 @@ class PickerMetrics:
             "Prompt tokens that the endpoint reported as cached.",
             by_endpoint,
         )
+        self.breaker_opened = counter(
+            "breaker_opened",
+            "Times that the circuit breaker of an endpoint has opened for a model.",
+            ("pool", "endpoint", "model"),
+        )
         self._cpu = growing("picker_cpu_seconds", "CPU time of the picker processes.")
         self._scrapes = growing("scrapes", "Reads of replicas' metrics.")
         self._scrape_failures = growing(
@@ -156,6 +161,12 @@ class PickerMetrics:
             self.endpoint_prompt_tokens[pool, endpoint].inc(event.input_tokens)
             self.endpoint_matched_tokens[pool, endpoint].inc(event.matched_tokens)
             self.endpoint_cached_tokens[pool, endpoint].inc(event.cached_tokens)
+
+    def breakers_opened(self, opened: Mapping[tuple[str, str, str], int]) -> None:
+        """Count circuit breakers that have opened, by pool, endpoint and model."""
+        for (pool, endpoint, model), times in opened.items():
+            labels = pool, self._endpoint_label(endpoint), self._model_label(model)
+            self.breaker_opened[labels].inc(times)
 
     def sample_cpu(self, process_cpu_s: float) -> None:
         """Note the CPU time of this process so far (``time.process_time()``)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway.config.schema.sections import RequestLogFile, Telemetry
@@ -45,6 +45,11 @@ class WorkerTelemetry:
         if self._log is not None:
             self._log.flush()
             self._metrics.sample_request_log(self._log.dropped_lines)
+
+    def sample_breakers(self, opened: Mapping[tuple[str, str, str], int]) -> None:
+        """Note circuit breakers that were opened since the last call, by pool, endpoint and
+        model."""
+        self._metrics.breakers_opened(opened)
 
     def sample_lost(self, **counts: int) -> None:
         """Note how many reports on requests were lost so far, by kind."""

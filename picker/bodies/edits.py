@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import orjson
@@ -38,6 +38,8 @@ class Edits:
     """A member that is taken out; None: none."""
     bound: OutputBound | None = None
     """Larger bounds of the output are lowered to it."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Texts that take the place of those of members that are there."""
 
     def __bool__(self) -> bool:
         return self != _NOTHING
@@ -61,6 +63,8 @@ def edited(body: bytes, document: Mapping[str, object], edits: Edits) -> bytes |
             lowered = with_output_bound(edits.bound.form, document, edits.bound.tokens)
             for key, value in lowered.items():
                 body = with_values(body, values_of(body, key), orjson.dumps(value))
+        for key, text in edits.values.items():
+            body = with_values(body, values_of(body, key), orjson.dumps(text))
         if edits.model is not None:
             body = with_model(body, document, edits.model)
         if edits.ask_for_usage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -119,11 +120,17 @@ class Entry:
     counted_tokens: int | None
     """Of that text, by the model's tokenizer."""
     chains: tuple[array[int], ...]
-    """Block hashes, kept where another endpoint may serve."""
+    """Block hashes of its prompt."""
+    choices: tuple[str, ...]
+    """Endpoints that may answer, in the order in which they are tried."""
+    names_model: bool
+    """It asks for a model that each of them has listed."""
     started_s: float
     lease_until_s: float
     decision_s: float
     queue_s: float
+    added: Sequence[int] = ()
+    """Of each chain how many blocks at its end it has added to what the first choice holds."""
     state: State = State.SERVING
 
     @classmethod
@@ -133,7 +140,6 @@ class Entry:
         """What will be needed of a decided request later."""
         prompt, blocks = context.prompt, context.blocks
         only_text = prompt is not None and prompt.token_ids == 0 and prompt.media_items == 0
-        has_fallbacks = len(context.picks[-1].addresses) > 1
         return cls(
             id=context.id,
             labels=context.labels(),
@@ -150,8 +156,10 @@ class Entry:
             text_units=context.text_units,
             counted_tokens=context.counted_tokens,
             chains=tuple(array("Q", chain) for chain in blocks.chains)
-            if blocks is not None and has_fallbacks
+            if blocks is not None
             else (),
+            choices=context.picks[-1].addresses,
+            names_model=context.names_model,
             started_s=now_s,
             lease_until_s=now_s + lease_s,
             decision_s=now_s - context.head.received_s,

@@ -12,6 +12,7 @@ from picker.flight.charge import charged, is_metered, judged
 from picker.flight.entry import TRANSITIONS, Act, Entry, Event, State
 from picker.flight.expiry import Leases
 from picker.flight.foreign import ForeignLoads
+from picker.flight.judge import Judge
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.flight.recount import Recount
@@ -22,7 +23,7 @@ from picker.request.role import Role
 from picker.seams.engine_counts import EngineCounts
 from picker.seams.limiter import Limiter
 from picker.seams.observer import Observer
-from picker.seams.peers import Loads, Peers, Sent
+from picker.seams.peers import Finding, Loads, Peers, Sent
 from picker.seams.watch import Watch
 from picker.state.learned import Learned
 from picker.state.pools import Pools
@@ -58,6 +59,7 @@ class Flights:
         self._observer, self._limiter = observer, limiter
         self._peers, self._watch = peers, watch
         self._now = now
+        self._judge = Judge(pools, peers=peers, watch=watch, now=now)
         self._entries: dict[str, Entry] = {}
         self._late: OrderedDict[str, Entry] = OrderedDict()
         self._quiet: dict[tuple[str, str], int] = {}
@@ -88,9 +90,12 @@ class Flights:
         for leg in entry.legs:
             self.ledger.open(leg, now_s)
             sent = Sent(leg.pool, leg.address, chains, context.adapter, context.session)
-            self._pools.sent(sent, now_s)
+            added = self._pools.sent(sent, now_s)
+            if leg is entry.answering:
+                entry.added = added
             self._peers.sent(sent)
             self._watch.touch(leg.pool, leg.address)
+        self._judge.sent(entry)
         self._peers.loads_changed()
 
     def drop(self, id: str) -> bool:  # noqa: A002 - the request's id
@@ -189,6 +194,20 @@ class Flights:
         now_s = self._now()
         for sent in requests:
             self._pools.sent(sent, now_s)
+
+    def findings(self, *, everything: bool = False) -> Iterable[Finding]:
+        """See `PeerSink`."""
+        return self._pools.findings(self._now(), everything=everything)
+
+    def peer_took_back(self, requests: Iterable[Sent]) -> None:
+        """See `PeerSink`."""
+        for sent in requests:
+            self._pools.take_back(sent)
+
+    def peer_found(self, findings: Iterable[Finding]) -> None:
+        """See `PeerSink`."""
+        for finding in findings:
+            self._pools.found(finding)
 
     def peer_loads(self, picker: str, loads: Loads) -> None:
         """See `PeerSink`."""
@@ -332,12 +351,7 @@ class Flights:
         """From an end that was reported, about endpoint, model and tenant."""
         pool, used = self._pools.get(entry.pool), report.address
         ok = report.status == 200 and report.reason not in ENGINE_FAILED
-        if pool is not None and used:
-            if used != entry.answering.address:
-                self._moved(entry, used)
-            if report.upstream_failed:
-                pool.state.mark_failed(used, self._now(), "the data plane could not reach it")
-                self._watch.poke(entry.pool, used)
+        self._judge.judge(entry, report)
         if report.status == 200 and usage is not None and is_metered(entry.expected):
             model = entry.served_model
             if report.input_tokens and entry.text_bytes:
@@ -371,12 +385,6 @@ class Flights:
                 ),
                 self._now(),
             )
-
-    def _moved(self, entry: Entry, used: str) -> None:
-        """A fallback served: what we believed of the first choice is true of another."""
-        self._watch.poke(entry.pool, entry.answering.address)
-        sent = Sent(entry.pool, used, entry.chains, session=entry.session)
-        self._pools.sent(sent, self._now())
 
 
 def _legs(context: RequestContext) -> Iterable[Leg]:

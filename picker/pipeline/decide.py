@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import orjson
 
 from picker import names
-from picker.pipeline.schedule import session_token
-from picker.request.answer import Decision
+from picker.pipeline.sessions import session_token
+from picker.prompt.forms import Form
+from picker.request.answer import Decision, ResponseNames
 from picker.request.context import RequestContext
+from picker.request.response_ids import ResponseIds
+
+_RETRIED: Final = "404,429,500,502"
+"""Of a request for a model that several replicas have: the next one may do better. Other requests
+may not be sent twice, as what they do is not known."""
+
+
+_NO_RESPONSE: Final = ResponseNames()
 
 
 class Decide:
     """From the context to the decision."""
 
-    def __init__(self, picker_id: str, *, report_scores: bool) -> None:
+    def __init__(self, picker_id: str, response_ids: ResponseIds, *, report_scores: bool) -> None:
+        self._response_ids = response_ids
         self._picker_id = picker_id
         self._report_scores = report_scores
 
@@ -23,7 +35,10 @@ class Decide:
         rename = None
         if context.model_changed and context.asked_model:
             rename = (context.served_model, context.asked_model)
+        renamed = self._renamed(context)
         metadata = self._metadata(context, rename)
+        if renamed:
+            metadata["responses"] = _for_filter(renamed)
         answering = context.picks[-1]
         if wants_token:
             metadata["session_token"] = session_token(answering.address)
@@ -43,14 +58,24 @@ class Decide:
             ),
             body=context.changed_body,
             rename=rename,
+            response_ids=renamed,
             strip_usage=context.strip_usage,
             wants_session_token=wants_token,
             metadata=metadata,
             scores=dict(zip(answering.addresses, answering.scores, strict=True))
             if self._report_scores
             else None,
+            retried_statuses=_RETRIED if context.names_model else "",
             response_headers=context.response_headers,
         )
+
+    def _renamed(self, context: RequestContext) -> ResponseNames:
+        known, issue = None, None
+        if context.response_id:
+            known = (context.response_id, context.given_response_id)
+        if context.form is Form.RESPONSES and context.head.sends:
+            issue = self._response_ids.issue(context.caller.tenant, context.picks[-1].addresses)
+        return ResponseNames(known, issue) if known or issue else _NO_RESPONSE
 
     def _metadata(
         self, context: RequestContext, rename: tuple[str, str] | None
@@ -66,3 +91,12 @@ class Decide:
             for key, name in zip(("served_model", "asked_model"), rename, strict=True):
                 metadata[key] = orjson.dumps(name).decode()  # as it stands in the response
         return metadata
+
+
+def _for_filter(names: ResponseNames) -> dict[str, object]:
+    told: dict[str, object] = {}
+    if names.known is not None:
+        told["held"], told["given"] = names.known
+    if names.issue is not None:
+        told["pad"], told["seals"] = names.issue.pad, names.issue.seals
+    return told

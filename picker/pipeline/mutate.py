@@ -9,6 +9,7 @@ from picker.bodies.edits import Edits, OutputBound, edit, edited
 from picker.bodies.multipart import with_form_model
 from picker.bodies.reading import Unreadable
 from picker.pipeline.parse import lost
+from picker.pipeline.recall import PREVIOUS
 from picker.prompt.forms import Form, names_model
 from picker.request.context import RequestContext
 
@@ -26,8 +27,9 @@ class Mutate:
         self._apart = apart
 
     async def __call__(self, context: RequestContext) -> None:
-        if context.head.respelled is not None:
-            context.set_headers.append((":path", context.head.respelled))
+        path = context.new_path or context.head.respelled
+        if path is not None:
+            context.set_headers.append((":path", path))
         edits = _edits(context)
         if edits.model is not None and context.served_model != context.asked_model:
             context.model_changed = True
@@ -76,6 +78,9 @@ def _edits(context: RequestContext) -> Edits:
         ask_for_usage=usage,
         drop=drop,
         bound=None if bound is None else OutputBound(context.form, bound),
+        values={PREVIOUS: context.response_id}
+        if context.response_id and PREVIOUS in document
+        else {},
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from picker import names
+from picker.pipeline.sessions import session_key
 from picker.prompt.forms import Form
 from picker.request.answer import Answer
 from picker.request.caller import Caller
@@ -12,7 +14,7 @@ from picker.request.context import RequestContext
 from picker.request.model_list import model_card, model_list
 from picker.request.rejection import Reason, Rejection
 from picker.settings import RewriteTarget
-from picker.state.catalog import Catalog
+from picker.state.catalog import Catalog, Occasion
 
 _MODELS: Final = "/v1/models"
 _UNREACHED: Final = "no replica has been reached"
@@ -21,8 +23,9 @@ _UNREACHED: Final = "no replica has been reached"
 class Resolve:
     """Header rewrite first, then rules by the incoming name, exact before generic."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, now: Callable[[], float]) -> None:
         self._catalog = catalog
+        self._now = now
 
     async def __call__(self, context: RequestContext) -> None:
         path = context.head.path
@@ -31,12 +34,16 @@ class Resolve:
         ):
             context.answer = self._models(path, context.caller, anthropic=context.anthropic)
             return
+        context.session = session_key(context)
+        at = Occasion(self._now(), context.head.subset, context.session)
         if context.asked_adapters:
-            self._adapter(context, context.asked_adapters)
+            self._adapter(context, context.asked_adapters, at)
             return
+        if context.holder and not context.asked_model:
+            return  # where the stored response is
         asked = context.asked_model
         rewritten = context.head.first_of(names.MODEL_REWRITE)
-        target = RewriteTarget(rewritten) if rewritten else self._catalog.rewrite(asked or None)
+        target = RewriteTarget(rewritten) if rewritten else self._catalog.rewrite(asked or None, at)
         if target is None and context.form is Form.SGLANG:  # an API that knows one model only
             target = self._catalog.only_model()
         if target is None:
@@ -44,7 +51,8 @@ class Resolve:
                 raise Rejection(Reason.MISSING_MODEL, "The request names no model.", param="model")
             self._default_pool(context)
             return
-        serving = self._catalog.serving(target.model, pool=target.pool)
+        pool = context.pool if context.holder else target.pool
+        serving = self._catalog.serving(target.model, at, pool=pool)
         if serving is None:
             if context.form is None and not rewritten:
                 self._default_pool(context)
@@ -76,7 +84,7 @@ class Resolve:
             Reason.MODEL_NOT_FOUND, f"The model {model!r} does not exist here.", param="model"
         )
 
-    def _adapter(self, context: RequestContext, adapters: tuple[str, ...]) -> None:
+    def _adapter(self, context: RequestContext, adapters: tuple[str, ...], at: Occasion) -> None:
         """An engine that knows ``lora_path`` serves that adapter whatever the model is; for one
         that does not, the body's model is changed to it. So what serves is what is paid for."""
         adapter = adapters[0]
@@ -87,7 +95,7 @@ class Resolve:
                 " each, since limits and prices go by one model.",
                 param="lora_path",
             )
-        serving = self._catalog.serving(adapter)
+        serving = self._catalog.serving(adapter, at)
         if serving is None:
             if not self._catalog.complete:
                 raise Rejection(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Callable
-from typing import Final
 
 import numpy as np
-import xxhash
 
 from picker import names
 from picker.flight.ledger import Ledger
@@ -18,8 +16,6 @@ from picker.request.rejection import Reason, Rejection
 from picker.state.pool import PoolRuntime, Profile
 from picker.state.pools import Pools
 from policies.routing.types import Features, RoutingRequest, Slots
-
-_MAX_SESSION_CHARS: Final = 64
 
 
 class Schedule:
@@ -38,7 +34,6 @@ class Schedule:
         if pool is None:  # removed while the request waited for an earlier step
             raise Rejection(Reason.NO_ENDPOINTS, f"There is no pool {context.pool!r} any more.")
         self._ledger.settle_prefills(now_s)
-        context.session = session_key(context)
         candidates = _candidates(context, pool, now_s)
         blocks = context.blocks
         request = RoutingRequest(
@@ -53,21 +48,28 @@ class Schedule:
         )
         if _only_if_cached(context) and not request.matched_tokens[candidates].any():
             raise Rejection(Reason.NOT_CACHED, "No replica has any of this prompt cached.")
+        admitting = pool.breakers.admitting(candidates, context.served_model, now_s)
         context.picks = tuple(
-            self._pick(context, pool, request, candidates, profile, now_s)
+            self._pick(pool, request, candidates, admitting, profile, now_s)
             for profile in pool.profiles
         )
 
     def _pick(
         self,
-        context: RequestContext,
         pool: PoolRuntime,
         request: RoutingRequest,
         candidates: Slots,
+        admitting: Slots,
         profile: Profile,
         now_s: float,
     ) -> Pick:
-        able = pool.state.in_role(candidates, profile.role)
+        """``admitting``: those of the candidates whose circuit breakers let the request through.
+        The others are tried after them: better a try that may fail than none."""
+        able = pool.state.in_role(admitting, profile.role)
+        others = candidates[:0]
+        if admitting.size < candidates.size:
+            every = pool.state.in_role(candidates, profile.role)
+            able, others = (able, np.setdiff1d(every, able)) if able.size else (every, others)
         count = pool.settings.fallbacks + 1
         ranking = None
         if able.size:
@@ -77,15 +79,19 @@ class Schedule:
                 Reason.NO_ENDPOINTS, f"No replica of pool {pool.name!r} fits this request."
             )
         features = Features.seen(request, pool.state.view, ranking.slots.item(0))
+        slots, scores = ranking.slots.tolist(), ranking.scores.tolist()
+        last = others.tolist()[: count - len(slots)]
         return Pick(
             role=profile.role,
-            addresses=tuple(pool.state.address_of(int(slot)) for slot in ranking.slots),
-            scores=tuple(ranking.scores.tolist()),
+            addresses=tuple(map(pool.state.address_of, slots + last)),
+            scores=(*scores, *(0.0 for _ in last)),
             features=features,
         )
 
 
 def _candidates(context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:
+    if context.holder:
+        return _holder(context, pool, now_s)
     try:
         return _fitting(context, pool, pool.state.candidates(now_s))
     except Rejection:
@@ -116,6 +122,20 @@ def _fitting(context: RequestContext, pool: PoolRuntime, candidates: Slots) -> S
     return candidates
 
 
+def _holder(context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:
+    """The replica that stores the response. While it drains it can still be asked for it."""
+    slot = pool.state.slot_of.get(context.holder)
+    if slot is not None and not context.served_model and pool.state.is_draining(slot):
+        return np.array([slot], np.intp)
+    candidates = pool.state.candidates(now_s)
+    candidates = candidates[candidates == slot] if slot is not None else candidates[:0]
+    if candidates.size == 0:
+        raise Rejection(
+            Reason.NO_ENDPOINTS, "The replica that stores the response cannot take requests now."
+        )
+    return candidates
+
+
 def _only_if_cached(context: RequestContext) -> bool:
     preferences = context.head.headers.get(names.CONDITIONAL_DECODE, "")
     return any(one.strip().lower() == "if-available" for one in preferences.split(","))
@@ -133,19 +153,3 @@ def _session_slot(context: RequestContext, pool: PoolRuntime, now_s: float) -> i
     if address not in pool.state.slot_of and context.session:
         address = pool.sessions.address_of(context.session, now_s)
     return pool.state.slot_of.get(address) if address else None
-
-
-def session_token(address: str) -> str:
-    """What a client shows to come back to ``address``."""
-    return base64.b64encode(address.encode()).decode()
-
-
-def session_key(context: RequestContext) -> str:
-    """What binds the request to others of its session, "" when nothing does. Clients choose ids
-    as long as they like: a long one is kept as its digest."""
-    given = context.head.headers.get(names.SESSION_ID)
-    if not given and context.fields is not None:
-        given = context.fields.session_id
-    if not given or len(given) <= _MAX_SESSION_CHARS:
-        return given or ""
-    return xxhash.xxh3_128_hexdigest(given.encode())

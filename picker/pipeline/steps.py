@@ -27,11 +27,13 @@ from picker.pipeline.hash import Hash
 from picker.pipeline.identify import Identify
 from picker.pipeline.mutate import Mutate
 from picker.pipeline.parse import Parse
+from picker.pipeline.recall import Recall
 from picker.pipeline.reserve import Reserve
 from picker.pipeline.resolve import Resolve
 from picker.pipeline.schedule import Schedule
 from picker.prompt.counting import Counting
 from picker.request.context import RequestContext
+from picker.request.response_ids import ResponseIds
 from picker.seams.engine_counts import EngineCounts
 from picker.seams.gate import Gate
 from picker.seams.limiter import Limiter
@@ -78,6 +80,7 @@ class Tools:
     is_draining: Callable[[], bool]
     now: Callable[[], float]
     rng: random.Random
+    response_ids: ResponseIds
     read: Step | None = None
     """Instead of parsing a body: for a simulator, whose requests have none."""
 
@@ -98,8 +101,9 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
         body=(
             ("decode", Decode(settings.max_body_bytes)),
             ("parse", tools.read or Parse(settings.max_body_bytes, settings.caps, tools.apart)),
+            ("recall", Recall(tools.pools, tools.response_ids)),
             ("authorize", Authorize()),
-            ("resolve", Resolve(tools.catalog)),
+            ("resolve", Resolve(tools.catalog, tools.now)),
             ("engine", RefusePathsOfOtherEngines(settings.pools, settings.passthrough)),
             ("count", Count(tools.counting, exactly, tools.learned)),
             ("estimate", estimate),
@@ -109,7 +113,10 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("mutate", Mutate(tools.apart)),
             ("forward", Forward(tools.pools)),
             ("dispatch", Dispatch(tools.flights, settings.lease_s)),
-            ("decide", Decide(tools.picker_id, report_scores=settings.report_scores)),
+            (
+                "decide",
+                Decide(tools.picker_id, tools.response_ids, report_scores=settings.report_scores),
+            ),
         ),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from picker.request.report import Ending, Report
+from picker.request.report import Ending, LastTry, Report
 from picker.wire import state_pb2
 
 
@@ -22,6 +22,9 @@ def pack(report: Report) -> state_pb2.Ended:
         duration_s=report.duration_s,
         reasoning_tokens=report.reasoning_tokens,
         upstream_failed=report.upstream_failed,
+        tries=report.tries or (),
+        tries_known=report.tries is not None,
+        last_try=report.last_try,
     )
 
 
@@ -42,4 +45,6 @@ def unpack(message: state_pb2.Ended) -> Report:
         duration_s=message.duration_s,
         reasoning_tokens=message.reasoning_tokens if has("reasoning_tokens") else None,
         upstream_failed=message.upstream_failed,
+        tries=tuple(message.tries) if message.tries_known else None,
+        last_try=LastTry(message.last_try) if message.last_try else LastTry.ANSWERED,
     )

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from picker.replication import digest, ends, prefixes
+from picker.replication import digest, ends, findings, prefixes
 from picker.replication.readings import SharedReadings
 from picker.request.report import Report
 from picker.seams.peers import PeerSink, Sent
@@ -37,6 +37,8 @@ _GONE_S: Final = 3.0
 """A picker of which nothing was heard for so long is not counted on."""
 _BATCH_BYTES: Final = 64 * 1024
 """Reports are sent at once when there are so many."""
+_MAX_TAKEN_BACK: Final = 64
+"""Failed requests are reported at once when there are so many."""
 _MAX_BACKLOG: Final = 1024
 """Datagrams that wait for a peer that does not read; older ones are dropped."""
 _MAX_ENDS: Final = 16_384
@@ -100,6 +102,7 @@ class LocalPeers:
         self._peers: dict[str, _Peer] = {}
         """By name."""
         self._sent: list[Sent] = []
+        self._taken_back: list[Sent] = []
         self._sent_bytes = 0
         self._flush_s = _FLUSH_S
         self._flushed_s = -math.inf
@@ -156,6 +159,15 @@ class LocalPeers:
             self._flush()
         else:
             self.loads_changed()
+
+    def taken_back(self, sent: Sent) -> None:
+        """See `Peers`."""
+        if self._peers:
+            self._taken_back.append(sent)
+            if len(self._taken_back) >= _MAX_TAKEN_BACK:
+                self._flush()
+            else:
+                self.loads_changed()
 
     def loads_changed(self) -> None:
         """See `Peers`."""
@@ -222,6 +234,12 @@ class LocalPeers:
                     yield state_pb2.Batch(loads=[message])
         sent, self._sent, self._sent_bytes = self._sent, [], 0
         yield from (state_pb2.Batch(sent=[message]) for message in prefixes.pack(sent))
+        taken_back, self._taken_back = self._taken_back, []
+        for taken in taken_back:  # one each: with its whole prompt one may be long
+            yield from (state_pb2.Batch(taken_back=[m]) for m in prefixes.pack([taken]))
+        if self._sink is not None:
+            for finding in self._sink.findings(everything=everything):
+                yield state_pb2.Batch(breakers=[findings.pack(finding)])
         yield from self.readings.parts()
         if everything or leaving:
             yield state_pb2.Batch(leaving=leaving)
@@ -294,7 +312,13 @@ class LocalPeers:
                 continue
             if sender:  # "": its socket has no name
                 self._note(Path(sender).name, batch)
-            for take in (self._take_loads, self._take_sent, self._take_ends, self.readings.take):
+            for take in (
+                self._take_loads,
+                self._take_sent,
+                self._take_failures,
+                self._take_ends,
+                self.readings.take,
+            ):
                 try:
                     take(batch)
                 except Exception:  # what one part cannot use, another may
@@ -310,6 +334,12 @@ class LocalPeers:
         assert self._sink is not None
         for message in batch.sent:
             self._sink.peer_sent(prefixes.unpack(message))
+
+    def _take_failures(self, batch: state_pb2.Batch) -> None:
+        assert self._sink is not None
+        for message in batch.taken_back:
+            self._sink.peer_took_back(prefixes.unpack(message))
+        self._sink.peer_found(map(findings.unpack, batch.breakers))
 
     def _take_ends(self, batch: state_pb2.Batch) -> None:
         assert self._sink is not None

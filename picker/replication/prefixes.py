@@ -25,18 +25,21 @@ def pack(requests: Iterable[Sent]) -> Iterator[state_pb2.Sent]:
         hashes = array("Q")
         blocks: list[int] = []
         chains: list[int] = []
+        added: list[int] = []
         for sent in of_pool:
             kept = _shortened(sent.chains)
             for blocks_of in kept:
                 hashes.extend(blocks_of)
                 blocks.append(len(blocks_of))
             chains.append(len(kept))
+            added += _of_the_rest(sent, kept)
         yield state_pb2.Sent(
             pool=pool,
             addresses=[sent.address for sent in of_pool],
             sessions=_or_none([sent.session for sent in of_pool]),
             adapters=_or_none([sent.adapter for sent in of_pool]),
             chains=() if chains.count(1) == len(chains) else chains,
+            added=added if any(added) else (),
             blocks=blocks,
             hashes=np.frombuffer(hashes, np.uint64).astype("<u8", copy=False).tobytes(),
         )
@@ -56,10 +59,19 @@ def unpack(message: state_pb2.Sent) -> list[Sent]:
     for length in blocks:
         chains.append(hashes[start : start + length])
         start += length
-    rest = iter(chains)
+    if message.added and len(message.added) != len(chains):
+        raise ValueError("a batch of prefixes takes back what does not fit")
+    rest, added = iter(chains), iter(message.added)
     pool, none = message.pool, [""] * count
     return [
-        Sent(pool, address, list(islice(rest, chain_count)), adapter, session)
+        Sent(
+            pool,
+            address,
+            list(islice(rest, chain_count)),
+            adapter,
+            session,
+            tuple(islice(added, chain_count)),
+        )
         for address, chain_count, adapter, session in zip(
             addresses,
             chains_of,
@@ -78,6 +90,14 @@ def _shortened(chains: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
         kept.append(blocks[:room])
         room -= len(kept[-1])
     return kept
+
+
+def _of_the_rest(sent: Sent, kept: Sequence[Sequence[int]]) -> Iterator[int]:
+    """What the request has added, of the chains as they are kept: the others do not know what is
+    cut off."""
+    for index, chain in enumerate(kept):
+        new = sent.added[index] if index < len(sent.added) else 0
+        yield max(0, new - (len(sent.chains[index]) - len(chain)))
 
 
 def _or_none(words: list[str]) -> list[str]:

@@ -6,6 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from picker.request.pick import Pick
+from picker.request.response_ids import Issue
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseNames:
+    """How ids of stored responses are changed in an answer."""
+
+    known: tuple[str, str] | None = None
+    """(id that the replica uses, id that the client has given)."""
+    issue: Issue | None = None
+    """For the response that the answer is."""
+
+    def __bool__(self) -> bool:
+        return self.known is not None or self.issue is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +38,7 @@ class Decision:
     """The changed body; None: as it came."""
     rename: tuple[str, str] | None
     """(model name the replica answers with, name the client asked for), when they differ."""
+    response_ids: ResponseNames
     strip_usage: bool
     """We asked for the usage chunk of the stream; it is not for the client."""
     wants_session_token: bool
@@ -32,6 +47,8 @@ class Decision:
     """For our own Lua filter and access log."""
     scores: Mapping[str, float] | None
     """By address, where they are to be shown."""
+    retried_statuses: str = ""
+    """Statuses of a replica, separated by commas, with which the next one is tried."""
     response_headers: tuple[tuple[str, str], ...] = ()
     """To set on the response: what is left of limits."""
 

@@ -59,6 +59,15 @@ class RequestContext:
     """Model name as the client gave it, "" when it gave none."""
     asked_adapters: tuple[str, ...] = ()
     """LoRA adapters that the client named beside the model; "" among them: the base model."""
+    # recall
+    response_id: str = ""
+    """Stored response that the request is about, as its replica knows it, "" for none."""
+    given_response_id: str = ""
+    """The same, as the client knows it."""
+    new_path: str | None = None
+    """With the replica's own id in it; None: as it is."""
+    holder: str = ""
+    """Address of the replica that stores it."""
     # resolve
     served_model: str = ""
     """Model name that the replica gets."""
@@ -67,6 +76,8 @@ class RequestContext:
     adapter: str = ""
     """LoRA adapter of that name, "" for a base model."""
     pool: str = ""
+    session: str = ""
+    """Key of the session the request belongs to, "" without one."""
     # count, estimate
     counted_tokens: int | None = None
     """Of the prompt's text, by the model's own tokenizer; None without one."""
@@ -86,8 +97,6 @@ class RequestContext:
     grant: Grant | None = None
     response_headers: tuple[tuple[str, str], ...] = ()
     # schedule
-    session: str = ""
-    """Key of the session the request belongs to, "" without one."""
     picks: tuple[Pick, ...] = ()
     """One for each role; the last one answers the client."""
     # mutate
@@ -156,6 +165,11 @@ class RequestContext:
         """Agent that the client names, "" for none: `x-agent-id`, else the body's."""
         given = self.fields.agent_id if self.fields is not None else None
         return bounded(self.head.headers.get(names.AGENT_ID) or given or "")
+
+    @property
+    def names_model(self) -> bool:
+        """It asks for a model, at a path that looks up nothing else."""
+        return self.form is not None and bool(self.served_model) and not self.response_id
 
     @property
     def anthropic(self) -> bool:

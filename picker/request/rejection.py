@@ -37,6 +37,7 @@ class Reason(Enum):
     TENANT_DISABLED = ErrorRow(403, "invalid_request_error", "tenant_disabled")
     UNKNOWN_TENANT = ErrorRow(403, "invalid_request_error", "unknown_tenant")
     MODEL_NOT_FOUND = ErrorRow(404, "invalid_request_error", "model_not_found")
+    RESPONSE_NOT_FOUND = ErrorRow(404, "invalid_request_error", "response_not_found")
     PATH_NOT_FOUND = ErrorRow(404, "invalid_request_error", "path_not_found")
     METHOD_NOT_ALLOWED = ErrorRow(405, "invalid_request_error", "method_not_allowed")
     NOT_CACHED = ErrorRow(412, "invalid_request_error", "not_cached")

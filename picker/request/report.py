@@ -28,6 +28,21 @@ ENGINE_FAILED: Final = frozenset({Ending.UPSTREAM_ERROR, Ending.ENGINE_ERROR, En
 """Endings of an answer that began, or should have, and that its engine did not finish."""
 
 
+class LastTry(StrEnum):
+    """How the last try at a replica ended; the values are those that the data plane notes."""
+
+    ANSWERED = "answered"
+    """With the request's status, or with what ``reason`` says."""
+    REFUSED = "refused"
+    """Nothing was sent: there was no connection."""
+    RESET = "reset"
+    """The replica broke off after the request was sent."""
+    TIMEOUT = "timeout"
+    """The data plane waited for too long."""
+    NONE = "none"
+    """There was none: after its earlier tries the request was given up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """The end of one request, seen from the data plane. None: the engine did not report it."""
@@ -58,6 +73,10 @@ class Report:
     """The endpoint could not be reached or broke off."""
     input_counted: bool = False
     """The engine did not report the input: its tokenizer has counted it afterwards."""
+    tries: tuple[str, ...] | None = None
+    """Of each try before the last one how it ended: a status, or the words of `LastTry`. None: how
+    many there were is not known."""
+    last_try: LastTry = LastTry.ANSWERED
 
     @property
     def usage_reported(self) -> bool:

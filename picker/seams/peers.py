@@ -12,6 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from picker.request.report import Report
+from policies.health.breaker import Verdict
 from policies.routing.types import Floats
 
 
@@ -26,6 +27,9 @@ class Sent(NamedTuple):
     """LoRA adapter asked for, "" for a base model."""
     session: str = ""
     """Key of the session that is now bound to the address, "" without one."""
+    added: Sequence[int] = ()
+    """Of each chain how many blocks at its end the request has added there; known once it was
+    sent."""
 
 
 EndpointKeys = NDArray[np.uint64]
@@ -52,6 +56,15 @@ class Span(NamedTuple):
 ALL: Final = Span(0, (1 << 64) - 1)
 
 
+class Finding(NamedTuple):
+    """What a worker has found of a replica's circuit breaker."""
+
+    pool: str
+    address: str
+    model: str
+    verdict: Verdict
+
+
 @dataclass(frozen=True, slots=True)
 class Loads:
     """What one picker has in flight in one pool."""
@@ -73,8 +86,11 @@ class Peers(Protocol):
     def sent(self, sent: Sent) -> None:
         """This picker has sent a request."""
 
+    def taken_back(self, sent: Sent) -> None:
+        """A request of this picker has failed: what it alone left behind is to be forgotten."""
+
     def loads_changed(self) -> None:
-        """Loads of this picker have changed: `PeerSink.loads` has them."""
+        """Loads or breakers of this picker have changed: `PeerSink` has them."""
 
     def ended(self, report: Report) -> None:
         """The data plane reported the end of another picker's request to this one."""
@@ -87,8 +103,19 @@ class PeerSink(Protocol):
         """Of this picker, by pool: those that changed since they were last asked for, or all."""
         ...
 
+    def findings(self, *, everything: bool = False) -> Iterable[Finding]:
+        """Of circuit breakers: those that are new since they were last asked for, or all that are
+        not closed."""
+        ...
+
     def peer_sent(self, requests: Iterable[Sent]) -> None:
         """Another picker has sent requests, in this order."""
+
+    def peer_took_back(self, requests: Iterable[Sent]) -> None:
+        """Requests of another picker have failed."""
+
+    def peer_found(self, findings: Iterable[Finding]) -> None:
+        """What another picker has found of circuit breakers."""
 
     def peer_loads(self, picker: str, loads: Loads) -> None:
         """What another picker has in flight on some endpoints now. Raises ValueError when that
@@ -103,6 +130,9 @@ class Alone:
     """No other pickers."""
 
     def sent(self, sent: Sent) -> None:
+        """See `Peers`."""
+
+    def taken_back(self, sent: Sent) -> None:
         """See `Peers`."""
 
     def loads_changed(self) -> None:

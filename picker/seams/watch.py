@@ -14,6 +14,9 @@ class Watch(Protocol):
     def poke(self, pool: str, address: str) -> None:
         """Something is wrong there: read it now."""
 
+    def doubt_models(self, pool: str, address: str) -> None:
+        """It does not know a model that it has listed: read its list now."""
+
 
 class Unwatched:
     """Nobody reads signals."""
@@ -22,4 +25,7 @@ class Unwatched:
         return
 
     def poke(self, pool: str, address: str) -> None:
+        return
+
+    def doubt_models(self, pool: str, address: str) -> None:
         return

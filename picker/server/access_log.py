@@ -12,13 +12,13 @@ from envoy.config.core.v3.address_pb2 import Address
 from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry, ResponseFlags
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from google.protobuf.message import DecodeError
-from google.protobuf.struct_pb2 import Value
+from google.protobuf.struct_pb2 import Struct, Value
 
 from picker import names
 from picker.core import Picker
 from picker.request.caller import ANONYMOUS
 from picker.request.labels import RequestLabels
-from picker.request.report import Ending, Report
+from picker.request.report import Ending, LastTry, Report
 from picker.seams.observer import Rejected
 from picker.server.refusals import code_of, is_arriving
 from picker.server.response import answered
@@ -40,6 +40,12 @@ _UPSTREAM_FAILED: Final = (
     "upstream_connection_termination",
     "upstream_remote_reset",
     "upstream_protocol_error",
+)
+_TIMED_OUT: Final = (
+    "upstream_request_timeout",
+    "upstream_max_stream_duration_reached",
+    "duration_timeout",
+    "stream_idle_timeout",
 )
 
 
@@ -155,6 +161,7 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
         ttft_s = max(0.0, (int(first_byte) - started_us) / 1e6)
     elif status == 200 and not failed:
         ttft_s = common.time_to_first_upstream_rx_byte.ToNanoseconds() / 1e9 or None
+    tries, last_try = _tries(metadata, flags)
     streamed = (_count(seen["events"]) or 0) if streaming else 0
     came = streamed > 0 or "output" in usage
     if not streaming and not came:
@@ -179,8 +186,26 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
         duration_s=duration_s,
         reasoning_tokens=usage.get("reasoning"),
         ticket=decision[names.TICKET].string_value if names.TICKET in decision else "",
-        upstream_failed=failed,
+        upstream_failed=failed and last_try is not LastTry.NONE,
+        tries=tries,
+        last_try=last_try,
     )
+
+
+def _tries(metadata: Mapping[str, Struct], flags: ResponseFlags) -> tuple[tuple[str, ...], LastTry]:
+    """How the tries before the last one ended, and the last one, as far as its status does not say
+    so."""
+    noted = metadata[names.TRIES_NAMESPACE].fields if names.TRIES_NAMESPACE in metadata else {}
+    tries = tuple(noted["tries"].string_value.split()) if "tries" in noted else ()
+    if "given_up" in noted:
+        return tries, LastTry.NONE
+    if flags.upstream_connection_failure:
+        return tries, LastTry.REFUSED
+    if any(getattr(flags, name) for name in _UPSTREAM_FAILED):
+        return tries, LastTry.RESET
+    if any(getattr(flags, name) for name in _TIMED_OUT):
+        return tries, LastTry.TIMEOUT
+    return tries, LastTry.ANSWERED
 
 
 def _counts(fields: Mapping[str, Value]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, Processin
 
 from picker import names
 from picker.core import Picker
-from picker.pipeline.schedule import session_token
+from picker.pipeline.sessions import session_token
 from picker.request.answer import Answer, Decision
 from picker.request.context import RequestContext
 from picker.request.head import RequestHead
@@ -19,6 +19,7 @@ from picker.seams.observer import Rejected
 from picker.server import wire
 from picker.server.refusals import code_of_status
 from picker.server.response import ResponseReader
+from picker.server.response_names import NamesWriter
 
 if TYPE_CHECKING:
     from picker.server.ext_proc import Context
@@ -38,6 +39,7 @@ class StandardExchange:
         self._request_id = ""
         self._decision: Decision | None = None
         self._reader: ResponseReader | None = None
+        self._names: NamesWriter | None = None
         self._status = _CLIENT_LEFT
         self._sent = False
         """The gateway has the whole request: a replica may have seen it."""
@@ -174,8 +176,14 @@ class StandardExchange:
         self._reader = ResponseReader(
             given, rename=self._decision.rename, strip_usage=self._decision.strip_usage
         )
+        kind = given.get("content-type", "")
+        streaming = kind.startswith("text/event-stream")
+        if self._decision.response_ids and (streaming or "json" in kind):
+            self._names = NamesWriter(
+                self._decision.response_ids, self._address(self._decision), streaming=streaming
+            )
         remove = [names.SERVER] if names.SERVER in given else []
-        if self._reader.changes_length:
+        if self._reader.changes_length or self._names is not None:
             remove.append("content-length")
         headers = (
             *self._decision.response_headers,
@@ -196,12 +204,16 @@ class StandardExchange:
         data = body.body
         if self._reader is not None:
             data = self._reader.feed(body.body, end=body.end_of_stream)
+        if self._names is not None:
+            data = self._names.feed(data, end=body.end_of_stream)
         self._ended = self._ended or body.end_of_stream
         for chunk in wire.streamed_chunks(data, end_of_stream=body.end_of_stream):
             await self._context.write(wire.response_chunk(chunk))
 
     async def _response_trailers(self) -> None:
         rest = self._reader.finish() if self._reader is not None else b""
+        if self._names is not None:
+            rest = self._names.feed(rest, end=True)
         if rest:
             for chunk in wire.streamed_chunks(rest, end_of_stream=False):
                 await self._context.write(wire.response_chunk(chunk))

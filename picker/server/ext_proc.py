@@ -186,6 +186,8 @@ def _fast_headers(decision: Decision) -> tuple[tuple[str, str], ...]:
         (names.POOL_HEADER, names.cluster_name(decision.pool)),
         (names.MAX_RETRIES, str(len(decision.addresses) - 1)),
     )
+    if decision.retried_statuses and len(decision.addresses) > 1:
+        headers = (*headers, (names.RETRIED_STATUSES, decision.retried_statuses))
     if decision.body is None:
         return headers
     return (*headers, ("content-length", str(len(decision.body))))

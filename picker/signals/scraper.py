@@ -144,6 +144,14 @@ class Scraper:
         if watched is not None:
             self._poke(watched)
 
+    def doubt_models(self, pool: str, address: str) -> None:
+        """The endpoint denies a model of its list: read the list now. Its other workers hear what
+        it says."""
+        watched = self._watched.get((pool, address))
+        if watched is not None:
+            watched.target.doubt_models()
+            self._poke(watched)
+
     def _poke(self, watched: Watched) -> None:
         watched.has_news = False
         watched.target.urgent = True

@@ -276,6 +276,10 @@ class Target:
         self.failures = max(self.failures, _FAILURES_ALLOWED)
         return True
 
+    def doubt_models(self) -> None:
+        """Its list of models is not right: another one is due at the next read."""
+        self._next_models_s = 0.0
+
     def know_models(
         self, models: Sequence[ServedModel], started_s: float, interval_s: float
     ) -> None:

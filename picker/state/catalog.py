@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeVar
 
 from picker.settings import PickerSettings, RewriteRule, RewriteTarget
 from picker.state.models import ServedModel
 from picker.state.pool import PoolRuntime
+from picker.state.readiness import Readiness, readiness
 
 GENERIC: Final = "*"
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Occasion:
+    """What decides between several pools."""
+
+    now_s: float
+    subset: frozenset[str] | None = None
+    """Endpoints that the gateway allows; None: all."""
+    session: str = ""
+    """Key of the request's session, "" without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +82,10 @@ class Catalog:
         unknown = (p.state for p in self._pools.values() if not p.state.models.known())
         return next(filter(None, (state.models_problem() for state in unknown)), "")
 
-    def rewrite(self, asked: str | None) -> RewriteTarget | None:
+    def rewrite(self, asked: str | None, at: Occasion) -> RewriteTarget | None:
         """The target of the model asked for: an exact rule, the name itself when it is served,
-        else the generic rule; None when there is no name and no generic rule."""
+        else the generic rule; None when there is no name and no generic rule. Of several targets
+        one by its weight, of those that can be served best."""
         rule = self._rules.get(asked) if asked else None
         if rule is None and asked and self._is_served(asked):
             return RewriteTarget(asked)
@@ -79,7 +95,9 @@ class Catalog:
         targets = rule.targets
         if len(targets) == 1:
             return targets[0]
-        return self._rng.choices(targets, weights=[target.weight for target in targets])[0]
+        ready = [self._readiness(target, at) for target in targets]
+        best = [one for one, how in zip(targets, ready, strict=True) if how == max(ready)]
+        return self._choose(best, [target.weight for target in best], at)
 
     def only_model(self) -> RewriteTarget | None:
         """The base model of the default pool; None when it has another number of them than one."""
@@ -90,8 +108,19 @@ class Catalog:
         names = {model.id for model in known if model.parent is None} | set(pool.settings.models)
         return RewriteTarget(names.pop(), pool=pool.name) if len(names) == 1 else None
 
-    def serving(self, model: str, *, pool: str | None = None) -> Serving | None:
-        """The pool that serves ``model``; one with a live replica for it before one without."""
+    def serving(self, model: str, at: Occasion, *, pool: str | None = None) -> Serving | None:
+        """The pool that serves ``model``: of several the one that can do so best, of equals one by
+        its weight, and of those without one the first."""
+        found = self._serving(model, pool)
+        if len(found) < 2:
+            return found[0] if found else None
+        ready = [readiness(one.pool, model, at.now_s, at.subset) for one in found]
+        best = [one for one, how in zip(found, ready, strict=True) if how == max(ready)]
+        if max(ready) <= Readiness.OUT:
+            return best[0]
+        return self._choose(best, [one.pool.settings.weight for one in best], at)
+
+    def _serving(self, model: str, pool: str | None) -> list[Serving]:
         found: list[Serving] = []
         for runtime in self._pools.values():
             if pool is not None and runtime.name != pool:
@@ -99,11 +128,19 @@ class Catalog:
             known = runtime.state.models.known().get(model)
             if known is not None or model in runtime.settings.models:
                 found.append(Serving(runtime, known is not None and known.parent is not None))
-        if len(found) > 1:
-            for one in found:
-                if one.pool.state.models.serving(model).any():
-                    return one
-        return found[0] if found else None
+        return found
+
+    def _readiness(self, target: RewriteTarget, at: Occasion) -> Readiness:
+        found = self._serving(target.model, target.pool)
+        each = (readiness(one.pool, target.model, at.now_s, at.subset) for one in found)
+        return max(each, default=Readiness.NONE)
+
+    def _choose(self, best: Sequence[_T], weights: Sequence[float], at: Occasion) -> _T:
+        """One by its weight, the same one for all requests of a session."""
+        if not any(weights):
+            return best[0]
+        rng = random.Random(at.session) if at.session else self._rng  # noqa: S311 - a share
+        return rng.choices(best, weights=weights)[0]
 
     def max_model_tokens(self, model: str) -> int | None:
         """Longest context of a served model, tokens; None when no replica reports it."""

@@ -314,6 +314,10 @@ class PoolState:
         flags[[slot for slot in unknown if self._lacks[slot][Lack.SIGNALS]]] = True
         return flags
 
+    def responsive(self, now_s: float) -> Slots:
+        """Slots of the candidates that are known to be well, in order."""
+        return (self._eligible_s >= now_s - self.stale_after_s).nonzero()[0]
+
     def candidates(self, now_s: float) -> Slots:
         """Slots that may get requests: the healthy ones, in order."""
         return self.healthy(now_s).nonzero()[0]
@@ -321,6 +325,10 @@ class PoolState:
     def last_resort(self) -> Slots:
         """Slots that may get a request which no candidate can serve: silent ones too."""
         return (self._eligible_s > _NEVER_S).nonzero()[0]
+
+    def is_draining(self, slot: int) -> bool:
+        """The endpoint lives, and gets nothing new."""
+        return self.specs[self._addresses[slot]].draining and slot not in self._failures
 
     def in_role(self, candidates: Slots, role: Role) -> Slots:
         """Those of the candidates that can do this part of a request, or all of it, in order."""

@@ -80,6 +80,15 @@ class ServedModels:
         for name in served - before_ids:
             self._view(name).served[slot] = True
 
+    def doubt(self, slot: int, model: str) -> None:
+        """``slot`` has denied a model of its list: it has no part in the model until a list says so
+        again."""
+        served = self._served_by.get(slot, frozenset())
+        if model in served:
+            self._served_by[slot] = served - {model}
+            self._views[model].served[slot] = False
+            self.revisions[slot] += 1
+
     def set_resident(self, slot: int, running: frozenset[str], waiting: frozenset[str]) -> None:
         """Replace what the engine of ``slot`` says about adapters running and waiting."""
         now = running | waiting

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from picker.request.role import Role
 from picker.settings import PoolSettings
+from picker.state.breakers import Breakers
 from picker.state.cache.index import CacheIndex
 from picker.state.endpoints import PoolState
 from picker.state.sessions import Sessions
@@ -53,6 +54,7 @@ class PoolRuntime:
     sessions: Sessions
     profiles: tuple[Profile, ...]
     """In the order of the choices; the last one answers the client."""
+    breakers: Breakers = field(default_factory=Breakers)
 
     @property
     def name(self) -> str:
@@ -62,6 +64,7 @@ class PoolRuntime:
     def reset(self, slot: int) -> None:
         """The slot is free, or has another owner: forget what is known by slot."""
         self.cache.reset(slot)
+        self.breakers.reset(slot)
         for profile in self.profiles:
             with profile.using() as policy:
                 policy.reset(slot)

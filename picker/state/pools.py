@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from picker.request.role import Role
-from picker.seams.peers import Sent
+from picker.seams.peers import Finding, Sent
 from picker.settings import PickerSettings, PoolSettings
+from picker.state.breakers import Breakers
 from picker.state.cache.approximate import ApproximateIndex
 from picker.state.endpoints import (
     EndpointChanges,
@@ -41,12 +43,14 @@ class Pools(dict[str, PoolRuntime]):
             if runtime is None:
                 state = PoolState(pool.name, stale_after_s=settings.stale_after_s)
                 self.states[pool.name] = state
+                breakers = Breakers(settings.breaker)
                 sessions = Sessions(max_sessions=_MAX_SESSIONS, ttl_s=_SESSION_TTL_S)
                 self[pool.name] = PoolRuntime(
-                    pool, state, ApproximateIndex(), sessions, _profiles(pool)
+                    pool, state, ApproximateIndex(), sessions, _profiles(pool), breakers
                 )
             else:
                 runtime.settings = pool
+                runtime.breakers.use(settings.breaker)
                 runtime.profiles = _profiles(pool, runtime.profiles)
                 runtime.state.stale_after_s = settings.stale_after_s
         kept = {pool.name for pool in settings.pools}
@@ -106,19 +110,59 @@ class Pools(dict[str, PoolRuntime]):
             slot = runtime.state.slot_of.get(address)
             if slot is not None:
                 runtime.cache.reset(slot)
+                runtime.breakers.reset(slot)  # what comes back there is another process
 
-    def sent(self, sent: Sent, now_s: float) -> None:
+    def sent(self, sent: Sent, now_s: float) -> Sequence[int]:
         """What a request leaves behind at the endpoint it was sent to, by whatever picker; ignored
-        for an endpoint that is not known here (yet)."""
+        for an endpoint that is not known here (yet). Returns what `CacheIndex.sent` does."""
         runtime = self.get(sent.pool)
         slot = runtime.state.slot_of.get(sent.address) if runtime is not None else None
         if runtime is None or slot is None:
-            return
-        runtime.cache.sent(slot, sent.chains)
+            return ()
+        added = runtime.cache.sent(slot, sent.chains)
         if sent.adapter:
             runtime.state.expect_adapter(sent.address, sent.adapter)
         if sent.session:
             runtime.sessions.bind(sent.session, sent.address, now_s)
+        return added
+
+    def take_back(self, sent: Sent) -> None:
+        """The request has failed: forget what it alone has left behind."""
+        runtime = self.get(sent.pool)
+        slot = runtime.state.slot_of.get(sent.address) if runtime is not None else None
+        if runtime is None or slot is None:
+            return
+        if sent.added:
+            runtime.cache.take_back(slot, sent.chains, sent.added)
+        if sent.session:
+            runtime.sessions.unbind(sent.session, sent.address)
+
+    def tripped(self, pool: str, now_s: float) -> dict[int, str]:
+        """Slots of a pool whose circuit breakers are open or probing, and why, for people."""
+        breakers = self[pool].breakers
+        return {slot: breakers.why(slot, now_s) for slot in breakers.tripped(now_s)}
+
+    def take_opened(self) -> Counter[tuple[str, str, str]]:
+        """How often circuit breakers were opened here since this was last asked for, by pool,
+        address and model."""
+        opened: Counter[tuple[str, str, str]] = Counter()
+        for name, runtime in self.items():
+            for (slot, model), times in runtime.breakers.take_opened().items():
+                opened[name, runtime.state.address_of(slot), model] += times
+        return opened
+
+    def findings(self, now_s: float, *, everything: bool = False) -> Iterator[Finding]:
+        """See `PeerSink`."""
+        for name, runtime in self.items():
+            for slot, model, verdict in runtime.breakers.news(now_s, everything=everything):
+                yield Finding(name, runtime.state.address_of(slot), model, verdict)
+
+    def found(self, finding: Finding) -> None:
+        """What another worker has found of a circuit breaker."""
+        runtime = self.get(finding.pool)
+        slot = runtime.state.slot_of.get(finding.address) if runtime is not None else None
+        if runtime is not None and slot is not None:
+            runtime.breakers.hear(slot, finding.model, finding.verdict)
 
     def snapshot(self) -> dict[str, object]:
         """What has been learned, by pool, as JSON data."""

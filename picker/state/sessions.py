@@ -33,6 +33,12 @@ class Sessions:
             return None
         return address
 
+    def unbind(self, session_id: str, address: str) -> None:
+        """``address`` has failed the session: whatever serves it next is as good."""
+        bound = self._bound.get(session_id)
+        if bound is not None and bound[0] == address:
+            del self._bound[session_id]
+
     def bind(self, session_id: str, address: str, now_s: float) -> None:
         """Bind, rebind or refresh: the session was served by ``address`` now."""
         self._bound[session_id] = (address, now_s)

@@ -37,12 +37,16 @@ class Watched:
     def __init__(self) -> None:
         self.touched: list[str] = []
         self.poked: list[str] = []
+        self.doubted: list[str] = []
 
     def touch(self, pool: str, address: str) -> None:
         self.touched.append(address)
 
     def poke(self, pool: str, address: str) -> None:
         self.poked.append(address)
+
+    def doubt_models(self, pool: str, address: str) -> None:
+        self.doubted.append(address)
 
 
 async def test_a_burst_spreads_before_any_scrape() -> None:

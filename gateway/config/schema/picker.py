@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag
 
+from gateway.config.schema.secret import Secret
 from gateway.config.schema.section import Section, by_shape
 from gateway.config.schema.terms import IpAddress, Port, Seconds
 from gateway.config.schema.tls import ServerTls
@@ -85,5 +86,10 @@ class PickerSection(Section):
     lease_s: Seconds = 3600.0
     """A request whose end was never reported is forgotten after this time, seconds. Set it
     longer than the longest request."""
+    response_key: Secret | None = None
+    """Secret with which the ids of stored responses (Responses API) are made, so that every picker
+    finds the replica that has one, and no other tenant can read it. Several gateways in front of
+    the same replicas need the same one. Null: one of this gateway's own, kept in `state_dir`;
+    without tenants none is needed."""
     scrape: ScrapeSection = ScrapeSection()
     """Reading the load of replicas."""

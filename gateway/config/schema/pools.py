@@ -45,6 +45,10 @@ class _AnyPool(Section):
     OpenAI's API; no metrics are read, requests in flight decide."""
     default: bool = False
     """This pool takes the requests that name no model (pass-through paths). At most one pool."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Share of this pool in the requests for a model that several pools serve, of the sum of their
+    weights. A pool whose replicas cannot serve the model now leaves its share to the others; one of
+    weight 0 serves only when no other can."""
     drain_timeout_s: Seconds = 600.0
     """Longest time that a replica being removed may go on serving its running requests, seconds."""
 

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue, field_validator
 
 from gateway.config.schema.fault import Fault
 from gateway.config.schema.section import Section
-from gateway.config.schema.terms import Name
+from gateway.config.schema.terms import Name, Seconds
 from policies.routing.weighted import DEFAULT_PROFILE
 
 BUILT_IN_PROFILE: Final = "default"
@@ -60,6 +60,37 @@ BALANCED: Final = Profile.model_validate(DEFAULT_PROFILE, strict=False)
 """The built-in profile `default`."""
 
 
+class Breaker(Section):
+    """The circuit breaker of each replica and model: what fails gets no requests for a while, then
+    a few, and all of them again when these succeed. Failures are answers with a status of 500 or
+    more, 429, errors in place of an answer, broken connections and silence; not what is wrong with
+    a request (400, 413, 422 and the like). When every replica that could serve is left out, all of
+    them are tried."""
+
+    enabled: bool = True
+    """false: replicas are left out only when they cannot be reached."""
+    consecutive_failures: Annotated[int, Field(ge=1)] = 5
+    """It opens after so many failures without a success between them."""
+    failure_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """It opens when this share of the requests within `window_s` has failed."""
+    min_requests: Annotated[int, Field(ge=1)] = 20
+    """Requests within `window_s` below which the share says nothing."""
+    window_s: Seconds = 30.0
+    """Time over which the share is taken, seconds."""
+    open_s: Seconds = 5.0
+    """Time for which it is open, seconds; twice as long each time that it opens again."""
+    max_open_s: Seconds = 120.0
+    """Longest time for which it is open, seconds."""
+    probes: Annotated[int, Field(ge=1)] = 2
+    """Requests at a time that are let through after that, by each picker worker; so many
+    successes close it, one failure opens it again."""
+
+    def faults(self) -> Iterator[Fault]:
+        """The order of the times."""
+        if self.max_open_s < self.open_s:
+            yield Fault(("max_open_s",), f"at least open_s, {self.open_s:g}")
+
+
 class Scheduling(Section):
     """How replicas are chosen."""
 
@@ -69,7 +100,10 @@ class Scheduling(Section):
     """Profiles by name. `default` is built in; giving one of that name replaces it."""
     fallbacks: Annotated[int, Field(ge=0, le=7)] = 2
     """Further replicas named behind the first choice; Envoy tries them in this order when one
-    cannot be reached."""
+    cannot be reached, or fails before the first byte of its answer. A request that has broken two
+    replicas is not tried on a third."""
+    breaker: Breaker = Breaker()
+    """When replicas that fail are left out."""
 
     @field_validator("profiles", mode="after")
     @classmethod

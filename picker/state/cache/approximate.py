@@ -36,7 +36,7 @@ class _Held:
     a block without an end of its own was last used with the last of those below it.
     """
 
-    __slots__ = ("bit", "bytes", "capacity_bytes", "ends", "forks", "parents")
+    __slots__ = ("again", "bit", "bytes", "capacity_bytes", "ends", "forks", "parents")
 
     def __init__(self, slot: int, capacity_bytes: int) -> None:
         self.bit = 1 << slot
@@ -54,6 +54,9 @@ class _Held:
         self.ends: dict[int, int] = {}
         """Where prompts ended, least recently used first. Of a leaf the number of blocks before it,
         else that number inverted (~): it goes when it has become a leaf."""
+        self.again: dict[int, tuple[int, int]] = {}
+        """Of the ends of several prompts: how many more than one, and how many blocks, up to the
+        end, were added by those of them that were taken back."""
 
     def use(self, chain: Sequence[int]) -> Sequence[int]:
         """A prompt was sent: its blocks are the most recent. Returns those that are new."""
@@ -64,12 +67,16 @@ class _Held:
         if known == length:
             if length:
                 end = chain[-1]
+                if end in ends:
+                    more, added = self.again.get(end, (0, 0))
+                    self.again[end] = more + 1, added
                 ends[end] = ends.pop(end, -length)
             return ()
         before = chain[known - 1] if known else _ROOT
         # As the end of a prompt it is of no interest any more: it is used with what goes on now.
         if known and ends.pop(before, -1) < 0:
             self.forks[before] = self.forks.get(before, 1) + 1
+        self.again.pop(before, None)
         new = list(chain[known:])  # one object of each for all tables
         for block in new:
             parents[block] = before
@@ -78,6 +85,49 @@ class _Held:
         covered = block_ends(length)
         self.bytes += covered[length] - covered[known]
         return new
+
+    def take_back(self, chain: Sequence[int], added: int) -> Sequence[int]:
+        """A prompt was sent for nothing: forget the blocks that it has ``added`` at its end, unless
+        others use them. Returns those that are forgotten."""
+        length = len(chain)
+        end = chain[-1] if length else _ROOT
+        if end not in self.ends:
+            return ()  # others went on from there, or it is gone already
+        more, owed = self.again.pop(end, (0, 0))
+        added = max(added, owed)
+        if more:
+            if more > 1 or added:
+                self.again[end] = more - 1, added
+            return ()
+        if self.ends[end] < 0:
+            del self.ends[end]  # others go on from there
+            return ()
+        if not added:
+            return ()
+        del self.ends[end]
+        forgotten: list[int] = []
+        depth = length
+        while depth > length - added and depth and chain[depth - 1] in self.parents:
+            block = chain[depth - 1]
+            if forgotten and (block in self.forks or block in self.ends):
+                break
+            del self.parents[block]
+            forgotten.append(block)
+            depth -= 1
+        covered = block_ends(length)
+        self.bytes -= covered[length] - covered[depth]
+        if depth:
+            self._was_extended(chain[depth - 1], depth)
+        return forgotten
+
+    def _was_extended(self, block: int, length: int) -> None:
+        """What went on from a block, of so many up to it, is gone."""
+        if block in self.forks:
+            self.forks[block] -= 1
+            if self.forks[block] == 1:
+                del self.forks[block]
+        else:
+            self.ends[block] = length - 1
 
     def drop(self, excess_bytes: int) -> list[int]:
         """Drop the least recently used blocks, of one prompt the deepest first, of so many bytes
@@ -90,6 +140,7 @@ class _Held:
             if self.bytes <= keep_bytes:
                 break
             depth = ends.pop(block)
+            self.again.pop(block, None)
             covered = block_ends(depth + 1)
             while depth >= 0 and block in parents:
                 parent = parents.pop(block)
@@ -142,17 +193,26 @@ class ApproximateIndex:
             self._match(chain, matched)
         return matched
 
-    def sent(self, slot: int, chains: Iterable[Sequence[int]]) -> None:
+    def sent(self, slot: int, chains: Iterable[Sequence[int]]) -> Sequence[int]:
         """See `CacheIndex`: the request's blocks are the most recent."""
         held, masks = self._at(slot), self._masks
-        bit = held.bit
+        bit, added = held.bit, []
         for chain in chains:
-            for block in held.use(chain):
+            new = held.use(chain)
+            added.append(len(new))
+            for block in new:
                 shard = masks[block % _SHARDS]
                 others = shard.setdefault(block, bit)
                 if others is not bit:
                     shard[block] = others | bit
         self._trim(held)
+        return added
+
+    def take_back(self, slot: int, chains: Iterable[Sequence[int]], added: Iterable[int]) -> None:
+        """See `CacheIndex`."""
+        held = self._at(slot)
+        for chain, of_chain in zip(chains, added, strict=True):
+            self._unmark(held, held.take_back(chain, of_chain))
 
     def reset(self, slot: int) -> None:
         """See `CacheIndex`."""

@@ -17,8 +17,14 @@ class CacheIndex(Protocol):
         ``prompt_tokens``: of the whole prompt."""
         ...
 
-    def sent(self, slot: int, chains: Iterable[Sequence[int]]) -> None:
-        """A request with these chains of block hashes was sent to ``slot``."""
+    def sent(self, slot: int, chains: Iterable[Sequence[int]]) -> Sequence[int]:
+        """A request with these chains of block hashes was sent to ``slot``. Returns how many
+        blocks of each chain, at its end, nobody had sent there before."""
+        ...
+
+    def take_back(self, slot: int, chains: Iterable[Sequence[int]], added: Iterable[int]) -> None:
+        """A request that was ``sent`` there has failed before it was prefilled: forget what it
+        alone has added. ``added``: what `sent` returned."""
 
     def reset(self, slot: int) -> None:
         """Forget what ``slot`` holds: its endpoint is gone, or has lost its cache."""

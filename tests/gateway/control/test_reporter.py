@@ -31,14 +31,31 @@ class Reports:
     """What a reporter says, report by report."""
 
     def __init__(self, pools: dict[str, PoolState]) -> None:
-        self.reporter = EndpointReporter(pools, lambda *one: self.in_flight.get(one, 0))
+        self.reporter = EndpointReporter(
+            pools, lambda *one: self.in_flight.get(one, 0), lambda *_: self.tripped
+        )
         self.in_flight: dict[EndpointKey, int] = {}
+        self.tripped: dict[int, str] = {}
         self.removed: list[EndpointKey] = []
 
     def next(self, now_s: float = 0.0) -> control_pb2.Report:
         report = control_pb2.Report()
         self.reporter.fill(report, now_s=now_s, removed=self.removed)
         return report
+
+
+def test_an_open_breaker_is_reported_every_time_and_its_end_once() -> None:
+    reports = Reports({"chat": pool_with(A, B)})
+    reports.next()
+    slot = reports.reporter._pools["chat"].slot_of[B]
+    for left in ("9 s", "8 s"):
+        reports.tripped = {slot: left}
+        (one,) = reports.next().endpoints
+        assert (one.address, one.healthy, one.breaker) == (B, True, left)
+    reports.tripped = {}
+    (one,) = reports.next().endpoints
+    assert (one.address, one.breaker) == (B, "")
+    assert not reports.next().endpoints
 
 
 def addresses(report: control_pb2.Report) -> list[str]:

@@ -10,11 +10,12 @@ import pytest
 from picker.request.answer import Answer, Decision
 from picker.request.caller import Caller
 from picker.request.head import RequestHead
+from picker.request.response_ids import given_id
 from picker.settings import RewriteRule, RewriteTarget
 from policies.limits.plan import LimitRule, TenantPolicy
 from policies.limits.types import CalendarWindow, Dimension, Period
 from tests.picker.accounts import Accounts
-from tests.picker.fleet import MODEL, Fleet, ask, chat, end_of, fleet, head
+from tests.picker.fleet import MODEL, Fleet, address, ask, chat, end_of, fleet, head
 
 OTHER = "other"
 TEXT = orjson.dumps({"model": MODEL, "prompt": "a"})
@@ -47,6 +48,12 @@ def code(outcome: Decision | Answer) -> str:
     error = orjson.loads(outcome.body)["error"]
     assert outcome.status == 403, error
     return str(error.get("code", error["type"]))
+
+
+def stored(made: Fleet) -> str:
+    """Path of a response that the tenant has stored."""
+    issue = made.picker.response_ids.issue("acme", (address(1),))
+    return f"/v1/responses/{given_id(issue, address(1), 'resp_1')}"
 
 
 RESTRICTED = TenantPolicy("acme", models=(MODEL,))
@@ -89,7 +96,8 @@ async def test_every_name_must_be_allowed() -> None:
     for adapters in (OTHER, [None, OTHER]):
         body = chat(lora_path=adapters)
         assert code(await ask(made, body)) == "model_not_allowed"
-    assert code(await ask(made, b"", head("/v1/responses/resp_1", "GET"))) == ""
+    for method, path in (("GET", stored(made)), ("DELETE", stored(made))):
+        assert code(await ask(made, b"", head(path, method))) == ""
 
 
 METERED = [
@@ -143,16 +151,18 @@ async def test_what_no_limit_would_see_is_refused_to_who_has_limits(
         ("/v1/audio/transcriptions", "POST", b"--"),
         ("/v1/audio/speech", "POST", b"{}"),
         ("/v1/images/generations", "POST", b"{}"),
-        ("/v1/responses/resp_1/cancel", "POST", b""),
-        ("/v1/responses/resp_1", "GET", b""),
-        ("/v1/responses/resp_1", "DELETE", b""),
+        ("<stored>/cancel", "POST", b""),
+        ("<stored>", "GET", b""),
+        ("<stored>", "DELETE", b""),
         ("/version", "GET", b""),
     ],
 )
 async def test_what_is_metered_or_harmless_is_not(path: str, method: str, body: bytes) -> None:
     policies: Sequence[TenantPolicy] = [TenantPolicy("acme", rules) for rules in METERED]
     for policy in policies:
-        assert code(await ask(place(policy), body, head(path, method))) == ""
+        made = place(policy)
+        asked = head(path.replace("<stored>", stored(made)), method)
+        assert code(await ask(made, body, asked)) == ""
 
 
 @pytest.mark.parametrize("background", [True, 1, "true", "yes"])

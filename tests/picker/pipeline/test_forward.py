@@ -5,6 +5,7 @@ from __future__ import annotations
 from picker.pipeline.decide import Decide
 from picker.pipeline.forward import Forward
 from picker.request.answer import Decision
+from picker.request.response_ids import ResponseIds
 from picker.settings import PickerSettings, PoolSettings
 from tests.picker.fleet import POOL, address, fleet, policy
 from tests.picker.pipeline.steps import begun, pick
@@ -20,7 +21,7 @@ async def decided(*set_headers: tuple[str, str]) -> Decision:
     context = begun(**CLIENT)
     context.pool, context.picks = POOL, (pick(address(1)),)
     await Forward(made.picker.pools)(context)
-    await Decide("p0", report_scores=False)(context)
+    await Decide("p0", ResponseIds(b"key"), report_scores=False)(context)
     assert context.decision is not None
     return context.decision
 

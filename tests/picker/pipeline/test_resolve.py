@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import orjson
@@ -14,7 +15,7 @@ from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTa
 from picker.state.endpoints import EndpointChanges, EndpointSpec
 from picker.state.lack import Lack
 from picker.state.models import ServedModel
-from tests.picker.fleet import MODEL, POOL, Fleet, address, fleet, policy
+from tests.picker.fleet import IDLE, MODEL, POOL, Fleet, address, fleet, policy
 from tests.picker.pipeline.steps import begun, parsed, refusal
 
 LORA = "lora"
@@ -33,7 +34,7 @@ def made() -> Fleet:
 
 
 async def resolved(made: Fleet, context: RequestContext) -> RequestContext:
-    await Resolve(made.picker.catalog)(context)
+    await Resolve(made.picker.catalog, made.clock)(context)
     return context
 
 
@@ -64,13 +65,13 @@ async def test_a_header_comes_first_and_is_billed_as_what_it_leads_to(made: Flee
     ],
 )
 async def test_what_leads_nowhere(made: Fleet, body: dict[str, object], reason: Reason) -> None:
-    await refusal(Resolve(made.picker.catalog), await parsed(body), reason)
+    await refusal(Resolve(made.picker.catalog, made.clock), await parsed(body), reason)
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/somewhere"])
 async def test_a_header_that_leads_nowhere_is_final(made: Fleet, path: str) -> None:
     context = await parsed(path=path, x_llm_d_model_name_rewrite="unheard-of")
-    await refusal(Resolve(made.picker.catalog), context, Reason.MODEL_NOT_FOUND)
+    await refusal(Resolve(made.picker.catalog, made.clock), context, Reason.MODEL_NOT_FOUND)
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/generate", "/encode"])
@@ -102,7 +103,7 @@ async def test_no_lora_path_is_the_base_model(made: Fleet, given: object) -> Non
 )
 async def test_what_lora_path_leads_nowhere(made: Fleet, given: object, reason: Reason) -> None:
     context = await parsed({"model": MODEL, "prompt": "x", "lora_path": given})
-    await refusal(Resolve(made.picker.catalog), context, reason)
+    await refusal(Resolve(made.picker.catalog, made.clock), context, reason)
 
 
 async def test_the_list_of_models_is_answered_here(made: Fleet) -> None:
@@ -114,12 +115,12 @@ async def test_the_list_of_models_is_answered_here(made: Fleet) -> None:
     assert one.answer is not None
     assert orjson.loads(one.answer.body)["parent"] == MODEL
     missing = begun("/v1/models/none", "GET")
-    await refusal(Resolve(made.picker.catalog), missing, Reason.MODEL_NOT_FOUND)
+    await refusal(Resolve(made.picker.catalog, made.clock), missing, Reason.MODEL_NOT_FOUND)
 
 
 async def test_why_a_model_is_not_known_is_said(made: Fleet) -> None:
     made.picker.configure(PickerSettings((PoolSettings("other", policy()),)))
-    resolve = Resolve(made.picker.catalog)
+    resolve = Resolve(made.picker.catalog, made.clock)
     unreached = await refusal(resolve, await parsed(), Reason.NO_ENDPOINTS)
     assert "no replica has been reached" in unreached.message
     made.picker.apply_endpoints(EndpointChanges("other", (EndpointSpec(address(9)),)))
@@ -160,9 +161,89 @@ async def test_a_caller_is_shown_only_what_it_may_use(made: Fleet) -> None:
     for name in (MODEL, "none"):
         hidden = begun(f"/v1/models/{name}", "GET")
         hidden.caller = asked.caller
-        await refusal(Resolve(made.picker.catalog), hidden, Reason.MODEL_NOT_FOUND)
+        await refusal(Resolve(made.picker.catalog, made.clock), hidden, Reason.MODEL_NOT_FOUND)
 
 
 async def test_a_path_without_a_model_goes_to_the_default_pool(made: Fleet) -> None:
     context = await resolved(made, begun("/somewhere", "GET"))
     assert (context.pool, context.served_model) == (POOL, "")
+
+
+class Pools:
+    """Two pools of one replica each that serve one model, and an alias with a target in each."""
+
+    def __init__(self, *weights: float) -> None:
+        self.made = fleet([])
+        pools = [
+            PoolSettings(name, policy(), weight=weight)
+            for name, weight in zip(("first", "second"), weights, strict=True)
+        ]
+        targets = tuple(RewriteTarget(MODEL, pool=pool.name) for pool in pools)
+        self.made.picker.configure(
+            PickerSettings(tuple(pools), rewrites=(RewriteRule("both", targets),))
+        )
+        for name in ("first", "second"):
+            self.made.picker.pools.sync_endpoints(name, [EndpointSpec(f"{name}:1")])
+            self.well(name)
+
+    def well(self, name: str) -> None:
+        picker, now_s = self.made.picker, self.made.clock()
+        picker.apply_signals(name, f"{name}:1", IDLE, now_s)
+        picker.apply_models(name, f"{name}:1", [ServedModel(MODEL, None, 9_999)], now_s)
+
+    async def shares(self, asked: str = MODEL, **headers: str) -> dict[str, float]:
+        """Of 400 requests."""
+        got = Counter[str]()
+        for _ in range(400):
+            context = await parsed({"model": asked, "prompt": "x"}, **headers)
+            got[(await resolved(self.made, context)).pool] += 1
+        return {name: count / 400 for name, count in got.items()}
+
+
+@pytest.mark.parametrize("asked", [MODEL, "both"])
+@pytest.mark.parametrize("how", ["failed", "drains", "silent", "breaker", "gone"])
+async def test_a_pool_that_cannot_serve_leaves_its_share_to_the_other(how: str, asked: str) -> None:
+    pools = Pools(1, 1)
+    picker, clock = pools.made.picker, pools.made.clock
+    assert set(await pools.shares(asked)) == {"first", "second"}
+    match how:
+        case "failed":
+            picker.mark_failed("first", "first:1", "refused", clock())
+        case "drains":
+            picker.pools.sync_endpoints("first", [EndpointSpec("first:1", draining=True)])
+        case "silent":
+            clock.now_s += 60.0
+            pools.well("second")
+        case "breaker":
+            for _ in range(9):
+                picker.pools["first"].breakers.failed(
+                    *(picker.pools["first"].state.slot_of["first:1"], MODEL, clock(), clock(), "x"),
+                    certain=True,
+                )
+        case "gone":
+            picker.pools.sync_endpoints("first", [])
+    assert await pools.shares(asked) == {"second": 1.0}
+    picker.mark_failed("second", "second:1", "refused", clock())
+    found = await pools.shares(asked)
+    if how == "breaker":
+        assert found == {"first": 1.0}, "better one that has failed than one that is gone"
+    picker.pools.sync_endpoints("first", [EndpointSpec("first:1")])
+    clock.now_s += 60.0
+    pools.well("first")
+    assert await pools.shares(asked) == {"first": 1.0}, "it is back"
+
+
+@pytest.mark.parametrize(("weights", "share"), [((3, 1), 0.75), ((1, 0), 1.0), ((0, 0), 1.0)])
+async def test_two_pools_share_by_weight(weights: tuple[float, float], share: float) -> None:
+    pools = Pools(*weights)
+    assert (await pools.shares())["first"] == pytest.approx(share, abs=0.07)
+    pools.made.picker.mark_failed("first", "first:1", "refused", pools.made.clock())
+    assert await pools.shares() == {"second": 1.0}
+
+
+@pytest.mark.parametrize("asked", [MODEL, "both"])
+async def test_a_session_stays_in_its_pool(asked: str) -> None:
+    pools = Pools(1, 1)
+    found = [await pools.shares(asked, x_session_id=f"s{number}") for number in range(12)]
+    assert {len(one) for one in found} == {1}
+    assert len({name for one in found for name in one}) == 2

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from picker.pipeline.schedule import Schedule, session_key, session_token
+from picker.pipeline.schedule import Schedule
+from picker.pipeline.sessions import session_key, session_token
 from picker.request.rejection import Reason
 from picker.request.role import Role
 from tests.picker.fleet import IDLE, Fleet, address, chat, decided, fleet, head, load, refused

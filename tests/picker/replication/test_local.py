@@ -77,6 +77,41 @@ async def test_all_count_what_one_has_sent_and_forget_it_at_its_end(group: Group
     await until(lambda: all(one.is_settled for one in group.fleets))
 
 
+async def test_what_failed_at_one_is_forgotten_by_all_and_an_open_breaker_is_open_for_all(
+    group: Group,
+) -> None:
+    first, *others = group.fleets
+    body = chat("a long prompt " * 300)
+    decision = await decided(first, body, head(x_session_id="s"))
+    broken = decision.addresses[0]
+
+    def held(one: Fleet) -> int:
+        pool = one.picker.pools[POOL]
+        index = pool.cache
+        assert isinstance(index, ApproximateIndex)
+        return index.held_bytes(pool.state.slot_of[broken])
+
+    await until(lambda: all(held(one) > 0 for one in group.fleets))
+    first.picker.complete(end_of(decision, status=500, reason="http_error", tries=()))
+    await until(lambda: not any(held(one) for one in group.fleets))
+    sessions = [one.picker.pools[POOL].sessions for one in others]
+    assert not any(one.address_of("s", first.clock()) for one in sessions)
+
+    def tripped(one: Fleet) -> bool:
+        pool = one.picker.pools[POOL]
+        return bool(pool.breakers.tripped(one.clock()))
+
+    while not tripped(first):
+        decision = await decided(first, chat())
+        if decision.addresses[0] == broken:
+            first.picker.complete(end_of(decision, status=500, reason="http_error", tries=()))
+        else:
+            first.picker.complete(end_of(decision))
+    await until(lambda: all(map(tripped, group.fleets)))
+    for one in others:
+        assert (await decided(one, chat())).addresses[-1] == broken
+
+
 async def test_all_find_a_prefix_that_one_has_sent(group: Group) -> None:
     body = chat("shared words " * 400)
     first, *rest = group.fleets

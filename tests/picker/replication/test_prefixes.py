@@ -19,6 +19,7 @@ SENT = st.builds(
     chains=st.lists(CHAIN, max_size=3),
     adapter=st.sampled_from(["", "sql"]),
     session=st.sampled_from(["", "s1", "s2"]),
+    added=st.just(()),
 )
 
 
@@ -37,6 +38,14 @@ def test_what_is_packed_comes_out_again_in_order_by_pool(requests: list[Sent]) -
         assert [one for one in back if one.pool == pool] == [
             one for one in requests if one.pool == pool
         ]
+
+
+def test_what_is_taken_back_has_the_blocks_that_were_added() -> None:
+    sent = Sent("one", "x", [[1, 2, 3], [4]], "sql", "s", (2, 1))
+    assert through([sent]) == [sent]
+    long = Sent("one", "x", [list(range(6_000)), list(range(6_000))], "", "", (10, 5_000))
+    (back,) = through([long])
+    assert tuple(back.added) == (10, 5_000 - (12_000 - MAX_HASHES))
 
 
 def test_what_nobody_has_takes_no_room() -> None:

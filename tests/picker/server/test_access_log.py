@@ -26,6 +26,7 @@ def entry(
     decision: Mapping[str, object] | None = DECISION,
     usage: Mapping[str, object] | None = None,
     lua: Mapping[str, object] | None = None,
+    tries: Mapping[str, object] | None = None,
     status: int = 200,
     flags: tuple[str, ...] = (),
     remote: tuple[str, int] | None = ("10.0.0.1", 8000),
@@ -34,7 +35,11 @@ def entry(
 ) -> HTTPAccessLogEntry:
     if usage is not None:
         lua = {**(lua or {}), "usage": dict(usage)}
-    metadata = {names.PENSTOCK_NAMESPACE: decision, names.LUA_NAMESPACE: lua}
+    metadata = {
+        names.PENSTOCK_NAMESPACE: decision,
+        names.LUA_NAMESPACE: lua,
+        names.TRIES_NAMESPACE: tries,
+    }
     socket = {} if remote is None else {"address": remote[0], "portValue": remote[1]}
     made = {
         "commonProperties": {
@@ -78,6 +83,7 @@ def test_a_good_end() -> None:
         duration_s=2.0,
         reasoning_tokens=5,
         ticket="t-1",
+        tries=(),
     )
 
 
@@ -104,6 +110,28 @@ def test_reasons(status: int, flags: tuple[str, ...], reason: str, upstream_fail
     report = read(entry(status=status, flags=flags))
     assert (report.status, report.reason) == (status, reason)
     assert report.upstream_failed == upstream_failed
+
+
+@pytest.mark.parametrize(
+    ("noted", "flags", "tries", "last_try"),
+    [
+        (None, (), (), "answered"),
+        ({"tries": "refused 500 "}, (), ("refused", "500"), "answered"),
+        ({"status": "400"}, (), (), "answered"),
+        ({"tries": "reset reset ", "given_up": True}, (), ("reset", "reset"), "none"),
+        (None, ("upstreamConnectionFailure",), (), "refused"),
+        (None, ("upstreamConnectionTermination",), (), "reset"),
+        ({"tries": "500 "}, ("streamIdleTimeout",), ("500",), "timeout"),
+    ],
+)
+def test_tries(
+    noted: dict[str, object] | None,
+    flags: tuple[str, ...],
+    tries: tuple[str, ...],
+    last_try: str,
+) -> None:
+    report = read(entry(status=503, flags=flags, tries=noted))
+    assert (report.tries, report.last_try) == (tries, last_try)
 
 
 def test_a_client_that_left_before_the_decision_reached_envoy() -> None:

@@ -6,7 +6,7 @@ import random
 
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.state.cache.approximate import ApproximateIndex
-from picker.state.catalog import Catalog
+from picker.state.catalog import Catalog, Occasion
 from picker.state.endpoints import EndpointSpec, PoolState
 from picker.state.models import ServedModel
 from picker.state.pool import PoolRuntime
@@ -32,6 +32,7 @@ def catalog(*pools: PoolRuntime, rules: tuple[RewriteRule, ...] = ()) -> Catalog
     return made
 
 
+NOW = Occasion(0.0)
 BASE = ServedModel("base", None, 4096)
 LORA = ServedModel("lora", "base", None)
 
@@ -40,23 +41,23 @@ def test_a_pool_with_a_live_replica_comes_first() -> None:
     first = pool("first", {"1.1.1.1:1": [BASE]})
     second = pool("second", {"2.2.2.2:1": [BASE]})
     made = catalog(first, second)
-    found = made.serving("base")
+    found = made.serving("base", NOW)
     assert found is not None
     assert found.pool is first
     first.state.sync([])
-    found = made.serving("base")
+    found = made.serving("base", NOW)
     assert found is not None
     assert found.pool is second
     second.state.sync([])
-    found = made.serving("base")
+    found = made.serving("base", NOW)
     assert found is not None
     assert found.pool is first
-    assert made.serving("base", pool="elsewhere") is None
+    assert made.serving("base", NOW, pool="elsewhere") is None
 
 
 def test_adapters_are_told_from_base_models() -> None:
     made = catalog(pool("p", {"1.1.1.1:1": [BASE, LORA]}, declared=("declared",)))
-    kinds = {name: made.serving(name) for name in ("base", "lora", "declared", "none")}
+    kinds = {name: made.serving(name, NOW) for name in ("base", "lora", "declared", "none")}
     assert {name: place and place.is_adapter for name, place in kinds.items()} == {
         "base": False,
         "lora": True,
@@ -69,12 +70,12 @@ def test_a_name_that_is_served_needs_no_rule_and_the_generic_rule_takes_the_rest
     generic = RewriteRule("*", (RewriteTarget("base"),))
     exact = RewriteRule("lora", (RewriteTarget("base"),))
     made = catalog(pool("p", {"1.1.1.1:1": [BASE, LORA]}), rules=(generic, exact))
-    assert made.rewrite("base") == RewriteTarget("base")
-    assert made.rewrite("lora") == RewriteTarget("base")
-    assert made.rewrite("none") == made.rewrite(None) == RewriteTarget("base")
+    assert made.rewrite("base", NOW) == RewriteTarget("base")
+    assert made.rewrite("lora", NOW) == RewriteTarget("base")
+    assert made.rewrite("none", NOW) == made.rewrite(None, NOW) == RewriteTarget("base")
     without = catalog(pool("p", {"1.1.1.1:1": [BASE]}))
-    assert without.rewrite("none") == RewriteTarget("none")
-    assert without.rewrite(None) is None
+    assert without.rewrite("none", NOW) == RewriteTarget("none")
+    assert without.rewrite(None, NOW) is None
 
 
 def test_complete_when_every_pool_has_told_or_declared_its_models() -> None:

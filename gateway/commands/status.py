@@ -1,0 +1,41 @@
+"""``penstock status``: whether requests are served, and what each replica does."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from gateway.commands.api import LOCAL, Api, Document, TokenFile, Url, at
+from gateway.commands.output import AsJson, say, show_json, show_table
+
+
+def status(url: Url = LOCAL, token_file: TokenFile = None, as_json: AsJson = False) -> None:
+    """Show whether requests are served, what each replica does, and why one gets none."""
+    document = Api.at(url, token_file).get(at("status"))
+    if as_json:
+        show_json(document)
+        return
+    missing = cast("list[str]", document["not_ready"])
+    say(f"Not ready: {'; '.join(missing)}" if missing else "Ready.")
+    rows = [
+        _row(str(pool["name"]), endpoint)
+        for pool in cast("list[Document]", document["pools"])
+        for endpoint in cast("list[Document]", pool["endpoints"])
+    ]
+    if rows:
+        show_table(("pool", "replica", "state", ">in flight", ">running", ">waiting", "why"), rows)
+
+
+def _row(pool: str, endpoint: Document) -> tuple[str, ...]:
+    why = next(
+        (str(endpoint[key]) for key in ("reason", "breaker", "warning") if endpoint[key]), ""
+    )
+    state = "serving" if endpoint["healthy"] else "out"
+    if endpoint["draining"]:
+        state = "draining"
+    elif endpoint["healthy"] and endpoint["breaker"]:
+        state = "failing"
+    numbers = (
+        f"{endpoint[key]:g}"
+        for key in ("in_flight_requests", "running_requests", "waiting_requests")
+    )
+    return pool, str(endpoint["address"]), state, *numbers, why

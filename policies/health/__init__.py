@@ -1,0 +1,1 @@
+"""Whether a replica is worth a request. Imports nothing of ours."""
