@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from picker.request.report import Ending
+from picker.server.answers import AnswerFollower
 from picker.server.events import documents, event_ends, is_content, is_failure, parsed, without
 from picker.server.rename import EventRenamer, JsonRenamer
 from picker.server.usage import ReportedUsage, produced
@@ -16,7 +17,9 @@ from picker.server.usage import ReportedUsage, produced
 _EVENT_END_BYTES: Final = 4
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _MAX_HELD_BYTES: Final = 8 * 1024 * 1024
-"""An answer or event longer than this passes without its usage being read."""
+"""An event longer than this passes without its usage being read."""
+_MAX_WHOLE_BYTES: Final = 256 * 1024
+"""A JSON answer longer than this is read piece by piece, and is no error."""
 
 
 class ResponseReader:
@@ -43,7 +46,7 @@ class ResponseReader:
         if rename is not None and (self._json or self._sse):
             self._renamer = EventRenamer(*rename) if self._sse else JsonRenamer(*rename)
         self._held = bytearray()
-        self._overlong = False
+        self._follower: AnswerFollower | None = None
 
     @property
     def changes_length(self) -> bool:
@@ -81,7 +84,7 @@ class ResponseReader:
         self._held.clear()
         rest = b""
         if self._json:
-            document = parsed(held)
+            document = parsed(held) if self._follower is None else None
             self.usage.take(document)
             self.failed = self.failed or is_failure("", document)
         else:
@@ -92,11 +95,17 @@ class ResponseReader:
         return self._renamer.feed(rest) + self._renamer.rest()
 
     def _keep(self, data: bytes) -> None:
-        if not self._overlong:
-            self._held += data
-            self._overlong = len(self._held) > _MAX_HELD_BYTES
-        if self._overlong:
+        if self._follower is not None:
+            self._follower.feed(data)
+            return
+        self._held += data
+        if len(self._held) > _MAX_WHOLE_BYTES:
+            self._follower = AnswerFollower(self._reported)
+            self._follower.feed(bytes(self._held))
             self._held.clear()
+
+    def _reported(self, key: str, text: bytes) -> None:
+        self.usage.take({key: parsed(text)})
 
     def _events(self, data: bytes) -> bytes:
         searched = max(0, len(self._held) - _EVENT_END_BYTES)
