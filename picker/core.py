@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from picker.bodies.apart import Apart, Here
 from picker.flight.flights import Flights
 from picker.pipeline.parse import too_large
 from picker.pipeline.steps import Step, Steps, Tools, run, way
@@ -45,6 +46,8 @@ class Parts:
     watch: Watch = field(default_factory=Unwatched)
     counting: Counting = field(default_factory=Counting)
     engine_counts: EngineCounts = field(default_factory=NoEngineCounts)
+    apart: Apart = field(default_factory=Here)
+    """Where heavy work on bodies is done."""
     read: Step | None = None
     """Instead of parsing bodies: see `Tools.read`."""
 
@@ -84,6 +87,7 @@ class Picker:
             limiter=parts.limiter,
             counting=parts.counting,
             engine_counts=parts.engine_counts,
+            apart=parts.apart,
             is_draining=lambda: self.draining,
             now=now,
             rng=rng,
@@ -98,6 +102,7 @@ class Picker:
         self.catalog.configure(settings)
         self.learned.configure(settings.output_bound)
         self.max_body_bytes = settings.max_body_bytes
+        self.foreign_fallbacks = settings.foreign_fallbacks
         self._way = way(self._tools, settings)
 
     def leave(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from picker.caps import DEFAULT_CAPS, Caps
 from policies.routing.spec import PolicySpec
 
 
@@ -60,11 +61,14 @@ class PickerSettings:
     pools: tuple[PoolSettings, ...]
     rewrites: tuple[RewriteRule, ...] = ()
     max_body_bytes: int = 64 * 1024 * 1024
+    caps: Caps = DEFAULT_CAPS
     lease_s: float = 3600.0
     stale_after_s: float = 5.0
     report_scores: bool = False
     passthrough: tuple[str, ...] = ()
     """Paths that are open to clients beside those of the engines; ``PATH/*``: with all below."""
+    foreign_fallbacks: int = 0
+    """Further choices that somebody else's gateway is told of."""
     default_output_tokens: float = 256.0
     """Expected output of a request that states no bound, for load accounting."""
     output_bound: OutputBound = OutputBound()

@@ -189,12 +189,17 @@ def _amount(amount: int, *, money: bool) -> int | float:
 
 def _days(given: Mapping[str, str]) -> tuple[date, date]:
     last = _day(given, "to") or datetime.now(UTC).date()
-    first = _day(given, "from") or last - timedelta(days=_DAYS - 1)
+    first = _day(given, "from") or _days_before(last)
     if first > last:
         raise BadRequest(f"from ({first}) must not be after to ({last})")
     if (last - first).days >= _MAX_DAYS:
         raise BadRequest(f"at most {_MAX_DAYS} days at once, got {(last - first).days + 1}")
     return first, last
+
+
+def _days_before(last: date) -> date:
+    days = min(_DAYS - 1, (last - date.min).days)
+    return last - timedelta(days=days)
 
 
 def _day(given: Mapping[str, str], key: str) -> date | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -20,8 +21,10 @@ from gateway.tenancy.problems import (
     UnknownKey,
     UnknownTenant,
 )
+from gateway.tenancy.records import LATEST_S
 from gateway.tenancy.registry import RegistryUnavailable
 
+_DIGITS: Final = re.compile("[0-9]{1,18}", re.ASCII)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PAGE: Final = 100
 """Items of a list at once, unless asked otherwise."""
@@ -114,9 +117,15 @@ def page(request: web.Request, *others: str) -> tuple[str, int]:
     """Cursor and size of the requested page. ``others``: further parameters that are allowed."""
     given = query(request, ("limit", "cursor", *others))
     size = given.get("limit", str(PAGE))
-    if not (size.isascii() and size.isdigit() and 1 <= int(size) <= MAX_PAGE):
+    number = whole(size)
+    if number is None or not 1 <= number <= MAX_PAGE:
         raise BadRequest(f"limit must be a whole number from 1 to {MAX_PAGE}, got {size!r}")
-    return given.get("cursor", ""), int(size)
+    return given.get("cursor", ""), number
+
+
+def whole(text: str) -> int | None:
+    """A whole number in decimal digits; None for any other text, or more than 18 digits."""
+    return int(text) if _DIGITS.fullmatch(text) else None
 
 
 def instant(value: object, key: str) -> float | None:
@@ -136,5 +145,8 @@ def instant(value: object, key: str) -> float | None:
 
 
 def time_of(seconds: float | None) -> datetime | None:
-    """A time as in answers: in UTC, in whole seconds."""
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).replace(microsecond=0)
+    """A time as in answers: in UTC, in whole seconds; the last one that can be written for what is
+    later."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(min(seconds, LATEST_S), UTC).replace(microsecond=0)

@@ -18,6 +18,7 @@ from gateway.admin.answers import (
     instant,
     page,
     time_of,
+    whole,
 )
 from gateway.control.accounts import AccountsClient
 from gateway.tenancy.key_admin import KeyChanges, NewKey
@@ -204,10 +205,10 @@ def _version(request: web.Request) -> int | None:
     given = request.headers.get("If-Match")
     if given is None or given.strip() == "*":
         return None
-    digits = given.strip().strip('"')
-    if not (digits.isascii() and digits.isdigit()):
+    version = whole(given.strip().strip('"'))
+    if version is None:
         raise BadRequest(f"If-Match must be the version that was read, got {given!r}")
-    return int(digits)
+    return version
 
 
 def _text(given: dict[str, object], key: str, default: str | None = None) -> str:

@@ -37,6 +37,7 @@ from gateway.tenancy.registry import Registry
 from gateway.tenancy.sqlite_registry import SqliteRegistry
 from gateway.tenancy.supervisor import SupervisorTenancy
 from gateway.tenancy.worker import WorkerTenancy
+from picker.bodies.apart import BodyProcess
 from picker.core import Parts, Picker
 from picker.prompt.counting import Counting
 from picker.replication.local import LocalPeers
@@ -74,6 +75,7 @@ class WorkerParts:
     scraper: Scraper
     counting: Counting
     engine_counts: EngineTokenizer
+    bodies: BodyProcess
     picker: Picker
     health: Health
 
@@ -87,7 +89,7 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
     )
     peers = LocalPeers(picker_id, own=run.peer_socket(index))
     scraper = Scraper(sharing=peers.readings)
-    counting, engine_counts = Counting(), EngineTokenizer()
+    counting, engine_counts, bodies = Counting(), EngineTokenizer(), BodyProcess()
     picker = Picker(
         picker_id,
         Parts(
@@ -98,12 +100,14 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
             watch=scraper,
             counting=counting,
             engine_counts=engine_counts,
+            apart=bodies,
         ),
         now=time.monotonic,
         rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
     )
     return WorkerParts(
-        name, telemetry, tenancy, peers, scraper, counting, engine_counts, picker, Health(picker)
+        *(name, telemetry, tenancy, peers, scraper, counting, engine_counts, bodies),
+        *(picker, Health(picker)),
     )
 
 

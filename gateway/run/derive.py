@@ -11,8 +11,15 @@ from gateway.config.schema.pools import Pool
 from gateway.config.schema.scheduling import Policy, Profile
 from gateway.config.schema.tls import UpstreamTls
 from gateway.tokenizers.load import tokenizer_of
+from picker.caps import Caps
 from picker.prompt.counting import Tokenizer
-from picker.settings import OutputBound, PickerSettings, PoolSettings, RewriteRule, RewriteTarget
+from picker.settings import (
+    OutputBound,
+    PickerSettings,
+    PoolSettings,
+    RewriteRule,
+    RewriteTarget,
+)
 from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
 from picker.signals.settings import ScrapedPool, ScrapeSettings
@@ -45,7 +52,9 @@ def picker_settings(config: Config) -> PickerSettings:
         pools=pools,
         rewrites=rewrites,
         passthrough=config.passthrough,
+        foreign_fallbacks=config.picker.ext_proc.fallbacks,
         max_body_bytes=config.listen.max_body_bytes,
+        caps=Caps(**config.listen.caps.model_dump()),
         lease_s=config.picker.lease_s,
         stale_after_s=config.picker.scrape.stale_after_s,
         output_bound=OutputBound(

@@ -101,6 +101,7 @@ class Worker:
         await parts.engine_counts.close()
         parts.peers.stop()  # no end may be reported to accounts that are closed
         await parts.tenancy.close()
+        parts.bodies.close()
         self._learned.save(self._picker.pools.snapshot())
         parts.telemetry.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypedDict
@@ -19,15 +18,14 @@ from gateway.tenancy.problems import (
     UnknownTenant,
     valid,
 )
-from gateway.tenancy.records import ALL_MODELS, KeyRecord, KeyState, key_entry
+from gateway.tenancy.records import ALL_MODELS, LATEST_S, KeyRecord, KeyState, key_entry
 from gateway.tenancy.registry import RegistryUnavailable
 
 _LOG: Final = logging.getLogger("penstock.tenancy")
 _AT_ONCE: Final = 200
 """Keys that one write revokes."""
 _MAX_NAME: Final = 200
-_LATEST_S: Final = 253_370_764_800.0
-"""The year 9999."""
+_LONGEST_OVERLAP_S: Final = 10 * 366 * 86_400.0
 
 
 class KeyChanges(TypedDict, total=False):
@@ -116,8 +114,9 @@ class KeyAdmin:
         lifetime as the old one. Raises UnknownKey, InConfiguration, and Invalid for a key that is
         not active.
         """
-        if not (math.isfinite(overlap_s) and overlap_s >= 0):
-            raise Invalid([("overlap_s", "expected a number of seconds from 0")])
+        if not 0 <= overlap_s <= _LONGEST_OVERLAP_S:
+            expected = f"expected a number of seconds from 0 to {_LONGEST_OVERLAP_S:.0f}"
+            raise Invalid([("overlap_s", expected)])
         self._check_expiry(expires_s)
 
         async def attempt() -> NewKey:
@@ -286,7 +285,7 @@ class KeyAdmin:
         return valid(lambda: key_rules_from(models, limits, self._directory.config))
 
     def _check_expiry(self, expires_s: float | None) -> None:
-        if expires_s is not None and not self._now_s() < expires_s < _LATEST_S:
+        if expires_s is not None and not self._now_s() < expires_s < LATEST_S:
             raise Invalid([("expires", "expected a time that is still to come, before year 9999")])
 
 
@@ -294,4 +293,4 @@ def _lifetime(old: KeyRecord, now_s: float) -> float | None:
     """When its successor expires."""
     if old.expires_s is None or old.created_s is None:
         return old.expires_s
-    return now_s + (old.expires_s - old.created_s)
+    return min(now_s + (old.expires_s - old.created_s), LATEST_S)

@@ -17,6 +17,8 @@ from gateway.config.schema.terms import ModelPattern, Name
 from gateway.tenancy.registry import Entry, EntryKind
 
 ALL_MODELS: Final = ("*",)
+LATEST_S: Final = 253_370_764_800.0
+"""The year 9999: no key expires later, for no calendar can write it."""
 _DELETED: Final = b"null"
 
 Time = Annotated[float, Field(ge=0)]

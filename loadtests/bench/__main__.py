@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from loadtests.bench import processes
 from loadtests.bench.figures import (
+    bodies,
     decision,
     fleet,
     hearing,
@@ -50,6 +51,7 @@ FIGURES: Final = (
 OWN_FIGURES: Final = (
     OwnFigure("scale", "picker CPU per request among many replicas", scale.per_request),
     OwnFigure("reading", "CPU of reading 1,000 busy replicas", scale.reading),
+    OwnFigure("bodies", "what one hostile body does to all others", bodies.worst),
     OwnFigure("hearing", "CPU per request of another picker", hearing.per_request),
 )
 MICRO: Final = OwnFigure("micro", "parts of a decision alone", micro.rows)

@@ -1,11 +1,10 @@
-"""Step: tokens that the request will cost, expected and at most, and its prompt's hashes."""
+"""Step: tokens that the request will cost, expected and at most."""
 
 from __future__ import annotations
 
 import math
 from typing import Final
 
-from picker.prompt.blocks import hash_blocks
 from picker.prompt.forms import Form, Prompt
 from picker.prompt.measure import text_units
 from picker.request.context import RequestContext
@@ -70,13 +69,6 @@ class Estimate:
             context.possible = Usage(
                 min(MOST.input_tokens, most_tokens * len(prompt.sequences)),
                 min(MOST.output_tokens, most_tokens * answers),
-            )
-        if context.blocks is None:
-            context.blocks = hash_blocks(
-                prompt,
-                model=context.served_model,
-                adapter=context.adapter,
-                cache_salt=fields.cache_salt or "",
             )
 
     def _text_tokens(self, context: RequestContext, prompt: Prompt) -> float:

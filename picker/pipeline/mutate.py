@@ -2,76 +2,69 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Final
 
-import orjson
-
-from picker.prompt.forms import Form
-from picker.prompt.members import values_of, with_values
+from picker.bodies.apart import Apart, BodyLost
+from picker.bodies.edits import Edits, edit, edited
+from picker.bodies.multipart import with_form_model
+from picker.bodies.reading import Unreadable
+from picker.pipeline.parse import lost
+from picker.prompt.forms import Form, names_model
 from picker.request.context import RequestContext
 
-_NAMED_PATHS: Final = ("/v1/audio/", "/v1/images/", "/detokenize")
-"""Paths without a prompt whose JSON names a model all the same."""
 _ASKS_FOR_USAGE: Final = frozenset({Form.CHAT, Form.COMPLETIONS, Form.GENERATE})
-_INCLUDE_USAGE: Final = b'"stream_options":{"include_usage":true}'
-_EMPTY_OBJECT: Final = re.compile(rb"\s*\}")
 
 
 class Mutate:
     """Rewrites the model name; asks for usage in streams whose client did not; spells the path so
     that the replica reads what was decided by."""
 
+    def __init__(self, apart: Apart) -> None:
+        self._apart = apart
+
     async def __call__(self, context: RequestContext) -> None:
         if context.head.respelled is not None:
             context.set_headers.append((":path", context.head.respelled))
-        document, fields = context.document, context.fields
-        if document is None or fields is None:
-            return
-        if context.form is None and not _names_a_model(context):
-            return  # a path that we do not know passes byte for byte
-        body = context.body
-        if context.served_model != context.asked_model and context.form is not Form.SGLANG:
-            body = with_model(body, document, context.served_model)
-            document["model"] = context.served_model
+        edits = _edits(context)
+        if edits.model is not None and context.served_model != context.asked_model:
             context.model_changed = True
-        if context.form in _ASKS_FOR_USAGE and fields.stream and not fields.include_usage:
-            options = document.get("stream_options")
-            if options is None or isinstance(options, dict):  # else: for the replica to refuse
-                context.strip_usage = True
-                body = with_usage(body, document)
-        if body is not context.body:
-            context.changed_body = body
+        if not edits:
+            context.changed_body = context.body if context.decoded else None
+        elif edits.model is not None and context.form_model is not None:
+            context.changed_body = with_form_model(context.body, context.form_model, edits.model)
+        else:
+            context.changed_body = await self._edited(context, edits)
+
+    async def _edited(self, context: RequestContext, edits: Edits) -> bytes:
+        assert context.document is not None
+        if not context.heavy:
+            changed = edited(context.body, context.document, edits)
+        else:
+            try:
+                changed = await self._apart.run(edit, context.body, edits)
+            except BodyLost as error:
+                raise lost() from error
+        if isinstance(changed, Unreadable):
+            raise changed.rejection()
+        return changed
+
+
+def _edits(context: RequestContext) -> Edits:
+    fields = context.fields
+    if fields is None or (context.document is None and context.form_model is None):
+        return Edits()
+    if context.form is None and not _names_a_model(context):
+        return Edits()  # a path that we do not know passes byte for byte
+    model = None
+    if context.served_model != (fields.model or "") and context.form is not Form.SGLANG:
+        model = context.served_model
+    usage = False
+    if context.form in _ASKS_FOR_USAGE and fields.stream and not fields.include_usage:
+        options = (context.document or {}).get("stream_options")
+        # else: for the replica to refuse
+        usage = context.strip_usage = options is None or isinstance(options, dict)
+    return Edits(model, ask_for_usage=usage)
 
 
 def _names_a_model(context: RequestContext) -> bool:
-    named = context.fields is not None and context.fields.model is not None
-    return named and bool(context.served_model) and context.head.path.startswith(_NAMED_PATHS)
-
-
-def with_model(body: bytes, document: Mapping[str, object], served: str) -> bytes:
-    """``body``, which reads as ``document``, with the top-level ``model`` replaced by ``served``,
-    or added. One that is there twice is replaced twice: engines differ in which one they take."""
-    name = orjson.dumps(served)
-    if "model" not in document:
-        return _with_member(body, b'"model":' + name)
-    return with_values(body, values_of(body, "model"), name)
-
-
-def with_usage(body: bytes, document: Mapping[str, object]) -> bytes:
-    """``body``, which reads as ``document``, with ``stream_options.include_usage`` set; other
-    stream options stay."""
-    if "stream_options" not in document:
-        return _with_member(body, _INCLUDE_USAGE)
-    options = document["stream_options"]
-    wanted = {**(options if isinstance(options, dict) else {}), "include_usage": True}
-    if "continuous_usage_stats" in wanted:
-        wanted["continuous_usage_stats"] = False  # had no effect without include_usage
-    return with_values(body, values_of(body, "stream_options"), orjson.dumps(wanted))
-
-
-def _with_member(body: bytes, member: bytes) -> bytes:
-    start = body.index(b"{") + 1
-    comma = b"" if _EMPTY_OBJECT.match(body, start) else b","
-    return b"".join((body[:start], member, comma, body[start:]))
+    return bool(context.asked_model and context.served_model) and names_model(context.head.path)

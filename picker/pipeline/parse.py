@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
-import orjson
-
-from picker.prompt.adapters import read_adapters
+from picker.bodies.apart import Apart, BodyLost
+from picker.bodies.cost import is_heavy
+from picker.bodies.multipart import InvalidForm, find_model
+from picker.bodies.reading import Outcome, Unreadable, read, read_heavy
+from picker.caps import Caps
 from picker.prompt.fields import read_fields
-from picker.prompt.forms import Form, invoked, read_prompt, require_object
-from picker.prompt.messages import InvalidPrompt
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
 
+_LARGE_FORM_BYTES: Final = 1_000_000
 _MAX_NAME_CHARS: Final = 1024
 _MAX_LOGGED_CHARS: Final = 256
 
@@ -20,54 +22,78 @@ _MAX_LOGGED_CHARS: Final = 256
 class Parse:
     """Reads the JSON body of a known API; other bodies are looked at only for a model name."""
 
-    def __init__(self, max_body_bytes: int) -> None:
+    def __init__(self, max_body_bytes: int, caps: Caps, apart: Apart) -> None:
         self._max_body_bytes = max_body_bytes
+        self._caps = caps
+        self._apart = apart
 
     async def __call__(self, context: RequestContext) -> None:
         if len(context.body) > self._max_body_bytes:
             raise too_large(self._max_body_bytes)
-        if context.form is None:
-            _peek(context)
-        elif context.head.sends:
-            _read(context, context.form)
-        if context.document is not None:
-            _read_adapters(context, context.document)
-        model = context.fields.model if context.fields is not None else None
-        if model is not None:
-            context.asked_model = model
-            if len(model) > _MAX_NAME_CHARS:
-                context.asked_model = model[:_MAX_LOGGED_CHARS]
-                raise _too_long("model")
+        if context.is_form:
+            await self._read_form(context)
+        elif context.head.sends if context.form is not None else context.is_json:
+            await self._read_json(context)
+        else:
+            name_model(context, None)
+
+    async def _read_json(self, context: RequestContext) -> None:
+        outcome = await self._read(context)
+        if isinstance(outcome, Unreadable):
+            raise outcome.rejection()
+        context.form, context.document = outcome.form, outcome.document
+        context.fields, context.prompt = outcome.fields, outcome.prompt
+        context.asked_adapters = outcome.adapters
+        if any(len(name) > _MAX_NAME_CHARS for name in outcome.adapters):
+            raise _too_long("lora_path")
+        name_model(context, outcome.fields.model if outcome.fields is not None else None)
+
+    async def _read_form(self, context: RequestContext) -> None:
+        body, kind = context.body, context.head.headers.get("content-type", "")
+        try:
+            if len(body) > _LARGE_FORM_BYTES:
+                place = await asyncio.to_thread(find_model, body, kind)
+            else:
+                place = find_model(body, kind)
+        except InvalidForm as error:
+            message = f"The form in the request body cannot be read: {error}."
+            raise Rejection(Reason.INVALID_REQUEST, message) from error
+        context.form_model = place
+        model = body[place].decode() if place is not None else None
+        context.fields = read_fields(None, {"model": model})
+        name_model(context, model)
+
+    async def _read(self, context: RequestContext) -> Outcome:
+        body = context.body
+        context.heavy = is_heavy(body)
+        if not context.heavy:
+            return read(body, context.form, self._caps)
+        try:
+            return await self._apart.run(read_heavy, body, context.form, self._caps)
+        except BodyLost as error:
+            raise lost() from error
 
 
-def too_large(max_body_bytes: int) -> Rejection:
+def name_model(context: RequestContext, given: str | None) -> None:
+    """The body names this model, or none; its path's goes before. Raises Rejection for a name that
+    is too long."""
+    model = context.deployment or given
+    if not model:
+        return
+    context.asked_model = model
+    if len(model) > _MAX_NAME_CHARS:
+        context.asked_model = model[:_MAX_LOGGED_CHARS]
+        raise _too_long("model")
+
+
+def too_large(max_body_bytes: int, what: str = "") -> Rejection:
     """Refuses a body over the limit."""
-    return Rejection(Reason.TOO_LARGE, f"The request body is over {max_body_bytes} bytes.")
+    return Rejection(Reason.TOO_LARGE, f"The {what}request body is over {max_body_bytes} bytes.")
 
 
-def _read(context: RequestContext, form: Form) -> None:
-    try:
-        document = require_object(orjson.loads(context.body))
-        if form is Form.INVOCATION:
-            form = context.form = invoked(document)
-        context.document = document
-        context.fields = read_fields(form, document)
-        context.prompt = read_prompt(form, document)
-    except orjson.JSONDecodeError as error:
-        raise Rejection(
-            Reason.INVALID_JSON, f"The request body is not valid JSON: {error.msg}"
-        ) from error
-    except InvalidPrompt as error:
-        raise Rejection(Reason.INVALID_REQUEST, str(error), param=error.param) from error
-
-
-def _read_adapters(context: RequestContext, document: dict[str, object]) -> None:
-    try:
-        context.asked_adapters = read_adapters(document)
-    except InvalidPrompt as error:
-        raise Rejection(Reason.INVALID_REQUEST, str(error), param=error.param) from error
-    if any(len(name) > _MAX_NAME_CHARS for name in context.asked_adapters):
-        raise _too_long("lora_path")
+def lost() -> Rejection:
+    """Refuses a body of which the process died that read it."""
+    return Rejection(Reason.TOO_LARGE, "The request body took too much memory to read.")
 
 
 def _too_long(param: str) -> Rejection:
@@ -76,16 +102,3 @@ def _too_long(param: str) -> Rejection:
         f"{param} is longer than {_MAX_NAME_CHARS} characters.",
         param=param,
     )
-
-
-def _peek(context: RequestContext) -> None:
-    # Engines read a body without a content type as JSON.
-    if not context.body or "json" not in context.head.headers.get("content-type", "json").lower():
-        return
-    try:
-        document = orjson.loads(context.body)
-        if isinstance(document, dict):
-            context.document = document
-            context.fields = read_fields(None, document)
-    except (orjson.JSONDecodeError, InvalidPrompt):
-        return  # passed through as it is: the replica judges it

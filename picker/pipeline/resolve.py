@@ -46,32 +46,35 @@ class Resolve:
             return
         serving = self._catalog.serving(target.model, pool=target.pool)
         if serving is None:
-            if context.form is None:
+            if context.form is None and not rewritten:
                 self._default_pool(context)
                 return
-            if not self._catalog.complete:
-                problem = self._catalog.problem
-                why = f"a replica does not list its models ({problem})" if problem else _UNREACHED
-                raise Rejection(
-                    Reason.NO_ENDPOINTS, f"The model {target.model!r} is not known yet: {why}."
-                )
-            if context.asked_model != target.model:
-                raise Rejection(
-                    Reason.NO_ENDPOINTS,
-                    f"The model {context.asked_model!r} leads to {target.model!r}, which no"
-                    " replica serves.",
-                )
-            raise Rejection(
-                Reason.MODEL_NOT_FOUND,
-                f"The model {target.model!r} does not exist here.",
-                param="model",
-            )
+            raise self._not_served(context, target.model, rewritten)
         context.pool = serving.pool.name
         context.served_model = target.model
         # Only an operator's alias is billed by the name asked for: a header's is the client's own.
         aliased = bool(asked) and not rewritten and self._catalog.is_known(asked)
         context.billed_model = asked if aliased else target.model
         context.adapter = target.model if serving.is_adapter else ""
+
+    def _not_served(self, context: RequestContext, model: str, rewritten: str) -> Rejection:
+        if not self._catalog.complete:
+            problem = self._catalog.problem
+            why = f"a replica does not list its models ({problem})" if problem else _UNREACHED
+            return Rejection(Reason.NO_ENDPOINTS, f"The model {model!r} is not known yet: {why}.")
+        if rewritten:
+            return Rejection(
+                Reason.MODEL_NOT_FOUND,
+                f"The model {model!r}, which a header of the request names, does not exist here.",
+            )
+        if context.asked_model != model:
+            return Rejection(
+                Reason.NO_ENDPOINTS,
+                f"The model {context.asked_model!r} leads to {model!r}, which no replica serves.",
+            )
+        return Rejection(
+            Reason.MODEL_NOT_FOUND, f"The model {model!r} does not exist here.", param="model"
+        )
 
     def _adapter(self, context: RequestContext, adapters: tuple[str, ...]) -> None:
         """An engine that knows ``lora_path`` serves that adapter whatever the model is; for one

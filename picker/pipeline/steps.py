@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from picker.bodies.apart import Apart
 from picker.flight.flights import Flights
 from picker.pipeline.authorize import Authorize
+from picker.pipeline.azure import ReadDeployment
 from picker.pipeline.count import Count, Exactly
 from picker.pipeline.decide import Decide
+from picker.pipeline.decode import Decode
 from picker.pipeline.dispatch import Dispatch
 from picker.pipeline.doors import (
     AnswerHealth,
@@ -20,6 +23,7 @@ from picker.pipeline.doors import (
 )
 from picker.pipeline.estimate import Estimate
 from picker.pipeline.forward import Forward
+from picker.pipeline.hash import Hash
 from picker.pipeline.identify import Identify
 from picker.pipeline.mutate import Mutate
 from picker.pipeline.parse import Parse
@@ -70,6 +74,7 @@ class Tools:
     limiter: Limiter
     counting: Counting
     engine_counts: EngineCounts
+    apart: Apart
     is_draining: Callable[[], bool]
     now: Callable[[], float]
     rng: random.Random
@@ -85,20 +90,23 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
     return Way(
         head=(
             ("door", RefuseWhenDraining(tools.is_draining)),
+            ("azure", ReadDeployment()),
             ("paths", RefuseClosedPaths(settings.pools, settings.passthrough)),
             ("health", AnswerHealth(lambda: tools.pools.any_candidate(tools.now()))),
             ("identify", Identify(tools.gate)),
         ),
         body=(
-            ("parse", tools.read or Parse(settings.max_body_bytes)),
+            ("decode", Decode(settings.max_body_bytes)),
+            ("parse", tools.read or Parse(settings.max_body_bytes, settings.caps, tools.apart)),
             ("authorize", Authorize()),
             ("resolve", Resolve(tools.catalog)),
             ("engine", RefusePathsOfOtherEngines(settings.pools, settings.passthrough)),
             ("count", Count(tools.counting, exactly, tools.learned)),
             ("estimate", estimate),
             ("reserve", Reserve(tools.limiter, exactly, estimate)),
+            ("hash", Hash()),
             ("schedule", Schedule(tools.pools, tools.flights.ledger, tools.rng, tools.now)),
-            ("mutate", Mutate()),
+            ("mutate", Mutate(tools.apart)),
             ("forward", Forward(tools.pools)),
             ("dispatch", Dispatch(tools.flights, settings.lease_s)),
             ("decide", Decide(tools.picker_id, report_scores=settings.report_scores)),

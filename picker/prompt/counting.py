@@ -37,7 +37,14 @@ class Counting:
         """Tokens of the prompt's text; None when no tokenizer is for the model."""
         for pattern, tokenizer in self._tokenizers:
             if matches(model, (pattern,)):
-                texts = [text.decode("utf-8", "replace") for text in prompt.sequences]
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._thread, tokenizer.count, texts)
+                return await loop.run_in_executor(self._thread, _count, tokenizer, prompt)
         return None
+
+
+def _count(tokenizer: Tokenizer, prompt: Prompt) -> int:
+    shared = 0
+    if prompt.shared:
+        shared = tokenizer.count([prompt.shared.decode("utf-8", "replace")])
+    texts = [text.decode("utf-8", "replace") for text in prompt.sequences]
+    return tokenizer.count(texts) + shared * len(texts)

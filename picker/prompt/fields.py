@@ -26,6 +26,8 @@ _CHOOSES: Final = frozenset({Form.CHAT, Form.COMPLETIONS, *_SAMPLED})
 """They have a number of answers, or of beams: ``n``."""
 _USAGE_ALWAYS: Final = frozenset({Form.RESPONSES, Form.ANTHROPIC, Form.SGLANG})
 _IN_BACKGROUND: Final = frozenset({Form.RESPONSES, Form.SGLANG})
+_MOST: Final = 2**53
+"""A larger number counts as this one: it is summed in floats."""
 _INTEGER: Final = TypeAdapter(int)
 _BOOLEAN: Final = TypeAdapter(bool)
 
@@ -111,7 +113,7 @@ def _whole(value: object) -> int | None:
         number = _INTEGER.validate_python(value)
     except ValidationError:
         return None
-    return number if number >= 0 else None
+    return min(number, _MOST) if number >= 0 else None
 
 
 def _flag(value: object) -> bool:

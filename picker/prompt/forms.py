@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import array
 import enum
+import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from picker.caps import DEFAULT_CAPS, Caps
+from picker.prompt.caps import require_count, require_within
 from picker.prompt.messages import (
     InvalidPrompt,
     Rendering,
@@ -41,6 +44,11 @@ class Prompt:
     """Token ids over all sequences, 0 for text."""
     media_items: int = 0
     """Images, audio clips and the like, whose tokens the text does not show."""
+    shared: bytes = b""
+    """A part of every sequence that is kept once: the query of many documents. The numbers above
+    count it for each of them."""
+    shared_first: bool = True
+    """Sequences begin with it, else they end with it."""
 
 
 class Form(enum.Enum):
@@ -94,6 +102,14 @@ def form_of(path: str) -> Form | None:
     return None
 
 
+_NAMED_PATHS = ("/v1/audio/", "/v1/images/", "/detokenize")
+
+
+def names_model(path: str) -> bool:
+    """Whether a request to ``path``, which has no form, names a model all the same."""
+    return path.startswith(_NAMED_PATHS)
+
+
 _INVOCATIONS = {
     "messages": Form.CHAT,
     "prompt": Form.COMPLETIONS,
@@ -126,10 +142,14 @@ def require_object(body: object) -> dict[str, object]:
     return body
 
 
-def read_prompt(form: Form, body: Body) -> Prompt:
-    """The prompt of a body; an invocation's by the form that it is `invoked` as. Raises
-    InvalidPrompt naming the parameter that is wrong or empty."""
-    return _READERS[form](body)
+def read_prompt(form: Form, body: Body, caps: Caps = DEFAULT_CAPS) -> Prompt:
+    """The prompt of a body; an invocation's by the form that it is `invoked` as. Takes time and
+    memory in proportion to the body. Raises InvalidPrompt naming the parameter that is wrong,
+    empty, or over a cap."""
+    require_within(body, caps)
+    prompt = _READERS[form](body)
+    require_count("media", prompt.media_items, "media", caps)
+    return prompt
 
 
 def _chat(body: Body) -> Prompt:
@@ -209,23 +229,29 @@ def _sglang(body: Body) -> Prompt:
 
 def _count_items(value: object) -> int:
     """Media of one prompt or of several: leaves of nested lists."""
-    if isinstance(value, list):
-        return sum(map(_count_items, value))
-    return int(value is not None)
+    count, rest = 0, [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, list):
+            rest.extend(one)
+        else:
+            count += one is not None
+    return count
 
 
 def _generative_score(body: Body) -> Prompt:
-    """One sequence for each item: it with the query, in the order that the engine puts them."""
+    """One sequence for each item, with the query before or after it."""
     query, items = _sequences(body.get("query"), "query"), _sequences(body.get("items"), "items")
     if len(query.sequences) != 1 or bool(query.token_ids) != bool(items.token_ids):
         raise InvalidPrompt("query must be one text or list of token ids, as items are", "query")
     (first,) = query.sequences
-    item_first = body.get("item_first") is True
-    sequences = tuple(item + first if item_first else first + item for item in items.sequences)
+    count = len(items.sequences)
     return Prompt(
-        sequences,
-        len(sequences) * query.text_bytes + items.text_bytes,
-        len(sequences) * query.token_ids + items.token_ids,
+        items.sequences,
+        count * query.text_bytes + items.text_bytes,
+        count * query.token_ids + items.token_ids,
+        shared=first,
+        shared_first=body.get("item_first") is not True,
     )
 
 
@@ -264,12 +290,14 @@ def _one_or_many(body: Body, param: str) -> list[object]:
 def _pairs(
     firsts: Sequence[object], first_param: str, seconds: Sequence[object], second_param: str
 ) -> Prompt:
-    lefts = [as_bytes(first, first_param) for first in firsts] * (
-        len(seconds) if len(firsts) == 1 else 1
-    )
+    lefts = [as_bytes(first, first_param) + b"\x1e" for first in firsts]
     rights = [as_bytes(second, second_param) for second in seconds]
-    sequences = tuple(left + b"\x1e" + right for left, right in zip(lefts, rights, strict=True))
-    return Prompt(sequences, sum(map(len, sequences)), 0)
+    own = sum(map(len, rights))
+    if len(lefts) == 1:
+        (query,) = lefts
+        return Prompt(tuple(rights), len(rights) * len(query) + own, 0, shared=query)
+    sequences = tuple(map(operator.add, lefts, rights))
+    return Prompt(sequences, own + sum(map(len, lefts)), 0)
 
 
 def _sequences(value: object, param: str) -> Prompt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +20,7 @@ from picker.request.labels import RequestLabels
 from picker.request.pick import Pick
 from policies.limits.prices import MOST, NOTHING, Usage
 
+_FORM: Final = re.compile(r"\s*multipart/form-data\s*(?:;|\Z)")
 _MAX_USER_CHARS: Final = 64
 
 
@@ -36,12 +38,23 @@ class RequestContext:
     answer: Answer | None = None
     """Set by a step that answers the request itself; ends the pipeline."""
 
+    # azure
+    deployment: str = ""
+    """Model that the path names, "" for none; it goes before the body's."""
     # identify
     caller: Caller = UNKNOWN
+    # decode
+    decoded: bool = False
+    """The body came in another coding, or with a mark that is not part of it."""
     # parse
+    heavy: bool = False
+    """Work on its body takes long: see `picker.bodies.cost`."""
     document: dict[str, object] | None = None
+    """The JSON body; of a heavy one without large members."""
     fields: RequestFields | None = None
     prompt: Prompt | None = None
+    form_model: slice | None = None
+    """Where a multipart form has the model's name."""
     asked_model: str = ""
     """Model name as the client gave it, "" when it gave none."""
     asked_adapters: tuple[str, ...] = ()
@@ -89,6 +102,22 @@ class RequestContext:
     def request_id(self) -> str:
         """The client's or Envoy's request id, else ours."""
         return self.head.headers.get(names.REQUEST_ID) or self.id
+
+    @property
+    def is_json(self) -> bool:
+        """Its body should be JSON: engines read one without a content type so."""
+        if self.form is not None:
+            return True
+        return bool(self.body) and "json" in self._content_type
+
+    @property
+    def is_form(self) -> bool:
+        """Its body is a multipart form: audio and images come so."""
+        return self.form is None and self.head.sends and bool(_FORM.match(self._content_type))
+
+    @property
+    def _content_type(self) -> str:
+        return self.head.headers.get("content-type", "json").lower()
 
     @property
     def id_header(self) -> tuple[str, str]:

@@ -41,6 +41,7 @@ class Reason(Enum):
     METHOD_NOT_ALLOWED = ErrorRow(405, "invalid_request_error", "method_not_allowed")
     NOT_CACHED = ErrorRow(412, "invalid_request_error", "not_cached")
     TOO_LARGE = ErrorRow(413, "invalid_request_error", "request_too_large")
+    UNSUPPORTED_ENCODING = ErrorRow(415, "invalid_request_error", "unsupported_content_encoding")
     REQUESTS_LIMITED = ErrorRow(429, "requests", "rate_limit_exceeded")
     TOKENS_LIMITED = ErrorRow(429, "tokens", "rate_limit_exceeded")
     QUOTA_EXCEEDED = ErrorRow(429, "insufficient_quota", "insufficient_quota")

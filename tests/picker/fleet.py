@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
+from picker.bodies.apart import Apart, Here
 from picker.core import Parts, Picker
 from picker.prompt.counting import Counting
 from picker.request.answer import Answer, Decision
@@ -127,6 +128,7 @@ class Fleet:
         report_scores: bool = False,
         lease_s: float = 3600.0,
         passthrough: Sequence[str] = (OPAQUE,),
+        foreign_fallbacks: int = 2,
     ) -> None:
         self.picker.configure(
             PickerSettings(
@@ -136,6 +138,7 @@ class Fleet:
                 report_scores=report_scores,
                 lease_s=lease_s,
                 passthrough=tuple(passthrough),
+                foreign_fallbacks=foreign_fallbacks,
             )
         )
 
@@ -181,6 +184,7 @@ def fleet(
     watch: Watch | None = None,
     counting: Counting | None = None,
     engine_counts: EngineCounts | None = None,
+    apart: Apart | None = None,
 ) -> Fleet:
     """A picker whose replicas report ``replicas``."""
     clock, seen = Clock(), Recorder()
@@ -192,6 +196,7 @@ def fleet(
         watch=watch or Unwatched(),
         counting=counting or Counting(),
         engine_counts=engine_counts or NoEngineCounts(),
+        apart=apart or Here(),
     )
     picker = Picker(name, parts, now=clock, rng=random.Random(seed))
     made = Fleet(picker, clock, seen)

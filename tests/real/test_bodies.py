@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import gzip
+import zlib
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
+import orjson
 import pytest
 import pytest_asyncio
+from backports import zstd
 
 from tests.real.gateway import Gateway, Json
 from tests.real.ports import free_port
@@ -152,3 +156,83 @@ async def test_no_replica_is_503(http: aiohttp.ClientSession) -> None:
     assert (error["type"], error["code"]) == ("server_error", "no_endpoints")
     told = await anthropic.json()
     assert (told["type"], told["error"]["type"]) == ("error", "overloaded_error")
+
+
+@pytest.mark.parametrize(
+    ("name", "encode"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress), ("zstd", zstd.compress)],
+)
+@pytest.mark.parametrize("model", ["recorded", "recorded-alias"])
+async def test_an_encoded_body_reaches_the_replica_decoded(
+    http: aiohttp.ClientSession,
+    recorder: Recorder,
+    name: str,
+    encode: Callable[[bytes], bytes],
+    model: str,
+) -> None:
+    body = orjson.dumps({"model": model, "prompt": "x" * 100_000})
+    answer = await http.post(
+        "/v1/completions", data=encode(body), headers={**JSON, "content-encoding": name}
+    )
+    assert answer.status == 200
+    seen = recorder.seen[-1]
+    assert "content-encoding" not in seen.headers
+    assert int(seen.headers["content-length"]) == len(seen.body)
+    assert seen.body == body.replace(b"-alias", b"")
+
+
+async def test_encodings_that_are_not_taken_and_bombs(http: aiohttp.ClientSession) -> None:
+    plain = orjson.dumps({"model": "recorded", "prompt": "x"})
+    bomb = gzip.compress(bytes(LIMIT_BYTES + 1))
+    for name, data, status in (("br", plain, 415), ("gzip", plain, 400), ("gzip", bomb, 413)):
+        answer = await http.post(
+            "/v1/completions", data=data, headers={**JSON, "content-encoding": name}
+        )
+        assert (answer.status, answer.content_type) == (status, "application/json")
+        assert ("accept-encoding" in answer.headers) == (status == 415)
+
+
+async def test_a_form_reaches_the_replica_with_the_served_model(
+    http: aiohttp.ClientSession, recorder: Recorder
+) -> None:
+    form = aiohttp.FormData()
+    form.add_field("file", bytes(range(256)) * 4_000, filename="a.wav", content_type="audio/wav")
+    form.add_field("model", "recorded-alias")
+    answer = await http.post("/v1/audio/transcriptions", data=form)
+    assert answer.status == 200
+    seen = recorder.seen[-1]
+    assert int(seen.headers["content-length"]) == len(seen.body)
+    assert b"\r\n\r\nrecorded\r\n" in seen.body
+    assert bytes(range(256)) * 4_000 in seen.body
+
+
+async def test_azures_paths_are_openais_to_the_replica(
+    http: aiohttp.ClientSession, recorder: Recorder
+) -> None:
+    answer = await http.post(
+        "/openai/deployments/recorded-alias/completions?api-version=2024-10-21&x=1",
+        json={"prompt": "x"},
+        headers={"api-key": "any"},
+    )
+    assert answer.status == 200
+    seen = recorder.seen[-1]
+    assert seen.path == "/v1/completions?x=1"
+    assert orjson.loads(seen.body)["model"] == "recorded"
+
+
+async def test_a_heavy_body_is_read_and_changed_apart(
+    http: aiohttp.ClientSession, recorder: Recorder
+) -> None:
+    extra = ",".join(['{"model":"recorded-alias"}'] * 20_000)
+    body = f'{{"x":[{extra}],"model":"recorded-alias","prompt":"x"}}'.encode()
+    answer = await http.post("/v1/completions", data=body, headers=JSON)
+    assert answer.status == 200
+    head, _, rest = body.rpartition(b"recorded-alias")
+    assert recorder.seen[-1].body == head + b"recorded" + rest
+
+
+async def test_a_refusal_names_the_cap(http: aiohttp.ClientSession) -> None:
+    body = {"model": "recorded", "query": "q" * 200_000, "documents": ["a"] * 10_000}
+    answer = await http.post("/v1/rerank", json=body)
+    assert answer.status == 400
+    assert "prompts" in (await answer.json())["error"]["message"]

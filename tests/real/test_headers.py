@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 
 import aiohttp
+import orjson
 import pytest
 import pytest_asyncio
 
@@ -136,3 +138,69 @@ async def test_many_methods_pass(http: aiohttp.ClientSession, recorders: list[Re
     methods = ["GET", "DELETE", "PUT", "PATCH", "OPTIONS"]
     await asyncio.gather(*(http.request(one, "/v1/files/1") for one in methods))
     assert sorted(seen.method for seen in recorders[0].seen) == sorted(methods)
+
+
+ODD_HEADERS = (
+    *(names.SESSION_ID, names.SESSION_TOKEN, names.REQUEST_ID, names.CONDITIONAL_DECODE),
+    *names.OBJECTIVE,
+    *names.FAIRNESS_ID,
+    *names.CLIENT_MAY_NOT_SET,
+    *("authorization", "api-key", "content-type", "content-encoding", "accept-encoding", "te"),
+    *("traceparent", "x-llm-d-slo-ttft-ms", "x-forwarded-for", "cookie", "expect", "via"),
+)
+ODD_VALUES = (
+    *(
+        b"\xe9",
+        "é😀".encode(),
+        b"\xff\xfe",
+        b"!!!!",
+        b"9" * 400,
+        b"-1",
+        b"1e400",
+        b"NaN",
+        b"x" * 9_000,
+    ),
+    *(
+        b"gzip, br",
+        b"multipart/form-data",
+        b"Bearer",
+        b"eyJ.a.b",
+        b"%00",
+        b"\t",
+        b", ,",
+        b"{}",
+        b"",
+    ),
+)
+QUERIES = (b"", b"", b"?%00", b"?x=%ff", b"?" + b"q" * 2_000, b"?a=\xe9")
+
+
+async def test_no_header_and_no_query_makes_a_5xx(http: aiohttp.ClientSession) -> None:
+    chosen = random.Random(9)
+    body = orjson.dumps(CHAT)
+    requests = [{names.SESSION_TOKEN: value} for value in ODD_VALUES]
+    for _ in range(60):
+        few = chosen.sample(ODD_HEADERS, chosen.randint(1, 3))
+        requests.append({name: chosen.choice(ODD_VALUES) for name in few})
+    for headers in requests:
+        status, answer = await _raw(http, chosen.choice(QUERIES), headers, body)
+        assert 200 <= status < 500, (headers, answer)
+
+
+async def _raw(
+    http: aiohttp.ClientSession, query: bytes, headers: dict[str, bytes], body: bytes
+) -> tuple[int, bytes]:
+    """A request that no client would write, and the beginning of its answer."""
+    given = {"host": b"x", "content-type": b"application/json", "connection": b"close", **headers}
+    given["content-length"] = str(len(body)).encode()
+    lines = b"".join(b"%s: %s\r\n" % (name.encode(), value) for name, value in given.items())
+    url = http._base_url
+    assert url is not None
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        writer.write(b"POST /v1/chat/completions%s HTTP/1.1\r\n" % query + lines + b"\r\n" + body)
+        async with asyncio.timeout(20):
+            answer = await reader.read(2_000)
+    finally:
+        writer.close()
+    return int(answer.split()[1]), answer

@@ -24,6 +24,11 @@ class ExtProcSection(Section):
     ] = "auto"
     """auto: plain on a loopback address, a self-signed certificate elsewhere. off: plain. Or
     `certificate` and `key`."""
+    fallbacks: Annotated[int, Field(ge=0, le=7)] = 0
+    """Further replicas named behind the first choice, at most `scheduling.fallbacks`. Leave it at 0
+    for gateways that take one endpoint: Envoy's ORIGINAL_DST clusters, agentgateway and NGINX
+    answer 503 to a list. Envoy's override_host policy takes a list, and tries the next one when
+    one cannot be reached."""
 
 
 class HealthSection(Section):

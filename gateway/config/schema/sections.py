@@ -25,6 +25,22 @@ from gateway.config.schema.terms import Count, IpAddress, OpenPath, Port, Second
 from gateway.config.schema.tls import ServerTls
 
 
+class RequestCaps(Section):
+    """How much of each thing one request may have. A request with more is refused with 400, or with
+    413 for its JSON values, in words that name the cap."""
+
+    prompts: Count = 8_192
+    """Prompts, inputs, documents or pairs of texts."""
+    messages: Count = 20_000
+    """Messages of a conversation, or input items of the Responses API."""
+    tools: Count = 4_096
+    """Definitions of tools or functions."""
+    media: Count = 1_024
+    """Images, audio clips and the like."""
+    values: Count = 2_000_000
+    """JSON values. Each of them takes up to 300 bytes of memory while the body is read."""
+
+
 class Listen(Section):
     """Where clients connect."""
 
@@ -36,6 +52,8 @@ class Listen(Section):
     """TLS for clients. Null: plain HTTP."""
     max_body_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 64 << 20
     """Longest request body, bytes. A longer one is answered with 413."""
+    caps: RequestCaps = RequestCaps()
+    """How much of each thing one request may have."""
     upload_idle_timeout_s: Seconds = 60.0
     """A request of whose body nothing arrives for this long, seconds, is ended with 408. A slow
     upload that goes on is not. (With `picker.failure_mode: open`, `stream_idle_timeout_s` holds

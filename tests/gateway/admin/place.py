@@ -13,7 +13,12 @@ from aiohttp import web
 
 from gateway.admin.access import Access
 from gateway.admin.api import application
-from gateway.admin.status import ConfigStatus, EnvoyStatus, GatewayStatus
+from gateway.admin.status import (
+    ConfigStatus,
+    EnvoyStatus,
+    GatewayStatus,
+    UnknownEndpointError,
+)
 from gateway.config.reading.load import load
 from gateway.control.accounts import AccountsClient, AccountsServer
 from gateway.limits.accounts import AccountsSource, TenantAccounts
@@ -58,7 +63,7 @@ class Status:
         return {}
 
     async def set_draining(self, pool: str, address: str, *, draining: bool) -> None:
-        raise NotImplementedError
+        raise UnknownEndpointError("there is no pool")
 
 
 class Place:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import orjson
 import pytest
 
+from picker.bodies.apart import Here
+from picker.caps import Caps
 from picker.pipeline.parse import Parse
 from picker.pipeline.steps import Step
 from picker.prompt.forms import form_of
@@ -25,13 +27,20 @@ def begun(
     return RequestContext("p0-1", head(path, method, **headers), form_of(path))
 
 
+def parse(max_body_bytes: int) -> Parse:
+    """The step with default caps."""
+    return Parse(max_body_bytes, Caps(), Here())
+
+
 async def parsed(
-    body: Mapping[str, object] | None = None, path: str = "/v1/completions", **headers: str
+    body: Mapping[str, object] | None = None,
+    path: str = "/v1/completions",
+    **headers: str,
 ) -> RequestContext:
     """A request whose body has been read."""
     context = begun(path, **headers)
     context.body = orjson.dumps({"model": MODEL, "prompt": "Hello"} if body is None else body)
-    await Parse(1 << 20)(context)
+    await parse(4 << 20)(context)
     return context
 
 

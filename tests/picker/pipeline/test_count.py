@@ -87,6 +87,16 @@ async def test_only_models_that_have_a_tokenizer_are_counted() -> None:
     assert context.counted_tokens == 5
 
 
+async def test_a_query_counts_for_each_document() -> None:
+    context = await parsed(
+        {"model": "m", "query": "two words", "documents": ["a", "b c", "d"]}, "/v1/rerank"
+    )
+    context.served_model = "m"
+    made, counting = fleet(), Counting([("*", Words())])
+    await Count(counting, exactly(made, NoEngineCounts()), made.picker.learned)(context)
+    assert context.counted_tokens == 3 * 2 + 4
+
+
 async def test_without_a_prompt_there_is_nothing_to_count() -> None:
     context = begun("/somewhere")
     made = fleet()

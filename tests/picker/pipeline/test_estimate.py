@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from picker.pipeline.estimate import MAX_OUTPUT_TOKENS, MEDIA_ITEM_TOKENS, Estimate
-from picker.prompt.blocks import Blocks
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason
 from policies.limits.prices import MOST, NOTHING, Usage
@@ -86,18 +85,6 @@ async def test_a_prompt_over_the_context_is_refused(made: Fleet) -> None:
 @pytest.mark.parametrize("path", ["/tokenize", "/v1/completions/render"])
 async def test_what_runs_no_model_costs_nothing(made: Fleet, path: str) -> None:
     assert (await estimated(made, {"prompt": "Hello"}, path)).expected == NOTHING
-
-
-async def test_hashes_are_salted_and_those_that_are_given_stay(made: Fleet) -> None:
-    plain = await estimated(made, {"prompt": "x" * 1_000})
-    salted = await estimated(made, {"prompt": "x" * 1_000, "cache_salt": "s"})
-    assert plain.blocks is not None
-    assert salted.blocks is not None
-    assert not set(plain.blocks.chains[0]) & set(salted.blocks.chains[0])
-    context = await parsed()
-    context.blocks = given = Blocks(([1],), 4)
-    await step(made)(context)
-    assert context.blocks is given
 
 
 async def test_without_a_prompt_nothing_is_known(made: Fleet) -> None:

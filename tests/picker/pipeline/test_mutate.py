@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from picker.pipeline.mutate import with_model, with_usage
+from picker.bodies.edits import with_model, with_usage
 from tests.picker.fleet import MODEL, chat, decided, fleet, head
 
 _TEXTS = st.sampled_from(

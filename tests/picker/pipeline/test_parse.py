@@ -7,17 +7,16 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from picker.pipeline.parse import Parse
 from picker.prompt.forms import Form
 from picker.request.rejection import Reason
 from tests.picker.fleet import chat
-from tests.picker.pipeline.steps import begun, refusal
+from tests.picker.pipeline.steps import begun, parse, refusal
 
 
 async def test_a_known_api_is_read() -> None:
     context = begun()
     context.body = chat("Hello", stream=True, max_tokens=7)
-    await Parse(1_000)(context)
+    await parse(1_000)(context)
     assert context.fields is not None
     assert (context.fields.stream, context.fields.max_output_tokens) == (True, 7)
     assert context.asked_model == "llama"
@@ -39,7 +38,7 @@ async def test_a_known_api_is_read() -> None:
 async def test_what_cannot_be_read_is_refused(body: bytes, reason: Reason) -> None:
     context = begun()
     context.body = body
-    await refusal(Parse(1_000_000), context, reason)
+    await refusal(parse(1_000_000), context, reason)
     assert len(context.asked_model) <= 256, "logs and metrics take it"
 
 
@@ -47,7 +46,7 @@ async def test_a_path_that_is_not_known_is_looked_at_for_its_model_only() -> Non
     for body in (b'{"model": "m"}', b"not json", b'{"model": []}'):
         context = begun("/v1/audio/speech")
         context.body = body
-        await Parse(1_000)(context)
+        await parse(1_000)(context)
         assert context.prompt is None
         assert context.asked_model == ("m" if body == b'{"model": "m"}' else "")
 
@@ -57,26 +56,26 @@ async def test_a_path_that_is_not_known_is_looked_at_for_its_model_only() -> Non
 async def test_a_lora_path_that_names_nothing_is_refused(path: str, given: object) -> None:
     context = begun(path)
     context.body = chat(lora_path=given)
-    await refusal(Parse(100_000), context, Reason.INVALID_REQUEST)
+    await refusal(parse(100_000), context, Reason.INVALID_REQUEST)
 
 
 async def test_a_body_without_a_content_type_is_read_as_engines_read_it() -> None:
     context = begun("/encode")
     context.head = replace(context.head, headers={})
     context.body = b'{"model": 7, "lora_path": ["a", "a"]}'
-    await Parse(1_000)(context)
+    await parse(1_000)(context)
     assert context.asked_adapters == ("a",)
 
 
 async def test_nothing_is_read_of_a_request_that_sends_nothing() -> None:
     context = begun("/v1/responses/resp_1", "GET")
     context.body = b"garbage"
-    await Parse(1_000)(context)
+    await parse(1_000)(context)
     assert context.fields is None
 
 
 async def test_an_invocation_is_what_its_body_says() -> None:
     context = begun("/invocations")
     context.body = orjson.dumps({"model": "m", "prompt": "x"})
-    await Parse(1_000)(context)
+    await parse(1_000)(context)
     assert context.form is Form.COMPLETIONS

@@ -67,6 +67,12 @@ async def test_what_leads_nowhere(made: Fleet, body: dict[str, object], reason: 
     await refusal(Resolve(made.picker.catalog), await parsed(body), reason)
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/somewhere"])
+async def test_a_header_that_leads_nowhere_is_final(made: Fleet, path: str) -> None:
+    context = await parsed(path=path, x_llm_d_model_name_rewrite="unheard-of")
+    await refusal(Resolve(made.picker.catalog), context, Reason.MODEL_NOT_FOUND)
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/generate", "/encode"])
 @pytest.mark.parametrize("given", [LORA, [LORA], [LORA, LORA]])
 async def test_lora_path_names_what_is_served_and_paid_for(

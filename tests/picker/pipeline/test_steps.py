@@ -64,9 +64,9 @@ async def test_a_request_goes_the_whole_way_in_order() -> None:
     assert isinstance(began, RequestContext)
     await made.picker.offer(began, chat())
     assert [name for name, _ in began.marks] == [
-        *("door", "paths", "health", "identify"),
-        *("parse", "authorize", "resolve", "engine", "count", "estimate", "reserve"),
-        *("schedule", "mutate", "forward", "dispatch", "decide"),
+        *("door", "azure", "paths", "health", "identify"),
+        *("decode", "parse", "authorize", "resolve", "engine", "count", "estimate", "reserve"),
+        *("hash", "schedule", "mutate", "forward", "dispatch", "decide"),
     ]
 
 

@@ -160,11 +160,11 @@ def test_sizes_of_text_token_ids_and_media() -> None:
 
 def test_rerank_and_score_are_one_sequence_a_pair() -> None:
     rerank = read_prompt(Form.RERANK, {"query": "q", "documents": ["a", {"text": "b"}]})
-    assert rerank.sequences == (b"q\x1ea", b"q\x1eb")
+    assert rerank == Prompt((b"a", b"b"), 6, 0, shared=b"q\x1e")
     score = read_prompt(Form.SCORE, {"text_1": ["p", "q"], "text_2": ["a", "b"]})
     assert score.sequences == (b"p\x1ea", b"q\x1eb")
     fan_out = read_prompt(Form.SCORE, {"queries": "q", "documents": ["a", "b"]})
-    assert fan_out.sequences == rerank.sequences
+    assert fan_out == rerank
 
 
 CONVERSATION: list[dict[str, object]] = [
@@ -401,9 +401,9 @@ def test_sglangs_own_prompts() -> None:
 
 def test_generative_scoring_puts_the_query_to_each_item() -> None:
     texts = {"query": "Q", "items": ["ab", "c"]}
-    assert read_prompt(Form.GENERATIVE_SCORE, texts) == Prompt((b"Qab", b"Qc"), 5, 0)
+    assert read_prompt(Form.GENERATIVE_SCORE, texts) == Prompt((b"ab", b"c"), 5, 0, shared=b"Q")
     turned = read_prompt(Form.GENERATIVE_SCORE, {**texts, "item_first": True})
-    assert turned.sequences == (b"abQ", b"cQ")
+    assert turned == Prompt((b"ab", b"c"), 5, 0, shared=b"Q", shared_first=False)
     ids = read_prompt(Form.GENERATIVE_SCORE, {"query": [1, 2], "items": [[3], [4, 5]]})
     assert (ids.token_ids, ids.text_bytes) == (7, 0)
     wrong: list[dict[str, object]] = [

@@ -144,7 +144,7 @@ def test_every_problem_is_told_at_once_in_the_files_order(tmp_path: Path) -> Non
 
         {path}:2:10: listen.prot
           got       an unknown key
-          expected  one of address, port, tls, max_body_bytes, upload_idle_timeout_s, {last}
+          expected  one of address, port, tls, max_body_bytes, caps, upload_idle_timeout_s, {last}
           hint      did you mean port?
 
         {path}:3:9: models

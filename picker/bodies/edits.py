@@ -1,0 +1,76 @@
+"""Changes of a JSON body. A changed body changes only where it must."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from picker.bodies.reading import Unreadable
+from picker.prompt.members import values_of, with_values
+from picker.request.rejection import Reason
+
+_INCLUDE_USAGE: Final = b'"stream_options":{"include_usage":true}'
+_EMPTY_OBJECT: Final = re.compile(rb"\s*+\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Edits:
+    """What is to change."""
+
+    model: str | None = None
+    """The model's name; None: as it is."""
+    ask_for_usage: bool = False
+    """``stream_options.include_usage`` is set."""
+
+    def __bool__(self) -> bool:
+        return self.model is not None or self.ask_for_usage
+
+
+def edit(body: bytes, edits: Edits) -> bytes | Unreadable:
+    """The changed body of a JSON object that has not been read yet."""
+    return edited(body, orjson.loads(body), edits)
+
+
+def edited(body: bytes, document: Mapping[str, object], edits: Edits) -> bytes | Unreadable:
+    """``body``, which reads as ``document``, changed."""
+    try:
+        if edits.model is not None:
+            body = with_model(body, document, edits.model)
+        if edits.ask_for_usage:
+            body = with_usage(body, document)
+    except orjson.JSONEncodeError:  # it was JSON, so only its depth can be wrong
+        return Unreadable(
+            Reason.INVALID_REQUEST, "stream_options are nested too deeply.", "stream_options"
+        )
+    return body
+
+
+def with_model(body: bytes, document: Mapping[str, object], served: str) -> bytes:
+    """``body``, which reads as ``document``, with the top-level ``model`` replaced by ``served``,
+    or added. One that is there twice is replaced twice: engines differ in which one they take."""
+    name = orjson.dumps(served)
+    if "model" not in document:
+        return _with_member(body, b'"model":' + name)
+    return with_values(body, values_of(body, "model"), name)
+
+
+def with_usage(body: bytes, document: Mapping[str, object]) -> bytes:
+    """``body``, which reads as ``document``, with ``stream_options.include_usage`` set; other
+    stream options stay."""
+    if "stream_options" not in document:
+        return _with_member(body, _INCLUDE_USAGE)
+    options = document["stream_options"]
+    wanted = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+    if "continuous_usage_stats" in wanted:
+        wanted["continuous_usage_stats"] = False  # had no effect without include_usage
+    return with_values(body, values_of(body, "stream_options"), orjson.dumps(wanted))
+
+
+def _with_member(body: bytes, member: bytes) -> bytes:
+    start = body.index(b"{") + 1
+    comma = b"" if _EMPTY_OBJECT.match(body, start) else b","
+    return b"".join((body[:start], member, comma, body[start:]))
