@@ -360,7 +360,7 @@ class PoolState:
             return None
         reason = self._lacks.get(slot, {}).get(Lack.MODELS)
         if reason is None:
-            return "lists no models"
+            return "GET /v1/models lists no model"
         return f"{reason} (of the pool, upstream.api_key sends a key, models says what it serves)"
 
     def models_problem(self) -> str:

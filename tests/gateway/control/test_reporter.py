@@ -74,7 +74,11 @@ def test_the_first_report_has_everything_the_next_one_nothing() -> None:
             pool="chat", address=A, healthy=True, in_flight_requests=2, kv_usage=0.1, models=["m"]
         ),
         control_pb2.EndpointReport(
-            pool="chat", address=B, problem="lists no models", waiting_requests=1, kv_usage=0.5
+            pool="chat",
+            address=B,
+            problem="GET /v1/models lists no model",
+            waiting_requests=1,
+            kv_usage=0.5,
         ),
     ]
     assert addresses(reports.next()) == [B], "the reason may be new"
