@@ -275,6 +275,7 @@ async def test_any_sequence(
     await place.play(edge, sequence)
     await place.settled()
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
-    assert not [seen for seen in edge.fleet.seen.rejections if seen.reason == "internal_error"]
+    # A gateway may answer 500 itself; the picker never does.
+    assert "internal_error" not in {seen.reason for seen in edge.fleet.seen.rejections}
     assert len((await edge.ask(chat())).addresses) == 3
     await place.settled()
