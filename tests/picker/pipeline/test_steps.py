@@ -65,7 +65,17 @@ async def test_a_request_goes_the_whole_way_in_order() -> None:
     await made.picker.offer(began, chat())
     assert [name for name, _ in began.marks] == [
         *("door", "azure", "paths", "health", "identify"),
-        *("decode", "parse", "authorize", "resolve", "engine", "count", "estimate", "reserve"),
+        *(
+            "spent",
+            "decode",
+            "parse",
+            "authorize",
+            "resolve",
+            "engine",
+            "count",
+            "estimate",
+            "reserve",
+        ),
         *("hash", "schedule", "mutate", "forward", "dispatch", "decide"),
     ]
 
