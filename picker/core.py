@@ -102,6 +102,7 @@ class Picker:
         self.catalog.configure(settings)
         self.learned.configure(settings.output_bound)
         self.max_body_bytes = settings.max_body_bytes
+        self.foreign_fallbacks = settings.foreign_fallbacks
         self._way = way(self._tools, settings)
 
     def leave(self) -> None:

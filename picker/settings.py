@@ -67,6 +67,8 @@ class PickerSettings:
     report_scores: bool = False
     passthrough: tuple[str, ...] = ()
     """Paths that are open to clients beside those of the engines; ``PATH/*``: with all below."""
+    foreign_fallbacks: int = 0
+    """Further choices that somebody else's gateway is told of."""
     default_output_tokens: float = 256.0
     """Expected output of a request that states no bound, for load accounting."""
     output_bound: OutputBound = OutputBound()

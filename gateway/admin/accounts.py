@@ -19,6 +19,7 @@ from policies.limits.types import (
     NOMINAL_MS,
     CalendarWindow,
     Dimension,
+    Lifetime,
     Standing,
     TokenBucket,
     tally_of,
@@ -45,10 +46,10 @@ class AccountHandlers:
     async def limits(self, request: web.Request) -> web.Response:
         """The limits of a tenant or key, with what is left of them and when they reset.
 
-        Query: tenant or key; user, model, pool: limits by these are in the answer if they are
-        given."""
+        Query: tenant or key; user, model, pool, session, agent: limits by these are in the answer
+        if they are given."""
         admin = admin_of(self._source)
-        given = query(request, ("tenant", "key", "user", "model", "pool"))
+        given = query(request, ("tenant", "key", "user", "model", "pool", "session", "agent"))
         tenant, key, line = given.get("tenant", ""), given.get("key", ""), ""
         if key:
             record = admin.keys.get(key)
@@ -57,8 +58,12 @@ class AccountHandlers:
             tenant, line = record.tenant, record.line
         if not tenant:
             raise BadRequest("tell whose limits: tenant=NAME or key=ID")
-        user = bounded(given.get("user", ""))
-        subject = Subject(tenant, line, user, given.get("model", ""), given.get("pool", ""))
+        subject = Subject(
+            *(tenant, line, bounded(given.get("user", "")), given.get("model", "")),
+            pool=given.get("pool", ""),
+            session=bounded(given.get("session", "")),
+            agent=bounded(given.get("agent", "")),
+        )
         standings = await self._source.accounts.limits(subject, key)
         now = datetime.now(UTC)
         now = now.replace(microsecond=now.microsecond // 1_000 * 1_000)
@@ -143,6 +148,8 @@ def standing_json(standing: Standing, subject: Subject, now: datetime) -> dict[s
         period = _PERIODS.get(bucket.rule.period_ms, f"{bucket.rule.period_ms} ms")
     elif isinstance(bucket.rule, CalendarWindow):
         window, period = "calendar", bucket.rule.period.value
+    elif isinstance(bucket.rule, Lifetime):
+        window = "lifetime"
     reset_at = now + timedelta(milliseconds=standing.reset_ms)
     return {
         "name": bucket.key.partition("|")[0],
@@ -150,6 +157,8 @@ def standing_json(standing: Standing, subject: Subject, now: datetime) -> dict[s
         "count": "cost" if money else bucket.dimension.value,
         "window": window,
         "period": period,
+        "time_zone": bucket.rule.zone if isinstance(bucket.rule, CalendarWindow) else None,
+        "idle_s": bucket.rule.idle_ms / 1_000 if isinstance(bucket.rule, Lifetime) else None,
         "limit": _amount(limit, money=money),
         "burst": _amount(bucket.limit, money=money),
         "used": _amount(_used(standing), money=money),

@@ -10,8 +10,9 @@ from typing import Final, get_args
 from gateway.config.schema.limit import Counted, Per, Separate
 
 LIMIT_FORM: Final = (
-    "COUNT=AMOUNT/PERIOD and, after commas, burst=AMOUNT, window=calendar, by=user+model,"
-    " models=NAME+NAME, pools=NAME+NAME, name=NAME, shadow"
+    "COUNT=AMOUNT/PERIOD and, after commas, burst=AMOUNT, window=calendar,"
+    " time_zone=Europe/Berlin, by=user+model, idle=1h, models=NAME+NAME, pools=NAME+NAME,"
+    " name=NAME, shadow"
 )
 _EXAMPLE: Final = "total_tokens=100k/minute,by=user"
 _AMOUNT: Final = re.compile(r"([0-9][0-9_]*(?:\.[0-9]+)?)([kMG]?)")
@@ -56,8 +57,10 @@ def _setting(limit: str, part: str) -> tuple[str, object]:
         return key, _amount(limit, value)
     if key == "window" and value in ("rolling", "calendar"):
         return key, value
-    if key == "name" and value:
+    if key in ("name", "time_zone") and value:
         return key, value
+    if key == "idle" and value:
+        return "idle_s", seconds_of(value)
     if key in ("by", "models", "pools") and value:
         values = value.split("+")
         if key == "by" and not set(values) <= set(get_args(Separate)):

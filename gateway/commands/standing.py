@@ -18,6 +18,8 @@ def limits(
     user: Annotated[str | None, typer.Option(help="Also what is left of limits by user.")] = None,
     model: Annotated[str | None, typer.Option(help="Also limits by or for the model.")] = None,
     pool: Annotated[str | None, typer.Option(help="Also limits by or for the pool.")] = None,
+    session: Annotated[str | None, typer.Option(help="Also limits by session.")] = None,
+    agent: Annotated[str | None, typer.Option(help="Also limits by agent.")] = None,
     url: Url = LOCAL,
     token_file: TokenFile = None,
     as_json: AsJson = False,
@@ -28,6 +30,7 @@ def limits(
     """
     api = Api.at(url, token_file)
     others = {"key": key, "user": user, "model": model, "pool": pool}
+    others |= {"session": session, "agent": agent}
     more = False
     if tenant or key:
         answers = [api.get(at("limits"), {"tenant": tenant, **others})]
@@ -48,7 +51,7 @@ def limits(
         if answer["note"] is not None:
             say(sentence(answer["note"]))
     if not rows:
-        say("No limits hold here. Limits by key, user, model or pool show when you name one.")
+        say("No limits hold here. Limits by key, user and the like show when you name one.")
         return
     show_table(("tenant", "limit", "of", "allowed", ">used", ">left", ">resets in", "mode"), rows)
     if more:
@@ -76,9 +79,13 @@ def allowed(limit: Document, currency: str = "") -> str:
     most = amount(limit["limit"], count, currency)
     if count == "concurrency":
         return f"{most} at once"
+    if limit["period"] is None:
+        idle_s = cast("float | None", limit["idle_s"])
+        return f"{most} in all" if idle_s is None else f"{most} until idle for {span(idle_s)}"
     found = f"{most} per {limit['period']}"
     if limit["window"] == "calendar":
-        return f"{found} (calendar)"
+        zone = limit["time_zone"]
+        return f"{found} (calendar)" if zone in (None, "UTC") else f"{found} (calendar, {zone})"
     burst = limit["burst"]
     if burst is not None and burst != limit["limit"]:
         found += f", {amount(burst, count, currency)} at once"

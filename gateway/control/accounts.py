@@ -21,6 +21,7 @@ from policies.limits.types import (
     CalendarWindow,
     Concurrency,
     Dimension,
+    Lifetime,
     Period,
     Rule,
     Standing,
@@ -79,7 +80,10 @@ class AccountsServer:
         request: control_pb2.LimitsRequest,
         context: grpc.aio.ServicerContext[control_pb2.LimitsRequest, control_pb2.LimitsAnswer],
     ) -> control_pb2.LimitsAnswer:
-        subject = Subject(request.tenant, request.key, request.user, request.model, request.pool)
+        subject = Subject(
+            *(request.tenant, request.key, request.user, request.model, request.pool),
+            *(request.session, request.agent),
+        )
         try:
             standings = await self._source.standings(subject, request.key_id)
         except UnknownSubject as problem:
@@ -190,9 +194,13 @@ def _from_standing(standing: Standing) -> control_pb2.Standing:
             message.token_bucket.capacity = capacity
             message.token_bucket.refill = refill
             message.token_bucket.period_ms = period_ms
-        case CalendarWindow(limit, period):
+        case CalendarWindow(limit, period, zone):
             message.calendar_window.limit = limit
             message.calendar_window.period = period.value
+            message.calendar_window.zone = zone
+        case Lifetime(limit, idle_ms):
+            message.lifetime.limit = limit
+            message.lifetime.idle_ms = idle_ms
         case Concurrency(limit):
             message.concurrency.limit = limit
     return message
@@ -216,7 +224,9 @@ def _rule(message: control_pb2.Standing) -> Rule:
         return TokenBucket(bucket.capacity, bucket.refill, bucket.period_ms)
     if kind == "calendar_window":
         window = message.calendar_window
-        return CalendarWindow(window.limit, Period(window.period))
+        return CalendarWindow(window.limit, Period(window.period), window.zone)
+    if kind == "lifetime":
+        return Lifetime(message.lifetime.limit, message.lifetime.idle_ms)
     return Concurrency(message.concurrency.limit)
 
 

@@ -16,6 +16,11 @@ _UPSTREAM_IDLE_S: Final = 4
 sent into a closing one."""
 
 
+_READ_BYTES: Final = 256 * 1024
+"""Most that is taken of a replica's answer at once, bytes: other streams of the worker go on after
+it."""
+
+
 def pool_cluster(plan: EnvoyPlan, pool: Pool) -> Json:
     """A pool's cluster; its replicas are in a discovery file of their own."""
     cluster: Json = {
@@ -23,7 +28,7 @@ def pool_cluster(plan: EnvoyPlan, pool: Pool) -> Json:
         "type": "EDS",
         "eds_cluster_config": {"eds_config": watched(plan.endpoints_file(pool.name))},
         "connect_timeout": "1.0s",
-        "per_connection_buffer_limit_bytes": plan.buffer_bytes,
+        "per_connection_buffer_limit_bytes": _READ_BYTES,
         "circuit_breakers": _unlimited(),
         "ignore_health_on_host_removal": True,
         "load_balancing_policy": _override_host(),

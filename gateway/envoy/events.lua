@@ -155,6 +155,18 @@ local function take_usage(text, at, usage, premature)
   return true
 end
 
+-- SGLang's own API.
+local function take_meta(text, at, usage)
+  local meta = members(text, at)
+  if meta == nil then
+    return false
+  end
+  learn(usage, "input", count(text, meta.prompt_tokens))
+  learn(usage, "output", count(text, meta.completion_tokens))
+  learn(usage, "cached", count(text, meta.cached_tokens))
+  return true
+end
+
 -- Usage is at the top, in `response` or in `message`; in `meta_info` with SGLang's own API.
 local function take_usages(text, top, usage)
   local reported = take_usage(text, top.usage, usage, false)
@@ -167,14 +179,7 @@ local function take_usages(text, top, usage)
   if message ~= nil then
     reported = take_usage(text, message.usage, usage, true) or reported
   end
-  local meta = members(text, top.meta_info)
-  if meta ~= nil then
-    learn(usage, "input", count(text, meta.prompt_tokens))
-    learn(usage, "output", count(text, meta.completion_tokens))
-    learn(usage, "cached", count(text, meta.cached_tokens))
-    reported = true
-  end
-  return reported
+  return take_meta(text, top.meta_info, usage) or reported
 end
 
 local FAILURES = {
@@ -236,7 +241,8 @@ local function new_stream()
   return {events = 0, usage = {}, reported = false, failed = false, first = true}
 end
 
--- Takes one document of a stream into account.
+-- Takes one document of a stream into account. True for a chunk with nothing but usage: where the
+-- client did not ask for it, it is not for the client.
 local function read_document(seen, name, payload)
   local choices = find(payload, '"choices"', 1, true)
   if choices ~= nil and not find(payload, "^%s*:", choices + 9) then
@@ -265,6 +271,8 @@ local function read_document(seen, name, payload)
     if top ~= nil and take_usages(payload, top, seen.usage) then
       seen.usage.events, seen.reported = seen.events, true
     end
+    return top ~= nil and top.choices ~= nil and find(payload, "^%[%s*%]", top.choices) ~= nil
+      and is_said(payload, top.usage) and not is_said(payload, top.error)
   elseif content then
     seen.events = seen.events + 1
   end
@@ -301,8 +309,19 @@ local function fields(event, returns)
   return name, table.concat(lines, "\n"), lines
 end
 
--- Takes a whole event of a stream into account. `returns`: lines may end with a carriage return.
+-- An event without a line of its data.
+local function without(event, line)
+  local first, last = find(event, "data: " .. line, 1, true)
+  if first == nil then
+    first, last = find(event, "data:" .. line, 1, true)
+  end
+  return sub(event, 1, first - 1) .. sub(event, match(event, "^\r?\n?()", last + 1))
+end
+
+-- Takes a whole event of a stream into account; gives of it what is for a client that did not ask for
+-- usage. `returns`: lines may end with a carriage return.
 local function read_event(seen, event, returns)
+  local left = event
   if seen.first then
     seen.first, event = false, unmarked(event)
   end
@@ -311,25 +330,28 @@ local function read_event(seen, event, returns)
     name = nil -- what an event without a name has
   end
   if not find(data, "%S") then
-    return
+    return left
   end
   if lines ~= nil and #lines > 1 and object(data) == nil then
     for _, line in ipairs(lines) do
-      if object(line) ~= nil then
-        read_document(seen, name, line)
+      if object(line) ~= nil and read_document(seen, name, line) then
+        left = without(left, line)
       end
     end
-  elseif not find(data, "^%s*%[DONE%]%s*$") then
-    read_document(seen, name, data)
+  elseif not find(data, "^%s*%[DONE%]%s*$") and read_document(seen, name, data) then
+    left = ""
   end
+  return left
 end
 
--- Takes what follows the last empty line of a stream into account: an event, if it is whole.
+-- Takes what follows the last empty line of a stream into account: an event, if it is whole. Gives
+-- what `read_event` does.
 local function read_rest(seen, rest, returns)
   local _, data = fields(seen.first and unmarked(rest) or rest, returns)
   if object(data) ~= nil or find(data, "\n", 1, true) then
-    read_event(seen, rest, returns)
+    return read_event(seen, rest, returns)
   end
+  return rest
 end
 
 -- The last byte of the empty line that ends the event at `from`; nil when it has not come yet.

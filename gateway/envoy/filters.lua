@@ -1,6 +1,6 @@
 -- Changes of requests and responses, and marks for the access log. Rendered with the list of
--- headers that clients may not set. One pass over each body chunk; events.lua reads what it says,
--- rename.lua changes the model's name in it.
+-- headers that clients may not set. One pass over each body chunk; events.lua and answers.lua read
+-- what it says, rename.lua changes the model's name in it.
 
 local DENIED = { --[[DENIED]] }
 
@@ -26,12 +26,6 @@ function envoy_on_request(handle)
   end
   -- Usage is read from the response's text, so it must not come compressed.
   headers:remove("accept-encoding")
-end
-
--- A chunk with nothing but usage: only our own stream_options asked for it.
-local function is_usage_only(event)
-  return event:find('"choices"%s*:%s*%[%s*%]') and event:find('"usage"%s*:%s*{%s*"')
-    and not event:find('"error"', 1, true)
 end
 
 -- Objects of the handle do not outlive a wait for the next chunk: fetch them again each time.
@@ -69,6 +63,11 @@ end
 local function pass_json(handle, status, renamer)
   local parts, held_bytes = status < 400 and {} or nil, 0
   local last, sent = nil, ""
+  local usage, reported = {}, false
+  local follow = answer_follower(function(key, object)
+    local take = key == "usage" and take_usage or take_meta
+    reported = take(object, 1, usage, false) or reported
+  end)
   for chunk in handle:bodyChunks() do
     local size = chunk:length()
     last, sent = chunk, ""
@@ -76,11 +75,9 @@ local function pass_json(handle, status, renamer)
     if held_bytes > MAX_SCANNED_BYTES then
       parts = nil
     end
-    if parts == nil and renamer == nil then
-      return
-    end
     if size > 0 then
       sent = chunk:getBytes(0, size)
+      follow(sent)
       if parts ~= nil then
         parts[#parts + 1] = sent
       end
@@ -92,6 +89,9 @@ local function pass_json(handle, status, renamer)
   end
   if renamer ~= nil then
     send_rest(last, sent, "", renamer)
+  end
+  if reported then
+    note(handle, "usage", usage)
   end
   if parts ~= nil then
     note_failure(handle, table.concat(parts))
@@ -123,9 +123,9 @@ local function pass_events(handle, strip, renamer)
         while stop ~= nil do
           local event = sub(text, from, stop)
           from = stop + 1
-          read_event(seen, event, returns)
-          if strip and not (find(event, '"usage"', 1, true) and is_usage_only(event)) then
-            out[#out + 1] = event
+          local left = read_event(seen, event, returns)
+          if strip then
+            out[#out + 1] = left
           end
           stop = event_end(text, from, returns)
         end
@@ -148,8 +148,7 @@ local function pass_events(handle, strip, renamer)
       note_seen(handle, seen, noted)
     end
   end
-  local rest = table.concat(held)
-  read_rest(seen, rest, returns)
+  local rest = read_rest(seen, table.concat(held), returns)
   note_seen(handle, seen, noted)
   if strip or renamer ~= nil then
     -- An event without its empty line goes out as it is.

@@ -1,7 +1,8 @@
 """Envoy's HTTP filters, in order: cors where pages are let in, Lua, jwt_authn where tokens are
-accepted, ext_proc, json_to_metadata, router.
+accepted, ext_proc, router.
 
-What reads a response is in this module (whole JSON answers) and in ``events.lua`` (streams).
+The Lua filter alone reads responses. Envoy's json_to_metadata would read an answer as a whole, and
+13 MB of embeddings stop its worker, with all its streams, for most of a second.
 """
 
 from __future__ import annotations
@@ -15,34 +16,7 @@ from gateway.envoy.message import Json, http_filter
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
 
-_LUA: Final = ("events.lua", "rename.lua", "filters.lua")
-_JSON_CONTENT: Final = r"(?i)application/json\s*(;.*)?"
-
-_USAGE_PATHS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
-    # Metadata key: its places in the shapes of OpenAI, the Responses API, Anthropic and SGLang.
-    "prompt": (
-        ("usage", "prompt_tokens"),
-        ("meta_info", "prompt_tokens"),
-    ),
-    "input": (("usage", "input_tokens"),),
-    "output": (
-        ("usage", "completion_tokens"),
-        ("usage", "output_tokens"),
-        ("meta_info", "completion_tokens"),
-    ),
-    "cached": (
-        ("usage", "prompt_tokens_details", "cached_tokens"),
-        ("usage", "input_tokens_details", "cached_tokens"),
-        ("meta_info", "cached_tokens"),
-    ),
-    "reasoning": (
-        ("usage", "completion_tokens_details", "reasoning_tokens"),
-        ("usage", "output_tokens_details", "reasoning_tokens"),
-    ),
-    # Anthropic's "input" does not count these two.
-    "cache_read": (("usage", "cache_read_input_tokens"),),
-    "cache_creation": (("usage", "cache_creation_input_tokens"),),
-}
+_LUA: Final = ("events.lua", "rename.lua", "answers.lua", "filters.lua")
 
 
 def chain(plan: EnvoyPlan) -> list[Json]:
@@ -59,16 +33,6 @@ def chain(plan: EnvoyPlan) -> list[Json]:
         ),
         *([authentication(plan.jwt)] if plan.jwt is not None else []),
         _ext_proc(plan, forwarded),
-        http_filter(
-            "json_to_metadata",
-            "json_to_metadata.v3.JsonToMetadata",
-            response_rules={
-                "rules": [
-                    _rule(key, path) for key, paths in _USAGE_PATHS.items() for path in paths
-                ],
-                "allow_content_types_regex": {"regex": _JSON_CONTENT},
-            },
-        ),
         http_filter("router", "router.v3.Router"),
     ]
 
@@ -109,14 +73,3 @@ def _ext_proc(plan: EnvoyPlan, forwarded: list[str]) -> Json:
             },
         },
     )
-
-
-def _rule(key: str, path: tuple[str, ...]) -> Json:
-    return {
-        "selectors": [{"key": part} for part in path],
-        "on_present": {
-            "metadata_namespace": names.USAGE_NAMESPACE,
-            "key": key,
-            "type": "NUMBER",
-        },
-    }

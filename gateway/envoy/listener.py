@@ -8,6 +8,7 @@ from gateway.envoy import cors, filters, local_replies, tls
 from gateway.envoy.message import Json, typed
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
+from picker.pipeline.open_paths import OpenPaths
 from picker.server import access_log
 
 _NOBODY: Final = "penstock_undecided"
@@ -84,21 +85,13 @@ def _routes(plan: EnvoyPlan) -> Json:
         "route": {"cluster_header": names.POOL_HEADER, **action},
         "request_headers_to_remove": [names.POOL_HEADER, names.DESTINATION],
     }
-    # Before the decision every request matches the last route. A request leaves by it only
-    # when there was no decision (no picker, fail open).
-    if plan.fails_open and plan.default_pool is not None:
-        undecided: Json = {"cluster": names.cluster_name(plan.default_pool), **action}
-        # What clients identify themselves by is not for replicas that have a key of their own.
-        last: Json = {
-            "match": {"prefix": "/"},
-            "route": undecided,
-            "request_headers_to_remove": list(names.CREDENTIALS) if plan.has_own_key else [],
-        }
-    else:
-        # CORS holds only on routes to a cluster. Its idle time is that of an upload.
-        refused: Json = {"cluster": _NOBODY, "idle_timeout": f"{_undecided_idle_s(plan)}s"}
-        last = {"match": {"prefix": "/"}, "route": {"timeout": "0s", **refused}}
-    host: Json = {"name": "all", "domains": ["*"], "routes": [decided, last]}
+    # Before the decision a request matches one of the other routes. It leaves by that only when
+    # there was no decision (no picker).
+    host: Json = {
+        "name": "all",
+        "domains": ["*"],
+        "routes": [decided, *_without_picker(plan, action), _undecided(plan)],
+    }
     removed = [names.SERVER]
     if plan.config.cors is not None:
         host["typed_per_filter_config"] = cors.policy(plan.config.cors)
@@ -111,6 +104,48 @@ def _routes(plan: EnvoyPlan) -> Json:
         "response_headers_to_remove": removed,
         "response_headers_to_add": [local_replies.ID_HEADER],
     }
+
+
+def _without_picker(plan: EnvoyPlan, action: Json) -> list[Json]:
+    """Where requests go when no picker answers and this is to be so. An engine's control paths stay
+    closed."""
+    if not plan.fails_open or plan.default_pool is None:
+        return []
+    engine = next(pool.engine for pool in plan.config.pools if pool.name == plan.default_pool)
+    open_paths = OpenPaths((engine,), plan.config.passthrough)
+    matches: list[tuple[Json, frozenset[str]]] = []
+    matches += [({"path": path}, methods) for path, methods in open_paths.exact.items()]
+    for pattern, methods in open_paths.patterns():
+        matches.append(({"safe_regex": {"regex": pattern}}, methods))
+    route: Json = {"cluster": names.cluster_name(plan.default_pool), **action}
+    # What clients identify themselves by is not for replicas that have a key of their own.
+    removed = list(names.CREDENTIALS) if plan.has_own_key else []
+    return [
+        {
+            "match": {**match, "headers": [_one_of(methods)]},
+            "route": route,
+            "request_headers_to_remove": removed,
+        }
+        for match, methods in matches
+    ]
+
+
+def _one_of(methods: frozenset[str]) -> Json:
+    return {
+        "name": ":method",
+        "string_match": {"safe_regex": {"regex": "|".join(sorted(methods))}},
+    }
+
+
+def _undecided(plan: EnvoyPlan) -> Json:
+    """Every other request, until it is decided. CORS holds only on routes to a cluster; its idle
+    time is that of an upload."""
+    route: Json = {
+        "cluster": _NOBODY,
+        "timeout": "0s",
+        "idle_timeout": f"{_undecided_idle_s(plan)}s",
+    }
+    return {"match": {"prefix": "/"}, "route": route}
 
 
 def _access_log() -> Json:

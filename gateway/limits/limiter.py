@@ -35,6 +35,8 @@ _MAX_ORPHANS: Final = 100_000
 _RENEWALS_PER_LEASE: Final = 3
 _RENEW_AT_ONCE: Final = 500
 _DRAIN_POLL_S: Final = 0.5
+_AGAIN: Final = "+"
+"""At the end of the id of a reservation that was tried twice."""
 
 BUSY_S: Final = 0.07
 """A little more than the interval at which Envoy reports ends, 50 ms
@@ -170,6 +172,7 @@ class TenantLimiter:
             verdict = await self._buckets.reserve(slot, id, wanted, self.lease_s)
             if isinstance(verdict, Denied) and verdict.refusal is Refusal.BUSY:
                 await self._sleep(BUSY_S)
+                id += _AGAIN  # noqa: A001 - the first may yet be granted, and is given back then
                 verdict = await self._buckets.reserve(slot, id, wanted, self.lease_s)
         except StoreUnavailable as error:
             raise LimitsUnavailable(str(error)) from error
@@ -188,7 +191,7 @@ class TenantLimiter:
             price=caller.policy.prices.of(subject.model),
             meters=meters,
             standings=verdict.standings,
-            ticket=_ticket(subject, caller.key, expected),
+            ticket=_ticket(id, subject, caller.key, expected),
         )
 
     async def spent(
@@ -242,19 +245,19 @@ class TenantLimiter:
         if len(self._orphans) > _MAX_ORPHANS:
             self._orphans.popitem(last=False)
         try:
-            subject, key, expected = _read_ticket(report.ticket)
+            id_, subject, key, expected = _read_ticket(report.ticket)
         except (ValueError, TypeError, PriceError):
             log.exception("a ticket of an ended request cannot be read: %.200r", report.ticket)
             self._observer.unsettled()
             return
         usage = charged(report, expected)
         if usage is None:
-            self._run(self._buckets.settle(subject.tenant, report.id, {}))
+            self._run(self._buckets.settle(subject.tenant, id_, {}))
             return
         policy = self._policy_of(subject.tenant, key)
         grant = TenantGrant(
             limiter=self,
-            id=report.id,
+            id=id_,
             subject=subject,
             key=key,
             expected=expected,
@@ -346,19 +349,22 @@ class TenantLimiter:
                         self._held.move_to_end(id_)
 
 
-def _ticket(subject: Subject, key: str, expected: Usage) -> str:
+def _ticket(id_: str, subject: Subject, key: str, expected: Usage) -> str:
     parts = (
-        *(subject.tenant, key, subject.key, subject.user, subject.model, subject.pool),
+        *(id_, subject.tenant, key, subject.key, subject.user, subject.model, subject.pool),
+        *(subject.session, subject.agent),
         *(expected.input_tokens, expected.output_tokens),
     )
     return orjson.dumps(parts).decode()
 
 
-def _read_ticket(text: str) -> tuple[Subject, str, Usage]:
+def _read_ticket(text: str) -> tuple[str, Subject, str, Usage]:
     """Raises ValueError, TypeError or PriceError."""
-    tenant, key, line, user, model, pool, input_tokens, output_tokens = orjson.loads(text)
+    id_, tenant, key, *of, input_tokens, output_tokens = orjson.loads(text)
+    line, user, model, pool, session, agent = map(str, of)
     return (
-        Subject(str(tenant), str(line), str(user), str(model), str(pool)),
+        str(id_),
+        Subject(str(tenant), line, user, model, pool, session, agent),
         str(key),
         Usage(int(input_tokens), int(output_tokens)),
     )

@@ -15,6 +15,10 @@ from gateway.config.schema.terms import join_endpoint
 from gateway.pools.ports import reachable
 from gateway.run.status import UNSEEN, unusable
 
+_BY_FLIGHT: Final = (
+    "Used by what is in flight, as their load is not known (where no metrics are expected, say"
+    " `engine: openai`):"
+)
 _LOOK_S: Final = 0.1
 _FIRST_VERDICT_S: Final = 3.0
 """A replica that has not answered by then is reported as one that does not answer."""
@@ -60,7 +64,7 @@ class Announcement:
         lines = [f"\nReady in {took_s:.1f} s. Status and metrics: {_admin_url(config)}/"]
         for title, about in (
             ("Not used:", unusable(status.pools)),
-            ("Used without knowing their load, by what is in flight:", _without_load(status)),
+            (_BY_FLIGHT, _without_load(status)),
         ):
             if about:
                 lines += [title, *(f"  {line}" for line in about)]

@@ -52,6 +52,7 @@ def picker_settings(config: Config) -> PickerSettings:
         pools=pools,
         rewrites=rewrites,
         passthrough=config.passthrough,
+        foreign_fallbacks=config.picker.ext_proc.fallbacks,
         max_body_bytes=config.listen.max_body_bytes,
         caps=Caps(**config.listen.caps.model_dump()),
         lease_s=config.picker.lease_s,

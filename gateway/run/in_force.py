@@ -54,6 +54,10 @@ class ConfigInForce:
                 yield section
         if (before.admin.address, before.admin.port) != (config.admin.address, config.admin.port):
             yield "admin's address"
-        ports = (before.picker.ext_proc, before.picker.health)
-        if ports != (config.picker.ext_proc, config.picker.health):
+        if _ports(before) != _ports(config):
             yield "a picker port"
+
+
+def _ports(config: Config) -> object:
+    """What the pickers' servers listen with."""
+    return config.picker.ext_proc.model_copy(update={"fallbacks": 0}), config.picker.health

@@ -16,9 +16,11 @@ from policies.limits.expression import Expression, Unit
 from policies.limits.plan import By, LimitRule, OnStoreFailure, PriceList, TenantPolicy
 from policies.limits.prices import MICROS, Cost, Price
 from policies.limits.types import (
+    UTC,
     CalendarWindow,
     Concurrency,
     Dimension,
+    Lifetime,
     Period,
     Rule,
     TokenBucket,
@@ -78,6 +80,14 @@ class Policies:
             disabled=tenant.disabled,
             plan=tenant.plan or "",
             prices=self.prices,
+            clamp_max_tokens=(
+                plan.clamp_max_tokens
+                if tenant.clamp_max_tokens is None
+                else tenant.clamp_max_tokens
+            ),
+            client_priority=(
+                plan.client_priority if tenant.client_priority is None else tenant.client_priority
+            ),
         )
 
     def lacks_plan(self, tenant: Tenant) -> bool:
@@ -188,11 +198,13 @@ def _merged(plan: tuple[LimitRule, ...], own: tuple[LimitRule, ...]) -> tuple[Li
 def _arithmetic(limit: Limit) -> Rule:
     amount = micros if limit.count == "cost" else int
     most = amount(limit.limit)
+    if limit.lasts_a_life:
+        return Lifetime(most, round(limit.effective_idle_s * 1_000))
     if limit.period is None:
         return Concurrency(most)
     period = Period(limit.period)
     if limit.effective_window == "calendar":
-        return CalendarWindow(most, period)
+        return CalendarWindow(most, period, limit.time_zone or UTC)
     return TokenBucket.per(period, most, burst=None if limit.burst is None else amount(limit.burst))
 
 

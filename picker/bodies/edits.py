@@ -5,16 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
 from picker.bodies.reading import Unreadable
-from picker.prompt.members import values_of, with_values
+from picker.prompt.fields import with_output_bound
+from picker.prompt.forms import Form
+from picker.prompt.members import values_of, with_values, without
 from picker.request.rejection import Reason
 
 _INCLUDE_USAGE: Final = b'"stream_options":{"include_usage":true}'
 _EMPTY_OBJECT: Final = re.compile(rb"\s*+\}")
+
+
+class OutputBound(NamedTuple):
+    """The most tokens that an answer may have."""
+
+    form: Form | None
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +34,16 @@ class Edits:
     """The model's name; None: as it is."""
     ask_for_usage: bool = False
     """``stream_options.include_usage`` is set."""
+    drop: str | None = None
+    """A member that is taken out; None: none."""
+    bound: OutputBound | None = None
+    """Larger bounds of the output are lowered to it."""
 
     def __bool__(self) -> bool:
-        return self.model is not None or self.ask_for_usage
+        return self != _NOTHING
+
+
+_NOTHING: Final = Edits()
 
 
 def edit(body: bytes, edits: Edits) -> bytes | Unreadable:
@@ -38,14 +54,19 @@ def edit(body: bytes, edits: Edits) -> bytes | Unreadable:
 def edited(body: bytes, document: Mapping[str, object], edits: Edits) -> bytes | Unreadable:
     """``body``, which reads as ``document``, changed."""
     try:
+        if edits.drop is not None:
+            body = without(body, edits.drop)
+            document = {key: value for key, value in document.items() if key != edits.drop}
+        if edits.bound is not None:
+            lowered = with_output_bound(edits.bound.form, document, edits.bound.tokens)
+            for key, value in lowered.items():
+                body = with_values(body, values_of(body, key), orjson.dumps(value))
         if edits.model is not None:
             body = with_model(body, document, edits.model)
         if edits.ask_for_usage:
             body = with_usage(body, document)
     except orjson.JSONEncodeError:  # it was JSON, so only its depth can be wrong
-        return Unreadable(
-            Reason.INVALID_REQUEST, "stream_options are nested too deeply.", "stream_options"
-        )
+        return Unreadable(Reason.INVALID_REQUEST, "The request body is nested too deeply.")
     return body
 
 

@@ -16,15 +16,19 @@ def charged(
     streamed_tokens: int | None = None,
     *,
     possible: Usage = MOST,
+    began: bool = True,
 ) -> Usage | None:
     """Tokens to charge; None: nothing at all, not even the request. ``streamed_tokens``: in the
-    report's events; None: one in each.
+    report's events; None: one in each. ``began``: the engine works on what it has got, as far as
+    its signals say.
 
     What the engine reported counts, as far as it is ``possible``. Without that: a stream counts for
     what was streamed, a whole answer for what was ``expected``. A client that left before the first
-    token is charged the request without tokens. What failed before the first token is not charged,
-    its prompt neither. A request that is expected to use nothing is charged no tokens, whatever the
-    answer says: that may be the usage of another, such as a stored answer's.
+    token is charged the prompt if the engine ``began``, else the request without tokens. A request
+    that the engine refuses (4xx) is charged without tokens, because it was work. What failed before
+    the first token is not charged, its prompt neither. A request that is expected to use nothing is
+    charged no tokens, whatever the answer says: that may be the usage of another, such as a stored
+    answer's.
     """
     reason = judged(report.reason, expected)
     if reason in ENGINE_FAILED and not report.streamed_events and not report.output_tokens:
@@ -46,9 +50,17 @@ def charged(
         return expected
     if reason is Ending.OK:
         return NOTHING
-    if reason is Ending.CLIENT_ABORTED and report.address:
-        return NOTHING
-    return None
+    return _without_an_answer(report, expected, began=began)
+
+
+def _without_an_answer(report: Report, expected: Usage, *, began: bool) -> Usage | None:
+    """Before the first token a client left, an engine refused, or something failed."""
+    if not report.address:
+        return None  # it was sent to no engine
+    if report.reason is Ending.CLIENT_ABORTED:
+        return Usage(expected.input_tokens, 0) if began else NOTHING
+    refused = report.reason is Ending.HTTP_ERROR and 400 <= report.status < 500
+    return NOTHING if refused else None
 
 
 def judged(reason: Ending, expected: Usage) -> Ending:

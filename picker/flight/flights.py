@@ -298,7 +298,8 @@ class Flights:
         streamed = self._learned.chunks.tokens(
             entry.labels.tenant, entry.served_model, report.streamed_events
         )
-        usage = charged(report, entry.expected, streamed, possible=entry.possible)
+        began = not self._waits(entry.pool, report.address)
+        usage = charged(report, entry.expected, streamed, possible=entry.possible, began=began)
         if entry.background and report.status == 200 and not report.usage_reported:
             usage = entry.expected  # who left, or got a mere receipt, has it made all the same
         if entry.grant is not None:
@@ -307,6 +308,16 @@ class Flights:
             else:
                 entry.grant.settle(usage)
         return usage
+
+    def _waits(self, pool_name: str, address: str) -> bool:
+        """Whether the endpoint has requests that it has not begun, by its signals."""
+        pool = self._pools.get(pool_name)
+        slot = None if pool is None else pool.state.slot_of.get(address)
+        return (
+            pool is not None
+            and slot is not None
+            and bool(pool.state.view.waiting_requests[slot] > 0)
+        )
 
     def _uncount(self, entry: Entry, report: Report) -> None:
         reported = report.reason is not Ending.UNREPORTED

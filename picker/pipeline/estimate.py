@@ -65,6 +65,7 @@ class Estimate:
         bound = self._default_output_tokens if declared is None else declared
         context.output_tokens = min(float(bound * fields.choices), MAX_OUTPUT_TOKENS)
         answers = fields.choices * (len(prompt.sequences) if context.form in _ANSWERS_EACH else 1)
+        context.answers = answers
         context.expected = self._expected(context, prompt, declared, longest, answers)
         if longest is not None:
             most_tokens = longest * _TURNS

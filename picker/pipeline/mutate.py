@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from picker.bodies.apart import Apart, BodyLost
-from picker.bodies.edits import Edits, edit, edited
+from picker.bodies.edits import Edits, OutputBound, edit, edited
 from picker.bodies.multipart import with_form_model
 from picker.bodies.reading import Unreadable
 from picker.pipeline.parse import lost
@@ -13,11 +13,14 @@ from picker.prompt.forms import Form, names_model
 from picker.request.context import RequestContext
 
 _ASKS_FOR_USAGE: Final = frozenset({Form.CHAT, Form.COMPLETIONS, Form.GENERATE})
+_PRIORITY: Final = "priority"
+"""vLLM's and SGLang's: which request is scheduled first, over all clients."""
 
 
 class Mutate:
-    """Rewrites the model name; asks for usage in streams whose client did not; spells the path so
-    that the replica reads what was decided by."""
+    """Rewrites the model name; asks for usage in streams whose client did not; writes down a bound
+    of the output that limits have lowered; takes out the engine's ``priority`` unless the client's
+    plan lets it set one; spells the path so that the replica reads what was decided by."""
 
     def __init__(self, apart: Apart) -> None:
         self._apart = apart
@@ -53,17 +56,27 @@ def _edits(context: RequestContext) -> Edits:
     fields = context.fields
     if fields is None or (context.document is None and context.form_model is None):
         return Edits()
+    document = context.document or {}
+    drop = None
+    if _PRIORITY in document and not context.caller.policy.client_priority:
+        drop = _PRIORITY
     if context.form is None and not _names_a_model(context):
-        return Edits()  # a path that we do not know passes byte for byte
+        return Edits(drop=drop)  # the rest of a path that we do not know passes byte for byte
     model = None
     if context.served_model != (fields.model or "") and context.form is not Form.SGLANG:
         model = context.served_model
     usage = False
     if context.form in _ASKS_FOR_USAGE and fields.stream and not fields.include_usage:
-        options = (context.document or {}).get("stream_options")
+        options = document.get("stream_options")
         # else: for the replica to refuse
         usage = context.strip_usage = options is None or isinstance(options, dict)
-    return Edits(model, ask_for_usage=usage)
+    bound = context.clamped_output_tokens
+    return Edits(
+        model,
+        ask_for_usage=usage,
+        drop=drop,
+        bound=None if bound is None else OutputBound(context.form, bound),
+    )
 
 
 def _names_a_model(context: RequestContext) -> bool:

@@ -12,7 +12,7 @@ reference.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -108,6 +108,9 @@ _OF_ENGINE: Final[Mapping[str, _Paths]] = {
 """Beside those that every engine has. Engines without a list of their own have all of them."""
 
 _PARAMETER: Final = r"(?!\.{1,2}(?:/|\Z))[^/]+"
+_NAME: Final = r"[A-Za-z0-9_:@~-][A-Za-z0-9_.:@~-]*"
+"""A parameter where nothing can be looked up: RE2 knows no lookahead."""
+_BELOW: Final = r"[A-Za-z0-9_.:@~/-]*"
 _EVERY_METHOD: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -136,6 +139,18 @@ class OpenPaths:
             if "{" in path
         )
         self._below = tuple(below)
+
+    @property
+    def exact(self) -> Mapping[str, frozenset[str]]:
+        """The open paths that stand for themselves alone, with their methods."""
+        return self._exact
+
+    def patterns(self) -> Iterator[tuple[str, frozenset[str]]]:
+        """The others, as regular expressions (RE2) of the whole path, with their methods."""
+        for path in self._below:
+            yield re.escape(path) + _BELOW, _EVERY_METHOD
+        for pattern, allowed in self._patterns:
+            yield pattern.pattern.replace(_PARAMETER, _NAME), allowed
 
     def methods(self, path: str) -> frozenset[str] | None:
         """Methods that the path is open for; None when it is closed."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Final
 
+from picker import names
 from picker.pipeline.count import Exactly
 from picker.pipeline.estimate import Estimate
+from picker.pipeline.output_room import clamp, fitting_tokens
 from picker.request.context import RequestContext
 from picker.request.grant import Grant
 from picker.request.rate_headers import rate_headers, refusal
 from picker.request.rejection import Reason, Rejection
 from picker.seams.limiter import Limiter, LimitsUnavailable
 from policies.limits.fit import fitted
-from policies.limits.plan import Subject
+from policies.limits.known_names import KnownNames
+from policies.limits.plan import By, Subject
 from policies.limits.verdict import Denied
 
 
@@ -32,25 +36,24 @@ class Reserve:
         self._limiter = limiter
         self._exactly, self._estimate = exactly, estimate
         self._wall_s = wall_s
+        self._names = KnownNames()
 
     async def __call__(self, context: RequestContext) -> None:
         caller, fields = context.caller, context.fields
         guessed = fields is not None and fields.max_output_tokens is None
-        subject = Subject(
-            tenant=caller.tenant,
-            key=caller.line,
-            user=context.user,
-            model=context.billed_model,
-            pool=context.pool,
-        )
-        verdict = await self._reserve(context, subject, guessed=guessed)
+        subject = self._subject(context)
+        verdict = await self._reserve(context, context.id, subject, guessed=guessed)
         if (
             isinstance(verdict, Denied)
             and self._exactly.may_help(context, verdict)
             and await self._exactly.count(context)
         ):
             await self._estimate(context)
-            verdict = await self._reserve(context, subject, guessed=guessed)
+            again = f"{context.id}{_COUNTED}"
+            verdict = await self._reserve(context, again, subject, guessed=guessed)
+        if isinstance(verdict, Denied) and clamp(context, verdict, caller.policy.meters(subject)):
+            again = f"{context.id}{_CLAMPED}"
+            verdict = await self._reserve(context, again, subject, guessed=False)
         if isinstance(verdict, Denied):
             meters = caller.policy.meters(subject)
             if guessed:
@@ -60,6 +63,7 @@ class Reserve:
                 {meter.bucket.key: meter.amount(context.expected) for meter in meters},
                 anthropic=context.anthropic,
                 wall_s=self._wall_s(),
+                fitting_tokens=fitting_tokens(context, meters),
             )
         context.grant = verdict
         if verdict is None:
@@ -69,13 +73,34 @@ class Reserve:
             context.response_headers = rate_headers(
                 verdict.standings, anthropic=context.anthropic, wall_s=self._wall_s()
             )
+        if context.clamped_output_tokens is not None:
+            clamped = (names.CLAMPED, str(context.clamped_output_tokens))
+            context.response_headers = (*context.response_headers, clamped)
+
+    def _subject(self, context: RequestContext) -> Subject:
+        caller = context.caller
+        return Subject(
+            tenant=caller.tenant,
+            key=caller.line,
+            user=context.user,
+            model=context.billed_model,
+            pool=context.pool,
+            session=self._named(context, By.SESSION, context.session_id),
+            agent=self._named(context, By.AGENT, context.agent_id),
+        )
+
+    def _named(self, context: RequestContext, by: By, name: str) -> str:
+        """What limits by session or agent count it as; "" where there are none."""
+        if by not in context.caller.policy.limited_by:
+            return ""
+        return self._names.known((context.caller.tenant, by.value), name, self._wall_s())
 
     async def _reserve(
-        self, context: RequestContext, subject: Subject, *, guessed: bool
+        self, context: RequestContext, reservation: str, subject: Subject, *, guessed: bool
     ) -> Grant | Denied | None:
         try:
             return await self._limiter.reserve(
-                context.id, context.caller, subject, context.expected, guessed=guessed
+                reservation, context.caller, subject, context.expected, guessed=guessed
             )
         except LimitsUnavailable as error:
             raise Rejection(
@@ -83,3 +108,9 @@ class Reserve:
                 "The limits of this tenant cannot be checked just now; try again shortly.",
                 headers=(("retry-after", "1"),),
             ) from error
+
+
+_COUNTED: Final = "#"
+_CLAMPED: Final = "*"
+"""At the end of the id of another reservation: an earlier one may yet be granted, and is given back
+then."""

@@ -49,6 +49,8 @@ class RequestFields:
     """``user``, ``safety_identifier``, or Anthropic's ``metadata.user_id``."""
     session_id: str | None
     """``session_id`` or OpenAI's ``prompt_cache_key``."""
+    agent_id: str | None = None
+    """``metadata.agent_id``."""
     background: bool = False
     """The engine goes on with it when the client has left."""
 
@@ -58,7 +60,7 @@ def read_fields(form: Form | None, body: Mapping[str, object]) -> RequestFields:
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidPrompt("model must be a string", "model")
-    sampling = _sampling(form, body)
+    sampling, metadata = _sampling(form, body), body.get("metadata")
     return RequestFields(
         model=model or None,
         stream=_flag(body.get("stream")),
@@ -68,6 +70,7 @@ def read_fields(form: Form | None, body: Mapping[str, object]) -> RequestFields:
         cache_salt=_text(body.get("cache_salt")),
         user=_user(body),
         session_id=_text(body.get("session_id")) or _text(body.get("prompt_cache_key")),
+        agent_id=_text(metadata.get("agent_id")) if isinstance(metadata, dict) else None,
         background=form in _IN_BACKGROUND and _flag(body.get("background")),
     )
 
@@ -87,6 +90,32 @@ def _output_bound(form: Form | None, sampling: Sequence[Mapping[str, object]]) -
     bounds = [_first(one, keys) for one in sampling]
     declared = [bound for bound in bounds if bound is not None]
     return max(declared) if declared and len(declared) == len(bounds) else None
+
+
+def with_output_bound(
+    form: Form | None, body: Mapping[str, object], tokens: int
+) -> dict[str, object]:
+    """The members of the body that must be changed so that each answer has at most so many
+    tokens, where the body declares more."""
+    keys = _OUTPUT_BOUNDS.get(form, ()) if form is not None else ()
+    if form not in _SAMPLED:
+        return _lowered(body, keys, tokens)
+    given = body.get("sampling_params")
+    if isinstance(given, dict):
+        return {"sampling_params": {**given, **_lowered(given, keys, tokens)}}
+    if isinstance(given, list):
+        lowered = [
+            {**one, **_lowered(one, keys, tokens)} if isinstance(one, dict) else one
+            for one in given
+        ]
+        return {"sampling_params": lowered}
+    return {}
+
+
+def _lowered(
+    parameters: Mapping[str, object], keys: Sequence[str], tokens: int
+) -> dict[str, object]:
+    return {key: tokens for key in keys if (_whole(parameters.get(key)) or 0) > tokens}
 
 
 def _first(parameters: Mapping[str, object], keys: Sequence[str]) -> int | None:

@@ -13,6 +13,7 @@ _SIGN: Final = re.compile(_STRING + rb"|[{}\[\],:]", re.DOTALL)
 _NESTED: Final = re.compile(_STRING + rb"|[{}\[\]]", re.DOTALL)
 _SCALAR: Final = re.compile(_STRING + rb"|[^,}\s\"]++", re.DOTALL)
 _SPACE: Final = re.compile(rb"\s*+")
+_COMMA: Final = re.compile(rb"\s*+,\s*+")
 _LETTER: Final = re.compile(rb"\\u00[567]")
 """A letter that is written as an escape."""
 
@@ -20,10 +21,7 @@ _LETTER: Final = re.compile(rb"\\u00[567]")
 def values_of(text: bytes, key: str) -> list[slice]:
     """Where the values of ``key`` stand in the outermost object of ``text``: valid JSON that has
     such a member, or several. ``key`` is of lower-case letters and ``_``."""
-    written = [found.end() for found in re.finditer(rb'"%s"\s*+:' % key.encode(), text)]
-    if len(written) == 1 and not _LETTER.search(text):
-        return [_value(text, written[0])]
-    return list(_values(text, key))
+    return [value for _, value in _members(text, key)]
 
 
 def with_values(text: bytes, places: Sequence[slice], value: bytes) -> bytes:
@@ -36,18 +34,39 @@ def with_values(text: bytes, places: Sequence[slice], value: bytes) -> bytes:
     return b"".join((*parts, text[done:]))
 
 
-def _values(text: bytes, key: str) -> Iterator[slice]:
+def without(text: bytes, key: str) -> bytes:
+    """``text`` without the member ``key``, or several, of its outermost object: see `values_of`."""
+    kept, done = bytearray(), 0
+    for begins, value in _members(text, key):
+        kept += text[done:begins]
+        comma = _COMMA.match(text, value.stop)
+        done = value.stop if comma is None else comma.end()
+        if comma is None:  # it is the last member
+            kept = bytearray(kept.rstrip().removesuffix(b","))
+    return bytes(kept + text[done:])
+
+
+def _members(text: bytes, key: str) -> list[tuple[int, slice]]:
+    """Where each one begins, and its value."""
+    written = list(re.finditer(rb'"%s"\s*+:' % key.encode(), text))
+    if len(written) == 1 and not _LETTER.search(text):
+        return [(found.start(), _value(text, found.end())) for found in written]
+    return list(_search(text, key))
+
+
+def _search(text: bytes, key: str) -> Iterator[tuple[int, slice]]:
     at = text.index(b"{") + 1
     mine = False
+    begins = at
     while (found := _SIGN.search(text, at)) is not None:
         sign, at = found.group(), found.end()
         if sign == b":":
             value = _value(text, at)
             if mine:
-                yield value
+                yield begins, value
             at = value.stop
         elif sign.startswith(b'"'):
-            mine = _is(sign, key)
+            mine, begins = _is(sign, key), found.start()
         elif sign == b"}":
             return
 

@@ -40,10 +40,9 @@ class Decision:
         """``ip:port`` of the endpoints that may answer, best first; at least one."""
         return self.picks[-1].addresses
 
-    @property
-    def destination(self) -> str:
-        """Value of the destination header."""
-        return ",".join(self.addresses)
+    def destination(self, fallbacks: int | None = None) -> str:
+        """Value of the destination header: the first choice and so many after it; None: all."""
+        return ",".join(self.addresses if fallbacks is None else self.addresses[: fallbacks + 1])
 
 
 @dataclass(frozen=True, slots=True)

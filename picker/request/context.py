@@ -78,6 +78,8 @@ class RequestContext:
     blocks: Blocks | None = None
     expected: Usage = NOTHING
     """Its upper bound, as far as one is known; nothing: it counts as a request only."""
+    answers: int = 1
+    """Answers that it asks for, each with its own bound of tokens."""
     possible: Usage = MOST
     """What an engine can have used for it at most."""
     # reserve
@@ -89,6 +91,8 @@ class RequestContext:
     picks: tuple[Pick, ...] = ()
     """One for each role; the last one answers the client."""
     # mutate
+    clamped_output_tokens: int | None = None
+    """Bound of each answer in the place of what the client asked for; None: that stays."""
     changed_body: bytes | None = None
     model_changed: bool = False
     """The body names the served model where the client named another."""
@@ -140,6 +144,18 @@ class RequestContext:
         """User of the tenant: named by key or token, else by the body."""
         given = self.fields.user if self.fields is not None else None
         return self.caller.user or bounded(given or "")
+
+    @property
+    def session_id(self) -> str:
+        """Session that the client names, "" for none: `x-session-id`, else the body's."""
+        given = self.fields.session_id if self.fields is not None else None
+        return bounded(self.head.headers.get(names.SESSION_ID) or given or "")
+
+    @property
+    def agent_id(self) -> str:
+        """Agent that the client names, "" for none: `x-agent-id`, else the body's."""
+        given = self.fields.agent_id if self.fields is not None else None
+        return bounded(self.head.headers.get(names.AGENT_ID) or given or "")
 
     @property
     def anthropic(self) -> bool:

@@ -15,6 +15,7 @@ from policies.limits.types import (
     Bucket,
     CalendarWindow,
     Dimension,
+    Lifetime,
     Standing,
     TokenBucket,
 )
@@ -69,19 +70,29 @@ def rate_headers(standings: Sequence[Standing], *, anthropic: bool, wall_s: floa
 
 
 def refusal(
-    denied: Denied, wanted: Mapping[str, int], *, anthropic: bool, wall_s: float
+    denied: Denied,
+    wanted: Mapping[str, int],
+    *,
+    anthropic: bool,
+    wall_s: float,
+    fitting_tokens: int | None = None,
 ) -> Rejection:
     """The 429 that names the limit, how much was left and wanted, and when to come again.
-    ``wanted``: by bucket key."""
+    ``wanted``: by bucket key. ``fitting_tokens``: bound of each answer with which the request would
+    fit into what the limits can ever grant; None: with none, or it is not known."""
     headers = list(rate_headers(denied.standings, anthropic=anthropic, wall_s=wall_s))
     if denied.retry_after_ms is not None:
         headers.append(("retry-after", str(math.ceil(denied.retry_after_ms / 1_000))))
         headers.append(("retry-after-ms", str(denied.retry_after_ms)))
+        if isinstance(denied.bucket.rule, Lifetime):
+            headers.append(("x-should-retry", "false"))  # it is there to stop loops
     elif denied.refusal is Refusal.BUSY:
         headers.append(("retry-after", "1"))
     else:
         headers.append(("x-should-retry", "false"))
-    return Rejection(_reason(denied.bucket), _message(denied, wanted), headers=headers)
+    return Rejection(
+        _reason(denied.bucket), _message(denied, wanted, fitting_tokens), headers=headers
+    )
 
 
 def duration(milliseconds: int) -> str:
@@ -104,7 +115,7 @@ def _reason(bucket: Bucket) -> Reason:
     return Reason.REQUESTS_LIMITED
 
 
-def _message(denied: Denied, wanted: Mapping[str, int]) -> str:
+def _message(denied: Denied, wanted: Mapping[str, int], fitting_tokens: int | None) -> str:
     bucket = denied.bucket
     unit = _UNITS[bucket.dimension]
     amount = _amount(bucket, wanted.get(bucket.key, 0))
@@ -112,7 +123,7 @@ def _message(denied: Denied, wanted: Mapping[str, int]) -> str:
     if denied.refusal is Refusal.NEVER:
         return (
             f"This request is larger than a limit ({bucket.name}) can ever grant. {limit},"
-            f" requested {amount}. Shorten the prompt or ask for fewer output tokens."
+            f" requested {amount}. {_advice(fitting_tokens)}"
         )
     left = next((s.remaining for s in denied.standings if s.bucket.key == bucket.key), 0)
     text = (
@@ -122,6 +133,12 @@ def _message(denied: Denied, wanted: Mapping[str, int]) -> str:
     if denied.retry_after_ms is not None:
         return f"{text} Try again in {duration(denied.retry_after_ms)}."
     return f"{text} Try again when a running request has finished."
+
+
+def _advice(fitting_tokens: int | None) -> str:
+    if fitting_tokens is None:
+        return "The prompt alone is too large: shorten it."
+    return f"It would fit with max_tokens {fitting_tokens} or less, or with a shorter prompt."
 
 
 def _amount(bucket: Bucket, amount: int) -> str:
@@ -134,6 +151,8 @@ def _period(bucket: Bucket) -> str:
     rule = bucket.rule
     if isinstance(rule, CalendarWindow):
         return f" per {rule.period.value}"
+    if isinstance(rule, Lifetime):
+        return f" until nobody has asked for {duration(rule.idle_ms)}"
     if not isinstance(rule, TokenBucket):
         return ""
     every = _NAMES.get(rule.period_ms, duration(rule.period_ms))

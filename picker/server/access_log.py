@@ -12,7 +12,7 @@ from envoy.config.core.v3.address_pb2 import Address
 from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry, ResponseFlags
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from google.protobuf.message import DecodeError
-from google.protobuf.struct_pb2 import Struct, Value
+from google.protobuf.struct_pb2 import Value
 
 from picker import names
 from picker.core import Picker
@@ -140,7 +140,8 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
         return None
     seen = metadata[names.LUA_NAMESPACE].fields if names.LUA_NAMESPACE in metadata else {}
     streaming = "events" in seen
-    usage = _streamed_usage(seen) if "usage" in seen else _whole_usage(metadata)
+    # With how many events there were when it was reported, where it is a stream.
+    usage = _counts(seen["usage"].struct_value.fields) if "usage" in seen else {}
     duration_s = common.time_to_last_downstream_tx_byte.ToNanoseconds() / 1e9
     if duration_s == 0:
         duration_s = common.duration.ToNanoseconds() / 1e9
@@ -180,28 +181,6 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
         ticket=decision[names.TICKET].string_value if names.TICKET in decision else "",
         upstream_failed=failed,
     )
-
-
-def _streamed_usage(seen: Mapping[str, Value]) -> dict[str, int]:
-    """As the Lua filter has read it, with how many events there were then."""
-    return _counts(seen["usage"].struct_value.fields)
-
-
-def _whole_usage(metadata: Mapping[str, Struct]) -> dict[str, int]:
-    """Of a JSON answer, as Envoy's filter has read it."""
-    if names.USAGE_NAMESPACE not in metadata:
-        return {}
-    usage = _counts(metadata[names.USAGE_NAMESPACE].fields)
-    # Anthropic leaves cached and newly cached tokens out of input_tokens; nobody leaves them out of
-    # prompt_tokens.
-    read, created = usage.get("cache_read"), usage.get("cache_creation", 0)
-    if "prompt" in usage:
-        usage["input"] = usage["prompt"]
-    elif "input" in usage:
-        usage["input"] += (read or 0) + created
-    if read is not None:
-        usage.setdefault("cached", read)
-    return usage
 
 
 def _counts(fields: Mapping[str, Value]) -> dict[str, int]:

@@ -4,7 +4,7 @@ failed. On the fast path ``gateway/envoy/events.lua`` goes by the same signs."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import orjson
@@ -12,6 +12,7 @@ import orjson
 _EVENT_END: Final = re.compile(rb"(?>\r\n|\n|\r)(?:\r\n|\n|\r)")
 """Two ends of lines, each of which may be any of the three that the format allows."""
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_WHOLE_LINE: Final = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 _DONE: Final = b"[DONE]"
 _UNNAMED: Final = ("", "message")
 """Names of an event that has none."""
@@ -50,6 +51,24 @@ def documents(event: bytes) -> Iterator[tuple[str, object]]:
         part = parsed(line)
         if part is not None:
             yield name, part
+
+
+def without(event: bytes, is_hidden: Callable[[object], bool]) -> bytes:
+    """An event without documents that are hidden; nothing when no data is left."""
+    lines = _WHOLE_LINE.findall(event)
+    if all(is_hidden(document) for _, document in documents(event)) and not _has_more(lines):
+        return b""
+    return b"".join(line for line in lines if not is_hidden(parsed(_data(line) or b"")))
+
+
+def _has_more(lines: Sequence[bytes]) -> bool:
+    """There is data beside JSON, such as the end of the stream."""
+    return any((_data(line) or b"").strip() == _DONE for line in lines)
+
+
+def _data(line: bytes) -> bytes | None:
+    field, _, value = line.partition(b":")
+    return value if field == b"data" else None
 
 
 def parsed(text: bytes) -> object:

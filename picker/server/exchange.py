@@ -12,9 +12,12 @@ from picker import names
 from picker.core import Picker
 from picker.pipeline.schedule import session_token
 from picker.request.answer import Answer, Decision
+from picker.request.context import RequestContext
 from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
+from picker.seams.observer import Rejected
 from picker.server import wire
+from picker.server.refusals import code_of_status
 from picker.server.response import ResponseReader
 
 if TYPE_CHECKING:
@@ -77,6 +80,9 @@ class StandardExchange:
                 ended = message.request_body.end_of_stream
             elif message.HasField("request_trailers"):
                 ended = trailers = True
+            elif message.HasField("response_headers"):
+                await self._refused_by_gateway(begun, message)
+                return False
         body = b"".join(parts)
         parts.clear()
         if self._metadata is not given:
@@ -110,18 +116,40 @@ class StandardExchange:
         answer = answer.with_headers((names.REQUEST_ID, self._request_id))
         await self._context.write(wire.immediate(answer))
 
+    async def _refused_by_gateway(self, begun: RequestContext, first: ProcessingRequest) -> None:
+        """The gateway answers the client itself before the request has arrived: a stalled upload,
+        a filter of its own. The answer passes as it is; nothing was decided."""
+        status = wire.status_of(wire.response_head(first.response_headers))
+        reason = code_of_status(status)
+        event = Rejected(begun.labels(), status, reason, self._picker.now() - begun.head.received_s)
+        self._picker.refused_by_proxy(event)
+        message: object = first
+        while isinstance(message, ProcessingRequest):
+            if message.HasField("response_headers"):
+                headers = ((names.REQUEST_ID, self._request_id),)
+                await self._context.write(wire.on_response_headers(headers, ()))
+            elif message.HasField("response_body"):
+                part = message.response_body
+                for chunk in wire.streamed_chunks(part.body, end_of_stream=part.end_of_stream):
+                    await self._context.write(wire.response_chunk(chunk))
+            elif message.HasField("response_trailers"):
+                await self._context.write(wire.CONTINUE_RESPONSE_TRAILERS)
+            message = await self._context.read()
+
     def _on_headers(self, decision: Decision, head: RequestHead) -> bytes:
-        headers = [
-            *decision.set_headers,
-            (names.DESTINATION, decision.destination),
-            (names.REQUEST_ID, self._request_id),
-        ]
+        headers = [*decision.set_headers, (names.REQUEST_ID, self._request_id)]
         if decision.body is not None:
             headers.append(("content-length", str(len(decision.body))))
         remove = []
         if _ACCEPT_ENCODING in head.headers:
             remove.append(_ACCEPT_ENCODING)  # usage is read from the response's text
-        return wire.decided(decision, self._metadata, headers, remove)
+        return wire.decided(
+            decision,
+            self._metadata,
+            headers,
+            remove,
+            fallbacks=self._picker.foreign_fallbacks,
+        )
 
     async def _response(self) -> None:
         while True:

@@ -140,7 +140,7 @@ def _is_duplex(first: ProcessingRequest) -> bool:
 
 
 def _refusal(first: ProcessingRequest, now_s: float) -> Rejected:
-    """For log and metrics. What the gateway answers is its own, a 500 as a rule."""
+    """For log and metrics. What the gateway answers its client is its own choice."""
     head = wire.request_head(first, now_s)
     labels = RequestLabels(
         request_id=head.headers.get(names.REQUEST_ID, ""),
@@ -149,7 +149,7 @@ def _refusal(first: ProcessingRequest, now_s: float) -> Rejected:
         pool="",
         path=head.path,
     )
-    return Rejected(labels, 500, "wrong_processing_mode", decision_s=0.0)
+    return Rejected(labels, 503, "wrong_processing_mode", decision_s=0.0)
 
 
 async def _refuse(first: ProcessingRequest, context: Context) -> None:

@@ -31,6 +31,7 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 """By the details, which are Envoy's words (``StreamInfo::ResponseCodeDetails`` and its codecs)."""
+_BY_STATUS: Final = MappingProxyType({408: "request_timeout", 413: "request_too_large"})
 _CODECS: Final = ("http1.", "http2.", "http3.")
 _EXT_PROC: Final = "ext_proc"
 _ARRIVING: Final = ("request_", "stream_idle_timeout", *_CODECS)
@@ -43,6 +44,11 @@ def code_of(details: str) -> str:
     if details.startswith(_CODECS) and details not in CODES:
         return "invalid_http"
     return CODES.get(details, "refused_by_proxy")
+
+
+def code_of_status(status: int) -> str:
+    """Of a request that somebody else's gateway refused: nothing else is known."""
+    return _BY_STATUS.get(status, "refused_by_proxy")
 
 
 def is_arriving(details: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from picker.request.report import Ending
-from picker.server.events import documents, event_ends, is_content, is_failure, parsed
+from picker.server.events import documents, event_ends, is_content, is_failure, parsed, without
 from picker.server.rename import EventRenamer, JsonRenamer
 from picker.server.usage import ReportedUsage, produced
 
@@ -84,8 +84,9 @@ class ResponseReader:
             document = parsed(held)
             self.usage.take(document)
             self.failed = self.failed or is_failure("", document)
-        elif self._event(held) and self._strip:  # a stream may end without an empty line
-            rest = held
+        else:
+            left = self._event(held)  # a stream may end without an empty line
+            rest = left if self._strip else b""
         if self._renamer is None:
             return rest
         return self._renamer.feed(rest) + self._renamer.rest()
@@ -103,9 +104,7 @@ class ResponseReader:
         out = bytearray()
         start = 0
         for stop in event_ends(self._held, searched):
-            event = bytes(self._held[start:stop])
-            if self._event(event):
-                out += event
+            out += self._event(bytes(self._held[start:stop]))
             start = stop
         del self._held[:start]
         if len(self._held) > _MAX_HELD_BYTES:
@@ -114,8 +113,9 @@ class ResponseReader:
             self._held.clear()
         return bytes(out) if self._strip else data
 
-    def _event(self, event: bytes) -> bool:
-        """Reads an event; False when it is not for the client."""
+    def _event(self, event: bytes) -> bytes:
+        """Reads an event; gives of it what is for the client."""
+        hides = False
         legible = event
         if self._first and event:
             self._first = False
@@ -127,9 +127,8 @@ class ResponseReader:
                 self.events += 1
             if self.usage.take(document):
                 self._events_at_report = self.events
-            if self._strip and _is_usage_only(document):
-                return False
-        return True
+            hides = hides or (self._strip and _is_usage_only(document))
+        return without(event, _is_usage_only) if hides else event
 
 
 def answered(reason: Ending, *, failed: bool, came: bool) -> Ending:
@@ -146,5 +145,5 @@ def _is_usage_only(document: object) -> bool:
         isinstance(document, dict)
         and document.get("choices") == []
         and bool(document.get("usage"))
-        and "error" not in document
+        and not document.get("error")
     )

@@ -179,6 +179,7 @@ def _decide(
     into: ProcessingResponse,
     common: CommonResponse,
     decision: Decision,
+    destination: str,
     set_headers: HeaderList,
     remove: Iterable[str],
 ) -> None:
@@ -189,7 +190,7 @@ def _decide(
     _mutate(common.header_mutation, set_headers, (n for n in remove if n not in setting))
     common.clear_route_cache = True
     balancing = into.dynamic_metadata.fields[names.LB_NAMESPACE].struct_value
-    balancing.fields[names.DESTINATION].string_value = decision.destination
+    balancing.fields[names.DESTINATION].string_value = destination
     if decision.scores is not None:
         _fill(balancing.fields[names.SCORES].struct_value, decision.scores)
 
@@ -220,13 +221,22 @@ def continue_to_body(request_id: str, picker: str) -> bytes:
 
 
 def decided(
-    decision: Decision, context: Metadata, set_headers: HeaderList, also_remove: Sequence[str]
+    decision: Decision,
+    context: Metadata,
+    set_headers: HeaderList,
+    also_remove: Sequence[str],
+    *,
+    fallbacks: int,
 ) -> bytes:
-    """The decision on the standard transport: answers the request's headers."""
+    """The decision on the standard transport, with ``fallbacks`` further endpoints: answers the
+    request's headers."""
     message = ProcessingResponse()
     _keep(message, context)
+    destination = decision.destination(fallbacks)
+    headers = (*set_headers, (names.DESTINATION, destination))
     remove = (*decision.remove_headers, *also_remove)
-    _decide(message, message.request_headers.response, decision, set_headers, remove)
+    common = message.request_headers.response
+    _decide(message, common, decision, destination, headers, remove)
     return _encoded(message)
 
 
@@ -239,7 +249,8 @@ def decided_fast(
     _keep(message, context)
     part = message.request_body if on_body else message.request_headers
     common = part.response
-    _decide(message, common, decision, set_headers, decision.remove_headers)
+    destination = decision.destination()
+    _decide(message, common, decision, destination, set_headers, decision.remove_headers)
     if decision.body is not None:
         common.body_mutation.body = decision.body
     ours = message.dynamic_metadata.fields[names.PENSTOCK_NAMESPACE].struct_value

@@ -101,7 +101,7 @@ def detect(body: bytes) -> Engine:
         if any(True for _ in samples(body, metrics.waiting)):
             return engine
     wanted = " or ".join(metrics.waiting.decode() for metrics in ENGINES.values())
-    raise SignalError(wanted, "none of them is in the answer, so the engine is not known")
+    raise SignalError(wanted, "none of them is there, so the engine is not known")
 
 
 def extract(body: bytes, engine: Engine) -> Signals:

@@ -38,6 +38,8 @@ class Failure(StrEnum):
 _LOCAL_ERRORS: Final = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 )
+_PATIENCE: Final = 3.0
+_MOST_PATIENT_S: Final = 3.0
 _BROKEN: Final = 500
 _NOT_IMPLEMENTED: Final = 501
 _KINDS: Final = {
@@ -76,8 +78,10 @@ class Fetcher:
         self.limit(timeout_s=1.0, max_body_bytes=8 << 20)
 
     def limit(self, *, timeout_s: float, max_body_bytes: int) -> None:
-        """Bound what is fetched from now on."""
+        """Bound what is fetched from now on. Pages that are asked for with patience have longer."""
+        patient_s = max(timeout_s, min(_PATIENCE * timeout_s, _MOST_PATIENT_S))
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._patient = aiohttp.ClientTimeout(total=patient_s)
         self._max_body_bytes = max_body_bytes
 
     def open(self) -> None:
@@ -95,24 +99,28 @@ class Fetcher:
             await self._session.close()
             self._session = None
 
-    async def get(self, url: URL, upstream: Upstream) -> bytes:
+    async def get(self, url: URL, upstream: Upstream, *, patient: bool = False) -> bytes:
         """The body of a 200; raises FetchError. Redirects are not followed."""
-        async with self._answer(url, upstream) as response:
+        async with self._answer(url, upstream, patient=patient) as response:
             if response.status != 200:
                 raise _unwanted(url, response.status)
             return await self._body(url, response)
 
     async def probe(self, url: URL, upstream: Upstream) -> None:
-        """Return when the replica answers as one that lives; raises FetchError. A page that is not
-        there, or not for us, is the answer of a server that lives too."""
-        async with self._answer(url, upstream) as response:
+        """Return when the replica answers as one that lives, which a busy one may do late; raises
+        FetchError. A page that is not there, or not for us, is the answer of a server that lives
+        too."""
+        async with self._answer(url, upstream, patient=True) as response:
             if response.status >= _BROKEN and response.status != _NOT_IMPLEMENTED:
                 raise _unwanted(url, response.status)
 
     @asynccontextmanager
-    async def _answer(self, url: URL, upstream: Upstream) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _answer(
+        self, url: URL, upstream: Upstream, *, patient: bool
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("the fetcher is not open")
+        timeout = self._patient if patient else self._timeout
         try:
             async with self._session.get(
                 url,
@@ -120,12 +128,12 @@ class Fetcher:
                 ssl=upstream.tls if upstream.tls is not None else True,
                 server_hostname=upstream.server_name,
                 allow_redirects=False,
-                timeout=self._timeout,
+                timeout=timeout,
             ) as response:
                 yield response
         except TimeoutError as error:
             raise FetchError(
-                Failure.TIMEOUT, f"GET {url.path}: no answer within {self._timeout.total:g} s"
+                Failure.TIMEOUT, f"GET {url.path}: no answer within {timeout.total:g} s"
             ) from error
         except (aiohttp.ClientSSLError, ssl.SSLError) as error:
             raise FetchError(Failure.DISCONNECTED, f"GET {url.path}: TLS: {error}") from error

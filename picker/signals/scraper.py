@@ -146,6 +146,7 @@ class Scraper:
 
     def _poke(self, watched: Watched) -> None:
         watched.has_news = False
+        watched.target.urgent = True
         if watched.task is not None:
             watched.again = True
         else:
@@ -221,7 +222,8 @@ class Scraper:
                 return
             if target.appearing:  # no candidate before its models are known
                 await self._read_models(watched, sink)
-                logger.info("pool %s: %s answers (%s)", pool.name, target.address, target.engine)
+                engine = target.engine or "engine not known"
+                logger.info("pool %s: %s answers (%s)", pool.name, target.address, engine)
             if target.known_s > started_s:
                 return  # another worker has read it since
             if problem and problem != target.signals_problem:

@@ -62,6 +62,7 @@ class Target:
         "signals_problem",
         "started_s",
         "up",
+        "urgent",
     )
 
     def __init__(self, address: str, engine: Engine | None, upstream: Upstream) -> None:
@@ -71,6 +72,9 @@ class Target:
         """Reads in a row that got no answer, or the answer of a server that is broken."""
         self.up = False
         """It has answered, and has not failed since."""
+        self.urgent = False
+        """Somebody waits to know whether it lives: the next read is not to wait for metrics that
+        were late or bad."""
         self.failed_reason = ""
         """Not empty: reported as failed."""
         self.models_problem = ""
@@ -126,7 +130,8 @@ class Target:
         """What the engine says of its load. Raises NoSignals when it lives and does not say, and
         FetchError when it does not answer or is broken. Metrics that can be read are a sign of
         life; else the health page decides."""
-        if not self._paths or now_s < self._next_metrics_s:
+        urgent, self.urgent = self.urgent and bool(self.signals_problem), False
+        if not self._paths or urgent or now_s < self._next_metrics_s:
             await fetcher.probe(self._health_url, self._upstream)
             raise NoSignals(self.signals_problem)
         if self.failures or self.signals_problem:  # metrics may be slow: life must not wait
@@ -202,7 +207,7 @@ class Target:
     ) -> list[ServedModel]:
         """GET /v1/models; raises FetchError. Due again after ``interval_s``, sooner on failure."""
         self._next_models_s = now_s + _MODELS_RETRY_S
-        body = await fetcher.get(self._models_url, self._upstream)
+        body = await fetcher.get(self._models_url, self._upstream, patient=True)
         try:
             models = parse_models(body)
         except ModelsError as error:

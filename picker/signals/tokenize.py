@@ -100,6 +100,7 @@ class EngineTokenizer:
         async with session.post(
             f"{scheme}://{address}/tokenize",
             data=body,
+            headers=upstream.headers,
             ssl=upstream.tls if upstream.tls is not None else True,
             server_hostname=upstream.server_name,
             allow_redirects=False,

@@ -19,18 +19,31 @@ def fitted(meters: Sequence[Meter], guess: Usage) -> Usage:
     enforced = [meter for meter in meters if not meter.bucket.shadow]
     without = replace(guess, output_tokens=0, reasoning_tokens=0)
     room = [max(meter.bucket.limit // GUESS_SHARE, meter.amount(without)) for meter in enforced]
+    least = largest_output(enforced, guess, room)
+    if least is None or least >= guess.output_tokens:
+        return guess
+    return replace(without, output_tokens=least)
+
+
+def largest_output(meters: Sequence[Meter], usage: Usage, room: Sequence[int]) -> int | None:
+    """The most output tokens, up to those of ``usage``, with which it takes no more than ``room``
+    from each enforced bucket. None: it takes more even without any."""
+    pairs = [pair for pair in zip(meters, room, strict=True) if not pair[0].bucket.shadow]
+    without = replace(usage, output_tokens=0, reasoning_tokens=0)
 
     def fits(output_tokens: int) -> bool:
-        usage = replace(without, output_tokens=output_tokens)
-        return all(m.amount(usage) <= most for m, most in zip(enforced, room, strict=True))
+        wanted = replace(without, output_tokens=output_tokens)
+        return all(meter.amount(wanted) <= most for meter, most in pairs)
 
-    if fits(guess.output_tokens):
-        return guess
-    least, most = 0, guess.output_tokens  # the amounts rise with the output
+    if not fits(0):
+        return None
+    if fits(usage.output_tokens):
+        return usage.output_tokens
+    least, most = 0, usage.output_tokens  # the amounts rise with the output
     while most - least > 1:
         middle = (least + most) // 2
         if fits(middle):
             least = middle
         else:
             most = middle
-    return replace(without, output_tokens=least)
+    return least

@@ -25,6 +25,8 @@ class By(enum.Enum):
     USER = "user"
     MODEL = "model"
     POOL = "pool"
+    SESSION = "session"
+    AGENT = "agent"
 
 
 _MAX_FOUND: Final = 4_096
@@ -46,22 +48,20 @@ class OnStoreFailure(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Subject:
     """The properties of a request that limits depend on. The number of possible values is bounded:
-    ``model`` is a name of the catalogue, ``key`` the id of the first key of a rotated key's line.
-    "": the request has none."""
+    ``model`` is a name of the catalogue, ``key`` the id of the first key of a rotated key's line,
+    ``session`` and ``agent`` are `KnownNames`. "": the request has none."""
 
     tenant: str
     key: str = ""
     user: str = ""
     model: str = ""
     pool: str = ""
+    session: str = ""
+    agent: str = ""
 
     def of(self, by: By) -> str:
         """The value that a limit by ``by`` counts separately."""
-        if by is By.KEY:
-            return self.key
-        if by is By.USER:
-            return self.user
-        return self.model if by is By.MODEL else self.pool
+        return str(getattr(self, by.value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +182,16 @@ class TenantPolicy:
     plan: str = ""
     """Name of its plan, "" for none."""
     prices: PriceList = PriceList()
+    client_priority: bool = False
+    """Whether its clients may set the engine's ``priority`` of their requests."""
+    clamp_max_tokens: bool = False
+    """Whether a request that asks for more output than a limit can ever grant gets less, instead of
+    being refused."""
+    limited_by: frozenset[By] = field(init=False, repr=False, compare=False)
+    """What its rules have separate buckets for."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limited_by", frozenset(by for r in self.rules for by in r.by))
 
     def meters(self, subject: Subject) -> tuple[Meter, ...]:
         """A meter for every rule that applies, in the rules' order."""

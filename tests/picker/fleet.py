@@ -128,6 +128,7 @@ class Fleet:
         report_scores: bool = False,
         lease_s: float = 3600.0,
         passthrough: Sequence[str] = (OPAQUE,),
+        foreign_fallbacks: int = 2,
     ) -> None:
         self.picker.configure(
             PickerSettings(
@@ -137,6 +138,7 @@ class Fleet:
                 report_scores=report_scores,
                 lease_s=lease_s,
                 passthrough=tuple(passthrough),
+                foreign_fallbacks=foreign_fallbacks,
             )
         )
 

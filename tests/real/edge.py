@@ -103,6 +103,10 @@ class Edge:
             print(tail(self._folder / "envoy.log"))
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    async def stop_picker(self) -> None:
+        """From now on no picker answers."""
+        await self._servers.stop(0)
+
     async def settled(self, count: int = 1) -> list[Usage]:
         """What the next requests were charged, when that many have ended."""
 

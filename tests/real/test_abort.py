@@ -33,6 +33,13 @@ async def gateway(
     config: Json = {
         "pools": [{"name": "chat", "type": "static", "endpoints": [replica.address]}],
         "models": [{"name": "alias", "targets": [{"model": "m"}]}],
+        "identity": {"anonymous": "acme"},
+        "tenants": [
+            {
+                "name": "acme",
+                "limits": [{"count": "total_tokens", "limit": 10**9, "period": "day"}],
+            }
+        ],
     }
     async with Gateway(tmp_path_factory.mktemp("gateway"), config) as running:
         yield running
@@ -104,6 +111,23 @@ async def test_in_mid_stream(
         return await replica.running() == 0 and await gateway.in_flight() == 0
 
     await eventually(nothing_runs, "nothing runs after the client left", timeout_s=5)
+
+
+async def test_its_prompt_is_what_the_engine_counts(gateway: Gateway) -> None:
+    """Digits look dear: they are estimated at a token each, and are four to a token here."""
+    request_id = f"abort-{time.monotonic_ns()}"
+    body = {"model": "m", "prompt": "1234" * 2_000, "max_tokens": 5000, "stream": True}
+    async with aiohttp.ClientSession(gateway.url) as session:
+        answer = await session.post(
+            "/v1/completions", json=body, headers={"x-request-id": request_id}
+        )
+        await answer.content.readuntil(b"\n\n")
+        answer.close()
+        async with session.post("/tokenize", json={"model": "m", "prompt": body["prompt"]}) as said:
+            truth = (await said.json())["count"]
+    told = await logged(gateway, request_id)
+    assert (told["reason"], told["usage_reported"]) == ("client_aborted", False)
+    assert told["input_tokens"] == truth < 2_500
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -12,7 +12,7 @@ from gateway.config.schema.pricing import Weights
 from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Exact, ModelPattern, Name
 from policies.limits.prices import MICROS
-from policies.limits.types import MAX_LIMIT
+from policies.limits.types import MAX_LIMIT, MAX_PERIOD_MS, LimitError, check_zone
 
 Counted = Literal[
     "requests",
@@ -23,10 +23,14 @@ Counted = Literal[
     "concurrency",
     "cost",
 ]
-Per = Literal["second", "minute", "hour", "day", "month"]
+Per = Literal["second", "minute", "hour", "day", "week", "month"]
 Window = Literal["rolling", "calendar"]
-Separate = Literal["key", "user", "model", "pool"]
-_ORDER: Final = ("key", "user", "model", "pool")
+Separate = Literal["key", "user", "model", "pool", "session", "agent"]
+_ORDER: Final = ("key", "user", "model", "pool", "session", "agent")
+_OF_A_LIFE: Final = frozenset({"session", "agent"})
+"""A limit by these may have no period."""
+_IDLE_S: Final = 3_600.0
+_MAX_IDLE_S: Final = MAX_PERIOD_MS // 1_000
 _MAX_NAME: Final = 96
 _PLAIN: Final = re.compile(r"(?!.*-in-)[A-Za-z0-9._:/*?\[\]!-]+")
 """Patterns of models that can be part of a name: no two lists of them make the same name."""
@@ -48,17 +52,27 @@ class Limit(Section):
     limit: Exact
     """How much, above 0: a whole number, or for `cost` an amount of money."""
     period: Per | None = None
-    """Time that the limit is for. Required, except for `concurrency`, which has none."""
+    """Time that the limit is for; a week begins on Monday. Null: none, for `concurrency`, and for a
+    limit by session or agent: it holds for as long as that lives, so it stops loops."""
+    idle_s: float | None = None
+    """For a limit without a period: a session or agent that nobody has asked for in so many seconds
+    is over, and counting starts again; a refused request asks, too. Null: 3600."""
     window: Window | None = None
     """rolling: a token bucket that refills continuously; a month counts 30 days. calendar: a
-    fixed second, minute, hour, day or month, UTC, at whose end counting starts again. Null:
-    calendar for `cost` per day or month, else rolling."""
+    fixed second, minute, hour, day, week or month, at whose end counting starts again. Null:
+    calendar for `cost` per day, week or month, and with a `time_zone`; else rolling."""
+    time_zone: str | None = None
+    """Time zone of a calendar window, as `Europe/Berlin`: its days have 23 to 25 hours where clocks
+    change. Null: UTC."""
     burst: Exact | None = None
     """Most of a rolling limit that can be used at once, after a time of little use; below `limit`
     it makes the use more even. Null: as `limit`."""
     by: tuple[Separate, ...] = ()
     """Count separately for each of these. `[]`: the tenant as a whole. Requests without a key or
-    a user are not counted by it; with an API key, the client itself names the user."""
+    a user are not counted by it; with an API key, the client itself names the user. session:
+    header `x-session-id`, else the body's `session_id` or `prompt_cache_key`; agent: header
+    `x-agent-id`, else the body's `metadata.agent_id`. A picker knows 10,000 sessions and agents of
+    a tenant at a time; what is one too many counts as one, `(others)`."""
     models: tuple[ModelPattern, ...] = ()
     """Patterns of the models that it holds for, as clients name them. `[]`: all."""
     pools: tuple[Name, ...] = ()
@@ -113,8 +127,19 @@ class Limit(Section):
 
     @property
     def _usual_window(self) -> Window:
-        budget = self.count == "cost" and self.period in ("day", "month")
-        return "calendar" if budget else "rolling"
+        budget = self.count == "cost" and self.period in ("day", "week", "month")
+        return "calendar" if budget or self.time_zone is not None else "rolling"
+
+    @property
+    def lasts_a_life(self) -> bool:
+        """It has no period and holds for as long as a session or agent lives."""
+        alive = self.count != "concurrency" and not _OF_A_LIFE.isdisjoint(self.by)
+        return alive and self.period is None
+
+    @property
+    def effective_idle_s(self) -> float:
+        """`idle_s`, or what null stands for."""
+        return _IDLE_S if self.idle_s is None else self.idle_s
 
     def _amounts(self) -> Iterator[Fault]:
         money = self.count == "cost"
@@ -133,19 +158,42 @@ class Limit(Section):
 
     def _periods(self) -> Iterator[Fault]:
         if self.count == "concurrency":
-            for key, given in (
-                ("period", self.period is not None),
-                ("window", self.window == "calendar"),
-                ("burst", self.burst is not None),
-            ):
-                if given:
-                    yield Fault((key,), "nothing: concurrency is counted at every instant")
+            yield from self._none_of("period", "concurrency is counted at every instant")
             return
-        if self.period is None:
-            yield Fault(("period",), "one of second, minute, hour, day, month", got="none")
+        if self.lasts_a_life:
+            yield from self._none_of("window", "without a period there is no window")
+        elif self.period is None:
+            hint = "a limit by session or agent may have none"
+            periods = "one of second, minute, hour, day, week, month"
+            yield Fault(("period",), periods, got="none", hint=hint)
+        if self.idle_s is not None:
+            if not self.lasts_a_life:
+                yield Fault(("idle_s",), "no period beside it, and session or agent in by")
+            elif not 1 <= self.idle_s <= _MAX_IDLE_S:
+                yield Fault(("idle_s",), f"1 to {_MAX_IDLE_S} seconds")
+        if self.time_zone is not None and self.period is not None:
+            if self.effective_window != "calendar":
+                yield Fault(("time_zone",), "window: calendar beside it")
+            try:
+                check_zone(self.time_zone)
+            except LimitError:
+                yield Fault(("time_zone",), "a name of the IANA database, as Europe/Berlin")
         if self.burst is not None and self.effective_window == "calendar":
             hint = "all of a calendar window's limit can be used at once"
             yield Fault(("burst",), "window: rolling beside it", hint=hint)
+
+    def _none_of(self, first: str, why: str) -> Iterator[Fault]:
+        """Faults for what only a limit with a period can have."""
+        given = {
+            "period": self.period is not None,
+            "window": self.window is not None and (self.window == "calendar" or first == "window"),
+            "burst": self.burst is not None,
+            "time_zone": self.time_zone is not None,
+            "idle_s": self.idle_s is not None and first == "period",
+        }
+        for key, is_given in given.items():
+            if is_given:
+                yield Fault((key,), f"nothing: {why}")
 
     def _rest(self) -> Iterator[Fault]:
         if self.weights is not None and self.count != "weighted_tokens":

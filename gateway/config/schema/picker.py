@@ -24,6 +24,11 @@ class ExtProcSection(Section):
     ] = "auto"
     """auto: plain on a loopback address, a self-signed certificate elsewhere. off: plain. Or
     `certificate` and `key`."""
+    fallbacks: Annotated[int, Field(ge=0, le=7)] = 0
+    """Further replicas named behind the first choice, at most `scheduling.fallbacks`. Leave it at 0
+    for gateways that take one endpoint: Envoy's ORIGINAL_DST clusters, agentgateway and NGINX
+    answer 503 to a list. Envoy's override_host policy takes a list, and tries the next one when
+    one cannot be reached."""
 
 
 class HealthSection(Section):
@@ -53,7 +58,8 @@ class ScrapeSection(Section):
     idle_interval_s: Seconds = 1.0
     """Time between two reads of a replica without requests, seconds."""
     timeout_s: Seconds = 1.0
-    """Longest time for one read, seconds."""
+    """Longest time for one read of metrics, seconds. Health and models have three times that, at
+    most 3 s."""
     stale_after_s: Seconds = 5.0
     """A replica that has not answered for this long, seconds, gets no requests while another one
     answers. One that answers without its metrics keeps its place: after this time requests in

@@ -40,8 +40,9 @@ class _AnyPool(Section):
     (503 instead of 404), and stands for the list of a replica whose /v1/models cannot be read:
     else Penstock reads there what is really served."""
     engine: Literal["auto", "vllm", "sglang", "trtllm", "openai"] = "auto"
-    """Inference engine, which decides the names of its metrics. auto: recognised by its metrics.
-    openai: any server with OpenAI's API; no metrics are read, requests in flight decide."""
+    """Inference engine, which decides what clients may call and the names of its metrics. auto:
+    recognised by its metrics, and clients may call what any engine has. openai: any server with
+    OpenAI's API; no metrics are read, requests in flight decide."""
     default: bool = False
     """This pool takes the requests that name no model (pass-through paths). At most one pool."""
     drain_timeout_s: Seconds = 600.0

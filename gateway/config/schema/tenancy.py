@@ -37,6 +37,13 @@ class Plan(Section):
     on_store_failure: _OnStoreFailure = "open"
     """What happens while the limit store is away. open: requests are admitted, and counted when
     it is back. closed: 503. share: each picker admits its share of every limit."""
+    client_priority: bool = False
+    """Clients may set `priority` in a request's body: the engine's own, which says whose request is
+    scheduled first, over all tenants. false: it is taken out."""
+    clamp_max_tokens: bool = False
+    """A request whose `max_tokens` (by any name, times `n`) is more than a limit can ever grant
+    gets as much as is left, but no less than a quarter of the limit, and the answer says so in
+    `x-max-tokens-clamped`. false: it is refused, and the answer says what would fit."""
     limits: tuple[Limit, ...] = ()
     """[Limits](#limit) of each tenant of the plan."""
 
@@ -89,6 +96,10 @@ class Tenant(Section):
     """Patterns of the models that it may use. `[]`: none. Null: the plan's."""
     on_store_failure: _OnStoreFailure | None = None
     """What happens while the limit store is away. Null: the plan's."""
+    client_priority: bool | None = None
+    """Clients may set the engine's `priority`. Null: the plan's."""
+    clamp_max_tokens: bool | None = None
+    """Reduce a `max_tokens` that a limit can never grant. Null: the plan's."""
     limits: tuple[Limit, ...] = ()
     """[Limits](#limit) beside the plan's. One with the same name replaces the plan's."""
     disabled: bool = False

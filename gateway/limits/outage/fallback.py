@@ -121,7 +121,7 @@ class FallbackStore:
                 verdict = await self._store.reserve(slot, reservation_id, takes, lease_s)
             except StoreUnavailable as error:
                 self._failed(error)
-            except asyncio.CancelledError:
+            except BaseException:  # cancelled, or a fault of ours: the store may hold it
                 self._release_later(slot, reservation_id)
                 raise
             else:

@@ -20,6 +20,7 @@ from gateway.limits.redis.client import in_time
 from gateway.limits.redis.scripts import Script
 
 _NOTHING: Final = object()
+_NEVER_S: Final = float("inf")
 
 _NOT_THE_ONE: Final = frozenset(
     {
@@ -112,6 +113,8 @@ class _Connection(asyncio.Protocol):
         self._asked: deque[Call] = deque()
         self._out: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = _NEVER_S
+        """When the timer is due: uvloop's handle of a time that has passed does not know it."""
         transport.set_protocol(self)
 
     async def answered(self) -> None:
@@ -123,10 +126,16 @@ class _Connection(asyncio.Protocol):
     def ask(self, call: Call) -> None:
         """Write it together with the other calls of this turn of the loop."""
         self._write(call, call.words)
-        if self._timer is None or call.deadline_s < self._timer.when():
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(call.deadline_s, self._late)
+        if call.deadline_s < self._timer_s:
+            self._wake_at(call.deadline_s)
+
+    def _wake_at(self, due_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_s = due_s
+        if due_s < _NEVER_S:
+            self._timer = self._loop.call_at(due_s, self._late)
 
     def _write(self, call: Call, words: tuple[Word, ...]) -> None:
         if not self._out:
@@ -149,6 +158,9 @@ class _Connection(asyncio.Protocol):
                 return
             if reply is _NOTHING:
                 break
+            if not self._asked:
+                self.give_up(f"answered what nobody asked: {reply!r:.100}")
+                return
             call = self._asked.popleft()
             if isinstance(reply, hiredis.ReplyError):
                 self._refused(call, str(reply))
@@ -179,18 +191,15 @@ class _Connection(asyncio.Protocol):
     def give_up(self, why: str) -> None:
         """Fail all calls that wait, and disconnect."""
         self.usable = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._wake_at(_NEVER_S)
         asked, self._asked = self._asked, deque()
         for call in asked:
             call.fail(why, lost=True)
         self._transport.abort()
 
     def _late(self) -> None:
-        self._timer = None
         now_s = self._loop.time()
-        next_s = float("inf")
+        next_s = _NEVER_S
         for call in self._asked:
             if call.answer.done():
                 continue
@@ -199,9 +208,8 @@ class _Connection(asyncio.Protocol):
                 call.late()
             else:
                 next_s = min(next_s, call.deadline_s)
-        if next_s < float("inf"):
-            self._timer = self._loop.call_at(next_s, self._late)
-        elif not self.usable:
+        self._wake_at(next_s)
+        if next_s == _NEVER_S and not self.usable:
             self.give_up("given up")
 
 

@@ -3,8 +3,8 @@
 -- rows of a day, the row, the row to use if it would be one too many (the same: never), and the
 -- amounts to add to METRICS.
 -- KEYS[4] hash: metric and row -> sum; ROWS -> number of rows that count towards the largest number
--- Returns 1; 2 when the usage could not be counted in full; or 0 when the reservation is not known
--- (any more).
+-- Returns 1; 2 when the usage could not be counted in full; 3 when it is the first of its row; or 0
+-- when the reservation is not known (any more).
 
 local METRICS = { 'n', 'i', 'h', 'o', 'c' }
 local ROWS = '#'
@@ -50,7 +50,7 @@ for _, hold in ipairs(holds) do
 end
 save(remember_ms)
 -- Nothing may fail before the buckets are written. A sum that would not fit becomes MOST.
-local counted = true
+local counted, first = true, false
 local function book()
   local keep_s, most, whose, others = ARGS[last + 1], ARGS[last + 2], ARGS[last + 3], ARGS[last + 4]
   if whose ~= others and redis.call('HEXISTS', KEYS[4], 'n' .. whose) == 0 then
@@ -67,10 +67,12 @@ local function book()
       if type(sum) == 'table' then
         counted = false
         redis.call('HSET', KEYS[4], metric .. whose, MOST)
+      elseif metric == 'n' then
+        first = sum == amount
       end
     end
   end
   redis.call('EXPIRE', KEYS[4], keep_s)
 end
 if KEYS[4] and not pcall(book) then counted = false end
-return counted and 1 or 2
+return counted and (first and 3 or 1) or 2

@@ -25,7 +25,7 @@ from typing import Final, cast
 import orjson
 from redis.asyncio import RedisCluster
 
-from gateway.limits.buckets import LATE_S, DuplicateReservation, StoreUnavailable
+from gateway.limits.buckets import LATE_S, DuplicateReservation
 from gateway.limits.redis.client import Client, connect_timeout_s
 from gateway.limits.redis.cluster import ClusterLine
 from gateway.limits.redis.line import Call, Reply, ScriptLine, SingleLine
@@ -47,6 +47,7 @@ _STANDING: Final = Script.load("standing")
 _RENEW_AT_ONCE: Final = 500
 _ASK_AGAIN: Final = 2
 _NOT_COUNTED: Final = 2
+_FIRST_OF_ROW: Final = 3
 _MOST_DOUBTFUL: Final = 10_000
 
 Arguments = list[str | int]
@@ -106,7 +107,7 @@ class RedisStore:
         else:
             self._reservations = SingleLine(client, connect_s, lost=lost)
             self._settlements = SingleLine(
-                client, connect_s, connected=self._usage.unlist, lost=lost
+                client, connect_s, connected=self._usage.unlist_all, lost=lost
             )
 
     def patient(self) -> RedisStore:
@@ -176,7 +177,9 @@ class RedisStore:
             keys.append(self._usage.key(slot, usage.day))
             arguments += self._usage.arguments(usage)
         done = await self._call(self._settlements, _SETTLE, keys, arguments)
-        if usage is not None:  # again, if there is a new connection since then
+        if usage is not None:  # again: the connection may be new since then, or Redis empty
+            if done == _FIRST_OF_ROW:
+                self._usage.unlist(slot, usage.day)
             self._usage.list_slot(slot, usage.day, self._settlements, self._timeout_s)
             if done == _NOT_COUNTED:
                 self._usage.not_counted(slot, usage)
@@ -241,7 +244,7 @@ class RedisStore:
             arguments += (bucket.key, rule, int(bucket.shadow), take.amount)
         try:
             return await self._run(_RESERVE, self._keys(slot), arguments)
-        except (StoreUnavailable, asyncio.CancelledError):
+        except BaseException:  # whatever it was, it may have been sent
             self._doubtful[slot, reservation_id] = None
             if len(self._doubtful) > _MOST_DOUBTFUL:
                 self._doubtful.popitem(last=False)

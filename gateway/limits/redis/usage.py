@@ -86,7 +86,11 @@ class RedisUsage:
         for words in (("SADD", key, slot), ("EXPIRE", key, self._keep_s)):
             line.begin(Call(words, timeout_s)).add_done_callback(done)
 
-    def unlist(self) -> None:
+    def unlist(self, slot: str, day: date) -> None:
+        """The tenant's usage of the day is new, or was lost: it may not be in the set."""
+        self._listed.get(day, set()).discard(slot)
+
+    def unlist_all(self) -> None:
         """There is a new connection: the sets may be gone."""
         self._listed.clear()
 

@@ -53,6 +53,8 @@ async def test_what_is_left_and_when_it_is_back(api: Api) -> None:
         "count": "requests",
         "window": "rolling",
         "period": "minute",
+        "time_zone": None,
+        "idle_s": None,
         "limit": 60,
         "burst": 60,
         "used": 2,

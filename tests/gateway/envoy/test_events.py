@@ -153,6 +153,28 @@ def test_what_the_client_did_not_ask_for_is_taken_out(lua: LuaFilter, end: str) 
         assert got.usage == {"output": 1, "events": 1}
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize(
+    ("lines", "left"),
+    [
+        (['data: {"choices":', 'data: [],"usage":{"completion_tokens":1}}'], []),
+        (['data: {"choices":[], "usage":{"completion_tokens":1}}', "data: [DONE]"], [1]),
+        (["id: 1", 'data:{"choices":[],"error":null,"usage":{"completion_tokens":1}}'], []),
+        (['data: {"choices":[],"error":{"m":1},"usage":{"completion_tokens":1}}'], [0]),
+        (['data: {"choices":[],"usage":null}'], [0]),
+    ],
+)
+def test_usage_in_odd_framings_is_taken_out_and_nothing_else(
+    lua: LuaFilter, end: str, lines: list[str], left: list[int]
+) -> None:
+    event = end.join((*lines, "", "")).encode()
+    wanted = "".join(lines[number] + end for number in left)
+    wanted = wanted + end if wanted else ""
+    got = passed(lua, [event], decision={"strip_usage": True})
+    reader = ResponseReader(SSE, rename=None, strip_usage=True)
+    assert got.body.decode() == reader.feed(event, end=True).decode() == wanted
+
+
 def test_a_long_event_that_dribbles_in(lua: LuaFilter) -> None:
     told: Mapping[str, object] = {
         "choices": [],

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import random
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 import orjson
 import pytest
@@ -15,12 +18,13 @@ from gateway.limits.accounts import TenantAccounts
 from gateway.limits.buckets import StoreUnavailable
 from gateway.limits.limiter import TenantLimiter
 from gateway.limits.memory.store import MemoryStore
-from picker.pipeline import decode, parse
+from picker.pipeline import decode, parse, reserve
 from picker.request.answer import Answer, Decision
 from picker.request.caller import Caller
 from picker.request.head import RequestHead
 from picker.request.rejection import Reason, Rejection
 from picker.request.report import Report
+from policies.limits.known_names import KnownNames
 from policies.limits.plan import By, LimitRule, PriceList, Subject, TenantPolicy
 from policies.limits.prices import Price, Usage
 from policies.limits.types import (
@@ -28,6 +32,7 @@ from policies.limits.types import (
     CalendarWindow,
     Concurrency,
     Dimension,
+    Lifetime,
     Period,
     Rule,
     Take,
@@ -181,7 +186,10 @@ async def test_a_request_holds_what_it_may_cost_and_is_charged_what_it_did() -> 
         ({"status": 500, "reason": "http_error"}, 0, 0, 0),
         ({"status": 503, "reason": "upstream_error", "upstream_failed": True}, 0, 0, 0),
         ({"status": 0, "reason": "client_aborted", "address": ""}, 0, 0, 0),
-        ({"status": 0, "reason": "client_aborted"}, 1, 0, 0),
+        ({"status": 0, "reason": "client_aborted"}, 1, None, 0),
+        ({"status": 400, "reason": "http_error"}, 1, 0, 0),
+        ({"status": 429, "reason": "http_error"}, 1, 0, 0),
+        ({"status": 404, "reason": "http_error", "address": ""}, 0, 0, 0),
         ({"reason": "client_aborted", "streamed_events": 7}, 1, None, 7),
         ({"reason": "upstream_error", "streamed_events": 3}, 1, None, 3),
         ({"reason": "client_aborted", "streamed_events": 7, "input_tokens": 12}, 1, 12, 7),
@@ -192,6 +200,9 @@ async def test_a_request_holds_what_it_may_cost_and_is_charged_what_it_did() -> 
         "no replica",
         "left before a replica had it",
         "left before the first token",
+        "engine refuses",
+        "engine is too busy",
+        "refused by no engine",
         "left after 7 tokens",
         "engine died after 3 tokens",
         "left after message_start",
@@ -511,6 +522,121 @@ async def test_a_client_that_leaves_while_its_limits_are_looked_at_leaves_nothin
     assert place.made.is_settled
 
 
+@pytest.mark.parametrize("by", [By.SESSION, By.AGENT])
+async def test_a_loop_is_stopped_and_other_sessions_go_on(by: By) -> None:
+    place = Place(tenant(rule(Dimension.REQUESTS, Lifetime(5, 60_000), by=[by])))
+    header = {By.SESSION: "x_session_id", By.AGENT: "x_agent_id"}[by]
+    looping = head(**{header: "loop"})
+    body = chat() if by is By.SESSION else chat(metadata={"agent_id": "another"})
+    for _ in range(5):
+        decision = await decided(place.made, body, looping)
+        place.made.picker.complete(ended(decision))
+    await place.used()
+    for _ in range(10):
+        place.now_ms += 50_000
+        answer = await refused(place.made, body, looping)
+        assert answer.status == 429
+    headers = dict(answer.headers)
+    assert (headers["retry-after"], headers["x-should-retry"]) == ("60", "false")
+    assert "until nobody has asked for 1m0s" in answer.body.decode()
+    await decided(place.made, body, head(**{header: "other"}))
+    await decided(place.made, chat())  # without one it is not counted
+    place.now_ms += 60_000
+    await decided(place.made, body, looping)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"session_id": "s"}, {"prompt_cache_key": "s"}, {"metadata": {"agent_id": "s"}}],
+)
+async def test_sessions_and_agents_are_named_in_bodies_too(body: dict[str, object]) -> None:
+    by = By.AGENT if "metadata" in body else By.SESSION
+    place = Place(tenant(rule(Dimension.REQUESTS, Lifetime(1, 60_000), by=[by])))
+    asked = orjson.dumps(orjson.loads(chat()) | body)
+    await decided(place.made, asked)
+    assert (await refused(place.made, asked)).status == 429
+    for odd in (None, 5, ["s"], "", {"a": 1}):
+        given = {"session_id": odd, "prompt_cache_key": odd, "metadata": odd}
+        await decided(place.made, orjson.dumps(orjson.loads(chat()) | given))
+
+
+async def test_sessions_without_number_share_what_is_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reserve, "KnownNames", partial(KnownNames, max_names=5))
+    place = Place(tenant(rule(Dimension.REQUESTS, Lifetime(3, 60_000), by=[By.SESSION])))
+    outcomes = [await ask(place.made, chat(), head(x_session_id=f"s{i}")) for i in range(20)]
+    assert sum(isinstance(one, Decision) for one in outcomes) == 5 + 3
+
+
+FORMS: list[tuple[str, dict[str, object], dict[str, object]]] = [
+    ("/v1/chat/completions", {"max_tokens": 5_000}, {"max_tokens": 990}),
+    (
+        "/v1/chat/completions",
+        {"max_completion_tokens": 5_000, "max_tokens": 7_000},
+        {"max_completion_tokens": 990, "max_tokens": 990},
+    ),
+    ("/v1/chat/completions", {"max_tokens": "5000", "n": 3}, {"max_tokens": 330, "n": 3}),
+    ("/v1/completions", {"max_tokens": 5_000, "prompt": ["a", "b"], "n": 2}, {"max_tokens": 247}),
+    ("/v1/responses", {"max_output_tokens": 5_000, "input": "a"}, {"max_output_tokens": 990}),
+    ("/v1/messages", {"max_tokens": 5_000}, {"max_tokens": 990}),
+    (
+        "/inference/v1/generate",
+        {"token_ids": [1], "sampling_params": {"max_tokens": 5_000, "top_k": 1}},
+        {"sampling_params": {"max_tokens": 990, "top_k": 1}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "given", "sent"), FORMS)
+async def test_a_plan_may_clamp_what_a_limit_can_never_grant(
+    path: str, given: dict[str, object], sent: dict[str, object]
+) -> None:
+    limited = replace(tenant(rule(Dimension.OUTPUT_TOKENS, 990)), clamp_max_tokens=True)
+    body = orjson.loads(chat()) | given
+    place = Place(limited)
+    decision = await decided(place.made, orjson.dumps(body), head(path))
+    assert decision.body is not None
+    assert orjson.loads(decision.body) == body | sent
+    each = int(dict(decision.response_headers)["x-max-tokens-clamped"])
+    assert f"{each}" in decision.body.decode()
+    held = (await place.used())["output_tokens"]
+    assert 980 < held <= 990
+    place.made.picker.complete(ended(decision, input_tokens=5, output_tokens=700))
+    await place.used()
+    decision = await decided(place.made, orjson.dumps(body), head(path))
+    assert int(dict(decision.response_headers)["x-max-tokens-clamped"]) <= 290, "what is left"
+    place.made.picker.complete(ended(decision, input_tokens=5, output_tokens=280))
+    await place.used()
+    answer = await refused(place.made, orjson.dumps(body), head(path))
+    assert int(dict(answer.headers)["retry-after"]) > 0, "less than a quarter is left"
+
+
+@pytest.mark.parametrize(("path", "given", "sent"), FORMS)
+async def test_without_clamping_the_answer_says_what_would_fit(
+    path: str, given: dict[str, object], sent: dict[str, object]
+) -> None:
+    place = Place(tenant(rule(Dimension.OUTPUT_TOKENS, 990)))
+    body = orjson.loads(chat()) | given
+    answer = await refused(place.made, orjson.dumps(body), head(path))
+    assert answer.status == 429
+    assert dict(answer.headers)["x-should-retry"] == "false"
+    found = re.search(r"with max_tokens (\d+) or less", answer.body.decode())
+    assert found is not None
+    limited = replace(tenant(rule(Dimension.OUTPUT_TOKENS, 990)), clamp_max_tokens=True)
+    clamped = await decided(Place(limited).made, orjson.dumps(body), head(path))
+    assert dict(clamped.response_headers)["x-max-tokens-clamped"] == found[1]
+    smaller = orjson.loads(clamped.body or b"")
+    await decided(place.made, orjson.dumps(smaller), head(path))
+
+
+async def test_a_prompt_that_is_too_large_is_told_so() -> None:
+    limited = replace(tenant(rule(Dimension.TOTAL_TOKENS, 100)), clamp_max_tokens=True)
+    answer = await refused(Place(limited).made, chat("word " * 400, max_tokens=5))
+    assert answer.status == 429
+    assert "The prompt alone is too large" in answer.body.decode()
+
+
 ENCODED = gzip.compress(random.Random(1).randbytes(40_000))
 HEAVY = chat("[" * 40_000, max_tokens=1)
 
@@ -523,7 +649,7 @@ def _unread(*_: object) -> None:
     ("body", "headers"),
     [
         (HEAVY, {}),
-        (gzip.compress(random.Random(1).randbytes(40_000)), {"content_encoding": "gzip"}),
+        (ENCODED, {"content_encoding": "gzip"}),
     ],
 )
 @pytest.mark.parametrize("dimension", [Dimension.REQUESTS, Dimension.TOTAL_TOKENS])

@@ -47,6 +47,7 @@ def test_a_refused_change_is_kept_until_one_is_accepted() -> None:
         ({"admin": {"token": {"env": "TOKEN"}}}, []),
         ({"picker": {"health": {"port": 9}}}, ["a picker port"]),
         ({"picker": {"ext_proc": {"port": 9}}}, ["a picker port"]),
+        ({"picker": {"ext_proc": {"fallbacks": 2}}}, []),
         ({"picker": {"workers": 2}}, []),
     ],
 )

@@ -162,7 +162,7 @@ async def test_an_unsound_key_is_refused(office: Office) -> None:
         (create("infile", expires_s=float("nan")), "expires"),
         (create("infile", name="two\nlines"), "name"),
         (create("infile", models=[""]), "models[0]"),
-        (create("infile", limits=[limit | {"period": "week"}]), "limits[0].period"),
+        (create("infile", limits=[limit | {"period": "fortnight"}]), "limits[0].period"),
         (create("infile", limits=[limit, limit]), "limits[1].name"),
         (office.admin.keys.rotate("ci", overlap_s=-1), "overlap_s"),
     ):

@@ -68,3 +68,22 @@ def test_no_more_is_charged_than_can_be(caplog: pytest.LogCaptureFixture) -> Non
     most = charged(absurd, EXPECTED)
     assert most is not None
     assert (most.input_tokens, most.output_tokens) == (MOST.input_tokens, MOST.output_tokens)
+
+
+def test_a_client_that_leaves_early_is_charged_its_prompt_once_the_engine_began() -> None:
+    left = replace(
+        GOOD, status=0, reason=Ending.CLIENT_ABORTED, input_tokens=None, output_tokens=None
+    )
+    assert charged(left, EXPECTED) == Usage(50, 0)
+    assert charged(left, EXPECTED, began=False) == Usage(0, 0)
+    assert charged(replace(left, address=""), EXPECTED) is None
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 499])
+def test_what_an_engine_refuses_counts_as_a_request(status: int) -> None:
+    refused = replace(
+        GOOD, status=status, reason=Ending.HTTP_ERROR, input_tokens=None, output_tokens=None
+    )
+    assert charged(refused, EXPECTED) == Usage(0, 0)
+    assert charged(replace(refused, status=500), EXPECTED) is None
+    assert charged(replace(refused, address=""), EXPECTED) is None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from picker.flight.recount import Recount
-from policies.limits.prices import NOTHING, Usage
+from policies.limits.prices import Usage
 from tests.picker.accounts import Accounts
 from tests.picker.fleet import POOL, Fleet, chat, decided, end_of, fleet
 
@@ -85,12 +85,23 @@ async def test_without_an_answer_the_estimate_counts(accounts: Accounts, able: b
     assert 10_000 <= usage.input_tokens < 10_100
 
 
+async def test_the_prompt_of_a_client_that_left_before_the_first_token_is_counted(
+    accounts: Accounts,
+) -> None:
+    engine = Engine()
+    engine.may.set()
+    made = made_with(engine, accounts)
+    decision = await decided(made, chat(LINES, stream=True))
+    made.picker.complete(end_of(decision, "p0", **{**LEFT, "streamed_events": 0}))
+    await made.picker.flights.counted()
+    assert accounts.settled == [Usage(5_000, 0)]
+
+
 @pytest.mark.parametrize(
     ("changes", "charged"),
     [
         ({}, Usage(10, 5)),
         ({**LEFT, "input_tokens": 9}, Usage(9, 1)),
-        ({**LEFT, "streamed_events": 0}, NOTHING),
         ({**LEFT, "streamed_events": 0, "reason": "engine_error"}, None),
     ],
 )

@@ -21,7 +21,7 @@ async def decided(context: RequestContext, *, report_scores: bool = False) -> De
 
 async def test_where_it_goes_and_who_decided() -> None:
     decision = await decided(begun())
-    assert decision.destination == f"{address(1)},{address(2)}"
+    assert decision.destination() == f"{address(1)},{address(2)}"
     assert decision.metadata == {"id": "p0-1", "picker": "p0"}
     assert decision.scores is None
     assert (decision.body, decision.rename, decision.wants_session_token) == (None, None, False)

@@ -12,6 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from picker.bodies.edits import with_model, with_usage
+from picker.prompt.forms import form_of
+from picker.prompt.members import without
+from picker.request.caller import Caller
+from picker.request.head import RequestHead
+from policies.limits.plan import TenantPolicy
 from tests.picker.fleet import MODEL, chat, decided, fleet, head
 
 _TEXTS = st.sampled_from(
@@ -148,3 +153,56 @@ async def test_usage_is_asked_for_in_streams_of_token_ids() -> None:
     decision = await decided(fleet(), body, head("/inference/v1/generate"))
     assert orjson.loads(decision.body or body)["stream_options"] == {"include_usage": True}
     assert decision.strip_usage
+
+
+@given(bodies(_MODELS))
+@example(b'{"x":{"model":1},"m\\u006fdel":2}')
+@example(b'{"model":[1,{"model":2}] , "x":3}')
+@example(b'{"x":3 , "model": {"a":1} }')
+@example(b'{"model":1,"model":2}')
+@example(b'{"a":0,"model":1,"x":2,"model":3}')
+@example(b'{ "model" : null }')
+def test_without(body: bytes) -> None:
+    document = orjson.loads(body)
+    del document["model"]
+    assert orjson.loads(without(body, "model")) == document
+
+
+def test_many_members_are_taken_out_at_once() -> None:
+    body = b"{%s}" % b",".join([b'"priority":-9', b'"x":1'] * 100_000)
+    assert without(body, "priority") == b"{%s}" % b",".join([b'"x":1'] * 100_000)
+    assert without(b"{%s}" % b",".join([b'"priority":-9'] * 100_000), "priority") == b"{}"
+
+
+_PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
+
+
+@pytest.mark.parametrize("path", [*_PATHS, "/v1/messages", "/v1/audio/speech", "/detokenize"])
+@pytest.mark.parametrize("priority", [b"-1000", b'"5"', b"null", b'{"a":[1]}'])
+async def test_clients_do_not_set_the_engines_priority(path: str, priority: bytes) -> None:
+    """In a body of the form, or on a path whose JSON is looked at for its model only."""
+    body = orjson.loads(chat(prompt="hi", input="hi", text="hi", max_tokens=5))
+    if form_of(path) is None:
+        body.pop("messages")
+    given = orjson.dumps(body)[:-1] + b',"pri\\u006frity":%s,"priority": %s}' % (priority, priority)
+    decision = await decided(fleet(), given, head(path))
+    assert decision.body is not None
+    assert orjson.loads(decision.body) == body
+    unchanged = await decided(fleet(), orjson.dumps(body), head(path))
+    assert unchanged.body is None
+
+
+async def test_a_plan_may_let_its_clients_set_the_engines_priority() -> None:
+    trusted = TenantPolicy("acme", client_priority=True)
+    decision = await decided(fleet(gate=Trusting(trusted)), chat(priority=-7))
+    assert decision.body is None
+
+
+class Trusting:
+    """A gate that lets everybody in."""
+
+    def __init__(self, policy: TenantPolicy) -> None:
+        self._caller = Caller(policy)
+
+    def identify(self, head: RequestHead) -> Caller:
+        return self._caller

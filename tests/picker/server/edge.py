@@ -376,7 +376,7 @@ def entry_of(reply: Reply, usage: tuple[int, int, int], address: str) -> HTTPAcc
         _struct(reply.metadata[names.PENSTOCK_NAMESPACE])
     )
     counts = dict(zip(("input", "output", "cached"), usage, strict=True))
-    common.metadata.filter_metadata[names.USAGE_NAMESPACE].CopyFrom(_struct(counts))
+    common.metadata.filter_metadata[names.LUA_NAMESPACE].CopyFrom(_struct({"usage": counts}))
     host, _, port = address.rpartition(":")
     common.upstream_remote_address.socket_address.address = host
     common.upstream_remote_address.socket_address.port_value = int(port)

@@ -164,7 +164,7 @@ class Broken:
 
 @pytest.mark.parametrize(
     ("fails_at", "charged"),
-    [(1, []), (2, []), (99, [Usage(0, 0)])],
+    [(1, []), (2, []), (99, [Usage(3, 0)])],
     ids=["decision", "body", "whole request sent"],
 )
 async def test_what_no_replica_can_have_seen_is_not_charged(

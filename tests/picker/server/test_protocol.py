@@ -13,9 +13,9 @@ from picker import names
 from picker.pipeline.decide import Decide
 from picker.pipeline.dispatch import Dispatch
 from picker.pipeline.schedule import Schedule
-from picker.settings import PickerSettings, RewriteRule, RewriteTarget
+from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.state.endpoints import Signals
-from tests.picker.fleet import FOUR, IDLE, MODEL, POOL, address, chat, load
+from tests.picker.fleet import FOUR, IDLE, MODEL, POOL, address, chat, load, policy
 from tests.picker.server.conftest import TRANSPORTS, Served
 from tests.picker.server.edge import Edge, subset_hint
 
@@ -551,3 +551,16 @@ async def test_an_error_inside_a_step_is_500_and_leaks_nothing(
         assert edge.fleet.is_settled
     assert [event.status for event in edge.fleet.seen.rejections] == [500] * 3
     assert not edge.fleet.seen.completions
+
+
+async def test_replicas_get_the_gateways_key_in_place_of_the_clients(edge: Edge) -> None:
+    headers = (("authorization", "Bearer sk-ours"), ("host", "models.internal"))
+    pool = PoolSettings(POOL, policy(), set_headers=headers)
+    edge.fleet.picker.configure(PickerSettings((pool,)))
+    own = {"authorization": "Bearer sk-client", "x-api-key": "sk-client"}
+    reply = await edge.ask(chat(), own)
+    assert reply.headers["authorization"] == "Bearer sk-ours"
+    assert reply.headers[":authority"] == "models.internal"
+    assert "x-api-key" in reply.removed
+    assert "authorization" not in reply.removed, "not every gateway removes before it sets"
+    assert "sk-ours" not in str(reply.metadata)

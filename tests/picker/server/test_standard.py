@@ -9,6 +9,7 @@ from envoy.config.core.v3.base_pb2 import Metadata
 from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3.external_processor_pb2 import (
     HttpBody,
+    HttpHeaders,
     HttpTrailers,
     ProcessingRequest,
 )
@@ -43,6 +44,16 @@ async def test_a_request_without_body_gets_no_body(edge: Edge) -> None:
     reply = await edge.ask(None, path="/version")
     assert reply.addresses
     assert not reply.chunks
+
+
+@pytest.mark.parametrize(("fallbacks", "named"), [(0, 1), (1, 2), (7, 3)])
+async def test_a_gateway_is_told_of_as_many_endpoints_as_it_takes(
+    edge: Edge, fallbacks: int, named: int
+) -> None:
+    edge.fleet.configure(foreign_fallbacks=fallbacks)
+    reply = await edge.ask(chat())
+    assert reply.headers["x-gateway-destination-endpoint"] == ",".join(reply.addresses)
+    assert len(set(reply.addresses)) == named
 
 
 async def test_nothing_is_answered_before_the_body_has_ended(edge: Edge) -> None:
@@ -99,7 +110,7 @@ async def test_responses_must_be_shown_or_their_usage_would_not_be_charged(
         await call.read()
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     (logged,) = edge.fleet.seen.rejections
-    assert (logged.status, logged.reason) == (500, "wrong_processing_mode")
+    assert (logged.status, logged.reason) == (503, "wrong_processing_mode")
 
 
 async def test_who_declares_no_modes_is_believed_to_have_them(edge: Edge) -> None:
@@ -307,3 +318,34 @@ async def test_the_list_of_models_is_observed(edge: Edge) -> None:
     (answered,) = edge.fleet.seen.answers
     assert (answered.status, answered.labels.path) == (200, "/v1/models")
     assert not edge.fleet.seen.rejections
+
+
+@pytest.mark.parametrize("sent", [0, 10], ids=["no body yet", "a part of it"])
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [("408", "request_timeout"), ("413", "request_too_large"), ("403", "refused_by_proxy")],
+)
+async def test_an_answer_of_the_gateways_own_passes_before_the_request_is_whole(
+    edge: Edge, sent: int, status: str, reason: str
+) -> None:
+    call = edge.call()
+    await call.write(edge.first(POST, Metadata(), ends=False))
+    if sent:
+        await call.write(ProcessingRequest(request_body=HttpBody(body=chat()[:sent])))
+    answered = HttpHeaders(headers=header_map({**JSON, ":status": status}))
+    await call.write(ProcessingRequest(response_headers=answered))
+    assert (await next_message(call)).HasField("response_headers")
+    # What was on its way to us is no business of the answer.
+    await call.write(ProcessingRequest(request_body=HttpBody(body=b"more")))
+    for body in (b'{"error":', b'"timeout"}', b""):
+        await call.write(ProcessingRequest(response_body=HttpBody(body=body)))
+        part = (await next_message(call)).response_body.response.body_mutation
+        assert part.streamed_response.body == body
+    await call.write(ProcessingRequest(response_trailers=HttpTrailers()))
+    assert (await next_message(call)).HasField("response_trailers")
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    assert [(r.status, r.reason) for r in edge.fleet.seen.rejections] == [(int(status), reason)]
+    assert edge.fleet.seen.rejections[0].labels.path == "/v1/chat/completions"
+    assert not edge.fleet.seen.completions
+    assert edge.fleet.is_settled

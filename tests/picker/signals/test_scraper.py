@@ -80,7 +80,7 @@ async def test_slow_answers_are_no_failure(
     await heard.until(lambda: len(heard.lacks) >= 3)
     assert not heard.failed
     assert set(heard.lacks) == {
-        (one.address, Lack.ANSWER, "GET /health: no answer within 0.3 s"),
+        (one.address, Lack.ANSWER, "GET /health: no answer within 0.9 s"),
     }
 
 
@@ -96,6 +96,21 @@ async def test_slow_metrics_do_not_hide_that_the_replica_lives(
     one.metrics_hang = False
     await heard.until(lambda: heard.signals)
     assert not heard.failed
+
+
+async def test_who_is_poked_is_not_kept_waiting_by_slow_metrics(
+    heard: Any, replica: Start, pool: ScrapedPool
+) -> None:
+    """The data plane had trouble there: whether it lives must be known at once."""
+    one = await replica(metrics_hang=True)
+    settings = ScrapeSettings(idle_interval_s=3600, timeout_s=0.3)
+    async with scraping(heard, settings) as scraper:
+        scraper.sync(pool, [one.address])
+        await heard.until(lambda: heard.lacks)
+        asked = one.requests.count("/metrics")
+        scraper.poke(pool.name, one.address)
+        await heard.until(lambda: len(heard.lacks) == 2)
+    assert one.requests.count("/metrics") == asked
 
 
 UNUSABLE: dict[str, tuple[dict[str, object], str]] = {

@@ -15,11 +15,12 @@ from policies.limits.types import (
     MAX_LIMIT,
     CalendarWindow,
     Concurrency,
+    Lifetime,
     Period,
     Rule,
     TokenBucket,
 )
-from tests.policies.limits.rules import AMOUNTS, RULES, TOKEN_BUCKETS
+from tests.policies.limits.rules import AMOUNTS, RULES, TOKEN_BUCKETS, ZONES
 
 NOW_MS = int(datetime(2026, 11, 21, 4, 5, 6, 789_000, UTC).timestamp() * 1000)
 
@@ -111,20 +112,23 @@ def test_giving_back_late_is_giving_back_in_time(
     assert arithmetic.advance(rule, in_time, later_ms) == late
 
 
-@given(st.sampled_from(Period), st.integers(0, 10**13))
-def test_windows_tile_time(period: Period, at_ms: int) -> None:
-    start_ms = arithmetic.window_start_ms(period, at_ms)
-    end_ms = arithmetic.window_end_ms(period, at_ms)
+@given(st.sampled_from(Period), st.integers(0, 10**13), ZONES)
+def test_windows_tile_time(period: Period, at_ms: int, zone: str) -> None:
+    start_ms = arithmetic.window_start_ms(period, at_ms, zone)
+    end_ms = arithmetic.window_end_ms(period, at_ms, zone)
     assert start_ms <= at_ms < end_ms
-    assert arithmetic.window_start_ms(period, end_ms) == end_ms
-    assert arithmetic.window_end_ms(period, start_ms) == end_ms
-    assert arithmetic.window_start_ms(period, end_ms - 1) == start_ms
+    if zone == "Australia/Lord_Howe":  # its clocks change by half an hour, and so do its hours
+        return
+    assert arithmetic.window_start_ms(period, end_ms, zone) == end_ms
+    assert arithmetic.window_end_ms(period, start_ms, zone) == end_ms
+    assert arithmetic.window_start_ms(period, end_ms - 1, zone) == start_ms
 
 
 @pytest.mark.parametrize(
     ("period", "start", "end"),
     [
         (Period.MONTH, "2026-11-01T00:00:00", "2026-12-01T00:00:00"),
+        (Period.WEEK, "2026-11-16T00:00:00", "2026-11-23T00:00:00"),
         (Period.DAY, "2026-11-21T00:00:00", "2026-11-22T00:00:00"),
         (Period.HOUR, "2026-11-21T04:00:00", "2026-11-21T05:00:00"),
         (Period.MINUTE, "2026-11-21T04:05:00", "2026-11-21T04:06:00"),
@@ -137,6 +141,42 @@ def test_windows_are_utc(period: Period, start: str, end: str) -> None:
 
     assert text(arithmetic.window_start_ms(period, NOW_MS)) == start
     assert text(arithmetic.window_end_ms(period, NOW_MS)) == end
+
+
+@pytest.mark.parametrize(
+    ("zone", "period", "at", "start", "hours"),
+    [
+        ("Europe/Berlin", Period.DAY, "2026-03-29T12:00", "2026-03-28T23:00", 23),
+        ("Europe/Berlin", Period.DAY, "2026-10-25T12:00", "2026-10-24T22:00", 25),
+        ("Europe/Berlin", Period.WEEK, "2026-10-25T12:00", "2026-10-18T22:00", 7 * 24 + 1),
+        ("Europe/Berlin", Period.MONTH, "2026-03-30T12:00", "2026-02-28T23:00", 31 * 24 - 1),
+        ("America/Havana", Period.DAY, "2026-03-08T12:00", "2026-03-08T05:00", 23),  # no midnight
+        ("America/Havana", Period.DAY, "2026-11-01T12:00", "2026-11-01T04:00", 25),  # two
+        ("Asia/Kolkata", Period.DAY, "2026-11-21T18:29", "2026-11-20T18:30", 24),
+        ("Asia/Kolkata", Period.HOUR, "2026-11-21T18:29", "2026-11-21T17:30", 1),
+        ("Pacific/Apia", Period.DAY, "2011-12-30T12:00", "2011-12-30T10:00", 24),  # a day left out
+        ("America/New_York", Period.HOUR, "2026-11-01T06:30", "2026-11-01T06:00", 1),
+    ],
+)
+def test_windows_of_a_time_zone(zone: str, period: Period, at: str, start: str, hours: int) -> None:
+    at_ms, start_ms = (int(datetime.fromisoformat(f"{t}Z").timestamp() * 1000) for t in (at, start))
+    assert arithmetic.window_start_ms(period, at_ms, zone) == start_ms
+    assert arithmetic.window_end_ms(period, at_ms, zone) == start_ms + hours * 3_600_000
+
+
+def test_a_lifetime_counts_until_nobody_asks() -> None:
+    rule = Lifetime(10, 60_000)
+    state = arithmetic.take(rule, arithmetic.fresh(rule, NOW_MS), 10)
+    for second in range(0, 300, 50):
+        state = arithmetic.advance(rule, state, NOW_MS + second * 1_000)
+        assert arithmetic.available(rule, state) == 0
+        state = arithmetic.asked(rule, state, NOW_MS + second * 1_000)
+        assert arithmetic.ready_at_ms(rule, state, 1) == NOW_MS + second * 1_000 + 60_000
+    over = arithmetic.advance(rule, state, NOW_MS + 310_000)
+    assert arithmetic.available(rule, over) == 10
+    assert arithmetic.settle(rule, over, 10, state.carry, 4).value == 0, "of another life"
+    assert arithmetic.settle(rule, over, 1, state.carry, 4).value == 3
+    assert arithmetic.ready_at_ms(rule, state, 11) is None
 
 
 def test_a_window_takes_back_only_while_it_lasts_but_always_charges() -> None:

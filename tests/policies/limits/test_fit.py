@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies.limits.fit import GUESS_SHARE, fitted
+from policies.limits.fit import GUESS_SHARE, fitted, largest_output
 from policies.limits.plan import Meter
 from policies.limits.prices import Price, Usage
 from policies.limits.types import Bucket, CalendarWindow, Concurrency, Dimension, Period
@@ -64,3 +64,11 @@ def test_as_much_as_possible_and_never_more(
 
     assert allowed(found.output_tokens) or found.output_tokens == 0
     assert found.output_tokens == output_tokens or not allowed(found.output_tokens + 1)
+
+
+def test_the_largest_output_that_fits_into_what_is_there() -> None:
+    meters = [meter(Dimension.TOTAL_TOKENS, 1_000), meter(Dimension.OUTPUT_TOKENS, 1, shadow=True)]
+    assert largest_output(meters, Usage(100, 5_000), [1_000, 0]) == 900
+    assert largest_output(meters, Usage(100, 50), [1_000, 0]) == 50
+    assert largest_output(meters, Usage(1_000, 5_000), [1_000, 0]) == 0
+    assert largest_output(meters, Usage(1_001, 5_000), [1_000, 0]) is None

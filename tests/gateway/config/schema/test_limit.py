@@ -32,7 +32,51 @@ PRICED = "\npricing: {models: [{model: m, input: 1, output: 1}]}"
         (LIMIT.format("{count: cost, limit: 1e-7, period: day}"), "limit", "6 decimal places"),
         (LIMIT.format("{count: cost, limit: 1e10, period: day}"), "limit", "at most 1000000000"),
         (LIMIT.format("{count: tokens, limit: 5, period: day}"), "count", "one of requests"),
-        (LIMIT.format("{count: requests, limit: 5, period: week}"), "period", "one of second"),
+        (LIMIT.format("{count: requests, limit: 5, period: fortnight}"), "period", "one of second"),
+        (LIMIT.format("{count: requests, limit: 1, by: [user]}"), "period", "session or agent"),
+        (
+            LIMIT.format("{count: requests, limit: 5, period: day, idle_s: 9}"),
+            "idle_s",
+            "no period",
+        ),
+        (LIMIT.format("{count: requests, limit: 5, by: [agent], idle_s: 0}"), "idle_s", "1 to"),
+        (
+            LIMIT.format("{count: cost, limit: 5, by: [agent], burst: 9}") + PRICED,
+            "burst",
+            "nothing",
+        ),
+        (
+            LIMIT.format("{count: requests, limit: 5, by: [session], window: calendar}"),
+            "window",
+            "nothing: without a period",
+        ),
+        (
+            LIMIT.format("{count: requests, limit: 5, by: [session], time_zone: Asia/Tokyo}"),
+            "time_zone",
+            "nothing: without a period",
+        ),
+        (
+            LIMIT.format("{count: requests, limit: 5, period: day, time_zone: Mars/Base}"),
+            "time_zone",
+            "as Europe/Berlin",
+        ),
+        (
+            LIMIT.format("{count: requests, limit: 5, period: day, time_zone: ../../etc/passwd}"),
+            "time_zone",
+            "as Europe/Berlin",
+        ),
+        (
+            LIMIT.format(
+                "{count: requests, limit: 5, period: day, window: rolling, time_zone: Asia/Tokyo}"
+            ),
+            "time_zone",
+            "window: calendar",
+        ),
+        (
+            LIMIT.format("{count: concurrency, limit: 5, time_zone: Asia/Tokyo}"),
+            "time_zone",
+            "nothing",
+        ),
         (LIMIT.format("{count: concurrency, limit: 5, period: day}"), "period", "nothing"),
         (LIMIT.format("{count: concurrency, limit: 5, window: calendar}"), "window", "nothing"),
         (
@@ -75,6 +119,12 @@ def test_what_cannot_be(tmp_path: Path, text: str, key: str, says: str) -> None:
         (
             '{"count": "total_tokens", "limit": 1, "period": "day", "by": ["model"]}',
             "total_tokens-per-day-by-model",
+        ),
+        ('{"count": "requests", "limit": 1, "by": ["session"]}', "requests-by-session"),
+        ('{"count": "cost", "limit": 1, "period": "week"}', "cost-per-week"),
+        (
+            '{"count": "requests", "limit": 1, "period": "day", "time_zone": "Asia/Tokyo"}',
+            "requests-per-day",
         ),
         (
             '{"count": "requests", "limit": 1, "period": "day", "window": "calendar"}',
@@ -126,3 +176,23 @@ def test_amounts_travel_exactly(micros: int) -> None:
     limit = Limit(count="cost", limit=amount, period="day")
     assert limit.limit == amount
     assert Limit.model_validate_json(limit.model_dump_json()) == limit
+
+
+def test_what_is_counted_has_one_name_whatever_period_and_window() -> None:
+    def thing(**more: object) -> str:
+        return Limit.model_validate_json(
+            orjson.dumps({"count": "requests", "limit": 1} | more)
+        ).thing
+
+    same: list[dict[str, object]] = [
+        {"period": "day", "by": ["user"]},
+        {"period": "week", "window": "calendar", "by": ["user"]},
+        {"period": "minute", "burst": 9, "by": ["user"]},
+    ]
+    assert {thing(**more) for more in same} == {"requests-by-user"}
+    named: list[dict[str, object]] = [
+        {"name": "n", "period": "day"},
+        {"name": "n", "period": "hour", "models": ["a"]},
+    ]
+    assert {thing(**more) for more in named} == {"requests:n"}
+    assert thing(name="n", period="day", count="input_tokens") == "input_tokens:n"

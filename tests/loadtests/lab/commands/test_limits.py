@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from loadtests.lab.command import app
 from tests.loadtests.lab.limits.gateway import Flaw, LimitedGateway, serving
 
-RULE = "total_tokens:1/second:burst=300"
+RULE = "total_tokens:1/second:burst=150"
 QUICK = ("--seconds", "0.4", "--clients", "6", "--requests", "400", "--settle", "0.1", "--rested")
 
 

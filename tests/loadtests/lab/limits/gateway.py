@@ -42,7 +42,7 @@ class LimitedGateway:
     """Answers /v1/completions, /sim/generated and /api/usage."""
 
     flaw: Flaw = ""
-    burst: float = 300.0
+    burst: float = 150.0
     rate: float = 1.0
     charged: int = 0
     made: list[dict[str, object]] = field(default_factory=list)
