@@ -194,6 +194,35 @@ class TenantLimiter:
             ticket=_ticket(id, subject, caller.key, expected),
         )
 
+    async def spent(
+        self,
+        id: str,  # noqa: A002 - the request's id
+        caller: Caller,
+        least: Usage,
+    ) -> Denied | None:
+        """See `Limiter`. By the limits that do not depend on the body. What they say of themselves
+        comes first, so that nothing is taken as a rule; only a reservation knows when to come
+        again."""
+        subject = Subject(caller.tenant, caller.line, caller.user)
+        meters = [one for one in self._meters_of(caller.policy, subject) if not one.bucket.shadow]
+        if not meters:
+            return None
+        try:
+            standings = await self._buckets.standing(
+                caller.tenant, [meter.bucket for meter in meters]
+            )
+            left = zip(meters, standings, strict=True)
+            if all(meter.amount(least) <= standing.remaining for meter, standing in left):
+                return None
+            verdict = await self.reserve(f"{id}.0", caller, subject, least, guessed=False)
+        except (StoreUnavailable, LimitsUnavailable):
+            return None  # the reservation will say what holds then
+        if isinstance(verdict, Denied):
+            return verdict
+        if verdict is not None:
+            verdict.release()
+        return None
+
     def settle(self, grant: TenantGrant, usage: Usage) -> None:
         """Charge the usage instead of the reserved one. Returns at once."""
         self._held.pop(grant.id, None)

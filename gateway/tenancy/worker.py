@@ -53,6 +53,15 @@ class WorkerTenancy:
         """See `Limiter`."""
         return await self._limiter.reserve(id, caller, subject, expected, guessed=guessed)
 
+    async def spent(
+        self,
+        id: str,  # noqa: A002 - the request's id
+        caller: Caller,
+        least: Usage,
+    ) -> Denied | None:
+        """See `Limiter`."""
+        return await self._limiter.spent(id, caller, least)
+
     def settle_orphan(self, report: Report) -> None:
         """See `Limiter`."""
         self._limiter.settle_orphan(report)

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-_SURE_BYTES: Final = 32_768
+SURE_BYTES: Final = 32_768
 """A body up to this long is never heavy."""
 _HEAVY_US: Final = 5_000.0
 _BYTE_US: Final = 0.002
@@ -26,8 +26,8 @@ def is_heavy(body: bytes) -> bool:
     stand in texts; about 0.2 ms for each MB."""
     size = len(body)
     cost_us = size * _BYTE_US
-    if size <= _SURE_BYTES or cost_us > _HEAVY_US:
-        return size > _SURE_BYTES
+    if size <= SURE_BYTES or cost_us > _HEAVY_US:
+        return size > SURE_BYTES
     signs = np.frombuffer(body, np.uint8)
     for start in range(0, size, _WINDOW_BYTES):
         window = signs[start : start + _WINDOW_BYTES]

@@ -28,7 +28,6 @@ _ANSWERS_EACH: Final = frozenset({Form.COMPLETIONS, Form.SGLANG, Form.GENERATIVE
 _TURNS: Final = 16
 """Contexts that one answer can fill: an engine that calls tools itself adds up its turns."""
 _COSTS_NOTHING: Final = ("/tokenize", "/render", "/count_tokens")
-"""Paths that read a prompt and run no model."""
 
 
 class Estimate:
@@ -91,7 +90,7 @@ class Estimate:
         answers: int,
     ) -> Usage:
         """What is reserved for it."""
-        if context.head.path.endswith(_COSTS_NOTHING):
+        if costs_nothing(context.head.path):
             return NOTHING
         input_tokens = min(MAX_AMOUNT, math.ceil(context.prompt_tokens))
         if context.form is Form.GENERATIVE_SCORE:
@@ -103,3 +102,8 @@ class Estimate:
             if longest is not None:
                 declared = min(declared, longest)
         return Usage(input_tokens, min(MAX_AMOUNT, declared * answers))
+
+
+def costs_nothing(path: str) -> bool:
+    """Whether requests to this path read a prompt and run no model."""
+    return path.endswith(_COSTS_NOTHING)

@@ -56,6 +56,8 @@ class Parse:
             else:
                 place = find_model(body, kind)
         except InvalidForm as error:
+            if not context.caller.may_use_all:
+                return  # it names no model, and so none that the caller may use: 403
             message = f"The form in the request body cannot be read: {error}."
             raise Rejection(Reason.INVALID_REQUEST, message) from error
         context.form_model = place
@@ -65,7 +67,8 @@ class Parse:
 
     async def _read(self, context: RequestContext) -> Outcome:
         body = context.body
-        context.heavy = is_heavy(body)
+        if context.decoded:
+            context.heavy = is_heavy(body)  # before, it was not what will be read
         if not context.heavy:
             return read(body, context.form, self._caps)
         try:

@@ -31,6 +31,7 @@ from picker.pipeline.recall import Recall
 from picker.pipeline.reserve import Reserve
 from picker.pipeline.resolve import Resolve
 from picker.pipeline.schedule import Schedule
+from picker.pipeline.spent import RefuseSpent
 from picker.prompt.counting import Counting
 from picker.request.context import RequestContext
 from picker.request.response_ids import ResponseIds
@@ -99,6 +100,7 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("identify", Identify(tools.gate)),
         ),
         body=(
+            ("spent", RefuseSpent(tools.limiter)),
             ("decode", Decode(settings.max_body_bytes)),
             ("parse", tools.read or Parse(settings.max_body_bytes, settings.caps, tools.apart)),
             ("recall", Recall(tools.pools, tools.response_ids)),

@@ -33,6 +33,16 @@ class Limiter(Protocol):
         that may be reserved. Raises LimitsUnavailable."""
         ...
 
+    async def spent(
+        self,
+        id: str,  # noqa: A002 - the request's id
+        caller: Caller,
+        least: Usage,
+    ) -> Denied | None:
+        """The verdict that every request of the caller would get now that takes ``least`` or more,
+        whatever its body asks for; None: that depends on the body. Reserves nothing."""
+        ...
+
     def settle_orphan(self, report: Report) -> None:
         """Settle a request by its ticket: the picker that decided it is gone."""
         ...
@@ -50,6 +60,15 @@ class Unlimited:
         *,
         guessed: bool,
     ) -> Grant | Denied | None:
+        """See `Limiter`."""
+        return None
+
+    async def spent(
+        self,
+        id: str,  # noqa: A002 - the request's id
+        caller: Caller,
+        least: Usage,
+    ) -> Denied | None:
         """See `Limiter`."""
         return None
 

@@ -61,6 +61,15 @@ class Accounts:
         self.asked.append((subject, expected))
         return Held(self, expected, self.standings)
 
+    async def spent(
+        self,
+        id: str,  # noqa: A002 - the request's id
+        caller: Caller,
+        least: Usage,
+    ) -> Denied | None:
+        """See `picker.seams.limiter.Limiter`."""
+        return self.denied
+
     def settle_orphan(self, report: object) -> None:
         """See `picker.seams.limiter.Limiter`."""
         raise AssertionError(f"no orphan is expected here: {report}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import random
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +18,7 @@ from gateway.limits.accounts import TenantAccounts
 from gateway.limits.buckets import StoreUnavailable
 from gateway.limits.limiter import TenantLimiter
 from gateway.limits.memory.store import MemoryStore
-from picker.pipeline import reserve
+from picker.pipeline import decode, parse, reserve
 from picker.request.answer import Answer, Decision
 from picker.request.caller import Caller
 from picker.request.head import RequestHead
@@ -633,3 +635,50 @@ async def test_a_prompt_that_is_too_large_is_told_so() -> None:
     answer = await refused(Place(limited).made, chat("word " * 400, max_tokens=5))
     assert answer.status == 429
     assert "The prompt alone is too large" in answer.body.decode()
+
+
+ENCODED = gzip.compress(random.Random(1).randbytes(40_000))
+HEAVY = chat("[" * 40_000, max_tokens=1)
+
+
+def _unread(*_: object) -> None:
+    raise AssertionError("the body was read")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (HEAVY, {}),
+        (ENCODED, {"content_encoding": "gzip"}),
+    ],
+)
+@pytest.mark.parametrize("dimension", [Dimension.REQUESTS, Dimension.TOTAL_TOKENS])
+async def test_a_caller_over_its_limits_makes_no_work(
+    monkeypatch: pytest.MonkeyPatch, dimension: Dimension, body: bytes, headers: dict[str, str]
+) -> None:
+    place = Place(TenantPolicy(ACME, (rule(dimension, 30),)))
+    decision = await decided(place.made, chat(max_tokens=1))
+    place.made.picker.complete(end_of(decision, input_tokens=20, output_tokens=10))
+    await place.limiter.drained()
+    for _ in range(29 if dimension is Dimension.REQUESTS else 0):
+        await decided(place.made, chat(max_tokens=1))
+    monkeypatch.setattr(parse, "read_heavy", _unread)
+    monkeypatch.setattr(decode, "decode", _unread)
+    before = await left_of(place)
+    answer = await refused(place.made, body, head(**headers))
+    assert answer.status == 429
+    assert dict(answer.headers)["retry-after"]
+    assert await left_of(place) == before
+
+
+async def test_a_long_body_within_limits_takes_what_any_other_does() -> None:
+    place = Place(TenantPolicy(ACME, (rule(Dimension.REQUESTS, 2),)))
+    for left in (1, 0):
+        await decided(place.made, HEAVY)
+        assert await left_of(place) == left
+    assert (await refused(place.made, HEAVY)).status == 429
+
+
+async def left_of(place: Place) -> int:
+    (one,) = await place.accounts.standings(Subject(ACME, "k1"))
+    return one.remaining

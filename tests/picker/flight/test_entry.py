@@ -62,6 +62,15 @@ class Books:
         self.ended[id] = []
         return Page(self, id, expected)
 
+    async def spent(
+        self,
+        id: str,  # noqa: A002 - the request's id
+        caller: Caller,
+        least: Usage,
+    ) -> Denied | None:
+        """See `picker.seams.limiter.Limiter`."""
+        return None
+
     def settle_orphan(self, report: object) -> None:
         raise AssertionError(f"no orphan is expected here: {report}")
 

@@ -65,7 +65,7 @@ async def test_a_request_goes_the_whole_way_in_order() -> None:
     await made.picker.offer(began, chat())
     assert [name for name, _ in began.marks] == [
         *("door", "azure", "paths", "health", "identify"),
-        *("decode", "parse", "recall", "authorize", "resolve", "engine", "count"),
+        *("spent", "decode", "parse", "recall", "authorize", "resolve", "engine", "count"),
         *("estimate", "reserve"),
         *("hash", "schedule", "mutate", "forward", "dispatch", "decide"),
     ]
