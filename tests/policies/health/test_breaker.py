@@ -198,7 +198,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @invariant()
     def it_is_open_for_a_bounded_time_and_says_why(self) -> None:
         stage = self.breaker.stage(self.now_s)
-        assert self.breaker.left_s(self.now_s) <= RULES.max_open_s
+        assert self.breaker.left_s(self.now_s) <= RULES.max_open_s + 1e-6
         assert bool(self.breaker.reason) == (stage is not Stage.CLOSED)
         assert not (stage is Stage.OPEN and self.breaker.admits(self.now_s))
         later_s = self.now_s + RULES.max_open_s
