@@ -16,7 +16,7 @@ from picker.flight.judge import Judge
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.flight.recount import Recount
-from picker.prompt.measure import texts_of
+from picker.prompt.measure import countable
 from picker.request.context import RequestContext
 from picker.request.report import ENGINE_FAILED, Ending, Report
 from picker.request.role import Role
@@ -84,8 +84,10 @@ class Flights:
         entry = Entry.of(context, tuple(_legs(context)), now_s, lease_s)
         self._entries[entry.id] = entry
         self._leases.add(entry)
-        if entry.grant is not None and entry.counted_tokens is None and context.prompt is not None:
-            self._recount.keep(entry.id, entry.pool, texts_of(context.prompt))
+        prompt = context.prompt
+        if entry.grant is not None and entry.counted_tokens is None and prompt is not None:
+            # Documents that share a query are answered as a whole, with their usage.
+            self._recount.keep(entry.id, entry.pool, () if prompt.shared else countable(prompt))
         chains = context.blocks.chains if context.blocks is not None else ()
         for leg in entry.legs:
             self.ledger.open(leg, now_s)
@@ -245,7 +247,8 @@ class Flights:
         """What would be charged for the prompt is an estimate."""
         if report.input_tokens is not None or not entry.text_bytes:
             return False
-        usage = charged(report, entry.expected, 0)
+        began = not self._waits(entry.pool, report.address)
+        usage = charged(report, entry.expected, 0, began=began)
         return usage is not None and usage.input_tokens > 0
 
     def _counted(self, entry: Entry, report: Report, tokens: int | None) -> None:

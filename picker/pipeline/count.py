@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from picker.prompt.counting import Counting
-from picker.prompt.measure import texts_of
+from picker.prompt.measure import countable
 from picker.request.context import RequestContext
 from picker.seams.engine_counts import EngineCounts
 from picker.state.learned import Learned
@@ -72,7 +72,7 @@ class Exactly:
             self._turn += 1
             address = pool.state.address_of(int(slots[self._turn % slots.size]))
             where = pool.name, address, context.served_model
-            count = await self._engine.tokens(*where, texts_of(prompt))
+            count = await self._engine.tokens(*where, countable(prompt))
             if count is not None and prompt.shared:
                 each = await self._engine.tokens(*where, (prompt.shared,))
                 count = None if each is None else count + each * len(prompt.sequences)

@@ -12,6 +12,7 @@ from picker.prompt.forms import Prompt
 _DIGITS: Final = b"0123456789"
 _EXTRA: Final = 3
 """A digit counts as four bytes: many vocabularies have a token for each."""
+_FEW: Final = 8
 _SHORT_BYTES: Final = 4_096
 _WINDOW_BYTES: Final = 1 << 18
 _ZERO: Final = np.uint8(ord("0"))
@@ -28,6 +29,14 @@ def text_units(prompt: Prompt) -> int:
 def texts_of(prompt: Prompt) -> Sequence[bytes]:
     """The prompt's texts without what they share; none for token ids."""
     return prompt.sequences if prompt.text_bytes else ()
+
+
+def countable(prompt: Prompt) -> Sequence[bytes]:
+    """Texts that an engine can be asked to count, a few, without what they share."""
+    if not prompt.text_bytes:
+        return ()
+    few = len(prompt.sequences) <= _FEW
+    return prompt.sequences if few else (b"\n".join(prompt.sequences),)
 
 
 def _digits(text: bytes) -> int:

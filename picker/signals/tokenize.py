@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -20,6 +21,9 @@ _AT_ONCE: Final = 4
 _MOST_WAITING: Final = 64
 _MOST_TEXT_BYTES: Final = 4 << 20
 _MOST_ANSWER_BYTES: Final = 32 << 20
+_MOST_PARSED_BYTES: Final = 1 << 18
+_LONG_TEXT_BYTES: Final = 1 << 18
+_COUNT: Final = re.compile(rb'"count"\s*:\s*(?:(\d{1,9})\s*[,}]|\[\s*(\d{1,9})\s*\])')
 _UNABLE_S: Final = 600.0
 """A pool whose engine has no such path is asked again after this time."""
 _AILING_S: Final = 10.0
@@ -96,7 +100,8 @@ class EngineTokenizer:
         if session is None or upstream is None:
             return None
         scheme = "https" if upstream.tls is not None else "http"
-        body = orjson.dumps({"model": model, "prompt": text.decode("utf-8", "replace")})
+        long = len(text) > _LONG_TEXT_BYTES
+        body = await asyncio.to_thread(_body, model, text) if long else _body(model, text)
         async with session.post(
             f"{scheme}://{address}/tokenize",
             data=body,
@@ -120,18 +125,22 @@ class EngineTokenizer:
         return count
 
 
+def _body(model: str, text: bytes) -> bytes:
+    return orjson.dumps({"model": model, "prompt": text.decode("utf-8", "replace")})
+
+
 def read_count(answer: bytes) -> int | None:
     """Tokens that an answer of /tokenize tells: ``count``, else the length of ``tokens``. None for
-    any other answer."""
+    any other answer. A long one is not parsed: the list of its tokens is."""
+    at = answer.find(b'"count"')
+    told = _COUNT.match(answer, at) if at >= 0 else None
+    if told is not None:
+        return int(told.group(1) or told.group(2))
+    if len(answer) > _MOST_PARSED_BYTES:
+        return None
     try:
         document = orjson.loads(answer)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(document, dict):
-        return None
-    count, tokens = document.get("count"), document.get("tokens")
-    if isinstance(count, list) and len(count) == 1:
-        count = count[0]
-    if isinstance(count, int) and not isinstance(count, bool) and count >= 0:
-        return count
-    return len(tokens) if isinstance(tokens, list) else None
+    tokens = document.get("tokens") if isinstance(document, dict) else None
+    return len(tokens) if isinstance(tokens, list) and "count" not in document else None

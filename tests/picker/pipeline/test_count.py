@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import pytest
+
 from picker.pipeline.count import Count, Exactly
 from picker.pipeline.estimate import Estimate
 from picker.pipeline.reserve import Reserve
@@ -121,6 +123,20 @@ async def test_a_tenant_whose_estimates_were_wrong_is_counted_by_the_engine() ->
     context.counted_tokens, context.caller = None, Caller(TenantPolicy("acme"))
     await count(context)
     assert context.counted_tokens is None, "who has no limits of tokens needs no count"
+
+
+async def test_documents_that_share_a_query_and_many_texts() -> None:
+    made, engine = fleet(), Engine()
+    body: dict[str, object] = {"model": MODEL, "query": "q" * 100, "documents": ["d" * 50] * 3}
+    context = await parsed(body, "/v1/rerank")
+    context.served_model, context.pool = MODEL, POOL
+    assert await exactly(made, engine).count(context)
+    assert context.counted_tokens == pytest.approx(3 * 15, abs=2)
+    many = await parsed({"model": MODEL, "prompt": ["x" * 9] * 1_000})
+    many.served_model, many.pool, engine.asked = MODEL, POOL, []
+    assert await exactly(made, engine).count(many)
+    assert many.counted_tokens == 999
+    assert len(engine.asked) == 1
 
 
 async def test_what_would_be_refused_for_ever_is_counted_and_tried_again() -> None:
