@@ -18,7 +18,7 @@ _EVENT_END_BYTES: Final = 4
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _MAX_HELD_BYTES: Final = 8 * 1024 * 1024
 """An event longer than this passes without its usage being read."""
-_MAX_WHOLE_BYTES: Final = 256 * 1024
+_MAX_WHOLE_BYTES: Final = 64 * 1024
 """A JSON answer longer than this is read piece by piece, and is no error."""
 
 
