@@ -13,8 +13,7 @@ buckets are full again, their windows over) is forgotten.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from policies.limits import arithmetic
 from policies.limits.arithmetic import State
@@ -57,18 +56,6 @@ class Count:
         return arithmetic.used(self.rule, self.state)
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """An amount that a reservation took from a count."""
-
-    count: Count
-    key: str
-    """Of the bucket whose charge settles it."""
-    amount: int
-    began_ms: int
-    """See `arithmetic.began_ms`."""
-
-
 class Tally:
     """The counts of one thing, the oldest first."""
 
@@ -78,10 +65,6 @@ class Tally:
         self.counts: list[Count] = []
         self.charged_ms = charged_ms
         """When anything was taken or charged last, under any rule."""
-
-    def is_only(self, rule: Rule) -> bool:
-        """Whether it has no other rule, as almost always."""
-        return len(self.counts) == 1 and self.counts[0].rule is rule
 
     def find(self, rule: Rule, now_ms: int) -> Count | None:
         """The count of the rule, advanced; None: it has none."""
@@ -146,14 +129,27 @@ class Tally:
         return not self.counts
 
 
+class Hold(NamedTuple):
+    """An amount that a reservation took from a count."""
+
+    tally: Tally
+    counted: Count
+    key: str
+    """Of the bucket whose charge settles it."""
+    amount: int
+    began_ms: int
+    """See `arithmetic.began_ms`."""
+
+
 def handed_over(holds: Sequence[Hold], replaced: Count, begun: Count, left: int) -> Hold | None:
     """A reservation's hold of a count that has begun with what another had, if it holds that one:
     so its settlement gives back what it does not use. ``left``: what the new count has and no other
     reservation has been given; the hold is not for more."""
     for hold in holds:
-        if hold.count is replaced:
+        if hold.counted is replaced:
             alive = hold.began_ms >= replaced.began_ms or not _ends(replaced.rule)
-            return Hold(begun, hold.key, min(hold.amount, left) if alive else 0, begun.began_ms)
+            amount = min(hold.amount, left) if alive else 0
+            return Hold(hold.tally, begun, hold.key, amount, begun.began_ms)
     return None
 
 

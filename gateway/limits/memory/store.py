@@ -7,7 +7,7 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
@@ -27,6 +27,7 @@ from policies.limits.arithmetic import State
 from policies.limits.tally import Count, Hold, Tally, handed_over
 from policies.limits.types import (
     Bucket,
+    Lifetime,
     Rule,
     Standing,
     Take,
@@ -255,9 +256,38 @@ class MemoryStore:
     ) -> tuple[list[Count | None], list[State]]:
         """The buckets' counts (None: there is nothing of the tally, it is as good as fresh), and
         their states now. ``asked``: for a reservation."""
+        counts: list[Count | None] = []
+        states = []
+        several: list[_Cell] = []
+        for bucket in buckets:
+            cell, rule = tenant.cells.get(bucket.tally), bucket.rule
+            if cell is None:
+                counts.append(None)
+                states.append(arithmetic.fresh(rule, now_ms))
+                continue
+            if len(cell.counts) > 1:
+                several.append(cell)
+            for count in cell.counts:
+                if count.rule is rule:
+                    break
+            else:
+                return self._look_among(tenant, buckets, now_ms, asked=asked)
+            count.state = arithmetic.advance(rule, count.state, now_ms)
+            if asked and isinstance(rule, Lifetime):
+                count.state = arithmetic.asked(rule, count.state, now_ms)
+            counts.append(count)
+            states.append(count.state)
+        if several and _any_of_other_rules(several, counts):
+            return self._look_among(tenant, buckets, now_ms, asked=asked)
+        return counts, states
+
+    def _look_among(
+        self, tenant: _Tenant, buckets: Sequence[Bucket], now_ms: int, *, asked: bool
+    ) -> tuple[list[Count | None], list[State]]:
+        """The same where a tally has had other rules."""
         cells = [tenant.cells.get(bucket.tally) for bucket in buckets]
-        for bucket, cell in zip(buckets, cells, strict=True):
-            if cell is not None and not cell.is_only(bucket.rule):
+        for cell in cells:
+            if cell is not None:
                 cell.tidy(now_ms)
         counts = [
             None if cell is None else cell.find(bucket.rule, now_ms)
@@ -303,40 +333,34 @@ class MemoryStore:
         tenant: _Tenant,
         reservation_id: str,
         takes: Sequence[Take],
-        counts: Sequence[Count | None],
+        counts: list[Count | None],
         states: Sequence[State],
         taken: Sequence[bool],
         now_ms: int,
         lease_s: float,
     ) -> None:
         self._slots[tenant.name] = tenant
-        present: list[Count] = [count for count in counts if count is not None]
-        touched: dict[str, list[Take]] = {}
         holds: list[Hold] = []
         made = 0
-        for take, count, state, is_taken in zip(takes, counts, states, taken, strict=True):
-            bucket = take.bucket
-            touched.setdefault(bucket.tally, []).append(take)
-            if not is_taken:
-                continue
-            if count is None:
-                cell = tenant.cells.get(bucket.tally)
+        several: list[_Cell] = []
+        for index, take in enumerate(takes):
+            bucket, count = take.bucket, counts[index]
+            cell = tenant.cells.get(bucket.tally)
+            if taken[index]:
                 if cell is None:
                     cell = self._make(tenant, bucket.tally, now_ms)
                     made += 1
-                count = cell.add(bucket.rule, state, present, now_ms)
-                present.append(count)
-            count.taken_ms = now_ms
-            holds.append(_taken(count, take.amount, bucket.key, now_ms))
-        for tally, some in touched.items():
-            cell = tenant.cells.get(tally)
-            if cell is None:
-                continue
-            cell.charged_ms = now_ms
-            if len(cell.counts) > 1:
-                most = max(some, key=lambda take: take.amount)
-                others = cell.charged_with([take.bucket.rule for take in some], present)
-                holds += (_taken(one, most.amount, most.bucket.key, now_ms) for one in others)
+                if count is None:
+                    present = [one for one in counts if one is not None]
+                    count = counts[index] = cell.add(bucket.rule, states[index], present, now_ms)
+                count.taken_ms = now_ms
+                holds.append(_taken(cell, count, take.amount, bucket.key, states[index]))
+            if cell is not None:
+                cell.charged_ms = now_ms
+                if len(cell.counts) > 1:
+                    several.append(cell)
+        if several and _any_of_other_rules(several, counts):
+            holds += self._taken_of_others(tenant, takes, counts, now_ms)
         lease_until_ms = self._steady_ms() + round(lease_s * 1_000)
         entry = _Entry(reservation_id, tenant, tuple(holds), lease_until_ms)
         if tenant.reservations is None:
@@ -346,6 +370,27 @@ class MemoryStore:
         heapq.heappush(self._due, (lease_until_ms, next(self._order), entry))
         self._turn(_LOOK_AT + made, now_ms)
 
+    def _taken_of_others(
+        self,
+        tenant: _Tenant,
+        takes: Sequence[Take],
+        counts: Sequence[Count | None],
+        now_ms: int,
+    ) -> Iterator[Hold]:
+        """Take from the counts of other rules of the tallies, too."""
+        present = [count for count in counts if count is not None]
+        by_tally: dict[str, list[Take]] = {}
+        for take in takes:
+            by_tally.setdefault(take.bucket.tally, []).append(take)
+        for tally, some in by_tally.items():
+            cell = tenant.cells.get(tally)
+            if cell is None:
+                continue
+            most = max(some, key=lambda take: take.amount)
+            for other in cell.charged_with([take.bucket.rule for take in some], present):
+                state = arithmetic.advance(other.rule, other.state, now_ms)
+                yield _taken(cell, other, most.amount, most.bucket.key, state)
+
     def _make(self, tenant: _Tenant, key: str, now_ms: int) -> _Cell:
         cell = tenant.cells[key] = _Cell(tenant, key, now_ms)
         self._hand.append(cell)
@@ -354,14 +399,13 @@ class MemoryStore:
     def _settle(
         self, tenant: _Tenant, hold: Hold, charge: int, now_ms: int, *, returned: bool
     ) -> None:
-        count = hold.count
+        tally, count = hold.tally, hold.counted
         count.settle(0 if returned else hold.amount, hold.began_ms, charge, now_ms)
         if charge:
-            tally = tally_of(hold.key)
-            if cell := tenant.cells.get(tally):
-                cell.charged_ms = now_ms
+            tally.charged_ms = now_ms
             if self._journal is not None and lasts(count.rule):
-                self._journal.charge(tenant.name, tally, count.rule, charge, now_ms)
+                key = tally_of(hold.key)
+                self._journal.charge(tenant.name, key, count.rule, charge, now_ms)
 
     def _expire(self, now_ms: int) -> None:
         """Give back what reservations hold whose leases have ended, and forget those whose leases
@@ -410,11 +454,15 @@ class MemoryStore:
             self._slots.pop(tenant.name, None)
 
 
-def _taken(count: Count, amount: int, key: str, now_ms: int) -> Hold:
-    state = arithmetic.advance(count.rule, count.state, now_ms)
+def _any_of_other_rules(cells: Sequence[_Cell], counts: Sequence[Count | None]) -> bool:
+    return any(one not in counts for cell in cells for one in cell.counts)
+
+
+def _taken(tally: Tally, count: Count, amount: int, key: str, state: State) -> Hold:
+    """``state``: of the count, advanced."""
     count.state = arithmetic.take(count.rule, state, amount)
     count.holders += 1
-    return Hold(count, key, amount, arithmetic.began_ms(count.rule, state))
+    return Hold(tally, count, key, amount, arithmetic.began_ms(count.rule, state))
 
 
 def _charge_of(tally: str, charges: Mapping[str, int]) -> int:
@@ -425,4 +473,4 @@ def _charge_of(tally: str, charges: Mapping[str, int]) -> int:
 
 def _let_go(holds: Sequence[Hold]) -> None:
     for hold in holds:
-        hold.count.holders -= 1
+        hold.counted.holders -= 1

@@ -93,27 +93,31 @@ local function numbers(text)
   return found
 end
 
--- A rule: kind, letter, limit and the rest of its numbers.
+local rules = {} -- by text
+
+-- A rule: kind, letter, limit and the rest of its numbers. Nobody changes it.
 local function parse(text)
-  local kind, limit, rest = string.match(text, '^(%S+) (%d+) ?(.*)$')
-  local letter = string.sub(kind, 1, 1)
-  local rule = { kind = kind, letter = letter, limit = tonumber(limit) }
-  if letter == 't' then
-    rule.kind = text
-    local refill, period = string.match(rest, '^(%d+) (%d+)$')
-    rule.refill, rule.period = tonumber(refill), tonumber(period)
-  elseif letter == 'l' then
-    rule.idle = tonumber(string.sub(kind, 3))
-  elseif rest ~= '' then
-    rule.starts = numbers(rest)
+  local rule = rules[text]
+  if rule then return rule end
+  local limit, refill, period = string.match(text, '^t (%d+) (%d+) (%d+)$')
+  if limit then
+    rule = { kind = text, letter = 't', limit = tonumber(limit), refill = tonumber(refill),
+      period = tonumber(period) }
+  else
+    local kind, most, rest = string.match(text, '^(%S+) (%d+) ?(.*)$')
+    rule = { kind = kind, letter = string.sub(kind, 1, 1), limit = tonumber(most) }
+    if rule.letter == 'l' then rule.idle = tonumber(string.sub(kind, 3)) end
+    if rest ~= '' then rule.starts = numbers(rest) end
   end
+  rules[text] = rule
   return rule
 end
 
 -- The rule of a stored count, as far as it depends on it. A window of a time zone that nobody asks
 -- for has no starts: it ends, and none begins after it.
 local function rule_of(kind)
-  if string.sub(kind, 1, 1) == 't' then return parse(kind) end
+  if #kind == 1 then return { kind = kind, letter = kind } end
+  if string.byte(kind) == 116 then return parse(kind) end -- t
   return parse(kind .. ' 0')
 end
 
@@ -200,6 +204,10 @@ end
 
 -- The counts that somebody needs. One of a rule that was only asked for is not written.
 local function needed(counts)
+  if #counts == 1 then
+    if counts[1].new or forgettable(counts[1]) then return {} end
+    return counts
+  end
   local kept, all_idle, newest = {}, true, 0
   for _, count in ipairs(counts) do
     if not count.new then newest = math.max(newest, count.taken) end
@@ -342,7 +350,8 @@ local function take(name, count, key, amount)
   return { key, rule.kind, amount, began }
 end
 
-local function settle(hold, held, charge)
+-- `over`: the reservation no longer holds the count.
+local function settle(hold, held, charge, over)
   local tally = look(tally_of(hold[1]))
   local count = find(tally, hold[2])
   if not count then return end -- it was one too many
@@ -357,17 +366,9 @@ local function settle(hold, held, charge)
     if hold[4] < (letter == 'l' and count.carry or count.at) then change = math.max(0, change) end
     count.value = math.max(0, count.value + change)
   end
+  if over then count.holders = math.max(0, count.holders - 1) end
   tally.changed = true
   if charge > 0 then tally.charged = now end
-end
-
--- The reservation no longer holds the count.
-local function let_go(hold)
-  local tally = look(tally_of(hold[1]))
-  local count = find(tally, hold[2])
-  if not count then return end
-  count.holders = math.max(0, count.holders - 1)
-  tally.changed = true
 end
 
 -- Give back what reservations hold whose leases have ended, and forget those whose leases ended long
@@ -380,14 +381,14 @@ local function expire()
     if packed then
       local lease_until, state, holds = cmsgpack.unpack(packed)
       if state == RUNNING then
-        for _, hold in ipairs(holds) do settle(hold, hold[3], 0) end
+        for _, hold in ipairs(holds) do settle(hold, hold[3], 0, false) end
       end
       if state ~= DONE and lease_until + LATE_MS > now then
         forgotten = false
         redis.call('HSET', RESERVATIONS, id, cmsgpack.pack(lease_until, OVER, holds))
         redis.call('ZADD', LEASES, lease_until + LATE_MS, id)
       else
-        for _, hold in ipairs(holds) do let_go(hold) end
+        for _, hold in ipairs(holds) do settle(hold, 0, 0, true) end
         redis.call('HDEL', RESERVATIONS, id)
       end
     end

@@ -45,8 +45,7 @@ local function charge_of(key)
   return by_tally[tally_of(key)] or 0
 end
 for _, hold in ipairs(holds) do
-  settle(hold, state == RUNNING and hold[3] or 0, charge_of(hold[1]))
-  let_go(hold)
+  settle(hold, state == RUNNING and hold[3] or 0, charge_of(hold[1]), true)
 end
 save(remember_ms)
 -- Nothing may fail before the buckets are written. A sum that would not fit becomes MOST.

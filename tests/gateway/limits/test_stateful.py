@@ -225,7 +225,7 @@ SETTINGS = settings(
 
 
 def test_memory_store_does_what_the_model_does() -> None:
-    run_state_machine_as_test(StoreMachine, settings=settings(SETTINGS, max_examples=200))
+    run_state_machine_as_test(StoreMachine, settings=settings(SETTINGS, max_examples=120))
 
 
 def test_memory_store_with_a_journal_does_what_the_model_does() -> None:
@@ -246,7 +246,7 @@ def test_memory_store_with_a_journal_does_what_the_model_does() -> None:
             self.folder.cleanup()
             assert (self.journal.counters.failures, self.journal.counters.lost) == (0, 0)
 
-    run_state_machine_as_test(JournalMachine, settings=settings(SETTINGS, max_examples=60))
+    run_state_machine_as_test(JournalMachine, settings=settings(SETTINGS, max_examples=40))
 
 
 def test_redis_store_does_what_the_model_does(
@@ -257,4 +257,4 @@ def test_redis_store_does_what_the_model_does(
     class RedisMachine(StoreMachine):
         server = redis_server
 
-    run_state_machine_as_test(RedisMachine, settings=settings(SETTINGS, max_examples=100))
+    run_state_machine_as_test(RedisMachine, settings=settings(SETTINGS, max_examples=60))
