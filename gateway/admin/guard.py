@@ -51,7 +51,7 @@ async def same_origin(request: web.Request, handler: _Handler) -> web.StreamResp
         )
     if request.method not in _SAFE:
         origin = request.headers.get("Origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        foreign = origin is not None and _host_of(origin) != host.lower()
         site = request.headers.get("Sec-Fetch-Site", "none")
         if foreign or site not in ("none", "same-origin"):
             return error(403, "cross_origin", "requests from another origin may change nothing")
@@ -59,6 +59,14 @@ async def same_origin(request: web.Request, handler: _Handler) -> web.StreamResp
         if request.method != "DELETE" and request.content_type != "application/json":
             return error(415, "not_json", "the body must be application/json")
     return await handler(request)
+
+
+def _host_of(origin: str) -> str | None:
+    """Of an Origin header; None for one that is none."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def arrived_on_loopback(request: web.Request) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from aiohttp import ClientSession
 
 from tests.gateway.admin.source import DRAIN, Source, get
@@ -47,3 +48,10 @@ async def test_errors_are_json(client: ClientSession) -> None:
         assert answer.status == 405
         assert answer.headers["Allow"] == "POST"
         assert (await answer.json())["error"]["code"] == "method_not_allowed"
+
+
+@pytest.mark.parametrize("origin", ["http://[", "[", "null", "", "http://\u00e9"])
+async def test_an_origin_that_is_none_is_a_foreign_one(client: ClientSession, origin: str) -> None:
+    async with client.post("/api/drain", headers={"Origin": origin}, json={}) as answer:
+        assert answer.status == 403
+        assert (await answer.json())["error"]["code"] == "cross_origin"
