@@ -160,11 +160,11 @@ async def test_limits_hold_whatever_happens(place: Place) -> None:
     )
     verdict = verdict_on(History(steady, made, charged[0], rested=True), STEADY_RULES)
     assert verdict.ok, verdict
-    assert verdict.admitted > 30, verdict
+    assert verdict.admitted > 15, verdict
     assert verdict.refused > 10, verdict
 
     # Which plan judged a refusal is unknown: the rest must hold all the same.
     changing = verdict_on(History(moving, made, charged[1], rested=True), MOVING_RULES)
     assert not any(changing.overshoot.values()), changing
     assert (changing.lost_tokens, changing.doubled_tokens) == (0, 0), changing
-    assert changing.admitted > 20, changing
+    assert changing.admitted > 10, changing
