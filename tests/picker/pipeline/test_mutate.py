@@ -169,9 +169,9 @@ def test_without(body: bytes) -> None:
 
 
 def test_many_members_are_taken_out_at_once() -> None:
-    body = b"{%s}" % b",".join([b'"priority":-9', b'"x":1'] * 100_000)
-    assert without(body, "priority") == b"{%s}" % b",".join([b'"x":1'] * 100_000)
-    assert without(b"{%s}" % b",".join([b'"priority":-9'] * 100_000), "priority") == b"{}"
+    body = b"{%s}" % b",".join([b'"priority":-9', b'"x":1'] * 10_000)
+    assert without(body, "priority") == b"{%s}" % b",".join([b'"x":1'] * 10_000)
+    assert without(b"{%s}" % b",".join([b'"priority":-9'] * 10_000), "priority") == b"{}"
 
 
 _PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"]
