@@ -51,7 +51,7 @@ async def same_origin(request: web.Request, handler: _Handler) -> web.StreamResp
         )
     if request.method not in _SAFE:
         origin = request.headers.get("Origin")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
+        foreign = origin is not None and _host_of(origin) != host.lower()
         site = request.headers.get("Sec-Fetch-Site", "none")
         if foreign or site not in ("none", "same-origin"):
             return error(403, "cross_origin", "requests from another origin may change nothing")
@@ -67,6 +67,14 @@ def arrived_on_loopback(request: web.Request) -> bool:
     if not isinstance(name, tuple):
         return False
     return ipaddress.ip_address(str(name[0]).partition("%")[0]).is_loopback
+
+
+def _host_of(origin: str) -> str | None:
+    """None for what is no origin."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _names_this_machine(host: str) -> bool:
