@@ -77,6 +77,14 @@ def arrived_on_loopback(request: web.Request) -> bool:
     return ipaddress.ip_address(str(name[0]).partition("%")[0]).is_loopback
 
 
+def _host_of(origin: str) -> str | None:
+    """None for what is no origin."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
 def _names_this_machine(host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""

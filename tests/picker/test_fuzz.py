@@ -165,7 +165,7 @@ def nothing_is_held(one: Fleet, accounts: Accounts) -> None:
     assert accounts.reserved == accounts.released + len(accounts.settled)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(st.sampled_from(PATHS) | st.text(max_size=12), METHODS, HEADS, BODIES, METADATA)
 @example("/v1/completions", "POST", {names.SESSION_TOKEN: b"\xe9"}, SIMPLE, {})
 @example("/v1/completions", "POST", {}, HUGE, {})
@@ -239,7 +239,7 @@ KINDS = st.sampled_from(
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(
     fast=st.booleans(),
     head=HEADS,
