@@ -84,7 +84,9 @@ def _routes(plan: EnvoyPlan) -> Json:
             "headers": [{"name": names.POOL_HEADER, "present_match": True}],
         },
         "route": {"cluster_header": names.POOL_HEADER, **action},
-        "request_headers_to_remove": [names.POOL_HEADER, names.DESTINATION],
+        # The body is here already: whatever a client expects before it sends that, no replica is
+        # to judge.
+        "request_headers_to_remove": [names.POOL_HEADER, names.DESTINATION, "expect"],
     }
     # Before the decision a request matches one of the other routes. It leaves by that only when
     # there was no decision (no picker).
