@@ -74,7 +74,6 @@ async def test_spellings_and_shapes(gateway: Gateway) -> None:
         ("/generate", text, [f'{{"text":"aaa",{META % 3}}}'], JSON, (9, 4, 3)),
         ("/generate", {**text, "stream": True}, stream, SSE, (9, 4, 3)),
         ("/v1/chat/completions", CHAT, [LITELLM], JSON, (100, 80, 1)),
-        ("/v1/responses/resp_1/cancel", {}, [USAGE], JSON, (0, 0, 0)),
     ]
     for path, body, answer, kind, tokens in cases:
         before = len(gateway.request_log())
