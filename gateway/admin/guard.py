@@ -61,14 +61,6 @@ async def same_origin(request: web.Request, handler: _Handler) -> web.StreamResp
     return await handler(request)
 
 
-def _host_of(origin: str) -> str | None:
-    """Of an Origin header; None for one that is none."""
-    try:
-        return urlsplit(origin).netloc.lower() or None
-    except ValueError:
-        return None
-
-
 def arrived_on_loopback(request: web.Request) -> bool:
     """Whether the request was sent to a loopback address."""
     name = request.transport.get_extra_info("sockname") if request.transport is not None else None
