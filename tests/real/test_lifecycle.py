@@ -151,8 +151,7 @@ async def test_a_taken_port_is_named(tmp_path: Path, replica: Replica, port: str
     await gateway.stop()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("mode", ["closed", "open"])
+@pytest.mark.parametrize(("workers", "mode"), [(1, "closed"), (2, "open")])
 async def test_a_picker_killed_under_load(
     tmp_path: Path, replica: Replica, workers: int, mode: str
 ) -> None:

@@ -109,7 +109,7 @@ def test_a_sweep_covers_every_policy_level_fleet_and_seed_in_order(make: Make) -
 
 def test_policies_differ_on_the_same_requests(make: Make) -> None:
     # Prompts that come again: sticky routing finds them where turns do not.
-    experiment = make(rates=(6.0,), requests=2_000, duration_s=200.0)
+    experiment = make(rates=(6.0,), requests=800, duration_s=100.0)
     turns, sticky = points(experiment, sweep(experiment))
     assert turns.values("requests") == sticky.values("requests")
     gap = difference(sticky, turns, "hit_rate")

@@ -175,7 +175,7 @@ def test_the_bound_declared_is_never_less_than_the_answer(name: str) -> None:
 def test_the_command_writes_the_same_bytes(tmp_path: Path) -> None:
     def run(file: str, seed: int) -> str:
         dump = tmp_path / file
-        arguments = ["lora-mix", "agentic-bursts", "--requests", "200", "--seed", str(seed)]
+        arguments = ["lora-mix", "agentic-bursts", "--requests", "60", "--seed", str(seed)]
         done = subprocess.run(
             [sys.executable, "-m", "loadtests.workloads", *arguments, "--dump", str(dump)],
             check=True, capture_output=True, text=True,
