@@ -62,7 +62,7 @@ def _authorize_models(context: RequestContext) -> None:
                 f"The tenant {caller.tenant!r} may not use the model {name!r}, or its key may not.",
                 param="model",
             )
-    if not wanted and head.method not in _READING and not context.response_id:
+    if not wanted and head.method not in _READING and context.new_path is None:
         raise Rejection(
             Reason.MODEL_NOT_ALLOWED,
             f"The tenant {caller.tenant!r} may use some models only, and this request names none.",

@@ -62,8 +62,12 @@ def _edits(context: RequestContext) -> Edits:
     drop = None
     if _PRIORITY in document and not context.caller.policy.client_priority:
         drop = _PRIORITY
+    values = {}
+    if context.response_id and PREVIOUS in document:
+        values = {PREVIOUS: context.response_id}
     if context.form is None and not _names_a_model(context):
-        return Edits(drop=drop)  # the rest of a path that we do not know passes byte for byte
+        # The rest of a path that we do not know passes byte for byte.
+        return Edits(drop=drop, values=values)
     model = None
     if context.served_model != (fields.model or "") and context.form is not Form.SGLANG:
         model = context.served_model
@@ -78,9 +82,7 @@ def _edits(context: RequestContext) -> Edits:
         ask_for_usage=usage,
         drop=drop,
         bound=None if bound is None else OutputBound(context.form, bound),
-        values={PREVIOUS: context.response_id}
-        if context.response_id and PREVIOUS in document
-        else {},
+        values=values,
     )
 
 

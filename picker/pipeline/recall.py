@@ -14,7 +14,8 @@ from picker.request.response_ids import Held, ResponseIds
 from picker.state.pools import Pools
 
 PREVIOUS: Final = "previous_response_id"
-_STORED: Final = re.compile(r"/v1/responses/([^/]+)(?:/(?:cancel|input_items))?/?")
+_RESPONSES: Final = "/v1/responses/"
+_STORED: Final = re.compile(r"/v1/responses/(?P<id>[^/]+)(?P<part>/cancel|/input_items)?/?")
 
 
 class Recall:
@@ -26,10 +27,15 @@ class Recall:
         self._ids = ids
 
     async def __call__(self, context: RequestContext) -> None:
-        stored = _STORED.fullmatch(context.head.path)
+        path = context.head.path
+        stored = _STORED.fullmatch(path)
+        if stored is not None and context.head.sends and not stored["part"]:
+            stored = None  # no id: /v1/responses/compact and its like
         if stored is not None:
-            given, param = stored[1], None
-        elif context.form is Form.RESPONSES and context.document is not None:
+            given, param = stored["id"], None
+        elif context.document is not None and (
+            context.form is Form.RESPONSES or path.startswith(_RESPONSES)
+        ):
             given, param = context.document.get(PREVIOUS), PREVIOUS
         else:
             return

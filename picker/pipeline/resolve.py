@@ -35,12 +35,13 @@ class Resolve:
             context.answer = self._models(path, context.caller, anthropic=context.anthropic)
             return
         context.session = session_key(context)
-        at = Occasion(self._now(), context.head.subset, context.session)
+        pool = context.pool if context.holder else None
+        at = Occasion(self._now(), context.head.subset, context.session, pool)
         if context.asked_adapters:
             self._adapter(context, context.asked_adapters, at)
             return
-        if context.holder and not context.asked_model:
-            return  # where the stored response is
+        if context.new_path is not None and not context.asked_model:
+            return  # to where the stored response is, whatever made it
         asked = context.asked_model
         rewritten = context.head.first_of(names.MODEL_REWRITE)
         target = RewriteTarget(rewritten) if rewritten else self._catalog.rewrite(asked or None, at)
@@ -51,8 +52,7 @@ class Resolve:
                 raise Rejection(Reason.MISSING_MODEL, "The request names no model.", param="model")
             self._default_pool(context)
             return
-        pool = context.pool if context.holder else target.pool
-        serving = self._catalog.serving(target.model, at, pool=pool)
+        serving = self._catalog.serving(target.model, at, pool=pool or target.pool)
         if serving is None:
             if context.form is None and not rewritten:
                 self._default_pool(context)
@@ -113,6 +113,8 @@ class Resolve:
         context.adapter = adapter if serving.is_adapter else ""
 
     def _default_pool(self, context: RequestContext) -> None:
+        if context.holder:
+            return
         pool = self._catalog.default_pool
         if pool is None:
             raise Rejection(Reason.NO_ENDPOINTS, "No pool is configured.")

@@ -27,6 +27,8 @@ class Occasion:
     """Endpoints that the gateway allows; None: all."""
     session: str = ""
     """Key of the request's session, "" without one."""
+    pool: str | None = None
+    """Pool that the request must go to; None: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Catalog:
             return targets[0]
         ready = [self._readiness(target, at) for target in targets]
         best = [one for one, how in zip(targets, ready, strict=True) if how == max(ready)]
-        return self._choose(best, [target.weight for target in best], at)
+        return self._choose(best, [target.weight for target in best], at, rule.model)
 
     def only_model(self) -> RewriteTarget | None:
         """The base model of the default pool; None when it has another number of them than one."""
@@ -118,7 +120,7 @@ class Catalog:
         best = [one for one, how in zip(found, ready, strict=True) if how == max(ready)]
         if max(ready) <= Readiness.OUT:
             return best[0]
-        return self._choose(best, [one.pool.settings.weight for one in best], at)
+        return self._choose(best, [one.pool.settings.weight for one in best], at, "")
 
     def _serving(self, model: str, pool: str | None) -> list[Serving]:
         found: list[Serving] = []
@@ -131,15 +133,23 @@ class Catalog:
         return found
 
     def _readiness(self, target: RewriteTarget, at: Occasion) -> Readiness:
-        found = self._serving(target.model, target.pool)
+        if at.pool is not None and target.pool not in (None, at.pool):
+            return Readiness.NONE
+        found = self._serving(target.model, at.pool or target.pool)
         each = (readiness(one.pool, target.model, at.now_s, at.subset) for one in found)
         return max(each, default=Readiness.NONE)
 
-    def _choose(self, best: Sequence[_T], weights: Sequence[float], at: Occasion) -> _T:
-        """One by its weight, the same one for all requests of a session."""
+    def _choose(
+        self, best: Sequence[_T], weights: Sequence[float], at: Occasion, between: str
+    ) -> _T:
+        """One by its weight, the same one for all requests of a session. ``between``: what is
+        chosen; a session's choices of a target and of its pool must not hang together, else some
+        pools of a target would get none of its sessions."""
         if not any(weights):
             return best[0]
-        rng = random.Random(at.session) if at.session else self._rng  # noqa: S311 - a share
+        rng = self._rng
+        if at.session:
+            rng = random.Random(f"{between}\0{at.session}")  # noqa: S311 - a share
         return rng.choices(best, weights=weights)[0]
 
     def max_model_tokens(self, model: str) -> int | None:

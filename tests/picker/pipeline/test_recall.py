@@ -18,8 +18,8 @@ OWN = "resp_0123456789abcdef"
 class Door:
     """Everybody is this tenant."""
 
-    def __init__(self, tenant: str) -> None:
-        self._caller = Caller(TenantPolicy(tenant))
+    def __init__(self, tenant: str, models: tuple[str, ...] = ("*",)) -> None:
+        self._caller = Caller(TenantPolicy(tenant), models=models)
 
     def identify(self, head: RequestHead) -> Caller:
         return self._caller
@@ -106,3 +106,40 @@ async def test_without_tenants_a_replicas_own_id_passes() -> None:
     for odd in odds:
         body = orjson.dumps({"model": MODEL, "input": "on", "previous_response_id": odd})
         assert isinstance(await ask(made, body, head("/v1/responses")), Decision)
+
+
+@pytest.mark.parametrize("which", ["render", "compact", "input_tokens"])
+async def test_what_is_no_id_is_not_looked_up(which: str) -> None:
+    """These paths stand where an id stands in others; what they go on with is found."""
+    made = fleet(gate=Door("a"))
+    path = f"/v1/responses/{which}"
+    body = orjson.dumps({"model": MODEL, "input": "x"})
+    assert isinstance(await ask(made, body, head(path)), Decision)
+    for number in (1, 2, 3):
+        decision = await decided(made, follow_up(shown(made, number, "a")), head(path))
+        assert decision.addresses == (address(number),)
+        assert decision.body is not None
+        assert orjson.loads(decision.body)["previous_response_id"] == OWN
+    answer = await refused(made, follow_up(shown(made, 2, "b")), head(path))
+    assert answer.status == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/responses/compact"])
+@pytest.mark.parametrize("more", [{}, {"model": None}, {"model": ""}])
+async def test_to_go_on_with_a_response_takes_a_model_that_the_caller_may_use(
+    path: str, more: dict[str, object]
+) -> None:
+    made = fleet(gate=Door("a", models=("other",)))
+    given = shown(made, 2, "a")
+    body = orjson.dumps({"input": "on", "previous_response_id": given, **more})
+    answer = await refused(made, body, head(path))
+    assert answer.status == 403
+    assert isinstance(await ask(made, b"", head(f"/v1/responses/{given}", "GET")), Decision)
+    assert isinstance(await ask(made, b"", head(f"/v1/responses/{given}/cancel")), Decision)
+
+
+async def test_to_go_on_with_a_response_takes_a_model() -> None:
+    made = fleet()
+    body = orjson.dumps({"input": "on", "previous_response_id": shown(made, 2)})
+    answer = await refused(made, body, head("/v1/responses"))
+    assert (answer.status, orjson.loads(answer.body)["error"]["param"]) == (400, "model")

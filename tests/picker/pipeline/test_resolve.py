@@ -247,3 +247,41 @@ async def test_a_session_stays_in_its_pool(asked: str) -> None:
     found = [await pools.shares(asked, x_session_id=f"s{number}") for number in range(12)]
     assert {len(one) for one in found} == {1}
     assert len({name for one in found for name in one}) == 2
+
+
+async def test_the_sessions_of_each_target_are_shared_by_its_pools() -> None:
+    """An alias has two targets, and each of them two pools."""
+    made = fleet([])
+    rule = RewriteRule("both", (RewriteTarget("a"), RewriteTarget("b")))
+    pools = tuple(PoolSettings(name, policy(), models=("a", "b")) for name in ("first", "second"))
+    made.picker.configure(PickerSettings(pools, rewrites=(rule,)))
+    for name in ("first", "second"):
+        made.picker.pools.sync_endpoints(name, [EndpointSpec(f"{name}:1")])
+        made.picker.apply_signals(name, f"{name}:1", IDLE, made.clock())
+        listed = [ServedModel(model, None, 9_999) for model in ("a", "b")]
+        made.picker.apply_models(name, f"{name}:1", listed, made.clock())
+    got = Counter[tuple[str, str]]()
+    for number in range(400):
+        context = await parsed({"model": "both", "prompt": "x"}, x_session_id=f"s{number}")
+        found = await resolved(made, context)
+        got[found.served_model, found.pool] += 1
+    assert len(got) == 4
+    assert min(got.values()) > 60
+
+
+async def test_an_alias_goes_on_with_a_response_where_it_is_stored() -> None:
+    """Its other target lives in another pool."""
+    made = fleet([])
+    rule = RewriteRule("both", (RewriteTarget("a"), RewriteTarget("b")))
+    pools = tuple(PoolSettings(name, policy(), models=(name,)) for name in ("a", "b"))
+    made.picker.configure(PickerSettings(pools, rewrites=(rule,)))
+    for name in ("a", "b"):
+        made.picker.pools.sync_endpoints(name, [EndpointSpec(f"{name}:1")])
+        made.picker.apply_signals(name, f"{name}:1", IDLE, made.clock())
+        listed = [ServedModel(name, None, 9_999)]
+        made.picker.apply_models(name, f"{name}:1", listed, made.clock())
+    for number in range(40):
+        context = await parsed({"model": "both", "prompt": "x"}, x_session_id=f"s{number}")
+        context.pool, context.holder = "b", "b:1"
+        found = await resolved(made, context)
+        assert (found.served_model, found.pool) == ("b", "b")
