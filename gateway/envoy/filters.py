@@ -41,11 +41,12 @@ def chain(plan: EnvoyPlan) -> list[Json]:
 
 
 def _response_ids() -> Json:
-    """Only for the paths of the Responses API."""
+    """Only for the paths of the Responses API, in Azure's spelling too: which path the replica gets
+    is decided later."""
     source = files("gateway.envoy").joinpath("responses.lua").read_text("utf-8")
     path = {
         "input": header_input("HttpRequestHeaderMatchInput", ":path"),
-        "value_match": {"prefix": "/v1/responses"},
+        "value_match": {"contains": "/responses"},
     }
     others = {"not_matcher": {"single_predicate": path}}
     return skipping(

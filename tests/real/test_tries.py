@@ -258,11 +258,20 @@ async def test_what_may_not_be_done_twice_is_tried_once(stage: Stage) -> None:
     assert sum(len(engine.seen) for engine in stage.engines) == 1
 
 
-async def test_a_stored_response_is_where_it_was_made(stage: Stage) -> None:
-    for number in range(9):
+@pytest.mark.parametrize(
+    "base",
+    [
+        "/v1/responses",
+        "/openai/responses",
+        "/openai/v1/responses",
+        f"/openai/deployments/{MODEL}/responses",
+    ],
+)
+async def test_a_stored_response_is_where_it_was_made(stage: Stage, base: str) -> None:
+    for number in range(9 if base.startswith("/v1") else 2):
         streaming = number % 3 == 0
         async with stage.http.post(
-            "/v1/responses", json={"model": MODEL, "input": f"{number}", "stream": streaming}
+            base, json={"model": MODEL, "input": f"{number}", "stream": streaming}
         ) as answer:
             text = await answer.text()
         own = next(one for engine in stage.engines for one in reversed(engine.stored))
