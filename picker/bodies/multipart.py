@@ -16,8 +16,11 @@ _BOUNDARY: Final = re.compile(
 )
 _DISPOSITION: Final = re.compile(rb"\s*form-data\s*(?P<parameters>;.*)", re.IGNORECASE)
 _NAME: Final = re.compile(
-    rb""";\s*name\s*=\s*(?:"(?P<quoted>[^"\\]*)"|(?P<token>[^\s;"]+))""", re.IGNORECASE
+    rb""";\s*name\s*=\s*(?:"(?P<quoted>[^"\\]*)"|(?P<token>[\w!#$%&'*+.^`|~-]+)(?=\s*(?:;|\Z)))""",
+    re.IGNORECASE,
 )
+"""A name without quotes is a token: Python's mail parser, which Starlette uses, takes the angle
+brackets off ``<model>``."""
 _UNCLEAR: Final = re.compile(rb"name\s*\*", re.IGNORECASE)
 _MODEL: Final = b"model"
 _MAX_PARTS: Final = 1_024

@@ -133,3 +133,23 @@ def test_it_agrees_with_another_parser(
 
 def _name_of(part: Message) -> object:
     return part.get_param("name", header="content-disposition")
+
+
+@pytest.mark.parametrize(
+    "name", [b"<model>", b"(x)model", b"model@", b"mod/el", b"'model", b"m\xc3\xb6"]
+)
+def test_a_name_without_quotes_is_a_token(name: bytes) -> None:
+    """Others are read in several ways: Python's mail parser takes the brackets off."""
+    head = b"Content-Disposition: form-data; name=" + name
+    plain = name == b"'model"
+    if plain:
+        assert model_of(form((head, b"a"))) is None
+        return
+    with pytest.raises(InvalidForm):
+        find_model(form((head, b"a")), TYPE)
+
+
+def test_two_names_are_two_however_they_are_written() -> None:
+    for both in (b"name=a; name=model", b'name="a";name=model', b'name=model ; NAME="a"'):
+        with pytest.raises(InvalidForm):
+            find_model(form((b"Content-Disposition: form-data; " + both, b"a")), TYPE)
