@@ -17,6 +17,7 @@ OBJECTIVE: Final = ("x-llm-d-inference-objective", "x-gateway-inference-objectiv
 FAIRNESS_ID: Final = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
 MODEL_REWRITE: Final = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 
+SHOULD_RETRY: Final = "x-should-retry"
 DROPPED_REASON: Final = "x-llm-d-request-dropped-reason"
 CONDITIONAL_DECODE: Final = "prefer"
 SESSION_ID: Final = "x-session-id"

@@ -52,7 +52,7 @@ _SHOWN_HEADERS: Final = (
     names.REQUEST_ID,
     "retry-after",
     "retry-after-ms",
-    "x-should-retry",
+    names.SHOULD_RETRY,
     names.DROPPED_REASON,
     names.SESSION_TOKEN,
     "www-authenticate",

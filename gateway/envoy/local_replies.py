@@ -21,6 +21,11 @@ ID_HEADER: Final[Json] = {
     "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
 }
 """The request's id again, where Anthropic's clients look for it."""
+_NOT_AGAIN: Final[Json] = {
+    "header": {"key": names.SHOULD_RETRY, "value": "false"},
+    "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+}
+"""OpenAI's and Anthropic's clients repeat a 502 twice, and would break two more replicas each time."""
 _ANTHROPIC_PATH: Final = "/v1/messages"
 _ANTHROPIC_TYPES: Final = {
     408: "timeout_error",
@@ -44,6 +49,8 @@ class LocalReply:
     code: str
     message: str
     """With Envoy's format operators."""
+    may_repeat: bool = True
+    """False: clients are told not to send the request again by themselves."""
 
 
 def _refused(code: str) -> str:
@@ -140,6 +147,7 @@ _REPLIES: Final = (
         "upstream_error",
         "Two replicas broke the connection off after they had received this request, so it is not"
         " tried on another one. It may be the request that breaks them.",
+        may_repeat=False,
     ),
     LocalReply(
         "response.code == 503"
@@ -216,7 +224,7 @@ def _mapper(reply: LocalReply, *, anthropic: bool) -> Json:
         "filter": _when(expression),
         "status_code": status,
         "body_format_override": {"json_format": body},
-        "headers_to_add": [ID_HEADER],
+        "headers_to_add": [ID_HEADER] if reply.may_repeat else [ID_HEADER, _NOT_AGAIN],
     }
 
 

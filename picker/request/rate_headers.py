@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+from picker import names
 from picker.request.rejection import Reason, Rejection
 from policies.limits.types import (
     NOMINAL_MS,
@@ -85,11 +86,11 @@ def refusal(
         headers.append(("retry-after", str(math.ceil(denied.retry_after_ms / 1_000))))
         headers.append(("retry-after-ms", str(denied.retry_after_ms)))
         if isinstance(denied.bucket.rule, Lifetime):
-            headers.append(("x-should-retry", "false"))  # it is there to stop loops
+            headers.append((names.SHOULD_RETRY, "false"))  # it is there to stop loops
     elif denied.refusal is Refusal.BUSY:
         headers.append(("retry-after", "1"))
     else:
-        headers.append(("x-should-retry", "false"))
+        headers.append((names.SHOULD_RETRY, "false"))
     return Rejection(
         _reason(denied.bucket), _message(denied, wanted, fitting_tokens), headers=headers
     )

@@ -120,13 +120,15 @@ class Door:
         return Caller(TenantPolicy(head.headers.get("x-tenant", "anonymous")))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stage:
     """Three replicas behind one Envoy."""
 
     edge: Edge
     http: aiohttp.ClientSession
     engines: list[Engine]
+    may_repeat: bool = True
+    """Clients may send the last request again by themselves."""
 
     def reset(self) -> None:
         """All serve, and nothing is held against any of them."""
@@ -144,6 +146,7 @@ class Stage:
         body = {"model": MODEL, "messages": [{"role": "user", "content": uuid.uuid4().hex * 90}]}
         async with self.http.post(path, json=body) as answer:
             assert answer.content_type == "application/json"
+            self.may_repeat = answer.headers.get("x-should-retry") != "false"
             return answer.status, await answer.json()
 
     async def ended(self, count: int) -> None:
@@ -195,6 +198,7 @@ async def test_another_one_serves_and_what_fails_is_left_out(stage: Stage, does:
         await stage.ended(sent)
         stage.edge.replicas_are_well()
     assert stage.tripped() == {broken.address}
+    assert stage.may_repeat
     answers = await asyncio.gather(*(stage.chat() for _ in range(20)))
     assert {status for status, _ in answers} == {200}
     assert len(broken.seen) == 5
@@ -226,6 +230,7 @@ async def test_a_request_that_breaks_replicas_is_tried_on_two(
     status, answer = await stage.chat(path)
     assert status == 502
     assert "Two replicas broke the connection off" in message(answer)
+    assert not stage.may_repeat, "a client would break two more replicas with it"
     assert ("type" in answer) == (path == "/v1/messages")
     assert [len(engine.seen) for engine in stage.engines if engine.seen] == [1, 1]
     await stage.ended(1)
