@@ -186,6 +186,10 @@ local FAILURES = {
   ["error"] = true, ["response.error"] = true, ["response.failed"] = true,
   ["response.cancelled"] = true,
 }
+local BLAMING_CODES = {[400] = true, [413] = true, [422] = true}
+local BLAMING_TYPES = {
+  ["invalid_request_error"] = true, ["BadRequestError"] = true, ["UnprocessableEntityError"] = true,
+}
 local LENGTHS = {max_output_tokens = true, max_tokens = true, length = true}
 
 -- A value that is there and says something: not null, false, 0 or empty.
@@ -216,6 +220,29 @@ local function is_failure(text, name, top)
   local choice = members(text, first)
   return choice ~= nil
     and (word(text, choice.finish_reason) == "error" or is_said(text, choice.error))
+end
+
+-- Of a failure: whether the engine says that it is the request's own, or somebody has cancelled it.
+local function blames_request(text, name, top)
+  if top == nil then
+    return false
+  end
+  if name == "response.cancelled" or word(text, top.type) == "response.cancelled" then
+    return true
+  end
+  local at, response = top.error, members(text, top.response)
+  if not is_said(text, at) and response ~= nil then
+    at = response.error
+  end
+  if word(text, top.object) == "error" then
+    at = find(text, "{", 1, true)
+  end
+  local given = members(text, at)
+  if given == nil then
+    return false
+  end
+  local code, kind = count(text, given.code), word(text, given.type)
+  return code ~= nil and BLAMING_CODES[code] == true or kind ~= nil and BLAMING_TYPES[kind] == true
 end
 
 -- A chunk with a role and nothing else opens a choice: it holds no token yet.
@@ -264,6 +291,7 @@ local function read_document(seen, name, payload)
     end
     if is_failure(payload, name, top) then
       seen.failed, content = true, false
+      seen.blames_request = seen.blames_request or blames_request(payload, name, top)
     end
     if content then
       seen.events = seen.events + 1

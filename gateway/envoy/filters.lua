@@ -45,6 +45,9 @@ local function note_seen(handle, seen, noted)
   if seen.failed and not noted.failed then
     noted.failed = true
     note(handle, "failed", true)
+    if seen.blames_request then
+      note(handle, "blames_request", true)
+    end
   end
   if seen.reported then
     seen.reported = false
@@ -54,9 +57,15 @@ end
 
 -- A whole answer with status 200 may be an error all the same.
 local function note_failure(handle, text)
-  if #text <= MAX_SCANNED_BYTES and find(text, '"error"', 1, true)
-    and is_failure(text, nil, object(text)) then
+  if #text > MAX_SCANNED_BYTES or not find(text, '"error"', 1, true) then
+    return
+  end
+  local top = object(text)
+  if is_failure(text, nil, top) then
     note(handle, "failed", true)
+    if blames_request(text, nil, top) then
+      note(handle, "blames_request", true)
+    end
   end
 end
 

@@ -25,7 +25,7 @@ _NOT_AGAIN: Final[Json] = {
     "header": {"key": names.SHOULD_RETRY, "value": "false"},
     "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
 }
-"""OpenAI's and Anthropic's clients repeat a 502 twice, and would break two more replicas each time."""
+"""OpenAI's and Anthropic's clients repeat a 502 twice, and would break two replicas each time."""
 _ANTHROPIC_PATH: Final = "/v1/messages"
 _ANTHROPIC_TYPES: Final = {
     408: "timeout_error",

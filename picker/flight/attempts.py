@@ -66,7 +66,9 @@ def _last(report: Report, *, names_model: bool) -> tuple[Outcome, str]:
         patient = report.ttft_s is None and report.duration_s >= PATIENCE_S
         outcome = Outcome.ABANDONED if patient else Outcome.UNKNOWN
     if outcome is None and report.reason is Ending.ENGINE_ERROR:
-        return Outcome.FAILED, "an error in place of an answer"
+        if report.last_try is not LastTry.BLAMED:
+            return Outcome.FAILED, "an error in place of an answer"
+        outcome = Outcome.DOUBTFUL
     if outcome is not None:
         return outcome, outcome.value
     return outcome_of(report.status, names_model=names_model), f"status {report.status}"

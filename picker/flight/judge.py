@@ -45,7 +45,8 @@ class Judge:
             if one.outcome is Outcome.NO_MODEL:
                 self._deny(pool, entry, one, is_served=is_served)
             else:
-                self._learn(pool, entry, one, certain=not blames_request(tries))
+                doubtful = one.outcome is Outcome.DOUBTFUL or blames_request(tries)
+                self._learn(pool, entry, one, certain=not doubtful)
         served = report.address
         if served and served != entry.choices[0]:
             self._watch.poke(entry.pool, entry.choices[0])

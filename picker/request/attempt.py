@@ -19,6 +19,8 @@ class Outcome(StrEnum):
     ABANDONED = "the client left without an answer"
     FAILED = "it failed"
     """A status of 500 or more, or an error in place of an answer."""
+    DOUBTFUL = "an error for which it blames the request"
+    """In place of an answer. Not all engines tell their own errors from those of requests."""
     OVERLOADED = "status 429"
     NO_MODEL = "status 404"
     """It does not know the model that it has listed."""

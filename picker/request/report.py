@@ -39,6 +39,8 @@ class LastTry(StrEnum):
     """The replica broke off after the request was sent."""
     TIMEOUT = "timeout"
     """The data plane waited for too long."""
+    BLAMED = "blamed"
+    """Answered, with an error of which the answer says that the request is to blame for it."""
     NONE = "none"
     """There was none: after its earlier tries the request was given up."""
 

@@ -162,6 +162,8 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
     elif status == 200 and not failed:
         ttft_s = common.time_to_first_upstream_rx_byte.ToNanoseconds() / 1e9 or None
     tries, last_try = _tries(metadata, flags)
+    if last_try is LastTry.ANSWERED and "blames_request" in seen:
+        last_try = LastTry.BLAMED
     streamed = (_count(seen["events"]) or 0) if streaming else 0
     came = streamed > 0 or "output" in usage
     if not streaming and not came:

@@ -17,6 +17,9 @@ _DONE: Final = b"[DONE]"
 _UNNAMED: Final = ("", "message")
 """Names of an event that has none."""
 _FAILURES: Final = frozenset({"error", "response.error", "response.failed", "response.cancelled"})
+_CANCELLED: Final = "response.cancelled"
+_BLAMING_CODES: Final = (400, 413, 422)
+_BLAMING_TYPES: Final = ("invalid_request_error", "BadRequestError", "UnprocessableEntityError")
 _LENGTHS: Final = frozenset({"max_output_tokens", "max_tokens", "length"})
 """Reasons for an incomplete response that is no failure: it has reached its bound."""
 
@@ -114,6 +117,22 @@ def is_failure(name: str, document: object) -> bool:
     first = choices[0] if isinstance(choices, list) and choices else None
     return isinstance(first, dict) and (
         first.get("finish_reason") == "error" or bool(first.get("error"))
+    )
+
+
+def blames_request(name: str, document: object) -> bool:
+    """Of a failure: the engine says that it is the request's own, or somebody has cancelled it."""
+    if not isinstance(document, dict):
+        return False
+    if _CANCELLED in (name, document.get("type")):
+        return True
+    response, error = document.get("response"), document.get("error")
+    if not error and isinstance(response, dict):
+        error = response.get("error")
+    if document.get("object") == "error":
+        error = document
+    return isinstance(error, dict) and (
+        error.get("code") in _BLAMING_CODES or error.get("type") in _BLAMING_TYPES
     )
 
 

@@ -14,7 +14,7 @@ from picker.pipeline.sessions import session_token
 from picker.request.answer import Answer, Decision
 from picker.request.context import RequestContext
 from picker.request.head import RequestHead
-from picker.request.report import Ending, Report
+from picker.request.report import Ending, LastTry, Report
 from picker.seams.observer import Rejected
 from picker.server import wire
 from picker.server.refusals import code_of_status
@@ -254,5 +254,6 @@ class StandardExchange:
                 reasoning_tokens=reader.usage.reasoning_tokens,
                 ttft_s=ttft_s,
                 duration_s=self._picker.now() - self._dispatched_s,
+                last_try=LastTry.BLAMED if reader.blames_request else LastTry.ANSWERED,
             )
         )

@@ -10,7 +10,15 @@ from typing import Final
 
 from picker.request.report import Ending
 from picker.server.answers import AnswerFollower
-from picker.server.events import documents, event_ends, is_content, is_failure, parsed, without
+from picker.server.events import (
+    blames_request,
+    documents,
+    event_ends,
+    is_content,
+    is_failure,
+    parsed,
+    without,
+)
 from picker.server.rename import EventRenamer, JsonRenamer
 from picker.server.usage import ReportedUsage, produced
 
@@ -36,6 +44,8 @@ class ResponseReader:
         """Events of a stream that carried output."""
         self.failed = False
         """The answer says that the engine failed."""
+        self.blames_request = False
+        """And that the request is to blame for it."""
         self._events_at_report = 0
         self._bytes = 0
         self._first = True
@@ -86,13 +96,18 @@ class ResponseReader:
         if self._json:
             document = parsed(held) if self._follower is None else None
             self.usage.take(document)
-            self.failed = self.failed or is_failure("", document)
+            if is_failure("", document):
+                self._fail("", document)
         else:
             left = self._event(held)  # a stream may end without an empty line
             rest = left if self._strip else b""
         if self._renamer is None:
             return rest
         return self._renamer.feed(rest) + self._renamer.rest()
+
+    def _fail(self, name: str, document: object) -> None:
+        self.failed = True
+        self.blames_request = self.blames_request or blames_request(name, document)
 
     def _keep(self, data: bytes) -> None:
         if self._follower is not None:
@@ -131,7 +146,7 @@ class ResponseReader:
             legible = event.removeprefix(_BYTE_ORDER_MARK)
         for name, document in documents(legible):
             if is_failure(name, document):
-                self.failed = True
+                self._fail(name, document)
             elif is_content(name, document):
                 self.events += 1
             if self.usage.take(document):

@@ -11,9 +11,10 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from policies.health.breaker import DEFAULT_RULES
 from policies.limits.prices import Usage
-from tests.picker.fleet import MODEL
-from tests.picker.server.failures import FAILURES, Failure
+from tests.picker.fleet import MODEL, POOL
+from tests.picker.server.failures import BLAMES, FAILURES, Failure
 from tests.picker.server.streams import (
     CHAT,
     MESSAGES,
@@ -228,6 +229,20 @@ async def test_a_whole_answer_that_is_an_error(
         assert (got.status, await got.read()) == (200, answer)
     assert await setting.edge.settled() == []
     assert setting.edge.seen.completions[-1].reason == reason
+
+
+@pytest.mark.parametrize("failure", [*BLAMES, *FAILURES[:2]], ids=lambda failure: failure.name)
+async def test_who_is_to_blame(setting: Setting, failure: Failure) -> None:
+    """One client's bad requests do not have a replica left out."""
+    setting.engine.script = Script([failure.body])
+    edge = setting.edge
+    pool = edge.picker.pools[POOL]
+    pool.reset(0)
+    for _ in range(DEFAULT_RULES.consecutive_failures):
+        await setting.read(CHAT)
+        await edge.settled()
+    assert pool.breakers.tripped(edge.picker.now()) == (set() if failure in BLAMES else {0})
+    pool.reset(0)
 
 
 @pytest.mark.parametrize("end", [b"\r\n", b"\r"])

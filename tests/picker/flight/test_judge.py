@@ -244,3 +244,24 @@ class Doubting:
 
     def doubt_models(self, pool: str, address: str) -> None:
         self.doubted.append(address)
+
+
+@pytest.mark.parametrize(("last_try", "opens"), [("blamed", 2 * OPENS), ("answered", OPENS)])
+async def test_an_engine_that_blames_every_request_is_left_out_later(
+    last_try: str, opens: int
+) -> None:
+    """Older ones call all their errors in a stream the request's."""
+    made, failed = fleet(), 0
+    pool = made.picker.pools[POOL]
+    slot = pool.state.slot_of[address(BROKEN)]
+    for number in range(400):
+        decision = await decided(made, chat(f"{number} " * 50))
+        end = end_of(decision, tries=())
+        if decision.addresses[0] == address(BROKEN):
+            failed += 1
+            end = end_of(decision, tries=(), reason="engine_error", last_try=LastTry(last_try))
+        made.picker.complete(end)
+        if slot in pool.breakers.tripped(made.clock.now_s):
+            break
+        refresh(made)
+    assert failed == opens

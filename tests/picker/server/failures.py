@@ -78,3 +78,19 @@ HARMLESS = (
         1,
     ),
 )
+
+BLAMES = (
+    Failure("vLLM's", data({"error": {"message": "m", "type": "BadRequestError", "code": 400}})),
+    Failure("by its code alone", _HI + data({"error": {"message": "m", "code": 422}}), 1),
+    Failure("an older one", data({"object": "error", "message": "m", "code": 400}) + DONE),
+    Failure(
+        "Anthropic's",
+        data({"type": "error", "error": {"type": "invalid_request_error"}}, "error"),
+    ),
+    Failure(
+        "the Responses API's",
+        _CREATED + response("response.failed", response={"error": {"code": 400}, "usage": None}),
+    ),
+    Failure("cancelled", _CREATED + response("response.cancelled", response={"usage": None})),
+)
+"""Failures for which the engine blames the request; none of the above is one."""

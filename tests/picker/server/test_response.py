@@ -9,7 +9,7 @@ from picker.request.report import Ending
 from picker.server.response import ResponseReader
 from picker.server.usage import ReportedUsage, produced
 from tests.picker.server.edge import JSON, SSE
-from tests.picker.server.failures import DONE, FAILURES, HARMLESS, Failure
+from tests.picker.server.failures import BLAMES, DONE, FAILURES, HARMLESS, Failure
 from tests.picker.server.streams import STREAMS, Stream, chat
 
 
@@ -161,3 +161,16 @@ def test_a_0_after_more_is_not_believed() -> None:
     read.take({"message": {"usage": {"input_tokens": 9, "output_tokens": 0}}})
     read.take({"usage": {"input_tokens": 0, "output_tokens": 5}})
     assert read == ReportedUsage(9, 5)
+
+
+@pytest.mark.parametrize("failure", [*BLAMES, *FAILURES], ids=lambda failure: failure.name)
+def test_who_is_to_blame(failure: Failure) -> None:
+    reader = ResponseReader(SSE, rename=None, strip_usage=False)
+    reader.feed(failure.body, end=True)
+    assert reader.failed
+    assert reader.blames_request == (failure in BLAMES)
+    odds: list[object] = [[], {}, {"code": [400]}, {"type": {}}, 400, {"code": True}, "x"]
+    for odd in odds:
+        reader = ResponseReader(JSON, rename=None, strip_usage=False)
+        reader.feed(orjson.dumps({"error": odd}), end=True)
+        assert not reader.blames_request

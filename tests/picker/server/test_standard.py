@@ -15,8 +15,10 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 )
 
 from picker.settings import RewriteRule, RewriteTarget
-from tests.picker.fleet import MODEL, address, chat
+from policies.health.breaker import DEFAULT_RULES
+from tests.picker.fleet import MODEL, POOL, address, chat
 from tests.picker.server.edge import JSON, SSE, Edge, header_map, next_message
+from tests.picker.server.failures import BLAMES, FAILURES, Failure
 from tests.picker.server.streams import STREAMS, Stream
 
 POST = header_map({":method": "POST", ":path": "/v1/chat/completions"})
@@ -349,3 +351,14 @@ async def test_an_answer_of_the_gateways_own_passes_before_the_request_is_whole(
     assert edge.fleet.seen.rejections[0].labels.path == "/v1/chat/completions"
     assert not edge.fleet.seen.completions
     assert edge.fleet.is_settled
+
+
+@pytest.mark.parametrize("failure", [BLAMES[0], FAILURES[0]], ids=lambda failure: failure.name)
+async def test_what_an_engine_blames_requests_for_leaves_no_replica_out(
+    edge: Edge, failure: Failure
+) -> None:
+    picker = edge.fleet.picker
+    for _ in range(3 * DEFAULT_RULES.consecutive_failures):
+        async with edge.open(chat(stream=True)) as exchange:
+            await exchange.respond([failure.body], SSE)
+    assert bool(picker.pools[POOL].breakers.tripped(picker.now())) == (failure in FAILURES)
