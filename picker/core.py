@@ -124,7 +124,7 @@ class Picker:
     @property
     def ready(self) -> bool:
         """Some endpoint can take requests, and the picker neither drains nor is about to."""
-        return not (self.draining or self._leaving) and self.pools.any_candidate(self.now())
+        return not (self.draining or self._leaving) and self.pools.any_candidate()
 
     # -- a request's way
 

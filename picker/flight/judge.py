@@ -75,7 +75,7 @@ class Judge:
         if one.outcome in FAULTS:
             self._peers.loads_changed()  # with what was found of the breaker
         if one.outcome in UNREACHED:
-            pool.state.mark_failed(one.address, now_s, "the data plane could not reach it")
+            pool.state.doubt(one.address, now_s, "the data plane could not reach it")
             self._watch.poke(pool.name, one.address)
 
     def _deny(self, pool: PoolRuntime, entry: Entry, one: Attempt, *, is_served: bool) -> None:

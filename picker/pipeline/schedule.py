@@ -91,7 +91,7 @@ class Schedule:
 
 def _candidates(context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:
     if context.holder:
-        return _holder(context, pool, now_s)
+        return _holder(context, pool)
     try:
         return _fitting(context, pool, pool.state.candidates(now_s))
     except Rejection:
@@ -122,12 +122,13 @@ def _fitting(context: RequestContext, pool: PoolRuntime, candidates: Slots) -> S
     return candidates
 
 
-def _holder(context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:
-    """The replica that stores the response. While it drains it can still be asked for it."""
+def _holder(context: RequestContext, pool: PoolRuntime) -> Slots:
+    """The replica that stores the response. No other one can serve, so that even as the last resort
+    it will do; while it drains it can still be asked for what it has."""
     slot = pool.state.slot_of.get(context.holder)
     if slot is not None and not context.served_model and pool.state.is_draining(slot):
         return np.array([slot], np.intp)
-    candidates = pool.state.candidates(now_s)
+    candidates = pool.state.last_resort()
     candidates = candidates[candidates == slot] if slot is not None else candidates[:0]
     if candidates.size == 0:
         raise Rejection(

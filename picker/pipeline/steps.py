@@ -96,7 +96,7 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("door", RefuseWhenDraining(tools.is_draining)),
             ("azure", ReadDeployment()),
             ("paths", RefuseClosedPaths(settings.pools, settings.passthrough)),
-            ("health", AnswerHealth(lambda: tools.pools.any_candidate(tools.now()))),
+            ("health", AnswerHealth(tools.pools.any_candidate)),
             ("identify", Identify(tools.gate)),
         ),
         body=(

@@ -126,6 +126,8 @@ class PoolState:
         self._free = list(range(_FIRST_SLOTS - 1, -1, -1))
         self._slots_by_host: dict[str, set[int]] = {}
         self._failures: dict[int, str] = {}
+        self._doubted: set[int] = set()
+        """Slots of those that failed in the eyes of the data plane alone."""
         self._lacks: dict[int, dict[Lack, str]] = {}
         """By slot: what is missing of an endpoint that is not out, and why."""
         self._unknown: Bools = np.zeros(_FIRST_SLOTS, np.bool_)
@@ -266,6 +268,7 @@ class PoolState:
     def _answers(self, slot: int, now_s: float) -> None:
         self._answered_s[slot] = now_s
         self._failures.pop(slot, None)
+        self._doubted.discard(slot)
         self._has(slot, Lack.ANSWER)
         self._refresh(slot)
         self._fill_in()
@@ -292,10 +295,22 @@ class PoolState:
         slot = self.slot_of.get(address)
         if slot is not None:
             self._failures[slot] = reason
+            self._doubted.discard(slot)
             self._failed_s[slot] = now_s
             self._answered_s[slot] = self._signals_s[slot] = _NEVER_S
             self._unknown[slot] = False
             self._refresh(slot)
+
+    def doubt(self, address: str, now_s: float, reason: str) -> None:
+        """The data plane could not reach it, or it broke off: as `mark_failed`, but it stays a last
+        resort, since one request may do that to every replica, and others are not to be refused
+        for it."""
+        slot = self.slot_of.get(address)
+        if slot is not None:
+            is_out = slot in self._failures and slot not in self._doubted
+            self.mark_failed(address, now_s, reason)
+            if not is_out:
+                self._doubted.add(slot)
 
     def healthy(self, now_s: float) -> Bools:
         """Flags by slot: known, not draining, not failed, has answered lately. When none is so,
@@ -323,8 +338,12 @@ class PoolState:
         return self.healthy(now_s).nonzero()[0]
 
     def last_resort(self) -> Slots:
-        """Slots that may get a request which no candidate can serve: silent ones too."""
-        return (self._eligible_s > _NEVER_S).nonzero()[0]
+        """Slots that may get a request which no candidate can serve: silent and doubted ones
+        too."""
+        able = self._eligible_s > _NEVER_S
+        for slot in self._doubted:
+            able[slot] = not self.specs[self._addresses[slot]].draining
+        return able.nonzero()[0]
 
     def is_draining(self, slot: int) -> bool:
         """The endpoint lives, and gets nothing new."""
@@ -403,6 +422,7 @@ class PoolState:
         self._failed_s[slot] = _NEVER_S
         self._eligible_s[slot] = _NEVER_S
         self._failures.pop(slot, None)
+        self._doubted.discard(slot)
         self._lacks.pop(slot, None)
         self._unknown[slot] = False
         self._free.append(slot)

@@ -173,11 +173,10 @@ class Pools(dict[str, PoolRuntime]):
         for name, pool in self.items():
             pool.restore(snapshot.get(name))
 
-    def any_candidate(self, now_s: float) -> bool:
-        """Some endpoint can take requests for a model."""
+    def any_candidate(self) -> bool:
+        """Some endpoint can take requests for a model, as the last resort if need be."""
         return any(
-            pool.state.models.any_served()[pool.state.candidates(now_s)].any()
-            for pool in self.values()
+            pool.state.models.any_served()[pool.state.last_resort()].any() for pool in self.values()
         )
 
 

@@ -265,3 +265,15 @@ async def test_an_engine_that_blames_every_request_is_left_out_later(
             break
         refresh(made)
     assert failed == opens
+
+
+async def test_a_request_that_breaks_every_replica_off_has_no_other_one_refused() -> None:
+    """They are read again at once; until then others have them all the same."""
+    made = fleet()
+    for _ in range(3):
+        fails(made, await decided(made, chat("kills")), "reset")
+        assert made.picker.ready
+    assert len((await decided(made, chat("good"))).addresses) == 3
+    for number in (1, 2, 3):
+        made.picker.mark_failed(POOL, address(number), "refused", made.clock.now_s)
+    assert not made.picker.ready

@@ -313,3 +313,22 @@ def test_an_endpoint_does_the_parts_of_its_role() -> None:
     assert len(able(Role.BOTH)) == 5, "its slot does the parts of its new owner"
     state.apply(EndpointChanges("main", (EndpointSpec("10.0.0.99:1", role=Role.DECODE),)))
     assert len(able(Role.BOTH)) == 4
+
+
+def test_what_the_data_plane_doubts_is_the_last_resort_until_it_is_read() -> None:
+    pool = pool_with(A, B, C)
+    pool.mark_failed(C, 100.0, "refused")
+    for address in (A, B, C, A):
+        pool.doubt(address, 100.5, "broken off")
+    assert candidates(pool, 100.5) == []
+    assert {pool.address_of(slot) for slot in pool.last_resort().tolist()} == {A, B}
+    pool.apply_signals(A, SIGNALS, 100.4, began_s=100.4)
+    assert candidates(pool, 100.5) == [], "that was before"
+    pool.apply_signals(A, SIGNALS, 100.6, began_s=100.6)
+    assert candidates(pool, 100.6) == [A]
+    pool.sync([EndpointSpec(A), EndpointSpec(B, draining=True), EndpointSpec(C)])
+    pool.mark_failed(A, 100.7, "refused")
+    assert pool.last_resort().size == 0
+    pool.sync([EndpointSpec(C)])
+    pool.doubt(A, 101.0, "gone")
+    assert pool.last_resort().size == 0
