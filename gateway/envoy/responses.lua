@@ -28,15 +28,16 @@ local function plain(text)
   return (text:gsub("%p", "%%%0"))
 end
 
-local function replacement(from, to)
-  return {'"' .. plain(from) .. '"', '"' .. to .. '"'}
+local function replacement(from, to, quote)
+  return {quote .. plain(from) .. quote, quote .. to:gsub("%%", "%%%%") .. quote}
 end
 
 -- Knows the id of a new response as soon as a text has it.
 local function writer(names, address)
   local replaced, knows = {}, names["pad"] == nil
   if names["held"] ~= nil then
-    replaced[1] = replacement(names["held"], names["given"])
+    replaced[1] = replacement(names["held"], names["given"], '"')
+    replaced[2] = replacement(names["held"], names["given"], "'") -- in the text of an error
   end
   return function(text)
     if not knows then
@@ -46,7 +47,7 @@ local function writer(names, address)
         knows = true
         if seal ~= nil and own ~= names["held"] then
           local given = PREFIX .. shifted(own:sub(#PREFIX + 1), names["pad"]) .. seal
-          replaced[#replaced + 1] = replacement(own, given)
+          replaced[#replaced + 1] = replacement(own, given, '"')
         end
       end
     end
@@ -64,7 +65,7 @@ function envoy_on_response(handle)
     return
   end
   local write = writer(decision["responses"], served and served["address"])
-  local kind = handle:headers():get("content-type") or ""
+  local kind = (handle:headers():get("content-type") or ""):lower()
   if kind:find("json", 1, true) then
     local body = handle:body()
     if body ~= nil and body:length() > 0 then

@@ -176,7 +176,7 @@ class StandardExchange:
         self._reader = ResponseReader(
             given, rename=self._decision.rename, strip_usage=self._decision.strip_usage
         )
-        kind = given.get("content-type", "")
+        kind = given.get("content-type", "").lower()
         streaming = kind.startswith("text/event-stream")
         if self._decision.response_ids and (streaming or "json" in kind):
             self._names = NamesWriter(

@@ -24,7 +24,9 @@ class NamesWriter:
         self._replaced: dict[bytes, bytes] = {}
         if names.known is not None:
             held, given = names.known
-            self._replaced[held.encode()] = given.encode()
+            self._replaced[b'"%s"' % held.encode()] = b'"%s"' % given.encode()
+            # In the text of an error.
+            self._replaced[b"'%s'" % held.encode()] = b"'%s'" % given.encode()
         self._knows_id = names.issue is None
 
     def feed(self, data: bytes, *, end: bool) -> bytes:
@@ -54,7 +56,7 @@ class NamesWriter:
                 self._knows_id = True
                 own = found[1].decode()
                 given = given_id(self._names.issue, self._address, own)
-                self._replaced.setdefault(found[1], given.encode())
+                self._replaced.setdefault(b'"%s"' % found[1], b'"%s"' % given.encode())
         for own_id, given_as in self._replaced.items():
-            text = text.replace(b'"%s"' % own_id, b'"%s"' % given_as)
+            text = text.replace(own_id, given_as)
         return text

@@ -86,7 +86,8 @@ class Engine:
         wanted = request.path.removeprefix("/v1/responses").strip("/").partition("/")[0]
         asked = wanted or previous
         if asked and asked not in self.stored:
-            return web.json_response({"error": {"message": f"no {asked}"}}, status=404)
+            message = {"error": {"message": f"Response with id '{asked}' not found."}}
+            return web.json_response(message, status=404)
         if wanted:
             return web.json_response(self.stored[wanted])
         own = f"resp_{uuid.uuid4().hex}"
@@ -336,6 +337,17 @@ async def test_a_stored_response_is_its_tenants_alone(stage: Stage) -> None:
         assert answer.status == 200
 
 
+async def test_an_id_may_hold_any_character(stage: Stage) -> None:
+    """What is no letter of ids stays as it is, and the replica may name it."""
+    async with stage.http.post("/v1/responses", json={"model": MODEL, "input": "x"}) as answer:
+        given = (await answer.json())["id"]
+    odd = f"{given[:9]}%9%d$1{given[9:]}"
+    body = {"model": MODEL, "input": "x", "previous_response_id": odd}
+    async with stage.http.post("/v1/responses", json=body) as answer:
+        assert answer.status == 404
+        assert f"'{odd}'" in (await answer.json())["error"]["message"]
+
+
 async def test_a_stored_response_that_is_gone(stage: Stage) -> None:
     async with stage.http.post("/v1/responses", json={"model": MODEL, "input": "x"}) as answer:
         given = (await answer.json())["id"]
@@ -343,6 +355,8 @@ async def test_a_stored_response_that_is_gone(stage: Stage) -> None:
     owner.stored.clear()  # it was started again
     async with stage.http.get(f"/v1/responses/{given}") as answer:
         assert answer.status == 404
+        told = (await answer.json())["error"]["message"]
+        assert told == f"Response with id '{given}' not found.", "under the id that the client has"
     assert sum(len(e.seen) for e in stage.engines) == 2, "no other one is asked"
     stage.edge.picker.pools.sync_endpoints(POOL, [])
     async with stage.http.get(f"/v1/responses/{given}") as answer:

@@ -74,3 +74,19 @@ async def test_other_answers_pass_as_they_are(edge: Edge) -> None:
     body = orjson.dumps({"model": MODEL, "messages": [{"role": "user", "content": "x"}]})
     async with edge.open(body) as exchange:
         assert await exchange.respond([ANSWER[:9], ANSWER[9:]], JSON) == [ANSWER[:9], ANSWER[9:]]
+
+
+async def test_a_content_type_in_capital_letters(edge: Edge) -> None:
+    async with edge.open(BODY, path="/v1/responses") as exchange:
+        out = await exchange.respond([ANSWER], {"content-type": "Application/JSON"})
+    read(edge, b"".join(out))
+
+
+async def test_an_error_names_a_response_as_its_client_knows_it(edge: Edge) -> None:
+    issue = edge.fleet.picker.response_ids.issue("anonymous", (address(1),))
+    given = given_id(issue, address(1), OWN)
+    body = orjson.dumps({"model": MODEL, "input": "x", "previous_response_id": given})
+    error = '{"error":{"message":"Response with id \'%s\' not found."}}'
+    async with edge.open(body, path="/v1/responses") as exchange:
+        out = await exchange.respond([(error % OWN).encode()], JSON)
+    assert b"".join(out).decode() == error % given
