@@ -39,7 +39,7 @@ class Resolve:
         if context.asked_adapters:
             self._adapter(context, context.asked_adapters, at)
             return
-        if context.holder and not context.asked_model:
+        if context.holder and context.form is None and not context.asked_model:
             return  # where the stored response is
         asked = context.asked_model
         rewritten = context.head.first_of(names.MODEL_REWRITE)

@@ -81,6 +81,16 @@ async def test_who_may_use_some_models_only_must_name_one(path: str, body: bytes
     assert code(await ask(place(RESTRICTED), body, head(path))) == "model_not_allowed"
 
 
+async def test_a_stored_response_names_no_model_for_the_next_one() -> None:
+    made = place(RESTRICTED)
+    previous = stored(made).rpartition("/")[2]
+    body = {"input": "a", "previous_response_id": previous}
+    outcome = await ask(made, orjson.dumps(body), head("/v1/responses"))
+    assert code(outcome) == "model_not_allowed"
+    body["model"] = MODEL
+    assert code(await ask(made, orjson.dumps(body), head("/v1/responses"))) == ""
+
+
 async def test_messages_too() -> None:
     body = orjson.dumps({"max_tokens": 5, "messages": [{"role": "user", "content": "a"}]})
     outcome = await ask(place(RESTRICTED), body, head("/v1/messages"))
