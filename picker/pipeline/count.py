@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from picker.pipeline.estimate import costs_nothing
 from picker.prompt.counting import Counting
 from picker.prompt.measure import countable
 from picker.request.context import RequestContext
@@ -28,7 +29,7 @@ class Count:
         self._counting, self._exactly, self._learned = counting, exactly, learned
 
     async def __call__(self, context: RequestContext) -> None:
-        if context.prompt is None:
+        if context.prompt is None or costs_nothing(context.head.path):
             return
         model = context.served_model
         context.counted_tokens = await self._counting.tokens(model, context.prompt)
