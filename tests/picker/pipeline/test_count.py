@@ -119,9 +119,12 @@ async def test_long_prompts_delay_no_short_ones_and_are_not_counted_without_end(
     assert await counted("word " * 500_000) == 500_000
 
 
-async def test_what_runs_no_model_is_not_counted() -> None:
+@pytest.mark.parametrize(
+    ("path", "prompt"), [("/tokenize", "one two"), ("/v1/completions", [538976288] * 9)]
+)
+async def test_what_runs_no_model_and_token_ids_are_not_counted(path: str, prompt: object) -> None:
     made, counting = fleet(), Counting([("*", Words())])
-    context = await parsed({"model": "m", "prompt": "one two"}, "/tokenize")
+    context = await parsed({"model": "m", "prompt": prompt}, path)
     await Count(counting, exactly(made, NoEngineCounts()), made.picker.learned)(context)
     assert context.counted_tokens is None
 
