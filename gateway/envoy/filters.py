@@ -19,6 +19,8 @@ from picker import names
 from picker.request.response_ids import ALPHABET
 
 _LUA: Final = ("events.lua", "rename.lua", "answers.lua", "filters.lua")
+_RESPONSES: Final = "/(?:openai/)?(?:v1/|deployments/.+/)?responses.*"
+"""Paths of the Responses API as clients spell them, Azure's too."""
 
 
 def chain(plan: EnvoyPlan) -> list[Json]:
@@ -45,7 +47,7 @@ def _response_ids() -> Json:
     source = files("gateway.envoy").joinpath("responses.lua").read_text("utf-8")
     path = {
         "input": header_input("HttpRequestHeaderMatchInput", ":path"),
-        "value_match": {"prefix": "/v1/responses"},
+        "value_match": {"safe_regex": {"google_re2": {}, "regex": _RESPONSES}},
     }
     others = {"not_matcher": {"single_predicate": path}}
     return skipping(
