@@ -28,6 +28,9 @@ _INSTALL: Final = "pip install 'penstock[tokenizers]'"
 _PIECE_CHARS: Final = 100_000
 """Longer texts are counted in pieces, each of which may count a token or two more."""
 _CUT_CHARS: Final = 1_000
+_NORMALIZED_CHARS: Final = 512
+"""Text is normalized in pieces: a run of combining marks takes the square of its length, and Python
+lets no other thread run meanwhile."""
 _CL100K_PATTERN: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -128,7 +131,7 @@ class Tiktoken:
 
     def _one(self, text: str) -> int:
         if self._nfc and not text.isascii():
-            text = unicodedata.normalize("NFC", text)
+            text = _nfc(text)
         tokens = self._added
         for piece in _pieces(text):
             tokens += len(
@@ -139,12 +142,19 @@ class Tiktoken:
         return tokens
 
 
-def _pieces(text: str) -> Iterator[str]:
+def _nfc(text: str) -> str:
+    pieces = _pieces(text, _NORMALIZED_CHARS, _NORMALIZED_CHARS // 2)
+    return "".join(unicodedata.normalize("NFC", piece) for piece in pieces)
+
+
+def _pieces(
+    text: str, most_chars: int = _PIECE_CHARS, cut_chars: int = _CUT_CHARS
+) -> Iterator[str]:
     """Cut before a space, if there is one near: words begin with it."""
     start = 0
-    while len(text) - start > _PIECE_CHARS:
-        most = start + _PIECE_CHARS
-        stop = text.rfind(" ", most - _CUT_CHARS, most)
+    while len(text) - start > most_chars:
+        most = start + most_chars
+        stop = text.rfind(" ", most - cut_chars, most)
         stop = most if stop <= start else stop
         yield text[start:stop]
         start = stop

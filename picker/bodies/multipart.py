@@ -1,4 +1,4 @@
-"""The ``model`` field of a form (multipart/form-data, RFC 7578): found, and replaced.
+"""The ``model`` field of a form (multipart/form-data, RFC 7578): found, replaced, and added.
 
 A form is read strictly: where servers differ in what it means, it is refused, so that a replica
 reads no other model than the one that was decided by.
@@ -23,6 +23,7 @@ _NAME: Final = re.compile(
 brackets off ``<model>``."""
 _UNCLEAR: Final = re.compile(rb"name\s*\*", re.IGNORECASE)
 _MODEL: Final = b"model"
+_MODEL_PART: Final = b'Content-Disposition: form-data; name="model"'
 _MAX_PARTS: Final = 1_024
 _MAX_HEAD_BYTES: Final = 16_384
 _MAX_NAME_BYTES: Final = 4_096
@@ -44,9 +45,14 @@ def find_model(body: bytes, content_type: str) -> slice | None:
     return _find(body, b"--" + boundary)
 
 
-def with_form_model(body: bytes, place: slice, served: str) -> bytes:
-    """The body with another name in that place."""
-    return b"".join((body[: place.start], served.encode(), body[place.stop :]))
+def with_form_model(body: bytes, place: slice | None, served: str) -> bytes:
+    """The body with another name in that place; None: with a part more, if it has any."""
+    if place is not None:
+        return b"".join((body[: place.start], served.encode(), body[place.stop :]))
+    if b"\r\n\r\n" not in body:
+        return body
+    boundary = body[: body.index(b"\r\n")]
+    return b"\r\n".join((boundary, _MODEL_PART, b"", served.encode(), body))
 
 
 def _find(body: bytes, dashes: bytes) -> slice | None:

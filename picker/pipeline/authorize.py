@@ -62,6 +62,13 @@ def _authorize_models(context: RequestContext) -> None:
                 f"The tenant {caller.tenant!r} may not use the model {name!r}, or its key may not.",
                 param="model",
             )
+    if head.sends and context.body and context.form is None and context.fields is None:
+        raise Rejection(
+            Reason.MODEL_NOT_ALLOWED,
+            f"The tenant {caller.tenant!r} may use some models only, and the body of this request"
+            " cannot be read here: send JSON or a form, with one model.",
+            param="model",
+        )
     if not wanted and head.method not in _READING and context.new_path is None:
         raise Rejection(
             Reason.MODEL_NOT_ALLOWED,

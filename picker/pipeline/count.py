@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from picker.pipeline.estimate import costs_nothing
 from picker.prompt.counting import Counting
 from picker.prompt.measure import countable
 from picker.request.context import RequestContext
@@ -28,10 +29,11 @@ class Count:
         self._counting, self._exactly, self._learned = counting, exactly, learned
 
     async def __call__(self, context: RequestContext) -> None:
-        if context.prompt is None:
+        prompt = context.prompt
+        if prompt is None or not prompt.text_bytes or costs_nothing(context.head.path):
             return
         model = context.served_model
-        context.counted_tokens = await self._counting.tokens(model, context.prompt)
+        context.counted_tokens = await self._counting.tokens(model, prompt)
         caller = context.caller
         if (
             context.counted_tokens is None

@@ -35,7 +35,7 @@ class Mutate:
             context.model_changed = True
         if not edits:
             context.changed_body = context.body if context.decoded else None
-        elif edits.model is not None and context.form_model is not None:
+        elif edits.model is not None and context.is_form:
             context.changed_body = with_form_model(context.body, context.form_model, edits.model)
         else:
             context.changed_body = await self._edited(context, edits)
@@ -56,7 +56,7 @@ class Mutate:
 
 def _edits(context: RequestContext) -> Edits:
     fields = context.fields
-    if fields is None or (context.document is None and context.form_model is None):
+    if fields is None or (context.document is None and not context.is_form):
         return Edits()
     document = context.document or {}
     drop = None
@@ -87,4 +87,4 @@ def _edits(context: RequestContext) -> Edits:
 
 
 def _names_a_model(context: RequestContext) -> bool:
-    return bool(context.asked_model and context.served_model) and names_model(context.head.path)
+    return bool(context.served_model) and names_model(context.head.path)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from picker.bodies.apart import Apart, BodyLost
-from picker.bodies.cost import is_heavy
+from picker.bodies.cost import SURE_BYTES, is_heavy
 from picker.bodies.multipart import InvalidForm, find_model
 from picker.bodies.reading import Outcome, Unreadable, read, read_heavy
 from picker.caps import Caps
@@ -67,7 +67,7 @@ class Parse:
 
     async def _read(self, context: RequestContext) -> Outcome:
         body = context.body
-        if context.decoded:
+        if context.decoded or len(body) <= SURE_BYTES:
             context.heavy = is_heavy(body)  # before, it was not what will be read
         if not context.heavy:
             return read(body, context.form, self._caps)

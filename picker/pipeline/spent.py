@@ -26,9 +26,10 @@ class RefuseSpent:
         self._wall_s = wall_s
 
     async def __call__(self, context: RequestContext) -> None:
-        if len(context.body) <= SURE_BYTES:
+        # A short one may be long when it is decoded.
+        encoded = "content-encoding" in context.head.headers and bool(context.body)
+        if len(context.body) <= SURE_BYTES and not encoded:
             return
-        encoded = "content-encoding" in context.head.headers
         context.heavy = encoded or is_heavy(context.body)
         caller = context.caller
         if not (context.heavy and caller.policy.rules):

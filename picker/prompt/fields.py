@@ -19,7 +19,8 @@ _OUTPUT_BOUNDS: Final[dict[Form, tuple[str, ...]]] = {
     Form.GENERATE: ("max_tokens",),
     Form.SGLANG: ("max_new_tokens",),
 }
-"""Parameters that bound the answer, the first one given wins; forms not listed generate nothing."""
+"""Parameters that bound the answer; forms not listed generate nothing. Of two the largest counts:
+vLLM takes ``max_completion_tokens`` unless it is 0, SGLang ``max_tokens`` unless it is 0."""
 _SAMPLED: Final = frozenset({Form.GENERATE, Form.SGLANG})
 """They have bound and number of answers in ``sampling_params``."""
 _CHOOSES: Final = frozenset({Form.CHAT, Form.COMPLETIONS, *_SAMPLED})
@@ -87,7 +88,7 @@ def _sampling(form: Form | None, body: Mapping[str, object]) -> Sequence[Mapping
 def _output_bound(form: Form | None, sampling: Sequence[Mapping[str, object]]) -> int | None:
     """The largest of several; None when one is not declared."""
     keys = _OUTPUT_BOUNDS.get(form, ()) if form is not None else ()
-    bounds = [_first(one, keys) for one in sampling]
+    bounds = [_bound(one, keys) for one in sampling]
     declared = [bound for bound in bounds if bound is not None]
     return max(declared) if declared and len(declared) == len(bounds) else None
 
@@ -118,15 +119,19 @@ def _lowered(
     return {key: tokens for key in keys if (_whole(parameters.get(key)) or 0) > tokens}
 
 
-def _first(parameters: Mapping[str, object], keys: Sequence[str]) -> int | None:
-    whole = (_whole(parameters.get(key)) for key in keys)
-    return next((number for number in whole if number is not None), None)
+def _bound(parameters: Mapping[str, object], keys: Sequence[str]) -> int | None:
+    whole = [_whole(parameters.get(key)) for key in keys]
+    given = [number for number in whole if number is not None]
+    # Engines that look at two take a 0 for none.
+    return max(given, default=None) if len(keys) == 1 else max(given, default=0) or None
 
 
 def _choices(form: Form | None, sampling: Sequence[Mapping[str, object]]) -> int:
+    """Answers that are generated: with ``best_of`` more than are shown."""
     if form not in _CHOOSES:
         return 1
-    return max((_whole(one.get("n")) or 1 for one in sampling), default=1)
+    given = (_whole(one.get(key)) or 1 for one in sampling for key in ("n", "best_of"))
+    return max(given, default=1)
 
 
 def _asks_for_usage(options: object) -> bool:

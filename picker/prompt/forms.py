@@ -189,18 +189,30 @@ def _responses(body: Body) -> Prompt:
 
 
 def _completions(body: Body) -> Prompt:
-    if body.get("prompt") is None and body.get("prompt_embeds") is not None:
-        embeds = body["prompt_embeds"]
-        out = Rendering()
-        for one in embeds if isinstance(embeds, list) else [embeds]:
-            if not isinstance(one, str):
-                raise InvalidPrompt("prompt_embeds must be base64 strings", "prompt_embeds")
-            out.media(one)
-        return _text(out)
-    return _sequences(body.get("prompt"), "prompt")
+    given = body.get("prompt_embeds")
+    embeds = given if isinstance(given, list) else [] if given is None else [given]
+    if body.get("prompt") is not None:
+        # vLLM answers both.
+        return replace(_sequences(body["prompt"], "prompt"), media_items=len(embeds))
+    if not embeds:
+        return _sequences(None, "prompt")
+    out = Rendering()
+    for one in embeds:
+        if not isinstance(one, str):
+            raise InvalidPrompt("prompt_embeds must be base64 strings", "prompt_embeds")
+        out.media(one)
+    return _text(out)
+
+
+def _require_one(body: Body, *params: str) -> None:
+    """Raises InvalidPrompt when there are several: engines differ in which one they read."""
+    given = [param for param in params if body.get(param) is not None]
+    if len(given) > 1:
+        raise InvalidPrompt(f"{given[0]} must not be given together with {given[1]}", given[1])
 
 
 def _embeddings(body: Body) -> Prompt:
+    _require_one(body, "input", "messages")
     if body.get("input") is None and "messages" in body:
         return _chat(body)
     return _sequences(body.get("input"), "input")
@@ -217,6 +229,7 @@ def _generate(body: Body) -> Prompt:
 
 
 def _sglang(body: Body) -> Prompt:
+    _require_one(body, "text", "input_ids", "input_embeds")
     if body.get("text") is not None:
         prompt = _sequences(body["text"], "text")
     elif body.get("input_ids") is not None:

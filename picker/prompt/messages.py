@@ -22,6 +22,11 @@ _PREAMBLE = (
 """Parameters that chat templates render ahead of the conversation."""
 
 _TEXT_KEYS = ("text", "refusal", "thinking")
+_TEXT_KINDS = frozenset(
+    {"text", "input_text", "output_text", "summary_text", "reasoning_text", *_TEXT_KEYS}
+)
+_MEDIA_KEYS = ("image_url", "video_url", "audio_url", "input_audio")
+"""Of a part without a type, as vLLM reads it."""
 
 
 class InvalidPrompt(ValueError):  # noqa: N818 - named by what the client sent
@@ -77,14 +82,16 @@ class Rendering:
             return
         if not isinstance(part, dict):
             raise InvalidPrompt(f"{where}: each part must be an object with a type", where)
-        for key in _TEXT_KEYS:
-            text = part.get(key)
-            if isinstance(text, str):
-                self.chunks.append(text.encode("utf-8", "surrogatepass"))
-                return
         kind = part.get("type")
         if kind is not None and not isinstance(kind, str):
             raise InvalidPrompt(f"{where}: the type of a part must be a string", where)
+        # A text beside it must not hide what an engine reads by the part's type.
+        if kind in _TEXT_KINDS or (kind is None and not any(map(part.get, _MEDIA_KEYS))):
+            for key in _TEXT_KEYS:
+                text = part.get(key)
+                if isinstance(text, str):
+                    self.chunks.append(text.encode("utf-8", "surrogatepass"))
+                    return
         if kind in ("text", "input_text", "output_text"):
             raise InvalidPrompt(f"{where}: a part of type {kind} needs its text as a string", where)
         if kind == "tool_result" and not in_tool_result:
@@ -172,10 +179,10 @@ def _media_data(part: Mapping[str, object]) -> str | None:
     if isinstance(inner, str):
         return inner
     if isinstance(inner, dict):
-        for key in ("url", "data", "image_url", "file_data", "file_id", "file_url", "content"):
+        for key in ("url", "data", *_MEDIA_KEYS, "file_data", "file_id", "file_url", "content"):
             value = inner.get(key)
             if isinstance(value, dict):
-                value = value.get("url")
+                value = value.get("url") or value.get("data")
             if isinstance(value, str):
                 return value
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,8 @@ _AILING_S: Final = 10.0
 _OK: Final = 200
 _SERVER_ERROR: Final = 500
 _NOT_IMPLEMENTED: Final = 501
+_OF_THE_TEXT: Final = frozenset({400, 413, 422, 429})
+"""Refusals of this text: others may well be counted."""
 
 
 class EngineTokenizer:
@@ -83,11 +86,17 @@ class EngineTokenizer:
         if sum(map(len, texts)) > _MOST_TEXT_BYTES:
             return None
         self._waiting += 1
+        asked_s, loop = math.inf, asyncio.get_running_loop()
         try:
             async with asyncio.timeout(TIMEOUT_S), self._places:
+                asked_s = loop.time()
                 counts = [await self._ask(pool, address, model, text) for text in texts]
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            self._unable_until_s[pool] = self._now_s() + _AILING_S
+            # A long text, or those that were ahead, may be all that takes so long.
+            had_time = loop.time() - asked_s > TIMEOUT_S / 2
+            is_long = sum(map(len, texts)) > _LONG_TEXT_BYTES
+            if not isinstance(error, TimeoutError) or (had_time and not is_long):
+                self._unable_until_s[pool] = self._now_s() + _AILING_S
             log.info("pool %s: %s counts no tokens: %r", pool, address, error)
             return None
         finally:
@@ -112,6 +121,8 @@ class EngineTokenizer:
         ) as answer:
             if answer.status >= _SERVER_ERROR and answer.status != _NOT_IMPLEMENTED:
                 raise ValueError(f"status {answer.status}")
+            if answer.status in _OF_THE_TEXT:
+                return None
             said = await answer.content.read(_MOST_ANSWER_BYTES)
             while answer.status == _OK and len(said) < _MOST_ANSWER_BYTES:
                 more = await answer.content.read(_MOST_ANSWER_BYTES - len(said))

@@ -310,6 +310,20 @@ async def test_a_stored_response_is_where_it_was_made(stage: Stage, base: str) -
             assert answer.status == 200
 
 
+@pytest.mark.parametrize("base", ["/openai/v1", "/openai"])
+async def test_a_stored_response_in_azures_spelling(stage: Stage, base: str) -> None:
+    made = {"model": MODEL, "input": "a"}
+    async with stage.http.post(f"{base}/responses?api-version=1", json=made) as answer:
+        text = await answer.text()
+    owner = next(engine for engine in stage.engines if engine.stored and engine.seen)
+    assert f'"{next(reversed(owner.stored))}"' not in text, (
+        "the replica's own id is not for the client"
+    )
+    given = json.loads(text)["id"]
+    async with stage.http.get(f"{base}/responses/{given}?api-version=1") as answer:
+        assert (answer.status, (await answer.json())["id"]) == (200, given)
+
+
 async def test_a_stored_response_is_its_tenants_alone(stage: Stage) -> None:
     made = {"model": MODEL, "input": "mine"}
     ours, others = {"x-tenant": "a"}, {"x-tenant": "b"}

@@ -18,6 +18,7 @@ from gateway.limits.accounts import TenantAccounts
 from gateway.limits.buckets import StoreUnavailable
 from gateway.limits.limiter import TenantLimiter
 from gateway.limits.memory.store import MemoryStore
+from picker.bodies.cost import SURE_BYTES
 from picker.pipeline import decode, parse, reserve
 from picker.request.answer import Answer, Decision
 from picker.request.caller import Caller
@@ -639,6 +640,8 @@ async def test_a_prompt_that_is_too_large_is_told_so() -> None:
 
 ENCODED = gzip.compress(random.Random(1).randbytes(40_000))
 HEAVY = chat("[" * 40_000, max_tokens=1)
+BOMB = gzip.compress(chat("[" * 9_000_000, max_tokens=1))
+assert len(BOMB) < SURE_BYTES
 
 
 def _unread(*_: object) -> None:
@@ -650,6 +653,7 @@ def _unread(*_: object) -> None:
     [
         (HEAVY, {}),
         (ENCODED, {"content_encoding": "gzip"}),
+        (BOMB, {"content_encoding": "gzip"}),
     ],
 )
 @pytest.mark.parametrize("dimension", [Dimension.REQUESTS, Dimension.TOTAL_TOKENS])

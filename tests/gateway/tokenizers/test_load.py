@@ -75,6 +75,13 @@ def test_tiktoken_counts_as_the_library_does(tmp_path: Path, change: Change) -> 
     assert fast.count([long]) == pytest.approx(exact.count([long]), abs=2 * len(long) / 100_000)
 
 
+def test_marks_without_end_are_counted_in_a_moment(tmp_path: Path) -> None:
+    """Normalized at once they would keep Python's lock for minutes."""
+    fast = tokenizer_of_file(saved(tmp_path, plain))
+    marks = "\u0301\u0316" * 200_000
+    assert fast.count(["a" + marks]) > len(marks)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -79,6 +80,48 @@ RESTRICTED = TenantPolicy("acme", models=(MODEL,))
 )
 async def test_who_may_use_some_models_only_must_name_one(path: str, body: bytes) -> None:
     assert code(await ask(place(RESTRICTED), body, head(path))) == "model_not_allowed"
+
+
+async def test_a_stored_response_names_no_model_for_the_next_one() -> None:
+    made = place(RESTRICTED)
+    previous = stored(made).rpartition("/")[2]
+    body = {"input": "a", "previous_response_id": previous}
+    outcome = await ask(made, orjson.dumps(body), head("/v1/responses"))
+    assert code(outcome) == "model_not_allowed"
+    body["model"] = MODEL
+    assert code(await ask(made, orjson.dumps(body), head("/v1/responses"))) == ""
+
+
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n%s\r\n--b--\r\n'
+) % (MODEL.encode(), OTHER.encode())
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("application/json", b'{"model": "other", "input": "a", "speed": NaN}'),
+        ("application/json", '{"model": "other", "input": "a"}'.encode("utf-16")),
+        ("application/json", b'{"model": "other", "input": "\\ud800"}'),
+        ("application/json", b'[{"model": "other"}]'),
+        ("text/plain", b'{"model": "other", "input": "a"}'),
+        ("multipart/form-data; boundary=b", FORM),
+    ],
+)
+async def test_a_name_elsewhere_stands_for_no_body_that_cannot_be_read(
+    kind: str, body: bytes
+) -> None:
+    """An engine may read it, and take the model from it."""
+    made = place(RESTRICTED)
+    plain = head("/v1/audio/speech", content_type=kind, x_gateway_model_name_rewrite=MODEL)
+    azure = head(f"/openai/deployments/{MODEL}/audio/speech", content_type=kind)
+    for request in (plain, azure):
+        assert code(await ask(made, body, request)) == "model_not_allowed"
+        assert code(await ask(made, chat(), replace(request, headers=JSON))) == ""
+
+
+JSON = {"content-type": "application/json", "x-gateway-model-name-rewrite": MODEL}
 
 
 async def test_messages_too() -> None:

@@ -3,6 +3,8 @@ would not do."""
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -87,6 +89,44 @@ async def test_only_models_that_have_a_tokenizer_are_counted() -> None:
     counting.configure([("*", Words())])
     await count(context)
     assert context.counted_tokens == 5
+
+
+class Slow(Words):
+    """Long texts take until ``go``."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+
+    def count(self, texts: Sequence[str]) -> int:
+        if len(texts[0]) > 200_000:
+            assert self.go.wait(10)
+        return super().count(texts)
+
+
+async def test_long_prompts_delay_no_short_ones_and_are_not_counted_without_end() -> None:
+    slow = Slow()
+    counting = Counting([("*", slow)])
+
+    async def counted(text: str) -> int | None:
+        return await counting.tokens("m", (await from_acme(text)).prompt or pytest.fail("none"))
+
+    long = [asyncio.create_task(counted("word " * 500_000)) for _ in range(5)]
+    done, _ = await asyncio.wait(long, return_when=asyncio.FIRST_COMPLETED)
+    assert {task.result() for task in done} == {None}, "only so much waits"
+    assert await counted("one two") == 2
+    slow.go.set()
+    assert sorted(await asyncio.gather(*long), key=bool) == [None, None, *[500_000] * 3]
+    assert await counted("word " * 500_000) == 500_000
+
+
+@pytest.mark.parametrize(
+    ("path", "prompt"), [("/tokenize", "one two"), ("/v1/completions", [538976288] * 9)]
+)
+async def test_what_runs_no_model_and_token_ids_are_not_counted(path: str, prompt: object) -> None:
+    made, counting = fleet(), Counting([("*", Words())])
+    context = await parsed({"model": "m", "prompt": prompt}, path)
+    await Count(counting, exactly(made, NoEngineCounts()), made.picker.learned)(context)
+    assert context.counted_tokens is None
 
 
 async def test_a_query_counts_for_each_document() -> None:

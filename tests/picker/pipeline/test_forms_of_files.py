@@ -65,3 +65,20 @@ async def test_only_models_that_the_caller_may_use(model: str, status: int | Non
 async def test_a_form_that_may_be_read_in_two_ways_is_refused() -> None:
     twice = form((MODEL, b"gpt"), (MODEL, SERVED.encode()))
     assert (await refused(aliased(), twice, request())).status == 400
+
+
+async def test_the_model_of_a_path_or_a_header_is_written_into_a_form_without_one() -> None:
+    """An engine that gets none takes its own."""
+    for asked in (
+        head(f"/openai/deployments/gpt{PATHS[0][3:]}", content_type=TYPE),
+        head(PATHS[0], content_type=TYPE, x_gateway_model_name_rewrite=SERVED),
+    ):
+        body = (await decided(aliased(gate=Trusting()), form((FILE, b"a")), asked)).body
+        assert body == form((MODEL, SERVED.encode()), (FILE, b"a"))
+
+
+class Trusting:
+    """Lets in a caller that may use the model by both of its names."""
+
+    def identify(self, head: RequestHead) -> Caller:
+        return Caller(TenantPolicy("a"), models=("gpt", SERVED))

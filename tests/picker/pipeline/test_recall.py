@@ -9,6 +9,7 @@ from picker.request.answer import Decision
 from picker.request.caller import Caller
 from picker.request.head import RequestHead
 from picker.request.response_ids import given_id
+from picker.settings import RewriteRule, RewriteTarget
 from policies.limits.plan import TenantPolicy
 from tests.picker.fleet import MODEL, Fleet, address, ask, decided, end_of, fleet, head, refused
 
@@ -59,6 +60,20 @@ async def test_every_request_about_it_goes_to_its_replica_and_nowhere_else(numbe
     assert decision.body is not None
     assert orjson.loads(decision.body)["previous_response_id"] == OWN
     assert decision.response_ids.known == (OWN, given)
+
+
+async def test_what_goes_on_with_it_names_its_model() -> None:
+    """Else limits and prices of no model would hold for it, and the engine would take its own."""
+    made = fleet()
+    body = orjson.dumps({"input": "on", "previous_response_id": shown(made, 2)})
+    answer = await refused(made, body, head("/v1/responses"))
+    assert answer.status == 400
+    assert orjson.loads(answer.body)["error"]["param"] == "model"
+    made.configure(rewrites=[RewriteRule("*", (RewriteTarget(MODEL),))])
+    decision = await decided(made, body, head("/v1/responses"))
+    assert decision.addresses == (address(2),)
+    assert decision.body is not None
+    assert orjson.loads(decision.body)["model"] == MODEL
 
 
 async def test_a_replica_that_drains_still_gives_what_it_has_and_makes_nothing_new() -> None:

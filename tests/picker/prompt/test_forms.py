@@ -415,3 +415,60 @@ def test_generative_scoring_puts_the_query_to_each_item() -> None:
     for body in wrong:
         with pytest.raises(InvalidPrompt):
             read_prompt(Form.GENERATIVE_SCORE, body)
+
+
+HUGE = "x" * 9_000
+SHOWN = {"url": "data:image/png;base64,AA=="}
+
+
+@pytest.mark.parametrize(
+    ("part", "media_items", "least_bytes"),
+    [
+        ({"type": "image_url", "image_url": SHOWN, "text": ""}, 1, 0),
+        ({"image_url": SHOWN, "text": "a"}, 1, 0),
+        ({"input_audio": {"data": "AA==", "format": "wav"}, "text": "a"}, 1, 0),
+        ({"type": "input_audio", "input_audio": {"data": "AA=="}, "refusal": "a"}, 1, 0),
+        ({"type": "image", "source": {"type": "base64", "data": "AA=="}, "text": "a"}, 1, 0),
+        ({"type": "tool_result", "tool_use_id": "t", "content": HUGE, "text": ""}, 0, 9_000),
+        ({"type": "tool_use", "name": "f", "input": {"a": HUGE}, "thinking": "a"}, 0, 9_000),
+        ({"type": "unheard_of", "payload": HUGE, "text": "a"}, 0, 9_000),
+        ({"type": "text", "text": HUGE}, 0, 9_000),
+        ({"text": HUGE}, 0, 9_000),
+        ({"type": "thinking", "thinking": HUGE, "signature": "s"}, 0, 9_000),
+    ],
+)
+def test_a_text_hides_nothing_that_is_beside_it(
+    part: dict[str, object], media_items: int, least_bytes: int
+) -> None:
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    for form in (Form.CHAT, Form.ANTHROPIC):
+        prompt = read_prompt(form, body)
+        assert prompt.media_items == media_items
+        assert least_bytes <= prompt.text_bytes <= least_bytes + 100
+
+
+MESSAGES = [{"role": "user", "content": HUGE}]
+
+
+@pytest.mark.parametrize(
+    ("form", "body", "param"),
+    [
+        (Form.SGLANG, {"text": "a", "input_ids": [1] * 999}, "input_ids"),
+        (Form.SGLANG, {"text": "a", "input_embeds": [[0.5]] * 999}, "input_embeds"),
+        (Form.SGLANG, {"input_ids": [1], "input_embeds": [[0.5]] * 999}, "input_embeds"),
+        (Form.EMBEDDINGS, {"input": "a", "messages": MESSAGES}, "messages"),
+        (Form.COMPLETIONS, {"prompt_embeds": []}, "prompt"),
+    ],
+)
+def test_of_two_prompts_none_is_read_for_the_other(
+    form: Form, body: dict[str, object], param: str
+) -> None:
+    with pytest.raises(InvalidPrompt) as refused:
+        read_prompt(form, body)
+    assert refused.value.param == param
+
+
+def test_embeddings_beside_a_prompt_count() -> None:
+    prompt = read_prompt(Form.COMPLETIONS, {"prompt": "abc", "prompt_embeds": ["AA==", "AQ=="]})
+    assert (prompt.text_bytes, prompt.media_items) == (3, 2)
+    assert read_prompt(Form.EMBEDDINGS, {"input": None, "messages": MESSAGES}).text_bytes > 9_000

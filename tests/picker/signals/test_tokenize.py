@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from picker.signals import tokenize
 from picker.signals.fetch import Upstream
 from picker.signals.tokenize import EngineTokenizer, read_count
 
@@ -95,6 +96,31 @@ async def test_who_cannot_is_not_asked_again_soon(
     assert not counts.can_count("p")
     clock.now_s = again_s + 0.1
     assert counts.can_count("p")
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 429])
+async def test_a_text_that_is_refused_takes_the_count_from_no_other(
+    replica: Replica, engine: tuple[EngineTokenizer, Clock], status: int
+) -> None:
+    counts, _ = engine
+    replica.status = status
+    assert await counts.tokens("p", replica.address, "m", [b"odd"]) is None
+    replica.status = 200
+    assert await counts.tokens("p", replica.address, "m", [b"one"]) == 7
+
+
+async def test_long_texts_that_take_too_long_take_the_count_from_no_other(
+    replica: Replica, engine: tuple[EngineTokenizer, Clock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenize, "TIMEOUT_S", 0.3)
+    counts, _ = engine
+    replica.hangs = True
+    long = [counts.tokens("p", replica.address, "m", [b"x" * 300_000]) for _ in range(4)]
+    behind = counts.tokens("p", replica.address, "m", [b"one"])
+    assert await asyncio.gather(*long, behind) == [None] * 5
+    assert counts.can_count("p")
+    assert await counts.tokens("p", replica.address, "m", [b"one"]) is None
+    assert not counts.can_count("p")
 
 
 async def test_nobody_listens(engine: tuple[EngineTokenizer, Clock]) -> None:
