@@ -25,6 +25,15 @@ _TEXT_KEYS = ("text", "refusal", "thinking")
 _TEXT_KINDS = frozenset(
     {"text", "input_text", "output_text", "summary_text", "reasoning_text", *_TEXT_KEYS}
 )
+_MORE_OF_A_MESSAGE = (
+    "reasoning_content",
+    "reasoning",
+    "tool_calls",
+    "function_call",
+    "tool_call_id",
+    "tools",
+)
+"""Beside its content, what chat templates render of a message."""
 _MEDIA_KEYS = ("image_url", "video_url", "audio_url", "input_audio")
 """Of a part without a type, as vLLM reads it."""
 
@@ -97,6 +106,8 @@ class Rendering:
         if kind == "tool_result" and not in_tool_result:
             self.json(part.get("tool_use_id"))
             self.content(part.get("content"), where, in_tool_result=True)
+        elif kind == "document" and (text := _plain_text(part)) is not None:
+            self.chunks.append(text.encode("utf-8", "surrogatepass"))
         elif kind == "tool_use":
             self.json([part.get("name"), part.get("input")])
         else:
@@ -130,7 +141,7 @@ def render_items(items: list[object], out: Rendering) -> None:
     for index, item in enumerate(items):
         if not isinstance(item, dict):
             raise InvalidPrompt(f"input[{index}] must be an object", "input")
-        if "role" in item:
+        if "role" in item and item.get("type", "message") == "message":
             _render_message(item, f"input[{index}]", out)
         elif item.get("type") == "function_call_output":
             out.turn("tool", item.get("call_id"))
@@ -162,10 +173,19 @@ def _render_message(message: Mapping[str, object], where: str, out: Rendering) -
         raise InvalidPrompt(f"{where}.role must be a string, not empty", f"{where}.role")
     out.turn(role, message.get("name"))
     out.content(message.get("content"), f"{where}.content")
-    for key in ("tool_calls", "function_call", "tool_call_id"):
+    for key in _MORE_OF_A_MESSAGE:
         value = message.get(key)
         if value:
             out.json(value)
+
+
+def _plain_text(document: Mapping[str, object]) -> str | None:
+    """Of Anthropic's document that is text; None for any other."""
+    source = document.get("source")
+    if not isinstance(source, dict) or source.get("type") != "text":
+        return None
+    text = source.get("data")
+    return text if isinstance(text, str) else None
 
 
 def _media_data(part: Mapping[str, object]) -> str | None:

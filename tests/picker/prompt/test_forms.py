@@ -447,6 +447,39 @@ def test_a_text_hides_nothing_that_is_beside_it(
         assert least_bytes <= prompt.text_bytes <= least_bytes + 100
 
 
+@pytest.mark.parametrize(
+    ("form", "body"),
+    [
+        (Form.CHAT, {"messages": [{"role": "assistant", "content": "a", key: HUGE}]})
+        for key in ("reasoning_content", "reasoning")
+    ]
+    + [
+        (Form.CHAT, {"messages": [{"role": "developer", "tools": [{"description": HUGE}]}]}),
+        (
+            Form.RESPONSES,
+            {"input": [{"type": "function_call_output", "role": "user", "output": HUGE}]},
+        ),
+        (
+            Form.ANTHROPIC,
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "document", "source": {"type": "text", "data": HUGE}}],
+                    }
+                ]
+            },
+        ),
+    ],
+)
+def test_what_templates_render_beside_the_content_counts(
+    form: Form, body: dict[str, object]
+) -> None:
+    prompt = read_prompt(form, body)
+    assert 9_000 <= prompt.text_bytes < 9_100
+    assert prompt.media_items == 0
+
+
 MESSAGES = [{"role": "user", "content": HUGE}]
 
 
