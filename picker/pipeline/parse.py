@@ -11,8 +11,10 @@ from picker.bodies.multipart import InvalidForm, find_model
 from picker.bodies.reading import Outcome, Unreadable, read, read_heavy
 from picker.caps import Caps
 from picker.prompt.fields import read_fields
+from picker.prompt.forms import names_model
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
+from policies.limits.plan import By
 
 _LARGE_FORM_BYTES: Final = 1_000_000
 _MAX_NAME_CHARS: Final = 1024
@@ -36,6 +38,12 @@ class Parse:
             await self._read_json(context)
         else:
             name_model(context, None)
+        if context.fields is None and _must_be_legible(context):
+            raise Rejection(
+                Reason.INVALID_REQUEST,
+                "The request body cannot be read here: send a JSON object in UTF-8, or a form,"
+                " with one model.",
+            )
 
     async def _read_json(self, context: RequestContext) -> None:
         outcome = await self._read(context)
@@ -87,6 +95,16 @@ def name_model(context: RequestContext, given: str | None) -> None:
     if len(model) > _MAX_NAME_CHARS:
         context.asked_model = model[:_MAX_LOGGED_CHARS]
         raise _too_long("model")
+
+
+def _must_be_legible(context: RequestContext) -> bool:
+    """The body may name a model to the engine that cannot be read here, and limits go by models.
+    Who may use some models only is refused later, as for no model."""
+    caller, head = context.caller, context.head
+    if context.form is not None or not (head.sends and context.body and names_model(head.path)):
+        return False
+    by_model = any(rule.models or By.MODEL in rule.by for rule in caller.policy.rules)
+    return by_model and caller.may_use_all
 
 
 def too_large(max_body_bytes: int, what: str = "") -> Rejection:

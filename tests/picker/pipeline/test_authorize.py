@@ -13,7 +13,7 @@ from picker.request.caller import Caller
 from picker.request.head import RequestHead
 from picker.request.response_ids import given_id
 from picker.settings import RewriteRule, RewriteTarget
-from policies.limits.plan import LimitRule, TenantPolicy
+from policies.limits.plan import By, LimitRule, TenantPolicy
 from policies.limits.types import CalendarWindow, Dimension, Period
 from tests.picker.accounts import Accounts
 from tests.picker.fleet import MODEL, Fleet, address, ask, chat, end_of, fleet, head
@@ -119,6 +119,16 @@ async def test_a_name_elsewhere_stands_for_no_body_that_cannot_be_read(
     for request in (plain, azure):
         assert code(await ask(made, body, request)) == "model_not_allowed"
         assert code(await ask(made, chat(), replace(request, headers=JSON))) == ""
+
+
+@pytest.mark.parametrize("body", [b'{"model": "other", "speed": NaN}', b"[]", b'{"model": 5}'])
+async def test_no_limit_by_model_is_passed_by_what_only_the_engine_reads(body: bytes) -> None:
+    some = LimitRule("some", Dimension.REQUESTS, CalendarWindow(1, Period.DAY), models=(OTHER,))
+    each = replace(some, models=(), by=(By.MODEL,))
+    for rules, status in (((some,), 400), ((each,), 400), ((rule(Dimension.REQUESTS),), None)):
+        made = place(TenantPolicy("acme", rules))
+        outcome = await ask(made, body, head("/v1/audio/speech"))
+        assert (outcome.status if isinstance(outcome, Answer) else None) == status
 
 
 JSON = {"content-type": "application/json", "x-gateway-model-name-rewrite": MODEL}
