@@ -197,6 +197,14 @@ class Picker:
         """The data plane saw a request end."""
         self.flights.complete(report)
 
+    def lives(self, id: str, *, owner: str) -> None:  # noqa: A002 - the request's id
+        """The data plane still serves a request that picker ``owner`` decided."""
+        self.flights.lives(id, owner=owner)
+
+    def attend(self, decision: Decision) -> None:
+        """The caller follows the request to its end, and reports that whatever happens."""
+        self.flights.attend(decision.id)
+
     def abandon(self, decision: Decision) -> None:
         """A decision never reached the data plane: what it took is given back."""
         self.flights.abandon(decision.id)

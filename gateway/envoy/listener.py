@@ -56,6 +56,8 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
         http_filters=filters.chain(plan),
         local_reply_config=local_replies.mappers(),
         access_log=[_access_log()],
+        # An entry of each request that is under way then, besides the one at its end.
+        access_log_options={"access_log_flush_interval": f"{plan.sign_s}s"},
     )
 
 

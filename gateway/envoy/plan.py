@@ -11,6 +11,7 @@ from gateway.config.config import Config
 from gateway.config.schema.identity import Jwt
 from gateway.config.schema.secret import Secret
 from picker import names
+from picker.flight.quiet import SIGN_S
 
 PICKER_CLUSTER: Final = "penstock_picker"
 """Name of the cluster of the picker workers."""
@@ -28,6 +29,8 @@ class EnvoyPlan:
     picker_sockets: tuple[Path, ...]
     secret: Callable[[Secret], str] = Secret.reveal
     """What stands in the place of each secret."""
+    sign_s: float = SIGN_S
+    """Envoy shows so often that a request is under way, seconds."""
 
     @property
     def default_pool(self) -> str | None:

@@ -33,6 +33,11 @@ class Aftermath:
         unknown: it is part of ``under_way``, this picker's requests now."""
         self._suspects.append((now_s, set(under_way)))
 
+    def lives(self, id: str) -> None:  # noqa: A002 - the request's id
+        """The data plane still serves it: no end of it can have been lost yet."""
+        for _, suspects in self._suspects:
+            suspects.discard(id)
+
     def orphans(self, live: AbstractSet[str], now_s: float) -> Iterator[Report]:
         """Reports whose owner is known to be gone, each once. ``live``: ids of all pickers that
         run; empty: unknown."""

@@ -23,8 +23,8 @@ class State(Enum):
     SERVING = auto()
     """Its endpoint works on it, as far as is known: the ledger counts it."""
     QUIET = auto()
-    """Its engine has nothing to do any more, but its end is not reported: a slow client may still
-    read. The ledger does not count it."""
+    """Its engine shows nothing to do any more, but its end is not reported: a slow client may still
+    read, or the engine's metrics do not show it. The ledger does not count it; its limits do."""
     LATE = auto()
     """Given up, and reported as such: only its limits still wait for its end."""
     ENDED = auto()
@@ -40,7 +40,8 @@ class Event(Enum):
     EXPIRED = auto()
     """Nothing was reported for the time of its lease, or its report is known to be lost."""
     DOUBTED = auto()
-    """Its report may be lost: limits are not to wait for it."""
+    """Its report may be lost: a picker has died, or the data plane gives no sign of life of it.
+    Limits are not to wait for it."""
     PROXY_RESTARTED = auto()
     """The data plane was started anew: no report can come any more."""
     DROPPED = auto()
@@ -72,7 +73,7 @@ TRANSITIONS: Final[dict[tuple[State, Event], Transition]] = {
         State.ENDED,
         (Act.UNCOUNT, Act.SETTLE, Act.OBSERVE, Act.LEARN),
     ),
-    (State.SERVING, Event.ENGINE_IDLE): (State.QUIET, (Act.UNCOUNT, Act.LAPSE)),
+    (State.SERVING, Event.ENGINE_IDLE): (State.QUIET, (Act.UNCOUNT,)),
     (State.SERVING, Event.EXPIRED): (State.LATE, (Act.UNCOUNT, Act.LAPSE, Act.OBSERVE)),
     (State.SERVING, Event.DOUBTED): (State.SERVING, (Act.LAPSE,)),
     (State.SERVING, Event.PROXY_RESTARTED): (State.ENDED, (Act.UNCOUNT, Act.SETTLE, Act.OBSERVE)),
@@ -132,6 +133,8 @@ class Entry:
     added: Sequence[int] = ()
     """Of each chain how many blocks at its end it has added to what the first choice holds."""
     state: State = State.SERVING
+    attended: bool = False
+    """This picker itself sees it to its end: no report can be lost."""
 
     @classmethod
     def of(

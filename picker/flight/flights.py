@@ -15,6 +15,7 @@ from picker.flight.foreign import ForeignLoads
 from picker.flight.judge import Judge
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
+from picker.flight.quiet import Quiet
 from picker.flight.recount import Recount
 from picker.prompt.measure import countable
 from picker.request.context import RequestContext
@@ -62,8 +63,7 @@ class Flights:
         self._judge = Judge(pools, peers=peers, watch=watch, now=now)
         self._entries: dict[str, Entry] = {}
         self._late: OrderedDict[str, Entry] = OrderedDict()
-        self._quiet: dict[tuple[str, str], int] = {}
-        """By pool and address: entries that the ledger no longer counts."""
+        self._quiet = Quiet()
         self._leases = Leases()
         self._recount = Recount(engine_counts)
         self._aftermath = Aftermath()
@@ -111,6 +111,17 @@ class Flights:
         """A decision never reached the data plane, because the client had left."""
         self.complete(Report(id, self._id, "", 0, Ending.CLIENT_ABORTED, 0.0))
 
+    def attend(self, id: str) -> None:  # noqa: A002 - the request's id
+        """This picker follows the request to its end itself, and needs no sign of life of it."""
+        self._entries[id].attended = True
+
+    def lives(self, id: str, *, owner: str) -> None:  # noqa: A002 - the request's id
+        """The data plane still serves a request: its end was not reported to anybody."""
+        if owner == self._id:
+            self.peer_lives((id,))
+        else:
+            self._peers.lives(id, owner)
+
     # -- ended
 
     def complete(self, report: Report) -> None:
@@ -142,7 +153,7 @@ class Flights:
     def under_way(self, pool: str, address: str) -> int:
         """Requests that an endpoint may still serve: those in flight, those of which its engine
         knows nothing while their end is not reported, and those of pickers that have died."""
-        quiet = self._quiet.get((pool, address), 0)
+        quiet = self._quiet.count(pool, address)
         left_behind = self.foreign.left_behind(self._live, pool, address) if self._live else 0
         return self.ledger.in_flight(pool, address) + quiet + left_behind
 
@@ -154,10 +165,12 @@ class Flights:
             self._happen(entry, Event.EXPIRED)
         for suspect, too_late in self._aftermath.suspects(self._entries.keys(), now_s):
             entry = self._entries[suspect]
-            if entry.state is State.QUIET:
+            if entry.state is State.QUIET and (too_late or not self._quiet.has_lived(entry)):
                 self._happen(entry, Event.EXPIRED)
             elif too_late:
                 self._happen(entry, Event.DOUBTED)
+        for entry in self._quiet.doubtful(now_s):
+            self._happen(entry, Event.DOUBTED)
         for report in self._aftermath.orphans(self._live, now_s):
             self._limiter.settle_orphan(report)
         for peer in [peer for peer, at_s in self._gone.items() if at_s + SUSPECT_S <= now_s]:
@@ -185,7 +198,8 @@ class Flights:
 
     def picker_died(self) -> None:
         """Another picker has died: what an idle engine has done counts as ended soon."""
-        self._aftermath.picker_died(self._entries.keys(), self._now())
+        lost = {entry.id for entry in self._entries.values() if not entry.attended}
+        self._aftermath.picker_died(lost, self._now())
 
     def loads(self, *, everything: bool = False) -> Iterable[Loads]:
         """See `PeerSink`."""
@@ -222,6 +236,13 @@ class Flights:
             self._end(report)
         else:
             self._less_left_behind(report)
+
+    def peer_lives(self, ids: Iterable[str]) -> None:
+        """See `PeerSink`."""
+        now_s = self._now()
+        for id_ in ids:
+            self._quiet.lives(id_, now_s)
+            self._aftermath.lives(id_)
 
     # -- inside
 
@@ -295,13 +316,10 @@ class Flights:
         if before is State.LATE:
             self._late.pop(entry.id, None)
             return
-        where = (entry.pool, entry.answering.address)
         if before is State.QUIET:
-            self._quiet[where] -= 1
-            if not self._quiet[where]:
-                del self._quiet[where]
+            self._quiet.remove(entry)
         if entry.state is State.QUIET:
-            self._quiet[where] = self._quiet.get(where, 0) + 1
+            self._quiet.add(entry, self._now())
             return
         del self._entries[entry.id]
         self._recount.drop(entry.id)

@@ -42,7 +42,7 @@ _MAX_TAKEN_BACK: Final = 64
 _MAX_BACKLOG: Final = 1024
 """Datagrams that wait for a peer that does not read; older ones are dropped."""
 _MAX_ENDS: Final = 16_384
-"""Ends that wait for such a peer."""
+"""Ends that wait for such a peer, and signs of life; of these others will follow."""
 _BUFFER_BYTES: Final = 4 << 20
 _DATAGRAM_BYTES: Final = 96 * 1024
 """Parts of a batch are sent together up to this size."""
@@ -70,6 +70,8 @@ class _Peer:
     """Datagrams to be sent to all."""
     ends: deque[_End] = field(default_factory=lambda: deque(maxlen=_MAX_ENDS))
     """To be sent to it."""
+    alive: deque[str] = field(default_factory=lambda: deque(maxlen=_MAX_ENDS))
+    """Its requests that go on, to be sent to it."""
 
 
 class LocalPeers:
@@ -187,6 +189,14 @@ class LocalPeers:
         for peer in self._peers.values():
             self._add_end(peer, _End(message, for_it_alone=False))
 
+    def lives(self, id: str, owner: str) -> None:  # noqa: A002 - the request's id
+        """See `Peers`. To its owner alone; one that is not there needs no sign."""
+        for peer in self._peers.values():
+            if peer.picker == owner and self._is_live(peer):
+                peer.alive.append(id)
+                self.loads_changed()
+                return
+
     def _add_end(self, peer: _Peer, end: _End) -> None:
         self.dropped_batches += len(peer.ends) == _MAX_ENDS
         peer.ends.append(end)
@@ -268,6 +278,11 @@ class LocalPeers:
                 self._send(peer, state_pb2.Batch(picker=self._id, ended=some).SerializeToString())
                 for _ in some:
                     peer.ends.popleft()
+            while peer.alive:
+                ids = list(islice(peer.alive, _ENDS_A_DATAGRAM))
+                self._send(peer, state_pb2.Batch(picker=self._id, alive=ids).SerializeToString())
+                for _ in ids:
+                    peer.alive.popleft()
         except BlockingIOError:
             return True
         except (FileNotFoundError, ConnectionRefusedError):
@@ -289,6 +304,7 @@ class LocalPeers:
         orphaned = [end.message for end in peer.ends if end.for_it_alone]
         peer.backlog.clear()
         peer.ends.clear()
+        peer.alive.clear()
         peer.heard_s = -math.inf
         self._count_live()
         for message in orphaned:
@@ -345,6 +361,8 @@ class LocalPeers:
         assert self._sink is not None
         for message in batch.ended:
             self._sink.peer_ended(ends.unpack(message))
+        if batch.alive:
+            self._sink.peer_lives(batch.alive)
 
     # -- who lives
 

@@ -95,6 +95,9 @@ class Peers(Protocol):
     def ended(self, report: Report) -> None:
         """The data plane reported the end of another picker's request to this one."""
 
+    def lives(self, id: str, owner: str) -> None:  # noqa: A002 - the request's id
+        """The data plane showed this one that a request of another picker goes on."""
+
 
 class PeerSink(Protocol):
     """Takes what other pickers report, and gives what they are to know."""
@@ -125,6 +128,9 @@ class PeerSink(Protocol):
         """The end of a request of this picker, or of one that has died, was reported to another
         one."""
 
+    def peer_lives(self, ids: Iterable[str]) -> None:
+        """Another picker was shown that requests of this one go on."""
+
 
 class Alone:
     """No other pickers."""
@@ -139,4 +145,7 @@ class Alone:
         """See `Peers`."""
 
     def ended(self, report: Report) -> None:
+        """See `Peers`."""
+
+    def lives(self, id: str, owner: str) -> None:  # noqa: A002 - the request's id
         """See `Peers`."""

@@ -1,15 +1,19 @@
-"""Envoy's gRPC access log: how each request of the fast path ended."""
+"""Envoy's gRPC access log: how each request of the fast path ended, and which go on."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import grpc
 from envoy.config.core.v3.address_pb2 import Address
-from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry, ResponseFlags
+from envoy.data.accesslog.v3.accesslog_pb2 import (
+    AccessLogType,
+    HTTPAccessLogEntry,
+    ResponseFlags,
+)
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
@@ -50,7 +54,8 @@ _TIMED_OUT: Final = (
 
 
 class AccessLogs:
-    """Receives the log stream of every Envoy worker and hands each end of a request on."""
+    """Receives the log stream of every Envoy worker and hands each end of a request on, and each
+    sign of life."""
 
     def __init__(self, picker: Picker) -> None:
         self._picker = picker
@@ -100,6 +105,11 @@ class AccessLogs:
 
     def _take(self, entry: HTTPAccessLogEntry) -> None:
         try:
+            if entry.common_properties.access_log_type == AccessLogType.DownstreamPeriodic:
+                sign = read_sign(entry)
+                if sign is not None:
+                    self._picker.lives(sign.id, owner=sign.owner)
+                return
             report = read_entry(entry)
             if report is not None:
                 self._picker.complete(report)
@@ -109,6 +119,25 @@ class AccessLogs:
         except Exception:  # one bad entry must not lose the others of its message
             self.failed_entries += 1
             log.exception("an access log entry could not be used")
+
+
+class Sign(NamedTuple):
+    """A request is under way."""
+
+    id: str
+    owner: str
+    """Id of the picker that decided it."""
+
+
+def read_sign(entry: HTTPAccessLogEntry) -> Sign | None:
+    """What a periodic entry says: None before the request is decided, and of what is not ours."""
+    metadata = entry.common_properties.metadata.filter_metadata
+    if names.PENSTOCK_NAMESPACE not in metadata:
+        return None
+    decision = metadata[names.PENSTOCK_NAMESPACE].fields
+    if "id" not in decision:
+        return None
+    return Sign(decision["id"].string_value, decision["picker"].string_value)
 
 
 def read_refusal(entry: HTTPAccessLogEntry) -> Rejected | None:

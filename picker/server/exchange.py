@@ -94,6 +94,7 @@ class StandardExchange:
             await self._answer(outcome)
             return False
         self._decision = outcome
+        self._picker.attend(outcome)
         self._dispatched_s = self._picker.now()
         await self._context.write(self._on_headers(outcome, head))
         if not without_body:

@@ -31,6 +31,7 @@ class Held:
 
     def lapse(self) -> None:
         """See `picker.request.grant.Grant`."""
+        self.accounts.lapsed += 1
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Accounts:
     denied: Denied | None = None
     settled: list[Usage] = field(default_factory=list)
     released: int = 0
+    lapsed: int = 0
     reserved: int = 0
     asked: list[tuple[Subject, Usage]] = field(default_factory=list)
     """What each reservation was for."""
@@ -78,4 +80,4 @@ class Accounts:
         """As if nothing had happened."""
         self.settled.clear()
         self.asked.clear()
-        self.reserved = self.released = 0
+        self.reserved = self.released = self.lapsed = 0

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import aiohttp
 import pytest
 import pytest_asyncio
 
+from gateway.envoy.plan import EnvoyPlan
+from picker.flight.entry import State
 from policies.health.breaker import DEFAULT_RULES
 from policies.limits.prices import Usage
 from tests.picker.fleet import MODEL, POOL
@@ -27,7 +29,7 @@ from tests.picker.server.streams import (
     response,
 )
 from tests.real.edge import ALIAS, Edge
-from tests.real.gateway import Json
+from tests.real.gateway import Json, eventually
 from tests.real.scripted import Engine, Script
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
@@ -67,11 +69,16 @@ class Setting:
         return usage
 
 
+def signs_often(plan: EnvoyPlan) -> EnvoyPlan:
+    """Envoy shows all the time that a request is under way: nothing is counted twice for that."""
+    return replace(plan, sign_s=0.05)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def setting() -> AsyncIterator[Setting]:
     async with (
         Engine() as engine,
-        Edge([engine.address]) as edge,
+        Edge([engine.address], plan=signs_often) as edge,
         aiohttp.ClientSession(edge.url) as http,
     ):
         yield Setting(edge, engine, http)
@@ -193,6 +200,31 @@ async def test_many_at_once(setting: Setting) -> None:
     await asyncio.gather(*(setting.read(stream.path, len(stream.body)) for _ in range(50)))
     charged = await setting.edge.settled(50)
     assert [usage.output_tokens for usage in charged] == [stream.tokens] * 50
+
+
+async def test_envoy_shows_that_a_stream_goes_on_of_which_its_engine_shows_nothing(
+    setting: Setting,
+) -> None:
+    stream, edge = STREAMS[0], setting.edge
+    before = (len(edge.seen.completions), len(edge.seen.rejections))
+    setting.engine.script = Script([event for event, _ in stream.events], "hang")
+    sent = {"model": MODEL, "stream": True, **BODIES[stream.path]}
+    async with setting.http.post(stream.path, json=sent) as answer:
+        await answer.content.readexactly(len(stream.body))
+        flights = edge.picker.flights
+        (entry,) = flights._entries.values()
+        flights.engine_idle(POOL, entry.answering.address, since_s=edge.picker.now() + 60)
+        assert entry.state is State.QUIET
+
+        async def lives() -> bool:
+            return flights._quiet.has_lived(entry)
+
+        await eventually(lives, "Envoy shows that it goes on")
+        assert (len(edge.seen.completions), len(edge.seen.rejections)) == before
+        assert not edge.accounts.settled
+    assert (await setting.charged()).output_tokens == stream.tokens
+    assert (len(edge.seen.completions), len(edge.seen.rejections)) == (before[0] + 1, before[1])
+    assert not flights._entries
 
 
 # -- streams that fail although their status is 200

@@ -19,6 +19,7 @@ from gateway.limits.buckets import StoreUnavailable
 from gateway.limits.limiter import TenantLimiter
 from gateway.limits.memory.store import MemoryStore
 from picker.bodies.cost import SURE_BYTES
+from picker.flight.quiet import DOUBT_S
 from picker.pipeline import decode, parse, reserve
 from picker.request.answer import Answer, Decision
 from picker.request.caller import Caller
@@ -429,6 +430,14 @@ async def test_what_nobody_may_tell_the_end_of_is_back_with_its_lease(why: str) 
     elif why == "its engine is idle":
         place.made.clock.now_s += 10
         place.made.report(int(decision.addresses[0].split(".")[3].split(":")[0]))
+        for _ in range(6):  # the data plane shows that it goes on, whatever its engine shows
+            place.made.clock.now_s += 45
+            place.made.picker.lives(decision.id, owner="p0")
+            flights.tick()
+            await place.renew_for(45)
+            assert (await place.used())["concurrency"] == 1
+        place.made.clock.now_s += DOUBT_S
+        flights.tick()
     else:
         place.made.clock.now_s += 601
         flights.tick()

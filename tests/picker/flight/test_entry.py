@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from picker.flight.aftermath import GRACE_S, SUSPECT_S
 from picker.flight.entry import TRANSITIONS, Act, Event, State
+from picker.flight.quiet import DOUBT_S
 from picker.request.answer import Decision
 from picker.request.caller import Caller
 from picker.request.grant import Grant
@@ -105,6 +106,8 @@ HAPPENINGS = st.lists(
             "drop",
             "idle",
             "busy",
+            "sign",
+            "silence",
             "lease",
             "picker died",
             "grace",
@@ -149,6 +152,11 @@ async def test_every_end_gives_back_exactly_what_was_taken(
                 made.clock.now_s += 6.0
                 for number in (1, 2):
                     made.report(number, IDLE if happening == "idle" else load(3, 0.5))
+            case "sign" if sent:
+                made.picker.lives(sent[0].id, owner="p0")
+            case "silence":
+                made.clock.now_s += DOUBT_S
+                flights.tick()
             case "lease":
                 made.clock.now_s += 2_001.0
                 flights.tick()
@@ -176,6 +184,7 @@ async def test_every_end_gives_back_exactly_what_was_taken(
         flights.tick()
     assert made.is_settled
     assert not flights._leases.expired(1e12), "a lease outlives its request"
+    assert not flights._quiet.doubtful(1e12), "a request is watched after its end"
     assert len(made.seen.completions) == len(sent) - len(dropped)
     assert len({done.labels.request_id for done in made.seen.completions}) == len(
         made.seen.completions

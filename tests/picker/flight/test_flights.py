@@ -10,6 +10,7 @@ import pytest
 
 from picker.flight.aftermath import SUSPECT_S
 from picker.flight.prefill import PrefillSpeed
+from picker.flight.quiet import DOUBT_S, SIGN_S
 from picker.request.role import Role
 from picker.seams.peers import Loads, endpoint_keys
 from picker.settings import PickerSettings, PoolSettings
@@ -226,3 +227,99 @@ async def test_only_limits_wait_for_the_end_of_what_was_given_up(
         made.picker.flights.tick()
         assert made.is_settled
         assert len(made.picker.flights._late) == kept
+
+
+# -- an engine that shows nothing of what it does
+
+
+async def unseen() -> tuple[Fleet, Accounts, str]:
+    """A request under way that its replica's metrics do not show, and its id."""
+    accounts = Accounts()
+    made = fleet([IDLE], limiter=accounts)
+    decision = await decided(made, chat())
+    made.clock.now_s += 6.0
+    made.report(1)
+    assert (made.in_flight(), made.under_way(1)) == (0, 1)
+    return made, accounts, decision.id
+
+
+def pass_time(made: Fleet, seconds: float) -> None:
+    made.clock.now_s += seconds
+    made.report(1)
+    made.picker.flights.tick()
+
+
+async def test_limits_hold_while_the_data_plane_shows_that_a_request_goes_on() -> None:
+    made, accounts, id_ = await unseen()
+    for _ in range(20):
+        pass_time(made, SIGN_S)
+        made.picker.lives(id_, owner="p0")
+    pass_time(made, DOUBT_S - 1)
+    assert accounts.lapsed == 0
+    pass_time(made, 1)
+    assert accounts.lapsed == 1, "its report may be lost"
+    made.picker.lives(id_, owner="p0")
+    pass_time(made, DOUBT_S)
+    assert (accounts.lapsed, made.under_way(1)) == (1, 1), "and it is doubted once"
+    assert not made.seen.completions
+
+
+async def test_limits_wait_a_while_for_the_first_sign() -> None:
+    made, accounts, _ = await unseen()
+    pass_time(made, DOUBT_S - 1)
+    assert accounts.lapsed == 0
+    pass_time(made, 1)
+    assert accounts.lapsed == 1
+
+
+async def test_what_this_picker_sees_to_its_end_needs_no_sign_and_no_report_of_it_is_lost() -> None:
+    accounts = Accounts()
+    made = fleet([IDLE], limiter=accounts)
+    decision = await decided(made, chat())
+    made.picker.attend(decision)
+    made.clock.now_s += 6.0
+    made.report(1)
+    made.picker.flights.picker_died()
+    pass_time(made, 10 * DOUBT_S + SUSPECT_S)
+    assert (accounts.lapsed, made.under_way(1)) == (0, 1)
+    made.picker.complete(end_of(decision))
+    assert made.is_settled
+
+
+@pytest.mark.parametrize("shown", [True, False], ids=["shown by its engine", "unseen"])
+async def test_what_lives_after_a_picker_has_died_was_not_reported_to_it(shown: bool) -> None:
+    made, accounts, id_ = await unseen()
+    if shown:
+        made = fleet([load(1, 0.1)], limiter=accounts)
+        id_ = (await decided(made, chat())).id
+    made.picker.flights.picker_died()
+    made.picker.lives(id_, owner="p0")
+    for _ in range(20):
+        made.clock.now_s += SIGN_S
+        made.picker.flights.tick()
+        made.picker.lives(id_, owner="p0")
+    assert made.clock.now_s > 1000 + SUSPECT_S
+    assert (accounts.lapsed, made.under_way(1)) == (0, 1)
+
+
+async def test_an_idle_engine_says_nothing_of_a_request_that_has_outlived_its_silence() -> None:
+    """When a picker dies then, its end is lost only if no sign follows."""
+    made, accounts, id_ = await unseen()
+    made.picker.lives(id_, owner="p0")
+    made.picker.flights.picker_died()
+    pass_time(made, 10.0)
+    assert (accounts.lapsed, made.under_way(1)) == (0, 1)
+    pass_time(made, DOUBT_S)
+    assert (accounts.lapsed, made.under_way(1)) == (1, 1)
+    pass_time(made, SUSPECT_S)
+    assert made.is_settled
+    assert [done.reason for done in made.seen.completions] == ["unreported"]
+
+
+async def test_a_sign_of_what_is_not_known_here_means_nothing() -> None:
+    made, _, id_ = await unseen()
+    made.picker.lives("p0-99", owner="p0")
+    made.picker.lives(id_, owner="p7")
+    made.picker.flights.proxy_restarted()
+    made.picker.lives(id_, owner="p0")
+    assert made.is_settled

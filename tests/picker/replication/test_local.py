@@ -8,7 +8,7 @@ import random
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -398,6 +398,37 @@ async def test_only_the_owner_hears_of_an_end(
     other.picker.complete(end_of(decision, id="p2-1", owner="p2"))
     await until(lambda: ("p0", "p2-1") in heard)
     for _, peers in members[:2]:
+        peers.stop()
+
+
+async def test_only_the_owner_hears_that_a_request_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = [member(folder, index, 3, Accounts()) for index in range(3)]
+    heard: list[tuple[str, list[str]]] = []
+    for made, peers in members:
+        take = made.picker.flights.peer_lives
+
+        def note(ids: Iterable[str], name: str = made.picker.id, take: Any = take) -> None:
+            heard.append((name, list(ids)))
+            take(ids)
+
+        monkeypatch.setattr(made.picker.flights, "peer_lives", note)
+        peers.start(made.picker.flights)
+    await until(lambda: all(len(peers.readings.members) == 3 for _, peers in members))
+    (owner, _), (other, other_peers), _ = members
+    decision = await decided(owner, chat())
+    owner.clock.now_s += 6.0
+    for number in (1, 2, 3):
+        owner.report(number)
+    other.picker.lives("gone-1", owner="gone")
+    other.picker.lives(decision.id, owner="p0")
+    await until(lambda: bool(heard))
+    assert heard == [("p0", [decision.id])]
+    (entry,) = owner.picker.flights._entries.values()
+    assert owner.picker.flights._quiet.has_lived(entry)
+    assert not any(peer.alive for peer in other_peers._peers.values())
+    for _, peers in members:
         peers.stop()
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Mapping
 
 import pytest
-from envoy.data.accesslog.v3.accesslog_pb2 import HTTPAccessLogEntry
+from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from google.protobuf.json_format import ParseDict
 
 from picker import names
 from picker.request.report import Ending, Report
-from picker.server.access_log import FLUSH_S, read_entry
+from picker.server.access_log import FLUSH_S, Sign, read_entry, read_sign
 from tests.picker.fleet import chat
 from tests.picker.server.conftest import Served
 from tests.picker.server.edge import Edge, entry_of
@@ -189,6 +190,43 @@ def test_output_of_a_stream_that_broke_off(
     usage = {} if reported is None else {"output": reported}
     report = read(entry(usage=usage, lua={"events": events}, flags=flags))
     assert (report.output_tokens, report.streamed_events) == (output_tokens, events)
+
+
+def test_signs_of_life() -> None:
+    assert read_sign(entry()) == Sign("p0-1", "p0")
+    for decision in (None, {}, {"picker": "p0"}, {names.ASKED: "p0-1", "picker": "p0"}):
+        assert read_sign(entry(decision=decision)) is None
+
+
+@pytest.mark.parametrize("transport", ["fast"], indirect=True)
+async def test_an_entry_of_a_request_under_way_is_no_end_and_no_refusal(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lived: list[tuple[str, str]] = []
+    lives = edge.fleet.picker.lives
+
+    def note(id: str, *, owner: str) -> None:  # noqa: A002 - the request's id
+        lived.append((id, owner))
+        lives(id, owner=owner)
+
+    monkeypatch.setattr(edge.fleet.picker, "lives", note)
+    async with edge.open(chat()) as exchange:
+        end = entry_of(exchange.reply, (1, 1, 0), exchange.reply.addresses[0])
+        periodic = [entry(decision=None, status=status) for status in (0, 200, 503)]
+        periodic += [entry(decision={names.ASKED: "p0-7", "picker": "p0"}, status=0)]
+        periodic += [entry(decision={"id": "p1-1", "picker": "p1"})] + [copy.copy(end)] * 2
+        for one in periodic:
+            one.common_properties.access_log_type = AccessLogType.DownstreamPeriodic
+        await edge.log(periodic)
+        seen = edge.fleet.seen
+        assert len(edge.fleet.picker.flights) == 1
+        assert (len(seen.completions), len(seen.rejections), len(seen.answers)) == (0, 0, 0)
+        end.common_properties.access_log_type = AccessLogType.DownstreamEnd
+        await edge.log([end, periodic[-1]])
+    id_ = exchange.reply.metadata[names.PENSTOCK_NAMESPACE]["id"]
+    assert lived == [("p1-1", "p1"), *[(id_, "p0")] * 3]
+    assert edge.fleet.is_settled
+    assert (len(seen.completions), len(seen.rejections)) == (1, 0)
 
 
 @pytest.mark.parametrize("ticket", [None, 5, ""])

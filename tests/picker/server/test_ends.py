@@ -17,6 +17,8 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
     ProcessingResponse,
 )
 
+from picker.flight.aftermath import SUSPECT_S
+from picker.flight.quiet import DOUBT_S
 from picker.server.exchange import StandardExchange
 from picker.server.ext_proc import Context
 from picker.server.listen import Address, Listeners, Servers
@@ -215,6 +217,24 @@ async def test_an_end_is_observed_once_however_often_it_is_logged(edge: Edge) ->
             await exchange.finish()
     assert edge.fleet.is_settled
     assert len(edge.fleet.seen.completions) == 1
+
+
+async def test_a_response_that_its_engine_does_not_show_is_followed_to_its_end(edge: Edge) -> None:
+    """No access log shows that it goes on, and no other picker is told its end."""
+    made = edge.fleet
+    async with edge.open(chat(stream=True)) as exchange:
+        made.clock.now_s += 6.0
+        for number in (1, 2, 3):
+            made.report(number)
+        assert made.in_flight() == 0
+        made.picker.flights.picker_died()
+        made.clock.now_s += SUSPECT_S + DOUBT_S
+        made.picker.flights.tick()
+        assert len(made.picker.flights) == 1
+        assert not made.seen.completions
+        await exchange.finish()
+        await until(lambda: made.is_settled)
+    assert [done.reason for done in made.seen.completions] == ["ok"]
 
 
 async def test_16_drain(edge: Edge, served: Served) -> None:
