@@ -28,11 +28,12 @@ from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings
 from picker.state.catalog import Catalog
-from picker.state.endpoints import EndpointChanges, Signals
+from picker.state.endpoints import Signals
 from picker.state.lack import Lack
 from picker.state.learned import Learned
 from picker.state.models import ServedModel
 from picker.state.pools import Pools
+from picker.state.spec import EndpointChanges
 
 log = logging.getLogger(__name__)
 

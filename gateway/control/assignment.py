@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from picker.state.endpoints import EndpointChanges, EndpointSpec, changes_between
+from picker.state.spec import EndpointChanges, EndpointSpec, changes_between
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Final
 
 from gateway.control.assignment import Assignment
 from picker.request.role import Role
-from picker.state.endpoints import EndpointChanges, EndpointSpec
+from picker.state.spec import EndpointChanges, EndpointSpec
 from picker.wire import control_pb2
 
 _SAME: Final = ("version", "whole", "proxy_generation", "registry_generation", "crash_generation")

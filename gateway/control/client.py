@@ -14,7 +14,7 @@ import grpc
 from gateway.control.assignment import Assignment, Board
 from gateway.control.assignment_wire import to_assignment
 from gateway.control.server import CONTROL_SERVICE
-from picker.state.endpoints import EndpointSpec
+from picker.state.spec import EndpointSpec
 from picker.wire import control_pb2
 
 log = logging.getLogger(__name__)

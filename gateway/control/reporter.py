@@ -7,7 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from picker.state.endpoints import EndpointKey, PoolState
+from picker.state.endpoints import PoolState
+from picker.state.spec import EndpointKey
 from picker.wire import control_pb2
 from policies.routing.types import Floats
 

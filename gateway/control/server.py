@@ -12,7 +12,7 @@ import grpc
 
 from gateway.control.assignment import Assignment, Board, Reader
 from gateway.control.assignment_wire import from_assignment
-from picker.state.endpoints import EndpointChanges, EndpointKey
+from picker.state.spec import EndpointChanges, EndpointKey
 from picker.wire import control_pb2
 
 CONTROL_SERVICE: Final = "penstock.control.v1.Control"

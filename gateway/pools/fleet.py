@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from gateway.pools.provider import MakeProvider, PoolConfig, Provider, ReplicaRecord
-from picker.state.endpoints import EndpointChanges, EndpointSpec, changes_between
+from picker.state.spec import EndpointChanges, EndpointSpec, changes_between
 
 _LOG: Final = logging.getLogger("penstock.pools")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from picker.state.endpoints import EndpointKey, EndpointSpec
+from picker.state.spec import EndpointKey, EndpointSpec
 
 LONGEST_S: Final = 10.0
 """A replacement that is not healthy by then does not keep the old endpoints any longer."""

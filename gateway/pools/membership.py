@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.pools.handover import Handover
-from picker.state.endpoints import EndpointChanges, EndpointKey, EndpointSpec, changes_between
+from picker.state.spec import EndpointChanges, EndpointKey, EndpointSpec, changes_between
 
 
 class Membership:

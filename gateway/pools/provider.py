@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.config.schema.pools import ProcessPool, SimulatedPool, StaticPool
-from picker.state.endpoints import EndpointSpec
+from picker.state.spec import EndpointSpec
 
 PoolConfig = StaticPool | SimulatedPool | ProcessPool
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from picker.state.endpoints import EndpointChanges
+from picker.state.spec import EndpointChanges
 
 
 class EndpointSource(Protocol):

@@ -28,7 +28,8 @@ from gateway.control.server import WorkerReport
 from gateway.pools.provider import ReplicaRecord
 from gateway.run.supervisor import Supervisor
 from gateway.tenancy.tenant_admin import TenantAdmin
-from picker.state.endpoints import NO_ANSWER_YET, EndpointKey, EndpointSpec
+from picker.state.endpoints import NO_ANSWER_YET
+from picker.state.spec import EndpointKey, EndpointSpec
 from picker.wire import control_pb2
 
 _NEVER_READ: Final = "no picker has read it yet"

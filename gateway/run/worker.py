@@ -26,9 +26,10 @@ from gateway.run.response_key import response_key
 from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
 from picker.server.listen import Address, Listeners, Servers
-from picker.state.endpoints import EndpointKey, Signals
+from picker.state.endpoints import Signals
 from picker.state.lack import Lack
 from picker.state.models import ServedModel
+from picker.state.spec import EndpointKey
 from picker.wire import control_pb2
 from policies import registry
 

@@ -23,8 +23,9 @@ from picker.replication.local import LocalPeers
 from picker.seams.peers import Alone, Peers
 from picker.settings import PickerSettings, PoolSettings
 from picker.state.cache.approximate import ApproximateIndex
-from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.endpoints import Signals
 from picker.state.models import ServedModel
+from picker.state.spec import EndpointSpec
 from policies.routing.spec import PolicySpec
 from policies.routing.weighted import DEFAULT_PROFILE
 

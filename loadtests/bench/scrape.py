@@ -19,9 +19,10 @@ import uvloop
 from picker.signals.engines import Engine, extract
 from picker.signals.scraper import Scraper
 from picker.signals.settings import ScrapedPool, ScrapeSettings
-from picker.state.endpoints import EndpointSpec, PoolState, Signals
+from picker.state.endpoints import PoolState, Signals
 from picker.state.lack import Lack
 from picker.state.models import ServedModel
+from picker.state.spec import EndpointSpec
 
 _MODELS = b'{"object":"list","data":[{"id":"m","object":"model","parent":null}]}'
 

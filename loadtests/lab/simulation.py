@@ -30,8 +30,9 @@ from picker.request.context import RequestContext
 from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
 from picker.settings import PickerSettings, PoolSettings
-from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.endpoints import Signals
 from picker.state.models import ServedModel
+from picker.state.spec import EndpointSpec
 
 POOL: Final = "lab"
 MODEL: Final = "model"

@@ -8,18 +8,19 @@ from dataclasses import replace
 from typing import Final
 
 from picker.flight.aftermath import SUSPECT_S, Aftermath
-from picker.flight.charge import charged, is_metered, judged
+from picker.flight.charge import charged, judged
 from picker.flight.entry import TRANSITIONS, Act, Entry, Event, State
 from picker.flight.expiry import Leases
 from picker.flight.foreign import ForeignLoads
 from picker.flight.judge import Judge
 from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
+from picker.flight.lessons import Lessons
 from picker.flight.quiet import Quiet
 from picker.flight.recount import Recount
 from picker.prompt.measure import countable
 from picker.request.context import RequestContext
-from picker.request.report import ENGINE_FAILED, Ending, Report
+from picker.request.report import Ending, Report
 from picker.request.role import Role
 from picker.seams.engine_counts import EngineCounts
 from picker.seams.limiter import Limiter
@@ -28,8 +29,7 @@ from picker.seams.peers import Finding, Loads, Peers, Sent
 from picker.seams.watch import Watch
 from picker.state.learned import Learned
 from picker.state.pools import Pools
-from policies.limits.prices import NOTHING, Usage
-from policies.routing.types import Observation
+from policies.limits.prices import Usage
 
 _MAX_LATE: Final = 100_000
 _IDLE_GRACE_S: Final = 5.0
@@ -61,6 +61,7 @@ class Flights:
         self._peers, self._watch = peers, watch
         self._now = now
         self._judge = Judge(pools, peers=peers, watch=watch, now=now)
+        self._lessons = Lessons(pools, learned, self._judge, now)
         self._entries: dict[str, Entry] = {}
         self._late: OrderedDict[str, Entry] = OrderedDict()
         self._quiet = Quiet()
@@ -301,7 +302,7 @@ class Flights:
                 case Act.SETTLE:
                     usage = self._settle(entry, report)
                 case Act.LEARN:
-                    self._learn(entry, report, usage, was_counted=before is State.SERVING)
+                    self._lessons.learn(entry, report, usage, was_counted=before is State.SERVING)
                 case Act.UNCOUNT:
                     self._uncount(entry, report)
                 case Act.RELEASE if entry.grant is not None:
@@ -365,47 +366,6 @@ class Flights:
             ttft_s = report.ttft_s if report.status == 200 and leg is entry.legs[0] else None
             self.ledger.close(leg, ttft_s=ttft_s, now_s=self._now() if reported else None)
         self._peers.loads_changed()
-
-    def _learn(
-        self, entry: Entry, report: Report, usage: Usage | None, *, was_counted: bool
-    ) -> None:
-        """From an end that was reported, about endpoint, model and tenant."""
-        pool, used = self._pools.get(entry.pool), report.address
-        ok = report.status == 200 and report.reason not in ENGINE_FAILED
-        self._judge.judge(entry, report)
-        if report.status == 200 and usage is not None and is_metered(entry.expected):
-            model = entry.served_model
-            if report.input_tokens and entry.text_bytes:
-                self._learned.prompt(
-                    entry.labels.tenant,
-                    model,
-                    text_bytes=entry.text_bytes,
-                    text_units=entry.text_units,
-                    counted_tokens=entry.counted_tokens,
-                    tokens=usage.input_tokens,
-                )
-            if report.reason is Ending.OK and report.output_tokens is not None:
-                self._learned.answer(entry.labels.tenant, model, report.streamed_events, usage)
-        if pool is None or not was_counted:
-            return
-        used_tokens = usage or NOTHING
-        for leg, profile in zip(entry.legs, pool.profiles, strict=False):
-            slot = pool.state.slot_of.get(used if leg is entry.answering else leg.address)
-            if slot is None or leg.features is None or leg.role is not profile.role:
-                continue
-            profile.policy.observe(
-                Observation(
-                    slot=slot,
-                    features=leg.features,
-                    prompt_tokens=used_tokens.input_tokens,
-                    cached_tokens=report.cached_tokens,
-                    output_tokens=used_tokens.output_tokens,
-                    ttft_s=report.ttft_s,
-                    duration_s=report.duration_s,
-                    ok=ok,
-                ),
-                self._now(),
-            )
 
 
 def _legs(context: RequestContext) -> Iterable[Leg]:

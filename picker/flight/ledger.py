@@ -12,7 +12,8 @@ from picker.flight.leg import Leg
 from picker.flight.prefill import PrefillSpeed
 from picker.request.role import Role
 from picker.seams.peers import ALL, Loads, endpoint_keys
-from picker.state.endpoints import EndpointKey, PoolState
+from picker.state.endpoints import PoolState
+from picker.state.spec import EndpointKey
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Final
 
@@ -13,64 +13,14 @@ from picker.request.role import Role
 from picker.seams.peers import EndpointKeys, endpoint_keys
 from picker.state.lack import Lack
 from picker.state.models import ServedModel, ServedModels
+from picker.state.spec import EndpointChanges, EndpointSpec, SlotChanges, changes_between
 from picker.state.unknown import fill_in
 from policies.routing.types import Bools, Floats, PoolView, Slots
-
-EndpointKey = tuple[str, str]
-"""Pool and address."""
 
 NO_ANSWER_YET: Final = "no answer yet"
 _FIRST_SLOTS = 8
 _NEVER_S = -np.inf
 _NO_SLOTS: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointSpec:
-    """An endpoint that the pool should have."""
-
-    address: str
-    """``ip:port``."""
-    draining: bool = False
-    """Finishes what it has, gets nothing new."""
-    role: Role = Role.BOTH
-    rank: int | None = None
-    """Data-parallel rank of the engine behind the address; None: the engine has no ranks."""
-    labels: tuple[tuple[str, str], ...] = ()
-    """Names and values, sorted by name."""
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointChanges:
-    """How the endpoints of a pool change. False when nothing does."""
-
-    pool: str
-    upserts: tuple[EndpointSpec, ...] = ()
-    """New endpoints, and those that stay but are no longer as they were."""
-    deletes: tuple[str, ...] = ()
-    """Addresses of endpoints that are gone."""
-
-    def __bool__(self) -> bool:
-        return bool(self.upserts or self.deletes)
-
-    def apply_to(self, endpoints: dict[str, EndpointSpec]) -> None:
-        """Change these, by address."""
-        for address in self.deletes:
-            endpoints.pop(address, None)
-        endpoints.update((spec.address, spec) for spec in self.upserts)
-
-
-def changes_between(
-    pool: str, before: Mapping[str, EndpointSpec], after: Iterable[EndpointSpec]
-) -> EndpointChanges:
-    """What leads from the endpoints ``before``, by address, to those ``after``; of several with
-    one address the last one counts."""
-    wanted = {spec.address: spec for spec in after}
-    return EndpointChanges(
-        pool,
-        tuple(spec for address, spec in wanted.items() if before.get(address) != spec),
-        tuple(address for address in before if address not in wanted),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +36,6 @@ class Signals:
     max_loras: int
     running_adapters: frozenset[str]
     waiting_adapters: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class SlotChanges:
-    """Endpoints that came and went, with their slots."""
-
-    added: Mapping[str, int]
-    """Address to slot."""
-    removed: Mapping[str, int]
-    """Address to the slot that it had. The slot is free or has another owner already: whatever is
-    known by slot must forget this one."""
 
 
 class PoolState:

@@ -11,17 +11,12 @@ from picker.seams.peers import Finding, Sent
 from picker.settings import PickerSettings, PoolSettings
 from picker.state.breakers import Breakers
 from picker.state.cache.approximate import ApproximateIndex
-from picker.state.endpoints import (
-    EndpointChanges,
-    EndpointSpec,
-    PoolState,
-    Signals,
-    changes_between,
-)
+from picker.state.endpoints import PoolState, Signals
 from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from picker.state.pool import PoolRuntime, Profile
 from picker.state.sessions import Sessions
+from picker.state.spec import EndpointChanges, EndpointSpec, changes_between
 
 _MAX_SESSIONS: Final = 100_000
 _SESSION_TTL_S: Final = 3600.0

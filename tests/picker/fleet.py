@@ -22,9 +22,10 @@ from picker.seams.observer import Answered, Completed, Rejected
 from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings, PoolSettings, RewriteRule
-from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.endpoints import Signals
 from picker.state.models import ServedModel
 from picker.state.pool import Profile
+from picker.state.spec import EndpointSpec
 from policies.routing.spec import PolicySpec
 from policies.routing.weighted import DEFAULT_PROFILE
 

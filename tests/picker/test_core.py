@@ -14,8 +14,9 @@ from picker.request.answer import Decision
 from picker.request.context import RequestContext
 from picker.seams.peers import Loads, Sent, endpoint_keys
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
-from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.endpoints import Signals
 from picker.state.models import ServedModel
+from picker.state.spec import EndpointSpec
 from tests.picker.fleet import (
     IDLE,
     MODEL,

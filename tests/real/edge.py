@@ -27,8 +27,8 @@ from picker.seams.gate import Gate, OpenGate
 from picker.server.health import Health
 from picker.server.listen import Listeners, Servers
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
-from picker.state.endpoints import EndpointSpec
 from picker.state.models import ServedModel
+from picker.state.spec import EndpointSpec
 from policies.limits.prices import Usage
 from tests.picker.accounts import Accounts
 from tests.picker.fleet import IDLE, MODEL, POOL, Recorder, policy

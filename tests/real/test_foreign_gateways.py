@@ -22,8 +22,8 @@ from picker.core import Parts, Picker
 from picker.server.health import Health
 from picker.server.listen import Address, Listeners, Servers
 from picker.settings import PickerSettings, PoolSettings
-from picker.state.endpoints import EndpointSpec
 from picker.state.models import ServedModel
+from picker.state.spec import EndpointSpec
 from tests.picker.fleet import IDLE, POOL, Recorder, policy
 from tests.real.gateway import eventually
 from tests.real.ports import free_port

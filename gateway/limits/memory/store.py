@@ -7,13 +7,22 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from typing import Final
 
 from gateway.limits.buckets import LATE_S, DuplicateReservation
 from gateway.limits.memory.batch import lasts
+from gateway.limits.memory.cells import (
+    Cell,
+    Reservation,
+    Tenant,
+    any_of_other_rules,
+    charge_of,
+    let_go,
+    take_from,
+    take_from_others,
+)
 from gateway.limits.memory.journal import Journal
 from gateway.limits.memory.usage_rows import UsageRows
 from gateway.limits.usage import (
@@ -24,7 +33,7 @@ from gateway.limits.usage import (
 )
 from policies.limits import arithmetic
 from policies.limits.arithmetic import State
-from policies.limits.tally import Count, Hold, Tally, handed_over
+from policies.limits.tally import Count, Hold, handed_over
 from policies.limits.types import (
     Bucket,
     Lifetime,
@@ -49,39 +58,6 @@ def _wall_ms() -> int:
 
 def _steady_ms() -> int:
     return time.monotonic_ns() // 1_000_000
-
-
-class _Cell(Tally):
-    """A tally of a tenant."""
-
-    __slots__ = ("key", "tenant")
-
-    def __init__(self, tenant: _Tenant, key: str, now_ms: int) -> None:
-        super().__init__(now_ms)
-        self.tenant, self.key = tenant, key
-
-
-class _Tenant:
-    __slots__ = ("cells", "name", "reservations")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.cells: dict[str, _Cell] = {}
-        self.reservations: dict[str, _Entry] | None = None
-
-
-@dataclass(slots=True)
-class _Entry:
-    """A remembered reservation."""
-
-    id: str
-    tenant: _Tenant
-    holds: Sequence[Hold]
-    """(): it is settled, and is only left in the heap."""
-    lease_until_ms: int
-    """By the steady clock."""
-    expired: bool = False
-    settled: bool = False
 
 
 class MemoryStore:
@@ -114,9 +90,9 @@ class MemoryStore:
         self._clock_ms = clock_ms or _wall_ms
         self._steady_ms = steady_ms or clock_ms or _steady_ms
         self._late_ms = round(late_s * 1_000)
-        self._slots: dict[str, _Tenant] = {}
-        self._hand: deque[_Cell] = deque()
-        self._due: list[tuple[int, int, _Entry]] = []
+        self._slots: dict[str, Tenant] = {}
+        self._hand: deque[Cell] = deque()
+        self._due: list[tuple[int, int, Reservation]] = []
         self._order = itertools.count()
         self._entries = 0
         self._journal = journal
@@ -192,9 +168,9 @@ class MemoryStore:
         for hold in holds:
             charge = charges.get(hold.key, -1)
             if charge < 0:
-                charge = _charge_of(tally_of(hold.key), charges)
+                charge = charge_of(tally_of(hold.key), charges)
             self._settle(tenant, hold, charge, now_ms, returned=entry.expired)
-        _let_go(holds)
+        let_go(holds)
         self._drop_if_empty(tenant)
         if usage is not None:
             self._usage.add(slot, bounded(usage))
@@ -204,7 +180,7 @@ class MemoryStore:
         """See `BucketStore.standing`."""
         now_ms = self._clock_ms()
         self._expire(now_ms)
-        _, states = self._look(self._slots.get(slot) or _Tenant(slot), buckets, now_ms)
+        _, states = self._look(self._slots.get(slot) or Tenant(slot), buckets, now_ms)
         return [
             standing(bucket, state, now_ms) for bucket, state in zip(buckets, states, strict=True)
         ]
@@ -230,25 +206,25 @@ class MemoryStore:
             for saved in journal.counts():
                 tenant = self._slots.get(saved.slot)
                 if tenant is None:
-                    tenant = self._slots[saved.slot] = _Tenant(saved.slot)
+                    tenant = self._slots[saved.slot] = Tenant(saved.slot)
                 cell = tenant.cells.get(saved.tally) or self._make(tenant, saved.tally, now_ms)
                 cell.counts.append(Count(saved.rule, saved.state, now_ms))
         finally:
             if collecting:
                 gc.enable()
 
-    def _open(self, slot: str, reservation_id: str, takes: Sequence[Take]) -> tuple[int, _Tenant]:
+    def _open(self, slot: str, reservation_id: str, takes: Sequence[Take]) -> tuple[int, Tenant]:
         check_takes(takes)
         now_ms = self._clock_ms()
         self._expire(now_ms)
-        tenant = self._slots.get(slot) or _Tenant(slot)
+        tenant = self._slots.get(slot) or Tenant(slot)
         if tenant.reservations is not None and reservation_id in tenant.reservations:
             raise DuplicateReservation(slot, reservation_id)
         return now_ms, tenant
 
     def _look(
         self,
-        tenant: _Tenant,
+        tenant: Tenant,
         buckets: Sequence[Bucket],
         now_ms: int,
         *,
@@ -258,7 +234,7 @@ class MemoryStore:
         their states now. ``asked``: for a reservation."""
         counts: list[Count | None] = []
         states = []
-        several: list[_Cell] = []
+        several: list[Cell] = []
         for bucket in buckets:
             cell, rule = tenant.cells.get(bucket.tally), bucket.rule
             if cell is None:
@@ -277,12 +253,12 @@ class MemoryStore:
                 count.state = arithmetic.asked(rule, count.state, now_ms)
             counts.append(count)
             states.append(count.state)
-        if several and _any_of_other_rules(several, counts):
+        if several and any_of_other_rules(several, counts):
             return self._look_among(tenant, buckets, now_ms, asked=asked)
         return counts, states
 
     def _look_among(
-        self, tenant: _Tenant, buckets: Sequence[Bucket], now_ms: int, *, asked: bool
+        self, tenant: Tenant, buckets: Sequence[Bucket], now_ms: int, *, asked: bool
     ) -> tuple[list[Count | None], list[State]]:
         """The same where a tally has had other rules."""
         cells = [tenant.cells.get(bucket.tally) for bucket in buckets]
@@ -307,7 +283,7 @@ class MemoryStore:
         return counts, states
 
     def _begin(
-        self, cell: _Cell, rule: Rule, present: Sequence[Count | None], now_ms: int
+        self, cell: Cell, rule: Rule, present: Sequence[Count | None], now_ms: int
     ) -> Count | None:
         """A count of a rule that is new to its tally; None: nothing was used."""
         others = [count for count in present if count is not None]
@@ -330,7 +306,7 @@ class MemoryStore:
 
     def _hold(
         self,
-        tenant: _Tenant,
+        tenant: Tenant,
         reservation_id: str,
         takes: Sequence[Take],
         counts: list[Count | None],
@@ -342,7 +318,7 @@ class MemoryStore:
         self._slots[tenant.name] = tenant
         holds: list[Hold] = []
         made = 0
-        several: list[_Cell] = []
+        several: list[Cell] = []
         for index, take in enumerate(takes):
             bucket, count = take.bucket, counts[index]
             cell = tenant.cells.get(bucket.tally)
@@ -354,15 +330,15 @@ class MemoryStore:
                     present = [one for one in counts if one is not None]
                     count = counts[index] = cell.add(bucket.rule, states[index], present, now_ms)
                 count.taken_ms = now_ms
-                holds.append(_taken(cell, count, take.amount, bucket.key, states[index]))
+                holds.append(take_from(cell, count, take.amount, bucket.key, states[index]))
             if cell is not None:
                 cell.charged_ms = now_ms
                 if len(cell.counts) > 1:
                     several.append(cell)
-        if several and _any_of_other_rules(several, counts):
-            holds += self._taken_of_others(tenant, takes, counts, now_ms)
+        if several and any_of_other_rules(several, counts):
+            holds += take_from_others(tenant, takes, counts, now_ms)
         lease_until_ms = self._steady_ms() + round(lease_s * 1_000)
-        entry = _Entry(reservation_id, tenant, tuple(holds), lease_until_ms)
+        entry = Reservation(reservation_id, tenant, tuple(holds), lease_until_ms)
         if tenant.reservations is None:
             tenant.reservations = {}
         tenant.reservations[reservation_id] = entry
@@ -370,34 +346,13 @@ class MemoryStore:
         heapq.heappush(self._due, (lease_until_ms, next(self._order), entry))
         self._turn(_LOOK_AT + made, now_ms)
 
-    def _taken_of_others(
-        self,
-        tenant: _Tenant,
-        takes: Sequence[Take],
-        counts: Sequence[Count | None],
-        now_ms: int,
-    ) -> Iterator[Hold]:
-        """Take from the counts of other rules of the tallies, too."""
-        present = [count for count in counts if count is not None]
-        by_tally: dict[str, list[Take]] = {}
-        for take in takes:
-            by_tally.setdefault(take.bucket.tally, []).append(take)
-        for tally, some in by_tally.items():
-            cell = tenant.cells.get(tally)
-            if cell is None:
-                continue
-            most = max(some, key=lambda take: take.amount)
-            for other in cell.charged_with([take.bucket.rule for take in some], present):
-                state = arithmetic.advance(other.rule, other.state, now_ms)
-                yield _taken(cell, other, most.amount, most.bucket.key, state)
-
-    def _make(self, tenant: _Tenant, key: str, now_ms: int) -> _Cell:
-        cell = tenant.cells[key] = _Cell(tenant, key, now_ms)
+    def _make(self, tenant: Tenant, key: str, now_ms: int) -> Cell:
+        cell = tenant.cells[key] = Cell(tenant, key, now_ms)
         self._hand.append(cell)
         return cell
 
     def _settle(
-        self, tenant: _Tenant, hold: Hold, charge: int, now_ms: int, *, returned: bool
+        self, tenant: Tenant, hold: Hold, charge: int, now_ms: int, *, returned: bool
     ) -> None:
         tally, count = hold.tally, hold.counted
         count.settle(0 if returned else hold.amount, hold.began_ms, charge, now_ms)
@@ -425,10 +380,10 @@ class MemoryStore:
                 heapq.heappush(self._due, (late_ms, order, entry))
             else:
                 self._forget(entry)
-                _let_go(entry.holds)
+                let_go(entry.holds)
                 self._drop_if_empty(entry.tenant)
 
-    def _forget(self, entry: _Entry) -> None:
+    def _forget(self, entry: Reservation) -> None:
         reservations = entry.tenant.reservations
         if reservations is not None:
             del reservations[entry.id]
@@ -449,28 +404,6 @@ class MemoryStore:
             else:
                 self._hand.append(cell)
 
-    def _drop_if_empty(self, tenant: _Tenant) -> None:
+    def _drop_if_empty(self, tenant: Tenant) -> None:
         if not tenant.cells and tenant.reservations is None:
             self._slots.pop(tenant.name, None)
-
-
-def _any_of_other_rules(cells: Sequence[_Cell], counts: Sequence[Count | None]) -> bool:
-    return any(one not in counts for cell in cells for one in cell.counts)
-
-
-def _taken(tally: Tally, count: Count, amount: int, key: str, state: State) -> Hold:
-    """``state``: of the count, advanced."""
-    count.state = arithmetic.take(count.rule, state, amount)
-    count.holders += 1
-    return Hold(tally, count, key, amount, arithmetic.began_ms(count.rule, state))
-
-
-def _charge_of(tally: str, charges: Mapping[str, int]) -> int:
-    """The charge of a bucket that the settlement does not name, because it was reserved under
-    another configuration: that of another bucket of its tally."""
-    return max((charge for key, charge in charges.items() if tally_of(key) == tally), default=0)
-
-
-def _let_go(holds: Sequence[Hold]) -> None:
-    for hold in holds:
-        hold.counted.holders -= 1

@@ -14,7 +14,7 @@ import aiohttp
 from gateway.config.schema.pools import ProcessPool, SimulatedPool
 from gateway.pools.provider import OnChange, PoolConfig, ReplicaRecord
 from gateway.pools.providers.replica import LaunchTemplate, Replica, ReplicaPlan
-from picker.state.endpoints import EndpointSpec
+from picker.state.spec import EndpointSpec
 
 _LOG: Final = logging.getLogger("penstock.pools")
 

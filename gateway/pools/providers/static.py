@@ -11,7 +11,7 @@ from typing import Final
 from gateway.config.schema.pools import StaticPool
 from gateway.config.schema.terms import is_ip, join_endpoint, split_endpoint
 from gateway.pools.provider import OnChange, PoolConfig, ReplicaRecord, ReplicaState
-from picker.state.endpoints import EndpointSpec
+from picker.state.spec import EndpointSpec
 
 _LOG: Final = logging.getLogger("penstock.pools")
 

@@ -20,8 +20,9 @@ from picker.core import Parts, Picker
 from picker.request.answer import Answer
 from picker.request.head import RequestHead
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
-from picker.state.endpoints import EndpointSpec, Signals
+from picker.state.endpoints import Signals
 from picker.state.models import ServedModel
+from picker.state.spec import EndpointSpec
 from policies.routing.spec import PolicySpec
 from policies.routing.weighted import DEFAULT_PROFILE
 

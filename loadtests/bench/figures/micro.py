@@ -27,7 +27,8 @@ from picker.prompt.blocks import hash_blocks
 from picker.prompt.forms import Form, read_prompt
 from picker.request.role import Role
 from picker.state.cache.approximate import ApproximateIndex
-from picker.state.endpoints import EndpointSpec, PoolState, Signals
+from picker.state.endpoints import PoolState, Signals
+from picker.state.spec import EndpointSpec
 from policies.routing.spec import PolicySpec
 from policies.routing.types import PoolView, RoutingRequest
 from policies.routing.weighted import DEFAULT_PROFILE

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from gateway.control.assignment import Assignment, Board, Reader
 from gateway.control.assignment_wire import from_assignment, to_assignment
 from picker.request.role import Role
-from picker.state.endpoints import EndpointChanges, EndpointSpec, changes_between
+from picker.state.spec import EndpointChanges, EndpointSpec, changes_between
 from picker.wire import control_pb2
 
 A, B = EndpointSpec("10.0.0.1:80"), EndpointSpec("10.0.0.2:80")

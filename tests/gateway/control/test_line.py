@@ -13,7 +13,7 @@ import pytest
 from gateway.control.assignment import Assignment
 from gateway.control.client import ControlClient
 from gateway.control.server import ControlServer
-from picker.state.endpoints import EndpointChanges, EndpointSpec
+from picker.state.spec import EndpointChanges, EndpointSpec
 from picker.wire import control_pb2
 
 A, B = EndpointSpec("10.0.0.1:80"), EndpointSpec("10.0.0.2:80", draining=True)

@@ -9,9 +9,10 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from gateway.control.reporter import EndpointReporter
 from gateway.control.server import WorkerReport
-from picker.state.endpoints import EndpointKey, EndpointSpec, PoolState
+from picker.state.endpoints import PoolState
 from picker.state.lack import Lack
 from picker.state.models import ServedModel
+from picker.state.spec import EndpointKey, EndpointSpec
 from picker.wire import control_pb2
 from tests.picker.fleet import IDLE, load
 

@@ -12,7 +12,7 @@ from gateway.config.schema.pools import ProcessPool, StaticPool
 from gateway.pools.fleet import Fleet
 from gateway.pools.provider import OnChange, PoolConfig, Provider, ReplicaRecord, ReplicaState
 from gateway.pools.providers.static import StaticEndpoints
-from picker.state.endpoints import EndpointSpec
+from picker.state.spec import EndpointSpec
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
 

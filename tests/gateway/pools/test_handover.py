@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway.pools.handover import LONGEST_S, Handover
-from picker.state.endpoints import EndpointKey, EndpointSpec
+from picker.state.spec import EndpointKey, EndpointSpec
 
 OLD, NEW = "10.0.0.1:80", "10.0.0.2:80"
 REPLACED = {"p": [EndpointSpec(OLD, draining=True), EndpointSpec(NEW)]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.pools.handover import LONGEST_S
 from gateway.pools.membership import Membership
-from picker.state.endpoints import EndpointChanges, EndpointKey, EndpointSpec
+from picker.state.spec import EndpointChanges, EndpointKey, EndpointSpec
 
 A, B, C = EndpointSpec("10.0.0.1:80"), EndpointSpec("10.0.0.2:80"), EndpointSpec("10.0.0.3:80")
 DRAINING_A, DRAINING_B = EndpointSpec(A.address, draining=True), EndpointSpec(B.address, True)

@@ -7,7 +7,7 @@ import json
 from gateway.admin.status import EndpointStatus, PoolStatus, ReplicaStatus
 from gateway.config.config import Config
 from gateway.run.status import _endpoint, config_document, unusable
-from picker.state.endpoints import EndpointSpec
+from picker.state.spec import EndpointSpec
 from picker.wire import control_pb2
 
 

@@ -14,7 +14,8 @@ from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.request.role import Role
 from picker.seams.peers import ALL, Loads, Span, endpoint_key, endpoint_keys
-from picker.state.endpoints import EndpointSpec, PoolState
+from picker.state.endpoints import PoolState
+from picker.state.spec import EndpointSpec
 
 A, B, C = (f"10.0.0.{n}:8000" for n in (1, 2, 3))
 Row = tuple[float, float, float]

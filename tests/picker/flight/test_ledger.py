@@ -11,7 +11,8 @@ from picker.flight.ledger import Ledger
 from picker.flight.leg import Leg
 from picker.request.role import Role
 from picker.seams.peers import ALL, Loads, endpoint_key
-from picker.state.endpoints import EndpointSpec, PoolState
+from picker.state.endpoints import PoolState
+from picker.state.spec import EndpointSpec
 
 A, B = "10.0.0.1:8000", "10.0.0.2:8000"
 ADDRESS_OF = {endpoint_key(f"10.0.0.{n}:8000"): f"10.0.0.{n}:8000" for n in range(1, 5)}

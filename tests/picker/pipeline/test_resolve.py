@@ -12,9 +12,9 @@ from picker.pipeline.resolve import Resolve
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
-from picker.state.endpoints import EndpointChanges, EndpointSpec
 from picker.state.lack import Lack
 from picker.state.models import ServedModel
+from picker.state.spec import EndpointChanges, EndpointSpec
 from tests.picker.fleet import IDLE, MODEL, POOL, Fleet, address, fleet, policy
 from tests.picker.pipeline.steps import begun, parsed, refusal
 

@@ -7,10 +7,11 @@ import random
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
 from picker.state.cache.approximate import ApproximateIndex
 from picker.state.catalog import Catalog, Occasion
-from picker.state.endpoints import EndpointSpec, PoolState
+from picker.state.endpoints import PoolState
 from picker.state.models import ServedModel
 from picker.state.pool import PoolRuntime
 from picker.state.sessions import Sessions
+from picker.state.spec import EndpointSpec
 from tests.picker.fleet import policy
 
 

@@ -10,15 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from picker.request.role import Role
-from picker.state.endpoints import (
-    EndpointChanges,
-    EndpointSpec,
-    PoolState,
-    Signals,
-    changes_between,
-)
+from picker.state.endpoints import PoolState, Signals
 from picker.state.lack import Lack
 from picker.state.models import ServedModel
+from picker.state.spec import EndpointChanges, EndpointSpec, changes_between
 
 SIGNALS = Signals(
     waiting_requests=2,

@@ -21,7 +21,8 @@ from picker.flight.leg import Leg
 from picker.prompt.blocks import HASH_MASK, block_ends
 from picker.request.role import Role
 from picker.state.cache.approximate import ApproximateIndex
-from picker.state.endpoints import EndpointSpec, PoolState, Signals
+from picker.state.endpoints import PoolState, Signals
+from picker.state.spec import EndpointSpec
 from policies.routing.types import RoutingPolicy, RoutingRequest
 
 BYTES_PER_TOKEN = 4

@@ -20,7 +20,7 @@ from gateway.config.schema.pools import ProcessPool, Ready, Restart, SimulatedPo
 from gateway.config.schema.secret import SecretContext
 from gateway.pools.provider import ReplicaState
 from gateway.pools.providers.process import ReplicaProcesses, process_plan
-from picker.state.endpoints import EndpointSpec
+from picker.state.spec import EndpointSpec
 
 SERVER = Path(__file__).with_name("server.py")
 

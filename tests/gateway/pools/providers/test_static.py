@@ -10,7 +10,7 @@ import pytest
 from gateway.config.schema.pools import ProcessPool, StaticPool
 from gateway.pools.provider import ReplicaState
 from gateway.pools.providers.static import StaticEndpoints, resolve_host
-from picker.state.endpoints import EndpointSpec
+from picker.state.spec import EndpointSpec
 
 
 def config(
