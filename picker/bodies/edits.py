@@ -42,10 +42,13 @@ class Edits:
     """Texts that take the place of those of members that are there."""
 
     def __bool__(self) -> bool:
-        return self != _NOTHING
-
-
-_NOTHING: Final = Edits()
+        return (
+            self.model is not None
+            or self.ask_for_usage
+            or self.drop is not None
+            or self.bound is not None
+            or bool(self.values)
+        )
 
 
 def edit(body: bytes, edits: Edits) -> bytes | Unreadable:

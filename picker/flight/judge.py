@@ -8,7 +8,7 @@ from typing import Final
 from picker.flight.attempts import attempts, blames_request
 from picker.flight.entry import Entry
 from picker.request.attempt import FAULTS, UNREACHED, Attempt, Outcome
-from picker.request.report import Ending, Report
+from picker.request.report import Ending, LastTry, Report
 from picker.seams.peers import Peers, Sent
 from picker.seams.watch import Watch
 from picker.state.pool import PoolRuntime
@@ -38,6 +38,11 @@ class Judge:
         """The request has ended."""
         pool = self._pools.get(entry.pool)
         if pool is None or report.reason in _SAYS_NOTHING:
+            return
+        if _is_served_at_once(report, entry):
+            slot = pool.state.slot_of.get(report.address) if pool.breakers else None
+            if slot is not None:
+                pool.breakers.succeeded(slot, entry.served_model, entry.started_s, self._now())
             return
         tries = attempts(report, entry.choices, names_model=entry.names_model)
         is_served = bool(tries) and tries[-1].outcome is Outcome.SERVED
@@ -105,3 +110,15 @@ class Judge:
         if sent.session or any(sent.added):
             self._pools.take_back(sent)
             self._peers.taken_back(sent)
+
+
+def _is_served_at_once(report: Report, entry: Entry) -> bool:
+    """By its first choice, as nearly all are: `attempts` would say the same."""
+    return (
+        report.status == 200
+        and report.reason is Ending.OK
+        and report.address == entry.choices[0]
+        and not report.tries
+        and not report.upstream_failed
+        and report.last_try is LastTry.ANSWERED
+    )
