@@ -82,19 +82,5 @@ def saturation(stand: Stand, effort: Effort) -> list[Row]:
     ]
 
 
-def saturated_rate(
-    stand: Stand, shape: PromptShape, seconds: float, *, max_tokens: int, stream: bool
-) -> float:
-    """Requests per second that the gateway answers when they come as fast as it goes."""
-    result = stand.load(
-        shape,
-        connections=SATURATING_CONNECTIONS,
-        seconds=seconds,
-        max_tokens=max_tokens,
-        stream=stream,
-    ).result
-    return result.answered / result.seconds
-
-
 def _picker_ms(run: Run) -> float:
     return run.cpu_s["picker"] / run.result.answered * 1e3

@@ -1,12 +1,12 @@
 """What the gateway adds to the latency of Envoy alone: to a single request at a time, and at full
-load, as others publish it; and at half of the rate that saturates it."""
+load, as others publish it; and at half of the rate that it reached there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loadtests.bench.figures.decision import SATURATING_CONNECTIONS, saturated_rate
+from loadtests.bench.figures.decision import SATURATING_CONNECTIONS
 from loadtests.bench.figures.measurement import Effort
 from loadtests.bench.prompts import PromptShape
 from loadtests.bench.rows import Row, number
@@ -59,27 +59,21 @@ def added(stand: Stand, effort: Effort) -> list[Row]:
     """Added latency of whole answers, and of the first bytes of streams."""
     rows: list[Row] = []
     for answers in (_WHOLE, _STREAMED):
-        effort.say(f"{answers.what}: looking for the rate that saturates")
-        rate = 0.5 * saturated_rate(
-            stand,
-            _SHAPE,
-            effort.of(2.0, 1.0),
-            max_tokens=answers.max_tokens,
-            stream=answers.stream,
-        )
-        full = f"closed loop, {SATURATING_CONNECTIONS} connections"
-        due = f"open loop at {rate:.0f}/s, from the time a request was due"
-        for load in (
-            _Load("concurrency 1", "closed loop, one connection", 1),
-            _Load("full load", full, SATURATING_CONNECTIONS),
-            _Load("half load", due, _CONNECTIONS, rate),
-        ):
-            runs = _in_turn(stand, effort, answers, load)
-            rows += _rows(answers, load, runs)
-            if load.connections == SATURATING_CONNECTIONS:
-                rows.append(_rate_row(answers, runs))
-            if answers is _WHOLE and load.rate is not None:
-                rows.append(_envoy_row(runs))
+        one = _Load("concurrency 1", "closed loop, one connection", 1)
+        rows += _rows(answers, one, _in_turn(stand, effort, answers, one))
+
+        how = f"closed loop, {SATURATING_CONNECTIONS} connections"
+        full = _Load("full load", how, SATURATING_CONNECTIONS)
+        runs = _in_turn(stand, effort, answers, full)
+        rows += (*_rows(answers, full, runs), _rate_row(answers, runs))
+
+        rate = 0.5 * _rate(runs[False])
+        how = f"open loop at {rate:.0f}/s, from the time a request was due"
+        half = _Load("half load", how, _CONNECTIONS, rate)
+        runs = _in_turn(stand, effort, answers, half)
+        rows += _rows(answers, half, runs)
+        if answers is _WHOLE:
+            rows.append(_envoy_row(runs))
     return rows
 
 
