@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -19,8 +20,11 @@ class Load:
         self, url: str, model: str = "m", *, clients: int = 4, max_tokens: int = 12
     ) -> None:
         self.done = 0
+        self.ids: list[str] = []
+        """`x-request-id` of each request that was sent."""
         self.failures: list[str] = []
         self._url, self._model = url, model
+        self._name = f"load-{uuid.uuid4().hex[:8]}"  # no UUID: Envoy would write into it
         self._clients, self._max_tokens = clients, max_tokens
         self._stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -62,7 +66,8 @@ class Load:
             "max_tokens": self._max_tokens,
             "stream": stream,
         }
-        headers = {"connection": "close"} if alone else {}
+        self.ids.append(f"{self._name}-{len(self.ids)}")
+        headers = {"x-request-id": self.ids[-1], **({"connection": "close"} if alone else {})}
         check: Callable[[str], object] = _whole_stream if stream else json.loads
         try:
             async with session.post("/v1/chat/completions", json=body, headers=headers) as answer:
