@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.envoy import cors, filters, local_replies, tls
-from gateway.envoy.message import Json, typed
+from gateway.envoy.message import TYPE, Json, typed
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
 from picker.pipeline.open_paths import OpenPaths
@@ -41,6 +41,13 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
         path_with_escaped_slashes_action="UNESCAPE_AND_FORWARD",
         generate_request_id=True,
         preserve_external_request_id=True,
+        # A client's id stays as it is: by default Envoy writes its own sampling into a UUID.
+        request_id_extension={
+            "typed_config": {
+                "@type": TYPE + "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig",
+                "pack_trace_reason": False,
+            }
+        },
         always_set_request_id_in_response=True,
         server_header_transformation="PASS_THROUGH",
         stream_idle_timeout=f"{plan.config.listen.stream_idle_timeout_s}s",

@@ -88,17 +88,18 @@ async def test_other_headers_reach_the_replica(
     assert given.items() <= seen.headers.items()
 
 
+@pytest.mark.parametrize("mine", ["mine-1", "018f8a2e-1c3d-7a4b-8c5d-6e7f8a9b0c1d"])
 async def test_a_request_id_is_kept_or_made(
-    http: aiohttp.ClientSession, recorders: list[Recorder]
+    http: aiohttp.ClientSession, recorders: list[Recorder], mine: str
 ) -> None:
     for recorder in recorders:
         recorder.seen.clear()
-    given = await http.post("/v1/chat/completions", json=CHAT, headers={"x-request-id": "mine-1"})
+    given = await http.post("/v1/chat/completions", json=CHAT, headers={"x-request-id": mine})
     made = await http.post("/v1/chat/completions", json=CHAT)
     again = await http.post("/v1/chat/completions", json=CHAT)
     upstream = [seen.headers["x-request-id"] for seen in recorders[0].seen]
     assert upstream == [one.headers["x-request-id"] for one in (given, made, again)]
-    assert upstream[0] == "mine-1"
+    assert upstream[0] == mine
     assert len(upstream[1]) == 36
     assert upstream[1] != upstream[2]
 
