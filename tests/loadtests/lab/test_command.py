@@ -49,7 +49,7 @@ def lab(tmp_path: Path) -> Lab:
     return Lab(tmp_path)
 
 
-SMALL = ("--workload", "fixed-corpus-saas", "--requests", "60", "--replicas", "3", "--seeds", "2")
+SMALL = ("--workload", "fixed-corpus-saas", "--requests", "40", "--replicas", "3", "--seeds", "2")
 TWO = ("--policies", "round-robin,llm-d-token-aware", "--rate", "5,10", "--jobs", "1")
 
 
