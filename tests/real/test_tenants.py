@@ -284,7 +284,8 @@ async def test_the_replica_never_sees_a_key(tmp_path: Path) -> None:
                     json={"model": replica.model, "messages": [{"role": "user", "content": "Hi"}]},
                     headers=headers,
                 )
-        assert len(replica.seen) == 3
+        # The gateway itself may have asked its tokenizer besides.
+        assert [one.path for one in replica.seen].count("/v1/chat/completions") == 3
         assert key not in str([dict(request.headers) for request in replica.seen])
 
 

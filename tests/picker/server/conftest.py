@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from picker.server.health import Health
 from picker.server.listen import Address, Certificate, Listeners, Servers
 from tests.picker.fleet import Fleet, fleet
 from tests.picker.server.edge import Edge
+from tests.real.ports import free_port
 
 TRANSPORTS = ("fast", "standard on a unix socket", "standard", "standard with TLS")
 
@@ -51,13 +51,6 @@ def _certificate() -> Certificate:
             both = Path(folder, "both.pem").read_bytes()
         _made.append(Certificate(both, both))
     return _made[0]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture

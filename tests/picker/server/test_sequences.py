@@ -31,8 +31,8 @@ from picker.server.health import Health
 from picker.server.listen import Address, Listeners, Servers
 from tests.picker.accounts import Accounts
 from tests.picker.fleet import MODEL, address, chat, fleet
-from tests.picker.server.conftest import free_port
 from tests.picker.server.edge import JSON, SSE, Edge, header_map
+from tests.real.ports import free_port
 
 _TIMEOUT_S = 10.0
 
