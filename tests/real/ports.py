@@ -16,4 +16,4 @@ def free_port() -> int:
     """A port that nobody listens on, and that this process has not given away before. Each
     xdist worker takes them from a part of its own."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
-    return ports.free_port(_RANGE[int(worker) % 10 * 1000 :][:1000])
+    return ports.free_port(_RANGE[int(worker) % 5 * 2000 :][:2000])

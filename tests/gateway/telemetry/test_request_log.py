@@ -72,13 +72,10 @@ def test_one_json_line_for_each_request(
     assert (refused["status"], refused["reason"]) == (404, "model_not_found")
 
 
-def test_nothing_is_written_before_a_flush_and_much_flushes_itself(
-    tmp_path: Path, completed: Callable[..., Completed]
-) -> None:
+def test_much_flushes_itself(tmp_path: Path, completed: Callable[..., Completed]) -> None:
     path = tmp_path / "requests.log"
     log = _log(path)
-    log.completed(completed())
-    assert path.read_text() == ""
+    log.completed(completed())  # at once: nothing was written for a while
     for _ in range(1000):
         log.completed(completed())
     log.close()
