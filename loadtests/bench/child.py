@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +27,18 @@ class Child:
     """One process, and those that it starts itself."""
 
     def __init__(
-        self, name: str, command: Sequence[str], log: Path, *, piped: bool = False
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        *,
+        piped: bool = False,
+        environment: Mapping[str, str] | None = None,
+        cores: Collection[int] = (),
     ) -> None:
         """Start it. What it prints goes to ``log``; when ``piped``, only what it writes to standard
-        error, and its standard input and output are pipes."""
+        error, and its standard input and output are pipes. ``environment``: variables beside ours.
+        ``cores``: those that it may use, and what it starts; none given: all."""
         self.name = name
         self._log = log
         tied = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
@@ -42,7 +50,10 @@ class Child:
                 stdout=subprocess.PIPE if piped else file,
                 stderr=file,
                 start_new_session=True,
+                env={**os.environ, **(environment or {})},
             )
+        if cores:
+            os.sched_setaffinity(self._popen.pid, cores)
 
     @property
     def pid(self) -> int:

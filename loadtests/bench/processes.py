@@ -119,3 +119,11 @@ def children(parent: int) -> Iterator[int]:
             continue  # it ended meanwhile
         if stat.parent == parent:
             yield stat.pid
+
+
+def family(pid: int) -> list[int]:
+    """The process and all its descendants that still run."""
+    found = [pid]
+    for parent in found:
+        found += children(parent)
+    return found

@@ -10,7 +10,7 @@ import http.client
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -20,9 +20,12 @@ import yaml
 
 from loadtests.bench import plain, processes
 from loadtests.bench.child import Child
-from loadtests.bench.load import Job, Result
+from loadtests.bench.load import Job
+from loadtests.bench.long_prompts import LongMix
 from loadtests.bench.ports import free_port
 from loadtests.bench.prompts import MODEL, PromptShape, Requests, api_key
+from loadtests.bench.result import Result
+from loadtests.bench.turns import TurnsJob
 
 _START_S = 45.0
 _FLUSH_S = 0.2
@@ -47,11 +50,37 @@ class Run:
         return self.cpu_s[name] / self.seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Requests that took three ways in turn."""
+
+    direct: Result
+    """To a replica."""
+    plain: Result
+    """Through Envoy alone."""
+    gateway: Result
+
+
 class Process(Child):
     """A child that is asked in lines, and ends with the stand."""
 
-    def __init__(self, name: str, command: list[str], folder: Path) -> None:
-        super().__init__(name, command, folder / f"{name}.log", piped=True)
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        folder: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        cores: Collection[int] = (),
+    ) -> None:
+        super().__init__(
+            name,
+            command,
+            folder / f"{name}.log",
+            piped=True,
+            environment=environment,
+            cores=cores,
+        )
 
     def ask(self, line: bytes) -> bytes:
         """Send a line, give the line that comes back. Raises StandError when it has ended."""
@@ -117,6 +146,7 @@ class Stand:
         self._closing = contextlib.ExitStack()
         self._pids: dict[str, int] = {}
         self._seed = 0
+        self._upstream_port = 0
         self._folder = Path()
 
     def __enter__(self) -> Self:
@@ -140,7 +170,7 @@ class Stand:
 
     def load(
         self,
-        shape: PromptShape,
+        shape: PromptShape | LongMix,
         *,
         plain: bool = False,
         connections: int,
@@ -178,6 +208,25 @@ class Stand:
             raise StandError(f"requests failed: {result.failures or 'all'} ({self._logs()})")
         return Run(result, {name: after[name] - before[name] for name in after}, took_s)
 
+    def in_turn(
+        self, shape: PromptShape, *, requests: int, max_tokens: int = 1, stream: bool = False
+    ) -> Turns:
+        """So many requests each way, one at a time, in turn. Raises StandError when one fails."""
+        self._seed += 1
+        job = TurnsJob(
+            [self._upstream_port, self.plain_port, self.port],
+            shape,
+            self._seed,
+            requests,
+            max_tokens=max_tokens,
+            stream=stream,
+        )
+        results = [Result(**found) for found in orjson.loads(self._load.ask(orjson.dumps(job)))]
+        for result in results:
+            if result.failures:
+                raise StandError(f"requests failed: {result.failures} ({self._logs()})")
+        return Turns(*results)
+
     def rest(self, seconds: float) -> Mapping[str, float]:
         """CPU seconds by process of a time without load."""
         before = processes.cpu_times_s(self._pids)
@@ -208,6 +257,7 @@ class Stand:
         claims = ["--replicas", str(self.replicas), "--running", str(self._running)]
         self._upstream = self._run("upstream", [*module, "loadtests.bench.upstream", *claims])
         ports: list[int] = orjson.loads(self._upstream.read())
+        self._upstream_port = ports[0]
         envoy = str(Path(sys.executable).parent / "envoy")
         plain_file = self._folder / "plain.json"
         addresses = [f"127.0.0.1:{port}" for port in ports]
@@ -215,12 +265,16 @@ class Stand:
         options = ["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning"]
         alone = self._run("plain", [envoy, "-c", str(plain_file), *options])
         file = self._folder / "penstock.yaml"
-        file.write_text(yaml.safe_dump(self._configuration(ports)))
+        file.write_text(
+            yaml.safe_dump(
+                configuration(self.port, self._admin_port, ports, self._folder, self._sections)
+            )
+        )
         began_s = time.monotonic()
         gateway = self._run("supervisor", [*module, "gateway.cli", "up", "-c", str(file)])
-        self._wait(gateway, lambda: _answers(self.port, self._keys))
+        self._wait(gateway, lambda: answers(self.port, self._keys))
         self.started_s = time.monotonic() - began_s
-        self._wait(alone, lambda: _answers(self.plain_port, 0))
+        self._wait(alone, lambda: answers(self.plain_port, 0))
         self._wait(self._upstream, lambda: min(self._counts("scrapes")) > 0)
         for pid in processes.children(gateway.pid):
             words = processes.arguments(pid)
@@ -231,26 +285,6 @@ class Stand:
                 self._pids["envoy"] = pid
         if not {"picker", "envoy"} <= self._pids.keys():
             raise StandError(f"no picker or no Envoy among the children of {gateway.pid}")
-
-    def _configuration(self, ports: list[int]) -> dict[str, object]:
-        return {
-            "listen": {"port": self.port},
-            "admin": {"port": self._admin_port},
-            "envoy": {"concurrency": 1},
-            "picker": {"workers": 1},
-            "pools": [
-                {
-                    "name": "bench",
-                    "type": "static",
-                    "endpoints": [f"127.0.0.1:{port}" for port in ports],
-                    "models": [MODEL],
-                    "default": True,
-                }
-            ],
-            "telemetry": {"request_log": {"file": str(self._folder / "requests.jsonl")}},
-            "run_dir": str(self._folder / "run"),
-            **self._sections,
-        }
 
     def _run(self, name: str, command: list[str]) -> Process:
         process = Process(name, command, self._folder)
@@ -276,7 +310,37 @@ class Stand:
         return "\n".join(last_words()) or "nothing in the logs"
 
 
-def _answers(port: int, keys: int) -> bool:
+def configuration(
+    port: int,
+    admin_port: int,
+    replicas: Sequence[int],
+    folder: Path,
+    sections: Mapping[str, object],
+) -> dict[str, object]:
+    """The gateway's, with one picker and one thread of Envoy unless ``sections`` say otherwise.
+    ``replicas``: their ports."""
+    return {
+        "listen": {"port": port},
+        "admin": {"port": admin_port},
+        "envoy": {"concurrency": 1},
+        "picker": {"workers": 1},
+        "pools": [
+            {
+                "name": "bench",
+                "type": "static",
+                "endpoints": [f"127.0.0.1:{replica}" for replica in replicas],
+                "models": [MODEL],
+                "default": True,
+            }
+        ],
+        "telemetry": {"request_log": {"file": str(folder / "requests.jsonl")}},
+        "run_dir": str(folder / "run"),
+        **sections,
+    }
+
+
+def answers(port: int, keys: int) -> bool:
+    """Whether a request with the last of so many API keys is answered with status 200."""
     headers = {"content-type": "application/json"}
     if keys:
         headers["authorization"] = f"Bearer {api_key(keys - 1)}"

@@ -1,20 +1,28 @@
 """What the gateway adds to the latency of Envoy alone: to a single request at a time, and at full
-load, as others publish it; and at half of the rate that it reached there."""
+load, as others publish it; and at half of the rate that it reached there.
+
+A single request takes less than the disturbances of a shared machine. So at concurrency 1 the ways
+are taken in turn, request by request, and each round has a figure of its own: the difference of the
+percentiles. The median of the rounds counts; how far they lie apart is shown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import median
 
 from loadtests.bench.figures.decision import SATURATING_CONNECTIONS
 from loadtests.bench.figures.measurement import Effort
 from loadtests.bench.prompts import PromptShape
+from loadtests.bench.result import Result
 from loadtests.bench.rows import Row, number
-from loadtests.bench.stand import Run, Stand
+from loadtests.bench.stand import Run, Stand, Turns
 from loadtests.bench.stats import Spread, spread
 
 _SHAPE = PromptShape(2_000)
 _STREAM_TOKENS = 8
+_FEW_TOKENS = 2
+"""Of a stream of which only the first byte counts; with one token it would end at once."""
 _CONNECTIONS = 256
 _SETTLE = 0.2
 """The first part of each slice, which does not count: connections are new in both gateways."""
@@ -35,9 +43,12 @@ class _Answers:
     def kind(self) -> str:
         return f"streams of {self.max_tokens} tokens" if self.stream else "whole answers"
 
-    def times_s(self, run: Run) -> list[float]:
-        result = run.result
-        times = result.first_bytes_s if self.stream else result.latencies_s
+    def times_s(self, result: Result) -> list[float]:
+        """To the first byte of a stream, to the last of a whole answer."""
+        return result.first_bytes_s if self.stream else result.latencies_s
+
+    def settled_s(self, run: Run) -> list[float]:
+        times = self.times_s(run.result)
         return times[int(_SETTLE * len(times)) :]
 
 
@@ -59,8 +70,7 @@ def added(stand: Stand, effort: Effort) -> list[Row]:
     """Added latency of whole answers, and of the first bytes of streams."""
     rows: list[Row] = []
     for answers in (_WHOLE, _STREAMED):
-        one = _Load("concurrency 1", "closed loop, one connection", 1)
-        rows += _rows(answers, one, _in_turn(stand, effort, answers, one))
+        rows += _one_at_a_time(stand, effort, answers)
 
         how = f"closed loop, {SATURATING_CONNECTIONS} connections"
         full = _Load("full load", how, SATURATING_CONNECTIONS)
@@ -75,6 +85,44 @@ def added(stand: Stand, effort: Effort) -> list[Row]:
         if answers is _WHOLE:
             rows.append(_envoy_row(runs))
     return rows
+
+
+def _one_at_a_time(stand: Stand, effort: Effort, answers: _Answers) -> list[Row]:
+    rounds = effort.of(9, 5)
+    requests = effort.of(300, 150) if answers.stream else effort.of(600, 300)
+    tokens = min(answers.max_tokens, _FEW_TOKENS)
+    turns: list[Turns] = []
+    for n in range(rounds):
+        effort.say(f"{answers.what}, one at a time: round {n + 1} of {rounds}")
+        turns.append(
+            stand.in_turn(_SHAPE, requests=requests, max_tokens=tokens, stream=answers.stream)
+        )
+    spreads = [
+        tuple(spread(answers.times_s(one)) for one in (turn.direct, turn.plain, turn.gateway))
+        for turn in turns
+    ]
+    how = (
+        f"; {answers.what} of {requests} requests of 2 kB each way in turn, {rounds} rounds;"
+        " median of the rounds"
+    )
+    return [
+        _added_row(answers, "p50", [tuple(way.p50 for way in ways) for ways in spreads], how),
+        _added_row(answers, "p99", [tuple(way.p99 for way in ways) for ways in spreads], ""),
+    ]
+
+
+def _added_row(answers: _Answers, name: str, rounds_s: list[tuple[float, ...]], how: str) -> Row:
+    """``rounds_s``: the percentile of each round, without a gateway, through Envoy alone and
+    through the gateway."""
+    added_ms = [(ours_s - alone_s) * 1e3 for _, alone_s, ours_s in rounds_s]
+    direct_ms, alone_ms, ours_ms = (median(way) * 1e3 for way in zip(*rounds_s, strict=True))
+    return Row(
+        f"added {answers.what} {name}, concurrency 1",
+        median(added_ms),
+        "ms",
+        f"rounds from {number(min(added_ms))} to {number(max(added_ms))}; {number(ours_ms)} ms,"
+        f" Envoy alone {number(alone_ms)} ms, no gateway {number(direct_ms)} ms{how}",
+    )
 
 
 def _in_turn(
@@ -118,7 +166,7 @@ def _envoy_row(runs: Mapping[bool, list[Run]]) -> Row:
 
 def _rows(answers: _Answers, load: _Load, runs: Mapping[bool, list[Run]]) -> list[Row]:
     ours, alone = (
-        spread([time_s for run in runs[plain] for time_s in answers.times_s(run)])
+        spread([time_s for run in runs[plain] for time_s in answers.settled_s(run)])
         for plain in (False, True)
     )
     count = sum(run.result.answered for run in runs[False])

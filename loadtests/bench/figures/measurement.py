@@ -9,7 +9,7 @@ from typing import TypeVar
 from loadtests.bench.rows import Row
 from loadtests.bench.stand import Stand
 
-Number = TypeVar("Number", int, float)
+Amount = TypeVar("Amount")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Effort:
     quick: bool
     say: Callable[[str], None]
 
-    def of(self, full: Number, quick: Number) -> Number:
+    def of(self, full: Amount, quick: Amount) -> Amount:
         """The one that applies."""
         return quick if self.quick else full
 

@@ -57,7 +57,7 @@ class LabChild(Child):
         """CPU seconds so far of the process and of all that it has started, those that have ended
         too: the time of a worker that dies during a run still counts."""
         total_s = 0.0
-        for pid in _family(self.pid):
+        for pid in processes.family(self.pid):
             try:
                 total_s += processes.cpu_s(pid) + processes.ended_children_s(pid)
             except processes.GoneError:
@@ -77,11 +77,3 @@ class LabChild(Child):
     def _problem(self, what: str) -> LabStartError:
         lines = [line for line in self.output().splitlines() if line.strip()]
         return LabStartError("\n  ".join([f"{self.name} {what}:", *lines[-_LAST_LINES:]]))
-
-
-def _family(pid: int) -> list[int]:
-    """The process and all its descendants."""
-    found = [pid]
-    for parent in found:
-        found += processes.children(parent)
-    return found

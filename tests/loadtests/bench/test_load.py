@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import orjson
 import pytest
 
-from loadtests.bench.load import Job, Result
+from loadtests.bench.load import Job
 from loadtests.bench.prompts import PromptShape, Requests, api_key
+from loadtests.bench.result import Result
+from loadtests.bench.turns import TurnsJob
 
 SHAPE = PromptShape(500)
 
@@ -44,9 +46,14 @@ def upstream() -> Iterator[Line]:
 
 
 @pytest.fixture(scope="module")
-def port(upstream: Line) -> int:
-    ports: list[int] = orjson.loads(upstream.read())
-    assert len(ports) == 2
+def ports(upstream: Line) -> list[int]:
+    found: list[int] = orjson.loads(upstream.read())
+    assert len(found) == 2
+    return found
+
+
+@pytest.fixture(scope="module")
+def port(ports: list[int]) -> int:
     return ports[0]
 
 
@@ -110,6 +117,20 @@ def test_a_stream_has_an_event_a_token_and_a_first_byte(load: Line, port: int) -
     assert result.events == 2 * (20 + 1)  # [DONE] is one too
     for first_s, whole_s in zip(result.first_bytes_s, result.latencies_s, strict=True):
         assert 0 < first_s < whole_s
+
+
+def test_servers_are_asked_in_turn_and_each_has_a_result(
+    load: Line, ports: list[int], upstream: Line
+) -> None:
+    before = orjson.loads(upstream.ask(b"counts"))["requests"]
+    job = TurnsJob(ports, SHAPE, seed=5, requests=20, warm_up=3, max_tokens=2, stream=True)
+    results = [Result(**one) for one in orjson.loads(load.ask(orjson.dumps(job)))]
+    for result in results:
+        assert (result.answered, result.failures) == (20, {})
+        assert len(result.first_bytes_s) == len(result.latencies_s) == 20
+        assert result.seconds == pytest.approx(sum(result.latencies_s))
+    after = orjson.loads(upstream.ask(b"counts"))["requests"]
+    assert [new - old for new, old in zip(after, before, strict=True)] == [23, 23]
 
 
 def test_a_port_where_nobody_listens_is_said(port: int) -> None:
