@@ -1,5 +1,5 @@
 -- Changes of requests and responses, and marks for the access log. Rendered with the list of
--- headers that clients may not set. One pass over each body chunk; events.lua and answers.lua read
+-- headers that clients may not set. One pass over each body chunk; stream.lua and answers.lua read
 -- what it says, rename.lua changes the model's name in it.
 
 local DENIED = { --[[DENIED]] }
@@ -33,17 +33,31 @@ local function note(handle, key, value)
   handle:streamInfo():dynamicMetadata():set("penstock.lua", key, value)
 end
 
-local MAX_HELD_BYTES = 8388608 -- an event that is longer passes without being read
 local MAX_SCANNED_BYTES = 262144 -- an answer that is longer is not an error
 
--- What was read of a stream since the last note: one write of metadata for each kind.
-local function note_seen(handle, seen, noted)
-  if seen.events ~= noted.events then
-    noted.events = seen.events
-    note(handle, "events", seen.events)
+-- How far a stream has come is noted only where it is not what the last note lets expect: so many
+-- events with so many bytes sent, then `rate` events a byte. A stream that breaks off is charged for
+-- what its note and the bytes sent lead to: picker/server/access_log.py computes that as this does.
+local function expected_events(noted, bytes)
+  return noted.events + math.floor((bytes - noted.bytes) * noted.rate + 0.5)
+end
+
+local LEARNED_EVENTS = 8 -- so many show how long the events of a stream are
+
+-- `piece_events`, `piece_bytes`: of the last piece.
+local function note_progress(handle, noted, events, bytes, piece_events, piece_bytes)
+  local passed = events - noted.events
+  if passed >= LEARNED_EVENTS and bytes > noted.bytes then
+    noted.rate = passed / (bytes - noted.bytes)
+  elseif piece_events > 0 and piece_bytes > 0 then
+    noted.rate = piece_events / piece_bytes
   end
-  if seen.failed and not noted.failed then
-    noted.failed = true
+  noted.events, noted.bytes = events, bytes
+  note(handle, "progress", noted)
+end
+
+local function note_report(handle, seen)
+  if seen.failed then
     note(handle, "failed", true)
     if seen.blames_request then
       note(handle, "blames_request", true)
@@ -107,11 +121,12 @@ local function pass_json(handle, status, renamer)
   end
 end
 
--- Reads a stream's events, and takes out or renames what the client is not to see as it came.
 local function pass_events(handle, strip, renamer)
-  local seen, noted = new_stream(), {events = 0}
-  local held, held_bytes, returns, started = {}, 0, false, false
-  local last, sent = nil, ""
+  local seen = new_stream()
+  local reader = stream_reader(seen, strip, renamer)
+  local noted, bytes, started = {events = 0, bytes = 0, rate = 0}, 0, false
+  local last, sent, failed = nil, "", false
+  note(handle, "progress", noted)
   for chunk in handle:bodyChunks() do
     local size = chunk:length()
     last, sent = chunk, ""
@@ -121,47 +136,30 @@ local function pass_events(handle, strip, renamer)
         note(handle, "first_byte_us",
           handle:timestampString(EnvoyTimestampResolution.MICROSECOND))
       end
-      sent = chunk:getBytes(0, size)
-      returns = returns or find(sent, "\r", 1, true) ~= nil
-      held[#held + 1] = sent
-      held_bytes = held_bytes + size
-      local out = {}
-      if returns or find(sent, "\n", 1, true) then
-        local text, from = #held > 1 and table.concat(held) or sent, 1
-        local stop = event_end(text, from, returns)
-        while stop ~= nil do
-          local event = sub(text, from, stop)
-          from = stop + 1
-          local left = read_event(seen, event, returns)
-          if strip then
-            out[#out + 1] = left
-          end
-          stop = event_end(text, from, returns)
-        end
-        text = sub(text, from)
-        held, held_bytes = {text}, #text
-      end
-      if held_bytes > MAX_HELD_BYTES then
-        out[#out + 1] = table.concat(held)
-        held, held_bytes = {}, 0
-      end
-      if strip then
-        sent = table.concat(out)
-      end
-      if renamer ~= nil then
-        sent = renamer.feed(sent)
-      end
-      if strip or renamer ~= nil then
+      local came, before = chunk:getBytes(0, size), seen.events
+      sent = reader.take(came)
+      if sent ~= came then
         chunk:setBytes(sent)
       end
-      note_seen(handle, seen, noted)
+      bytes = bytes + #sent
+      if expected_events(noted, bytes) ~= seen.events then
+        note_progress(handle, noted, seen.events, bytes, seen.events - before, #sent)
+      end
+      if seen.reported or seen.failed ~= failed then
+        failed = seen.failed
+        note_report(handle, seen)
+      end
     end
   end
-  local rest = read_rest(seen, table.concat(held), returns)
-  note_seen(handle, seen, noted)
+  local left = reader.finish()
   if strip or renamer ~= nil then
-    -- An event without its empty line goes out as it is.
-    send_rest(last, sent, strip and rest or "", renamer)
+    bytes = bytes + send_rest(last, sent, left, renamer)
+  end
+  if expected_events(noted, bytes) ~= seen.events then
+    note_progress(handle, noted, seen.events, bytes, 0, 0)
+  end
+  if seen.reported or seen.failed ~= failed then
+    note_report(handle, seen)
   end
 end
 
@@ -188,7 +186,6 @@ function envoy_on_response(handle)
   local streaming = find(kind, "text/event-stream", 1, true) ~= nil
   local renamer = renamer_of(decision, kind, streaming)
   if streaming then
-    note(handle, "events", 0)
     pass_events(handle, decision["strip_usage"] == true, renamer)
   elseif find(kind, "json", 1, true) then
     if renamer ~= nil then

@@ -272,35 +272,76 @@ local function event_renamer(served, asked)
     return table.concat(out)
   end
 
-  return feed, rest
+  -- Of whole events, the lines of which end with a newline, behind whole events: most begin as the
+  -- one before them did, up to the model's name.
+  local beginning, changed = nil, nil
+
+  local function whole(event)
+    local opens = event:find('"model"', 1, true)
+    local _, last = event:find(served, opens, true)
+    local begun_so = event:sub(1, last or 0)
+    local content = begun_so:match("^data:([^\n]*)$")
+    local out = feed(event)
+    if content ~= nil and at_a_glance(content, served, asked) == content:sub(1, -#served - 1) .. asked
+    then
+      beginning, changed = begun_so, begun_so:sub(1, -#served - 1) .. asked
+    end
+    return out
+  end
+
+  local function pass(text)
+    local escaped = text:find("\\u006", 1, true)
+    if escaped == nil and text:find('model"', 1, true) == nil then
+      return text
+    end
+    local out, from = {}, 1
+    repeat
+      local stop = text:find("\n\n", from, true)
+      stop = stop and stop + 1 or #text
+      local event = from == 1 and stop == #text and text or text:sub(from, stop)
+      from = stop + 1
+      if beginning ~= nil and escaped == nil and event:sub(1, #beginning) == beginning
+        and event:find('model"', #beginning + 1, true) == nil then
+        event = changed .. event:sub(#beginning + 1)
+      else
+        event = whole(event)
+      end
+      out[#out + 1] = event
+    until from > #text
+    return #out == 1 and out[1] or table.concat(out)
+  end
+
+  return feed, rest, pass
 end
 
--- For a response: nil where nothing has to change, else `feed` and `rest`.
+-- For a response: nil where nothing has to change, else `feed`, `rest`, and for streams `pass`.
 local function renamer_of(decision, kind, streaming)
   local served, asked = decision["served_model"], decision["asked_model"]
   if served == nil then
     return nil
   end
-  local feed, rest
+  local feed, rest, pass
   if streaming then
-    feed, rest = event_renamer(served, asked)
+    feed, rest, pass = event_renamer(served, asked)
   elseif kind:find("json", 1, true) then
     feed, rest = json_renamer(served, asked, {})
   else
     return nil
   end
-  return { feed = feed, rest = rest }
+  return { feed = feed, rest = rest, pass = pass }
 end
 
--- Sends what is left at the end of a body, behind what was `sent` of its last chunk. Behind trailers
--- nothing can be sent any more.
+-- Sends what is left at the end of a body, behind what was `sent` of its last chunk; gives its length.
+-- Behind trailers nothing can be sent any more.
 local function send_rest(chunk, sent, left, renamer)
   if renamer ~= nil then
     left = renamer.feed(left) .. renamer.rest()
   end
-  if left ~= "" and chunk ~= nil then
-    pcall(function()
-      chunk:setBytes(sent .. left)
-    end)
+  if left == "" or chunk == nil then
+    return 0
   end
+  local possible = pcall(function()
+    chunk:setBytes(sent .. left)
+  end)
+  return possible and #left or 0
 end

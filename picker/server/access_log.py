@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Final, NamedTuple
@@ -174,7 +175,7 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
     if key not in decision or names.ANSWER_DETAILS in entry.response.response_code_details:
         return None
     seen = metadata[names.LUA_NAMESPACE].fields if names.LUA_NAMESPACE in metadata else {}
-    streaming = "events" in seen
+    streaming = "progress" in seen
     # With how many events there were when it was reported, where it is a stream.
     usage = _counts(seen["usage"].struct_value.fields) if "usage" in seen else {}
     duration_s = common.time_to_last_downstream_tx_byte.ToNanoseconds() / 1e9
@@ -193,7 +194,10 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
     tries, last_try = _tries(metadata, flags)
     if last_try is LastTry.ANSWERED and "blames_request" in seen:
         last_try = LastTry.BLAMED
-    streamed = (_count(seen["events"]) or 0) if streaming else 0
+    streamed = 0
+    if streaming:
+        sent_bytes = entry.response.response_body_bytes
+        streamed = streamed_events(seen["progress"].struct_value.fields, sent_bytes)
     came = streamed > 0 or "output" in usage
     if not streaming and not came:
         came = entry.response.response_body_bytes > 0 or status != 200
@@ -237,6 +241,17 @@ def _tries(metadata: Mapping[str, Struct], flags: ResponseFlags) -> tuple[tuple[
     if any(getattr(flags, name) for name in _TIMED_OUT):
         return tries, LastTry.TIMEOUT
     return tries, LastTry.ANSWERED
+
+
+def streamed_events(progress: Mapping[str, Value], sent_bytes: int) -> int:
+    """Events with output that a stream had when so much of it was sent. The last note of how far it
+    had come says what to expect of the bytes after it; Lua writes another where that is wrong, and
+    computes it as we do (``expected_events`` in ``filters.lua``)."""
+    noted, noted_bytes = _count(progress["events"]), _count(progress["bytes"])
+    if noted is None or noted_bytes is None:
+        return 0
+    later = max(0, sent_bytes - noted_bytes) * progress["rate"].number_value
+    return noted + math.floor(later + 0.5)
 
 
 def _counts(fields: Mapping[str, Value]) -> dict[str, int]:

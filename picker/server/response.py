@@ -49,6 +49,8 @@ class ResponseReader:
         self._events_at_report = 0
         self._bytes = 0
         self._first = True
+        self._after_return: bytes | None = None
+        """Of a newline that follows, what goes out: the text before ended in a carriage return."""
         self._sse = legible and kind.startswith("text/event-stream")
         self._json = legible and not self._sse and "json" in kind
         self._strip = strip_usage and self._sse
@@ -123,19 +125,28 @@ class ResponseReader:
         self.usage.take({key: parsed(text)})
 
     def _events(self, data: bytes) -> bytes:
+        out = bytearray()
+        came = data
+        if self._after_return is not None and data:
+            if data.startswith(b"\n"):
+                data = data[1:]
+                out += self._after_return
+            self._after_return = None
         searched = max(0, len(self._held) - _EVENT_END_BYTES)
         self._held += data
-        out = bytearray()
         start = 0
         for stop in event_ends(self._held, searched):
-            out += self._event(bytes(self._held[start:stop]))
+            left = self._event(bytes(self._held[start:stop]))
+            out += left
             start = stop
+            if stop == len(self._held) and self._held.endswith(b"\r"):
+                self._after_return = b"\n" if left else b""
         del self._held[:start]
         if len(self._held) > _MAX_HELD_BYTES:
             self._event(bytes(self._held))
             out += self._held
             self._held.clear()
-        return bytes(out) if self._strip else data
+        return bytes(out) if self._strip else came
 
     def _event(self, event: bytes) -> bytes:
         """Reads an event; gives of it what is for the client."""

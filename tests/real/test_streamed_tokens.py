@@ -92,6 +92,27 @@ async def test_a_client_that_leaves(setting: Setting, stream: Stream, model: str
     assert (await setting.charged()).output_tokens == stream.tokens
 
 
+@pytest.mark.parametrize("path", [CHAT, MESSAGES, RESPONSES])
+async def test_a_client_that_leaves_after_any_event(setting: Setting, path: str) -> None:
+    stream = next(stream for stream in STREAMS if stream.path == path)
+    for count in range(1, len(stream.events)):
+        passed = stream.events[:count]
+        setting.engine.script = Script([event for event, _ in passed], "hang")
+        await setting.read(path, sum(len(event) for event, _ in passed))
+        assert (await setting.charged()).output_tokens == sum(tokens for _, tokens in passed)
+
+
+@pytest.mark.parametrize("model", [MODEL, ALIAS])
+async def test_a_client_that_leaves_late(setting: Setting, model: str) -> None:
+    """How far a stream has come is not noted with each event."""
+    events = [chat({"content": "x" * (n * n % 13)}) for n in range(150)]
+    events = [event.replace(b'"llama"', b'"%b"' % MODEL.encode()) for event in events]
+    setting.engine.script = Script(events, "hang")
+    renamed = len(events) * (len(model) - len(MODEL))
+    await setting.read(CHAT, sum(map(len, events)) + renamed, model=model)
+    assert (await setting.charged()).output_tokens == len(events)
+
+
 @pytest.mark.parametrize("stream", STREAMS, ids=lambda stream: stream.name)
 async def test_an_engine_that_dies(setting: Setting, stream: Stream) -> None:
     setting.engine.script = Script([event for event, _ in stream.events], "break")

@@ -5,21 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from google.protobuf.struct_pb2 import Value
 from lupa.luajit21 import LuaRuntime
 
 from gateway.envoy.filters import lua_source
+from picker.server.access_log import streamed_events
 
 Ends = Literal["empty", "data", "trailers"]
 """How the last of a body comes: as an empty message (HTTP/1), with its data (HTTP/2), or followed
 by trailers."""
 
+_PROGRESS = ("events", "bytes", "rate")
 _RESPOND = """
 EnvoyTimestampResolution = { MICROSECOND = 1 }
 
-local function map(values)
+-- As Envoy has it: what is written does not change with the table that it came from.
+local function copy_of(value)
+  if type(value) ~= "table" then
+    return value
+  end
+  local copy = {}
+  for key, one in pairs(value) do
+    copy[key] = copy_of(one)
+  end
+  return copy
+end
+
+local function map(values, written)
   return {
     get = function(_, key) return values[key] end,
-    set = function(_, _, key, value) values[key] = value end,
+    set = function(_, _, key, value)
+      values[key] = copy_of(value)
+      written(key)
+    end,
     replace = function(_, key, value) values[key] = value end,
     add = function(_, key, value) values[key] = value end,
     remove = function(_, key) values[key] = nil end,
@@ -39,14 +57,14 @@ local function chunk_of(text)
 end
 
 function respond(pieces, headers, decision, ends)
-  local chunks, noted = {}, {}
+  local chunks, noted, writes, trail = {}, {}, {}, {}
   for index, piece in ipairs(pieces) do
     chunks[index] = chunk_of(piece)
   end
   if ends == "empty" then
     chunks[#chunks + 1] = chunk_of("")
   end
-  local metadata = map(noted)
+  local metadata = map(noted, function(key) writes[key] = (writes[key] or 0) + 1 end)
   local get = metadata.get
   function metadata.get(self, key) return key == "penstock" and decision or get(self, key) end
   local info = { dynamicMetadata = function() return metadata end }
@@ -59,6 +77,9 @@ function respond(pieces, headers, decision, ends)
     local index = 0
     return function()
       local before = chunks[index]
+      if index > 0 then
+        trail[index] = noted.progress
+      end
       if before ~= nil and (index < #chunks or ends == "trailers") then
         before.dead = true
       end
@@ -71,7 +92,7 @@ function respond(pieces, headers, decision, ends)
   for index, chunk in ipairs(chunks) do
     out[index] = chunk.text
   end
-  return out, noted
+  return out, noted, writes, trail
 end
 """
 
@@ -84,6 +105,13 @@ class LuaFilter:
         self._lua.execute(lua_source().encode())
         self._lua.execute(_RESPOND.encode())
         self._respond = self._lua.globals()[b"respond"]
+
+    events: int | None
+    """Events with output of the last response, as the picker computes them; None: no stream."""
+    trail: list[int]
+    """The same, if the response had broken off after its first piece, its second, and so on."""
+    writes: Mapping[str, int]
+    """How often what was noted."""
 
     def respond(
         self,
@@ -99,9 +127,21 @@ class LuaFilter:
         table = self._lua.table_from
         self.headers = table({_bytes(key): _bytes(value) for key, value in given.items()})
         told = table({_bytes(key): _bytes(value) for key, value in decision.items()})
-        out, self.noted = self._respond(table(pieces), self.headers, told, ends.encode())
-        return list(out.values())
+        out, self.noted, writes, trail = self._respond(
+            table(pieces), self.headers, told, ends.encode()
+        )
+        self.writes = {key.decode(): count for key, count in writes.items()}
+        sent = list(out.values())
+        self.trail = [_events(note, sent[: n + 1]) for n, note in enumerate(trail.values())]
+        progress = self.noted[b"progress"]
+        self.events = None if progress is None else _events(progress, sent)
+        return sent
 
 
 def _bytes(value: str | bool) -> bytes | bool:
     return value if isinstance(value, bool) else value.encode()
+
+
+def _events(progress: Mapping[bytes, float], sent: Sequence[bytes]) -> int:
+    fields = {name: Value(number_value=progress[name.encode()]) for name in _PROGRESS}
+    return streamed_events(fields, sum(map(len, sent)))

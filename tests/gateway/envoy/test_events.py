@@ -52,10 +52,10 @@ def passed(
     headers = {":status": "200", "content-encoding": coding}
     told = {"id": "p0-1", **(decision or {})}
     out = lua.respond([one for one in pieces if one], kind, told, ends=ends, headers=headers)
-    events, usage = lua.noted[b"events"], lua.noted[b"usage"]
+    usage = lua.noted[b"usage"]
     return Passed(
         b"".join(out),
-        None if events is None else int(events),
+        lua.events,
         lua.noted[b"failed"] is True,
         {} if usage is None else {key.decode(): int(usage[key]) for key in usage},
     )

@@ -60,6 +60,10 @@ def entry(
     return ParseDict(made, HTTPAccessLogEntry())
 
 
+def progress(events: float, sent_bytes: float = 100, rate: float = 0.0) -> dict[str, float]:
+    return {"events": events, "bytes": sent_bytes, "rate": rate}
+
+
 def read(given: HTTPAccessLogEntry) -> Report:
     report = read_entry(given)
     assert report is not None
@@ -67,7 +71,7 @@ def read(given: HTTPAccessLogEntry) -> Report:
 
 
 def test_a_good_end() -> None:
-    lua = {"first_byte_us": "1767225600250000", "events": 12}
+    lua = {"first_byte_us": "1767225600250000", "progress": progress(12)}
     usage = {"input": 100, "output": 12, "cached": 64, "reasoning": 5}
     decision = {**DECISION, "ticket": "t-1", "response_headers": {"x-ratelimit-limit": "1"}}
     assert read(entry(decision=decision, usage=usage, lua=lua)) == Report(
@@ -188,7 +192,7 @@ def test_output_of_a_stream_that_broke_off(
 ) -> None:
     """What was reported in its middle may be of one choice of several."""
     usage = {} if reported is None else {"output": reported}
-    report = read(entry(usage=usage, lua={"events": events}, flags=flags))
+    report = read(entry(usage=usage, lua={"progress": progress(events)}, flags=flags))
     assert (report.output_tokens, report.streamed_events) == (output_tokens, events)
 
 
@@ -242,7 +246,7 @@ def test_no_ticket(ticket: object) -> None:
         ({"first_byte_us": "1767225599000000"}, 200, (), 0.0),
         ({"first_byte_us": "soon"}, 200, (), 0.05),
         ({"first_byte_us": 5}, 200, (), 0.05),
-        ({"events": 3}, 200, (), 0.05),
+        ({"progress": progress(3)}, 200, (), 0.05),
         (None, 200, (), 0.05),
         (None, 500, (), None),
         (None, 200, ("upstreamRemoteReset",), None),
@@ -258,7 +262,7 @@ def test_other_fields() -> None:
     assert read(entry(remote=None)).address == ""
     assert read(entry(remote=("fd00::1", 80))).address == "[fd00::1]:80"
     assert read(entry(common={"timeToLastDownstreamTxByte": "0s"})).duration_s == 9.0
-    assert read(entry(lua={"events": 1e99})).streamed_events == 0
+    assert read(entry(lua={"progress": progress(1e99)})).streamed_events == 0
 
 
 @pytest.mark.parametrize(
