@@ -18,7 +18,14 @@ from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
 from picker.request.response_ids import ALPHABET
 
-_LUA: Final = ("events.lua", "rename.lua", "answers.lua", "tokens.lua", "stream.lua", "filters.lua")
+_LUA: Final = (
+    "events.lua",
+    "answers.lua",
+    "rename.lua",
+    "tokens.lua",
+    "stream.lua",
+    "filters.lua",
+)
 
 
 def chain(plan: EnvoyPlan) -> list[Json]:

@@ -1,7 +1,7 @@
 -- Puts the model's name as the client gave it into a response that passes, in place of the name
 -- that served: at the top level only, and in streams also in the `response` or `message` of an
--- event. Nothing is held back but the beginning of a name that may have to change. Stands before
--- filters.lua. On the standard port picker/server/rename.py does the same.
+-- event. Nothing is held back but the beginning of a name that may have to change. Put behind
+-- answers.lua. On the standard port picker/server/rename.py does the same.
 
 -- A key that is written in escapes takes six bytes a letter.
 local LONGEST_KEY_BYTES = 6 * #"response"
@@ -100,19 +100,54 @@ local function json_renamer(served, asked, holders)
     return found + 1
   end
 
+  -- The end of a string, or of the piece, and whether the string ends there.
+  local function string_end(text, at)
+    if escaped then
+      escaped = false
+      at = at + 1
+    end
+    while true do
+      local quote = find(text, '"', at, true)
+      local before = (quote or #text + 1) - 1
+      local slashes = 0
+      while before - slashes >= at and byte(text, before - slashes) == BACKSLASH do
+        slashes = slashes + 1
+      end
+      if quote == nil then
+        escaped = slashes % 2 == 1
+        return #text + 1, false
+      elseif slashes % 2 == 0 then
+        return quote, true
+      end
+      at = quote + 1
+    end
+  end
+
+  -- Where the signs of what is nested next stand in the piece. Each is looked for by itself: that
+  -- runs at the speed of memory, and a list of numbers has none of them.
+  local quote, open, close, brace, end_brace
+
   -- Goes on to the end of what is nested, or of the piece.
   local function skip(text, at)
     while true do
-      local found = text:find('["{}%[%]]', at)
-      if found == nil then
+      if quote < at then quote = find(text, '"', at, true) or NEVER end
+      if open < at then open = find(text, "[", at, true) or NEVER end
+      if close < at then close = find(text, "]", at, true) or NEVER end
+      if brace < at then brace = find(text, "{", at, true) or NEVER end
+      if end_brace < at then end_brace = find(text, "}", at, true) or NEVER end
+      local sign = math.min(quote, open, close, brace, end_brace)
+      if sign == NEVER then
         return #text + 1
       end
-      local sign = text:byte(found)
-      at = found + 1
-      if sign == 0x22 then
-        inside = "other"
-        return at
-      elseif sign == 0x7B or sign == 0x5B then
+      at = sign + 1
+      if sign == quote then
+        local stop, closes = string_end(text, at)
+        if not closes then
+          inside = "other"
+          return stop
+        end
+        at = stop + 1
+      elseif sign == open or sign == brace then
         depth = depth + 1
       else
         depth = depth - 1
@@ -123,28 +158,9 @@ local function json_renamer(served, asked, holders)
     end
   end
 
-  -- The end of a string, or of the piece, and whether the string ends there.
-  local function string_end(text, at)
-    if escaped then
-      escaped = false
-      at = at + 1
-    end
-    while true do
-      local found = text:find('["\\]', at)
-      if found == nil then
-        return #text + 1, false
-      elseif text:byte(found) == 0x22 then
-        return found, true
-      elseif found == #text then
-        escaped = true
-        return found + 1, false
-      end
-      at = found + 2
-    end
-  end
-
   local function feed(text)
     local out, at, kept = {}, 1, 1 -- kept: from where the text is not in `out` yet
+    quote, open, close, brace, end_brace = 0, 0, 0, 0, 0
     while at <= #text do
       if inside == nil then
         at = depth > watched and skip(text, at) or member(text, at)
