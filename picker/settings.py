@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from picker.caps import DEFAULT_CAPS, Caps
 from policies.health.breaker import DEFAULT_RULES, BreakerRules
 from policies.routing.spec import PolicySpec
@@ -29,9 +31,8 @@ class PoolSettings:
     """Share of the requests for a model that several pools serve."""
 
 
-@dataclass(frozen=True, slots=True)
-class RewriteTarget:
-    """One share of a model rewrite."""
+class RewriteTarget(Struct, frozen=True):
+    """One share of a model rewrite, or the whole of it."""
 
     model: str
     weight: float = 1.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import orjson
+from msgspec import Struct, field
 
 from picker.bodies.reading import Unreadable
 from picker.prompt.fields import with_output_bound
@@ -26,8 +26,7 @@ class OutputBound(NamedTuple):
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Edits:
+class Edits(Struct, frozen=True):
     """What is to change."""
 
     model: str | None = None

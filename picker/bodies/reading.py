@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 
 from picker.caps import Caps
 from picker.prompt.adapters import read_adapters
@@ -24,8 +25,7 @@ _KEPT: Final = 2_000
 _CHARS_EACH: Final = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """A body that could be read."""
 
     form: Form | None
@@ -38,8 +38,7 @@ class Reading:
     """Named beside the model."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(Struct, frozen=True):
     """Why a body could not be read."""
 
     reason: Reason

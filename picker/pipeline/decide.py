@@ -19,6 +19,7 @@ may not be sent twice, as what they do is not known."""
 
 
 _NO_RESPONSE: Final = ResponseNames()
+_FORBIDDEN: Final = frozenset(names.CLIENT_MAY_NOT_SET)
 
 
 class Decide:
@@ -47,15 +48,7 @@ class Decide:
             pool=context.pool,
             picks=context.picks,
             set_headers=tuple(context.set_headers),
-            remove_headers=tuple(
-                name
-                for name in (
-                    *names.CLIENT_MAY_NOT_SET,
-                    *context.caller.credentials,
-                    *context.remove_headers,
-                )
-                if name in headers
-            ),
+            remove_headers=_removed(context),
             body=context.changed_body,
             rename=rename,
             response_ids=renamed,
@@ -91,6 +84,15 @@ class Decide:
             for key, name in zip(("served_model", "asked_model"), rename, strict=True):
                 metadata[key] = orjson.dumps(name).decode()  # as it stands in the response
         return metadata
+
+
+def _removed(context: RequestContext) -> tuple[str, ...]:
+    """Headers that the request has, and the replica does not get."""
+    headers = context.head.headers
+    unwanted = (*context.caller.credentials, *context.remove_headers)
+    if not _FORBIDDEN.isdisjoint(headers):
+        unwanted = (*names.CLIENT_MAY_NOT_SET, *unwanted)
+    return tuple([name for name in unwanted if name in headers])
 
 
 def _for_filter(names: ResponseNames) -> dict[str, object]:

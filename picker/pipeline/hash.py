@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from picker.prompt.blocks import Blocks, hash_blocks
+from picker.prompt.blocks import hash_blocks
 from picker.prompt.forms import Prompt
 from picker.request.context import RequestContext
 
@@ -20,12 +20,14 @@ class Hash:
         prompt = context.prompt
         if prompt is None or context.blocks is not None:
             return
-        salt = context.fields.cache_salt if context.fields is not None else None
-        names = context.served_model, context.adapter, salt or ""
-        if _is_long(prompt):
-            context.blocks = await asyncio.to_thread(_hashed, prompt, *names)
-        else:
-            context.blocks = _hashed(prompt, *names)
+        model, adapter = context.served_model, context.adapter
+        salt = (context.fields is not None and context.fields.cache_salt) or ""
+        if not _is_long(prompt):
+            context.blocks = hash_blocks(prompt, model=model, adapter=adapter, cache_salt=salt)
+            return
+        context.blocks = await asyncio.to_thread(
+            hash_blocks, prompt, model=model, adapter=adapter, cache_salt=salt
+        )
 
 
 def _is_long(prompt: Prompt) -> bool:
@@ -33,7 +35,3 @@ def _is_long(prompt: Prompt) -> bool:
     if len(sequences) > _MANY_SEQUENCES:
         return True
     return len(prompt.shared) + sum(map(len, sequences)) > _LONG_BYTES
-
-
-def _hashed(prompt: Prompt, model: str, adapter: str, cache_salt: str) -> Blocks:
-    return hash_blocks(prompt, model=model, adapter=adapter, cache_salt=cache_salt)

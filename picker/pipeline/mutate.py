@@ -16,6 +16,7 @@ from picker.request.context import RequestContext
 _ASKS_FOR_USAGE: Final = frozenset({Form.CHAT, Form.COMPLETIONS, Form.GENERATE})
 _PRIORITY: Final = "priority"
 """vLLM's and SGLang's: which request is scheduled first, over all clients."""
+_NOTHING: Final = Edits()
 
 
 class Mutate:
@@ -57,7 +58,7 @@ class Mutate:
 def _edits(context: RequestContext) -> Edits:
     fields = context.fields
     if fields is None or (context.document is None and not context.is_form):
-        return Edits()
+        return _NOTHING
     document = context.document or {}
     drop = None
     if _PRIORITY in document and not context.caller.policy.client_priority:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec import structs
 
 from picker.request.context import RequestContext
 from policies.limits.fit import GUESS_SHARE, largest_output
@@ -36,9 +38,9 @@ def clamp(context: RequestContext, denied: Denied, meters: Sequence[Meter]) -> b
     if tokens is None or tokens >= fields.max_output_tokens:
         return False
     context.clamped_output_tokens = tokens
-    context.fields = replace(fields, max_output_tokens=tokens)
+    context.fields = structs.replace(fields, max_output_tokens=tokens)
     context.output_tokens = min(context.output_tokens, float(tokens * fields.choices))
-    context.expected = replace(context.expected, output_tokens=tokens * context.answers)
+    context.expected = dataclasses.replace(context.expected, output_tokens=tokens * context.answers)
     return True
 
 

@@ -46,7 +46,10 @@ class Parse:
             )
 
     async def _read_json(self, context: RequestContext) -> None:
-        outcome = await self._read(context)
+        if self._is_heavy(context):
+            outcome = await self._read_apart(context)
+        else:
+            outcome = read(context.body, context.form, self._caps)
         if isinstance(outcome, Unreadable):
             raise outcome.rejection()
         context.form, context.document = outcome.form, outcome.document
@@ -73,14 +76,15 @@ class Parse:
         context.fields = read_fields(None, {"model": model})
         name_model(context, model)
 
-    async def _read(self, context: RequestContext) -> Outcome:
-        body = context.body
-        if context.decoded or len(body) <= SURE_BYTES:
-            context.heavy = is_heavy(body)  # before, it was not what will be read
-        if not context.heavy:
-            return read(body, context.form, self._caps)
+    @staticmethod
+    def _is_heavy(context: RequestContext) -> bool:
+        if context.decoded or len(context.body) <= SURE_BYTES:
+            context.heavy = is_heavy(context.body)  # before, it was not what will be read
+        return context.heavy
+
+    async def _read_apart(self, context: RequestContext) -> Outcome:
         try:
-            return await self._apart.run(read_heavy, body, context.form, self._caps)
+            return await self._apart.run(read_heavy, context.body, context.form, self._caps)
         except BodyLost as error:
             raise lost() from error
 

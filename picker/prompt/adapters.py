@@ -16,6 +16,8 @@ def read_adapters(body: Mapping[str, object]) -> tuple[str, ...]:
     """Each name once, "" for a prompt of several that goes to the base model; empty: none is
     named. Raises InvalidPrompt for what is no name."""
     given = body.get(_PARAM)
+    if given is None:
+        return ()
     try:
         named = tuple(dict.fromkeys(given if isinstance(given, list) else [given]))
     except TypeError:  # a list or an object in the list

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
 from pydantic import TypeAdapter, ValidationError
 
 from picker.prompt.forms import Form
@@ -33,8 +33,7 @@ _INTEGER: Final = TypeAdapter(int)
 _BOOLEAN: Final = TypeAdapter(bool)
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFields:
+class RequestFields(Struct, frozen=True):
     """Fields as the client gave them; what is absent, or ignored as engines ignore it, is None."""
 
     model: str | None
@@ -88,9 +87,13 @@ def _sampling(form: Form | None, body: Mapping[str, object]) -> Sequence[Mapping
 def _output_bound(form: Form | None, sampling: Sequence[Mapping[str, object]]) -> int | None:
     """The largest of several; None when one is not declared."""
     keys = _OUTPUT_BOUNDS.get(form, ()) if form is not None else ()
-    bounds = [_bound(one, keys) for one in sampling]
-    declared = [bound for bound in bounds if bound is not None]
-    return max(declared) if declared and len(declared) == len(bounds) else None
+    largest = None
+    for one in sampling:
+        bound = _bound(one, keys)
+        if bound is None:
+            return None
+        largest = bound if largest is None else max(largest, bound)
+    return largest
 
 
 def with_output_bound(
@@ -120,18 +123,20 @@ def _lowered(
 
 
 def _bound(parameters: Mapping[str, object], keys: Sequence[str]) -> int | None:
-    whole = [_whole(parameters.get(key)) for key in keys]
-    given = [number for number in whole if number is not None]
+    if len(keys) == 1:
+        return _whole(parameters.get(keys[0]))
     # Engines that look at two take a 0 for none.
-    return max(given, default=None) if len(keys) == 1 else max(given, default=0) or None
+    return max([_whole(parameters.get(key)) or 0 for key in keys], default=0) or None
 
 
 def _choices(form: Form | None, sampling: Sequence[Mapping[str, object]]) -> int:
     """Answers that are generated: with ``best_of`` more than are shown."""
     if form not in _CHOOSES:
         return 1
-    given = (_whole(one.get(key)) or 1 for one in sampling for key in ("n", "best_of"))
-    return max(given, default=1)
+    most = 1
+    for one in sampling:
+        most = max(most, _whole(one.get("n")) or 1, _whole(one.get("best_of")) or 1)
+    return most
 
 
 def _asks_for_usage(options: object) -> bool:
@@ -143,10 +148,13 @@ def _whole(value: object) -> int | None:
     none, or negative."""
     if value is None:
         return None
-    try:
-        number = _INTEGER.validate_python(value)
-    except ValidationError:
-        return None
+    if type(value) is int:  # as nearly always, and a bool is none
+        number = value
+    else:
+        try:
+            number = _INTEGER.validate_python(value)
+        except ValidationError:
+            return None
     return min(number, _MOST) if number >= 0 else None
 
 

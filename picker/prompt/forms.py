@@ -12,7 +12,9 @@ import enum
 import operator
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from picker.caps import DEFAULT_CAPS, Caps
 from picker.prompt.caps import require_count, require_within
@@ -32,8 +34,7 @@ TOKEN_ID_BYTES = 4
 """Width of one token id in ``Prompt.sequences``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True):
     """One or several sequences that the engine prefills independently of each other."""
 
     sequences: tuple[bytes, ...]
@@ -53,6 +54,8 @@ class Prompt:
 
 class Form(enum.Enum):
     """Shape of a request body."""
+
+    __hash__ = object.__hash__  # Enum's own is written in Python
 
     CHAT = "chat"
     COMPLETIONS = "completions"
@@ -90,15 +93,17 @@ _FORM_BY_SUFFIX: dict[str, Form | None] = {
     "/generative_scoring": Form.GENERATIVE_SCORE,
     "/invocations": Form.INVOCATION,
 }
-_SUFFIXES = tuple(sorted(_FORM_BY_SUFFIX, key=len, reverse=True))
+_SUFFIXES: dict[str, list[str]] = {}
+"""By their last part, the longest first."""
+for _suffix in sorted(_FORM_BY_SUFFIX, key=len, reverse=True):
+    _SUFFIXES.setdefault(_suffix[_suffix.rindex("/") :], []).append(_suffix)
 
 
 def form_of(path: str) -> Form | None:
     """Form of the body sent to ``path``, by longest suffix; None = opaque."""
-    if path.endswith(_SUFFIXES):
-        for suffix in _SUFFIXES:
-            if path.endswith(suffix):
-                return _FORM_BY_SUFFIX[suffix]
+    for suffix in _SUFFIXES.get(path[path.rfind("/") :], ()):
+        if path.endswith(suffix):
+            return _FORM_BY_SUFFIX[suffix]
     return None
 
 

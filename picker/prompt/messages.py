@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import orjson
 import xxhash
 
-_TURN = b"\x1e"
-_FIELD = b"\x1f"
+_TURN = "\x1e"
+_FIELD = "\x1f"
+_OTHER = b"\x1f"
+"""Ahead of what is no text."""
 
 _PREAMBLE = (
     "previous_response_id",
@@ -20,6 +22,7 @@ _PREAMBLE = (
     "functions",
 )
 """Parameters that chat templates render ahead of the conversation."""
+_ANY_PREAMBLE = frozenset(_PREAMBLE)
 
 _TEXT_KEYS = ("text", "refusal", "thinking")
 _TEXT_KINDS = frozenset(
@@ -34,6 +37,7 @@ _MORE_OF_A_MESSAGE = (
     "tools",
 )
 """Beside its content, what chat templates render of a message."""
+_ANY_MORE = frozenset(_MORE_OF_A_MESSAGE)
 _MEDIA_KEYS = ("image_url", "video_url", "audio_url", "input_audio")
 """Of a part without a type, as vLLM reads it."""
 
@@ -58,14 +62,18 @@ class Rendering:
 
     def turn(self, role: str, name: object) -> None:
         """Begin a message."""
-        self.chunks.append(_TURN + role.encode("utf-8", "surrogatepass") + _FIELD)
+        self.text(f"{_TURN}{role}{_FIELD}")
         if isinstance(name, str) and name:
-            self.chunks.append(name.encode("utf-8", "surrogatepass") + _FIELD)
+            self.text(f"{name}{_FIELD}")
+
+    def text(self, text: str) -> None:
+        """As it stands."""
+        self.chunks.append(text.encode("utf-8", "surrogatepass"))
 
     def content(self, content: object, where: str, *, in_tool_result: bool = False) -> None:
         """A message's content: null, a string, or a list of parts. Raises InvalidPrompt."""
         if isinstance(content, str):
-            self.chunks.append(content.encode("utf-8", "surrogatepass"))
+            self.text(content)
         elif isinstance(content, list):
             for part in content:
                 self._part(part, where, in_tool_result=in_tool_result)
@@ -76,18 +84,18 @@ class Rendering:
         """An image, audio clip or the like: its digest, whatever its size."""
         self.media_items += 1
         digest = xxhash.xxh3_64_digest(data.encode("utf-8", "surrogatepass"))
-        self.chunks.append(_FIELD + digest)
+        self.chunks.append(_OTHER + digest)
 
     def json(self, value: object) -> None:
         """Any other value that the template renders, tool calls for instance."""
         try:
-            self.chunks.append(_FIELD + orjson.dumps(value))
+            self.chunks.append(_OTHER + orjson.dumps(value))
         except orjson.JSONEncodeError:  # it was JSON, so only its depth can be wrong
             raise InvalidPrompt("the request is nested too deeply", None) from None
 
     def _part(self, part: object, where: str, *, in_tool_result: bool) -> None:
         if isinstance(part, str):
-            self.chunks.append(part.encode("utf-8", "surrogatepass"))
+            self.text(part)
             return
         if not isinstance(part, dict):
             raise InvalidPrompt(f"{where}: each part must be an object with a type", where)
@@ -99,7 +107,7 @@ class Rendering:
             for key in _TEXT_KEYS:
                 text = part.get(key)
                 if isinstance(text, str):
-                    self.chunks.append(text.encode("utf-8", "surrogatepass"))
+                    self.text(text)
                     return
         if kind in ("text", "input_text", "output_text"):
             raise InvalidPrompt(f"{where}: a part of type {kind} needs its text as a string", where)
@@ -107,7 +115,7 @@ class Rendering:
             self.json(part.get("tool_use_id"))
             self.content(part.get("content"), where, in_tool_result=True)
         elif kind == "document" and (text := _plain_text(part)) is not None:
-            self.chunks.append(text.encode("utf-8", "surrogatepass"))
+            self.text(text)
         elif kind == "tool_use":
             self.json([part.get("name"), part.get("input")])
         else:
@@ -120,6 +128,8 @@ class Rendering:
 
 def render_preamble(body: Mapping[str, object], out: Rendering) -> None:
     """Tool definitions and whatever else stands before the first message."""
+    if _ANY_PREAMBLE.isdisjoint(body):
+        return
     for key in _PREAMBLE:
         value = body.get(key)
         if value:
@@ -133,7 +143,7 @@ def render_messages(messages: object, out: Rendering) -> None:
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
             raise InvalidPrompt(f"messages[{index}] must be an object", "messages")
-        _render_message(message, f"messages[{index}]", out)
+        _render_message(message, "messages", index, out)
 
 
 def render_items(items: list[object], out: Rendering) -> None:
@@ -142,7 +152,7 @@ def render_items(items: list[object], out: Rendering) -> None:
         if not isinstance(item, dict):
             raise InvalidPrompt(f"input[{index}] must be an object", "input")
         if "role" in item and item.get("type", "message") == "message":
-            _render_message(item, f"input[{index}]", out)
+            _render_message(item, "input", index, out)
         elif item.get("type") == "function_call_output":
             out.turn("tool", item.get("call_id"))
             output = item.get("output")
@@ -167,12 +177,19 @@ def as_bytes(value: object, param: str) -> bytes:
     raise InvalidPrompt(f"{param} must be text, not empty", param)
 
 
-def _render_message(message: Mapping[str, object], where: str, out: Rendering) -> None:
-    role = message.get("role")
+def _render_message(message: Mapping[str, object], param: str, index: int, out: Rendering) -> None:
+    """``message``: number ``index`` of the list ``param``. Most are a role and a text."""
+    role, content = message.get("role"), message.get("content")
     if not isinstance(role, str) or not role:
-        raise InvalidPrompt(f"{where}.role must be a string, not empty", f"{where}.role")
+        where = f"{param}[{index}].role"
+        raise InvalidPrompt(f"{where} must be a string, not empty", where)
     out.turn(role, message.get("name"))
-    out.content(message.get("content"), f"{where}.content")
+    if isinstance(content, str):
+        out.text(content)
+    elif content is not None:
+        out.content(content, f"{param}[{index}].content")
+    if _ANY_MORE.isdisjoint(message):
+        return
     for key in _MORE_OF_A_MESSAGE:
         value = message.get(key)
         if value:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+
+from msgspec import Struct
 
 from picker.request.pick import Pick
 from picker.request.response_ids import Issue
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseNames:
+class ResponseNames(Struct, frozen=True):
     """How ids of stored responses are changed in an answer."""
 
     known: tuple[str, str] | None = None
@@ -22,8 +23,7 @@ class ResponseNames:
         return self.known is not None or self.issue is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """Where a request goes, and how it is changed on the way."""
 
     id: str
@@ -31,7 +31,7 @@ class Decision:
     pool: str
     picks: tuple[Pick, ...]
     """At least one; the last one answers the client."""
-    set_headers: tuple[tuple[str, str], ...] = field(repr=False)
+    set_headers: tuple[tuple[str, str], ...]
     """May hold the gateway's own key for the replicas."""
     remove_headers: tuple[str, ...]
     body: bytes | None
@@ -51,6 +51,9 @@ class Decision:
     """Statuses of a replica, separated by commas, with which the next one is tried."""
     response_headers: tuple[tuple[str, str], ...] = ()
     """To set on the response: what is left of limits."""
+
+    def __repr__(self) -> str:
+        return f"Decision({self.id!r}, {self.pool!r}, {self.addresses!r})"
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
+
 from policies.limits.plan import TenantPolicy, matches
-from policies.limits.types import TOKEN_DIMENSIONS, Dimension
 
 ANONYMOUS: Final = "anonymous"
-_TOKENS_OR_MONEY: Final = TOKEN_DIMENSIONS | {Dimension.MONEY}
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """A tenant, and the key or user that came for it."""
 
     policy: TenantPolicy
@@ -41,9 +39,7 @@ class Caller:
     @property
     def limits_tokens(self) -> bool:
         """Whether an enforced limit counts tokens or money."""
-        return any(
-            rule.dimension in _TOKENS_OR_MONEY and not rule.shadow for rule in self.policy.rules
-        )
+        return self.policy.limits_tokens
 
     def may_use(self, model: str) -> bool:
         """Whether tenant and key are allowed the model."""

@@ -38,4 +38,8 @@ class RequestHead:
 
     def first_of(self, headers: Iterable[str]) -> str:
         """Value of the first of these headers that is there and not empty, "" for none."""
-        return next((self.headers[name] for name in headers if self.headers.get(name)), "")
+        for name in headers:
+            value = self.headers.get(name)
+            if value:
+                return value
+        return ""

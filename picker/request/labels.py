@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class RequestLabels:
+class RequestLabels(Struct, frozen=True):
     """Who asked for what; bounded values only where they become metric labels."""
 
     request_id: str

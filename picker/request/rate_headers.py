@@ -31,6 +31,16 @@ _FAMILIES: Final = {
     "output-tokens": frozenset({Dimension.OUTPUT_TOKENS}),
 }
 """What headers report: OpenAI's the first two, Anthropic's all."""
+_OPENAI: Final = tuple(
+    (
+        _FAMILIES[family],
+        f"x-ratelimit-limit-{family}",
+        f"x-ratelimit-remaining-{family}",
+        f"x-ratelimit-reset-{family}",
+    )
+    for family in ("requests", "tokens")
+)
+"""Dimensions of a family, and the names of its headers."""
 _UNITS: Final = {
     Dimension.REQUESTS: "requests",
     Dimension.INPUT_TOKENS: "input tokens",
@@ -50,13 +60,13 @@ def rate_headers(standings: Sequence[Standing], *, anthropic: bool, wall_s: floa
     """OpenAI's ``x-ratelimit-*`` of the tightest limit of requests and of tokens; on Anthropic's
     API its own names as well, with instants instead of durations. ``wall_s``: Unix time."""
     headers: list[tuple[str, str]] = []
-    for family in ("requests", "tokens"):
-        standing = tightest(standings, _FAMILIES[family])
+    for dimensions, limit, remaining, reset in _OPENAI:
+        standing = tightest(standings, dimensions)
         if standing is not None:
             headers += (
-                (f"x-ratelimit-limit-{family}", str(standing.limit)),
-                (f"x-ratelimit-remaining-{family}", str(standing.remaining)),
-                (f"x-ratelimit-reset-{family}", duration(standing.reset_ms)),
+                (limit, str(standing.limit)),
+                (remaining, str(standing.remaining)),
+                (reset, duration(standing.reset_ms)),
             )
     if anthropic:
         for family, dimensions in _FAMILIES.items():

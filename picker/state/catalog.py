@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from msgspec import Struct
+
 from picker.settings import PickerSettings, RewriteRule, RewriteTarget
 from picker.state.models import ServedModel
 from picker.state.pool import PoolRuntime
@@ -18,8 +20,7 @@ GENERIC: Final = "*"
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Occasion:
+class Occasion(Struct, frozen=True):
     """What decides between several pools."""
 
     now_s: float
@@ -31,8 +32,7 @@ class Occasion:
     """Pool that the request must go to; None: any."""
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
+class Serving(Struct, frozen=True):
     """Where a served model lives."""
 
     pool: PoolRuntime
@@ -165,10 +165,10 @@ class Catalog:
         return (model in self._rules and model != GENERIC) or self._is_served(model)
 
     def _is_served(self, model: str) -> bool:
-        return any(
-            model in pool.state.models.known() or model in pool.settings.models
-            for pool in self._pools.values()
-        )
+        for pool in self._pools.values():
+            if model in pool.state.models.known() or model in pool.settings.models:
+                return True
+        return False
 
     def models(self) -> list[CatalogModel]:
         """What clients may name, each once, in an order that stays: base models as the

@@ -11,6 +11,7 @@ from typing import Final
 from policies.limits.prices import Cost, Usage
 from policies.limits.types import (
     MAX_AMOUNT,
+    TOKEN_DIMENSIONS,
     Bucket,
     Dimension,
     Rule,
@@ -30,6 +31,7 @@ class By(enum.Enum):
 
 
 _MAX_FOUND: Final = 4_096
+_TOKENS_OR_MONEY: Final = TOKEN_DIMENSIONS | {Dimension.MONEY}
 _ORDER: Final = {by: place for place, by in enumerate(By)}
 
 
@@ -189,9 +191,13 @@ class TenantPolicy:
     being refused."""
     limited_by: frozenset[By] = field(init=False, repr=False, compare=False)
     """What its rules have separate buckets for."""
+    limits_tokens: bool = field(init=False, repr=False, compare=False)
+    """Whether an enforced rule counts tokens or money."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "limited_by", frozenset(by for r in self.rules for by in r.by))
+        counted = {rule.dimension for rule in self.rules if not rule.shadow}
+        object.__setattr__(self, "limits_tokens", not counted.isdisjoint(_TOKENS_OR_MONEY))
 
     def meters(self, subject: Subject) -> tuple[Meter, ...]:
         """A meter for every rule that applies, in the rules' order."""

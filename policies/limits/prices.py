@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 MICROS = 1_000_000
 
@@ -26,15 +26,14 @@ class Usage:
     reasoning_tokens: int = 0
 
     def __post_init__(self) -> None:
-        for part, whole in (
-            ("cached_tokens", "input_tokens"),
-            ("reasoning_tokens", "output_tokens"),
-        ):
-            if not 0 <= getattr(self, part) <= getattr(self, whole):
-                raise PriceError(
-                    f"{part} must be from 0 to {whole} ({getattr(self, whole)}),"
-                    f" got {getattr(self, part)}"
-                )
+        if not 0 <= self.cached_tokens <= self.input_tokens:
+            _refuse("cached_tokens", self.cached_tokens, "input_tokens", self.input_tokens)
+        if not 0 <= self.reasoning_tokens <= self.output_tokens:
+            _refuse("reasoning_tokens", self.reasoning_tokens, "output_tokens", self.output_tokens)
+
+
+def _refuse(part: str, given: int, whole: str, most: int) -> NoReturn:
+    raise PriceError(f"{part} must be from 0 to {whole} ({most}), got {given}")
 
 
 MOST: Final = Usage(2**30, 2**30)

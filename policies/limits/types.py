@@ -36,6 +36,8 @@ class LimitError(ValueError):
 class Dimension(enum.Enum):
     """What a bucket counts."""
 
+    __hash__ = object.__hash__  # Enum's own is written in Python
+
     REQUESTS = "requests"
     INPUT_TOKENS = "input_tokens"
     OUTPUT_TOKENS = "output_tokens"

@@ -102,10 +102,13 @@ def standing(bucket: Bucket, state: State, now_ms: int) -> Standing:
 def tightest(standings: Iterable[Standing], dimensions: Collection[Dimension]) -> Standing | None:
     """Of the enforced buckets of the dimensions, the one with the least remaining; of equals, the
     one that is the last to reset. None: the dimensions have no limit."""
-    enforced = (one for one in standings if not one.bucket.shadow)
-    return min(
-        (one for one in enforced if one.bucket.dimension in dimensions), key=_order, default=None
-    )
+    found: Standing | None = None
+    for one in standings:
+        if one.bucket.shadow or one.bucket.dimension not in dimensions:
+            continue
+        if found is None or _order(one) < _order(found):
+            found = one
+    return found
 
 
 _RANK: Final = {Refusal.BUSY: 0, Refusal.EMPTY: 1, Refusal.NEVER: 2}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from picker.pipeline.decide import Decide
 from picker.request.answer import Decision
@@ -26,6 +26,14 @@ async def test_where_it_goes_and_who_decided() -> None:
     assert decision.metadata == {"id": "p0-1", "picker": "p0"}
     assert decision.scores is None
     assert (decision.body, decision.rename, decision.wants_session_token) == (None, None, False)
+
+
+async def test_what_the_gateway_sends_for_itself_is_not_shown() -> None:
+    context = begun()
+    context.set_headers.append(("authorization", "Bearer of-the-gateway"))
+    decision = await decided(context)
+    assert decision.set_headers[0][1].endswith("of-the-gateway")
+    assert "of-the-gateway" not in repr(decision)
 
 
 async def test_what_clients_may_not_set_is_removed_where_it_is_set() -> None:
