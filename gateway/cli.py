@@ -6,27 +6,23 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import orjson
 import typer
-import uvloop
 
 from gateway.commands import keys, tenants
 from gateway.commands.output import fail
 from gateway.commands.standing import limits
 from gateway.commands.status import status
 from gateway.commands.usage import usage
-from gateway.config.config import Config, schema_json
-from gateway.config.reading.accept import accept
-from gateway.config.reading.problems import ConfigError
-from gateway.config.schema.secret import Secret
-from gateway.envoy import render
-from gateway.envoy.plan import EnvoyPlan
-from gateway.run.rundir import RunDirError
-from gateway.run.supervisor import StartError
-from gateway.run.up import up as run_up
-from policies import registry
+
+if TYPE_CHECKING:
+    from gateway.config.config import Config
+    from gateway.config.schema.secret import Secret
+
+# Imports of the configuration and of the parts that run stand in the commands that need them: the
+# others shall not wait for them.
 
 app = typer.Typer(
     help="Penstock: an LLM-aware inference gateway.", no_args_is_help=True, add_completion=False
@@ -63,6 +59,12 @@ def penstock(
 @app.command()
 def up(config: ConfigOption) -> None:
     """Run Envoy, the picker and the pools of the configuration, until Ctrl-C or SIGTERM."""
+    import uvloop
+
+    from gateway.run.rundir import RunDirError
+    from gateway.run.supervisor import StartError
+    from gateway.run.up import up as run_up
+
     accepted = _accept(config)
     try:
         uvloop.run(run_up(config, accepted))
@@ -81,6 +83,8 @@ def config_check(file: Annotated[Path, typer.Argument(help="Configuration file (
 @config_app.command("schema")
 def config_schema() -> None:
     """Print the JSON Schema of the configuration file, for editors."""
+    from gateway.config.config import schema_json
+
     print(schema_json())
 
 
@@ -100,6 +104,10 @@ def envoy_config(
     Envoy itself accepts it: penstock envoy config -c FILE > e.json; envoy --mode validate -c e.json
     With TLS, that takes --with-secrets: then the output holds private keys.
     """
+    from gateway.config.schema.secret import Secret
+    from gateway.envoy import render
+    from gateway.envoy.plan import EnvoyPlan
+
     accepted = _accept(config)
     run_dir = accepted.run_dir or Path("/run/penstock")
     sockets = tuple(run_dir / f"picker-{index}.sock" for index in range(accepted.picker.workers))
@@ -125,6 +133,10 @@ def _instead_of(secret: Secret) -> str:
 
 
 def _accept(path: Path) -> Config:
+    from gateway.config.reading.accept import accept
+    from gateway.config.reading.problems import ConfigError
+    from policies import registry
+
     try:
         registry.load_plugins()
         return accept(path)

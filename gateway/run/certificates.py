@@ -7,11 +7,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from gateway.config.schema.picker import ExtProcSection
 from gateway.config.schema.tls import ServerTls
 from picker.server.listen import Certificate
@@ -33,6 +28,12 @@ def ext_proc_certificate(settings: ExtProcSection, self_signed: Path) -> Certifi
 
 def write_self_signed(path: Path) -> None:
     """A new key and certificate in one PEM file that only this user may read."""
+    # Slow to import, and seldom needed.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "penstock")])
     now = datetime.now(UTC)

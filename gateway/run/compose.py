@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Final, assert_never
+from typing import TYPE_CHECKING, Final, assert_never
 
 from gateway.config.config import Config
 from gateway.config.schema.pools import ProcessPool, SimulatedPool, StaticPool
@@ -22,8 +22,6 @@ from gateway.limits.memory.store import MemoryStore
 from gateway.limits.outage.fallback import FallbackStore
 from gateway.limits.outage.local import LocalLimits
 from gateway.limits.outage_counters import OutageCounters
-from gateway.limits.redis.client import Client, connect, connect_cluster
-from gateway.limits.redis.store import RedisStore
 from gateway.pools.provider import OnChange, PoolConfig, Provider
 from gateway.pools.providers.process import ReplicaProcesses, process_plan
 from gateway.pools.providers.simulated import simulated_plan
@@ -32,7 +30,6 @@ from gateway.run.rundir import RunDir
 from gateway.telemetry.worker import WorkerTelemetry
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.picker import PickerTenancy
-from gateway.tenancy.redis_registry import RedisRegistry
 from gateway.tenancy.registry import Registry
 from gateway.tenancy.sqlite_registry import SqliteRegistry
 from gateway.tenancy.supervisor import SupervisorTenancy
@@ -45,6 +42,11 @@ from picker.server.health import Health
 from picker.signals.scraper import Scraper
 from picker.signals.tokenize import EngineTokenizer
 from policies.limits.plan import OnStoreFailure
+
+if TYPE_CHECKING:
+    from gateway.limits.redis.client import Client
+
+# redis-py is slow to import: what needs it is imported where a configuration has it.
 
 _REGISTRY_TIMEOUT_S: Final = 2.0
 
@@ -136,6 +138,8 @@ def registry(config: Config) -> Registry:
     redis = _redis(config)
     if redis is None:
         return SqliteRegistry(config.state_file)
+    from gateway.tenancy.redis_registry import RedisRegistry
+
     client = _client(redis, _REGISTRY_TIMEOUT_S)
     return RedisRegistry(client, timeout_s=_REGISTRY_TIMEOUT_S, prefix=redis.prefix)
 
@@ -153,6 +157,8 @@ def limit_store(
             max_users_per_day=settings.max_users_per_day,
         )
         return MemoryStore(journal=journal), None
+    from gateway.limits.redis.store import RedisStore
+
     timeout_s = redis.timeout_ms / 1_000
     store = RedisStore(
         _client(redis, timeout_s),
@@ -190,6 +196,8 @@ def _redis(config: Config) -> RedisSection | None:
 
 
 def _client(redis: RedisSection, timeout_s: float) -> Client:
+    from gateway.limits.redis.client import connect, connect_cluster
+
     make = connect_cluster if redis.cluster else connect
     return make(redis.address, timeout_s=timeout_s)
 

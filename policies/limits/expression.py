@@ -14,12 +14,13 @@ import re
 from collections.abc import Callable, Iterator
 from decimal import ROUND_HALF_EVEN, Decimal
 from itertools import product
-from typing import Final, TypeGuard
-
-import cel
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from policies.limits.prices import MICROS, Usage
 from policies.limits.types import MAX_AMOUNT
+
+if TYPE_CHECKING:
+    import cel
 
 VARIABLES: Final = (
     "input_tokens",
@@ -160,6 +161,8 @@ _KINDS: Final[dict[type, str]] = {
 
 
 def _compiled(text: str) -> cel.Program:
+    import cel  # slow to import, because it imports its own command line, and seldom needed
+
     if len(text) > _TEXT:
         raise ExpressionError(f"at most {_TEXT} characters", f"{len(text)}")
     try:

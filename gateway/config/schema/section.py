@@ -34,6 +34,7 @@ class Section(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
         protected_namespaces=(),
+        defer_build=True,  # a start builds the whole configuration once, not each part as well
     )
 
     @model_validator(mode="after")
