@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, settings
 
 # Machines are shared: how long an example takes says nothing. Seeds differ from run to run, so half
@@ -14,3 +16,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("shared-machine")
+
+# Tests start hundreds of processes: each would compile all our modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -36,6 +36,17 @@ async def replica(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rep
         yield running
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(
+    replica: Replica, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Gateway]:
+    """For tests after which it runs on as before. Penstock chooses the run directory, whose path
+    Envoy quotes in its details of a failure."""
+    folder = tmp_path_factory.mktemp("gateway")
+    async with Gateway(folder, static(replica), run_dir=False) as running:
+        yield running
+
+
 def static(replica: Replica) -> Json:
     """A pool of one replica that outlives the gateway."""
     endpoints = [replica.address]
@@ -70,45 +81,42 @@ async def serving(gateway: Gateway, wanted: int = 200) -> float:
     return await eventually(so, f"a request is answered with {wanted}")
 
 
-async def test_envoy_killed_is_started_again(tmp_path: Path, replica: Replica) -> None:
-    async with Gateway(tmp_path, static(replica)) as gateway:
-        (pid,) = gateway.pids("envoy")
-        os.kill(pid, signal.SIGKILL)
-        took_s = await serving(gateway)
-        print(f"served again after {took_s:.2f} s")
-        assert gateway.pids("envoy") not in ([], [pid])
+async def nothing_in_flight(gateway: Gateway) -> None:
+    """Returns when it is so."""
 
-        async def ready_again() -> bool:
-            envoy = (await gateway.status())["envoy"]
-            assert isinstance(envoy, dict)
-            return (envoy["state"], envoy["restarts"]) == ("ready", 1)
+    async def so() -> bool:
+        return await gateway.in_flight() == 0
 
-        await eventually(ready_again, "the status tells of the restart")
-        assert "SIGKILL" in gateway.output()
-
-        async def nothing_in_flight() -> bool:
-            return await gateway.in_flight() == 0
-
-        await eventually(nothing_in_flight, "nothing is in flight")
+    await eventually(so, "nothing is in flight")
 
 
-async def test_streams_that_envoys_death_ended_do_not_stay_in_flight(
-    tmp_path: Path, replica: Replica
-) -> None:
+async def test_envoy_killed_is_started_again(gateway: Gateway) -> None:
+    (pid,) = gateway.pids("envoy")
+    os.kill(pid, signal.SIGKILL)
+    took_s = await serving(gateway)
+    print(f"served again after {took_s:.2f} s")
+    assert gateway.pids("envoy") not in ([], [pid])
+
+    async def ready_again() -> bool:
+        envoy = (await gateway.status())["envoy"]
+        assert isinstance(envoy, dict)
+        return (envoy["state"], envoy["restarts"]) == ("ready", 1)
+
+    await eventually(ready_again, "the status tells of the restart")
+    assert "SIGKILL" in gateway.output()
+    await nothing_in_flight(gateway)
+
+
+async def test_streams_that_envoys_death_ended_do_not_stay_in_flight(gateway: Gateway) -> None:
     """Nobody reports their end: the replica that has become idle does."""
-    async with Gateway(tmp_path, static(replica)) as gateway:
-        async with aiohttp.ClientSession(gateway.url) as session:
-            body = {**CHAT, "max_tokens": 5000, "stream": True}
-            answers = [await session.post("/v1/chat/completions", json=body) for _ in range(5)]
-            os.kill(gateway.pids("envoy")[0], signal.SIGKILL)
-            with pytest.raises(aiohttp.ClientError):
-                await answers[0].text()
-
-        async def nothing_in_flight() -> bool:
-            return await gateway.in_flight() == 0
-
-        await eventually(nothing_in_flight, "nothing is in flight")
-        await serving(gateway)
+    async with aiohttp.ClientSession(gateway.url) as session:
+        body = {**CHAT, "max_tokens": 5000, "stream": True}
+        answers = [await session.post("/v1/chat/completions", json=body) for _ in range(5)]
+        os.kill(gateway.pids("envoy")[0], signal.SIGKILL)
+        with pytest.raises(aiohttp.ClientError):
+            await answers[0].text()
+    await nothing_in_flight(gateway)
+    await serving(gateway)
 
 
 async def test_an_envoy_that_cannot_start_says_why(tmp_path: Path, replica: Replica) -> None:
@@ -124,16 +132,15 @@ async def test_an_envoy_that_cannot_start_says_why(tmp_path: Path, replica: Repl
     await gateway.stop()
 
 
-async def test_a_rotated_log_and_sighup(tmp_path: Path, replica: Replica) -> None:
-    async with Gateway(tmp_path, static(replica)) as gateway:
-        await serving(gateway)
-        gateway.log_file.rename(tmp_path / "requests.jsonl.1")
-        os.kill(gateway.pid, signal.SIGHUP)
+async def test_a_rotated_log_and_sighup(gateway: Gateway) -> None:
+    await serving(gateway)
+    gateway.log_file.rename(gateway.log_file.with_suffix(".1"))
+    os.kill(gateway.pid, signal.SIGHUP)
 
-        async def opened() -> bool:
-            return await chat_status(gateway) == 200 and bool(gateway.request_log())
+    async def opened() -> bool:
+        return await chat_status(gateway) == 200 and bool(gateway.request_log())
 
-        await eventually(opened, "the request log goes on in a new file")
+    await eventually(opened, "the request log goes on in a new file")
 
 
 @pytest.mark.parametrize("port", ["listen", "admin"])
@@ -151,42 +158,48 @@ async def test_a_taken_port_is_named(tmp_path: Path, replica: Replica, port: str
     await gateway.stop()
 
 
-@pytest.mark.parametrize(("workers", "mode"), [(1, "closed"), (2, "open")])
-async def test_a_picker_killed_under_load(
-    tmp_path: Path, replica: Replica, workers: int, mode: str
-) -> None:
-    config = {**static(replica), "picker": {"workers": workers, "failure_mode": mode}}
-    # Penstock chooses the run directory, whose path Envoy quotes in its details of the failure.
-    async with Gateway(tmp_path, config, run_dir=False) as gateway:
-        pids = gateway.pids("gateway.run.worker")
-        assert len(pids) == workers
-        async with Load(gateway.url) as load:
-            os.kill(pids[0], signal.SIGKILL)
+async def test_the_only_picker_killed_under_load(gateway: Gateway) -> None:
+    failures = await picker_killed_under_load(gateway, workers=1)
+    assert failures > 0
 
-            async def restarted() -> bool:
-                pickers = (await gateway.status())["pickers"]
-                assert isinstance(pickers, list)
-                return (pickers[0]["restarts"], pickers[0]["state"]) == (1, "ready")
 
-            took_s = await eventually(restarted, "the picker is back")
-            await serving(gateway)
-            await asyncio.sleep(_DELAYED_CLOSE_S)
-            during = len(load.failures)
-            await load.more(100)
-        print(f"{workers} {mode}: {during} of {load.done} requests failed, back in {took_s:.2f} s")
-        assert len(load.failures) == during
-        for failure in load.failures:
-            told = '"code":"picker_unavailable"' in failure.replace(": ", ":")
-            assert (failure.startswith("503 ") and told) or _CUT in failure
-        if workers == 1 and mode == "closed":
-            assert during > 0
-        else:
-            assert during <= 4  # at most those being decided: one a client
+async def test_one_of_two_pickers_killed_under_load(tmp_path: Path, replica: Replica) -> None:
+    config = {**static(replica), "picker": {"workers": 2, "failure_mode": "open"}}
+    async with Gateway(tmp_path, config, run_dir=False) as two:
+        failures = await picker_killed_under_load(two, workers=2)
+    assert failures <= 4  # at most those being decided: one a client
 
-        async def nothing_in_flight() -> bool:
-            return await gateway.in_flight() == 0
 
-        await eventually(nothing_in_flight, "nothing is in flight")
+async def picker_killed_under_load(gateway: Gateway, *, workers: int) -> int:
+    """Kill the first one; the number of requests that failed until it was back."""
+
+    async def first_picker() -> Json:
+        pickers = (await gateway.status())["pickers"]
+        assert isinstance(pickers, list)
+        first: Json = pickers[0]
+        return first
+
+    pids = gateway.pids("gateway.run.worker")
+    assert len(pids) == workers
+    async with Load(gateway.url) as load:
+        os.kill(pids[0], signal.SIGKILL)
+
+        async def restarted() -> bool:
+            first = await first_picker()
+            return (first["restarts"], first["state"]) == (1, "ready")
+
+        took_s = await eventually(restarted, "the picker is back")
+        await serving(gateway)
+        await asyncio.sleep(_DELAYED_CLOSE_S)
+        during = len(load.failures)
+        await load.more(100)
+    print(f"{workers}: {during} of {load.done} requests failed, back in {took_s:.2f} s")
+    assert len(load.failures) == during
+    for failure in load.failures:
+        told = '"code":"picker_unavailable"' in failure.replace(": ", ":")
+        assert (failure.startswith("503 ") and told) or _CUT in failure
+    await nothing_in_flight(gateway)
+    return during
 
 
 async def test_a_killed_replica_of_ours_is_started_again(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
-DURATION_S: Final = float(os.environ.get("PENSTOCK_EXACTNESS_S", "60"))
+DURATION_S: Final = float(os.environ.get("PENSTOCK_EXACTNESS_S", "20"))
 WORKERS: Final = 4
 REPLICAS: Final = 2
 STEP_MS: Final = 20
@@ -140,7 +140,7 @@ TENANTS: Final = (
             limit("input_tokens", 18_000, "minute", burst=2_500),
             limit("output_tokens", 9_000, "minute", burst=1_200),
             limit("weighted_tokens", 50_000, "minute", burst=6_000, weights=WEIGHTS),
-            limit("total_tokens", 20_000, "minute", window="calendar", name="window"),
+            limit("total_tokens", 9_000, "minute", window="calendar", name="window"),
         ],
     ),
     Clients(
@@ -163,7 +163,7 @@ TENANTS: Final = (
         anything,
         limits=[
             limit("requests", 8, "second", window="calendar"),
-            limit("total_tokens", 12_000, "minute", window="calendar"),
+            limit("total_tokens", 5_000, "minute", window="calendar"),
         ],
     ),
     Clients("budget", 6, bounded, limits=[limit("cost", 0.008, "day", window="calendar")]),
