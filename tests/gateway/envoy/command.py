@@ -1,12 +1,12 @@
-"""The command `penstock`, as a process."""
+"""The command `penstock`, in this process."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from typer.testing import CliRunner, Result
+
+from gateway.cli import app
 
 
-def penstock(*arguments: str) -> subprocess.CompletedProcess[str]:
+def penstock(*arguments: str) -> Result:
     """Run it to its end."""
-    command = [sys.executable, "-m", "gateway.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return CliRunner().invoke(app, arguments)

@@ -19,7 +19,7 @@ def rendered(tmp_path: Path) -> Rendered:
         source, target = tmp_path / "penstock.yaml", tmp_path / "envoy.json"
         source.write_text(textwrap.dedent(text))
         told = penstock("envoy", "config", "--with-secrets", "-c", str(source))
-        assert told.returncode == 0, told.stderr
+        assert told.exit_code == 0, told.stderr
         target.write_text(told.stdout)
         return target
 

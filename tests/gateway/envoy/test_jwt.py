@@ -38,7 +38,7 @@ def test_tokens_with_keys_of_a_file(rendered: Rendered, tmp_path: Path) -> None:
         f" jwks: {{file: {tmp_path / 'keys.json'}}}}}}}\n"
     )
     shown = penstock("envoy", "config", "-c", str(source))
-    assert shown.returncode == 0, shown.stderr
+    assert shown.exit_code == 0, shown.stderr
     file = tmp_path / "shown.json"
     file.write_text(shown.stdout)
     validate(file)
