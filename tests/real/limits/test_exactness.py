@@ -137,9 +137,9 @@ TENANTS: Final = (
         limits=[
             limit("requests", 15, "second", burst=20),
             limit("total_tokens", 24_000, "minute", burst=3_000),
-            limit("input_tokens", 18_000, "minute", burst=2_500),
-            limit("output_tokens", 9_000, "minute", burst=1_200),
-            limit("weighted_tokens", 50_000, "minute", burst=6_000, weights=WEIGHTS),
+            limit("input_tokens", 18_000, "minute", burst=1_800),
+            limit("output_tokens", 9_000, "minute", burst=900),
+            limit("weighted_tokens", 50_000, "minute", burst=5_200, weights=WEIGHTS),
             limit("total_tokens", 9_000, "minute", window="calendar", name="window"),
         ],
     ),
