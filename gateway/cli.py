@@ -107,12 +107,13 @@ def envoy_config(
     from gateway.config.schema.secret import Secret
     from gateway.envoy import render
     from gateway.envoy.plan import EnvoyPlan
+    from gateway.run.rundir import RunDir
 
     accepted = _accept(config)
-    run_dir = accepted.run_dir or Path("/run/penstock")
-    sockets = tuple(run_dir / f"picker-{index}.sock" for index in range(accepted.picker.workers))
+    run = RunDir(accepted.run_dir or Path("/run/penstock"), temporary=False)
+    sockets = tuple(map(run.worker_sockets, range(accepted.picker.workers)))
     secret = Secret.reveal if with_secrets else _instead_of
-    whole = render.static(EnvoyPlan(run_dir, accepted, sockets, secret))
+    whole = render.static(EnvoyPlan(run.path, accepted, sockets, secret))
     print(orjson.dumps(whole, option=orjson.OPT_INDENT_2).decode())
 
 

@@ -1,4 +1,4 @@
-"""Envoy's clusters: one for each pool, and one for the pickers."""
+"""Envoy's clusters: one for each pool, and two for the pickers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from gateway.config.schema.pools import Pool
 from gateway.envoy import tls
 from gateway.envoy.message import MANY, TYPE, Json, socket_address, typed, watched
-from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
+from gateway.envoy.plan import ACCESS_LOG_CLUSTER, PICKER_CLUSTER, EnvoyPlan
 from gateway.envoy.tries import upstream_filters
 from picker import names
 
@@ -73,12 +73,16 @@ def pool_members(pool: str, addresses: Iterable[str]) -> Json:
     return _assignment(names.cluster_name(pool), map(socket_address, sorted(addresses)))
 
 
-def picker_cluster(plan: EnvoyPlan) -> Json:
-    """The picker workers' cluster; their sockets are in a discovery file."""
+def worker_clusters(plan: EnvoyPlan) -> list[Json]:
+    """The picker workers' clusters; their sockets are in discovery files."""
+    return [_worker_cluster(plan, name) for name in worker_members(plan)]
+
+
+def _worker_cluster(plan: EnvoyPlan, name: str) -> Json:
     return {
-        "name": PICKER_CLUSTER,
+        "name": name,
         "type": "EDS",
-        "eds_cluster_config": {"eds_config": watched(plan.pickers_file)},
+        "eds_cluster_config": {"eds_config": watched(plan.workers_file(name))},
         "connect_timeout": "1s",
         "lb_policy": "LEAST_REQUEST",
         "typed_extension_protocol_options": _http_options(
@@ -98,10 +102,16 @@ def picker_cluster(plan: EnvoyPlan) -> Json:
     }
 
 
-def picker_members(plan: EnvoyPlan) -> Json:
-    """The sockets of the picker workers."""
-    sockets: list[Json] = [{"pipe": {"path": str(path)}} for path in plan.picker_sockets]
-    return _assignment(PICKER_CLUSTER, sockets)
+def worker_members(plan: EnvoyPlan) -> dict[str, Json]:
+    """The sockets of the picker workers, by cluster."""
+    sockets = {
+        PICKER_CLUSTER: [worker.decisions for worker in plan.workers],
+        ACCESS_LOG_CLUSTER: [worker.access_logs for worker in plan.workers],
+    }
+    return {
+        name: _assignment(name, [{"pipe": {"path": str(path)}} for path in paths])
+        for name, paths in sockets.items()
+    }
 
 
 def _assignment(cluster: str, addresses: Iterable[Json]) -> Json:

@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from gateway.envoy import render
-from gateway.envoy.clusters import picker_members, pool_members
+from gateway.envoy.clusters import pool_members, worker_members
 from gateway.envoy.message import Json
 from gateway.envoy.plan import EnvoyPlan
 
@@ -31,7 +31,8 @@ class DiscoveryFiles:
             members = endpoints.get(pool.name, ())
             file = plan.endpoints_file(pool.name)
             changed |= self._replace(file, {"resources": [pool_members(pool.name, members)]})
-        changed |= self._replace(plan.pickers_file, {"resources": [picker_members(plan)]})
+        for name, sockets in worker_members(plan).items():
+            changed |= self._replace(plan.workers_file(name), {"resources": [sockets]})
         changed |= self._replace(plan.clusters_file, render.clusters(plan))
         changed |= self._replace(plan.listeners_file, render.listeners(plan))
         return changed

@@ -6,7 +6,7 @@ from typing import Final
 
 from gateway.envoy import cors, filters, local_replies, tls
 from gateway.envoy.message import TYPE, Json, typed
-from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
+from gateway.envoy.plan import ACCESS_LOG_CLUSTER, EnvoyPlan
 from picker import names
 from picker.pipeline.open_paths import OpenPaths
 from picker.server import access_log
@@ -168,7 +168,7 @@ def _access_log() -> Json:
         common_config={
             "log_name": "penstock",
             "transport_api_version": "V3",
-            "grpc_service": {"envoy_grpc": {"cluster_name": PICKER_CLUSTER}},
+            "grpc_service": {"envoy_grpc": {"cluster_name": ACCESS_LOG_CLUSTER}},
             "buffer_flush_interval": f"{access_log.FLUSH_S}s",
             "buffer_size_bytes": access_log.BUFFER_BYTES,
         },

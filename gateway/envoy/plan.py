@@ -14,9 +14,19 @@ from picker import names
 from picker.flight.quiet import SIGN_S
 
 PICKER_CLUSTER: Final = "penstock_picker"
-"""Name of the cluster of the picker workers."""
+"""Name of the cluster of the picker workers: where requests are decided."""
+ACCESS_LOG_CLUSTER: Final = "penstock_access_log"
+"""Name of the cluster of the same workers' other sockets, for access logs."""
 _ANSWER_BYTES: Final = 256 << 20
 """Longest JSON answer that is not streamed."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSockets:
+    """The unix sockets of a picker worker."""
+
+    decisions: Path
+    access_logs: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +36,8 @@ class EnvoyPlan:
     run_dir: Path
     """Folder of the discovery files and of Envoy's own sockets."""
     config: Config
-    picker_sockets: tuple[Path, ...]
+    workers: tuple[WorkerSockets, ...]
+    """Of the picker workers that requests can go to."""
     secret: Callable[[Secret], str] = Secret.reveal
     """What stands in the place of each secret."""
     sign_s: float = SIGN_S
@@ -75,10 +86,9 @@ class EnvoyPlan:
         """Discovery file of the clusters (CDS)."""
         return self.run_dir / "cds.json"
 
-    @property
-    def pickers_file(self) -> Path:
-        """Discovery file of the picker workers' sockets (EDS)."""
-        return self.run_dir / "eds.pickers.json"
+    def workers_file(self, cluster: str) -> Path:
+        """Discovery file of the picker workers' sockets in one of their clusters (EDS)."""
+        return self.run_dir / f"eds.{cluster}.json"
 
     def endpoints_file(self, pool: str) -> Path:
         """Discovery file of a pool's replicas (EDS)."""

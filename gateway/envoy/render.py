@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from gateway.config.schema.pools import Pool
 from gateway.config.schema.terms import is_ip
 from gateway.envoy.clusters import (
-    picker_cluster,
-    picker_members,
     pool_cluster,
     pool_members,
+    worker_clusters,
+    worker_members,
 )
 from gateway.envoy.jwt import keys_clusters
 from gateway.envoy.listener import listener
@@ -30,7 +30,7 @@ def bootstrap(plan: EnvoyPlan) -> Json:
             "lds_config": watched(plan.listeners_file),
             "cds_config": watched(plan.clusters_file),
         },
-        "static_resources": {"clusters": [picker_cluster(plan)]},
+        "static_resources": {"clusters": worker_clusters(plan)},
         "stats_flush_interval": "5s",
         "overload_manager": {"resource_monitors": [_connection_limit()]},
     }
@@ -56,11 +56,15 @@ def static(plan: EnvoyPlan) -> Json:
         _with_members(pool_cluster(plan, pool), pool_members(pool.name, _known_addresses(pool)))
         for pool in plan.config.pools
     ]
+    decisions, access_logs = map(
+        _with_members, worker_clusters(plan), worker_members(plan).values()
+    )
     whole["static_resources"] = {
         "listeners": [listener(plan)],
         "clusters": [
-            _with_members(picker_cluster(plan), picker_members(plan)),
+            decisions,
             *pools,
+            access_logs,
             *keys_clusters(plan.jwt),
         ],
     }

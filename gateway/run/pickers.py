@@ -10,11 +10,11 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from gateway.children.child import Backoff, Child, ChildError, ChildSpec, ChildState, Launch
 from gateway.control.server import ControlServer
+from gateway.envoy.plan import WorkerSockets
 from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import worker_ended
 
@@ -52,10 +52,10 @@ class Pickers:
             if child.state is ChildState.READY and child is not self._retiring
         ]
 
-    def sockets(self) -> tuple[Path, ...]:
-        """Where requests are to be decided; when no picker serves, the sockets of all."""
+    def sockets(self) -> tuple[WorkerSockets, ...]:
+        """Of those where requests are to be decided; when no picker serves, of all."""
         indices = self.serving() or range(len(self._children))
-        return tuple(self._run.picker_socket(index) for index in indices)
+        return tuple(map(self._run.worker_sockets, indices))
 
     async def start(self, workers: int) -> None:
         """Start so many, and return when each is ready. Raises ChildError when one ends first."""

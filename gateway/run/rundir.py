@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
+from gateway.envoy.plan import WorkerSockets
+
 _LONGEST_SOCKET_PATH: Final = 100
 """Unix socket paths end at 107 bytes; the file names of ours are below 30."""
 _LEFT_BEHIND: Final = (
@@ -18,6 +20,7 @@ _LEFT_BEHIND: Final = (
     "peer-*.sock",
     "accounts-*.sock",
     "picker-*.sock",
+    "access-log-*.grpc",
     "eds.pool.*.json",
 )
 """Files of an earlier run that this one does not write anew."""
@@ -80,9 +83,12 @@ class RunDir:
         """Environment of a picker worker: its counters are shared through files here."""
         return {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self.metrics)}
 
-    def picker_socket(self, worker: int) -> Path:
+    def worker_sockets(self, worker: int) -> WorkerSockets:
         """Where a picker worker serves Envoy."""
-        return self.path / f"picker-{worker}.sock"
+        return WorkerSockets(
+            decisions=self.path / f"picker-{worker}.sock",
+            access_logs=self.path / f"access-log-{worker}.grpc",
+        )
 
     def learned(self, index: int) -> Path:
         """What a picker worker has learned; it is left to the next run."""

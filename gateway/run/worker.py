@@ -173,8 +173,10 @@ class Worker:
         if settings.port is not None:
             certificate = ext_proc_certificate(settings, self._run.certificate)
             ext_proc = Address(settings.address, settings.port, certificate)
+        own = self._run.worker_sockets(self._index) if config.envoy.enabled else None
         return Listeners(
-            socket=self._run.picker_socket(self._index) if config.envoy.enabled else None,
+            socket=own.decisions if own is not None else None,
+            access_logs=own.access_logs if own is not None else None,
             ext_proc=ext_proc,
             health=Address(health.address, health.port) if health.port is not None else None,
         )

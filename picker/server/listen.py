@@ -1,4 +1,4 @@
-"""The picker's gRPC servers: a unix socket for our own Envoy, TCP for somebody else's gateway."""
+"""The picker's servers: unix sockets for our own Envoy, TCP for somebody else's gateway."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import grpc
 from picker.core import Picker
 from picker.server.access_log import AccessLogs
 from picker.server.ext_proc import ExternalProcessor
+from picker.server.fast import MAX_MESSAGE_BYTES, FastPath
 from picker.server.health import Health
+from picker.server.unix_server import UnixServer
 
 _MAX_CHUNK_BYTES: Final = 16 << 20
 """A streamed body comes in chunks no larger than the gateway's buffers."""
@@ -50,7 +52,9 @@ class Listeners:
     """All the sockets of one picker process."""
 
     socket: Path | None
-    """Unix socket for our own Envoy: fast path and access logs."""
+    """Unix socket where our own Envoy asks for decisions."""
+    access_logs: Path | None
+    """Unix socket for its access logs, by gRPC; health as well."""
     ext_proc: Address | None
     """The Endpoint Picker protocol, port 9002 by convention."""
     health: Address | None
@@ -66,7 +70,9 @@ class Servers:
         self._listeners = listeners
         self._access_logs = AccessLogs(picker)
         self._running: list[grpc.aio.Server] = []
-        self._processors: list[ExternalProcessor] = []
+        self._fast = FastPath(picker)
+        self._unix = UnixServer(self._fast.exchange, max_message=MAX_MESSAGE_BYTES)
+        self._standard: ExternalProcessor | None = None
         self._hurried = False
 
     async def start(self) -> None:
@@ -79,20 +85,23 @@ class Servers:
 
     async def _start(self) -> None:
         listeners = self._listeners
-        if listeners.socket is not None:
+        if listeners.access_logs is not None:
             # Only our own Envoy is there, and it bounds what it sends.
-            server = self._server(fast_path=True, max_message_bytes=-1)
+            server = _server(max_message_bytes=-1)
             server.add_generic_rpc_handlers((self._access_logs.handler(),))
-            listeners.socket.unlink(missing_ok=True)
-            server.add_insecure_port(f"unix:{listeners.socket}")
+            listeners.access_logs.unlink(missing_ok=True)
+            server.add_insecure_port(f"unix:{listeners.access_logs}")
             await self._run(server)
+        if listeners.socket is not None:
+            await self._unix.listen(listeners.socket)
         if listeners.ext_proc is not None:
-            server = self._server(fast_path=False, max_message_bytes=_MAX_CHUNK_BYTES)
+            server = _server(max_message_bytes=_MAX_CHUNK_BYTES)
+            self._standard = ExternalProcessor(self._picker)
+            server.add_generic_rpc_handlers((self._standard.handler(),))
             _bind(server, listeners.ext_proc)
             await self._run(server)
         if listeners.health is not None:
             server = grpc.aio.server(options=[("grpc.so_reuseport", 1)])
-            self._health.add_to(server)
             _bind(server, listeners.health)
             await self._run(server)
 
@@ -123,37 +132,39 @@ class Servers:
 
     @property
     def _serves_standard(self) -> bool:
-        return any(one.running for one in self._processors if not one.fast_path)
+        return self._standard is not None and self._standard.running > 0
+
+    @property
+    def serves(self) -> bool:
+        """Some stream of ext_proc is open."""
+        return self._serves_standard or self._unix.running > 0
 
     @property
     def _busy(self) -> bool:
         # Ends of the fast path's requests are still to come in access logs.
-        running = any(processor.running for processor in self._processors)
-        return running or len(self._picker.flights) > 0
+        return self.serves or len(self._picker.flights) > 0
 
     async def _close(self) -> None:
+        self._unix.close()
+        await self._fast.close()
         await asyncio.gather(*(server.stop(None) for server in self._running))
         self._running.clear()
-        self._processors.clear()
-
-    def _server(self, *, fast_path: bool, max_message_bytes: int) -> grpc.aio.Server:
-        server = grpc.aio.server(
-            options=[
-                ("grpc.so_reuseport", 1),
-                ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.http2.max_ping_strikes", 0),
-            ]
-        )
-        processor = ExternalProcessor(self._picker, fast_path=fast_path)
-        self._processors.append(processor)
-        server.add_generic_rpc_handlers((processor.handler(),))
-        self._health.add_to(server)
-        return server
 
     async def _run(self, server: grpc.aio.Server) -> None:
+        self._health.add_to(server)
         await server.start()
         self._running.append(server)
+
+
+def _server(*, max_message_bytes: int) -> grpc.aio.Server:
+    return grpc.aio.server(
+        options=[
+            ("grpc.so_reuseport", 1),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.http2.max_ping_strikes", 0),
+        ]
+    )
 
 
 def _bind(server: grpc.aio.Server, address: Address) -> None:

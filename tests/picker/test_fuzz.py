@@ -23,10 +23,12 @@ from picker.core import Picker
 from picker.request.answer import Answer, Decision
 from picker.server import wire
 from picker.server.exchange import StandardExchange
-from picker.server.ext_proc import Context, ExternalProcessor
+from picker.server.ext_proc import Context
+from picker.server.fast import FastPath
 from picker.settings import RewriteRule, RewriteTarget
 from tests.picker.accounts import Accounts
 from tests.picker.fleet import MODEL, POOL, Fleet, fleet
+from tests.picker.server.h2_client import Client
 
 PATHS = (
     *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"),
@@ -202,10 +204,20 @@ class Gateway:
         head = await self.read()
         assert isinstance(head, ProcessingRequest)
         if fast:
-            processor = ExternalProcessor(picker, fast_path=True)
-            await processor._buffered(head, self.read, self.write)
+            await self._fast(picker, head)
         else:
             await StandardExchange(picker, cast("Context", self), head).run()
+
+    async def _fast(self, picker: Picker, head: ProcessingRequest) -> None:
+        path = FastPath(picker)
+        client = Client(lambda call: path.exchange(call, lambda: None))
+        sent = [one.SerializeToString() for one in (head, *self._messages)]
+        stream = client.begin(*sent, end=True)
+        client.pass_on()
+        await path.close()
+        client.pass_on()
+        for one in client.streams[stream].messages:
+            await self.write(one)
 
 
 STATUSES = st.sampled_from(

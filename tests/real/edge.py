@@ -19,7 +19,7 @@ import policies.routing  # noqa: F401 - registers the built-in policies
 from gateway.config.config import Config
 from gateway.config.schema.sections import EnvoyProxy
 from gateway.envoy.files import DiscoveryFiles
-from gateway.envoy.plan import EnvoyPlan
+from gateway.envoy.plan import EnvoyPlan, WorkerSockets
 from gateway.envoy.proxy import binary
 from gateway.envoy.render import bootstrap
 from picker.core import Parts, Picker
@@ -58,8 +58,9 @@ class Edge:
         self.picker = Picker("p0", parts, now=time.monotonic, rng=random.Random(1))
         self._replicas = list(replicas)
         self.replicas_are_well()
-        socket = self._folder / "picker.sock"
-        self._servers = Servers(self.picker, Health(self.picker), Listeners(socket, None, None))
+        sockets = WorkerSockets(self._folder / "picker.sock", self._folder / "log.sock")
+        listeners = Listeners(sockets.decisions, sockets.access_logs, None, None)
+        self._servers = Servers(self.picker, Health(self.picker), listeners)
         config = Config.model_validate_json(
             json.dumps(
                 {
@@ -69,7 +70,7 @@ class Edge:
                 }
             )
         )
-        self._plan = plan(EnvoyPlan(self._folder, config, (socket,)))
+        self._plan = plan(EnvoyPlan(self._folder, config, (sockets,)))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -70,7 +70,7 @@ async def foreign(
     for address in replicas:
         picker.apply_signals(POOL, address, IDLE, picker.now())
         picker.apply_models(POOL, address, [ServedModel("recorded", None, 32_768)], picker.now())
-    listeners = Listeners(None, Address("127.0.0.1", picker_port), None)
+    listeners = Listeners(None, None, Address("127.0.0.1", picker_port), None)
     servers = Servers(picker, Health(picker), listeners)
     text = (GATEWAYS / example).read_text()
     for old, new in {**changes, "8080": str(port), "9002": str(picker_port)}.items():

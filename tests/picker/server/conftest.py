@@ -15,7 +15,7 @@ from tests.picker.fleet import Fleet, fleet
 from tests.picker.server.edge import Edge
 from tests.real.ports import free_port
 
-TRANSPORTS = ("fast", "standard on a unix socket", "standard", "standard with TLS")
+TRANSPORTS = ("fast", "standard", "standard with TLS")
 
 
 @dataclass
@@ -26,13 +26,15 @@ class Served:
     health: Health
     servers: Servers
     socket: Path
+    logs: Path
     port: int
     health_port: int
     tls: bool
 
-    def channel(self, *, unix: bool) -> grpc.aio.Channel:
-        if unix:
-            return grpc.aio.insecure_channel(f"unix:{self.socket}", options=_UNLIMITED)
+    def unix_channel(self, path: Path) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(f"unix:{path}", options=_UNLIMITED)
+
+    def channel(self) -> grpc.aio.Channel:
         if self.tls:
             credentials = grpc.ssl_channel_credentials(_certificate().chain)
             options = (*_UNLIMITED, ("grpc.ssl_target_name_override", "localhost"))
@@ -75,18 +77,20 @@ async def served(transport: str, run_dir: Path) -> AsyncIterator[Served]:
     ports = free_port(), free_port()
     listeners = Listeners(
         socket=run_dir / "picker",
+        access_logs=run_dir / "logs",
         ext_proc=Address("127.0.0.1", ports[0], _certificate() if tls else None),
         health=Address("127.0.0.1", ports[1]),
     )
     servers = Servers(made.picker, health, listeners)
     await servers.start()
-    yield Served(made, health, servers, run_dir / "picker", *ports, tls)
+    yield Served(made, health, servers, run_dir / "picker", run_dir / "logs", *ports, tls)
     await servers.stop(0)
 
 
 @pytest.fixture
 async def edge(transport: str, served: Served) -> AsyncIterator[Edge]:
     """The gateway's side, by default in the standard transport over TCP."""
-    unix = transport in TRANSPORTS[:2]
-    async with served.channel(unix=unix) as channel:
-        yield Edge(transport, channel, served.fleet, fast=transport == "fast")
+    fast = transport == "fast"
+    decisions = served.unix_channel(served.socket) if fast else served.channel()
+    async with decisions, served.unix_channel(served.logs) as logs:
+        yield Edge(transport, decisions, logs, served.fleet, fast=fast)

@@ -194,6 +194,8 @@ class Edge:
 
     name: str
     channel: grpc.aio.Channel
+    logs: grpc.aio.Channel
+    """For access logs, of the fast path."""
     fleet: Fleet
     fast: bool
 
@@ -357,7 +359,7 @@ class Edge:
 
     def _logs(self) -> grpc.aio.StreamUnaryMultiCallable[StreamAccessLogsMessage, bytes]:
         method: grpc.aio.StreamUnaryMultiCallable[StreamAccessLogsMessage, bytes]
-        method = self.channel.stream_unary(
+        method = self.logs.stream_unary(
             f"/{ACCESS_LOGS}/StreamAccessLogs",
             request_serializer=StreamAccessLogsMessage.SerializeToString,
         )

@@ -54,8 +54,8 @@ async def test_check(served: Served, service: str) -> None:
 
 
 async def test_check_on_the_other_ports(served: Served) -> None:
-    for unix in (True, False):
-        async with served.channel(unix=unix) as channel:
+    for other in (served.unix_channel(served.logs), served.channel()):
+        async with other as channel:
             assert await check(channel, "readiness") == SERVING
 
 

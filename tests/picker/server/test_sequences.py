@@ -220,7 +220,7 @@ class Place:
     async def settled(self) -> None:
         """Nothing is left of any request. On the fast path Envoy's log has the last word."""
         picker = self.edges[0].fleet.picker
-        await until(lambda: not any(one.running for one in self.servers._processors))
+        await until(lambda: not self.servers.serves)
         if len(picker.flights):
             await self.edges[1].log([_ended(f"{picker.id}-{picker._count}")])
         assert self.edges[0].fleet.is_settled
@@ -244,16 +244,17 @@ async def until(condition: Callable[[], bool]) -> None:
 async def place(run_dir: Path) -> AsyncIterator[Place]:
     accounts = Accounts()
     made = fleet(limiter=accounts)
-    listeners = Listeners(run_dir / "picker", Address("127.0.0.1", free_port()), None)
+    unix = run_dir / "picker", run_dir / "logs"
+    listeners = Listeners(*unix, Address("127.0.0.1", free_port()), None)
     servers = Servers(made.picker, Health(made.picker), listeners)
     await servers.start()
     assert listeners.ext_proc is not None
-    targets = (listeners.ext_proc.target, f"unix:{run_dir / 'picker'}")
     async with (
-        grpc.aio.insecure_channel(targets[0]) as standard,
-        grpc.aio.insecure_channel(targets[1]) as fast,
+        grpc.aio.insecure_channel(listeners.ext_proc.target) as standard,
+        grpc.aio.insecure_channel(f"unix:{unix[0]}") as fast,
+        grpc.aio.insecure_channel(f"unix:{unix[1]}") as logs,
     ):
-        edges = Edge("standard", standard, made, False), Edge("fast", fast, made, True)
+        edges = Edge("standard", standard, logs, made, False), Edge("fast", fast, logs, made, True)
         yield Place(edges, servers, accounts)
     await servers.stop(0)
 

@@ -93,7 +93,7 @@ async def test_too_large_a_body_is_refused_before_its_end(edge: Edge) -> None:
 
 
 async def test_another_mode_is_refused_with_what_to_set(edge: Edge) -> None:
-    fast = Edge("fast", edge.channel, edge.fleet, fast=True)
+    fast = Edge("fast", edge.channel, edge.logs, edge.fleet, fast=True)
     call = fast.call()
     await call.write(fast.first(POST, Metadata(), ends=False))
     with pytest.raises(grpc.aio.AioRpcError, match="FULL_DUPLEX_STREAMED"):

@@ -1,0 +1,287 @@
+"""The fast path's exchange: what waits, what is cut off and what is given back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
+from envoy.service.ext_proc.v3.external_processor_pb2 import (
+    HttpBody,
+    HttpHeaders,
+    ProcessingRequest,
+    ProcessingResponse,
+    ProtocolConfiguration,
+)
+
+from picker import names
+from picker.request.context import RequestContext
+from picker.server.fast import FastPath
+from picker.server.http2 import Status
+from tests.picker.accounts import Accounts
+from tests.picker.fleet import Fleet, chat, fleet
+from tests.picker.server.edge import header_map
+from tests.picker.server.h2_client import Client, Stream, message
+
+POST = header_map({":method": "POST", ":path": "/v1/chat/completions"})
+HEAD = ProcessingRequest(request_headers=HttpHeaders(headers=POST)).SerializeToString()
+BODY = ProcessingRequest(request_body=HttpBody(body=chat(), end_of_stream=True)).SerializeToString()
+
+
+@dataclass
+class Slow:
+    """A step that waits until it is let go on."""
+
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+    waits: int = 0
+    fails: bool = False
+
+    async def __call__(self, _: RequestContext) -> None:
+        self.waits += 1
+        async with asyncio.timeout(30):  # needs the task that it runs in
+            await self.go.wait()
+        if self.fails:
+            raise ValueError("broken")
+
+
+class Place:
+    """A picker behind an `h2` client, in memory. ``slow``: name of the step before which each
+    request waits."""
+
+    def __init__(self, slow: str | None = None) -> None:
+        self.accounts = Accounts()
+        self.fleet: Fleet = fleet(limiter=self.accounts)
+        self.slow = Slow()
+        if slow is not None:
+            way = self.fleet.picker._way
+            for part in ("head", "body"):
+                steps = [
+                    pair
+                    for name, step in getattr(way, part)
+                    for pair in ([("slow", self.slow)] if name == slow else []) + [(name, step)]
+                ]
+                object.__setattr__(way, part, tuple(steps))
+        self.path = FastPath(self.fleet.picker)
+        self.flushed = 0
+        self.client = Client(lambda call: self.path.exchange(call, self._flush))
+        self.client.pass_on()
+
+    def _flush(self) -> None:
+        self.flushed += 1
+        self.client.pass_on()
+
+    def ask(self, *messages: bytes, end: bool = False) -> Stream:
+        stream = self.client.begin(*messages, end=end)
+        self.client.pass_on()
+        return self.client.streams[stream]
+
+    def reset(self, stream: Stream) -> None:
+        (number,) = [n for n, one in self.client.streams.items() if one is stream]
+        self.client.h2.reset_stream(number)
+        self.client.pass_on()
+
+    async def over(self) -> None:
+        """Nothing is left, and everything was given back."""
+        await self.path.close()
+        self.client.server.lost()
+        assert asyncio.all_tasks() - {asyncio.current_task()} == set()
+        assert self.fleet.is_settled
+        assert self.accounts.reserved == self.accounts.released + len(self.accounts.settled)
+
+
+def answers(stream: Stream) -> list[str]:
+    return [
+        str(ProcessingResponse.FromString(one).WhichOneof("response")) for one in stream.messages
+    ]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - many things may make it true
+            await asyncio.sleep(0)
+
+
+async def test_what_waits_for_nothing_is_decided_at_once() -> None:
+    place = Place()
+    tasks = asyncio.all_tasks()
+    streams = [place.ask(HEAD, BODY) for _ in range(3)]
+    for stream in streams:
+        assert answers(stream) == ["request_headers", "request_body"]
+        assert stream.status == "0"
+    assert place.flushed == 0
+    assert len(asyncio.all_tasks() - tasks) <= 1, "the one in reserve"
+    assert place.fleet.in_flight() == 3
+    for request in range(1, 4):
+        place.fleet.picker.flights.abandon(f"p0-{request}")
+    await place.over()
+
+
+@pytest.mark.parametrize("slow", ["identify", "reserve"])
+@pytest.mark.parametrize("early", [True, False])
+async def test_what_waits_is_decided_later(slow: str, *, early: bool) -> None:
+    place = Place(slow)
+    streams = [place.ask(HEAD, BODY, end=True) if early else place.ask(HEAD) for _ in range(3)]
+    if not early and slow == "reserve":
+        for number in place.client.streams:
+            place.client.send(number, message(BODY))
+        place.client.pass_on()
+    await until(lambda: place.slow.waits == 3)
+    place.slow.go.set()
+    await until(lambda: all(one.messages for one in streams))
+    if not early and slow == "identify":
+        for number in place.client.streams:
+            place.client.send(number, message(BODY))
+        place.client.pass_on()
+    await until(lambda: all(one.ended for one in streams))
+    assert [answers(one) for one in streams] == [["request_headers", "request_body"]] * 3
+    for request in range(1, 4):
+        place.fleet.picker.flights.abandon(f"p0-{request}")
+    await place.over()
+
+
+@pytest.mark.parametrize("slow", ["door", "identify", "reserve", "schedule", "dispatch", "decide"])
+@pytest.mark.parametrize("how", ["reset", "lost", "server"])
+async def test_who_leaves_while_a_step_waits_gets_everything_back(slow: str, how: str) -> None:
+    place = Place(slow)
+    stream = place.ask(HEAD, BODY)
+    await until(lambda: place.slow.waits == 1)
+    if how == "reset":
+        place.reset(stream)
+    elif how == "lost":
+        place.client.server.lost()
+    else:
+        for call in list(place.client.server.calls):
+            call.cancel()
+    await place.over()
+    assert place.accounts.settled == []
+
+
+async def test_who_leaves_before_the_task_has_run() -> None:
+    """Cancelled in the turn of the loop in which it began to wait, and when it could go on."""
+    for goes_on in (False, True):
+        place = Place("schedule")
+        stream = place.ask(HEAD, BODY)
+        if goes_on:
+            await asyncio.sleep(0)
+            place.slow.go.set()
+        place.reset(stream)
+        await place.over()
+
+
+async def test_a_decision_that_is_not_sent_as_a_whole_is_given_back() -> None:
+    place = Place()
+    place.client.takes = False
+    place.fleet.picker.abandon = lambda decision: given.append(decision.id)  # type: ignore[method-assign]
+    given: list[str] = []
+    place.client.h2.update_settings({4: 150})
+    place.client.pass_on()
+    stream = place.ask(HEAD, BODY)
+    assert len(stream.data) == 150
+    place.reset(stream)
+    assert given == ["p0-1"]
+    place.fleet.picker.flights.abandon("p0-1")
+    await place.over()
+
+
+async def test_a_decision_that_was_sent_stays() -> None:
+    """Its end comes in the access log, also when the client has left meanwhile."""
+    place = Place()
+    stream = place.client.begin(HEAD)
+    place.client.pass_on()
+    place.client.send(stream, message(BODY))
+    place.client.server.receive(place.client.h2.data_to_send())
+    place.client.h2.reset_stream(stream)
+    place.client.pass_on()
+    assert place.fleet.in_flight() == 1
+    place.fleet.picker.flights.abandon("p0-1")
+    await place.over()
+
+
+async def test_an_unread_reset_of_the_same_piece_comes_before_its_request() -> None:
+    place = Place()
+    stream = place.client.begin(HEAD)
+    place.client.pass_on()
+    place.client.send(stream, message(BODY))
+    place.client.h2.reset_stream(stream)
+    place.client.pass_on()
+    assert place.accounts.reserved == 0
+    await place.over()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\xff\xff", Status.INTERNAL),
+        (b"", Status.OK),
+        (BODY, Status.OK),
+        (
+            ProcessingRequest(
+                request_headers=HttpHeaders(headers=POST),
+                protocol_config=ProtocolConfiguration(
+                    request_body_mode=ProcessingMode.FULL_DUPLEX_STREAMED
+                ),
+            ).SerializeToString(),
+            Status.FAILED_PRECONDITION,
+        ),
+    ],
+)
+@pytest.mark.parametrize("slow", [None, "identify"])
+async def test_another_first_message(sent: bytes, status: Status, slow: str | None) -> None:
+    place = Place(slow)
+    stream = place.ask(sent, BODY, end=True)
+    assert (stream.messages, stream.status) == ([], str(int(status)))
+    await place.over()
+
+
+@pytest.mark.parametrize("second", [b"\xff\xff", b"", HEAD])
+@pytest.mark.parametrize("slow", [None, "identify"])
+async def test_another_second_message(second: bytes, slow: str | None) -> None:
+    place = Place(slow)
+    stream = place.ask(HEAD, second, BODY)
+    place.slow.go.set()
+    await until(lambda: stream.ended)
+    assert answers(stream) == ["request_headers"]
+    assert stream.status == ("13" if second == b"\xff\xff" else "0")
+    await place.over()
+
+
+@pytest.mark.parametrize("slow", [None, "identify"])
+async def test_who_sends_no_body(slow: str | None) -> None:
+    place = Place(slow)
+    stream = place.ask(HEAD, end=True)
+    place.slow.go.set()
+    await until(lambda: stream.ended)
+    assert answers(stream) == ["request_headers"]
+    assert stream.status == "0"
+    assert place.ask(end=True).status == "0"
+    await place.over()
+
+
+async def test_a_failing_step_is_answered_as_any_error() -> None:
+    place = Place("reserve")
+    place.slow.fails = True
+    stream = place.ask(HEAD, BODY)
+    place.slow.go.set()
+    await until(lambda: stream.ended)
+    answer = ProcessingResponse.FromString(stream.messages[-1]).immediate_response
+    assert (answer.status.code, answer.details) == (500, names.ANSWER_DETAILS)
+    await place.over()
+
+
+@pytest.mark.parametrize("slow", [None, "reserve"])
+async def test_a_decision_that_cannot_be_written_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, slow: str | None
+) -> None:
+    def broken(*_: object, **__: object) -> bytes:
+        raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+
+    monkeypatch.setattr("picker.server.wire.decided_fast", broken)
+    place = Place(slow)
+    stream = place.ask(HEAD, BODY)
+    place.slow.go.set()
+    await until(lambda: stream.ended)
+    assert (answers(stream), stream.status) == (["request_headers"], "13")
+    assert "an exchange with Envoy failed" in caplog.text
+    await place.over()
