@@ -48,7 +48,7 @@ class _Read:
         self.asked: Request | None = None
         """The request that is being offered."""
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         asked = self.asked
         assert asked is not None
         context.asked_model = asked.adapter or MODEL

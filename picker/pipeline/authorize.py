@@ -31,7 +31,7 @@ class Authorize:
     """403 for a model that the tenant or its key may not use, before the answer shows whether the
     model exists; and for what a limit of tokens or money would not see."""
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         if not context.caller.may_use_all:
             _authorize_models(context)
         if not context.caller.limits_tokens:

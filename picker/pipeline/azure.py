@@ -25,7 +25,7 @@ class ReadDeployment:
     """``/openai/deployments/MODEL/chat/completions`` is ``/v1/chat/completions`` for MODEL, and
     ``/openai/v1/...`` is ``/v1/...``. Replicas get the path that they know."""
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         given = context.head.path
         if not given.startswith(_PREFIX):
             return

@@ -3,11 +3,12 @@ estimate would not do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from picker.pipeline.estimate import costs_nothing
 from picker.prompt.counting import Counting
+from picker.prompt.forms import Prompt
 from picker.prompt.measure import countable
 from picker.request.context import RequestContext
 from picker.seams.engine_counts import EngineCounts
@@ -28,19 +29,24 @@ class Count:
     def __init__(self, counting: Counting, exactly: Exactly, learned: Learned) -> None:
         self._counting, self._exactly, self._learned = counting, exactly, learned
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> Awaitable[None] | None:
         prompt = context.prompt
-        if prompt is None or not prompt.text_bytes or costs_nothing(context.head.path):
-            return
-        model = context.served_model
-        context.counted_tokens = await self._counting.tokens(model, prompt)
-        caller = context.caller
-        if (
-            context.counted_tokens is None
-            and caller.limits_tokens
-            and self._learned.text.is_unsure(caller.tenant, model)
-        ):
+        if prompt is None or not prompt.text_bytes:
+            return None
+        if not (self._counting.knows(context.served_model) or self._is_unsure(context)):
+            return None
+        return None if costs_nothing(context.head.path) else self._count(context, prompt)
+
+    async def _count(self, context: RequestContext, prompt: Prompt) -> None:
+        context.counted_tokens = await self._counting.tokens(context.served_model, prompt)
+        if context.counted_tokens is None and self._is_unsure(context):
             await self._exactly.count(context)
+
+    def _is_unsure(self, context: RequestContext) -> bool:
+        caller = context.caller
+        return caller.limits_tokens and self._learned.text.is_unsure(
+            caller.tenant, context.served_model
+        )
 
 
 class Exactly:

@@ -30,7 +30,7 @@ class Decide:
         self._picker_id = picker_id
         self._report_scores = report_scores
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         headers = context.head.headers
         wants_token = names.SESSION_ID in headers or names.SESSION_TOKEN in headers
         rename = None

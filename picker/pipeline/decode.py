@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Final
 
 from picker.bodies.encodings import TAKEN, NotDecodable, NotTaken, TooLong, codings, decode
@@ -22,16 +23,16 @@ class Decode:
     def __init__(self, max_body_bytes: int) -> None:
         self._max_body_bytes = max_body_bytes
 
-    async def __call__(self, context: RequestContext) -> None:
-        body = context.body
+    def __call__(self, context: RequestContext) -> Awaitable[None] | None:
         header = context.head.headers.get(_HEADER)
         if header is not None:
-            context.remove_headers.append(_HEADER)
-            body = await self._decoded(body, header)
-        if body.startswith(_BYTE_ORDER_MARK) and context.is_json:
-            body = body[len(_BYTE_ORDER_MARK) :]
-        if body is not context.body:
-            context.body, context.decoded = body, True
+            return self._decode(context, header)
+        _replace(context, context.body)
+        return None
+
+    async def _decode(self, context: RequestContext, header: str) -> None:
+        context.remove_headers.append(_HEADER)
+        _replace(context, await self._decoded(context.body, header))
 
     async def _decoded(self, body: bytes, header: str) -> bytes:
         try:
@@ -53,3 +54,10 @@ class Decode:
             ) from error
         except TooLong as error:
             raise too_large(self._max_body_bytes, "decoded ") from error
+
+
+def _replace(context: RequestContext, body: bytes) -> None:
+    if body.startswith(_BYTE_ORDER_MARK) and context.is_json:
+        body = body[len(_BYTE_ORDER_MARK) :]
+    if body is not context.body:
+        context.body, context.decoded = body, True

@@ -13,5 +13,5 @@ class Dispatch:
         self._flights = flights
         self._lease_s = lease_s
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         self._flights.open(context, self._lease_s)

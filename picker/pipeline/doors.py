@@ -22,7 +22,7 @@ class RefuseWhenDraining:
     def __init__(self, is_draining: Callable[[], bool]) -> None:
         self._is_draining = is_draining
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         if self._is_draining():
             raise Rejection(Reason.SHUTTING_DOWN, "This gateway is shutting down.")
 
@@ -35,7 +35,7 @@ class RefuseClosedPaths:
     def __init__(self, pools: Iterable[PoolSettings], passthrough: Iterable[str]) -> None:
         self._open = OpenPaths({pool.engine for pool in pools}, passthrough)
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         method, path = context.head.method, context.head.path
         if method == "OPTIONS" and path == "*":
             context.answer = Answer(204, (), b"")
@@ -69,7 +69,7 @@ class AnswerHealth:
     def __init__(self, is_ready: Callable[[], bool]) -> None:
         self._is_ready = is_ready
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         if context.head.path in HEALTH_PATHS:
             if not self._is_ready():
                 raise Rejection(Reason.NO_ENDPOINTS, "No replica can serve now.")
@@ -88,7 +88,7 @@ class RefusePathsOfOtherEngines:
         self._open = {pool.name: by_engine[pool.engine] for pool in pools}
         self._same = len(by_engine) < 2
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         if self._same or context.pool not in self._open:
             return
         methods = self._open[context.pool].methods(context.head.path)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Awaitable
 from typing import Final
 
+from picker.prompt.fields import RequestFields
 from picker.prompt.forms import Form, Prompt
 from picker.prompt.measure import text_units
 from picker.request.context import RequestContext
@@ -40,10 +42,10 @@ class Estimate:
         self._learned = learned
         self._default_output_tokens = default_output_tokens
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> Awaitable[None] | None:
         prompt, fields = context.prompt, context.fields
         if prompt is None or fields is None:
-            return
+            return None
         longest = self._catalog.max_model_tokens(context.served_model)
         if longest is not None and prompt.token_ids > longest * len(prompt.sequences):
             raise Rejection(
@@ -53,9 +55,21 @@ class Estimate:
                 param="prompt",
             )
         if context.heavy:
-            context.text_units = await asyncio.to_thread(text_units, prompt)
-        else:
-            context.text_units = text_units(prompt)
+            return self._estimate_heavy(context, prompt, fields, longest)
+        context.text_units = text_units(prompt)
+        self._estimate(context, prompt, fields, longest)
+        return None
+
+    async def _estimate_heavy(
+        self, context: RequestContext, prompt: Prompt, fields: RequestFields, longest: int | None
+    ) -> None:
+        context.text_units = await asyncio.to_thread(text_units, prompt)
+        self._estimate(context, prompt, fields, longest)
+
+    def _estimate(
+        self, context: RequestContext, prompt: Prompt, fields: RequestFields, longest: int | None
+    ) -> None:
+        """By the units of its text. ``longest``: the context of the model, tokens."""
         context.prompt_tokens = (
             self._text_tokens(context) + prompt.token_ids + prompt.media_items * MEDIA_ITEM_TOKENS
         )

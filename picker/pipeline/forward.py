@@ -19,7 +19,7 @@ class Forward:
     def __init__(self, pools: Mapping[str, PoolRuntime]) -> None:
         self._pools = pools
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         pool = self._pools.get(context.pool)
         if pool is None or not pool.settings.set_headers:
             return

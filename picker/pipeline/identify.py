@@ -13,7 +13,7 @@ class Identify:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         try:
             context.caller = self._gate.identify(context.head)
         except Rejection as rejection:

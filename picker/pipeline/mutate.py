@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final
 
 from picker.bodies.apart import Apart, BodyLost
@@ -27,7 +28,7 @@ class Mutate:
     def __init__(self, apart: Apart) -> None:
         self._apart = apart
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> Awaitable[None] | None:
         path = context.new_path or context.head.respelled
         if path is not None:
             context.set_headers.append((":path", path))
@@ -38,21 +39,25 @@ class Mutate:
             context.changed_body = context.body if context.decoded else None
         elif edits.model is not None and context.is_form:
             context.changed_body = with_form_model(context.body, context.form_model, edits.model)
+        elif context.heavy:
+            return self._edit_apart(context, edits)
         else:
-            context.changed_body = await self._edited(context, edits)
+            assert context.document is not None
+            context.changed_body = _readable(edited(context.body, context.document, edits))
+        return None
 
-    async def _edited(self, context: RequestContext, edits: Edits) -> bytes:
-        assert context.document is not None
-        if not context.heavy:
-            changed = edited(context.body, context.document, edits)
-        else:
-            try:
-                changed = await self._apart.run(edit, context.body, edits)
-            except BodyLost as error:
-                raise lost() from error
-        if isinstance(changed, Unreadable):
-            raise changed.rejection()
-        return changed
+    async def _edit_apart(self, context: RequestContext, edits: Edits) -> None:
+        try:
+            changed = await self._apart.run(edit, context.body, edits)
+        except BodyLost as error:
+            raise lost() from error
+        context.changed_body = _readable(changed)
+
+
+def _readable(changed: bytes | Unreadable) -> bytes:
+    if isinstance(changed, Unreadable):
+        raise changed.rejection()
+    return changed
 
 
 def _edits(context: RequestContext) -> Edits:

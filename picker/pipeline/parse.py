@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Final
 
 from picker.bodies.apart import Apart, BodyLost
@@ -29,35 +30,26 @@ class Parse:
         self._caps = caps
         self._apart = apart
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> Awaitable[None] | None:
         if len(context.body) > self._max_body_bytes:
             raise too_large(self._max_body_bytes)
         if context.is_form:
-            await self._read_form(context)
-        elif context.head.sends if context.form is not None else context.is_json:
-            await self._read_json(context)
+            return self._read_form(context)
+        if context.head.sends if context.form is not None else context.is_json:
+            if _is_heavy(context):
+                return self._read_apart(context)
+            _take(context, read(context.body, context.form, self._caps))
         else:
             name_model(context, None)
-        if context.fields is None and _must_be_legible(context):
-            raise Rejection(
-                Reason.INVALID_REQUEST,
-                "The request body cannot be read here: send a JSON object in UTF-8, or a form,"
-                " with one model.",
-            )
+            _require_legible(context)
+        return None
 
-    async def _read_json(self, context: RequestContext) -> None:
-        if self._is_heavy(context):
-            outcome = await self._read_apart(context)
-        else:
-            outcome = read(context.body, context.form, self._caps)
-        if isinstance(outcome, Unreadable):
-            raise outcome.rejection()
-        context.form, context.document = outcome.form, outcome.document
-        context.fields, context.prompt = outcome.fields, outcome.prompt
-        context.asked_adapters = outcome.adapters
-        if any(len(name) > _MAX_NAME_CHARS for name in outcome.adapters):
-            raise _too_long("lora_path")
-        name_model(context, outcome.fields.model if outcome.fields is not None else None)
+    async def _read_apart(self, context: RequestContext) -> None:
+        try:
+            outcome = await self._apart.run(read_heavy, context.body, context.form, self._caps)
+        except BodyLost as error:
+            raise lost() from error
+        _take(context, outcome)
 
     async def _read_form(self, context: RequestContext) -> None:
         body, kind = context.body, context.head.headers.get("content-type", "")
@@ -76,17 +68,24 @@ class Parse:
         context.fields = read_fields(None, {"model": model})
         name_model(context, model)
 
-    @staticmethod
-    def _is_heavy(context: RequestContext) -> bool:
-        if context.decoded or len(context.body) <= SURE_BYTES:
-            context.heavy = is_heavy(context.body)  # before, it was not what will be read
-        return context.heavy
 
-    async def _read_apart(self, context: RequestContext) -> Outcome:
-        try:
-            return await self._apart.run(read_heavy, context.body, context.form, self._caps)
-        except BodyLost as error:
-            raise lost() from error
+def _is_heavy(context: RequestContext) -> bool:
+    if context.decoded or len(context.body) <= SURE_BYTES:
+        context.heavy = is_heavy(context.body)  # before, it was not what will be read
+    return context.heavy
+
+
+def _take(context: RequestContext, outcome: Outcome) -> None:
+    """What was read of a JSON body."""
+    if isinstance(outcome, Unreadable):
+        raise outcome.rejection()
+    context.form, context.document = outcome.form, outcome.document
+    context.fields, context.prompt = outcome.fields, outcome.prompt
+    context.asked_adapters = outcome.adapters
+    if outcome.adapters and max(map(len, outcome.adapters)) > _MAX_NAME_CHARS:
+        raise _too_long("lora_path")
+    name_model(context, outcome.fields.model if outcome.fields is not None else None)
+    _require_legible(context)
 
 
 def name_model(context: RequestContext, given: str | None) -> None:
@@ -101,14 +100,21 @@ def name_model(context: RequestContext, given: str | None) -> None:
         raise _too_long("model")
 
 
-def _must_be_legible(context: RequestContext) -> bool:
-    """The body may name a model to the engine that cannot be read here, and limits go by models.
-    Who may use some models only is refused later, as for no model."""
+def _require_legible(context: RequestContext) -> None:
+    """Refuses a body that may name a model to the engine and cannot be read here, where limits go
+    by models. Who may use some models only is refused later, as for no model."""
     caller, head = context.caller, context.head
-    if context.form is not None or not (head.sends and context.body and names_model(head.path)):
-        return False
+    if context.fields is not None or context.form is not None:
+        return
+    if not (head.sends and context.body and names_model(head.path)):
+        return
     by_model = any(rule.models or By.MODEL in rule.by for rule in caller.policy.rules)
-    return by_model and caller.may_use_all
+    if by_model and caller.may_use_all:
+        raise Rejection(
+            Reason.INVALID_REQUEST,
+            "The request body cannot be read here: send a JSON object in UTF-8, or a form,"
+            " with one model.",
+        )
 
 
 def too_large(max_body_bytes: int, what: str = "") -> Rejection:

@@ -26,7 +26,7 @@ class Recall:
         self._pools = pools
         self._ids = ids
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         path = context.head.path
         stored = _STORED.fullmatch(path)
         if stored is not None and context.head.sends and not stored["part"]:

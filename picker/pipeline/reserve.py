@@ -48,7 +48,9 @@ class Reserve:
             and self._exactly.may_help(context, verdict)
             and await self._exactly.count(context)
         ):
-            await self._estimate(context)
+            rest = self._estimate(context)
+            if rest is not None:
+                await rest
             again = f"{context.id}{_COUNTED}"
             verdict = await self._reserve(context, again, subject, guessed=guessed)
         if isinstance(verdict, Denied) and clamp(context, verdict, caller.policy.meters(subject)):

@@ -27,7 +27,7 @@ class Resolve:
         self._catalog = catalog
         self._now = now
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         path = context.head.path
         if context.head.method in ("GET", "HEAD") and (
             path == _MODELS or path.startswith(_MODELS + "/")

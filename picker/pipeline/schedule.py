@@ -29,7 +29,7 @@ class Schedule:
         self._rng = rng
         self._now = now
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> None:
         pool, now_s = self._pools.get(context.pool), self._now()
         if pool is None:  # removed while the request waited for an earlier step
             raise Rejection(Reason.NO_ENDPOINTS, f"There is no pool {context.pool!r} any more.")

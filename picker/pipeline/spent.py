@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from picker.bodies.cost import SURE_BYTES, is_heavy
@@ -25,15 +25,18 @@ class RefuseSpent:
         self._limiter = limiter
         self._wall_s = wall_s
 
-    async def __call__(self, context: RequestContext) -> None:
+    def __call__(self, context: RequestContext) -> Awaitable[None] | None:
         # A short one may be long when it is decoded.
         encoded = "content-encoding" in context.head.headers and bool(context.body)
         if len(context.body) <= SURE_BYTES and not encoded:
-            return
+            return None
         context.heavy = encoded or is_heavy(context.body)
+        if context.heavy and context.caller.policy.rules:
+            return self._refuse_spent(context)
+        return None
+
+    async def _refuse_spent(self, context: RequestContext) -> None:
         caller = context.caller
-        if not (context.heavy and caller.policy.rules):
-            return
         has_prompt = context.form is not None and context.head.sends
         least = _A_TOKEN if has_prompt and not costs_nothing(context.head.path) else NOTHING
         denied = await self._limiter.spent(context.id, caller, least)

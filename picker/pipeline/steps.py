@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -45,9 +45,13 @@ from picker.state.pools import Pools
 
 
 class Step(Protocol):
-    """Enriches the request's context, or ends it: with a Rejection, or by setting its answer."""
+    """Enriches the request's context, or ends it: with a Rejection, or by setting its answer.
 
-    async def __call__(self, context: RequestContext) -> None: ...
+    A step that has to wait returns the rest of its work. Nearly all are done for nearly every
+    request when they return, and a coroutine for each of them would cost a request 4 us.
+    """
+
+    def __call__(self, context: RequestContext) -> Awaitable[None] | None: ...
 
 
 Steps = Sequence[tuple[str, Step]]
@@ -128,7 +132,9 @@ async def run(steps: Steps, context: RequestContext, now: Callable[[], float]) -
     answered the request. Raises Rejection."""
     marks = context.marks
     for name, step in steps:
-        await step(context)
-        marks.append((name, now()))
+        rest = step(context)
+        if rest is not None:
+            await rest
+        marks[name] = now()
         if context.answer is not None:
             return

@@ -41,6 +41,12 @@ class Counting:
         """Use these from now on."""
         self._tokenizers = tuple(tokenizers)
 
+    def knows(self, model: str) -> bool:
+        """Some tokenizer is for the model."""
+        return bool(self._tokenizers) and any(
+            matches(model, (pattern,)) for pattern, _ in self._tokenizers
+        )
+
     async def tokens(self, model: str, prompt: Prompt) -> int | None:
         """Tokens of the prompt's text; None when no tokenizer is for the model, or there is too
         much to count."""

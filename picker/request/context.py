@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Final
 
 import xxhash
+from msgspec import Struct, field
 
 from picker import names
 from picker.prompt.blocks import Blocks
@@ -24,8 +24,7 @@ _FORM: Final = re.compile(r"\s*multipart/form-data\s*(?:;|\Z)")
 _MAX_USER_CHARS: Final = 64
 
 
-@dataclass(slots=True)
-class RequestContext:
+class RequestContext(Struct):
     """What is known of a request so far; each step fills in its part."""
 
     id: str
@@ -33,8 +32,8 @@ class RequestContext:
     form: Form | None
     """None: a path whose body is not read for a prompt."""
     body: bytes = b""
-    marks: list[tuple[str, float]] = field(default_factory=list)
-    """Steps that are done and when each was, picker's clock, seconds."""
+    marks: dict[str, float] = field(default_factory=dict)
+    """Steps that are done, in their order, and when each was, picker's clock, seconds."""
     answer: Answer | None = None
     """Set by a step that answers the request itself; ends the pipeline."""
 
@@ -178,12 +177,14 @@ class RequestContext:
 
     def took_s(self, step: str) -> float:
         """Seconds that a step took, 0 when it has not run."""
+        if step not in self.marks:
+            return 0.0
         before_s = self.head.received_s
-        for name, done_s in self.marks:
+        for name, done_s in self.marks.items():
             if name == step:
-                return done_s - before_s
+                break
             before_s = done_s
-        return 0.0
+        return self.marks[step] - before_s
 
     def labels(self) -> RequestLabels:
         """Who asked for what, as far as it is known."""

@@ -22,6 +22,8 @@ from policies.limits.types import (
 class By(enum.Enum):
     """What a rule has separate buckets for, within a tenant."""
 
+    __hash__ = object.__hash__  # Enum's own is written in Python
+
     KEY = "key"
     USER = "user"
     MODEL = "model"

@@ -40,14 +40,21 @@ async def parsed(
     """A request whose body has been read."""
     context = begun(path, **headers)
     context.body = orjson.dumps({"model": MODEL, "prompt": "Hello"} if body is None else body)
-    await parse(4 << 20)(context)
+    await take(parse(4 << 20), context)
     return context
+
+
+async def take(step: Step, context: RequestContext) -> None:
+    """Take the step, and wait for the rest of its work."""
+    rest = step(context)
+    if rest is not None:
+        await rest
 
 
 async def refusal(step: Step, context: RequestContext, reason: Reason) -> Rejection:
     """The rejection that the step must end the request with."""
     with pytest.raises(Rejection) as caught:
-        await step(context)
+        await take(step, context)
     assert caught.value.reason is reason
     return caught.value
 

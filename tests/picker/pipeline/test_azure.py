@@ -10,7 +10,7 @@ from picker.prompt.forms import Form
 from picker.request.rejection import Reason
 from picker.settings import RewriteRule, RewriteTarget
 from tests.picker.fleet import MODEL, Fleet, chat, decided, fleet, head, refused
-from tests.picker.pipeline.steps import begun
+from tests.picker.pipeline.steps import begun, take
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from tests.picker.pipeline.steps import begun
 )  # fmt: skip
 async def test_paths(given: str, model: str, path: str, form: Form | None) -> None:
     context = begun(given)
-    await ReadDeployment()(context)
+    await take(ReadDeployment(), context)
     assert (context.deployment, context.head.path, context.form) == (model, path, form)
     assert (context.head.respelled is None) == (given == path)
 
@@ -49,7 +49,7 @@ async def test_paths(given: str, model: str, path: str, form: Form | None) -> No
 async def test_the_query_goes_on_without_the_version(query: str, sent: str) -> None:
     context = begun("/openai/v1/models/a b")
     context.head.headers[":path"] += query  # type: ignore[index]  # a dict of ours
-    await ReadDeployment()(context)
+    await take(ReadDeployment(), context)
     assert context.head.respelled == "/v1/models/a%20b" + sent
 
 

@@ -24,7 +24,7 @@ from policies.limits.types import Bucket, Dimension, Period, TokenBucket
 from policies.limits.verdict import Denied, Refusal
 from tests.picker.accounts import Accounts
 from tests.picker.fleet import MODEL, POOL, Fleet, fleet
-from tests.picker.pipeline.steps import begun, parsed, refusal
+from tests.picker.pipeline.steps import begun, parsed, refusal, take
 
 LIMITED = TenantPolicy(
     "acme",
@@ -84,10 +84,10 @@ async def test_only_models_that_have_a_tokenizer_are_counted() -> None:
     for model, tokens in (("small-1", 5), ("large", None)):
         context = await parsed({"model": model, "prompt": ["one two", "three four five"]})
         context.served_model = model
-        await count(context)
+        await take(count, context)
         assert context.counted_tokens == tokens
     counting.configure([("*", Words())])
-    await count(context)
+    await take(count, context)
     assert context.counted_tokens == 5
 
 
@@ -125,7 +125,7 @@ async def test_long_prompts_delay_no_short_ones_and_are_not_counted_without_end(
 async def test_what_runs_no_model_and_token_ids_are_not_counted(path: str, prompt: object) -> None:
     made, counting = fleet(), Counting([("*", Words())])
     context = await parsed({"model": "m", "prompt": prompt}, path)
-    await Count(counting, exactly(made, NoEngineCounts()), made.picker.learned)(context)
+    await take(Count(counting, exactly(made, NoEngineCounts()), made.picker.learned), context)
     assert context.counted_tokens is None
 
 
@@ -135,7 +135,7 @@ async def test_a_query_counts_for_each_document() -> None:
     )
     context.served_model = "m"
     made, counting = fleet(), Counting([("*", Words())])
-    await Count(counting, exactly(made, NoEngineCounts()), made.picker.learned)(context)
+    await take(Count(counting, exactly(made, NoEngineCounts()), made.picker.learned), context)
     assert context.counted_tokens == 3 * 2 + 4
 
 
@@ -143,25 +143,25 @@ async def test_without_a_prompt_there_is_nothing_to_count() -> None:
     context = begun("/somewhere")
     made = fleet()
     counting = Counting([("*", Words())])
-    await Count(counting, exactly(made, Engine()), made.picker.learned)(context)
+    await take(Count(counting, exactly(made, Engine()), made.picker.learned), context)
     assert context.counted_tokens is None
 
 
 async def test_a_tenant_whose_estimates_were_wrong_is_counted_by_the_engine() -> None:
     made, engine, learned = fleet(), Engine(), Learned()
     count = Count(Counting(), exactly(made, engine), learned)
-    await count(await from_acme("x" * 400))
+    await take(count, await from_acme("x" * 400))
     assert not engine.asked
     for tokens in (500, 20_000) * 10:
         learned.text.observe("acme", MODEL, 20_000, tokens)
         learned.text.observe("steady", MODEL, 4_000, 1_000)
     for _ in range(4):
         context = await from_acme("x" * 400)
-        await count(context)
+        await take(count, context)
         assert context.counted_tokens == 40
     assert len(set(engine.asked)) > 1, "not always the same replica"
     context.counted_tokens, context.caller = None, Caller(TenantPolicy("acme"))
-    await count(context)
+    await take(count, context)
     assert context.counted_tokens is None, "who has no limits of tokens needs no count"
 
 
@@ -185,23 +185,23 @@ async def test_what_would_be_refused_for_ever_is_counted_and_tried_again() -> No
     estimate = Estimate(made.picker.catalog, learned, 256.0)
     reserve = Reserve(accounts, exactly(made, engine), estimate)
     context = await from_acme("x" * 60_000)
-    await estimate(context)
+    await take(estimate, context)
     assert context.expected.input_tokens == 15_000
-    await reserve(context)
+    await take(reserve, context)
     assert context.expected.input_tokens == 6_000
     assert len(engine.asked) == 1
     small = await from_acme("x" * 6_000)
-    await estimate(small)
-    await reserve(small)
+    await take(estimate, small)
+    await take(reserve, small)
     assert len(engine.asked) == 1, "an estimate that fits is good enough"
     large = await from_acme("x" * 160_000)
-    await estimate(large)
+    await take(estimate, large)
     await refusal(reserve, large, Reason.TOKENS_LIMITED)
     hopeless = await from_acme("x" * 1_040_000)
-    await estimate(hopeless)
+    await take(estimate, hopeless)
     await refusal(reserve, hopeless, Reason.TOKENS_LIMITED)
     assert len(engine.asked) == 2, "that can be no 8,000 tokens"
     engine.able = False
     unknown = await from_acme("x" * 60_000)
-    await estimate(unknown)
+    await take(estimate, unknown)
     await refusal(reserve, unknown, Reason.TOKENS_LIMITED)

@@ -9,13 +9,13 @@ from picker.request.answer import Decision
 from picker.request.context import RequestContext
 from picker.request.response_ids import ResponseIds
 from tests.picker.fleet import POOL, address
-from tests.picker.pipeline.steps import begun, parsed, pick
+from tests.picker.pipeline.steps import begun, parsed, pick, take
 
 
 async def decided(context: RequestContext, *, report_scores: bool = False) -> Decision:
     context.pool = POOL
     context.picks = (replace(pick(address(1), address(2)), scores=(0.5, 0.25)),)
-    await Decide("p0", ResponseIds(b"key"), report_scores=report_scores)(context)
+    await take(Decide("p0", ResponseIds(b"key"), report_scores=report_scores), context)
     assert context.decision is not None
     return context.decision
 

@@ -14,7 +14,7 @@ from picker.request.context import RequestContext
 from picker.request.rejection import Reason
 from picker.settings import PoolSettings
 from tests.picker.fleet import policy
-from tests.picker.pipeline.steps import begun, refusal
+from tests.picker.pipeline.steps import begun, refusal, take
 
 CONTROL = {
     "vllm": (
@@ -58,7 +58,7 @@ def door(*engines: str, passthrough: tuple[str, ...] = ()) -> RefuseClosedPaths:
 async def test_only_a_draining_picker_refuses() -> None:
     draining = False
     step = RefuseWhenDraining(lambda: draining)
-    await step(begun())
+    await take(step, begun())
     draining = True
     rejection = await refusal(step, begun(), Reason.SHUTTING_DOWN)
     assert ("x-llm-d-request-dropped-reason", "rejected-shutting-down") in rejection.headers()
@@ -77,7 +77,7 @@ async def test_what_is_not_listed_is_closed(engine: str, method: str) -> None:
 async def test_each_engines_inference_is_open(engine: str) -> None:
     for path in OPEN[engine].split():
         for step in (door(engine), door("auto"), door(*ENGINES)):
-            await step(begun(path))
+            await take(step, begun(path))
             rejection = await refusal(step, begun(path, "PATCH"), Reason.METHOD_NOT_ALLOWED)
             allow = dict(rejection.headers())["allow"].split(", ")
             assert "POST" in allow
@@ -116,7 +116,7 @@ async def test_passthrough_opens_paths_for_every_method() -> None:
     step = door("openai", passthrough=("/v1/files/*", "/my/path"))
     for path in ("/v1/files", "/v1/files/file-1/content", "/my/path"):
         for method in ("GET", "POST", "DELETE"):
-            await step(begun(path, method))
+            await take(step, begun(path, method))
         await refusal(step, begun(path, "TRACE"), Reason.METHOD_NOT_ALLOWED)
     for path in ("/v1/filesystem", "/my/path/below", "/my"):
         await refusal(step, begun(path), Reason.PATH_NOT_FOUND)
@@ -130,7 +130,7 @@ async def test_a_closed_path_hints_at_the_open_one() -> None:
 @pytest.mark.parametrize(("path", "allow"), [("*", None), ("/v1/models/a;b", "GET, HEAD, OPTIONS")])
 async def test_options_is_answered_here(path: str, allow: str | None) -> None:
     context = begun(path, "OPTIONS")
-    await door("auto")(context)
+    await take(door("auto"), context)
     assert context.answer is not None
     assert (context.answer.status, context.answer.body) == (204, b"")
     assert dict(context.answer.headers).get("allow") == allow
@@ -141,13 +141,13 @@ async def test_health_is_answered_here() -> None:
     step = AnswerHealth(lambda: ready)
     for path in ("/health", "/ping"):
         context = begun(path, "GET")
-        await step(context)
+        await take(step, context)
         assert context.answer is not None
         assert context.answer.status == 200
     ready = False
     await refusal(step, begun("/health", "GET"), Reason.NO_ENDPOINTS)
     context = begun()
-    await step(context)
+    await take(step, context)
     assert context.answer is None
 
 
@@ -159,6 +159,6 @@ def bound_for(engine: str, path: str) -> RequestContext:
 
 async def test_a_path_is_open_for_its_own_engine_only() -> None:
     step = RefusePathsOfOtherEngines([pool("vllm"), pool("openai")], ())
-    await step(bound_for("vllm", "/tokenize"))
+    await take(step, bound_for("vllm", "/tokenize"))
     await refusal(step, bound_for("openai", "/tokenize"), Reason.PATH_NOT_FOUND)
-    await step(bound_for("openai", "/v1/chat/completions"))
+    await take(step, bound_for("openai", "/v1/chat/completions"))

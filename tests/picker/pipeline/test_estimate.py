@@ -9,7 +9,7 @@ from picker.request.context import RequestContext
 from picker.request.rejection import Reason
 from policies.limits.prices import MOST, NOTHING, Usage
 from tests.picker.fleet import MODEL, Fleet, fleet
-from tests.picker.pipeline.steps import begun, parsed, refusal
+from tests.picker.pipeline.steps import begun, parsed, refusal, take
 
 CONTEXT = 32_768
 """Of the fleet's model."""
@@ -27,7 +27,7 @@ def step(made: Fleet) -> Estimate:
 async def estimated(made: Fleet, body: dict[str, object], path: str = "") -> RequestContext:
     context = await parsed({"model": MODEL, **body}, path or "/v1/completions")
     context.served_model = MODEL
-    await step(made)(context)
+    await take(step(made), context)
     return context
 
 
@@ -44,7 +44,7 @@ async def test_text_by_the_learned_ratio_and_ids_exactly(made: Fleet) -> None:
 async def test_a_tokenizers_count_goes_before_the_ratio(made: Fleet) -> None:
     context = await parsed({"model": MODEL, "prompt": "x" * 400})
     context.served_model, context.counted_tokens = MODEL, 7
-    await step(made)(context)
+    await take(step(made), context)
     assert context.prompt_tokens == pytest.approx(7)
 
 
@@ -89,5 +89,5 @@ async def test_what_runs_no_model_costs_nothing(made: Fleet, path: str) -> None:
 
 async def test_without_a_prompt_nothing_is_known(made: Fleet) -> None:
     context = begun("/somewhere")
-    await step(made)(context)
+    await take(step(made), context)
     assert (context.prompt_tokens, context.expected, context.possible) == (0.0, NOTHING, MOST)

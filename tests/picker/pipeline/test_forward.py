@@ -8,7 +8,7 @@ from picker.request.answer import Decision
 from picker.request.response_ids import ResponseIds
 from picker.settings import PickerSettings, PoolSettings
 from tests.picker.fleet import POOL, address, fleet, policy
-from tests.picker.pipeline.steps import begun, pick
+from tests.picker.pipeline.steps import begun, pick, take
 
 CLIENT = {"authorization": "Bearer sk-client", "x_api_key": "sk-client", "x_other": "1"}
 
@@ -20,8 +20,8 @@ async def decided(*set_headers: tuple[str, str]) -> Decision:
     made.picker.configure(PickerSettings((settings,)))
     context = begun(**CLIENT)
     context.pool, context.picks = POOL, (pick(address(1)),)
-    await Forward(made.picker.pools)(context)
-    await Decide("p0", ResponseIds(b"key"), report_scores=False)(context)
+    await take(Forward(made.picker.pools), context)
+    await take(Decide("p0", ResponseIds(b"key"), report_scores=False), context)
     assert context.decision is not None
     return context.decision
 

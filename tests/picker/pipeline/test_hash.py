@@ -5,12 +5,12 @@ from __future__ import annotations
 from picker.pipeline.hash import Hash
 from picker.prompt.blocks import Blocks, hash_blocks
 from picker.request.context import RequestContext
-from tests.picker.pipeline.steps import begun, parsed
+from tests.picker.pipeline.steps import begun, parsed, take
 
 
 async def hashed(body: dict[str, object]) -> RequestContext:
     context = await parsed({"model": "llama", **body})
-    await Hash()(context)
+    await take(Hash(), context)
     return context
 
 
@@ -22,7 +22,7 @@ async def test_hashes_are_salted_and_those_that_are_given_stay() -> None:
     assert not set(plain.blocks.chains[0]) & set(salted.blocks.chains[0])
     context = await parsed()
     context.blocks = given = Blocks(([1],), 4)
-    await Hash()(context)
+    await take(Hash(), context)
     assert context.blocks is given
 
 
@@ -30,11 +30,11 @@ async def test_a_long_prompt_has_the_same_hashes_from_a_thread() -> None:
     for prompt in ("x" * 2_100_000, ["y" * 600] * 2_001):
         context = await parsed({"model": "llama", "prompt": prompt})
         assert context.prompt is not None
-        await Hash()(context)
+        await take(Hash(), context)
         assert context.blocks == hash_blocks(context.prompt, model="")
 
 
 async def test_without_a_prompt_nothing_is_hashed() -> None:
     context = begun("/somewhere")
-    await Hash()(context)
+    await take(Hash(), context)
     assert context.blocks is None

@@ -7,7 +7,7 @@ from picker.request.caller import UNKNOWN, Caller
 from picker.request.head import RequestHead
 from picker.request.rejection import Reason, Rejection
 from policies.limits.plan import TenantPolicy
-from tests.picker.pipeline.steps import begun, refusal
+from tests.picker.pipeline.steps import begun, refusal, take
 
 ACME = Caller(TenantPolicy("acme"), key="k1")
 
@@ -26,7 +26,7 @@ class Door:
 
 async def test_the_caller_is_kept() -> None:
     context = begun(x_key="good")
-    await Identify(Door())(context)
+    await take(Identify(Door()), context)
     assert context.caller is ACME
 
 

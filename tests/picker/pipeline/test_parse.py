@@ -10,13 +10,13 @@ import pytest
 from picker.prompt.forms import Form
 from picker.request.rejection import Reason
 from tests.picker.fleet import chat
-from tests.picker.pipeline.steps import begun, parse, refusal
+from tests.picker.pipeline.steps import begun, parse, refusal, take
 
 
 async def test_a_known_api_is_read() -> None:
     context = begun()
     context.body = chat("Hello", stream=True, max_tokens=7)
-    await parse(1_000)(context)
+    await take(parse(1_000), context)
     assert context.fields is not None
     assert (context.fields.stream, context.fields.max_output_tokens) == (True, 7)
     assert context.asked_model == "llama"
@@ -46,7 +46,7 @@ async def test_a_path_that_is_not_known_is_looked_at_for_its_model_only() -> Non
     for body in (b'{"model": "m"}', b"not json", b'{"model": []}'):
         context = begun("/v1/audio/speech")
         context.body = body
-        await parse(1_000)(context)
+        await take(parse(1_000), context)
         assert context.prompt is None
         assert context.asked_model == ("m" if body == b'{"model": "m"}' else "")
 
@@ -63,19 +63,19 @@ async def test_a_body_without_a_content_type_is_read_as_engines_read_it() -> Non
     context = begun("/encode")
     context.head = replace(context.head, headers={})
     context.body = b'{"model": 7, "lora_path": ["a", "a"]}'
-    await parse(1_000)(context)
+    await take(parse(1_000), context)
     assert context.asked_adapters == ("a",)
 
 
 async def test_nothing_is_read_of_a_request_that_sends_nothing() -> None:
     context = begun("/v1/responses/resp_1", "GET")
     context.body = b"garbage"
-    await parse(1_000)(context)
+    await take(parse(1_000), context)
     assert context.fields is None
 
 
 async def test_an_invocation_is_what_its_body_says() -> None:
     context = begun("/invocations")
     context.body = orjson.dumps({"model": "m", "prompt": "x"})
-    await parse(1_000)(context)
+    await take(parse(1_000), context)
     assert context.form is Form.COMPLETIONS

@@ -16,7 +16,7 @@ from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from picker.state.spec import EndpointChanges, EndpointSpec
 from tests.picker.fleet import IDLE, MODEL, POOL, Fleet, address, fleet, policy
-from tests.picker.pipeline.steps import begun, parsed, refusal
+from tests.picker.pipeline.steps import begun, parsed, refusal, take
 
 LORA = "lora"
 
@@ -34,7 +34,7 @@ def made() -> Fleet:
 
 
 async def resolved(made: Fleet, context: RequestContext) -> RequestContext:
-    await Resolve(made.picker.catalog, made.clock)(context)
+    await take(Resolve(made.picker.catalog, made.clock), context)
     return context
 
 
