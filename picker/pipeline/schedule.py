@@ -69,7 +69,7 @@ class Schedule:
         others = candidates[:0]
         if admitting.size < candidates.size:
             every = pool.state.in_role(candidates, profile.role)
-            able, others = (able, np.setdiff1d(every, able)) if able.size else (every, others)
+            able, others = (able, _without(every, able)) if able.size else (every, others)
         count = pool.settings.fallbacks + 1
         ranking = None
         if able.size:
@@ -92,6 +92,10 @@ class Schedule:
 def _candidates(context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:
     if context.holder:
         return _holder(context, pool)
+    if context.head.subset is None:
+        well = pool.state.responsive(now_s, context.served_model)
+        if well.size:
+            return well  # as nearly always
     try:
         return _fitting(context, pool, pool.state.candidates(now_s))
     except Rejection:
@@ -137,9 +141,18 @@ def _holder(context: RequestContext, pool: PoolRuntime) -> Slots:
     return candidates
 
 
+def _without(slots: Slots, others: Slots) -> Slots:
+    """Those of the slots that are not among the ``others``, in order."""
+    left = np.ones(slots.max() + 1, np.bool_)
+    left[others] = False
+    return slots[left[slots]]
+
+
 def _only_if_cached(context: RequestContext) -> bool:
-    preferences = context.head.headers.get(names.CONDITIONAL_DECODE, "")
-    return any(one.strip().lower() == "if-available" for one in preferences.split(","))
+    preferences = context.head.headers.get(names.CONDITIONAL_DECODE)
+    return preferences is not None and any(
+        one.strip().lower() == "if-available" for one in preferences.split(",")
+    )
 
 
 def _session_slot(context: RequestContext, pool: PoolRuntime, now_s: float) -> int | None:

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
+
 from policies.health.breaker import DEFAULT_RULES, Breaker, BreakerRules, Stage, Verdict
 from policies.routing.types import Slots
 
@@ -52,7 +54,9 @@ class Breakers:
         }
         if not shut:
             return candidates
-        return candidates[[slot not in shut for slot in candidates.tolist()]]
+        admits = np.ones(max(candidates.max(initial=0), *shut) + 1, np.bool_)
+        admits[list(shut)] = False
+        return candidates[admits[candidates]]
 
     def sent(self, slot: int, model: str, now_s: float) -> None:
         """A request for the model goes to the slot."""

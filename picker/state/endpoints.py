@@ -81,6 +81,8 @@ class PoolState:
         """By slot: when it last answered, or never when it may get no requests."""
         self._able = {role: np.ones(_FIRST_SLOTS, np.bool_) for role in Role}
         """By role and slot: the endpoint can do that part of a request."""
+        self._has_roles = False
+        """Some endpoint cannot do everything."""
 
     @property
     def slots(self) -> int:
@@ -127,6 +129,7 @@ class PoolState:
             for role, able in self._able.items():
                 able[slot] = spec.role in (Role.BOTH, role)
             self._refresh(slot)
+        self._has_roles = any(spec.role is not Role.BOTH for spec in self.specs.values())
         return SlotChanges(added, removed)
 
     def sync(self, specs: Iterable[EndpointSpec]) -> SlotChanges:
@@ -268,9 +271,13 @@ class PoolState:
         flags[[slot for slot in unknown if self._lacks[slot][Lack.SIGNALS]]] = True
         return flags
 
-    def responsive(self, now_s: float) -> Slots:
-        """Slots of the candidates that are known to be well, in order."""
-        return (self._eligible_s >= now_s - self.stale_after_s).nonzero()[0]
+    def responsive(self, now_s: float, model: str = "") -> Slots:
+        """Slots of the candidates that are known to be well, in order; of those that list the
+        ``model``, if there is one."""
+        well = self._eligible_s >= now_s - self.stale_after_s
+        if model:
+            well &= self.models.serving(model)
+        return well.nonzero()[0]
 
     def candidates(self, now_s: float) -> Slots:
         """Slots that may get requests: the healthy ones, in order."""
@@ -290,7 +297,7 @@ class PoolState:
 
     def in_role(self, candidates: Slots, role: Role) -> Slots:
         """Those of the candidates that can do this part of a request, or all of it, in order."""
-        return candidates[self._able[role][candidates]]
+        return candidates[self._able[role][candidates]] if self._has_roles else candidates
 
     def why_not(self, address: str, now_s: float) -> str | None:
         """Why the endpoint is no candidate, or only for want of a better one, for people; None

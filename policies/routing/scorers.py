@@ -8,6 +8,7 @@ import numpy as np
 
 from policies.registry import register
 from policies.routing.bounds import at_least, more_than
+from policies.routing.columns import largest, least, ones
 from policies.routing.types import Floats, PoolView, RoutingRequest, Slots
 
 
@@ -41,7 +42,8 @@ class KvUsage:
     """More free KV cache is better: 1 - usage."""
 
     def score(self, request: RoutingRequest, pool: PoolView, candidates: Slots) -> Floats:
-        return np.clip(1.0 - pool.kv_usage.take(candidates), 0.0, 1.0)
+        free: Floats = 1.0 - pool.kv_usage.take(candidates)
+        return free.clip(0.0, 1.0)
 
 
 @register("scorer", "prefix")
@@ -50,9 +52,9 @@ class Prefix:
     """Share of the prompt that the candidate has cached."""
 
     def score(self, request: RoutingRequest, pool: PoolView, candidates: Slots) -> Floats:
-        if request.prompt_tokens <= 0:
-            return np.zeros(candidates.size)
         matched = request.matched_tokens.take(candidates)
+        if request.prompt_tokens <= 0 or largest(matched) <= 0:
+            return np.zeros(candidates.size)
         return np.minimum(matched / request.prompt_tokens, 1.0)
 
 
@@ -83,8 +85,8 @@ class InFlightTokens:
     def score(self, request: RoutingRequest, pool: PoolView, candidates: Slots) -> Floats:
         kv_tokens = pool.in_flight_kv_tokens.take(candidates)
         capacity = pool.kv_capacity_tokens.take(candidates)
-        largest = capacity.max()
-        if largest > 0 and largest != capacity.min():
+        most = largest(capacity)
+        if most > 0 and most != least(capacity):
             known = capacity > 0
             mean = capacity.sum() / np.count_nonzero(known)
             kv_tokens *= mean / np.where(known, capacity, mean)
@@ -92,9 +94,11 @@ class InFlightTokens:
         work *= self.kv_share
         work += pool.in_flight_prefill_tokens.take(candidates)
         # Own uncached tokens are prompt - matched; the prompt is the same everywhere.
-        work -= np.minimum(request.matched_tokens.take(candidates), request.prompt_tokens)
+        matched = request.matched_tokens.take(candidates)
+        if largest(matched) > 0:
+            work -= np.minimum(matched, request.prompt_tokens)
         scale = request.prompt_tokens + self.slack_tokens
-        work += scale - work.min()
+        work += scale - least(work)
         return scale / work
 
 
@@ -106,7 +110,7 @@ class Lora:
     def score(self, request: RoutingRequest, pool: PoolView, candidates: Slots) -> Floats:
         adapter = request.adapter
         if adapter is None:
-            return np.ones(candidates.size)
+            return ones(candidates.size)
         room = pool.lora_active.take(candidates) < pool.lora_slots.take(candidates)
         scores = np.where(adapter.waiting.take(candidates), 0.6, 0.0)
         scores[room] = 0.8
@@ -127,8 +131,8 @@ class Session:
 
 
 def _less_is_better(values: Floats) -> Floats:
-    largest, least = values.max(), values.min()
-    if largest == least:
-        return np.ones(values.size)
-    scores: Floats = (largest - values) / (largest - least)
+    most, fewest = largest(values), least(values)
+    if most == fewest:
+        return ones(values.size)
+    scores: Floats = (most - values) / (most - fewest)
     return scores

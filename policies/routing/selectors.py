@@ -22,9 +22,10 @@ class MaxScore:
         chosen: list[int] = []
         for _ in range(min(count, candidates.size)):
             best = int(left.argmax())
-            ties = (left == left[best]).nonzero()[0]
-            if ties.size > 1:
-                best = int(ties[rng.randrange(ties.size)])
+            equal = left == left.item(best)
+            ties = int(np.count_nonzero(equal))
+            if ties > 1:
+                best = equal.nonzero()[0].item(rng.randrange(ties))
             chosen.append(best)
             left[best] = -np.inf
         return Ranking(candidates.take(chosen), scores.take(chosen))

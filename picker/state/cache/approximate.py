@@ -237,20 +237,37 @@ class ApproximateIndex:
         """Different blocks known, over all slots."""
         return sum(map(len, self._masks))
 
-    def _match(self, chain: list[int], matched: Floats) -> None:
-        masks = self._masks
-        alive = -1  # slots that hold every block so far
-        depth = 0
-        for depth, block in enumerate(chain):
-            kept = alive & masks[block % _SHARDS].get(block, 0)
-            if kept != alive:
-                if depth:
-                    _add(matched, alive ^ kept, block_ends(depth)[depth])
-                if not kept:
-                    return
-                alive = kept
-        if chain:
-            _add(matched, alive, block_ends(depth + 1)[depth + 1])
+    def _match(self, chain: Sequence[int], matched: Floats) -> None:
+        alive = self._holders(chain[0]) if chain else 0
+        depth, ends = 0, block_ends(len(chain))
+        while alive:
+            depth = self._held_until(chain, depth, alive)
+            kept = alive & self._holders(chain[depth]) if depth < len(chain) else 0
+            _add(matched, alive ^ kept, ends[depth])
+            alive = kept
+
+    def _holders(self, block: int) -> int:
+        """Slots that hold a block, as a bitmask."""
+        return self._masks[block % _SHARDS].get(block, 0)
+
+    def _held_until(self, chain: Sequence[int], start: int, slots: int) -> int:
+        """The first place after ``start`` whose block some of the ``slots`` do not hold; all hold
+        the one at ``start``. Who holds a block holds those before it, so the place is looked for in
+        ever larger steps, and then between the last two."""
+        low, step, high = start, 1, len(chain)
+        while low + step < high:
+            if slots & ~self._holders(chain[low + step]):
+                high = low + step
+                break
+            low += step
+            step *= 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            if slots & ~self._holders(chain[middle]):
+                high = middle
+            else:
+                low = middle
+        return high
 
     def _trim(self, held: _Held) -> None:
         excess_bytes = held.bytes - held.capacity_bytes
