@@ -42,6 +42,12 @@ class BucketStore(Protocol):
         known, and must be adopted before it is settled."""
         ...
 
+    @property
+    def waits(self) -> bool:
+        """Whether a call may have to wait, for what is not in this process. What never waits, from
+        `adopt` to `standing`, can be run to its end at once."""
+        ...
+
     async def reserve(
         self, slot: str, reservation_id: str, takes: Sequence[Take], lease_s: float
     ) -> Verdict:

@@ -59,9 +59,9 @@ class LimitObserver(Protocol):
         """A settlement failed for good: the reservation ends with its lease."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TenantGrant:
-    """`picker.request.grant.Grant` of a `TenantLimiter`."""
+    """`picker.request.grant.Grant` of a `TenantLimiter`. Nobody changes one."""
 
     limiter: TenantLimiter
     id: str
@@ -300,6 +300,9 @@ class TenantLimiter:
             self._observer.charged(subject, usage, record.cost_micros)
 
     def _run(self, settling: Coroutine[None, None, object]) -> None:
+        if not self._buckets.waits:
+            self._run_at_once(settling)
+            return
         task = asyncio.ensure_future(settling)
         self._running.add(task)
         task.add_done_callback(self._done)
@@ -309,8 +312,21 @@ class TenantLimiter:
         if task.cancelled():
             return
         error = task.exception()
-        if error is None:
+        if error is not None:
+            self._failed(error)
+
+    def _run_at_once(self, settling: Coroutine[None, None, object]) -> None:
+        try:
+            settling.send(None)
+        except StopIteration:
             return
+        except (StoreUnavailable, LimitError) as error:
+            self._failed(error)
+        else:
+            settling.close()
+            raise RuntimeError("a store that never waits has waited")
+
+    def _failed(self, error: BaseException) -> None:
         self._observer.unsettled()
         if isinstance(error, StoreUnavailable | LimitError):
             log.error("a settlement failed: %s", error)

@@ -43,10 +43,14 @@ COUNTS: Final = ("requests", "input_tokens", "cached_tokens", "output_tokens", "
 
 def bounded(usage: UsageRecord) -> UsageRecord:
     """The usage of one settlement as it is counted: each number from 0 to MAX_AMOUNT."""
-    counts = {name: getattr(usage, name) for name in COUNTS}
-    if min(counts.values()) >= 0 and max(counts.values()) <= MAX_AMOUNT:
+    input_tokens, output_tokens = usage.input_tokens, usage.output_tokens
+    cached_tokens, cost_micros, requests = usage.cached_tokens, usage.cost_micros, usage.requests
+    counts = (input_tokens, output_tokens, cached_tokens, cost_micros, requests)
+    if min(counts) >= 0 and max(counts) <= MAX_AMOUNT:
         return usage
-    return replace(usage, **{name: min(max(0, n), MAX_AMOUNT) for name, n in counts.items()})
+    return replace(
+        usage, **{name: min(max(0, getattr(usage, name)), MAX_AMOUNT) for name in COUNTS}
+    )
 
 
 class UsageStore(Protocol):

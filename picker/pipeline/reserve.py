@@ -81,20 +81,23 @@ class Reserve:
 
     def _subject(self, context: RequestContext) -> Subject:
         caller = context.caller
+        limited_by = caller.policy.limited_by
         return Subject(
             tenant=caller.tenant,
             key=caller.line,
             user=context.user,
             model=context.billed_model,
             pool=context.pool,
-            session=self._named(context, By.SESSION, context.session_id),
-            agent=self._named(context, By.AGENT, context.agent_id),
+            session=self._named(context, By.SESSION, context.session_id)
+            if By.SESSION in limited_by
+            else "",
+            agent=self._named(context, By.AGENT, context.agent_id)
+            if By.AGENT in limited_by
+            else "",
         )
 
     def _named(self, context: RequestContext, by: By, name: str) -> str:
-        """What limits by session or agent count it as; "" where there are none."""
-        if by not in context.caller.policy.limited_by:
-            return ""
+        """What limits by session or agent count it as."""
         return self._names.known((context.caller.tenant, by.value), name, self._wall_s())
 
     async def _reserve(

@@ -17,6 +17,8 @@ def fitted(meters: Sequence[Meter], guess: Usage) -> Usage:
     """``guess`` with its output reduced, so that it takes at most a quarter of what each enforced
     bucket can ever grant, or at most what the input alone takes if that is more."""
     enforced = [meter for meter in meters if not meter.bucket.shadow]
+    if all(meter.amount(guess) <= meter.bucket.limit // GUESS_SHARE for meter in enforced):
+        return guess  # as nearly all do
     without = replace(guess, output_tokens=0, reasoning_tokens=0)
     room = [max(meter.bucket.limit // GUESS_SHARE, meter.amount(without)) for meter in enforced]
     least = largest_output(enforced, guess, room)

@@ -19,7 +19,7 @@ from policies.limits.types import (
 )
 
 
-class By(enum.Enum):
+class By(enum.StrEnum):
     """What a rule has separate buckets for, within a tenant."""
 
     __hash__ = object.__hash__  # Enum's own is written in Python

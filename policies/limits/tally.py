@@ -116,6 +116,8 @@ class Tally:
         """
         for count in self.counts:
             count.state = arithmetic.advance(count.rule, count.state, now_ms)
+        if len(self.counts) == 1 and self.counts[0].holders:
+            return False  # as most are
         idle = [not one.holders and arithmetic.is_idle(one.rule, one.state) for one in self.counts]
         if all(idle):
             self.counts.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 MAX_LIMIT: Final = 10**15
@@ -33,10 +33,8 @@ class LimitError(ValueError):
     would be right."""
 
 
-class Dimension(enum.Enum):
+class Dimension(enum.StrEnum):
     """What a bucket counts."""
-
-    __hash__ = object.__hash__  # Enum's own is written in Python
 
     REQUESTS = "requests"
     INPUT_TOKENS = "input_tokens"
@@ -59,7 +57,7 @@ TOKEN_DIMENSIONS: Final = frozenset(
 )
 
 
-class Period(enum.Enum):
+class Period(enum.StrEnum):
     """A calendar unit. A week begins on Monday."""
 
     SECOND = "second"
@@ -185,12 +183,13 @@ class Take:
     amount: int
 
     def __post_init__(self) -> None:
-        check_amount(f"amount from {self.bucket.key!r}", self.amount)
+        if not is_amount(self.amount):
+            check_amount(f"amount from {self.bucket.key!r}", self.amount)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How much is left of a bucket, as in the ``x-ratelimit-*`` headers."""
+class Standing(NamedTuple):
+    """How much is left of a bucket, as in the ``x-ratelimit-*`` headers. A tuple, because one is
+    made for each bucket of each request."""
 
     bucket: Bucket
     limit: int
@@ -223,9 +222,14 @@ def check_zone(name: str) -> None:
 _NO_ZONE: Final = "{!r} is not a time zone: give a name such as Europe/Berlin"
 
 
+def is_amount(amount: int) -> bool:
+    """Whether it can be taken or charged at once."""
+    return type(amount) is int and 0 <= amount <= MAX_AMOUNT
+
+
 def check_amount(what: str, amount: int) -> None:
     """Raises LimitError unless 0 <= amount <= MAX_AMOUNT."""
-    if type(amount) is not int or not 0 <= amount <= MAX_AMOUNT:
+    if not is_amount(amount):
         raise LimitError(f"{what} must be a whole number from 0 to {MAX_AMOUNT}, got {amount!r}")
 
 

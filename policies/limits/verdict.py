@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from policies.limits import arithmetic
@@ -37,6 +37,8 @@ class Granted:
     shadow_refusals: tuple[Bucket, ...] = ()
     """Shadow buckets that would have refused. Nothing was taken from these, just as nothing would
     have been taken if they were enforced."""
+    states: tuple[State, ...] = field(default=(), compare=False, repr=False)
+    """Of every bucket after the takes; for the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +77,26 @@ def judge(takes: Sequence[Take], states: Sequence[State], now_ms: int) -> Verdic
     """The verdict on ``takes``. ``states``: of their buckets, in the same order, advanced to
     ``now_ms``."""
     shadow: list[Bucket] = []
-    after: list[Standing] = []
+    after: list[State] = []
+    standings: list[Standing] = []
     for take, state in zip(takes, states, strict=True):
-        bucket = take.bucket
-        if fits(take, state):
-            state = arithmetic.take(bucket.rule, state, take.amount)
+        bucket, amount = take.bucket, take.amount
+        left = arithmetic.available(bucket.rule, state)
+        if left >= amount:
+            state = arithmetic.take(bucket.rule, state, amount)
+            left -= amount
         elif bucket.shadow:
             shadow.append(bucket)
         else:
             return _denied(takes, states, now_ms)
-        after.append(standing(bucket, state, now_ms))
-    return Granted(tuple(after), tuple(shadow))
+        after.append(state)
+        standings.append(_standing(bucket, state, left, now_ms))
+    return Granted(tuple(standings), tuple(shadow), tuple(after))
 
 
 def standing(bucket: Bucket, state: State, now_ms: int) -> Standing:
     """The standing of a bucket in an advanced state."""
-    rule = bucket.rule
-    return Standing(
-        bucket,
-        bucket.limit,
-        max(0, arithmetic.available(rule, state)),
-        max(0, arithmetic.reset_at_ms(rule, state) - now_ms),
-    )
+    return _standing(bucket, state, arithmetic.available(bucket.rule, state), now_ms)
 
 
 def tightest(standings: Iterable[Standing], dimensions: Collection[Dimension]) -> Standing | None:
@@ -112,6 +112,11 @@ def tightest(standings: Iterable[Standing], dimensions: Collection[Dimension]) -
 
 
 _RANK: Final = {Refusal.BUSY: 0, Refusal.EMPTY: 1, Refusal.NEVER: 2}
+
+
+def _standing(bucket: Bucket, state: State, left: int, now_ms: int) -> Standing:
+    reset_ms = arithmetic.reset_at_ms(bucket.rule, state) - now_ms
+    return Standing(bucket, bucket.limit, max(0, left), max(0, reset_ms))
 
 
 def _refusal(take: Take, state: State) -> tuple[Bucket, Refusal, int]:

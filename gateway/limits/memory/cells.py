@@ -52,8 +52,8 @@ def any_of_other_rules(cells: Sequence[Cell], counts: Sequence[Count | None]) ->
 
 
 def take_from(tally: Tally, count: Count, amount: int, key: str, state: State) -> Hold:
-    """Take from a count. ``state``: its own, advanced."""
-    count.state = arithmetic.take(count.rule, state, amount)
+    """Take from a count. ``state``: its own, after the take."""
+    count.state = state
     count.holders += 1
     return Hold(tally, count, key, amount, arithmetic.began_ms(count.rule, state))
 
@@ -88,4 +88,5 @@ def take_from_others(
         most = max(some, key=lambda take: take.amount)
         for other in cell.charged_with([take.bucket.rule for take in some], present):
             state = arithmetic.advance(other.rule, other.state, now_ms)
+            state = arithmetic.take(other.rule, state, most.amount)
             yield take_from(cell, other, most.amount, most.bucket.key, state)

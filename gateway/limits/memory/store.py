@@ -42,9 +42,10 @@ from policies.limits.types import (
     Take,
     check_amount,
     check_takes,
+    is_amount,
     tally_of,
 )
-from policies.limits.verdict import Denied, Verdict, fits, judge, standing
+from policies.limits.verdict import Granted, Verdict, fits, judge, standing
 
 _LOOK_AT: Final = 2
 """How many cells a reservation checks for idleness, beside one for each cell that it makes."""
@@ -71,6 +72,8 @@ class MemoryStore:
 
     volatile = True
     """See `BucketStore.volatile`: the journal does not keep reservations."""
+    waits = False
+    """See `BucketStore.waits`."""
 
     def __init__(
         self,
@@ -109,9 +112,11 @@ class MemoryStore:
         now_ms, tenant = self._open(slot, reservation_id, takes)
         counts, states = self._look(tenant, [take.bucket for take in takes], now_ms, asked=True)
         verdict = judge(takes, states, now_ms)
-        if not isinstance(verdict, Denied):
-            fitting = [fits(take, state) for take, state in zip(takes, states, strict=True)]
-            self._hold(tenant, reservation_id, takes, counts, states, fitting, now_ms, lease_s)
+        if isinstance(verdict, Granted):
+            refused = verdict.shadow_refusals
+            taken = [take.bucket not in refused for take in takes]
+            after = verdict.states
+            self._hold(tenant, reservation_id, takes, counts, after, taken, now_ms, lease_s)
         return verdict
 
     async def adopt(
@@ -127,7 +132,11 @@ class MemoryStore:
             not take.bucket.shadow or fits(take, state)
             for take, state in zip(takes, states, strict=True)
         ]
-        self._hold(tenant, reservation_id, takes, counts, states, forced, now_ms, lease_s)
+        after = [
+            arithmetic.take(take.bucket.rule, state, take.amount)
+            for take, state in zip(takes, states, strict=True)
+        ]
+        self._hold(tenant, reservation_id, takes, counts, after, forced, now_ms, lease_s)
         return True
 
     async def renew(self, slot: str, reservation_ids: Sequence[str], lease_s: float) -> int:
@@ -154,7 +163,8 @@ class MemoryStore:
     ) -> bool:
         """See `BucketStore.settle`."""
         for key, charge in charges.items():
-            check_amount(f"charge to {key!r}", charge)
+            if not is_amount(charge):
+                check_amount(f"charge to {key!r}", charge)
         now_ms = self._clock_ms()
         self._expire(now_ms)
         tenant = self._slots.get(slot)
@@ -310,11 +320,12 @@ class MemoryStore:
         reservation_id: str,
         takes: Sequence[Take],
         counts: list[Count | None],
-        states: Sequence[State],
+        after: Sequence[State],
         taken: Sequence[bool],
         now_ms: int,
         lease_s: float,
     ) -> None:
+        """``after``: states of the buckets after the takes; ``taken``: which of these are done."""
         self._slots[tenant.name] = tenant
         holds: list[Hold] = []
         made = 0
@@ -328,9 +339,9 @@ class MemoryStore:
                     made += 1
                 if count is None:
                     present = [one for one in counts if one is not None]
-                    count = counts[index] = cell.add(bucket.rule, states[index], present, now_ms)
+                    count = counts[index] = cell.add(bucket.rule, after[index], present, now_ms)
                 count.taken_ms = now_ms
-                holds.append(take_from(cell, count, take.amount, bucket.key, states[index]))
+                holds.append(take_from(cell, count, take.amount, bucket.key, after[index]))
             if cell is not None:
                 cell.charged_ms = now_ms
                 if len(cell.counts) > 1:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
-from gateway.limits.usage import COUNTS, OTHERS, UsageRecord
+from gateway.limits.usage import OTHERS, UsageRecord
 
 MAX_SUM = 2**63 - 1
 """A sum does not grow above this: Redis and SQLite have no larger numbers."""
@@ -93,7 +93,14 @@ def in_order(rows: Iterable[UsageRecord]) -> list[UsageRecord]:
 
 def summed(one: UsageRecord, other: UsageRecord) -> UsageRecord:
     """The sum of two rows of the same day, key, user and model."""
-    return replace(
-        one,
-        **{name: min(MAX_SUM, getattr(one, name) + getattr(other, name)) for name in COUNTS},
+    return UsageRecord(
+        one.day,
+        one.key,
+        one.user,
+        one.model,
+        input_tokens=min(MAX_SUM, one.input_tokens + other.input_tokens),
+        cached_tokens=min(MAX_SUM, one.cached_tokens + other.cached_tokens),
+        output_tokens=min(MAX_SUM, one.output_tokens + other.output_tokens),
+        cost_micros=min(MAX_SUM, one.cost_micros + other.cost_micros),
+        requests=min(MAX_SUM, one.requests + other.requests),
     )

@@ -59,6 +59,8 @@ class FallbackStore:
 
     volatile = False
     """See `BucketStore.volatile`."""
+    waits = True
+    """See `BucketStore.waits`."""
 
     def __init__(
         self,

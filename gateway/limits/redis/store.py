@@ -62,6 +62,8 @@ class RedisStore:
 
     volatile = False
     """See `BucketStore.volatile`."""
+    waits = True
+    """See `BucketStore.waits`."""
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ class FaultyStore:
     """A `RemoteStore` over a memory store."""
 
     volatile = False
+    waits = True
 
     def __init__(self) -> None:
         self.inner = MemoryStore(clock_ms=lambda: NOW_MS)
