@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
-from gateway.telemetry.children import Children
+from gateway.telemetry.children import BulkHistogram, Counts, Distributions
 from gateway.telemetry.growing import GrowingCount
 from gateway.telemetry.labels import LabelLimiter
 from picker.request.report import Ending
@@ -46,22 +46,23 @@ class PickerMetrics:
     ) -> None:
         by_model, by_endpoint = ("model", "pool"), ("pool", "endpoint")
 
-        def counter(name: str, meaning: str, labels: tuple[str, ...]) -> Children[Counter]:
-            return Children(Counter(f"penstock_{name}", meaning, labels, registry=registry))
+        self._counted: list[Counts | Distributions] = []
+
+        def counter(name: str, meaning: str, labels: tuple[str, ...]) -> Counts:
+            made = Counts(Counter(f"penstock_{name}", meaning, labels, registry=registry))
+            self._counted.append(made)
+            return made
 
         def growing(name: str, meaning: str, labels: tuple[str, ...] = ()) -> GrowingCount:
             return GrowingCount(Counter(f"penstock_{name}", meaning, labels, registry=registry))
 
-        def histogram(name: str, meaning: str, buckets: tuple[float, ...]) -> Children[Histogram]:
-            return Children(
-                Histogram(
-                    f"penstock_{name}_seconds",
-                    meaning,
-                    by_model,
-                    buckets=buckets,
-                    registry=registry,
-                )
+        def histogram(name: str, meaning: str, buckets: tuple[float, ...]) -> Distributions:
+            named = f"penstock_{name}_seconds"
+            made = Distributions(
+                BulkHistogram(named, meaning, by_model, buckets=buckets, registry=registry)
             )
+            self._counted.append(made)
+            return made
 
         self.requests = counter(
             "requests",
@@ -127,46 +128,49 @@ class PickerMetrics:
         self._model_label = LabelLimiter(_MODEL_CAP, known_model)
         self._endpoint_label = LabelLimiter(_ENDPOINT_CAP)
 
+    def flush(self) -> None:
+        """Pass on to Prometheus what was counted since the last time."""
+        for counted in self._counted:
+            counted.flush()
+
     def rejected(self, event: Rejected) -> None:
         """Count a request that the picker refused."""
         model, pool = self._model_label(event.labels.model), event.labels.pool
-        self.requests[model, pool, str(event.status), event.reason].inc()
-        self.rejections[pool, event.reason].inc()
-        self.decision[model, pool].observe(event.decision_s)
+        self.requests.add((model, pool, str(event.status), event.reason))
+        self.rejections.add((pool, event.reason))
+        self.decision.observe((model, pool), event.decision_s)
 
     def answered(self, event: Answered) -> None:
         """Count a request that the picker answered itself."""
         model, pool = self._model_label(event.labels.model), event.labels.pool
-        self.requests[model, pool, str(event.status), Ending.OK].inc()
-        self.decision[model, pool].observe(event.decision_s)
+        self.requests.add((model, pool, str(event.status), Ending.OK))
+        self.decision.observe((model, pool), event.decision_s)
 
     def completed(self, event: Completed) -> None:
         """Count a request that was dispatched and has ended."""
         model, pool = self._model_label(event.labels.model), event.labels.pool
-        self.requests[model, pool, str(event.status), event.reason].inc()
-        self.input_tokens[model, pool].inc(event.input_tokens)
-        self.output_tokens[model, pool].inc(event.output_tokens)
-        self.cached_tokens[model, pool].inc(event.cached_tokens)
-        self.estimated_usage[model, pool].inc(0 if event.usage_reported else 1)
-        ttft, tpot = self.ttft[model, pool], self.tpot[model, pool]  # made also for no value
-        if event.ttft_s is not None:
-            ttft.observe(event.ttft_s)
-        if (tpot_s := event.tpot_s) is not None:
-            tpot.observe(tpot_s)
-        self.duration[model, pool].observe(event.duration_s)
-        self.queue[model, pool].observe(event.queue_s)
-        self.decision[model, pool].observe(event.decision_s)
+        by_model = (model, pool)
+        self.requests.add((model, pool, str(event.status), event.reason))
+        self.input_tokens.add(by_model, event.input_tokens)
+        self.output_tokens.add(by_model, event.output_tokens)
+        self.cached_tokens.add(by_model, event.cached_tokens)
+        self.estimated_usage.add(by_model, 0 if event.usage_reported else 1)
+        self.ttft.observe(by_model, event.ttft_s)
+        self.tpot.observe(by_model, event.tpot_s)
+        self.duration.observe(by_model, event.duration_s)
+        self.queue.observe(by_model, event.queue_s)
+        self.decision.observe(by_model, event.decision_s)
         if event.endpoint:
-            endpoint = self._endpoint_label(event.endpoint)
-            self.endpoint_prompt_tokens[pool, endpoint].inc(event.input_tokens)
-            self.endpoint_matched_tokens[pool, endpoint].inc(event.matched_tokens)
-            self.endpoint_cached_tokens[pool, endpoint].inc(event.cached_tokens)
+            by_endpoint = (pool, self._endpoint_label(event.endpoint))
+            self.endpoint_prompt_tokens.add(by_endpoint, event.input_tokens)
+            self.endpoint_matched_tokens.add(by_endpoint, event.matched_tokens)
+            self.endpoint_cached_tokens.add(by_endpoint, event.cached_tokens)
 
     def breakers_opened(self, opened: Mapping[tuple[str, str, str], int]) -> None:
         """Count circuit breakers that have opened, by pool, endpoint and model."""
         for (pool, endpoint, model), times in opened.items():
             labels = pool, self._endpoint_label(endpoint), self._model_label(model)
-            self.breaker_opened[labels].inc(times)
+            self.breaker_opened.add(labels, times)
 
     def sample_cpu(self, process_cpu_s: float) -> None:
         """Note the CPU time of this process so far (``time.process_time()``)."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
-from gateway.telemetry.children import Children
+from gateway.telemetry.children import Counts
 from gateway.telemetry.growing import GrowingCount
 from gateway.telemetry.labels import LabelLimiter
 from policies.limits.plan import Subject
@@ -26,8 +26,12 @@ class TenantMetrics:
     further ones count as "other"."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
-        def counter(name: str, meaning: str, labels: tuple[str, ...]) -> Children[Counter]:
-            return Children(Counter(f"penstock_{name}", meaning, labels, registry=registry))
+        self._counted: list[Counts] = []
+
+        def counter(name: str, meaning: str, labels: tuple[str, ...]) -> Counts:
+            made = Counts(Counter(f"penstock_{name}", meaning, labels, registry=registry))
+            self._counted.append(made)
+            return made
 
         def growing(name: str, meaning: str, labels: tuple[str, ...] = ()) -> GrowingCount:
             return GrowingCount(Counter(f"penstock_{name}", meaning, labels, registry=registry))
@@ -65,22 +69,27 @@ class TenantMetrics:
         self._tenant_label = LabelLimiter(_TENANT_CAP)
         self._limit_label = LabelLimiter(_LIMIT_CAP)
 
+    def flush(self) -> None:
+        """Pass on to Prometheus what was counted since the last time."""
+        for counted in self._counted:
+            counted.flush()
+
     def refused(self, tenant: str, bucket: Bucket) -> None:
         """See `LimitObserver`."""
-        self.limited[self._tenant_label(tenant), self._limit(bucket)].inc()
+        self.limited.add((self._tenant_label(tenant), self._limit(bucket)))
 
     def would_refuse(self, tenant: str, bucket: Bucket) -> None:
         """See `LimitObserver`."""
-        self.shadowed[self._tenant_label(tenant), self._limit(bucket)].inc()
+        self.shadowed.add((self._tenant_label(tenant), self._limit(bucket)))
 
     def charged(self, subject: Subject, usage: Usage, cost_micros: int) -> None:
         """See `LimitObserver`."""
-        tenant = self._tenant_label(subject.tenant)
-        self.requests[(tenant,)].inc()
-        self.input_tokens[(tenant,)].inc(usage.input_tokens)
-        self.output_tokens[(tenant,)].inc(usage.output_tokens)
-        self.cached_tokens[(tenant,)].inc(usage.cached_tokens)
-        self.cost[(tenant,)].inc(cost_micros / MICROS)
+        tenant = (self._tenant_label(subject.tenant),)
+        self.requests.add(tenant)
+        self.input_tokens.add(tenant, usage.input_tokens)
+        self.output_tokens.add(tenant, usage.output_tokens)
+        self.cached_tokens.add(tenant, usage.cached_tokens)
+        self.cost.add(tenant, cost_micros / MICROS)
 
     def unsettled(self) -> None:
         """See `LimitObserver`."""

@@ -39,7 +39,9 @@ class WorkerTelemetry:
         self.observer.log_to(self._log)
 
     def sample(self, scrapes: ScrapeStats) -> None:
-        """Write out waiting log lines and note running totals; call it a few times a second."""
+        """Write out waiting counts and log lines and note running totals; call it a few times a
+        second."""
+        self._flush()
         self._metrics.sample_cpu(time.process_time())
         self._metrics.sample_scrapes(scrapes)
         if self._log is not None:
@@ -61,11 +63,16 @@ class WorkerTelemetry:
             self._log.reopen()
 
     def close(self) -> None:
-        """Write out the request log."""
+        """Write out the counts and the request log."""
+        self._flush()
         self.observer.log_to(None)
         if self._log is not None:
             self._log.close()
             self._log = None
+
+    def _flush(self) -> None:
+        self._metrics.flush()
+        self.tenants.flush()
 
 
 def _request_log_path(settings: Telemetry) -> Path | None:

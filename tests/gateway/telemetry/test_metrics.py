@@ -29,6 +29,7 @@ def test_a_completed_request(
     metrics: PickerMetrics, registry: CollectorRegistry, completed: Callable[..., Completed]
 ) -> None:
     metrics.completed(completed())
+    metrics.flush()
 
     def value(name: str, labels: dict[str, str]) -> float | None:
         return registry.get_sample_value(f"penstock_{name}", labels)
@@ -53,6 +54,7 @@ def test_an_aborted_request_has_no_first_token_and_no_endpoint(
     metrics.completed(
         completed(endpoint="", status=0, reason="client_aborted", ttft_s=None, usage_reported=False)
     )
+    metrics.flush()
     labels = MODEL | {"status": "0", "reason": "client_aborted"}
     assert registry.get_sample_value("penstock_requests_total", labels) == 1
     assert registry.get_sample_value("penstock_ttft_seconds_count", MODEL) == 0
@@ -60,10 +62,31 @@ def test_an_aborted_request_has_no_first_token_and_no_endpoint(
     assert registry.get_sample_value("penstock_endpoint_prompt_tokens_total", ENDPOINT) is None
 
 
+def test_counts_are_passed_on_once_and_into_the_right_buckets(
+    metrics: PickerMetrics, registry: CollectorRegistry, completed: Callable[..., Completed]
+) -> None:
+    for ttft_s in (0.0, 0.01, 0.011, 1e9):  # a bucket holds its bound
+        metrics.completed(completed(ttft_s=ttft_s))
+    for _ in range(2):
+        metrics.flush()
+    metrics.completed(completed(ttft_s=0.02))
+    metrics.flush()
+    name = "penstock_ttft_seconds"
+    below = {
+        bound: registry.get_sample_value(f"{name}_bucket", {**MODEL, "le": bound})
+        for bound in ("0.01", "0.025", "160.0", "+Inf")
+    }
+    assert below == {"0.01": 2, "0.025": 4, "160.0": 4, "+Inf": 5}
+    assert registry.get_sample_value(f"{name}_sum", MODEL) == pytest.approx(1e9 + 0.041)
+    of = MODEL | {"status": "200", "reason": "ok"}
+    assert registry.get_sample_value("penstock_requests_total", of) == 5
+
+
 def test_a_rejected_request(
     metrics: PickerMetrics, registry: CollectorRegistry, rejected: Callable[..., Rejected]
 ) -> None:
     metrics.rejected(rejected())
+    metrics.flush()
     labels = {"model": "llama", "pool": "", "status": "404", "reason": "model_not_found"}
     assert registry.get_sample_value("penstock_requests_total", labels) == 1
     rejection = {"pool": "", "reason": "model_not_found"}
@@ -74,6 +97,7 @@ def test_a_request_that_the_picker_answers(
     metrics: PickerMetrics, registry: CollectorRegistry, rejected: Callable[..., Rejected]
 ) -> None:
     metrics.answered(Answered(rejected().labels, 200, 0.001))
+    metrics.flush()
     labels = {"model": "llama", "pool": "", "status": "200", "reason": "ok"}
     assert registry.get_sample_value("penstock_requests_total", labels) == 1
     rejection = {"pool": "", "reason": "ok"}
@@ -85,6 +109,7 @@ def test_clients_cannot_make_series(
 ) -> None:
     for i in range(1000):
         metrics.rejected(rejected(model=f"made-up-{i}"))
+    metrics.flush()
     labels = {"model": "unknown", "pool": "", "status": "404", "reason": "model_not_found"}
     assert registry.get_sample_value("penstock_requests_total", labels) == 1000
 

@@ -20,6 +20,7 @@ metrics = PickerMetrics(lambda model: True)
 labels = RequestLabels("id", "tenant", "llama", "main", "/")
 for _ in range(3):
     metrics.rejected(Rejected(labels, 503, "no_endpoints", 0.001))
+metrics.flush()
 Gauge("penstock_test_live", "Lives with its worker.", multiprocess_mode="livesum").set(1)
 import os
 print(os.getpid())

@@ -24,6 +24,7 @@ def test_what_a_tenant_was_charged() -> None:
     metrics, registry = made()
     for _ in range(2):
         metrics.charged(Subject("acme"), Usage(10, 5, 4), 2_500_000)
+    metrics.flush()
     of = {"tenant": "acme"}
     assert registry.get_sample_value("penstock_tenant_requests_total", of) == 2
     assert registry.get_sample_value("penstock_tenant_input_tokens_total", of) == 20
@@ -36,6 +37,7 @@ def test_a_limit_is_named_by_its_rule_not_by_each_user() -> None:
     metrics, registry = made()
     metrics.refused("acme", BUCKET)
     metrics.would_refuse("acme", BUCKET)
+    metrics.flush()
     of = {"tenant": "acme", "limit": "tokens-per-day"}
     assert registry.get_sample_value("penstock_limit_rejections_total", of) == 1
     assert registry.get_sample_value("penstock_limit_shadow_rejections_total", of) == 1
@@ -45,6 +47,7 @@ def test_labels_stay_bounded() -> None:
     metrics, registry = made()
     for number in range(1_200):
         metrics.charged(Subject(f"t{number}"), Usage(1, 1), 0)
+    metrics.flush()
     other = registry.get_sample_value("penstock_tenant_requests_total", {"tenant": "other"})
     assert other == 200
 
