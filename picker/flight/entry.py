@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
+from enum import StrEnum, auto
 from typing import Final
 
 from picker.flight.leg import Leg
@@ -17,7 +17,7 @@ from picker.seams.observer import Completed
 from policies.limits.prices import NOTHING, Usage
 
 
-class State(Enum):
+class State(StrEnum):
     """Where a request under way is."""
 
     SERVING = auto()
@@ -30,7 +30,7 @@ class State(Enum):
     ENDED = auto()
 
 
-class Event(Enum):
+class Event(StrEnum):
     """What can happen to a request under way."""
 
     REPORTED = auto()
@@ -48,7 +48,7 @@ class Event(Enum):
     """It was never sent: the decision failed half-way."""
 
 
-class Act(Enum):
+class Act(StrEnum):
     """What a transition does, in the order of its tuple: a policy of somebody else's may raise in
     the last one, learning, and then the request has ended in all books."""
 

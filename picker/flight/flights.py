@@ -18,7 +18,6 @@ from picker.flight.leg import Leg
 from picker.flight.lessons import Lessons
 from picker.flight.quiet import Quiet
 from picker.flight.recount import Recount
-from picker.prompt.measure import countable
 from picker.request.context import RequestContext
 from picker.request.report import Ending, Report
 from picker.request.role import Role
@@ -87,8 +86,7 @@ class Flights:
         self._leases.add(entry)
         prompt = context.prompt
         if entry.grant is not None and entry.counted_tokens is None and prompt is not None:
-            # Documents that share a query are answered as a whole, with their usage.
-            self._recount.keep(entry.id, entry.pool, () if prompt.shared else countable(prompt))
+            self._recount.keep(entry.id, entry.pool, prompt)
         chains = context.blocks.chains if context.blocks is not None else ()
         for leg in entry.legs:
             self.ledger.open(leg, now_s)

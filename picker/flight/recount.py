@@ -7,6 +7,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from picker.prompt.forms import Prompt
+from picker.prompt.measure import countable
 from picker.seams.engine_counts import EngineCounts
 
 log = logging.getLogger(__name__)
@@ -27,10 +29,14 @@ class Recount:
         self._tasks: set[asyncio.Task[None]] = set()
         self.kept_bytes = 0
 
-    def keep(self, id: str, pool: str, texts: Sequence[bytes]) -> None:  # noqa: A002 - a request's
-        """Keep the prompt of a request that is sent, if it can be counted and there is room."""
+    def keep(self, id: str, pool: str, prompt: Prompt) -> None:  # noqa: A002 - a request's
+        """Keep the prompt of a request that is sent, if it can be counted and there is room.
+        Documents that share a query are answered as a whole, with their usage."""
+        if prompt.shared or not self._engine.can_count(pool):
+            return
+        texts = countable(prompt)
         size = sum(map(len, texts))
-        if size and self._engine.can_count(pool) and self.kept_bytes + size <= self._most_bytes:
+        if size and self.kept_bytes + size <= self._most_bytes:
             self._kept[id] = (pool, texts)
             self.kept_bytes += size
 

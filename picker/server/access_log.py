@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
 from collections.abc import AsyncIterator, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
 import grpc
 from envoy.config.core.v3.address_pb2 import Address
-from envoy.data.accesslog.v3.accesslog_pb2 import (
-    AccessLogType,
-    HTTPAccessLogEntry,
-    ResponseFlags,
-)
+from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
 
@@ -40,18 +39,28 @@ _ERRORS: Final = 400
 """Status codes from here on."""
 SERVICE: Final = "envoy.service.accesslog.v3.AccessLogService"
 
-_UPSTREAM_FAILED: Final = (
-    "upstream_connection_failure",
-    "upstream_connection_termination",
-    "upstream_remote_reset",
-    "upstream_protocol_error",
+_REFUSED: Final = "upstream_connection_failure"
+_UPSTREAM_FAILED: Final = frozenset(
+    {
+        _REFUSED,
+        "upstream_connection_termination",
+        "upstream_remote_reset",
+        "upstream_protocol_error",
+    }
 )
-_TIMED_OUT: Final = (
-    "upstream_request_timeout",
-    "upstream_max_stream_duration_reached",
-    "duration_timeout",
-    "stream_idle_timeout",
+_TIMED_OUT: Final = frozenset(
+    {
+        "upstream_request_timeout",
+        "upstream_max_stream_duration_reached",
+        "duration_timeout",
+        "stream_idle_timeout",
+    }
 )
+_CLIENT_LEFT: Final = frozenset({"downstream_connection_termination", "downstream_remote_reset"})
+
+_AT_ONCE: Final = 8
+"""So many entries are taken without a pause: a message may have hundreds, and decisions wait
+meanwhile."""
 
 
 class AccessLogs:
@@ -87,22 +96,29 @@ class AccessLogs:
         try:
             async for message in messages:
                 self._last_s = time.monotonic()
-                self._read(message)
+                await self._read(message)
                 if self._picker.draining and len(message) < BUFFER_BYTES // 2:
                     break  # Envoy goes on with another picker; nothing follows for `FLUSH_S`
         finally:
             self._open -= 1
         return b""
 
-    def _read(self, message: bytes) -> None:
+    async def _read(self, message: bytes) -> None:
         try:
             entries = StreamAccessLogsMessage.FromString(message).http_logs.log_entry
         except DecodeError:
             self.failed_entries += 1
             log.exception("an access log message of %d bytes could not be read", len(message))
             return
-        for entry in entries:
-            self._take(entry)
+        rest = iter(entries)
+        try:
+            for number, entry in enumerate(rest, 1):
+                self._take(entry)
+                if number % _AT_ONCE == 0 and number < len(entries):
+                    await asyncio.sleep(0)
+        finally:
+            for entry in rest:  # the stream ends now: no end of a request is to be lost
+                self._take(entry)
 
     def _take(self, entry: HTTPAccessLogEntry) -> None:
         try:
@@ -178,19 +194,19 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
     streaming = "progress" in seen
     # With how many events there were when it was reported, where it is a stream.
     usage = _counts(seen["usage"].struct_value.fields) if "usage" in seen else {}
-    duration_s = common.time_to_last_downstream_tx_byte.ToNanoseconds() / 1e9
+    duration_s = _seconds(common.time_to_last_downstream_tx_byte)
     if duration_s == 0:
-        duration_s = common.duration.ToNanoseconds() / 1e9
+        duration_s = _seconds(common.duration)
     status = entry.response.response_code.value
-    flags = common.response_flags
-    failed = any(getattr(flags, name) for name in _UPSTREAM_FAILED)
-    started_us = common.start_time.ToMicroseconds()
+    flags = {flag.name for flag, _ in common.response_flags.ListFields()}
+    failed = not _UPSTREAM_FAILED.isdisjoint(flags)
     first_byte = seen["first_byte_us"].string_value if "first_byte_us" in seen else ""
     ttft_s = None
     if first_byte.isdecimal():
+        started_us = common.start_time.ToMicroseconds()
         ttft_s = max(0.0, (int(first_byte) - started_us) / 1e6)
     elif status == 200 and not failed:
-        ttft_s = common.time_to_first_upstream_rx_byte.ToNanoseconds() / 1e9 or None
+        ttft_s = _seconds(common.time_to_first_upstream_rx_byte) or None
     tries, last_try = _tries(metadata, flags)
     if last_try is LastTry.ANSWERED and "blames_request" in seen:
         last_try = LastTry.BLAMED
@@ -227,18 +243,24 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
     )
 
 
-def _tries(metadata: Mapping[str, Struct], flags: ResponseFlags) -> tuple[tuple[str, ...], LastTry]:
+def _seconds(duration: Duration) -> float:
+    return (duration.seconds * 1_000_000_000 + duration.nanos) / 1e9
+
+
+def _tries(
+    metadata: Mapping[str, Struct], flags: AbstractSet[str]
+) -> tuple[tuple[str, ...], LastTry]:
     """How the tries before the last one ended, and the last one, as far as its status does not say
-    so."""
+    so. ``flags``: those of the response that are set."""
     noted = metadata[names.TRIES_NAMESPACE].fields if names.TRIES_NAMESPACE in metadata else {}
     tries = tuple(noted["tries"].string_value.split()) if "tries" in noted else ()
     if "given_up" in noted:
         return tries, LastTry.NONE
-    if flags.upstream_connection_failure:
+    if _REFUSED in flags:
         return tries, LastTry.REFUSED
-    if any(getattr(flags, name) for name in _UPSTREAM_FAILED):
+    if not _UPSTREAM_FAILED.isdisjoint(flags):
         return tries, LastTry.RESET
-    if any(getattr(flags, name) for name in _TIMED_OUT):
+    if not _TIMED_OUT.isdisjoint(flags):
         return tries, LastTry.TIMEOUT
     return tries, LastTry.ANSWERED
 
@@ -255,8 +277,12 @@ def streamed_events(progress: Mapping[str, Value], sent_bytes: int) -> int:
 
 
 def _counts(fields: Mapping[str, Value]) -> dict[str, int]:
-    counts = {key: _count(value) for key, value in fields.items()}
-    return {key: count for key, count in counts.items() if count is not None}
+    counts = {}
+    for key in fields:  # a map's items() takes three times as long
+        count = _count(fields[key])
+        if count is not None:
+            counts[key] = count
+    return counts
 
 
 def _count(value: Value) -> int | None:
@@ -273,8 +299,8 @@ def _address(remote: Address) -> str:
     return f"{host}:{socket.port_value}"
 
 
-def _reason(status: int, flags: ResponseFlags, *, failed: bool) -> Ending:
-    if flags.downstream_connection_termination or flags.downstream_remote_reset:
+def _reason(status: int, flags: AbstractSet[str], *, failed: bool) -> Ending:
+    if not _CLIENT_LEFT.isdisjoint(flags):
         return Ending.CLIENT_ABORTED
     if failed:
         return Ending.UPSTREAM_ERROR

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from picker.flight.recount import Recount
+from picker.prompt.forms import Prompt
 from policies.limits.prices import Usage
 from tests.picker.accounts import Accounts
 from tests.picker.fleet import POOL, Fleet, chat, decided, end_of, fleet
@@ -131,10 +132,21 @@ async def test_the_proxy_may_restart_meanwhile(accounts: Accounts) -> None:
 
 async def test_what_is_kept_is_bounded_and_dropped() -> None:
     recount = Recount(Engine(), most_bytes=100)
-    recount.keep("a", POOL, [b"x" * 60])
-    recount.keep("b", POOL, [b"x" * 60])
-    recount.keep("c", POOL, [b"x" * 20, b"x" * 20])
-    recount.keep("d", "elsewhere", [b"x"])
+    recount.keep("a", POOL, Prompt((b"x" * 60,), 1, 0))
+    recount.keep("b", POOL, Prompt((b"x" * 60,), 1, 0))
+    recount.keep(
+        "c",
+        POOL,
+        Prompt(
+            (
+                b"x" * 20,
+                b"x" * 20,
+            ),
+            1,
+            0,
+        ),
+    )
+    recount.keep("d", "elsewhere", Prompt((b"x",), 1, 0))
     assert recount.kept_bytes == 100
     assert not recount.count("b", "", "", lambda _: None)
     for one in "abcd":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType, HTTPAccessLogEntry
@@ -13,8 +13,8 @@ from google.protobuf.json_format import ParseDict
 
 from picker import names
 from picker.request.report import Ending, Report
-from picker.server.access_log import FLUSH_S, Sign, read_entry, read_sign
-from tests.picker.fleet import chat
+from picker.server.access_log import FLUSH_S, AccessLogs, Sign, read_entry, read_sign
+from tests.picker.fleet import chat, fleet
 from tests.picker.server.conftest import Served
 from tests.picker.server.edge import Edge, entry_of
 from tests.picker.server.test_ends import until
@@ -309,6 +309,33 @@ async def test_ends_that_are_on_their_way_while_a_picker_stops_are_not_lost(
         await stream.write(logged("p1-2"))
         await stopping
     assert told == ["p1-1", "p1-2"]
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_others_get_a_turn_within_a_long_message_and_no_end_is_lost(
+    monkeypatch: pytest.MonkeyPatch, cut: bool
+) -> None:
+    """``cut``: the stream ends while its message is read."""
+    picker = fleet().picker
+    told: list[str] = []
+    monkeypatch.setattr(picker, "complete", lambda report: told.append(report.id))
+    message, ids = StreamAccessLogsMessage(), [f"p1-{number}" for number in range(300)]
+    message.http_logs.log_entry.extend(entry(decision={"id": id_, "picker": "p1"}) for id_ in ids)
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield message.SerializeToString()
+
+    reading = asyncio.ensure_future(AccessLogs(picker)._receive(messages(), None))  # type: ignore[arg-type]
+    turns = 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+        if cut and turns == 3:
+            assert 0 < len(told) < 300
+            reading.cancel()
+    assert reading.cancelled() == cut
+    assert told == ids
+    assert cut or turns > 10
 
 
 def logged(id: str) -> StreamAccessLogsMessage:  # noqa: A002 - the request's id
