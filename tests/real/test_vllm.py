@@ -265,7 +265,7 @@ async def test_requests_by_status_are_metered(fleet: Fleet) -> None:
     assert logged["200"] > 200
     async with asyncio.timeout(5):  # workers pass their counts on a few times a second
         for status, count in logged.items():
-            while await fleet.metric("penstock_requests_total", status=status) != count:
+            while await fleet.metric("penstock_requests_total", status=status) != count:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
 
