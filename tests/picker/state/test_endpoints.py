@@ -10,34 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from picker.request.role import Role
-from picker.state.endpoints import PoolState, Signals
+from picker.state.endpoints import PoolState
 from picker.state.lack import Lack
 from picker.state.models import ServedModel
-from picker.state.spec import EndpointChanges, EndpointSpec, changes_between
-
-SIGNALS = Signals(
-    waiting_requests=2,
-    running_requests=5,
-    kv_usage=0.25,
-    kv_capacity_tokens=100_000,
-    kv_block_tokens=16,
-    max_loras=4,
-    running_adapters=frozenset({"a"}),
-    waiting_adapters=frozenset({"a", "b"}),
-)
-A, B, C = "10.0.0.1:8000", "10.0.0.2:8000", "10.0.0.3:8000"
-
-
-def pool_with(*addresses: str, now_s: float = 100.0) -> PoolState:
-    pool = PoolState("chat", stale_after_s=5.0)
-    pool.sync([EndpointSpec(address) for address in addresses])
-    for address in addresses:
-        pool.apply_signals(address, SIGNALS, now_s)
-    return pool
-
-
-def candidates(pool: PoolState, now_s: float = 100.0) -> list[str]:
-    return sorted(pool.address_of(int(slot)) for slot in pool.candidates(now_s))
+from picker.state.spec import EndpointChanges, EndpointSpec
+from tests.picker.state.pool import SIGNALS, SPECS, A, B, C, candidates, pool_with
 
 
 def test_an_endpoint_is_a_candidate_while_it_answers() -> None:
@@ -217,51 +194,6 @@ def test_a_scrape_that_began_before_the_failure_does_not_heal() -> None:
     assert candidates(pool, 101.2) == []
     pool.apply_signals(A, SIGNALS, 101.3, began_s=101.1)
     assert candidates(pool, 101.3) == [A]
-
-
-def test_upserts_and_deletes_leave_the_other_endpoints_alone() -> None:
-    pool = pool_with(A, B)
-    slot = pool.slot_of[B]
-    labelled = EndpointSpec(B, role=Role.DECODE, rank=1, labels=(("zone", "a"),))
-    assert not pool.apply(EndpointChanges("chat", upserts=(labelled,))).added
-    assert pool.specs == {A: EndpointSpec(A), B: labelled}
-    assert pool.slot_of[B] == slot
-    assert candidates(pool) == [A, B]
-    changes = pool.apply(EndpointChanges("chat", deletes=(A, "10.9.9.9:1")))
-    assert list(changes.removed) == [A], "one that is gone already is no news"
-    assert candidates(pool) == [B]
-
-
-def test_a_deleted_address_that_comes_back_is_another_endpoint() -> None:
-    pool = pool_with(A)
-    generation = pool.generation_of(pool.slot_of[A])
-    again = EndpointChanges("chat", upserts=(EndpointSpec(A),), deletes=(A,))
-    changes = pool.apply(again)
-    assert (list(changes.added), list(changes.removed)) == ([A], [A])
-    assert pool.generation_of(pool.slot_of[A]) != generation
-    assert candidates(pool) == []
-
-
-SPECS = st.lists(
-    st.builds(
-        EndpointSpec,
-        st.sampled_from([A, B, C, "10.0.0.1:8001", "[fd00::1]:80", "[fd00::1]:81"]),
-        st.booleans(),
-    ),
-    max_size=8,
-)
-
-
-@given(SPECS, SPECS)
-def test_changes_lead_from_one_set_of_endpoints_to_the_other(
-    before: list[EndpointSpec], after: list[EndpointSpec]
-) -> None:
-    pool = PoolState("chat", stale_after_s=5.0)
-    pool.sync(before)
-    pool.apply(changes_between("chat", pool.specs, after))
-    assert pool.specs == {spec.address: spec for spec in after}
-    assert pool.slot_of.keys() == pool.specs.keys()
-    assert not changes_between("chat", pool.specs, after)
 
 
 @given(
