@@ -4,6 +4,7 @@ breaks."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -29,12 +30,17 @@ MakeReport = Callable[[bool], control_pb2.Report]
 
 class ControlClient:
     """Holds the assignment as the supervisor last sent it; ``report`` is called a few times a
-    second while attached."""
+    second while attached, and at `report_now`."""
 
     def __init__(self, socket: Path, *, report: MakeReport) -> None:
         self._socket = socket
         self._report = report
         self._board = Board()
+        self._due = asyncio.Event()
+
+    def report_now(self) -> None:
+        """Somebody waits for what the next report says."""
+        self._due.set()
 
     @property
     def endpoints(self) -> Mapping[str, Mapping[str, EndpointSpec]]:
@@ -73,5 +79,8 @@ class ControlClient:
     async def _reports(self) -> AsyncIterator[control_pb2.Report]:
         yield self._report(True)
         while True:
-            await asyncio.sleep(_REPORT_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_REPORT_S):
+                    await self._due.wait()
+            self._due.clear()
             yield self._report(False)

@@ -71,6 +71,7 @@ class Envoy:
                 launch=self._launch,
                 ready=self._serving,
                 ready_timeout_s=30.0,
+                ready_interval_s=0.03,
                 grace_s=_GRACE_S,
                 backoff=Backoff(initial_s=0.1, max_s=5.0, stable_after_s=10.0),
                 log_file=log_file,

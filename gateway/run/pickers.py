@@ -128,6 +128,7 @@ class Pickers:
                 launch=lambda: Launch(command, env=self._run.worker_environment()),
                 ready=ready,
                 ready_timeout_s=30.0,
+                ready_interval_s=0.02,  # it looks at the last report
                 grace_s=_GRACE_S,
                 backoff=Backoff(initial_s=0.05, max_s=5.0, stable_after_s=5.0),
                 log_file=self._run.logs / f"{name}.log",

@@ -136,6 +136,7 @@ class Worker:
             if assignment.proxy_generation != before.proxy_generation:
                 flights.proxy_restarted()
             self._applied = assignment
+            self._control.report_now()
 
     async def _first_look(self) -> None:
         """A worker that was started again takes no request before it has seen the replicas."""

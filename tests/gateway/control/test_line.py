@@ -185,3 +185,17 @@ async def test_a_worker_that_goes_takes_its_reports_with_it(socket: Path) -> Non
         before = reported
         await until(lambda: reported > before)
     await server.stop()
+
+
+async def test_a_report_that_is_waited_for_comes_at_once(
+    server: ControlServer, socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.control.client._REPORT_S", 3_600.0)
+    async with attached(socket) as worker:
+        await until(lambda: server.reports)
+        worker.endpoints = [report(A.address, 3)]
+        worker.client.report_now()
+        await until(lambda: server.in_flight(("chat", A.address)) == 3)
+        worker.endpoints = [report(A.address, 2)]
+        worker.client.report_now()
+        await until(lambda: server.in_flight(("chat", A.address)) == 2)
