@@ -20,7 +20,7 @@ test: test-fast vllm
 
 # Everything but real vLLM.
 test-fast: $(DEV)
-	$(BIN)/pytest -m "not vllm" -n 2 --dist loadfile tests
+	$(BIN)/pytest -m "not vllm" -n 2 --dist loadfile --no-loadscope-reorder tests
 
 check: $(DEV)
 	$(BIN)/ruff format --check .

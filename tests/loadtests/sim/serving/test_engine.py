@@ -400,7 +400,7 @@ async def test_jobs_of_which_one_cannot_run_leave_nothing_behind() -> None:
 
 
 async def test_adapters_that_run_and_wait_are_those_of_the_sequences_that_do() -> None:
-    engine = RealTimeEngine(paced(0.001, max_loras=2, max_num_seqs=3))
+    engine = RealTimeEngine(paced(0.004, max_loras=2, max_num_seqs=3))
     open_ = [engine.submit([job(5 + n % 7, adapter=f"x{n % 5}")]) for n in range(30)]
     seen: set[tuple[tuple[str, ...], tuple[str, ...]]] = set()
     while not all(each.done for each in open_):
