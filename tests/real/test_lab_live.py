@@ -24,7 +24,7 @@ from loadtests.lab.live.target import TargetKind
 
 pytestmark = pytest.mark.envoy
 
-REQUESTS, OUTPUT_TOKENS, SPAN_S = 60, 20, 2.0
+REQUESTS, OUTPUT_TOKENS, SPAN_S = 60, 20, 1.0
 REPLICAS = ("--profile", "constant-step", "--replicas", "3")
 
 
@@ -184,9 +184,9 @@ def start(trace: Path, tmp_path: Path, files: Path) -> Iterator[Callable[..., La
 def test_what_was_started_is_stopped_on_a_signal(
     start: Callable[..., Lab], files: Path, number: signal.Signals
 ) -> None:
-    lab = start("--targets", "penstock", "--speed", "0.01")
-    # Three replicas, the supervisor, its picker and its Envoy.
-    family = lab.family(least=6)
+    lab = start("--targets", "penstock", "--speed", "0.01", "--replicas", "2")
+    # Two replicas, the supervisor, its picker and its Envoy.
+    family = lab.family(least=5)
     assert list(files.iterdir()) != []
     lab.process.send_signal(number)
     code, said = lab.ends()
@@ -199,8 +199,8 @@ def test_what_was_started_is_stopped_on_a_signal(
 def test_a_gateway_that_dies_in_a_run_is_left_out_and_the_others_are_compared(
     start: Callable[..., Lab], files: Path
 ) -> None:
-    lab = start("--targets", "penstock,envoy-round-robin", "--speed", "0.2")
-    family = lab.family(least=6, having="gateway.run.worker")
+    lab = start("--targets", "penstock,envoy-round-robin", "--speed", "0.25", "--replicas", "2")
+    family = lab.family(least=5, having="gateway.run.worker")
     while not any(path.stat().st_size for path in files.glob("*/*/requests.jsonl")):
         assert lab.process.poll() is None, lab.log.read_text()
         time.sleep(0.1)
