@@ -8,7 +8,7 @@ SHORTLY := | { if [ -t 1 ]; then awk '{ printf "\r\033[K  %.76s", $$0; fflush() 
 SHELL := /bin/bash
 .SHELLFLAGS := -o pipefail -c
 
-.PHONY: run test test-fast check format bench docs vllm clean
+.PHONY: run test test-fast check format bench bench-gateways docs vllm clean
 
 # Envoy, the picker and three simulated vLLM replicas: OpenAI API on 127.0.0.1:8080.
 run: $(READY)
@@ -35,6 +35,10 @@ format: $(DEV)
 bench: $(DEV)
 	@$(BIN)/python -m loadtests.bench
 
+# Penstock among other gateways, which are installed into .venv-peers on first use (about 1 GB).
+bench-gateways: $(DEV)
+	@$(BIN)/python -m loadtests.bench --only gateways
+
 # Generated pages.
 docs: $(DEV)
 	$(BIN)/python -m gateway.config.reference
@@ -44,7 +48,7 @@ vllm: $(DEV)
 	@$(BIN)/python tests/real/vllm/install.py
 
 clean:
-	rm -rf .venv .venv-vllm build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-vllm .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml proto/build.py $(wildcard proto/*.proto)
 	@command -v $(PYTHON) >/dev/null || { echo "Penstock needs $(PYTHON): install it, or run make PYTHON=/path/to/python3.11" >&2; exit 1; }

@@ -24,9 +24,11 @@ from loadtests.bench.figures import (
     bodies,
     decision,
     fleet,
+    gateways,
     hearing,
     latency,
     limits,
+    long,
     micro,
     scale,
     streaming,
@@ -34,7 +36,7 @@ from loadtests.bench.figures import (
 )
 from loadtests.bench.figures.measurement import Effort, Figure, OwnFigure
 from loadtests.bench.processes import GoneError
-from loadtests.bench.rows import Row, table
+from loadtests.bench.rows import Row, comparison, markdown, notes, table
 from loadtests.bench.stand import Stand, StandError
 
 _FEW: Final = 4
@@ -54,7 +56,11 @@ OWN_FIGURES: Final = (
     OwnFigure("bodies", "what one hostile body does to all others", bodies.worst),
     OwnFigure("hearing", "CPU per request of another picker", hearing.per_request),
 )
-MICRO: Final = OwnFigure("micro", "parts of a decision alone", micro.rows)
+ASKED_FOR: Final = (
+    OwnFigure("micro", "parts of a decision alone", micro.rows),
+    OwnFigure("long", "long prompts of tenants with budgets", long.per_core),
+    OwnFigure("gateways", "Penstock among other gateways, in the public method", gateways.compared),
+)
 """Left out unless asked for."""
 
 
@@ -66,7 +72,7 @@ def main() -> None:
     console = Console()
     began_s, busy_s, own_s = time.monotonic(), processes.machine_busy_s(), _used_s()
     try:
-        rows = list(_measure(chosen, console, quick=given.quick))
+        rows = list(_measure(chosen, console, given))
     except (StandError, GoneError) as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
@@ -76,7 +82,14 @@ def main() -> None:
     title = _machine(took_s, others_cores, quick=given.quick)
     # On a pipe there is no width to fit into.
     report = console if console.is_terminal else Console(width=160)
-    report.print(table(rows, title))
+    plain = table(rows, title)
+    report.print(plain if plain.row_count else title)
+    if (compared := comparison(rows)) is not None:
+        report.print(compared)
+        for note in notes(rows):
+            report.print(note, style="dim", markup=False, highlight=False)
+    if given.markdown is not None:
+        given.markdown.write_text(f"{title}\n\n{markdown(rows)}")
     if given.json is not None:
         document = {"machine": title, "rows": [asdict(row) for row in rows]}
         given.json.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
@@ -85,11 +98,13 @@ def main() -> None:
 class _Given(argparse.Namespace):
     only: list[str] | None
     quick: bool
+    gateway: list[str] | None
     json: Path | None
+    markdown: Path | None
 
 
 def _parse(arguments: Sequence[str]) -> _Given:
-    known = (*FIGURES, *OWN_FIGURES, MICRO)
+    known = (*FIGURES, *OWN_FIGURES, *ASKED_FOR)
     listed = ", ".join(f"{figure.name} ({figure.about})" for figure in known)
     parser = argparse.ArgumentParser(
         prog="python -m loadtests.bench",
@@ -102,12 +117,21 @@ def _parse(arguments: Sequence[str]) -> _Given:
         metavar="NAME",
         help=f"one figure; may be repeated: {listed}",
     )
+    parser.add_argument(
+        "--gateway",
+        action="append",
+        metavar="NAME",
+        help="compare only this one; may be repeated: envoy, penstock, litellm, vllm, sglang",
+    )
     parser.add_argument("--quick", action="store_true", help="less exact, about two minutes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the comparison of gateways there too"
+    )
     return parser.parse_args(arguments, _Given())
 
 
-def _measure(chosen: Sequence[str], console: Console, *, quick: bool) -> Iterator[Row]:
+def _measure(chosen: Sequence[str], console: Console, given: _Given) -> Iterator[Row]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
@@ -120,7 +144,8 @@ def _measure(chosen: Sequence[str], console: Console, *, quick: bool) -> Iterato
         def say(what: str) -> None:
             progress.update(task, now=what)
 
-        effort = Effort(quick=quick, say=say)
+        parts = [name.lower() for name in given.gateway or ()]
+        effort = Effort(quick=given.quick, say=say, gateways=parts)
         wanted = [figure for figure in FIGURES if figure.name in chosen]
         for replicas, figures in groupby(wanted, lambda figure: figure.replicas):
             progress.update(task, description="test stand")
@@ -131,7 +156,7 @@ def _measure(chosen: Sequence[str], console: Console, *, quick: bool) -> Iterato
                     yield from figure.measure(stand, effort)
                     progress.advance(task)
                 say("stopping")
-        for own in (*OWN_FIGURES, MICRO):
+        for own in (*OWN_FIGURES, *ASKED_FOR):
             if own.name in chosen:
                 _begin(own.about, progress, task)
                 yield from own.measure(effort)

@@ -189,7 +189,7 @@ async def serve() -> None:
     while line := await reader.readline():
         given = orjson.loads(line)
         prompt = given["prompt"]
-        given["prompt"] = LongMix(**prompt) if "users" in prompt else PromptShape(**prompt)
+        given["prompt"] = LongMix.read(prompt) if "users" in prompt else PromptShape(**prompt)
         done: Result | list[Result] | StreamsResult
         if "streams" in given:
             done = await hold(StreamsJob(**given))

@@ -6,7 +6,8 @@ from __future__ import annotations
 import itertools
 import random
 from dataclasses import dataclass
-from typing import Final
+from functools import lru_cache
+from typing import Final, Self
 
 import orjson
 
@@ -45,6 +46,13 @@ class LongMix:
     groups: int = 4
     system: float = 0.2
 
+    @classmethod
+    def read(cls, found: dict[str, object]) -> Self:
+        """From JSON, which has no tuples."""
+        sizes = found["sizes_bytes"]
+        assert isinstance(sizes, list)
+        return cls(**{**found, "sizes_bytes": tuple(sizes)})  # type: ignore[arg-type]
+
 
 class LongRequests:
     """Whole HTTP/1.1 requests as bytes: a user's conversation of one size is the same each time but
@@ -81,6 +89,7 @@ class LongRequests:
         return b"%b%b%032x%b" % (head.encode(), before, mark, after)
 
 
+@lru_cache(maxsize=1_000)
 def _body(
     mix: LongMix, user: int, size: int, max_tokens: int, *, stream: bool
 ) -> tuple[bytes, bytes]:

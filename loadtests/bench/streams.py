@@ -149,7 +149,9 @@ def read_stream(pieces: list[tuple[float, bytes]], tokens: int) -> tuple[list[fl
             arrivals_s.append(times.at(places.raw_place(end + 1)))
     if len(arrivals_s) < tokens:
         return arrivals_s, "an event is missing or changed" if has_end else "not over in time"
-    if not done or not has_end:
+    if not has_end:
+        return arrivals_s, "not over in time"
+    if not done:
         return arrivals_s, "no end"
     return arrivals_s, ""
 

@@ -256,7 +256,7 @@ class Connection(asyncio.Protocol):
         return template % (prompt_tokens, prompt_tokens + self._tokens, self._tokens)
 
     def _answer(self, tail: bytes) -> None:
-        if self._path.startswith(b"/v1/chat"):
+        if self._path.partition(b"?")[0] == b"/v1/chat/completions":
             self._replica.requests += 1
             if self._delay_s:
                 due_s = time.monotonic() + self._delay_s
@@ -268,6 +268,8 @@ class Connection(asyncio.Protocol):
             self._whole(b"text/plain; version=0.0.4", self._replica.metrics())
         elif self._path == b"/v1/models":
             self._whole(b"application/json", _MODELS)
+        elif self._path.startswith(b"/v1/"):
+            self._whole(b"application/json", b'{"detail":"Not Found"}', status=b"404 Not Found")
         else:
             self._whole(b"text/plain", b"")
 
@@ -279,10 +281,10 @@ class Connection(asyncio.Protocol):
         else:
             self._whole(b"application/json", self._counts(_WHOLE))
 
-    def _whole(self, kind: bytes, body: bytes) -> None:
+    def _whole(self, kind: bytes, body: bytes, *, status: bytes = b"200 OK") -> None:
         self.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
-            % (kind, len(body), body)
+            b"HTTP/1.1 %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b"
+            % (status, kind, len(body), body)
         )
 
     def _stream(self, tail: bytes) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
+from loadtests.bench import peers
 from loadtests.lab.commands import lists, parity
 from loadtests.lab.commands.limits import limits
 from loadtests.lab.commands.live import live
 from loadtests.lab.commands.sim import sim
 from loadtests.lab.commands.size import size
-from loadtests.lab.live import peers
 from loadtests.sim.calibration import fit
 
 app = typer.Typer(

@@ -18,9 +18,8 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+from loadtests.bench import peers
 from loadtests.lab.command import app
-from loadtests.lab.live import peers
-from loadtests.lab.live.target import TargetKind
 
 pytestmark = pytest.mark.envoy
 
@@ -97,9 +96,9 @@ def test_gateways_are_compared_on_equal_terms(
 
 
 def test_routers_of_others_are_compared_too(trace: Path, tmp_path: Path) -> None:
-    for kind in (TargetKind.VLLM_ROUTER, TargetKind.SGLANG_ROUTER):
+    for router in peers.ROUTERS:
         try:
-            peers.install(kind, print)
+            peers.install(router, print)
         except peers.PeerError as error:
             pytest.skip(str(error))
     targets = "vllm-router,sglang-router"

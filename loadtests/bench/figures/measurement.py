@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,6 +18,8 @@ class Effort:
 
     quick: bool
     say: Callable[[str], None]
+    gateways: Sequence[str] = ()
+    """Parts of the titles of those to compare; none: all."""
 
     def of(self, full: Amount, quick: Amount) -> Amount:
         """The one that applies."""

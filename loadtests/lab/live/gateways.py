@@ -19,10 +19,10 @@ import orjson
 import yaml
 
 from loadtests.bench import plain
+from loadtests.bench.contest import contenders
 from loadtests.bench.ports import free_port
-from loadtests.lab.live import peers
 from loadtests.lab.live.child import LabChild, LabStartError
-from loadtests.lab.live.target import Target, TargetKind
+from loadtests.lab.live.target import ROUTERS, Target, TargetKind
 
 _READY_S: Final = 60.0
 _ASK_S: Final = 5.0
@@ -151,22 +151,16 @@ def _router(target: Target, replicas: Sequence[str], port: int) -> _Plan:
         count = told.get("healthy_workers")
         return count if isinstance(count, int) else 0
 
-    return _Plan(router_command(target, replicas, port, free_port()), healthy)
+    return _Plan(router_command(target, replicas, port), healthy)
 
 
-def router_command(
-    target: Target, replicas: Sequence[str], port: int, metrics_port: int
-) -> tuple[str, ...]:
-    """The command for vllm-router or sglang-router; both have these options."""
+def router_command(target: Target, replicas: Sequence[str], port: int) -> tuple[str, ...]:
+    """The command for vllm-router or sglang-router."""
     urls = [f"http://{replica}" for replica in replicas]
-    level = "warning" if target.kind is TargetKind.VLLM_ROUTER else "warn"
-    return (
-        *(str(peers.interpreter()), "-m", peers.MODULES[target.kind]),
-        *("--host", "127.0.0.1", "--port", str(port)),
-        *("--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port)),
-        *("--worker-startup-check-interval", str(_HEALTH_RETRY_S)),
-        *("--log-level", level, "--policy", target.policy),
-        *("--worker-urls", *urls),
+    return tuple(
+        contenders.router_command(
+            ROUTERS[target.kind], urls, port, policy=target.policy, check_s=_HEALTH_RETRY_S
+        )
     )
 
 

@@ -15,14 +15,16 @@ from typing import Final, Never
 
 import aiohttp
 
+from loadtests.bench import peers
 from loadtests.lab.comparison import Cell, CellRun
-from loadtests.lab.live import gateways, peers, replicas
+from loadtests.lab.live import gateways, replicas
 from loadtests.lab.live.child import LabStartError
 from loadtests.lab.live.client import LoadClient, Sent
 from loadtests.lab.live.experiment import LiveExperiment
 from loadtests.lab.live.measured import AnswerTokens, LiveDetails, totals
 from loadtests.lab.live.replicas import ReplicaFleet
 from loadtests.lab.live.strain import StrainMeter
+from loadtests.lab.live.target import ROUTERS
 from loadtests.lab.outcome import Outcome, Sample
 from loadtests.lab.source import LabError
 from loadtests.lab.sweep import Watcher
@@ -60,15 +62,17 @@ def with_peers(experiment: LiveExperiment, tell: Tell) -> LiveExperiment:
     """Install other projects' routers; returns the experiment without those that cannot be
     installed. Raises LabError when no target is left."""
     for target in experiment.targets:
-        if target.kind in peers.REQUIREMENTS:
+        if target.kind in ROUTERS:
             try:
-                peers.install(target.kind, tell)
+                peers.install(ROUTERS[target.kind], tell)
             except peers.PeerError as error:
                 experiment = _without(experiment, target.title, error, tell)
     return experiment
 
 
-def _without(experiment: LiveExperiment, title: str, error: LabError, tell: Tell) -> LiveExperiment:
+def _without(
+    experiment: LiveExperiment, title: str, error: Exception, tell: Tell
+) -> LiveExperiment:
     tell(f"{title} is left out: {error}")
     kept = experiment.without(title, str(error))
     if not kept.targets:

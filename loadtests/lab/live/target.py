@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from yarl import URL
 
+from loadtests.bench.peers import Peer
 from loadtests.lab import choices
 from loadtests.lab.source import LabError
 
@@ -25,6 +26,10 @@ class TargetKind(enum.StrEnum):
     """One that runs already, named by its URL."""
 
 
+ROUTERS: Mapping[TargetKind, Peer] = {
+    TargetKind.VLLM_ROUTER: Peer.VLLM_ROUTER,
+    TargetKind.SGLANG_ROUTER: Peer.SGLANG_ROUTER,
+}
 ROUTER_POLICIES: Mapping[TargetKind, tuple[str, ...]] = {
     TargetKind.VLLM_ROUTER: (
         "cache_aware",

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from loadtests.bench.load import Job
+from loadtests.bench.long_prompts import LongMix
 from loadtests.bench.prompts import PromptShape, Requests, api_key
 from loadtests.bench.result import Result
 from loadtests.bench.turns import TurnsJob
@@ -131,6 +132,17 @@ def test_servers_are_asked_in_turn_and_each_has_a_result(
         assert result.seconds == pytest.approx(sum(result.latencies_s))
     after = orjson.loads(upstream.ask(b"counts"))["requests"]
     assert [new - old for new, old in zip(after, before, strict=True)] == [23, 23]
+
+
+def test_long_prompts_of_many_users_are_answered_whole_and_as_streams(
+    load: Line, port: int
+) -> None:
+    mix = LongMix(sizes_bytes=(20_000, 30_000), users=2, groups=1)
+    job = Job(port=port, prompt=mix, seed=6, connections=2, requests=8, max_tokens=3)
+    result = run(load, job)
+    assert (result.answered, result.failures) == (8, {})
+    assert len(result.first_bytes_s) == 4
+    assert result.events == 4 * (3 + 1)
 
 
 def test_a_port_where_nobody_listens_is_said(port: int) -> None:

@@ -65,7 +65,7 @@ def test_a_stream_with_another_event_than_was_sent_is_not_whole(
         (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", "no stream"),
         (HEAD + chunk(event(0)), "not over in time"),
         (HEAD + chunk(event(0) + event(1)) + END, "no end"),
-        (HEAD + chunk(event(0) + event(1)) + chunk(DONE), "no end"),
+        (HEAD + chunk(event(0) + event(1)) + chunk(DONE), "not over in time"),
     ],
 )
 def test_what_is_wrong_with_a_stream_is_said(raw: bytes, problem: str) -> None:
