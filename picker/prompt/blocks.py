@@ -7,7 +7,6 @@ and not 1,600.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import islice
 
@@ -39,14 +38,12 @@ class Blocks(Struct, frozen=True):
 
 _ends: list[int] = [0]
 """_ends[i] = bytes covered by the first i blocks; grows with the longest prompt seen."""
-_places: list[slice] = []
-"""_places[i] = where the block after the first i stands."""
 
 
 def block_ends(count: int) -> Sequence[int]:
     """``ends[i]`` = bytes that the first i blocks of any sequence cover, for i <= ``count``."""
     while len(_ends) <= count:
-        _add_block()
+        _ends.append(_ends[-1] + _block_bytes_at(_ends[-1]))
     return _ends
 
 
@@ -73,22 +70,19 @@ def hash_blocks(prompt: Prompt, *, model: str, adapter: str = "", cache_salt: st
 
 
 def _chain(sequence: bytes, seed: int, most: int) -> list[int]:
-    while _ends[-1] < len(sequence):
-        _add_block()
-    whole = min(most, bisect_right(_ends, len(sequence)) - 1)
+    length = len(sequence)
+    while _ends[-1] < length:
+        _ends.append(_ends[-1] + _block_bytes_at(_ends[-1]))
     digest = xxhash.xxh3_64_intdigest
     chain: list[int] = []
-    for block in map(sequence.__getitem__, islice(_places, whole)):
-        seed = digest(block, seed) & HASH_MASK
+    start = 0
+    for end in islice(_ends, 1, most + 1):
+        if end > length:
+            break
+        seed = digest(sequence[start:end], seed) & HASH_MASK
         chain.append(seed)
+        start = end
     return chain
-
-
-def _add_block() -> None:
-    start = _ends[-1]
-    end = start + _block_bytes_at(start)
-    _places.append(slice(start, end))
-    _ends.append(end)
 
 
 def _block_bytes_at(offset: int) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from envoy.service.ext_proc.v3.external_processor_pb2 import HttpBody, ProcessingRequest
+from msgspec.structs import replace
 
 from picker import names
 from picker.core import Picker

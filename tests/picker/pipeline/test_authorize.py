@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import orjson
 import pytest
+from msgspec import structs
 
 from picker.request.answer import Answer, Decision
 from picker.request.caller import Caller
@@ -118,7 +119,7 @@ async def test_a_name_elsewhere_stands_for_no_body_that_cannot_be_read(
     azure = head(f"/openai/deployments/{MODEL}/audio/speech", content_type=kind)
     for request in (plain, azure):
         assert code(await ask(made, body, request)) == "model_not_allowed"
-        assert code(await ask(made, chat(), replace(request, headers=JSON))) == ""
+        assert code(await ask(made, chat(), structs.replace(request, headers=JSON))) == ""
 
 
 @pytest.mark.parametrize("body", [b'{"model": "other", "speed": NaN}', b"[]", b'{"model": 5}'])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from picker.pipeline.schedule import Schedule
 from picker.pipeline.sessions import session_key, session_token
