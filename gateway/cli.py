@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points, version
@@ -159,6 +161,7 @@ def _plug_in(words: Sequence[str]) -> None:
 
 def main() -> None:
     """Entry point of the command."""
+    atexit.register(gc.freeze)  # looking for garbage in all modules makes the end 0.1 s longer
     _plug_in(sys.argv[1:])
     app()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
+import gc
 import logging
 import os
 import signal
@@ -284,6 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--index", type=int, required=True)
     given = parser.parse_args(arguments)
+    atexit.register(gc.freeze)  # looking for garbage in all modules makes the end 0.1 s longer
     use_fixed_process()
     registry.load_plugins()
     run = RunDir(given.run_dir, temporary=False)

@@ -1,6 +1,8 @@
 """`python -m loadtests.sim`: serve simulated replicas until SIGTERM, SIGINT, or an engine fails."""
 
 import asyncio
+import atexit
+import gc
 import logging
 import signal
 import sys
@@ -48,6 +50,7 @@ async def serve(options: Options) -> int:
 
 def main() -> None:
     """Entry point."""
+    atexit.register(gc.freeze)  # looking for garbage in all modules makes the end 0.1 s longer
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     sys.exit(uvloop.run(serve(parse())))
 
