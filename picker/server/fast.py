@@ -25,7 +25,8 @@ from picker.request.answer import Answer, Decision
 from picker.request.context import RequestContext
 from picker.server import wire
 from picker.server.eager import Eager, Work
-from picker.server.http2 import Call, Message, Status
+from picker.server.http2.call import Call, Message
+from picker.server.http2.frames import Status
 from picker.server.unix_server import Flush
 
 log = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ class FastExchange:
         self._call.send(wire.continue_to_body(begun.id, self._picker.id))
 
     async def _take_body(self, begun: RequestContext, message: Message) -> None:
-        second = ProcessingRequest.FromString(message)
+        second, body = wire.request_body(message)
         if not second.HasField("request_body"):
             self._end()
             return
@@ -175,7 +176,7 @@ class FastExchange:
         self._metadata = wire.with_later(given, second)
         if self._metadata is not given:
             begun.head = replace(begun.head, subset=wire.subset_of(self._metadata))
-        await self._decide(begun, second.request_body.body, on_body=True)
+        await self._decide(begun, body, on_body=True)
 
     async def _decide(self, begun: RequestContext, body: bytes, *, on_body: bool) -> None:
         outcome = await self._picker.offer(begun, body)
@@ -184,7 +185,7 @@ class FastExchange:
             return
         self._decision = outcome
         headers = _headers(outcome)
-        self._call.send(wire.decided_fast(outcome, self._metadata, headers, on_body=on_body))
+        self._call.send(*wire.decided_fast(outcome, self._metadata, headers, on_body=on_body))
         self._end()
 
     def _answer(self, answer: Answer) -> None:

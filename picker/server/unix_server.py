@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias, cast
 
-from picker.server.http2 import Call, Connection, Receiver
+from picker.server.http2.call import Call, Receiver
+from picker.server.http2.connection import Connection
 
 _BATCH: Final = 256 << 10
 """Most of waiting messages that is written at once, bytes."""

@@ -29,6 +29,7 @@ from picker import names
 from picker.request.answer import Answer, Decision
 from picker.request.head import RequestHead
 from picker.request.target import read_target
+from picker.server.large_bodies import LONG_BYTES, cut_body, mutation_up_to_body
 
 BODY_CHUNK_BYTES: Final = 62_000
 """Largest body message; Envoy's default buffer takes no larger one."""
@@ -142,6 +143,14 @@ def _endpoints(hint: object) -> Iterator[str]:
             yield from _endpoints(entry)
 
 
+def request_body(message: bytes | bytearray) -> tuple[ProcessingRequest, bytes]:
+    """A message that has the request's body, without it, and the body. Raises DecodeError."""
+    if len(message) >= LONG_BYTES and (apart := cut_body(message)) is not None:
+        return apart
+    whole = ProcessingRequest.FromString(message)
+    return whole, whole.request_body.body
+
+
 def with_later(metadata: Metadata, later: ProcessingRequest) -> Metadata:
     """The request's metadata with what a later message of it brings; a namespace that is there
     twice is as it came last."""
@@ -242,20 +251,21 @@ def decided(
 
 def decided_fast(
     decision: Decision, context: Metadata, set_headers: HeaderList, *, on_body: bool
-) -> bytes:
+) -> tuple[bytes, bytes]:
     """The decision on the fast path, with what our own filters need to know: answers the
-    request's whole body, or the headers of a request that has none."""
+    request's whole body, or the headers of a request that has none. In two parts; the second is
+    the changed body."""
     message = ProcessingResponse()
     _keep(message, context)
     part = message.request_body if on_body else message.request_headers
     common = part.response
     destination = decision.destination()
     _decide(message, common, decision, destination, set_headers, decision.remove_headers)
-    if decision.body is not None:
-        common.body_mutation.body = decision.body
     ours = message.dynamic_metadata.fields[names.PENSTOCK_NAMESPACE].struct_value
     _fill(ours, decision.metadata)
-    return _encoded(message)
+    if decision.body is None:
+        return _encoded(message), b""
+    return _encoded(message) + mutation_up_to_body(len(decision.body)), decision.body
 
 
 def streamed_chunks(body: bytes, *, end_of_stream: bool = True) -> list[StreamedBodyResponse]:

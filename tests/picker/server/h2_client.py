@@ -10,7 +10,8 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
-from picker.server.http2 import Call, Connection, Receiver
+from picker.server.http2.call import Call, Receiver
+from picker.server.http2.connection import Connection
 
 HEADERS = [
     (":method", "POST"),

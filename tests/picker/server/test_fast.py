@@ -19,7 +19,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 from picker import names
 from picker.request.context import RequestContext
 from picker.server.fast import FastPath
-from picker.server.http2 import Status
+from picker.server.http2.frames import Status
 from tests.picker.accounts import Accounts
 from tests.picker.fleet import Fleet, chat, fleet
 from tests.picker.server.edge import header_map

@@ -13,18 +13,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from picker.server import http2
-from picker.server.http2 import (
-    MAX_CONCURRENT_STREAMS,
-    PREFACE,
-    STREAM_WINDOW,
-    Call,
-    Connection,
-    ErrorCode,
-    Message,
-    Receiver,
-    Status,
-)
+from picker.server.http2 import connection as connections
+from picker.server.http2.call import STREAM_WINDOW, Call, Message, Receiver
+from picker.server.http2.connection import MAX_CONCURRENT_STREAMS, Connection
+from picker.server.http2.frames import PREFACE, ErrorCode, Status
 from tests.picker.server.h2_client import Client, message
 
 DATA, HEADER, PRIORITY, RST, SETTINGS, PROMISE, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
@@ -373,7 +365,7 @@ def frames_of(data: bytes) -> list[tuple[int, bytes]]:
 
 def test_the_connections_window_never_leaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever becomes of it, all DATA is given back."""
-    monkeypatch.setattr(http2, "CONNECTION_WINDOW", 200_000)
+    monkeypatch.setattr(connections, "CONNECTION_WINDOW", 200_000)
     client = Client(Echoes().accept, max_message=10)
     client.pass_on()
     for n in range(1, 101, 2):

@@ -9,7 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from picker.server.http2 import PREFACE, Call
+from picker.server.http2.call import Call
+from picker.server.http2.frames import PREFACE
 from picker.server.unix_server import Flush, UnixServer
 from tests.picker.server.h2_client import Client, message
 from tests.picker.server.test_http2 import (

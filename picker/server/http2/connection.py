@@ -1,0 +1,461 @@
+"""The server's side of one HTTP/2 connection that carries gRPC, without I/O: bytes in, messages
+out.
+
+No header is decoded. The peer is our own Envoy (nobody else may enter the socket's folder), it
+calls one method, and what it asks stands in its messages: no header or trailer could change what
+we do. A header block is skipped as a whole, which is safe because HPACK's state is only needed by
+who reads headers: we tell the peer to keep no table, and send literals and entries of the static
+table ourselves. `grpc-timeout` is not needed: a client that gives up resets its stream. Nor is
+`grpc-encoding`: a compressed message is refused.
+
+Sizes are in bytes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from enum import Enum
+from types import MappingProxyType
+from typing import ClassVar, Final
+
+from picker.server.http2.call import STREAM_WINDOW, Call, Message, Receiver
+from picker.server.http2.frames import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    ENABLE_PUSH,
+    END_HEADERS,
+    END_STREAM,
+    FRAME,
+    GOAWAY,
+    HAS_PRIORITY,
+    HEADER_TABLE_SIZE,
+    HEADERS,
+    INITIAL_WINDOW,
+    INITIAL_WINDOW_SIZE,
+    MAX_FRAME,
+    MAX_FRAME_SIZE,
+    MAX_STREAMS,
+    MAX_WINDOW,
+    PADDED,
+    PING,
+    PREFACE,
+    PRIORITY,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTING,
+    SETTINGS,
+    WINDOW_UPDATE,
+    BrokenError,
+    ErrorCode,
+    RefusedError,
+    Status,
+    frame,
+    number,
+    trailers_of,
+    unpadded,
+)
+from picker.server.http2.outgoing import Buffer, Outgoing
+
+MAX_CONCURRENT_STREAMS: Final = 1024
+CONNECTION_WINDOW: Final = 1 << 30
+MAX_HEADER_BLOCK: Final = 64 << 10
+MAX_SETTINGS_IN_A_READ: Final = 100
+"""Each may change the window of every stream."""
+_REMEMBERED: Final = 1024
+"""Streams that we have ended and the peer has not."""
+
+
+class _Over(Enum):
+    """How a call's messages end."""
+
+    HALF_CLOSED = "the client sends nothing more"
+    CANCELLED = "nobody waits for an answer any more"
+
+
+class Connection:
+    """Call `receive` with what comes, and write `output` after it and after whatever a receiver
+    has sent meanwhile."""
+
+    def __init__(self, accept: Callable[[Call], Receiver], *, max_message: int) -> None:
+        """``accept`` gives the receiver of a new call. A longer message than ``max_message`` is
+        refused."""
+        self._accept = accept
+        self._max_message = max_message
+        self._calls: dict[int, Call] = {}
+        self._ended: OrderedDict[int, None] = OrderedDict()
+        self._last_seen = 0
+        self._last_accepted = 0
+        self._is_leaving = False
+        self._has_failed = False
+        self._rest = b""
+        self._greeted = False
+        self._due: tuple[int, int] | None = (SETTINGS, 0)
+        """Type and stream of the only frame that may come next."""
+        self._block = 0
+        """Size of the header block that is coming."""
+        self._settings_in_read = 0
+        self._events: list[tuple[Call, Message | _Over]] = []
+        self._credit = CONNECTION_WINDOW
+        self._outgoing = Outgoing()
+        ours = (
+            (HEADER_TABLE_SIZE, 0),
+            (MAX_STREAMS, MAX_CONCURRENT_STREAMS),
+            (INITIAL_WINDOW_SIZE, STREAM_WINDOW),
+        )
+        self._emit(SETTINGS, 0, 0, b"".join(SETTING.pack(*one) for one in ours))
+        self._enlarge(0, CONNECTION_WINDOW - INITIAL_WINDOW)
+
+    @property
+    def calls(self) -> Collection[Call]:
+        """Those that are open."""
+        return self._calls.values()
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more is to be read; close it when the output is written."""
+        return self._has_failed or (self._is_leaving and not self._calls)
+
+    # -- what comes
+
+    def receive(self, data: bytes) -> None:
+        """Read what came, then hand its messages to the receivers: those of a call that was
+        cancelled in the same piece cost nothing."""
+        if self._has_failed:
+            return
+        if self._rest:
+            data = self._rest + data  # less than a frame is left over
+        self._settings_in_read = 0
+        try:
+            self._rest = data[self._read(data) :]
+        except BrokenError as error:
+            self._fail(error)
+        events, self._events = self._events, []
+        for call, what in events:
+            if what is _Over.CANCELLED:
+                _cancelled(call)
+                continue
+            if not call.is_open:
+                continue
+            if call.receiver is None:
+                call.receiver = self._accept(call)
+            if isinstance(what, _Over):
+                call.receiver.half_closed()
+            else:
+                call.receiver.message(what)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._has_failed = True
+        self._drop_calls()
+        self._outgoing.take()
+
+    def _read(self, data: bytes) -> int:
+        """Take all whole frames; where the next one begins."""
+        at, size = 0, len(data)
+        if not self._greeted:
+            if not PREFACE.startswith(data[: len(PREFACE)]):
+                raise BrokenError(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 preface")
+            if size < len(PREFACE):
+                return 0
+            at, self._greeted = len(PREFACE), True
+        while size - at >= FRAME.size:
+            length_and_kind, flags, stream = FRAME.unpack_from(data, at)
+            length = length_and_kind >> 8
+            if length > MAX_FRAME_SIZE:
+                raise BrokenError(ErrorCode.FRAME_SIZE_ERROR, "a frame is too long")
+            start = at + FRAME.size
+            end = start + length
+            if end > size:
+                break
+            kind = length_and_kind & 0xFF
+            stream &= MAX_WINDOW  # without its reserved bit
+            if self._due is not None and (kind, stream) != self._due:
+                raise BrokenError(ErrorCode.PROTOCOL_ERROR, "another frame was due")
+            if kind == DATA:
+                self._data(flags, stream, data, start, end)
+            elif kind == HEADERS:
+                self._headers(flags, stream, data, start, end)
+            elif kind in self._OTHERS:
+                self._OTHERS[kind](self, flags, stream, data[start:end])
+            at = end
+        return at
+
+    # What comes is taken at once, and its windows grow again long before they are empty: nobody who
+    # heeds them has to wait, and there is none that could be overrun.
+
+    def _data(self, flags: int, stream: int, data: bytes, at: int, end: int) -> None:
+        length = end - at
+        self._credit -= length
+        if self._credit < CONNECTION_WINDOW // 2:
+            self._enlarge(0, CONNECTION_WINDOW - self._credit)
+            self._credit = CONNECTION_WINDOW
+        if flags & PADDED:
+            at, end = unpadded(data, at, end)
+        call = self._calls.get(stream)
+        if call is None:
+            self._stray(stream, ErrorCode.STREAM_CLOSED)
+            return
+        if call.half_closed:
+            self._break(call, ErrorCode.STREAM_CLOSED)
+            return
+        call.credit -= length
+        try:
+            for message in call.assemble(data, at, end, self._max_message):
+                self._events.append((call, message))
+        except RefusedError as error:
+            self._refuse(call, error)
+        if flags & END_STREAM:
+            self._half_close(call)
+        elif call.credit < STREAM_WINDOW // 2 and call.is_open:
+            self._enlarge(stream, STREAM_WINDOW - call.credit)
+            call.credit = STREAM_WINDOW
+
+    def _half_close(self, call: Call) -> None:
+        call.half_closed = True
+        if not call.is_open:
+            return
+        if call.is_within_message:
+            self._refuse(call, RefusedError(Status.INTERNAL, "the message is cut off"))
+        else:
+            self._events.append((call, _Over.HALF_CLOSED))
+
+    def _headers(self, flags: int, stream: int, data: bytes, at: int, end: int) -> None:
+        self._block = end - at
+        if flags & PADDED:
+            at, end = unpadded(data, at, end)
+        if flags & HAS_PRIORITY and end - at < 5:
+            raise BrokenError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS without its priority")
+        if not flags & END_HEADERS:
+            self._due = CONTINUATION, stream
+        call = self._calls.get(stream)
+        if call is None:
+            if stream <= self._last_seen or not stream & 1:
+                self._stray_headers(stream)
+                return
+            self._last_seen = stream
+            if self._is_leaving or len(self._calls) >= MAX_CONCURRENT_STREAMS:
+                self._end_stream(stream, ErrorCode.REFUSED_STREAM)
+                return
+            self._last_accepted = stream
+            call = self._calls[stream] = Call(self, stream, self._outgoing.initial_window)
+            if flags & END_STREAM:
+                self._half_close(call)
+        elif call.half_closed:
+            self._break(call, ErrorCode.STREAM_CLOSED)
+        elif flags & END_STREAM:
+            self._half_close(call)
+        else:
+            self._break(call, ErrorCode.PROTOCOL_ERROR)
+
+    def _continuation(self, flags: int, stream: int, payload: bytes) -> None:
+        if self._due is None:
+            raise BrokenError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
+        self._block += FRAME.size + len(payload)
+        if self._block > MAX_HEADER_BLOCK:
+            raise BrokenError(ErrorCode.ENHANCE_YOUR_CALM, "the headers are too long")
+        if flags & END_HEADERS:
+            self._due = None
+
+    def _stray_headers(self, stream: int) -> None:
+        if stream not in self._ended:
+            raise BrokenError(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream}")
+
+    def _stray(self, stream: int, code: ErrorCode | None = None) -> None:
+        """A frame on a stream that is not open; ``code``: such a frame is an error then, unless
+        the peer may not know it."""
+        if stream > self._last_seen or not stream & 1:
+            raise BrokenError(ErrorCode.PROTOCOL_ERROR, f"stream {stream} is idle")
+        if code is not None and stream not in self._ended:
+            self._end_stream(stream, code)
+
+    def _priority(self, _: int, stream: int, payload: bytes) -> None:
+        if not stream:
+            raise BrokenError(ErrorCode.PROTOCOL_ERROR, "PRIORITY of no stream")
+        if len(payload) != 5 and stream in self._calls:
+            self._break(self._calls[stream], ErrorCode.FRAME_SIZE_ERROR)
+
+    def _rst_stream(self, _: int, stream: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise BrokenError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM")
+        call = self._calls.get(stream)
+        if call is None:
+            self._stray(stream)
+        else:
+            self._drop(call)
+            self._events.append((call, _Over.CANCELLED))
+
+    def _settings(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream:
+            raise BrokenError(ErrorCode.PROTOCOL_ERROR, "SETTINGS of a stream")
+        if len(payload) % SETTING.size or (flags & ACK and payload):
+            raise BrokenError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS")
+        if flags & ACK:
+            if self._due is not None:
+                raise BrokenError(ErrorCode.PROTOCOL_ERROR, "another frame was due")
+            return
+        self._due = None
+        self._settings_in_read += 1
+        if self._settings_in_read > MAX_SETTINGS_IN_A_READ:
+            raise BrokenError(ErrorCode.ENHANCE_YOUR_CALM, "too many SETTINGS")
+        for name, value in SETTING.iter_unpack(payload):
+            if name == INITIAL_WINDOW_SIZE:
+                self._outgoing.move_windows(value, self._calls.values())
+            elif name == MAX_FRAME:
+                if not MAX_FRAME_SIZE <= value < 1 << 24:
+                    raise BrokenError(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE")
+                self._outgoing.max_frame = value
+            elif name == ENABLE_PUSH and value > 1:
+                raise BrokenError(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH")
+        self._emit(SETTINGS, ACK, 0, b"")
+
+    def _push_promise(self, _: int, stream: int, payload: bytes) -> None:
+        raise BrokenError(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE of a client")
+
+    def _ping(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream:
+            raise BrokenError(ErrorCode.PROTOCOL_ERROR, "PING of a stream")
+        if len(payload) != 8:
+            raise BrokenError(ErrorCode.FRAME_SIZE_ERROR, "PING")
+        if not flags & ACK:
+            self._emit(PING, ACK, 0, payload)
+
+    def _goaway(self, _: int, stream: int, payload: bytes) -> None:
+        """The peer takes no calls of ours, and we begin none."""
+        if stream:
+            raise BrokenError(ErrorCode.PROTOCOL_ERROR, "GOAWAY of a stream")
+        if len(payload) < 8:
+            raise BrokenError(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY")
+
+    def _window_update(self, _: int, stream: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise BrokenError(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE")
+        more = int.from_bytes(payload, "big") & MAX_WINDOW
+        if not stream:
+            if not more:
+                raise BrokenError(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
+            self._outgoing.enlarge(more)
+            return
+        call = self._calls.get(stream)
+        if call is None:
+            self._stray(stream)
+            return
+        call.window += more
+        if not more:
+            self._break(call, ErrorCode.PROTOCOL_ERROR)
+        elif call.window > MAX_WINDOW:
+            self._break(call, ErrorCode.FLOW_CONTROL_ERROR)
+        else:
+            self._outgoing.may_go_on(call)
+
+    _OTHERS: ClassVar[Mapping[int, Callable[[Connection, int, int, bytes], None]]] = (
+        MappingProxyType(
+            {
+                PRIORITY: _priority,
+                RST_STREAM: _rst_stream,
+                SETTINGS: _settings,
+                PUSH_PROMISE: _push_promise,
+                PING: _ping,
+                GOAWAY: _goaway,
+                WINDOW_UPDATE: _window_update,
+                CONTINUATION: _continuation,
+            }
+        )
+    )
+    """By type. Frames of types that are not known are skipped."""
+
+    # -- what goes
+
+    def output(self, budget: int) -> list[Buffer]:
+        """What is to be written now: all frames that wait for nothing, and of messages that
+        waited for a window about ``budget``, as far as there is one. Empty: nothing."""
+        for call in self._outgoing.send_waiting(budget):
+            if call.trailers is not None:
+                self._end(call, call.trailers)
+                call.receiver = None
+        return self._outgoing.take()
+
+    def send(self, call: Call, message: bytes, rest: bytes) -> None:
+        """See `Call.send`."""
+        self._outgoing.send(call, message, rest)
+
+    def finish(self, call: Call, status: Status, reason: str) -> None:
+        """See `Call.finish`."""
+        trailers = trailers_of(status, reason, begun=call.begun)
+        if call.unsent:
+            call.trailers = trailers
+        else:
+            self._end(call, trailers)
+            call.receiver = None  # or each would keep the other until a collection
+
+    def cancel(self, call: Call) -> None:
+        """See `Call.cancel`."""
+        self._reset(call, ErrorCode.CANCEL)
+        _cancelled(call)
+
+    def go_away(self) -> None:
+        """Take no more calls; those that are open go on to their end."""
+        if not self._is_leaving:
+            self._is_leaving = True
+            self._say_goodbye(ErrorCode.NO_ERROR, "")
+
+    def _end(self, call: Call, trailers: bytes) -> None:
+        self._emit(HEADERS, END_STREAM | END_HEADERS, call.id, trailers)
+        self._drop(call)
+        if not call.half_closed:
+            # The client need not send anything more (RFC 9113, section 8.1).
+            self._end_stream(call.id, ErrorCode.NO_ERROR)
+
+    def _end_stream(self, stream: int, code: ErrorCode) -> None:
+        self._emit(RST_STREAM, 0, stream, number(code))
+        self._ended[stream] = None
+        if len(self._ended) > _REMEMBERED:
+            self._ended.popitem(last=False)
+
+    def _refuse(self, call: Call, error: RefusedError) -> None:
+        """End a call that cannot be served, in gRPC's way."""
+        self._end(call, trailers_of(error.status, error.reason, begun=call.begun))
+        self._events.append((call, _Over.CANCELLED))
+
+    def _break(self, call: Call, code: ErrorCode) -> None:
+        """End a call whose stream breaks the protocol."""
+        self._reset(call, code)
+        self._events.append((call, _Over.CANCELLED))
+
+    def _reset(self, call: Call, code: ErrorCode) -> None:
+        self._drop(call)
+        self._end_stream(call.id, code)
+
+    def _drop(self, call: Call) -> None:
+        call.drop()
+        del self._calls[call.id]
+        self._outgoing.forget(call)
+
+    def _drop_calls(self) -> None:
+        for call in tuple(self._calls.values()):
+            self._drop(call)
+            _cancelled(call)
+
+    def _fail(self, error: BrokenError) -> None:
+        self._has_failed = True
+        self._say_goodbye(error.code, error.reason)
+        self._events.clear()
+        self._drop_calls()
+
+    def _say_goodbye(self, code: ErrorCode, reason: str) -> None:
+        last = number(self._last_accepted)
+        payload = last + number(code) + reason.encode()
+        self._emit(GOAWAY, 0, 0, payload)
+
+    def _emit(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        self._outgoing.emit(frame(kind, flags, stream, payload))
+
+    def _enlarge(self, stream: int, more: int) -> None:
+        self._emit(WINDOW_UPDATE, 0, stream, number(more))
+
+
+def _cancelled(call: Call) -> None:
+    receiver, call.receiver = call.receiver, None
+    if receiver is not None:
+        receiver.cancelled()
