@@ -141,6 +141,7 @@ class Picker:
         context.body = body
         outcome = await self._take(self._way.body, context) or context.decision
         assert outcome is not None
+        self.flights.catch_up(context.id)
         return outcome
 
     def refuse_size(self, context: RequestContext) -> Answer:

@@ -31,6 +31,7 @@ from picker.state.pools import Pools
 from policies.limits.prices import Usage
 
 _MAX_LATE: Final = 100_000
+_MAX_EARLY: Final = 1024
 _IDLE_GRACE_S: Final = 5.0
 """A request that was sent so long before a scrape, or longer, has reached its engine."""
 
@@ -63,6 +64,9 @@ class Flights:
         self._lessons = Lessons(pools, learned, self._judge, now)
         self._entries: dict[str, Entry] = {}
         self._late: OrderedDict[str, Entry] = OrderedDict()
+        self._early: OrderedDict[str, Report] = OrderedDict()
+        """Ends of requests that were not sent, by the request's id: their clients left while they
+        were being decided, which this picker may hear in either order."""
         self._quiet = Quiet()
         self._leases = Leases()
         self._recount = Recount(engine_counts)
@@ -98,6 +102,11 @@ class Flights:
             self._watch.touch(leg.pool, leg.address)
         self._judge.sent(entry)
         self._peers.loads_changed()
+
+    def catch_up(self, id: str) -> None:  # noqa: A002 - the request's id
+        """A request is decided, and its end may have been reported before."""
+        if (early := self._early.pop(id, None)) is not None:
+            self._end(early)
 
     def drop(self, id: str) -> bool:  # noqa: A002 - the request's id
         """Deciding failed half-way: give back what the request took. False: it was not opened."""
@@ -253,6 +262,9 @@ class Flights:
     def _end(self, report: Report) -> None:
         entry = self._entries.get(report.id) or self._late.get(report.id)
         if entry is None:
+            self._early[report.id] = report
+            if len(self._early) > _MAX_EARLY:
+                self._early.popitem(last=False)
             return
         if self._is_guess(entry, report) and self._recount.count(
             entry.id,

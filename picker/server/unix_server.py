@@ -49,6 +49,11 @@ class UnixServer:
         # Given as a socket: asyncio would remove the path at the end, which may be a new process's.
         self._server = await loop.create_unix_server(self._line, sock=listening, backlog=_BACKLOG)
 
+    def drain(self) -> None:
+        """Have the clients connect anew, where another process may listen on the path by now."""
+        for line in tuple(self._lines):
+            line.drain()
+
     def close(self) -> None:
         """Take no more calls, end those that are open, and close the connections when what was
         sent is written."""
@@ -112,6 +117,11 @@ class _Line(asyncio.Protocol):
             transport.writelines(out)
         if self._connection.is_over:
             transport.close()
+
+    def drain(self) -> None:
+        """The client begins no more calls here."""
+        self._connection.announce_end()
+        self.flush()
 
     def close(self) -> None:
         """End all calls, and the connection."""

@@ -59,8 +59,11 @@ class Edge:
         self._replicas = list(replicas)
         self.replicas_are_well()
         sockets = WorkerSockets(self._folder / "picker.sock", self._folder / "log.sock")
-        listeners = Listeners(sockets.decisions, sockets.access_logs, None, None)
-        self._servers = Servers(self.picker, Health(self.picker), listeners)
+        self._health = Health(self.picker)
+        self._decisions = Listeners(sockets.decisions, None, None, None)
+        self._servers = Servers(self.picker, self._health, self._decisions)
+        logs = Listeners(None, sockets.access_logs, None, None)
+        self._logs = Servers(self.picker, self._health, logs)
         config = Config.model_validate_json(
             json.dumps(
                 {
@@ -79,6 +82,7 @@ class Edge:
         return f"http://127.0.0.1:{self.port}"
 
     async def __aenter__(self) -> Self:
+        await self._logs.start()
         await self._servers.start()
         file = self._folder / "bootstrap.json"
         file.write_text(json.dumps(bootstrap(self._plan)))
@@ -99,14 +103,26 @@ class Edge:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
-        await self._servers.stop(0)
+        await self.stop_picker()
         if error is not None:
             print(tail(self._folder / "envoy.log"))
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def stop_picker(self) -> None:
         """From now on no picker answers."""
-        await self._servers.stop(0)
+        await asyncio.gather(self._servers.stop(0), self._logs.stop(0))
+
+    async def restart_picker(self) -> None:
+        """It listens anew before it stops listening, and what it was asked before is decided."""
+        before = self._servers
+        self._servers = Servers(self.picker, self._health, self._decisions)
+        await self._servers.start()
+        await before.stop(0.5)
+
+    @property
+    def open_exchanges(self) -> int:
+        """Streams between Envoy and the picker."""
+        return self._servers._unix.running
 
     async def settled(self, count: int = 1) -> list[Usage]:
         """What the next requests were charged, when that many have ended."""

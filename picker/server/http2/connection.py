@@ -36,6 +36,7 @@ from picker.server.http2.frames import (
     INITIAL_WINDOW_SIZE,
     MAX_FRAME,
     MAX_FRAME_SIZE,
+    MAX_STREAM,
     MAX_STREAMS,
     MAX_WINDOW,
     PADDED,
@@ -170,7 +171,7 @@ class Connection:
             if end > size:
                 break
             kind = length_and_kind & 0xFF
-            stream &= MAX_WINDOW  # without its reserved bit
+            stream &= MAX_STREAM  # without its reserved bit
             if self._due is not None and (kind, stream) != self._due:
                 raise BrokenError(ErrorCode.PROTOCOL_ERROR, "another frame was due")
             if kind == DATA:
@@ -393,6 +394,11 @@ class Connection:
         """See `Call.cancel`."""
         self._reset(call, ErrorCode.CANCEL)
         _cancelled(call)
+
+    def announce_end(self) -> None:
+        """Have the peer begin no more calls here. Those that have crossed this are still taken."""
+        if not self._is_leaving:
+            self._emit(GOAWAY, 0, 0, number(MAX_STREAM) + number(ErrorCode.NO_ERROR))
 
     def go_away(self) -> None:
         """Take no more calls; those that are open go on to their end."""

@@ -11,6 +11,7 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 MAX_FRAME_SIZE: Final = 16_384
 INITIAL_WINDOW: Final = 65_535
 MAX_WINDOW: Final = (1 << 31) - 1
+MAX_STREAM: Final = (1 << 31) - 1
 
 DATA: Final = 0
 HEADERS: Final = 1

@@ -18,6 +18,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 
 from picker import names
 from picker.request.context import RequestContext
+from picker.request.report import Ending, Report
 from picker.server.fast import FastPath
 from picker.server.http2.frames import Status
 from tests.picker.accounts import Accounts
@@ -284,4 +285,33 @@ async def test_a_decision_that_cannot_be_written_is_given_back(
     await until(lambda: stream.ended)
     assert (answers(stream), stream.status) == (["request_headers"], "13")
     assert "an exchange with Envoy failed" in caplog.text
+    await place.over()
+
+
+@pytest.mark.parametrize("slow", [None, "schedule", "decide"])
+async def test_a_log_that_comes_before_its_request_is_decided(slow: str | None) -> None:
+    """Envoy writes both at once, to two sockets, when a client leaves."""
+    place = Place(slow)
+    stream = place.ask(HEAD)
+    if slow is not None:
+        place.client.send(1, message(BODY))
+        place.client.pass_on()
+        await until(lambda: place.slow.waits == 1)
+    left = Report("p0-1", "p0", "", 0, Ending.CLIENT_ABORTED, 0.5)
+    place.fleet.picker.complete(left)
+    if slow is None:
+        place.client.send(1, message(BODY))
+        place.client.pass_on()
+    place.slow.go.set()
+    await until(lambda: stream.ended)
+    assert place.fleet.is_settled
+    assert [done.reason for done in place.fleet.seen.completions] == ["client_aborted"]
+    await place.over()
+
+
+async def test_logs_of_requests_that_are_never_decided_do_not_pile_up() -> None:
+    place = Place()
+    for n in range(5000):
+        place.fleet.picker.complete(Report(f"p0-{n}", "p0", "", 0, Ending.CLIENT_ABORTED, 0.5))
+    assert len(place.fleet.picker.flights._early) < 2000
     await place.over()

@@ -631,6 +631,20 @@ def test_what_runs_is_finished_after_goodbye() -> None:
     assert [one.got for one in silents] == [[b"a"]]
 
 
+def test_what_has_crossed_the_announcement_of_the_end_is_taken() -> None:
+    silents = Silents()
+    connection = begun(silents.accept)
+    connection.announce_end()
+    assert (GOAWAY, number((1 << 31) - 1) + number(0)) in frames_of(b"".join(connection.output(1)))
+    connection.receive(OPENED + frame(DATA, 0, 1, message(b"a")))
+    connection.go_away()
+    assert frames_of(b"".join(connection.output(1))) == [(GOAWAY, number(1) + number(0))]
+    assert [one.got for one in silents] == [[b"a"]]
+    assert not connection.is_over
+    silents[0].call.finish()
+    assert connection.is_over
+
+
 def test_a_lost_connection_ends_all_calls() -> None:
     silents = Silents()
     client = Client(silents.accept)
