@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Final
 
 import grpc
+from msgspec.structs import asdict
 
 from gateway.limits.accounts import AccountsSource, UnknownSubject
 from gateway.limits.buckets import StoreUnavailable

@@ -8,11 +8,11 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
 import orjson
+from msgspec import Struct
 
 from gateway.limits.accounts import PolicyOf
 from gateway.limits.buckets import BucketStore, StoreUnavailable
@@ -59,9 +59,8 @@ class LimitObserver(Protocol):
         """A settlement failed for good: the reservation ends with its lease."""
 
 
-@dataclass(slots=True)
-class TenantGrant:
-    """`picker.request.grant.Grant` of a `TenantLimiter`. Nobody changes one."""
+class TenantGrant(Struct, frozen=True):
+    """`picker.request.grant.Grant` of a `TenantLimiter`."""
 
     limiter: TenantLimiter
     id: str

@@ -5,9 +5,11 @@ Usage is written by settlements: see `gateway.limits.buckets.BucketStore.settle`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import date
 from typing import Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from policies.limits.types import MAX_AMOUNT
 
@@ -19,8 +21,7 @@ OTHERS: Final = "(others)"
 """User of the row that counts the usage of further users."""
 
 
-@dataclass(frozen=True, slots=True)
-class UsageRecord:
+class UsageRecord(Struct, frozen=True):
     """The usage of a day (UTC) by one key and user of a tenant with one model.
 
     ``cached_tokens`` are part of ``input_tokens``; ``cost_micros`` are micro-units of money.

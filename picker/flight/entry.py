@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum, auto
 from typing import Final
+
+from msgspec import Struct
 
 from picker.flight.leg import Leg
 from picker.request.context import RequestContext
@@ -96,8 +97,7 @@ TRANSITIONS: Final[dict[tuple[State, Event], Transition]] = {
 settled or released once, or left to its lease."""
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct):
     """One request of this picker. Small, because tens of thousands may be under way: a long prompt
     leaves 8 bytes for each block, not its text."""
 

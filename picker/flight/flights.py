@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from picker.flight.aftermath import SUSPECT_S, Aftermath
 from picker.flight.charge import charged, judged

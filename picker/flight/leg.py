@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from picker.request.role import Role
 from picker.state.endpoints import PoolState
 from policies.routing.types import Features
 
 
-@dataclass(slots=True)
-class Leg:
+class Leg(Struct):
     """One role of a request on one endpoint. Tokens are whole numbers, so that sums come back to
     exactly 0."""
 

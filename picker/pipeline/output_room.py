@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from msgspec import structs
@@ -40,7 +39,7 @@ def clamp(context: RequestContext, denied: Denied, meters: Sequence[Meter]) -> b
     context.clamped_output_tokens = tokens
     context.fields = structs.replace(fields, max_output_tokens=tokens)
     context.output_tokens = min(context.output_tokens, float(tokens * fields.choices))
-    context.expected = dataclasses.replace(context.expected, output_tokens=tokens * context.answers)
+    context.expected = structs.replace(context.expected, output_tokens=tokens * context.answers)
     return True
 
 

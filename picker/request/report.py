@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from msgspec import Struct
 
 
 class Ending(StrEnum):
@@ -45,8 +46,7 @@ class LastTry(StrEnum):
     """There was none: after its earlier tries the request was given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     """The end of one request, seen from the data plane. None: the engine did not report it."""
 
     id: str

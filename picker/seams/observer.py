@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from picker.request.labels import RequestLabels
 from picker.request.report import Ending
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Struct, frozen=True):
     """A request the picker answered itself with an error."""
 
     labels: RequestLabels
@@ -20,8 +20,7 @@ class Rejected:
     decision_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(Struct, frozen=True):
     """A request the picker answered itself, and well: it needed no replica."""
 
     labels: RequestLabels
@@ -29,8 +28,7 @@ class Answered:
     decision_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(Struct, frozen=True):
     """A dispatched request that has ended, as the data plane reported it."""
 
     labels: RequestLabels

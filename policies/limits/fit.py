@@ -4,7 +4,8 @@ leave nothing for the next requests."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from policies.limits.plan import Meter
 from policies.limits.prices import Usage

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Final
 
+from msgspec import Struct
+
 from policies.limits.prices import Cost, Usage
 from policies.limits.types import (
     MAX_AMOUNT,
@@ -49,8 +51,7 @@ class OnStoreFailure(enum.Enum):
     down."""
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """The properties of a request that limits depend on. The number of possible values is bounded:
     ``model`` is a name of the catalogue, ``key`` the id of the first key of a rotated key's line,
     ``session`` and ``agent`` are `KnownNames`. "": the request has none."""

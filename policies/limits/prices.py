@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NoReturn, Protocol
 
+from msgspec import Struct
+
 MICROS = 1_000_000
 
 
@@ -12,8 +14,7 @@ class PriceError(ValueError):
     """A price or a usage is not possible; the message names the field and what would be right."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens of one request. ``cached_tokens`` are part of ``input_tokens``, ``reasoning_tokens``
     are part of ``output_tokens``.
 

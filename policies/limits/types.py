@@ -9,8 +9,10 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 from zoneinfo import ZoneInfo
+
+from msgspec import Struct
 
 MAX_LIMIT: Final = 10**15
 """Largest capacity, limit or refill. The Redis scripts compute in doubles, which are exact below
@@ -175,8 +177,7 @@ class Bucket:
         return self.rule.capacity if isinstance(self.rule, TokenBucket) else self.rule.limit
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
+class Take(Struct, frozen=True):
     """An amount wanted from a bucket. Raises LimitError unless 0 <= amount <= MAX_AMOUNT."""
 
     bucket: Bucket
@@ -187,9 +188,8 @@ class Take:
             check_amount(f"amount from {self.bucket.key!r}", self.amount)
 
 
-class Standing(NamedTuple):
-    """How much is left of a bucket, as in the ``x-ratelimit-*`` headers. A tuple, because one is
-    made for each bucket of each request."""
+class Standing(Struct, frozen=True):
+    """How much is left of a bucket, as in the ``x-ratelimit-*`` headers."""
 
     bucket: Bucket
     limit: int

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 Slots = NDArray[np.intp]
@@ -80,8 +81,7 @@ class EndpointView(NamedTuple):
     lora_active: float
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterView:
+class AdapterView(Struct, frozen=True):
     """The LoRA adapter that a request asks for, by slot; each of shape (n,)."""
 
     served: Bools
@@ -90,8 +90,7 @@ class AdapterView:
     waiting: Bools
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingRequest:
+class RoutingRequest(Struct, frozen=True):
     """What a policy may know about the request."""
 
     prompt_tokens: float
@@ -143,8 +142,7 @@ class Features(NamedTuple):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(Struct, frozen=True):
     """Endpoints to try, best first; empty when nothing fits."""
 
     slots: Slots
@@ -154,8 +152,7 @@ class Ranking:
     """Same length and order as ``slots``; None: the policy predicts nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Struct, frozen=True):
     """One completed request, for policies that learn."""
 
     slot: int

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import orjson
+from msgspec import structs
 
 from picker.bodies.apart import Apart, Here
 from picker.core import Parts, Picker
@@ -264,4 +265,4 @@ def end_of(decision: Decision, owner: str = "p0", **changes: object) -> Report:
         ttft_s=0.1,
         duration_s=1.0,
     )
-    return replace(report, **changes)  # type: ignore[arg-type]
+    return structs.replace(report, **changes)

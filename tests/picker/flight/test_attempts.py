@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from picker.flight.attempts import PATIENCE_S, attempts, blames_request
 from picker.request.attempt import FAULTS, Outcome, outcome_of

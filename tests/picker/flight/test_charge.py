@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from picker.flight.charge import charged, judged
 from picker.request.report import Ending, Report
