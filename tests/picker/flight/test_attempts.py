@@ -15,7 +15,7 @@ CHOICES = ("a:1", "b:1", "c:1")
 def report(address: str = "a:1", status: int = 200, **more: object) -> Report:
     reason = Ending.OK if status < 400 else Ending.HTTP_ERROR
     made = Report("id", "p0", address, status, reason, 1.0, tries=())
-    return replace(made, **more)  # type: ignore[arg-type]
+    return replace(made, **more)
 
 
 def outcomes(told: Report) -> list[tuple[str, Outcome]]:
@@ -88,7 +88,7 @@ def test_a_request_that_is_given_up_says_nothing_of_a_replica_that_never_got_it(
     ],
 )
 def test_what_has_no_status_of_its_own(more: dict[str, object], outcome: Outcome) -> None:
-    assert outcomes(replace(report(status=503), **more)) == [("a:1", outcome)]  # type: ignore[arg-type]
+    assert outcomes(replace(report(status=503), **more)) == [("a:1", outcome)]
 
 
 def test_only_what_failed_everywhere_may_be_the_requests_fault() -> None:
