@@ -319,11 +319,11 @@ class TenantLimiter:
             settling.send(None)
         except StopIteration:
             return
-        except (StoreUnavailable, LimitError) as error:
+        except Exception as error:  # noqa: BLE001 - whoever ends a request is not to suffer
             self._failed(error)
         else:
             settling.close()
-            raise RuntimeError("a store that never waits has waited")
+            self._failed(RuntimeError("a store that never waits has waited"))
 
     def _failed(self, error: BaseException) -> None:
         self._observer.unsettled()

@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +18,7 @@ from gateway.limits.accounts import TenantAccounts
 from gateway.limits.buckets import StoreUnavailable
 from gateway.limits.limiter import TenantLimiter
 from gateway.limits.memory.store import MemoryStore
+from gateway.limits.usage import UsageRecord
 from picker.bodies.cost import SURE_BYTES
 from picker.flight.quiet import DOUBT_S
 from picker.pipeline import decode, parse, reserve
@@ -530,6 +531,28 @@ async def test_a_client_that_leaves_while_its_limits_are_looked_at_leaves_nothin
     with pytest.raises(asyncio.CancelledError):
         await asking
     assert place.made.is_settled
+
+
+class BrokenStore(MemoryStore):
+    """A store in this process whose settlements fail, in a way that is not foreseen."""
+
+    async def settle(
+        self,
+        slot: str,
+        reservation_id: str,
+        charges: Mapping[str, int],
+        usage: UsageRecord | None = None,
+    ) -> bool:
+        raise ZeroDivisionError
+
+
+async def test_a_settlement_that_fails_at_once_does_not_hold_up_the_end_of_its_request() -> None:
+    place = Place(tenant(*EVERYTHING), store=BrokenStore())
+    decision = await decided(place.made, chat())
+    place.made.picker.complete(end_of(decision))
+    assert place.seen.failures == 1
+    assert place.made.is_settled
+    assert len(place.made.seen.completions) == 1
 
 
 @pytest.mark.parametrize("by", [By.SESSION, By.AGENT])
