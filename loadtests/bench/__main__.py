@@ -44,13 +44,13 @@ FIGURES: Final = (
     Figure("decision", "picker CPU per request", _FEW, decision.per_request),
     Figure("saturation", "requests per second and core", _FEW, decision.saturation),
     Figure("latency", "added latency", _FEW, latency.added),
-    Figure("streaming", "CPU per streamed token", _FEW, streaming.per_token),
     Figure("limits", "what limits add to a request", _FEW, limits.cost),
     Figure("tenants", "memory, 100,000 tenants", _FEW, tenants.memory),
     Figure("idle", "idle CPU, 100 replicas", fleet.REPLICAS, fleet.idle),
     Figure("memory", "memory, 100 replicas", fleet.REPLICAS, fleet.memory),
 )
 OWN_FIGURES: Final = (
+    OwnFigure("streaming", "CPU per streamed token", streaming.per_token),
     OwnFigure("scale", "picker CPU per request among many replicas", scale.per_request),
     OwnFigure("reading", "CPU of reading 1,000 busy replicas", scale.reading),
     OwnFigure("bodies", "what one hostile body does to all others", bodies.worst),
