@@ -121,9 +121,9 @@ local function pass_json(handle, status, renamer)
   end
 end
 
-local function pass_events(handle, strip, renamer)
+local function pass_events(handle, strip, write, renamer)
   local seen = new_stream()
-  local reader = stream_reader(seen, strip, renamer)
+  local reader = stream_reader(seen, strip, write, renamer)
   local noted, bytes, started = {events = 0, bytes = 0, rate = 0}, 0, false
   local last, sent, failed = nil, "", false
   note(handle, "progress", noted)
@@ -151,10 +151,7 @@ local function pass_events(handle, strip, renamer)
       end
     end
   end
-  local left = reader.finish()
-  if strip or renamer ~= nil then
-    bytes = bytes + send_rest(last, sent, left, renamer)
-  end
+  bytes = bytes + send_rest(last, sent, reader.finish(), renamer)
   if expected_events(noted, bytes) ~= seen.events then
     note_progress(handle, noted, seen.events, bytes, 0, 0)
   end
@@ -164,7 +161,8 @@ local function pass_events(handle, strip, renamer)
 end
 
 function envoy_on_response(handle)
-  local decision = handle:streamInfo():dynamicMetadata():get("penstock")
+  local metadata = handle:streamInfo():dynamicMetadata()
+  local decision = metadata:get("penstock")
   if decision == nil or decision["id"] == nil then
     return
   end
@@ -186,7 +184,8 @@ function envoy_on_response(handle)
   local streaming = find(kind, "text/event-stream", 1, true) ~= nil
   local renamer = renamer_of(decision, kind, streaming)
   if streaming then
-    pass_events(handle, decision["strip_usage"] == true, renamer)
+    local write = id_writer_of(metadata, decision)
+    pass_events(handle, decision["strip_usage"] == true, write, renamer)
   elseif find(kind, "json", 1, true) then
     if renamer ~= nil then
       headers:remove("content-length")

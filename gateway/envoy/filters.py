@@ -22,6 +22,7 @@ _LUA: Final = (
     "events.lua",
     "answers.lua",
     "rename.lua",
+    "response_ids.lua",
     "tokens.lua",
     "stream.lua",
     "filters.lua",
@@ -48,9 +49,8 @@ def chain(plan: EnvoyPlan) -> list[Json]:
 
 
 def _response_ids() -> Json:
-    """Only for the paths of the Responses API, in Azure's spelling too: which path the replica gets
-    is decided later."""
-    source = files("gateway.envoy").joinpath("responses.lua").read_text("utf-8")
+    """For whole answers of the Responses API, on its paths in Azure's spelling too: which path the
+    replica gets is decided later."""
     path = {
         "input": header_input("HttpRequestHeaderMatchInput", ":path"),
         "value_match": {"contains": "/responses"},
@@ -60,7 +60,7 @@ def _response_ids() -> Json:
         http_filter(
             "lua.responses",
             "lua.v3.Lua",
-            default_source_code={"inline_string": source.replace("--[[ALPHABET]]", ALPHABET)},
+            default_source_code={"inline_string": _source("response_ids.lua", "responses.lua")},
         ),
         {"matcher_list": {"matchers": [{"predicate": others, "on_match": {"action": SKIP}}]}},
     )
@@ -68,10 +68,14 @@ def _response_ids() -> Json:
 
 def lua_source() -> str:
     """The Lua filter with the list of denied headers filled in."""
-    folder = files("gateway.envoy")
-    source = "\n".join(folder.joinpath(name).read_text("utf-8") for name in _LUA)
     denied = ", ".join(f'"{name}"' for name in names.CLIENT_MAY_NOT_SET)
-    return source.replace("--[[DENIED]]", denied)
+    return _source(*_LUA).replace("--[[DENIED]]", denied)
+
+
+def _source(*modules: str) -> str:
+    folder = files("gateway.envoy")
+    source = "\n".join(folder.joinpath(name).read_text("utf-8") for name in modules)
+    return source.replace("--[[ALPHABET]]", ALPHABET)
 
 
 def _ext_proc(plan: EnvoyPlan, forwarded: list[str]) -> Json:

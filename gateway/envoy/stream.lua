@@ -1,10 +1,12 @@
 -- Reads a stream in the pieces in which it comes, and makes of each what its client gets. Put behind
--- tokens.lua and rename.lua.
+-- tokens.lua, rename.lua and response_ids.lua.
 
 local MAX_HELD_BYTES = 8388608 -- an event that is longer passes without being read
 
--- What is read goes into `seen`. `strip`: usage that the client did not ask for is taken out.
-local function stream_reader(seen, strip, renamer)
+-- What is read goes into `seen`. `strip`: usage that the client did not ask for is taken out. `write`:
+-- puts other ids into events; nil where they stay.
+local function stream_reader(seen, strip, write, renamer)
+  local by_event = strip or write ~= nil -- the client gets whole events only
   local marks = new_marks()
   local held, held_bytes = {}, 0 -- of an event that has not ended
   local returns = false -- lines may end with a carriage return
@@ -87,13 +89,15 @@ local function stream_reader(seen, strip, renamer)
       out = out .. table.concat(held)
       held, held_bytes, unread = {}, 0, true
     end
-    if not strip then
+    if not by_event then
       out = whole
+    elseif write ~= nil then
+      out = write(out)
     end
     if renamer == nil or out == "" then
       return out
     end
-    if not returns and not unread and (strip or begins and ends) then
+    if not returns and not unread and (by_event or begins and ends) then
       return renamer.pass(out)
     end
     return renamer.feed(out)
@@ -103,7 +107,10 @@ local function stream_reader(seen, strip, renamer)
   -- as it is.
   local function finish()
     local rest = read_rest(seen, table.concat(held), returns)
-    return strip and rest or ""
+    if write ~= nil then
+      rest = write(rest)
+    end
+    return by_event and rest or ""
   end
 
   return {take = take, finish = finish}

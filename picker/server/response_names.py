@@ -1,5 +1,5 @@
 """Puts the ids of stored responses that clients know in place of those that replicas use, for the
-standard transport; on the fast path ``responses.lua`` does the same."""
+standard transport; on the fast path ``response_ids.lua`` does the same."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ local function chunk_of(text)
   return chunk
 end
 
-function respond(pieces, headers, decision, ends)
-  local chunks, noted, writes, trail = {}, {}, {}, {}
+function respond(pieces, headers, decision, ends, served)
+  local chunks, noted, writes, trail = {}, {["penstock.served"] = {address = served}}, {}, {}
   for index, piece in ipairs(pieces) do
     chunks[index] = chunk_of(piece)
   end
@@ -117,18 +117,20 @@ class LuaFilter:
         self,
         pieces: Sequence[bytes],
         kind: str,
-        decision: Mapping[str, str | bool],
+        decision: Mapping[str, object],
         *,
         ends: Ends = "empty",
         headers: Mapping[str, str] | None = None,
+        served: str = "",
     ) -> list[bytes]:
-        """What goes out for each piece of a response, and for its end where that is empty."""
+        """What goes out for each piece of a response, and for its end where that is empty.
+        ``served``: the address of the replica."""
         given = {"content-type": kind, **(headers or {})}
         table = self._lua.table_from
         self.headers = table({_bytes(key): _bytes(value) for key, value in given.items()})
-        told = table({_bytes(key): _bytes(value) for key, value in decision.items()})
+        told = self._told(decision)
         out, self.noted, writes, trail = self._respond(
-            table(pieces), self.headers, told, ends.encode()
+            table(pieces), self.headers, told, ends.encode(), served.encode()
         )
         self.writes = {key.decode(): count for key, count in writes.items()}
         sent = list(out.values())
@@ -137,9 +139,14 @@ class LuaFilter:
         self.events = None if progress is None else _events(progress, sent)
         return sent
 
+    def _told(self, value: object) -> object:
+        if not isinstance(value, Mapping):
+            return _bytes(value)
+        return self._lua.table_from({_bytes(key): self._told(one) for key, one in value.items()})
 
-def _bytes(value: str | bool) -> bytes | bool:
-    return value if isinstance(value, bool) else value.encode()
+
+def _bytes(value: object) -> object:
+    return value.encode() if isinstance(value, str) else value
 
 
 def _events(progress: Mapping[bytes, float], sent: Sequence[bytes]) -> int:
