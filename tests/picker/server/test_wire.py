@@ -6,12 +6,16 @@ from collections.abc import Mapping
 
 import pytest
 from envoy.config.core.v3.base_pb2 import Metadata
-from envoy.service.ext_proc.v3.external_processor_pb2 import HttpHeaders, ProcessingRequest
-from google.protobuf.json_format import ParseDict
+from envoy.service.ext_proc.v3.external_processor_pb2 import (
+    HttpHeaders,
+    ProcessingRequest,
+    ProcessingResponse,
+)
+from google.protobuf.json_format import MessageToDict, ParseDict
 
 from picker import names
 from picker.request.head import RequestHead
-from picker.server.wire import request_head, status_of
+from picker.server.wire import continue_to_body, request_head, status_of
 from tests.picker.server.edge import header_map
 
 
@@ -96,3 +100,13 @@ def test_a_path_is_read_as_the_engines_server_does(sent: str, read: str) -> None
 )
 def test_a_status_that_is_none_is_a_failure(status: str, read: int) -> None:
     assert status_of({":status": status} if status else {}) == read
+
+
+@pytest.mark.parametrize("request_id", ["p-1", "p0-12345", "picker-" + "9" * 130, "é-1"])
+def test_the_body_is_asked_for_with_the_requests_id(request_id: str) -> None:
+    for _ in range(2):
+        message = ProcessingResponse.FromString(continue_to_body(request_id, "p0"))
+        assert message.HasField("request_headers")
+        assert MessageToDict(message.dynamic_metadata) == {
+            names.PENSTOCK_NAMESPACE: {names.ASKED: request_id, "picker": "p0"}
+        }
