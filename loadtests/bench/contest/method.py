@@ -20,6 +20,7 @@ from loadtests.bench.streams import StreamsJob, StreamsResult
 from loadtests.bench.turns import TurnsJob
 
 SHAPE: Final = PromptShape(450)
+NO_GATEWAY: Final = "no gateway"
 _KEYS: Final = 1
 _TOKEN_S: Final = 0.020
 _FEW_TOKENS: Final = 2
@@ -49,7 +50,7 @@ class Method:
     held_tokens: int
 
 
-FULL: Final = Method(400, 150, (1, 8, 32, 128, 256), 3.0, 32, 150, 512, 40)
+FULL: Final = Method(250, 100, (1, 8, 32, 128, 256), 2.0, 32, 100, 512, 25)
 QUICK: Final = Method(100, 50, (1, 8, 32, 128, 256), 1.5, 32, 60, 512, 20)
 
 
@@ -66,6 +67,33 @@ def measured(
     except StandError as error:
         rows.append(not_measured(contender.title, str(error)))
     return rows
+
+
+def without(arena: Arena, method: Method, say: Callable[[str], None]) -> list[Row]:
+    """What client and upstream carry by themselves: no gateway can show more."""
+    rows: list[Row] = []
+    for connections in method.connections:
+        say(f"concurrency {connections}")
+        job = Job(
+            arena.upstream_port,
+            SHAPE,
+            arena.next_seed(),
+            connections,
+            seconds=method.step_s / 2,
+            keys=_KEYS,
+        )
+        rows += _load_rows(NO_GATEWAY, connections, arena.load(job), "")
+    return rows
+
+
+def _load_rows(title: str, connections: int, result: Result, how: str) -> list[Row]:
+    rate = result.answered / result.seconds if result.answered else nan
+    p99_ms = _p99(result.latencies_s) * 1e3 if result.answered else nan
+    at = f"concurrency {connections}"
+    return [
+        Row(f"requests per second, {at}", rate, "1/s", how, subject=title),
+        Row(f"latency p99, {at}", p99_ms, "ms", "", subject=title),
+    ]
 
 
 def not_measured(title: str, why: str) -> Row:
@@ -143,10 +171,7 @@ class _Trial:
             self._say(f"{connections} connections")
             result, cost = self._load(connections, self._method.step_s)
             how = "; ".join(filter(None, (_failed(result), self._limited(cost))))
-            rate = result.answered / result.seconds if result.answered else nan
-            p99_ms = percentile(sorted(result.latencies_s), 0.99) * 1e3 if rate > 0 else nan
-            yield self._row(f"requests per second, concurrency {connections}", rate, "1/s", how)
-            yield self._row(f"latency p99, concurrency {connections}", p99_ms, "ms")
+            yield from _load_rows(self._gateway.contender.title, connections, result, how)
             if connections == _PER_REQUEST_AT and result.answered:
                 costs.append(self._cost_row("request", cost.by_part, result.answered))
         yield from costs
@@ -215,7 +240,7 @@ class _Trial:
         how = "; ".join(filter(None, (_problems(found), self._limited(cost))))
         yield self._row(f"streams held of {method.held}", found.whole, "", how)
         late_ms = nan
-        if found.between_s:
+        if found.whole == method.held:  # others are late as a whole, and then come in heaps
             late_ms = (_p99(found.between_s) - _HELD_TOKEN_S) * 1e3
         lost = method.held * method.held_tokens - found.tokens
         yield self._row("events lost or changed in them", lost, "")

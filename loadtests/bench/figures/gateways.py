@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from loadtests.bench import peers
 from loadtests.bench.contest.arena import Arena, Cores
 from loadtests.bench.contest.contenders import CONTENDERS, Contender
-from loadtests.bench.contest.method import FULL, QUICK, Method, measured, not_measured
+from loadtests.bench.contest.method import FULL, QUICK, Method, measured, not_measured, without
 from loadtests.bench.figures.measurement import Effort
 from loadtests.bench.rows import Row
 
@@ -23,6 +23,7 @@ def among(contenders: Sequence[Contender], method: Method, effort: Effort) -> li
     """Those that are given; one that cannot be installed has a row that says why."""
     rows: list[Row] = []
     with Arena(Cores.halves()) as arena:
+        unmediated = without(arena, method, lambda what: effort.say(f"no gateway: {what}"))
         for contender in contenders:
 
             def say(what: str, title: str = contender.title) -> None:
@@ -35,4 +36,4 @@ def among(contenders: Sequence[Contender], method: Method, effort: Effort) -> li
                     rows.append(not_measured(contender.title, str(error)))
                     continue
             rows += measured(arena, contender, method, say)
-    return rows
+    return [*rows, *unmediated]

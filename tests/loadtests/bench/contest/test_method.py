@@ -33,6 +33,10 @@ def test_a_gateway_that_cannot_be_had_has_a_row_and_the_others_are_measured(
     assert missing.keys() == {"LiteLLM", "Broken"}
     assert "cannot be installed" in missing["LiteLLM"]
     assert "no such option" in missing["Broken"]
+    assert {row.subject for row in rows if "concurrency 32" in row.figure} == {
+        "Envoy alone",
+        "no gateway",
+    }
     found = {row.figure: row.value for row in rows if row.subject == "Envoy alone"}
     assert not [figure for figure, value in found.items() if isnan(value)]
     # The upstream's 20 ms are not the gateway's, and all of them are waited for.
