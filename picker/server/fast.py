@@ -106,9 +106,9 @@ class FastExchange:
     def cancelled(self) -> None:
         """See `Receiver`."""
         self._is_over = True
-        if self._task is not None:
-            self._task.cancel()
-        elif not self._call.is_sent:
+        if self._task is not None and self._task.cancel():
+            return  # the step that waits gives back what was taken
+        if not self._call.is_sent:
             self._give_back()
 
     # -- work on a message
@@ -193,8 +193,9 @@ class FastExchange:
         self._end()
 
     def _end(self, status: Status = Status.OK, reason: str = "") -> None:
-        self._is_over = True
-        self._call.finish(status, reason)
+        if not self._is_over:
+            self._is_over = True
+            self._call.finish(status, reason)
 
 
 def _headers(decision: Decision) -> tuple[tuple[str, str], ...]:

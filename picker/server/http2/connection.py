@@ -97,6 +97,8 @@ class Connection:
         self._block = 0
         """Size of the header block that is coming."""
         self._settings_in_read = 0
+        self._most_calls = 16 * MAX_CONCURRENT_STREAMS
+        """Until the peer knows how many we take."""
         self._events: list[tuple[Call, Message | _Over]] = []
         self._credit = CONNECTION_WINDOW
         self._outgoing = Outgoing()
@@ -236,7 +238,7 @@ class Connection:
                 self._stray_headers(stream)
                 return
             self._last_seen = stream
-            if self._is_leaving or len(self._calls) >= MAX_CONCURRENT_STREAMS:
+            if self._is_leaving or len(self._calls) >= self._most_calls:
                 self._end_stream(stream, ErrorCode.REFUSED_STREAM)
                 return
             self._last_accepted = stream
@@ -295,6 +297,7 @@ class Connection:
         if flags & ACK:
             if self._due is not None:
                 raise BrokenError(ErrorCode.PROTOCOL_ERROR, "another frame was due")
+            self._most_calls = MAX_CONCURRENT_STREAMS
             return
         self._due = None
         self._settings_in_read += 1

@@ -186,6 +186,22 @@ async def test_a_decision_that_is_not_sent_as_a_whole_is_given_back() -> None:
     await place.over()
 
 
+async def test_a_decision_is_given_back_in_the_turn_in_which_it_was_made() -> None:
+    """Its task has ended, and nobody has heard of it yet."""
+    place = Place("decide")
+    place.client.takes = False
+    place.client.h2.update_settings({4: 150})
+    place.client.pass_on()
+    stream = place.ask(HEAD, BODY)
+    await until(lambda: place.slow.waits == 1)
+    (task,) = place.path._tasks
+    place.slow.go.set()
+    await until(task.done)
+    place.reset(stream)
+    assert [done.reason for done in place.fleet.seen.completions] == ["client_aborted"]
+    await place.over()
+
+
 async def test_a_decision_that_was_sent_stays() -> None:
     """Its end comes in the access log, also when the client has left meanwhile."""
     place = Place()

@@ -598,11 +598,12 @@ def test_ping_and_settings_are_answered(client: Client) -> None:
 
 def test_more_calls_than_are_taken_at_once() -> None:
     silents = Silents()
-    connection = Connection(silents.accept, max_message=10)
     heads = b"".join(
         frame(HEADER, END_HEADERS, 2 * n + 1, HEAD) for n in range(MAX_CONCURRENT_STREAMS + 5)
     )
-    connection.receive(PREFACE + frame(SETTINGS, 0, 0) + heads)
+    # Who does not know our settings yet may send more.
+    assert len(begun(silents.accept, heads).calls) == MAX_CONCURRENT_STREAMS + 5
+    connection = begun(silents.accept, frame(SETTINGS, ACK, 0) + heads)
     refused = (RST, number(ErrorCode.REFUSED_STREAM))
     assert frames_of(b"".join(connection.output(1))).count(refused) == 5
     assert len(connection.calls) == MAX_CONCURRENT_STREAMS
