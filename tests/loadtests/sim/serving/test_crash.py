@@ -18,7 +18,7 @@ KILLED = 128 + 9
 async def run(*arguments: str) -> Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "loadtests.sim", "--port", "0", "--model", "m"),
-        *("--profile", "constant-step", "--set", "overhead_s=0.001", *arguments),
+        *("--profile", "constant-step", "--set", "overhead_s=0.005", *arguments),
         stdout=PIPE,
         stderr=PIPE,
     )
