@@ -29,6 +29,7 @@ from zoneinfo import ZoneInfo
 
 from policies.limits.types import (
     DAY_MS,
+    MAX_LIMIT,
     NOMINAL_MS,
     UTC,
     CalendarWindow,
@@ -115,6 +116,17 @@ def used(rule: Rule, state: State) -> int:
     if isinstance(rule, TokenBucket):
         return max(0, rule.capacity - state.value)
     return state.value
+
+
+def used_at(rule: Rule, state: State, at_ms: int) -> int:
+    """What was used at an earlier instant if nobody has taken or settled anything since: what a
+    token bucket has refilled is counted again, rounded up. What a full bucket had refilled is not
+    known: 0. At most `MAX_LIMIT` if anything was refilled, which exhausts every rule."""
+    now = used(rule, state)
+    if now == 0 or at_ms >= state.at_ms or not isinstance(rule, TokenBucket):
+        return now
+    refilled = -((state.carry - (state.at_ms - at_ms) * rule.refill) // rule.period_ms)
+    return max(now, min(now + refilled, MAX_LIMIT))
 
 
 def begun(rule: Rule, used: int, now_ms: int) -> State:

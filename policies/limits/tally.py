@@ -5,9 +5,18 @@ configuration is rolled out: then one tally is asked for under several rules in 
 a `Count` of its own, and whatever is taken, settled or given back is so in all of them. So a count
 goes by its own rule through any sequence of others, and what was used stays used.
 
-A rule that is new to a tally begins with the most that any count has which it replaces, as if all
-of that had been used at the last charge: more is not known. What all counts have forgotten (their
+A rule that is new to a tally begins with the most that any count that it replaces had at the last
+charge, as if all of that had been used then: more is not known. What a bucket has refilled since
+does not count, because the new rule refills that time itself. What all counts have forgotten (their
 buckets are full again, their windows over) is forgotten.
+
+So whatever token buckets come in turn, of any T_ms since a grant, with the largest capacity and the
+fastest refill of those that granted something in that time:
+
+    granted  <=  capacity + refill * T_ms / period_ms + debt
+
+The reason: a count of such a rule has at least what that refill leaves of these grants, because it
+forgets no faster. A new rule begins with at least as much, or empty.
 """
 
 from __future__ import annotations
@@ -75,25 +84,34 @@ class Tally:
                 return count
         return None
 
-    def replaced(self, rule: Rule, present: Collection[Count]) -> Count | None:
-        """The count with which a rule begins that has none: of those that it replaces, the one with
-        the most. None: nothing was used. All are advanced. ``present``: the counts of the rules
-        that hold together with it, which it does not replace."""
-        others = (one for one in self.others(present) if _same_unit(one.rule, rule))
-        most = max(others, key=lambda one: one.used, default=None)
-        return most if most is not None and most.used else None
+    def replaced(self, rule: Rule, present: Collection[Count], now_ms: int) -> Count | None:
+        """The count with which a rule begins that has none: of those that it replaces, the one that
+        had the most at the last charge. None: nothing is used. All are advanced. ``present``: the
+        counts of the rules that hold together with it, which it does not replace."""
+        others = (one for one in self.others(present) if _same_unit(one.rule, rule) and one.used)
+        return max(others, key=lambda one: self.used_at_charge(one, now_ms), default=None)
 
     def begun(self, rule: Rule, replaced: Count, now_ms: int) -> State:
         """The state with which a rule begins."""
-        state = arithmetic.begun(rule, replaced.used, min(self.charged_ms, now_ms))
+        used = self.used_at_charge(replaced, now_ms)
+        state = arithmetic.begun(rule, used, min(self.charged_ms, now_ms))
         return arithmetic.advance(rule, state, now_ms)
 
+    def used_at_charge(self, count: Count, now_ms: int) -> int:
+        """What an advanced count had at the last charge; 0 if all of that is forgotten."""
+        return arithmetic.used_at(count.rule, count.state, min(self.charged_ms, now_ms))
+
     def add(self, rule: Rule, state: State, present: Collection[Count], now_ms: int) -> Count:
-        """Add a count. Others are dropped for it if there are too many."""
+        """Add a count. If there are too many, the one that was used longest ago is dropped; but not
+        the one that has the most, so that a rule that comes later begins with it, nor requests in
+        flight."""
         count = Count(rule, state, now_ms)
         self.counts.append(count)
         if len(self.counts) > MAX_COUNTS:
-            absent = [one for one in self.others(present) if one is not count]
+            amounts = [one for one in self.counts if not isinstance(one.rule, Concurrency)]
+            most = max(amounts, key=lambda one: one.used, default=count)
+            kept = (*present, count, most)
+            absent = [one for one in self.others(kept) if not isinstance(one.rule, Concurrency)]
             if absent:
                 self.counts.remove(min(absent, key=lambda one: one.taken_ms))
         return count

@@ -40,6 +40,8 @@ class Charge(NamedTuple):
     rule: Rule
     amount: int
     at_ms: int
+    begins: bool = False
+    """The count is new to its tally, and replaces one that the file has."""
 
 
 Whose = tuple[str, date, str, str, str]

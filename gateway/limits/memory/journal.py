@@ -91,9 +91,11 @@ class Journal:
         """All counts of tallies that are not as good as fresh. Call it before anything else."""
         return self._file.counts()
 
-    def charge(self, slot: str, tally: str, rule: Rule, amount: int, at_ms: int) -> None:
-        """Note a charge to a lasting count."""
-        self._waiting.charges.append(Charge(slot, tally, rule, amount, at_ms))
+    def charge(
+        self, slot: str, tally: str, rule: Rule, amount: int, at_ms: int, *, begins: bool = False
+    ) -> None:
+        """Note a charge to a lasting count. ``begins``: see `Charge`."""
+        self._waiting.charges.append(Charge(slot, tally, rule, amount, at_ms, begins))
         if self._timer is None:
             self._more()
 

@@ -49,6 +49,11 @@ DELETE FROM limits_counts AS one
 WHERE fresh_at_ms <= ? AND NOT EXISTS (SELECT 1 FROM limits_counts AS other
   WHERE other.tenant = one.tenant AND other.tally = one.tally AND other.fresh_at_ms > ?)
 """
+_FORGET_BESIDE: Final = (
+    "DELETE FROM limits_counts WHERE tenant = ? AND tally = ? AND fresh_at_ms <= ?"
+)
+"""A count that is as good as fresh at its tally's last charge was not charged: the store does not
+have it any more. If it were kept, it would be without that charge after a restart."""
 _COPIES: Final = (
     ("SELECT * FROM limits_counts", "REPLACE INTO limits_counts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"),
     ("SELECT * FROM usage_rows", "REPLACE INTO usage_rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"),
@@ -219,6 +224,11 @@ class JournalFile:
         self._save(
             SavedCount(*whose[:2], *self._charged(whose, some)) for whose, some in by_count.items()
         )
+        now_ms = self._clock_ms()
+        last = {(charge.slot, charge.tally): min(charge.at_ms, now_ms) for charge in charges}
+        self.database.executemany(
+            _FORGET_BESIDE, ((*tally, last_ms) for tally, last_ms in last.items())
+        )
 
     def _save(self, counts: Iterable[SavedCount]) -> None:
         self.database.executemany(
@@ -255,6 +265,8 @@ class JournalFile:
             state = arithmetic.advance(rule, state, now_ms)
         for charge in charges:
             at_ms = not_ahead(charge.at_ms)
+            if charge.begins:
+                state = arithmetic.fresh(rule, at_ms)
             if isinstance(rule, CalendarWindow) and at_ms < state.at_ms:
                 continue  # it is written late, and its window is over
             at_ms = max(at_ms, state.at_ms)

@@ -36,6 +36,7 @@ from policies.limits.arithmetic import State
 from policies.limits.tally import Count, Hold, handed_over
 from policies.limits.types import (
     Bucket,
+    CalendarWindow,
     Lifetime,
     Rule,
     Standing,
@@ -217,8 +218,10 @@ class MemoryStore:
                 tenant = self._slots.get(saved.slot)
                 if tenant is None:
                     tenant = self._slots[saved.slot] = Tenant(saved.slot)
-                cell = tenant.cells.get(saved.tally) or self._make(tenant, saved.tally, now_ms)
+                cell = tenant.cells.get(saved.tally) or self._make(tenant, saved.tally, 0)
                 cell.counts.append(Count(saved.rule, saved.state, now_ms))
+                window = isinstance(saved.rule, CalendarWindow)  # its instant is its start
+                cell.charged_ms = max(cell.charged_ms, now_ms if window else saved.state.at_ms)
         finally:
             if collecting:
                 gc.enable()
@@ -297,12 +300,10 @@ class MemoryStore:
     ) -> Count | None:
         """A count of a rule that is new to its tally; None: nothing was used."""
         others = [count for count in present if count is not None]
-        replaced = cell.replaced(rule, others)
+        replaced = cell.replaced(rule, others, now_ms)
         if replaced is None:
             return None
         begun = cell.add(rule, cell.begun(rule, replaced, now_ms), others, now_ms)
-        if self._journal is not None and begun.used and lasts(rule):
-            self._journal.charge(cell.tenant.name, cell.key, rule, begun.used, now_ms)
         left = begun.used
         for _, entry in sorted((cell.tenant.reservations or {}).items()):
             if begun.holders == replaced.holders:
@@ -312,6 +313,12 @@ class MemoryStore:
                 entry.holds = (*entry.holds, hold)
                 left -= hold.amount
                 begun.holders += 1
+        if self._journal is not None and lasts(rule):
+            held = begun.used - left  # it is not settled yet
+            settled, at_ms = cell.used_at_charge(begun, now_ms) - held, min(cell.charged_ms, now_ms)
+            if settled:
+                tenant = cell.tenant.name
+                self._journal.charge(tenant, cell.key, rule, settled, at_ms, begins=True)
         return begun
 
     def _hold(

@@ -30,6 +30,7 @@ local SMALL = 64 -- hashes up to this are not searched for idle tallies
 local LOOK_AT = 4
 local FOREVER_MS = 1e12
 local BACK_MS = 1000 -- largest step back of the clock after which a count waits for it
+local MAX_LIMIT = 1e15
 local MAX_COUNTS = 8
 local KEEP_MS = DAY_MS -- an idle count is dropped when others have been used for so much longer
 local FIELDS = 6 -- of a count
@@ -202,6 +203,18 @@ local function used(count)
   return count.value
 end
 
+-- What was used at an earlier instant if nobody has taken or settled anything since: `used_at` in
+-- policies/limits/arithmetic.py.
+local function used_at(count, at)
+  local amount, rule, ago = used(count), count.rule, count.at - at
+  if amount == 0 or ago <= 0 or rule.letter ~= 't' then return amount end
+  local part = math.fmod(ago, rule.period)
+  local whole = (ago - part) / rule.period * rule.refill
+  local refilled, rest = muldiv(part, rule.refill, rule.period)
+  if rest > count.carry then refilled = refilled + 1 end
+  return math.max(amount, math.min(amount + whole + refilled, MAX_LIMIT))
+end
+
 -- The counts that somebody needs. One of a rule that was only asked for is not written.
 local function needed(counts)
   if #counts == 1 then
@@ -218,10 +231,14 @@ local function needed(counts)
     if not count.new and (not over or count.taken > newest - KEEP_MS) then kept[#kept + 1] = count end
   end
   if all_idle then return {} end
-  while #kept > MAX_COUNTS do
-    local oldest
+  while #kept > MAX_COUNTS do -- not the most, so that a rule that comes later begins with it
+    local oldest, most
+    for _, count in ipairs(kept) do
+      if count.rule.letter ~= 'c' and (not most or used(count) > used(most)) then most = count end
+    end
     for i, count in ipairs(kept) do
-      if not count.present and (not oldest or count.taken < kept[oldest].taken) then oldest = i end
+      if not count.present and count ~= most and count.rule.letter ~= 'c'
+        and (not oldest or count.taken < kept[oldest].taken) then oldest = i end
     end
     if not oldest then break end
     table.remove(kept, oldest)
@@ -295,8 +312,8 @@ local function hand_over(replaced, count)
 end
 
 -- The counts of a call's rules. `asked`: `{name=tally, rule=}` for each; they get their `count`. A rule
--- that is new to its tally begins with the most that any count has which it replaces, as if all of it
--- had been used at the last charge.
+-- that is new to its tally begins with the most that any count that it replaces had at the last charge,
+-- as if all of it had been used then.
 local function ask(asked)
   for _, one in ipairs(asked) do
     local count = find(look(one.name), one.rule.kind)
@@ -310,16 +327,18 @@ local function ask(asked)
   for _, one in ipairs(asked) do
     if not one.count then
       local tally, most, replaced = look(one.name), 0, nil
+      local charged = math.min(tally.charged, now)
       for _, other in ipairs(tally.counts) do
-        if not other.present and same_unit(other.rule, one.rule) and used(other) > most then
-          most, replaced = used(other), other
+        if not other.present and same_unit(other.rule, one.rule) then
+          local amount = used_at(other, charged)
+          if amount > most then most, replaced = amount, other end
         end
       end
       local count = { rule = one.rule, holders = 0, taken = now, present = true, tally = one.name,
         new = not replaced }
       fresh(count)
       if replaced then
-        local charged, letter = math.min(tally.charged, now), one.rule.letter
+        local letter = one.rule.letter
         if letter == 't' then
           count.value, count.at = one.rule.limit - math.min(most, one.rule.limit), charged
           advance(count)

@@ -104,6 +104,13 @@ class ModelBucket:
             return max(0, self.rule.capacity - math.floor(self.level))
         return self.held if isinstance(self.rule, Concurrency) else self.used
 
+    def counted_at(self, at_ms: int) -> int:
+        """What was counted then, if it was only refilled since."""
+        if not isinstance(self.rule, TokenBucket) or self.counted() == 0:
+            return self.counted()
+        gained = Fraction(max(0, self.now_ms - at_ms) * self.rule.refill, self.rule.period_ms)
+        return self.rule.capacity - math.floor(self.level - gained)
+
     @property
     def idle(self) -> bool:
         whole = isinstance(self.rule, TokenBucket) and self.level == self.rule.capacity
@@ -220,10 +227,11 @@ class Model:
                     if (bucket.tally, kind(other.rule)) not in asked
                     and (kind(other.rule) is Concurrency) == (kind(bucket.rule) is Concurrency)
                 ]
-                most = max(replaced, key=ModelBucket.counted, default=None)
-                if most is not None and most.counted():
-                    charged_ms = min(self.now_ms, self.charged_ms[bucket.tally])
-                    one = ModelBucket(bucket.rule, charged_ms, most.counted())
+                charged_ms = min(self.now_ms, self.charged_ms.get(bucket.tally, self.now_ms))
+                then = {other: other.counted_at(charged_ms) for other in replaced}
+                most = max(replaced, key=lambda other: then[other], default=None)
+                if most is not None and then[most]:
+                    one = ModelBucket(bucket.rule, charged_ms, then[most])
                     one.move_to(self.now_ms)
                     one.taken_ms = self.now_ms
                     some.append(one)

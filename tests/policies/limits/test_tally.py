@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from policies.limits import arithmetic
@@ -36,7 +36,7 @@ class Used:
         self.tally.tidy(self.now_ms)
         count = self.tally.find(rule, self.now_ms)
         if count is None:
-            replaced, now_ms = self.tally.replaced(rule, []), self.now_ms
+            replaced, now_ms = self.tally.replaced(rule, [], self.now_ms), self.now_ms
             state = arithmetic.fresh(rule, now_ms)
             if replaced is not None:
                 state = self.tally.begun(rule, replaced, now_ms)
@@ -89,21 +89,48 @@ def histories(rules: list[Rule]) -> st.SearchStrategy[list[tuple[int, Rule, int]
     return st.lists(st.tuples(STEPS_MS, st.sampled_from(rules), st.integers(0, 60)), max_size=60)
 
 
+HOUR = 60 * MINUTE_MS
+HUNDRED, BURST = TOKENS[0], TOKENS[3]
+SMALLER = [TokenBucket(11 + i, 7, HOUR) for i in range(MAX_COUNTS + 2)]
+
+
+def check_bound(history: list[tuple[int, TokenBucket, int]], *, whole: bool = False) -> None:
+    """The bound of the module under test. ``whole``: with all rules of the history."""
+    used = Used()
+    granted: list[TokenBucket] = []
+    for step_ms, rule, amount in history:
+        used.now_ms += step_ms
+        if used.ask(rule, amount):
+            granted.append(rule)
+        capacity, rate, total = 0, Fraction(0), 0
+        if whole:
+            capacity = max(one.capacity for _, one, _ in history)
+            rate = max(Fraction(one.refill, one.period_ms) for _, one, _ in history)
+        for one, (since_ms, charge) in zip(reversed(granted), reversed(used.charges), strict=True):
+            capacity = max(capacity, one.capacity)
+            rate = max(rate, Fraction(one.refill, one.period_ms))
+            total += charge
+            assert total <= capacity + rate * (used.now_ms - since_ms)
+
+
+@example([(0, BURST, 8), (61_000, HUNDRED, 40), (0, HUNDRED, 60)])
+@example([(0, BURST, 50), (20 * MINUTE_MS, HUNDRED, 60), (1, BURST, 50), (0, HUNDRED, 10)])
+@example([(0, HUNDRED, 60), (700, TOKENS[4], 5), (61_000, BURST, 50), (0, TOKENS[1], 20)])
 @given(histories([*TOKENS]))
 def test_any_sequence_of_token_buckets_grants_no_more_than_the_largest(
     history: list[tuple[int, TokenBucket, int]],
 ) -> None:
-    """The largest has the largest burst and the largest refill of all rules that were in force."""
-    used = Used()
-    capacity, rate = 0, Fraction(0)
-    for step_ms, rule, amount in history:
-        used.now_ms += step_ms
-        capacity = max(capacity, rule.capacity)
-        rate = max(rate, Fraction(rule.refill, rule.period_ms))
-        used.ask(rule, amount)
-        for i, (since_ms, _) in enumerate(used.charges):
-            total = sum(amount for _, amount in used.charges[i:])
-            assert total <= capacity + rate * (used.now_ms - since_ms)
+    """The largest has the largest burst and the largest refill of the rules that granted
+    something in the same time."""
+    check_bound(history)
+
+
+@example([(0, HUNDRED, 90), *((1, one, 0) for one in SMALLER), (0, HUNDRED, 60)])
+@given(histories([*TOKENS, *SMALLER]))
+def test_it_does_so_with_more_rules_than_are_counted(
+    history: list[tuple[int, TokenBucket, int]],
+) -> None:
+    check_bound(history, whole=True)
 
 
 @given(histories([*TOKENS]), st.sampled_from(TOKENS))
@@ -136,25 +163,43 @@ def test_a_window_that_is_known_counts_every_charge_in_it(
             assert one.limit - used.left(one) == inside
 
 
-@given(histories([*TOKENS, *WINDOWS, Lifetime(50, 3_600_000)]), RULES)
-def test_a_new_rule_begins_with_the_most_that_any_other_has(
-    history: list[tuple[int, Rule, int]], new: Rule
+@given(histories([*TOKENS, *WINDOWS, Lifetime(50, 3_600_000)]), RULES, STEPS_MS)
+def test_a_new_rule_begins_with_the_most_that_any_other_had_at_the_last_charge(
+    history: list[tuple[int, Rule, int]], new: Rule, step_ms: int
 ) -> None:
     used = Used()
-    for step_ms, rule, amount in history:
-        used.now_ms += step_ms
+    for before_ms, rule, amount in history:
+        used.now_ms += before_ms
         used.ask(rule, amount)
-    used.tally.charged_ms = used.now_ms
+    used.ask(BURST, 1)
+    charged_ms = used.tally.charged_ms = used.now_ms
+    used.tally.tidy(used.now_ms)
+    had = {id(one): one.used for one in used.tally.counts}
+    used.now_ms += step_ms
     used.tally.tidy(used.now_ms)
     if isinstance(new, Concurrency) or used.tally.find(new, used.now_ms) is not None:
         return
-    known = [
-        arithmetic.used(one.rule, arithmetic.advance(one.rule, one.state, used.now_ms))
-        for one in used.tally.counts
-    ]
-    whole = new.capacity if isinstance(new, TokenBucket) else new.limit
-    left = whole - max(known, default=0)
-    assert used.left(new) == (max(0, left) if isinstance(new, TokenBucket) else left)
+    known = max((had[id(one)] for one in used.tally.counts if one.used), default=0)
+    state = arithmetic.begun(new, known, charged_ms)
+    if known == 0:
+        state = arithmetic.fresh(new, charged_ms)
+    expected = arithmetic.advance(new, state, used.now_ms)
+    assert used.left(new) == arithmetic.available(new, expected)
+
+
+@given(st.sampled_from(TOKENS), st.integers(1, 60), STEPS_MS, st.sampled_from(TOKENS))
+def test_after_one_charge_a_new_rule_is_as_if_it_had_always_been_there(
+    old: TokenBucket, amount: int, step_ms: int, new: TokenBucket
+) -> None:
+    used = Used()
+    amount = min(amount, old.capacity)
+    assert used.ask(old, amount)
+    used.now_ms += step_ms
+    if used.left(old) < old.capacity:
+        empty_at_worst = [(NOW_MS, min(amount, new.capacity))]
+        assert used.left(new) == level(new, empty_at_worst, used.now_ms) // 1
+    else:
+        assert used.left(new) == new.capacity, "all of it is forgotten"
 
 
 def test_a_lowered_limit_that_is_raised_again_has_what_it_had() -> None:
@@ -190,6 +235,25 @@ def test_a_new_rule_knows_when_the_last_charge_was() -> None:
     assert used.left(TokenBucket(100, 100, MINUTE_MS)) == 50
     used.now_ms += 86_400_000
     assert used.left(CalendarWindow(100, Period.DAY)) == 100
+
+
+def test_what_was_used_is_not_forgotten_over_many_smaller_rules() -> None:
+    used = Used()
+    assert used.ask(TokenBucket(1_000, 1_000, HOUR), 800)
+    for limit in range(3 * MAX_COUNTS):
+        used.now_ms += 1
+        assert used.left(TokenBucket(100 + limit, 1, HOUR)) == 0
+    assert used.left(TokenBucket(2_000, 1, HOUR)) == 1_200
+    assert len(used.tally.counts) == MAX_COUNTS
+
+
+def test_requests_in_flight_are_not_dropped_for_other_rules() -> None:
+    used = Used()
+    assert used.ask(Concurrency(5), 2)
+    for number in range(3 * MAX_COUNTS):
+        used.now_ms += 1
+        used.ask(TokenBucket(10 + number, 1, HOUR), 1)
+    assert used.left(Concurrency(5)) == 3
 
 
 def test_counts_are_bounded_and_the_rule_in_force_is_kept() -> None:

@@ -26,12 +26,13 @@ def fallback(
     max_pending: int = 100_000,
     close_s: float = 5.0,
     clock: Callable[[], float] = time.monotonic,
+    clock_ms: Callable[[], int] | None = None,
 ) -> FallbackStore:
-    """As it is composed, with one mode for all tenants."""
+    """As it is composed, with one mode for all tenants. ``clock_ms``: that of the share."""
     return FallbackStore(
         store,
         patient=store.patient() if isinstance(store, RedisStore) else store,
-        local=LocalLimits(MemoryStore(), mode_of=lambda _: mode, share=share),
+        local=LocalLimits(MemoryStore(clock_ms=clock_ms), mode_of=lambda _: mode, share=share),
         failures=failures,
         retry_s=retry_s,
         max_retry_s=max_retry_s,
