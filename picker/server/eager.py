@@ -12,7 +12,9 @@ from collections.abc import Coroutine, Generator
 from types import TracebackType
 from typing import TypeAlias
 
-Work: TypeAlias = Coroutine[object, None, None]
+Waits: TypeAlias = asyncio.Future[object] | None
+"""What a coroutine gives its task: None is another turn of the loop."""
+Work: TypeAlias = Coroutine[Waits, None, None]
 
 
 class Eager:
@@ -53,23 +55,23 @@ class Eager:
             self._spare = None
 
 
-class _Carrier(Coroutine[object, None, None]):
+class _Carrier(Coroutine[Waits, None, None]):
     """What the task in reserve runs: nothing, and then the rest of the work that it is given."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._given = loop.create_future()
-        self._idle = self._given.__await__()
+        self._idle: Generator[Waits, None, None] = self._given.__await__()
         self._work: Work | None = None
-        self._first: list[object] = []
+        self._first: list[Waits] = []
         self.task: asyncio.Task[None] = loop.create_task(self)
 
-    def carry(self, work: Work, waits_for: object) -> None:
+    def carry(self, work: Work, waits_for: Waits) -> None:
         """Go on with work that waits for this."""
         self._work = work
         self._first.append(waits_for)
         self._given.set_result(None)
 
-    def send(self, _: None) -> object:
+    def send(self, _: None) -> Waits:
         if self._work is None:
             return next(self._idle)
         return self._first.pop() if self._first else self._work.send(None)
@@ -80,16 +82,19 @@ class _Carrier(Coroutine[object, None, None]):
         value: BaseException | object = None,
         trace: TracebackType | None = None,
         /,
-    ) -> object:
+    ) -> Waits:
         raised = error if isinstance(error, BaseException) else error()
         if self._work is None:
             raise raised
-        self._first.clear()
+        if self._first:  # cancelled before the task has seen what its work waits for
+            first = self._first.pop()
+            if first is not None and first.cancel():
+                return first  # which ends the wait, as it does in any task
         return self._work.throw(raised)
 
     def close(self) -> None:
         if self._work is not None:
             self._work.close()
 
-    def __await__(self) -> Generator[object, None, None]:
+    def __await__(self) -> Generator[Waits, None, None]:
         raise TypeError("its task runs it")

@@ -169,6 +169,7 @@ class FastExchange:
 
     async def _take_body(self, begun: RequestContext, message: Message) -> None:
         second, body = wire.request_body(message)
+        del message  # or a request that waits would hold its body twice
         if not second.HasField("request_body"):
             self._end()
             return

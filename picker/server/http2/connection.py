@@ -449,7 +449,8 @@ class Connection:
     def _fail(self, error: BrokenError) -> None:
         self._has_failed = True
         self._say_goodbye(error.code, error.reason)
-        self._events.clear()
+        # Nobody would tell those that have just ended otherwise.
+        self._events = [one for one in self._events if one[1] is _Over.CANCELLED]
         self._drop_calls()
 
     def _say_goodbye(self, code: ErrorCode, reason: str) -> None:

@@ -500,6 +500,19 @@ def test_an_error_of_the_connection_ends_it_and_every_call(broken: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "ends",
+    [frame(RST, 0, 1, number(8)), frame(DATA, 0, 1, b"\1\0\0\0\0"), frame(WINDOW, 0, 1, number(0))],
+    ids=["reset", "refused", "broken"],
+)
+def test_a_call_that_ended_just_before_the_connection_hears_of_it(ends: bytes) -> None:
+    silents = Silents()
+    connection = Connection(silents.accept, max_message=1 << 30)
+    connection.receive(PREFACE + frame(SETTINGS, 0, 0) + OPENED + frame(DATA, 0, 1, message(b"a")))
+    connection.receive(ends + frame(PING, 0, 1, bytes(8)))
+    assert [one.ends for one in silents] == [["cancelled"]]
+
+
+@pytest.mark.parametrize(
     "came", [b"GET / HTTP/1.1\r\n", b"PRI * HTTP/2.0\r\n\r\nXX", b"\x16\x03\1"]
 )
 def test_who_speaks_something_else(came: bytes) -> None:
