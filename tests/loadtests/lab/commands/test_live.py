@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from loadtests.bench.peers import ENVIRONMENT_VARIABLE
 from loadtests.lab.command import app
 
 WORDS = ("--workload", "fixed-corpus-saas", "--rate", "1", "--profile", "constant-step")
@@ -40,7 +41,7 @@ def test_a_router_that_cannot_be_installed_is_left_out_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("PENSTOCK_LAB_PEERS", str(tmp_path / "file"))
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(tmp_path / "file"))
     result = CliRunner().invoke(app, ["live", *WORDS, "--targets", "vllm-router"])
     assert result.exit_code == 1
     said = " ".join(result.stderr.split())
