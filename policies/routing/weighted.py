@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from policies.registry import PolicyError, build, register
-from policies.routing.few import FEW, FewBlend
 from policies.routing.selectors import MaxScore
 from policies.routing.types import (
     Filter,
@@ -61,7 +60,6 @@ class WeightedPolicy(RoutingPolicy):
         self._filters = tuple(filters)
         self._scorers = tuple((scorer, weight) for scorer, weight in scorers if weight != 0)
         self._selector = selector
-        self._few = FewBlend.of(self._scorers, selector)
 
     def rank(
         self,
@@ -76,8 +74,6 @@ class WeightedPolicy(RoutingPolicy):
             candidates = narrow.keep(request, pool, candidates)
         if candidates.size == 0:
             return Ranking(candidates, np.empty(0))
-        if self._few is not None and candidates.size <= FEW:
-            return self._few.rank(request, pool, candidates, count, rng)
         total = np.zeros(candidates.size)
         for scorer, weight in self._scorers:
             total += weight * scorer.score(request, pool, candidates)
