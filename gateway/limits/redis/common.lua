@@ -64,6 +64,7 @@ local function month_start(at)
 end
 
 -- Start and end of the window that contains now. `starts`: of a time zone's windows, with ours second.
+-- The third result is true if that is a guess, since the clocks differ by far.
 local function window(letter, starts)
   local length = WINDOW_MS[letter]
   if not starts then
@@ -82,10 +83,23 @@ local function window(letter, starts)
     if starts[i] <= now then
       local after = starts[i + 1] or starts[i] + length
       if after > now then return starts[i], after end
-      return now - math.fmod(now - starts[i], length), now + length -- the clocks differ by far
+      return now - math.fmod(now - starts[i], length), now + length, true
     end
   end
-  return starts[1], starts[2]
+  return starts[1], starts[2], true
+end
+
+-- The same for a time zone whose starts are not known: `start` is that of one of its windows. It is
+-- right until the zone sets its clocks, and then until somebody asks for it.
+local function next_window(letter, start)
+  if letter == 'M' then
+    local offset = start - month_start(start + 15 * DAY_MS)
+    local first = month_start(now - offset)
+    return first + offset, month_start(first + 31 * DAY_MS) + offset
+  end
+  local length = WINDOW_MS[letter]
+  start = start + math.floor((now - start) / length) * length
+  return start, start + length
 end
 
 local function numbers(text)
@@ -115,7 +129,7 @@ local function parse(text)
 end
 
 -- The rule of a stored count, as far as it depends on it. A window of a time zone that nobody asks
--- for has no starts: it ends, and none begins after it.
+-- for has no starts.
 local function rule_of(kind)
   if #kind == 1 then return { kind = kind, letter = kind } end
   if string.byte(kind) == 116 then return parse(kind) end -- t
@@ -135,7 +149,8 @@ local function fresh(count)
     count.value = 0
     count.at, count.carry = window(rule.letter, rule.starts)
   else
-    count.value, count.at, count.carry = 0, now, now
+    count.value = 0
+    count.at, count.carry = next_window(rule.letter, count.at)
   end
 end
 
@@ -177,9 +192,8 @@ local function advance(count)
     if now >= count.carry then
       fresh(count)
     elseif count.at > now and (count.value == 0 or count.at - now > BACK_MS) then
-      local value, length = count.value, count.carry - count.at
+      local value = count.value
       fresh(count)
-      if count.carry <= now then count.carry = now + length end -- its starts are not known
       count.value, count.changed = value, true
     end
   end
@@ -264,7 +278,6 @@ local function look(name)
       local count = { rule = rule_of(fields[i]), value = fields[i + 1], carry = fields[i + 2],
         at = fields[i + 3], holders = fields[i + 4], taken = fields[i + 5] }
       tally.counts[#tally.counts + 1] = count
-      -- A window of a time zone is advanced when its starts are known, if somebody asks for it.
       advance(count)
       if count.changed then tally.changed = true end
     end
@@ -318,9 +331,11 @@ local function ask(asked)
   for _, one in ipairs(asked) do
     local count = find(look(one.name), one.rule.kind)
     if count then
-      local over = now >= count.carry and one.rule.starts
       count.rule = one.rule
-      if over then fresh(count) end
+      if one.rule.starts and count.at <= now then -- it may have gone on by `next_window`
+        local start, stop, guessed = window(one.rule.letter, one.rule.starts)
+        if not guessed then count.at, count.carry = start, stop end
+      end
       count.present, one.count = true, count
     end
   end

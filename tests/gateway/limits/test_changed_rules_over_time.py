@@ -36,10 +36,11 @@ from policies.limits.types import (
 from policies.limits.verdict import Granted
 from tests.gateway.limits.outage.parts import fallback
 from tests.gateway.limits.redis import script_clock
-from tests.policies.limits.rules import LIFETIMES, TOKEN_BUCKETS
+from tests.policies.limits.rules import LIFETIMES, TOKEN_BUCKETS, WINDOWS
 from tests.redis_server import RedisServer
 
 START_MS = 1_795_000_000_123
+MONTHS_END_MS = 1_796_083_200_000 - 18 * 3_600_000
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 HUNDRED = TokenBucket(100, 100, HOUR_MS)
@@ -58,11 +59,12 @@ RULES: list[Rule] = [
     TokenBucket(7, 11, 1_013),
     TokenBucket(MAX_LIMIT, MAX_LIMIT - 27, MAX_PERIOD_MS),
     CalendarWindow(100, Period.MONTH),
+    CalendarWindow(40, Period.DAY, "America/New_York"),
+    CalendarWindow(200, Period.MONTH, "Europe/Berlin"),
     CalendarWindow(10, Period.HOUR),
     Lifetime(50, HOUR_MS),
     Lifetime(9, 5_000),
 ]
-UTC_WINDOWS = st.builds(CalendarWindow, st.integers(1, MAX_LIMIT), st.sampled_from(Period))
 STEPS_MS = st.sampled_from([0, 0, 1, 700, 61_000, 20 * MINUTE_MS, 90 * MINUTE_MS])
 NAMES = itertools.count()
 SETTINGS = settings(
@@ -184,10 +186,13 @@ def test_redis_counts_as_the_pure_tally(stores: Stores) -> None:
     """The memory store's counts are the pure ones."""
 
     @settings(SETTINGS, max_examples=40)
-    @example([(0, BURST, 8), (61_000, HUNDRED, 40), (0, HUNDRED, 60)])
-    @given(histories(st.sampled_from(RULES) | TOKEN_BUCKETS | LIFETIMES | UTC_WINDOWS))
-    def check(history: list[Step]) -> None:
-        stores.now_ms = START_MS
+    @example([(0, BURST, 8), (61_000, HUNDRED, 40), (0, HUNDRED, 60)], START_MS)
+    @given(
+        histories(st.sampled_from(RULES) | TOKEN_BUCKETS | LIFETIMES | WINDOWS),
+        st.sampled_from([START_MS, MONTHS_END_MS]),
+    )
+    def check(history: list[Step], start_ms: int) -> None:
+        stores.now_ms = start_ms
         pure, lua = stores.memory(), stores.redis()
         try:
             for step_ms, rule, amount in history:
@@ -198,6 +203,23 @@ def test_redis_counts_as_the_pure_tally(stores: Stores) -> None:
             stores.run(lua.close())
 
     check()
+
+
+def test_a_window_of_a_time_zone_goes_on_while_another_rule_is_in_force(stores: Stores) -> None:
+    """Redis knows no time zones: those who ask for a window say when it starts."""
+    pure, lua = stores.memory(), stores.redis()
+    stores.go_on(0)
+    rules: list[Rule] = [
+        CalendarWindow(10**6, period, zone)
+        for zone in ("America/New_York", "Asia/Kathmandu")
+        for period in (Period.DAY, Period.WEEK, Period.MONTH)
+    ]
+    for index in range(20):
+        for rule in rules if index % 4 == 0 else [TokenBucket(10**6, 10**6, HOUR_MS)]:
+            expected = stores.run(use(pure, rule, 900))
+            assert stores.run(use(lua, rule, 900)) == expected
+        stores.go_on(20 * HOUR_MS)
+    stores.run(lua.close())
 
 
 def test_a_restart_at_any_time_changes_no_count(stores: Stores) -> None:
