@@ -118,7 +118,9 @@ class Worker:
         async for assignment in self._control.changes():
             before = self._applied
             if assignment.configuration is not None:
-                await self._configure(from_json(assignment.configuration))
+                # In a thread: the first one with CEL imports its compiler, a tenth of a second.
+                config = await asyncio.to_thread(from_json, assignment.configuration)
+                await self._configure(config)
                 self._sync_endpoints()
                 if before.version == 0:  # only now slots have their addresses
                     self._picker.pools.restore(self._learned.load())
