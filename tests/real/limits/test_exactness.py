@@ -340,7 +340,9 @@ async def test_of_everything_there_was_enough(place: Place) -> None:
     assert kinds["free", "429"] == 0
     assert sum(count for (_, kind), count in kinds.items() if kind == "left") >= 20
     assert min(place.failing.failures.values()) >= 2
-    assert {status for (_, status) in kinds if status.isdigit()} <= {"429", "500", "502", "503"}
+    broken = {(name, status) for (name, status) in kinds if status.isdigit() and status != "429"}
+    # Only one tenant asks the engine that fails; any other failure is the gateway's own.
+    assert broken <= {("failing", status) for status in ("500", "502", "503")}
 
 
 async def test_who_got_a_whole_answer_pays_what_the_engine_told(place: Place) -> None:
