@@ -116,16 +116,17 @@ class FastExchange:
     def _run(self, work: Work) -> None:
         try:
             self._task = self._start(work)
-        except Exception as error:  # noqa: BLE001 - all that a task could have raised
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as of a task
             self._failed(error)
         if self._task is not None:
             self._task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._task = None
-        if task.cancelled():
+        if task.cancelled() and self._is_over:
             return
-        error = task.exception()
+        # What a step waited for may have been cancelled, and not the step.
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is not None:
             self._failed(error)
         early, self._early = self._early, None

@@ -287,6 +287,24 @@ async def test_a_failing_step_is_answered_as_any_error() -> None:
     await place.over()
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_step_whose_work_was_cancelled_ends_its_request_alone(
+    monkeypatch: pytest.MonkeyPatch, *, at_once: bool
+) -> None:
+    """A thread pool that is shut down cancels what waits for it."""
+    place = Place("reserve")
+    work = asyncio.get_running_loop().create_future()
+    if at_once:
+        work.cancel()
+    monkeypatch.setattr(place.slow.go, "wait", lambda: work)
+    stream = place.ask(HEAD, BODY)
+    work.cancel()
+    await until(lambda: stream.ended)
+    assert stream.status == "13"
+    assert place.client.closed is None
+    await place.over()
+
+
 @pytest.mark.parametrize("slow", [None, "reserve"])
 async def test_a_decision_that_cannot_be_written_is_given_back(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, slow: str | None
