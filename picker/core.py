@@ -220,6 +220,8 @@ class Picker:
         known = self.pools.apply_signals(
             pool, address, signals, began_s=started_s, now_s=self.now()
         )
+        if known and signals.first_tokens is not None:
+            self.flights.engine_told(pool, address, signals.first_tokens, at_s=started_s)
         if known and signals.running_requests == 0 and signals.waiting_requests == 0:
             self.flights.engine_idle(pool, address, since_s=started_s)
 

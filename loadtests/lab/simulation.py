@@ -207,6 +207,7 @@ class Simulation:
             max_loras=limits.max_loras,
             running_adapters=_NO_ADAPTERS if base_only else _adapters(engine.scheduler.running),
             waiting_adapters=_NO_ADAPTERS if base_only else _adapters(engine.scheduler.waiting),
+            first_tokens=engine.first_tokens,
         )
 
     def _sample(self) -> None:

@@ -144,6 +144,10 @@ class Flights:
             self._aftermath.report_of_another(report, self._now())
         self._less_left_behind(report)
 
+    def engine_told(self, pool: str, address: str, first_tokens: float, *, at_s: float) -> None:
+        """An endpoint's engine had produced so many first tokens at ``at_s``."""
+        self.ledger.engine_told(pool, address, first_tokens, at_s)
+
     def engine_idle(self, pool: str, address: str, *, since_s: float) -> None:
         """An endpoint's engine had nothing to do at ``since_s``."""
         reached_s = since_s - _IDLE_GRACE_S
@@ -201,6 +205,7 @@ class Flights:
         """Ids of all pickers that run, as far as the supervisor knows; call after every change of
         endpoints and pools too."""
         self.foreign.sweep()
+        self.ledger.sweep()
         self._live, now_s = frozenset(ids), self._now()
         gone = self.foreign.pickers() - self._live if self._live else ()
         self._gone = {peer: self._gone.get(peer, now_s) for peer in gone}

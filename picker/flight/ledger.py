@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from picker.seams.peers import ALL, Loads, endpoint_keys
 from picker.state.endpoints import PoolState
 from picker.state.spec import EndpointKey
 
+_LOOKED_AT: Final = 64
+
 
 @dataclass(slots=True)
 class _Lane:
@@ -22,19 +26,29 @@ class _Lane:
 
     open: dict[tuple[str, Role], Leg] = field(default_factory=dict)
     """By request and role: one endpoint may do both of a request's parts."""
-    prefilling: dict[tuple[str, Role], Leg] = field(default_factory=dict)
+    awaited: dict[tuple[str, Role], Leg] = field(default_factory=dict)
+    """Those whose first token nobody has told of."""
     prefill_tokens: float = 0.0
     kv_tokens: float = 0.0
     busy_until_s: float = 0.0
     """When the prefill of everything sent so far is believed to be done."""
 
 
+@dataclass(slots=True)
+class _Told:
+    """What an engine has told of its first tokens."""
+
+    total: float
+    early: float = 0.0
+    """First tokens that ended requests have shown, and the engine has not told of yet."""
+
+
 class Ledger:
     """Counts requests in flight into the in-flight columns of their pool's view, at once.
 
     Engines prefill in order of arrival, so a leg's prefill is due when the endpoint has worked off
-    what is ahead of it, at the speed learned for the pool. Open and close cost O(1) but for a heap
-    of prefills under way.
+    what is ahead of it, at the speed learned for the pool; an engine that counts its first tokens
+    corrects that at each scrape. Open and close cost O(1) but for a heap of prefills under way.
     """
 
     def __init__(self, pools: Mapping[str, PoolState]) -> None:
@@ -44,6 +58,8 @@ class Ledger:
         self._speeds: dict[str, PrefillSpeed] = {}
         self._due: list[tuple[float, int, Leg]] = []
         self._opened = 0
+        self._told: dict[EndpointKey, _Told] = {}
+        """Of engines that count first tokens."""
         self._changed: set[EndpointKey] = set()
 
     def __len__(self) -> int:
@@ -78,7 +94,8 @@ class Ledger:
         ahead_tokens = max(0.0, leg.backlog_tokens - lane.prefill_tokens)
         speed = self.speed(leg.pool)
         due_s = max(now_s, lane.busy_until_s) + speed.prefill_s(leg.uncached_tokens)
-        lane.busy_until_s = due_s
+        if len(lane.awaited) <= _LOOKED_AT:
+            lane.busy_until_s = due_s
         leg.prefill_due_s = due_s + speed.prefill_s(ahead_tokens)
         leg.started_s, leg.prefill_done = now_s, False
         leg.slot, leg.generation, leg.counted_in = slot, state.generation_of(slot), state
@@ -88,7 +105,7 @@ class Ledger:
         view.in_flight_kv_tokens[slot] += kv_tokens
         lane.prefill_tokens += leg.uncached_tokens
         lane.kv_tokens += kv_tokens
-        lane.open[leg.key] = lane.prefilling[leg.key] = leg
+        lane.open[leg.key] = lane.awaited[leg.key] = leg
         self._opened += 1
         self._changed.add(key)
         heapq.heappush(self._due, (leg.prefill_due_s, self._opened, leg))
@@ -96,8 +113,8 @@ class Ledger:
     def close(self, leg: Leg, *, ttft_s: float | None = None, now_s: float | None = None) -> bool:
         """Take back a leg that has ended; False when it is not counted.
 
-        With ``ttft_s`` the pool's speed learns from it, and whatever was sent to the endpoint
-        before it counts as prefilled. With ``now_s`` the time it leaves unused is given back.
+        With ``ttft_s`` the pool's speed learns from it, and it counts as prefilled with whatever
+        was sent to the endpoint before it. With ``now_s`` the time it leaves unused is given back.
         """
         if leg.counted_in is None:
             return False
@@ -105,8 +122,9 @@ class Ledger:
         lane = self._lanes[key]
         if ttft_s is not None:
             self.speed(leg.pool).observe(leg.backlog_tokens + leg.uncached_tokens, ttft_s)
-            self._settle_before(lane, leg)
+            self._first_token(leg, lane)
         self._settle(leg, lane)
+        lane.awaited.pop(leg.key, None)
         del lane.open[leg.key]
         kv_tokens = leg.prompt_tokens + leg.output_tokens
         lane.kv_tokens -= kv_tokens
@@ -128,8 +146,49 @@ class Ledger:
         due = self._due
         while due and due[0][0] <= now_s:
             leg = heapq.heappop(due)[2]
-            if not leg.prefill_done:
+            if leg.counted_in is None or leg.prefill_done:
+                continue
+            if leg.prefill_due_s > now_s:  # it was put off
+                self._expect(leg)
+            else:
                 self._settle(leg, self._lanes[leg.pool, leg.address])
+
+    def engine_told(self, pool: str, address: str, first_tokens: float, at_s: float) -> None:
+        """An engine has produced so many first tokens since it began, as of ``at_s``.
+
+        They belong to the requests that it got first: those are prefilled, and the others are not,
+        whatever was believed. Requests of other pickers and clients are among them, in the
+        proportion in which they are in flight.
+        """
+        key = (pool, address)
+        told = self._told.get(key)
+        if told is None or first_tokens < told.total:  # known for the first time, or begun anew
+            self._told[key] = _Told(first_tokens)
+            return
+        new, told.total = first_tokens - told.total, first_tokens
+        lane = self._lanes.get(key)
+        if lane is not None:
+            new *= self._share(lane, key)
+        shown = min(new, told.early)
+        told.early -= shown
+        new -= shown
+        if lane is None:
+            return
+        while new >= 1 and lane.awaited:
+            leg = next(iter(lane.awaited.values()))
+            if leg.started_s > at_s:
+                break
+            del lane.awaited[leg.key]
+            self._settle(leg, lane)
+            new -= 1
+        self._expect_awaited(lane, self.speed(pool), at_s)
+
+    def sweep(self) -> None:
+        """Forget what engines told that are in no pool any more."""
+        for pool, address in tuple(self._told):
+            state = self._pools.get(pool)
+            if state is None or address not in state.slot_of:
+                del self._told[pool, address]
 
     def opened_until(self, pool: str, address: str, until_s: float) -> list[Leg]:
         """Legs on an endpoint that were opened at ``until_s`` or before."""
@@ -164,22 +223,55 @@ class Ledger:
         """Loads have changed since they were last asked for."""
         return bool(self._changed)
 
-    def _settle_before(self, lane: _Lane, leg: Leg) -> None:
-        while lane.prefilling:
-            first = next(iter(lane.prefilling.values()))
-            if first is leg or first.started_s > leg.started_s:
-                return
+    def _share(self, lane: _Lane, key: EndpointKey) -> float:
+        """Of the requests in flight on an endpoint, those of this picker."""
+        state = self._pools.get(key[0])
+        slot = None if state is None else state.slot_of.get(key[1])
+        if state is None or slot is None:
+            return 1.0
+        return min(1.0, len(lane.open) / max(1.0, state.view.in_flight_requests.item(slot)))
+
+    def _expect(self, leg: Leg) -> None:
+        self._opened += 1
+        heapq.heappush(self._due, (leg.prefill_due_s, self._opened, leg))
+
+    def _expect_awaited(self, lane: _Lane, speed: PrefillSpeed, at_s: float) -> None:
+        """At ``at_s`` the engine had all of these still to do, the first of them perhaps in part:
+        half of it is the best guess. Of a long queue the beginning is enough: the rest is looked at
+        when its turn comes."""
+        due_s, part = at_s, 0.5
+        for leg in islice(lane.awaited.values(), _LOOKED_AT):
+            due_s = max(due_s, leg.started_s) + part * speed.prefill_s(leg.uncached_tokens)
+            part = 1.0
+            leg.prefill_due_s = due_s
+            if leg.prefill_done:
+                leg.prefill_done = False
+                self._count_prefill(leg, lane, leg.uncached_tokens)
+                self._expect(leg)
+        if len(lane.awaited) <= _LOOKED_AT:
+            lane.busy_until_s = due_s
+
+    def _first_token(self, leg: Leg, lane: _Lane) -> None:
+        """A leg has had its first token, and so have those that were sent before it."""
+        told = self._told.get((leg.pool, leg.address))
+        while leg.key in lane.awaited:
+            first = next(iter(lane.awaited.values()))
+            del lane.awaited[first.key]
             self._settle(first, lane)
+            if told is not None:
+                told.early += 1
 
     def _settle(self, leg: Leg, lane: _Lane) -> None:
         if leg.prefill_done:
             return
         leg.prefill_done = True
-        del lane.prefilling[leg.key]
-        lane.prefill_tokens -= leg.uncached_tokens
+        self._count_prefill(leg, lane, -leg.uncached_tokens)
+
+    def _count_prefill(self, leg: Leg, lane: _Lane, tokens: float) -> None:
+        lane.prefill_tokens += tokens
         self._changed.add((leg.pool, leg.address))
         if leg.in_columns and leg.counted_in is not None:
-            leg.counted_in.view.in_flight_prefill_tokens[leg.slot] -= leg.uncached_tokens
+            leg.counted_in.view.in_flight_prefill_tokens[leg.slot] += tokens
 
 
 _EMPTY = _Lane()

@@ -16,7 +16,7 @@ from picker.wire import state_pb2
 
 MAX_READINGS: Final = 512
 """In one datagram: about 50 kB."""
-_COLUMNS: Final = 7
+_COLUMNS: Final = 8
 _KNOWN_COLUMNS: Final = 4
 """The first ones, which every engine reports."""
 
@@ -150,6 +150,7 @@ def pack(pool: str, read: Mapping[str, Reading]) -> state_pb2.Readings:
             _or_nan(signals.kv_capacity_tokens),
             _or_nan(signals.kv_block_tokens),
             signals.max_loras,
+            _or_nan(signals.first_tokens),
         )
         if signals.running_adapters or signals.waiting_adapters:
             message.adapters.add(
@@ -169,7 +170,7 @@ def unpack(message: state_pb2.Readings) -> Iterator[tuple[str, Signals, float]]:
         raise ValueError("a reading has numbers that are none")
     adapters = {one.index: one for one in message.adapters}
     for index, (address, row) in enumerate(zip(addresses, numbers.tolist(), strict=True)):
-        started_s, waiting, running, kv_usage, capacity, block, max_loras = row
+        started_s, waiting, running, kv_usage, capacity, block, max_loras, first_tokens = row
         known = adapters.get(index)
         signals = Signals(
             waiting_requests=waiting,
@@ -180,6 +181,7 @@ def unpack(message: state_pb2.Readings) -> Iterator[tuple[str, Signals, float]]:
             max_loras=int(max_loras),
             running_adapters=_NONE if known is None else frozenset(known.running),
             waiting_adapters=_NONE if known is None else frozenset(known.waiting),
+            first_tokens=None if math.isnan(first_tokens) else first_tokens,
         )
         yield address, signals, started_s
 

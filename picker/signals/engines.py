@@ -63,6 +63,8 @@ class EngineMetrics:
     block_tokens: bytes | None = None
     cache_info: CacheInfo | None = None
     lora_info: bytes | None = None
+    first_tokens: bytes | None = None
+    """Counter of requests that have had their first token."""
 
 
 ENGINES: Mapping[Engine, EngineMetrics] = {
@@ -74,6 +76,7 @@ ENGINES: Mapping[Engine, EngineMetrics] = {
             b"vllm:cache_config_info", "block_size", "num_gpu_blocks", "kv_cache_size_tokens"
         ),
         lora_info=b"vllm:lora_requests_info",
+        first_tokens=b"vllm:time_to_first_token_seconds_count",
     ),
     Engine.SGLANG: EngineMetrics(
         waiting=b"sglang:num_queue_reqs",
@@ -83,6 +86,7 @@ ENGINES: Mapping[Engine, EngineMetrics] = {
         capacity_tokens=(b"sglang:max_total_num_tokens", b"sglang:hicache_host_total_tokens"),
         block_tokens=b"sglang:page_size",
         cache_info=CacheInfo(b"sglang:cache_config_info", "page_size", "num_pages"),
+        first_tokens=b"sglang:time_to_first_token_seconds_count",
     ),
     Engine.TRTLLM: EngineMetrics(
         waiting=b"trtllm_num_requests_waiting",
@@ -128,7 +132,15 @@ def extract(body: bytes, engine: Engine) -> Signals:
         max_loras=max_loras,
         running_adapters=running_adapters,
         waiting_adapters=waiting_adapters,
+        first_tokens=_first_tokens(body, metrics),
     )
+
+
+def _first_tokens(body: bytes, metrics: EngineMetrics) -> float | None:
+    if metrics.first_tokens is None:
+        return None
+    counts = _numbers(body, metrics.first_tokens)
+    return sum(counts) if counts else None
 
 
 def _numbers(body: bytes, family: bytes) -> list[float]:

@@ -36,6 +36,8 @@ class Signals:
     max_loras: int
     running_adapters: frozenset[str]
     waiting_adapters: frozenset[str]
+    first_tokens: float | None = None
+    """Requests that have had their first token since the engine began; None: it does not say."""
 
 
 class PoolState:

@@ -122,6 +122,8 @@ class EngineModel:
         """Steps that were computed or skipped."""
         self.iterations = 0
         """Steps that were computed."""
+        self.first_tokens = 0
+        """Sequences that have had their first token."""
         self.busy_s = 0.0
         """Time with a step on the accelerator."""
         self._observer = observer
@@ -331,6 +333,7 @@ class EngineModel:
         for sequence in advanced:
             if sequence.generated_tokens == 1:
                 sequence.first_token_s = seen_s
+                self.first_tokens += 1
                 self._post(EngineEvent(seen_s, EventKind.FIRST_TOKEN, sequence))
             if sequence.done:
                 sequence.finished_s = seen_s

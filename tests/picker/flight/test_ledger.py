@@ -126,6 +126,66 @@ def test_a_first_token_settles_what_was_sent_before_it() -> None:
     assert columns(pool)[0] == 2
 
 
+def test_first_tokens_that_the_engine_counts_outdo_what_was_believed() -> None:
+    pool, ledger = fresh()
+    ledger.engine_told("chat", A, 100, 0.0)
+    legs = [send(ledger, str(n), prompt=1_000) for n in range(5)]
+    ledger.settle_prefills(60.0)
+    assert columns(pool)[1] == 0  # they should be done for long
+    ledger.engine_told("chat", A, 102, 60.0)
+    assert columns(pool)[1] == 3_000
+    ledger.settle_prefills(90.0)
+    assert columns(pool)[1] == 0
+    ledger.engine_told("chat", A, 105, 90.0)
+    assert columns(pool)[1] == 0
+    assert all(ledger.close(leg) for leg in legs)
+
+
+def test_a_first_token_counts_once_whoever_tells_first() -> None:
+    pool, ledger = fresh()
+    ledger.engine_told("chat", A, 0, 0.0)
+    first, second, third = (send(ledger, name, prompt=1_000) for name in "abc")
+    ledger.close(second, ttft_s=0.4)  # so the first one has had its own, too
+    assert columns(pool)[1] == 1_000
+    ledger.engine_told("chat", A, 2, 0.1)  # those two
+    assert columns(pool)[1] == 1_000
+    ledger.engine_told("chat", A, 3, 0.2)
+    assert columns(pool)[1] == 0
+    ledger.close(first)
+    ledger.close(third)
+
+
+def test_an_engine_that_begins_anew_counts_from_there() -> None:
+    pool, ledger = fresh()
+    ledger.engine_told("chat", A, 50, 0.0)
+    send(ledger, "a", prompt=1_000)
+    ledger.engine_told("chat", A, 0, 0.05)
+    assert columns(pool)[1] == 1_000
+    ledger.engine_told("chat", A, 1, 0.1)
+    assert columns(pool)[1] == 0
+
+
+def test_first_tokens_of_others_are_theirs() -> None:
+    pool, ledger = fresh()
+    ledger.engine_told("chat", A, 0, 0.0)
+    send(ledger, "a", prompt=1_000)
+    send(ledger, "b", prompt=1_000)
+    pool.view.in_flight_requests[pool.slot_of[A]] += 2  # another picker's
+    ledger.engine_told("chat", A, 2, 0.0)
+    assert columns(pool)[1] == 1_000
+
+
+def test_what_engines_told_is_forgotten_with_them() -> None:
+    pool, ledger = fresh()
+    ledger.engine_told("chat", A, 7, 0.0)
+    pool.sync([EndpointSpec(B)])
+    ledger.sweep()
+    pool.sync([EndpointSpec(A), EndpointSpec(B)])
+    send(ledger, "a", prompt=1_000)
+    ledger.engine_told("chat", A, 9, 0.0)  # of another process at that address
+    assert columns(pool)[1] == 1_000
+
+
 def test_an_aborted_prefill_frees_the_time_of_those_behind_it() -> None:
     _, ledger = fresh()
     send(ledger, "keep", prompt=80, now_s=0.0)
@@ -236,6 +296,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now_s += seconds
         self.ledger.settle_prefills(self.now_s)
+
+    @rule(address=ADDRESSES, first_tokens=st.integers(0, 8))
+    def engine_tells(self, address: str, first_tokens: int) -> None:
+        self.ledger.engine_told("chat", address, first_tokens, self.now_s)
+        self.ledger.sweep()
 
     @rule(everything=st.booleans())
     def report(self, everything: bool) -> None:

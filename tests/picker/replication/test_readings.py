@@ -27,6 +27,7 @@ signals = st.builds(
     max_loras=st.integers(0, 1000),
     running_adapters=adapters,
     waiting_adapters=adapters,
+    first_tokens=st.none() | numbers,
 )
 readings = st.dictionaries(st.text(max_size=20), st.tuples(signals, numbers), max_size=6)
 IDLE = Signals(0, 0, 0.5, None, None, 0, frozenset(), frozenset())

@@ -98,6 +98,16 @@ def test_newest_adapter_line_wins_wherever_it_stands() -> None:
     assert signals.waiting_adapters == {"code"}
 
 
+def test_first_tokens_are_counted_over_all_label_sets() -> None:
+    counts = [
+        f'vllm:time_to_first_token_seconds_count{{engine="{engine}",model_name="m"}} {count}'
+        for engine, count in (("0", "12.0"), ("1", "30.0"))
+    ]
+    bucket = 'vllm:time_to_first_token_seconds_bucket{engine="0",le="0.1",model_name="m"} 5.0'
+    assert extract(_vllm(bucket, *counts), Engine.VLLM).first_tokens == 42
+    assert extract(_vllm(), Engine.VLLM).first_tokens is None
+
+
 def test_sglang_with_gauges_of_capacity() -> None:
     signals = extract(
         b"""\
