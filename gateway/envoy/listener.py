@@ -60,7 +60,6 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
         },
         common_http_protocol_options={"idle_timeout": "3600s"},
         route_config=_routes(plan),
-        early_header_mutation_extensions=[filters.without_denied_headers()],
         http_filters=filters.chain(plan),
         local_reply_config=local_replies.mappers(),
         access_log=[_access_log()],

@@ -3,6 +3,6 @@
 Importing this package registers the built-in ones.
 """
 
-from policies.routing import baselines, filters, scorers, selectors, weighted
+from policies.routing import auto, baselines, filters, scorers, selectors, weighted
 
-__all__ = ["baselines", "filters", "scorers", "selectors", "weighted"]
+__all__ = ["auto", "baselines", "filters", "scorers", "selectors", "weighted"]

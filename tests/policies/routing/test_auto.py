@@ -1,0 +1,193 @@
+"""What ``auto`` weighs against what, and that it learns."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+
+from policies.routing.auto import Auto
+from policies.routing.types import Features, Observation, PoolView, RoutingRequest
+from tests.policies.routing.pools import adapter_on, everyone, order, pool_of, request_for
+
+IDLE = (0.0, 0.0)
+
+
+def ended(
+    policy: Auto,
+    *,
+    prompt: float = 2_000,
+    cached: float = 0,
+    output: float = 200,
+    ttft_s: float = 0.13,
+    each_s: float = 0.02,
+    times: int = 50,
+) -> None:
+    """Requests that met an idle endpoint have ended."""
+    pool = pool_of(IDLE)
+    request = request_for(pool, prompt_tokens=prompt, matched={0: cached})
+    for _ in range(times):
+        policy.observe(
+            Observation(
+                slot=0,
+                features=Features.seen(request, pool, 0),
+                prompt_tokens=prompt,
+                cached_tokens=cached,
+                output_tokens=output,
+                ttft_s=ttft_s,
+                duration_s=ttft_s + each_s * (output - 1),
+                ok=True,
+            ),
+            0.0,
+        )
+
+
+def test_a_cached_prefix_is_worth_a_short_wait_and_not_a_long_one() -> None:
+    policy, pool = Auto(), pool_of(IDLE, IDLE)
+    request = request_for(pool, prompt_tokens=4_000, matched={0: 3_000})
+    assert order(policy, pool, request) == [0, 1]
+    pool.in_flight_prefill_tokens[0] = 2_000
+    assert order(policy, pool, request) == [0, 1]
+    pool.in_flight_prefill_tokens[0] = 9_000
+    assert order(policy, pool, request) == [1, 0]
+
+
+def test_a_long_prompt_spares_those_that_are_answered_and_a_short_one_its_own_time() -> None:
+    policy, pool = Auto(), pool_of(IDLE, IDLE)
+    pool.in_flight_requests[0] = 20  # streams; the other endpoint has one long prompt to do
+    pool.in_flight_requests[1] = 1
+    pool.in_flight_prefill_tokens[1] = 10_000
+    assert order(policy, pool, request_for(pool, prompt_tokens=20_000))[0] == 1
+    assert order(policy, pool, request_for(pool, prompt_tokens=200))[0] == 0
+
+
+def test_a_burst_of_equal_requests_spreads_evenly() -> None:
+    policy, pool, rng = Auto(), pool_of(*[IDLE] * 8), random.Random(3)
+    request = request_for(pool, prompt_tokens=1_000)
+    sent: Counter[int] = Counter()
+    for _ in range(200):
+        slot = int(policy.rank(request, pool, everyone(pool), 1, 0.0, rng).slots[0])
+        sent[slot] += 1
+        pool.in_flight_requests[slot] += 1
+        pool.in_flight_prefill_tokens[slot] += 1_000
+    assert set(sent.values()) == {25}
+
+
+def test_ties_go_to_each_alike() -> None:
+    policy, pool, rng = Auto(), pool_of(IDLE, IDLE, IDLE), random.Random(4)
+    request = request_for(pool)
+    for count in (1, 3):
+        first = Counter(
+            int(policy.rank(request, pool, everyone(pool), count, 0.0, rng).slots[0])
+            for _ in range(600)
+        )
+        assert min(first.values()) > 150
+
+
+def test_where_room_is_scarce_a_shared_prefix_counts_more() -> None:
+    def first(kv_usage: float) -> int:
+        pool = pool_of((0, kv_usage), (0, kv_usage))
+        pool.kv_capacity_tokens[:] = 100_000
+        pool.in_flight_prefill_tokens[0] = 12_000
+        return order(Auto(), pool, request_for(pool, prompt_tokens=8_000, matched={0: 7_000}))[0]
+
+    assert first(0.1) == 1
+    assert first(1.0) == 0
+
+
+def test_load_that_is_not_ours_counts() -> None:
+    policy, pool = Auto(), pool_of((6, 0.5), IDLE)
+    pool.running_requests[0] = 30
+    assert order(policy, pool) == [1, 0]
+
+
+def test_an_adapter_goes_where_it_runs_then_where_there_is_room() -> None:
+    policy, pool = Auto(), pool_of(IDLE, IDLE, IDLE)
+    pool.lora_active[:] = [4, 4, 3]
+    pool.in_flight_requests[:] = [6, 5, 5]
+    here = adapter_on(pool, running={0})
+    assert order(policy, pool, request_for(pool, adapter=here))[0] == 0
+    nowhere = adapter_on(pool)
+    assert order(policy, pool, request_for(pool, adapter=nowhere))[0] == 2
+    elsewhere = adapter_on(pool, running={0}, served={1, 2})
+    assert 0 not in order(policy, pool, request_for(pool, adapter=elsewhere))
+    assert order(policy, pool, request_for(pool, adapter=adapter_on(pool, served=set()))) == []
+
+
+def test_it_learns_how_fast_the_engines_are_and_predicts_it() -> None:
+    policy, pool = Auto(), pool_of(IDLE)
+    for prompt in (500.0, 4_000.0, 8_000.0):
+        ended(policy, prompt=prompt, ttft_s=0.05 + prompt / 4_000, times=60)
+    ranking = policy.rank(
+        request_for(pool, prompt_tokens=6_000), pool, everyone(pool), 1, 0.0, random.Random(1)
+    )
+    assert ranking.predicted_ttft_s is not None
+    assert ranking.predicted_ttft_s[0] == pytest.approx(0.05 + 6_000 / 4_000, rel=0.05)
+
+
+def test_answers_that_say_nothing_of_the_engine_teach_nothing() -> None:
+    policy = Auto()
+    pool = pool_of(IDLE, IDLE)
+    seen = Observation(
+        slot=0,
+        features=Features.seen(request_for(pool), pool, 0),
+        prompt_tokens=1_000,
+        cached_tokens=None,
+        output_tokens=10,
+        ttft_s=1.0,
+        duration_s=2.0,
+        ok=True,
+    )
+    for useless in (
+        replace(seen, ok=False),
+        replace(seen, ttft_s=None),
+        replace(seen, slot=1),  # it was sent to endpoint 0 first
+    ):
+        policy.observe(useless, 0.0)
+    assert policy.snapshot() == {}
+    policy.observe(seen, 0.0)
+    assert policy.snapshot()
+
+
+def test_means_outlive_the_process() -> None:
+    policy = Auto()
+    ended(policy, output=900, cached=1_500)
+    again = Auto()
+    again.restore(policy.snapshot())
+    before, after = (dict(one.snapshot()) for one in (policy, again))
+    before.pop("seen"), after.pop("seen")
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {},
+        {"seen": 3},
+        {"output_tokens": "many"},
+        {"output_tokens": 1, "decode_s": -1, "ttft_s": 1, "hit_rate": 0, "prompt_tokens": 1},
+        {"output_tokens": 1, "decode_s": 1, "ttft_s": 1, "hit_rate": 2, "prompt_tokens": 1},
+        {
+            "output_tokens": float("nan"),
+            "decode_s": 1,
+            "ttft_s": 1,
+            "hit_rate": 0,
+            "prompt_tokens": 1,
+        },
+    ],
+)
+def test_a_damaged_snapshot_changes_nothing(damaged: Mapping[str, object]) -> None:
+    policy = Auto()
+    policy.restore(damaged)
+    assert policy.snapshot() == {}
+
+
+def test_nothing_known_of_request_and_endpoints_is_no_trouble() -> None:
+    pool = PoolView.zeros(3)
+    request = RoutingRequest(0.0, 0.0, np.zeros(3))
+    assert sorted(order(Auto(), pool, request)) == [0, 1, 2]
+    assert order(Auto(), pool, request, among=[]) == []
