@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -33,6 +34,10 @@ def sim(
     load: given.LoadOptions,
     goal: given.GoalOptions,
     run: given.RunOptions,
+    kv_events: Annotated[
+        bool,
+        typer.Option("--kv-events", help="The gateway knows the engines' caches by their events."),
+    ] = False,
     client_timeout: given.Timeout = None,
     jobs: given.Jobs = None,
     out: given.Folder = None,
@@ -46,6 +51,7 @@ def sim(
         registry.load_plugins()
         sizes = choices.sizes(replicas, "--replicas")
         experiment = planned(workload, policies, profile, sizes, load, goal, run, client_timeout)
+        experiment = replace(experiment, kv_events=kv_events)
         if out is not None:
             report.prepare(out)
         runs = swept(experiment, jobs, experiment.source.name)
