@@ -58,7 +58,10 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
             "accept_http_10": True,
             "default_host_for_http_10": "penstock",
         },
-        common_http_protocol_options={"idle_timeout": "3600s"},
+        common_http_protocol_options={
+            "idle_timeout": "3600s",
+            "max_headers_count": 200,  # `MAX_HEADERS` of the picker, and what decisions add
+        },
         route_config=_routes(plan),
         http_filters=filters.chain(plan),
         local_reply_config=local_replies.mappers(),

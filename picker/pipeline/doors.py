@@ -12,6 +12,8 @@ from picker.request.rejection import Reason, Rejection
 from picker.request.target import has_two_readings
 from picker.settings import PoolSettings
 
+MAX_HEADERS: Final = 150
+"""Of a request, Envoy's own among them; our Envoy takes up to 200."""
 _MAX_SHOWN_CHARS: Final = 200
 _HEALTHY: Final = Answer(200, (("content-type", "application/json"),), b'{"status":"ok"}')
 
@@ -25,6 +27,17 @@ class RefuseWhenDraining:
     def __call__(self, context: RequestContext) -> None:
         if self._is_draining():
             raise Rejection(Reason.SHUTTING_DOWN, "This gateway is shutting down.")
+
+
+class RefuseManyHeaders:
+    """431 for more headers than leave room for those that a decision adds: Envoy refuses a request
+    that gets too many, with an error that would be ours."""
+
+    def __call__(self, context: RequestContext) -> None:
+        if context.head.header_lines > MAX_HEADERS:
+            raise Rejection(
+                Reason.TOO_MANY_HEADERS, f"The request has more than {MAX_HEADERS} headers."
+            )
 
 
 class RefuseClosedPaths:

@@ -18,6 +18,7 @@ from picker.pipeline.dispatch import Dispatch
 from picker.pipeline.doors import (
     AnswerHealth,
     RefuseClosedPaths,
+    RefuseManyHeaders,
     RefusePathsOfOtherEngines,
     RefuseWhenDraining,
 )
@@ -100,6 +101,7 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
     return Way(
         head=(
             ("door", RefuseWhenDraining(tools.is_draining)),
+            ("headers", RefuseManyHeaders()),
             ("azure", ReadDeployment()),
             ("paths", RefuseClosedPaths(settings.pools, settings.passthrough)),
             ("health", AnswerHealth(tools.pools.any_candidate)),

@@ -30,6 +30,8 @@ class RequestHead(Struct, frozen=True):
     """Why Envoy refused the token that was there, "" when it did not."""
     respelled: str | None = None
     """What the replica must get as ``:path`` to read ``path``; None: what came."""
+    header_lines: int = 0
+    """Headers as they came: repeated ones count each time."""
 
     @property
     def sends(self) -> bool:

@@ -43,6 +43,7 @@ class Reason(Enum):
     NOT_CACHED = ErrorRow(412, "invalid_request_error", "not_cached")
     TOO_LARGE = ErrorRow(413, "invalid_request_error", "request_too_large")
     UNSUPPORTED_ENCODING = ErrorRow(415, "invalid_request_error", "unsupported_content_encoding")
+    TOO_MANY_HEADERS = ErrorRow(431, "invalid_request_error", "request_headers_too_large")
     REQUESTS_LIMITED = ErrorRow(429, "requests", "rate_limit_exceeded")
     TOKENS_LIMITED = ErrorRow(429, "tokens", "rate_limit_exceeded")
     QUOTA_EXCEEDED = ErrorRow(429, "insufficient_quota", "insufficient_quota")

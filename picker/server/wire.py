@@ -87,6 +87,7 @@ def request_head(message: ProcessingRequest, received_s: float) -> RequestHead:
         claims=claims,
         claims_error=claims_error,
         respelled=target.respelled,
+        header_lines=len(message.request_headers.headers.headers),
     )
 
 

@@ -10,8 +10,10 @@ import aiohttp
 import orjson
 import pytest
 import pytest_asyncio
+from multidict import CIMultiDict
 
 from picker import names
+from picker.pipeline.doors import MAX_HEADERS
 from tests.real.gateway import Gateway, Json
 from tests.real.replicas import Recorder, Seen
 
@@ -102,6 +104,20 @@ async def test_a_request_id_is_kept_or_made(
     assert upstream[0] == mine
     assert len(upstream[1]) == 36
     assert upstream[1] != upstream[2]
+
+
+@pytest.mark.parametrize(
+    ("more", "status"), [(105, 200), (MAX_HEADERS, 431), (185, 431), (400, 431)]
+)
+@pytest.mark.parametrize("repeated", [False, True])
+async def test_many_headers_pass_and_too_many_are_the_clients_fault(
+    http: aiohttp.ClientSession, more: int, status: int, repeated: bool
+) -> None:
+    headers = [("x-many" if repeated else f"x-many-{n}", str(n)) for n in range(more)]
+    answer = await http.post("/v1/chat/completions", json=CHAT, headers=CIMultiDict(headers))
+    assert answer.status == status
+    if status == 431:
+        assert (await answer.json())["error"]["code"] == "request_headers_too_large"
 
 
 async def test_errors_carry_the_request_id_too(http: aiohttp.ClientSession) -> None:

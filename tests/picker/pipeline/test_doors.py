@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from picker.pipeline.doors import (
+    MAX_HEADERS,
     AnswerHealth,
     RefuseClosedPaths,
+    RefuseManyHeaders,
     RefusePathsOfOtherEngines,
     RefuseWhenDraining,
 )
@@ -62,6 +65,17 @@ async def test_only_a_draining_picker_refuses() -> None:
     draining = True
     rejection = await refusal(step, begun(), Reason.SHUTTING_DOWN)
     assert ("x-llm-d-request-dropped-reason", "rejected-shutting-down") in rejection.headers()
+
+
+async def test_more_headers_than_leave_room_for_ours_are_refused() -> None:
+    step = RefuseManyHeaders()
+    for lines, reason in ((MAX_HEADERS, None), (MAX_HEADERS + 1, Reason.TOO_MANY_HEADERS)):
+        context = begun()
+        context.head = replace(context.head, header_lines=lines)
+        if reason is None:
+            await take(step, context)
+        else:
+            await refusal(step, context, reason)
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, "auto"])

@@ -64,7 +64,7 @@ async def test_a_request_goes_the_whole_way_in_order() -> None:
     assert isinstance(began, RequestContext)
     await made.picker.offer(began, chat())
     assert list(began.marks) == [
-        *("door", "azure", "paths", "health", "identify"),
+        *("door", "headers", "azure", "paths", "health", "identify"),
         *("spent", "decode", "parse", "recall", "authorize", "resolve", "engine", "count"),
         *("estimate", "reserve"),
         *("hash", "tokenize", "schedule", "mutate", "forward", "dispatch", "decide"),
