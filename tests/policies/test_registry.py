@@ -34,6 +34,7 @@ def test_built_in_policies_are_registered_on_import() -> None:
     assert registry.names("picker") == ["max", "weighted-random"]
     assert registry.names("policy") == [
         "aibrix-prefix-cache",
+        "auto",
         "cache-aware",
         "cache-aware-library",
         "dynamo",

@@ -76,6 +76,8 @@ class Weather:
             if self.rng.random() < self.stalls:
                 await asyncio.Event().wait()
             await asyncio.sleep(self.delay_s())
+            if sink.is_closing() or client.is_closing():
+                return  # the other direction has ended meanwhile
             if self.says is not None and sink is not client:
                 client.write(self.says * data.count(b"EVAL"))
             elif sink is client and self.rng.random() < self.resets:
