@@ -1,11 +1,13 @@
 -- Follows a JSON answer as it passes, for the usage in it. Nothing is held back or read as a whole: a
 -- long answer (embeddings, log probabilities) takes a little of the worker's time with each of its
--- pieces, and other streams go on in between. Put before filters.lua.
+-- pieces, and other streams go on in between. An answer that comes in one piece is only searched. Put
+-- before filters.lua.
 
 local COMMA, COLON = 44, 58
 local REPORTING = { usage = true, meta_info = true }
 local MAX_REPORT_BYTES = 65536
 local MAX_KEY_BYTES = 32
+local MAX_TAIL_BYTES = 4096 -- read as JSON behind the usage of a whole answer
 local NEVER = math.huge
 
 -- Follows JSON text, in pieces cut anywhere, and calls `report` with key and text of each object that
@@ -147,4 +149,40 @@ local function answer_follower(report)
       keep(sub(text, from))
     end
   end
+end
+
+-- Calls `report` as the follower does, for a text that is the whole answer. False: that takes the
+-- follower, nothing was reported.
+--
+-- In JSON `"usage"` with a colon is a key, wherever it stands: within a string a backslash is before
+-- its second quotation mark. It is a key of the outermost object when, behind its value, only members
+-- and one closing brace are left.
+local function read_whole(text, report)
+  if find(text, '"meta_info"', 1, true) then
+    return false
+  end
+  local at, key_stop = find(text, '"usage"', 1, true)
+  if at == nil then
+    return true
+  end
+  local value = match(text, "^%s*:%s*(){", key_stop + 1)
+  if value == nil or byte(text, at - 1) == BACKSLASH or find(text, '"usage"', value, true) then
+    return false
+  end
+  local last = value_end(text, value)
+  if last == nil or last - value >= MAX_REPORT_BYTES or #text - last > MAX_TAIL_BYTES then
+    return false
+  end
+  local stop = last
+  while not find(text, "^%s*}%s*$", stop + 1) do
+    local key = match(text, '^%s*,%s*()"', stop + 1)
+    local key_end = key and string_end(text, key)
+    local member = key_end and match(text, "^%s*:%s*()", key_end + 1)
+    stop = member and value_end(text, member)
+    if stop == nil then
+      return false
+    end
+  end
+  report("usage", sub(text, value, last))
+  return true
 end

@@ -1,32 +1,5 @@
--- Changes of requests and responses, and marks for the access log. Rendered with the list of
--- headers that clients may not set. One pass over each body chunk; stream.lua and answers.lua read
--- what it says, rename.lua changes the model's name in it.
-
-local DENIED = { --[[DENIED]] }
-
--- Request ids go into gRPC messages, where one byte that is not UTF-8 spoils the whole message.
-local function legible(id)
-  return (id:sub(1, 128):gsub("[^%w%-_.:/=+@~]", "?"))
-end
-
-function envoy_on_request(handle)
-  local headers = handle:headers()
-  if headers:get(":method") == "CONNECT" then
-    handle:respond({[":status"] = "405", ["content-type"] = "application/json"},
-      '{"error":{"message":"This gateway is no forward proxy.",' ..
-      '"type":"invalid_request_error","param":null,"code":"method_not_allowed"}}')
-    return
-  end
-  local id = headers:get("x-request-id")
-  if id ~= nil and legible(id) ~= id then
-    headers:replace("x-request-id", legible(id))
-  end
-  for _, name in ipairs(DENIED) do
-    headers:remove(name)
-  end
-  -- Usage is read from the response's text, so it must not come compressed.
-  headers:remove("accept-encoding")
-end
+-- Changes of responses, and marks for the access log. One pass over each body chunk; stream.lua and
+-- answers.lua read what it says, rename.lua changes the model's name in it.
 
 -- Objects of the handle do not outlive a wait for the next chunk: fetch them again each time.
 local function note(handle, key, value)
@@ -83,14 +56,16 @@ local function note_failure(handle, text)
   end
 end
 
-local function pass_json(handle, status, renamer)
+-- `length`: of the body, where that is known.
+local function pass_json(handle, status, length, renamer)
   local parts, held_bytes = status < 400 and {} or nil, 0
   local last, sent = nil, ""
   local usage, reported = {}, false
-  local follow = answer_follower(function(key, object)
+  local function report(key, object)
     local take = key == "usage" and take_usage or take_meta
     reported = take(object, 1, usage, false) or reported
-  end)
+  end
+  local follow = nil
   for chunk in handle:bodyChunks() do
     local size = chunk:length()
     last, sent = chunk, ""
@@ -100,7 +75,10 @@ local function pass_json(handle, status, renamer)
     end
     if size > 0 then
       sent = chunk:getBytes(0, size)
-      follow(sent)
+      if size ~= length or not read_whole(sent, report) then
+        follow = follow or answer_follower(report)
+        follow(sent)
+      end
       if parts ~= nil then
         parts[#parts + 1] = sent
       end
@@ -187,9 +165,10 @@ function envoy_on_response(handle)
     local write = id_writer_of(metadata, decision)
     pass_events(handle, decision["strip_usage"] == true, write, renamer)
   elseif find(kind, "json", 1, true) then
+    local length = headers:get("content-length") -- no value at all where there is none
     if renamer ~= nil then
       headers:remove("content-length")
     end
-    pass_json(handle, tonumber(headers:get(":status")) or 500, renamer)
+    pass_json(handle, tonumber(headers:get(":status")) or 500, tonumber(length), renamer)
   end
 end

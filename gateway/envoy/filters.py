@@ -1,7 +1,8 @@
 """Envoy's HTTP filters, in order: cors where pages are let in, Lua, jwt_authn where tokens are
 accepted, ext_proc, router.
 
-The Lua filter alone reads responses. Envoy's json_to_metadata would read an answer as a whole, and
+What every request needs is done outside of Lua, which costs several times as much. The Lua filter
+alone reads responses. Envoy's json_to_metadata would read an answer as a whole, and
 13 MB of embeddings stop its worker, with all its streams, for most of a second.
 """
 
@@ -13,7 +14,7 @@ from typing import Final
 from gateway.envoy.cors import cors_filter
 from gateway.envoy.jwt import authentication
 from gateway.envoy.matching import SKIP, header_input, skipping
-from gateway.envoy.message import Json, http_filter
+from gateway.envoy.message import Json, http_filter, typed
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
 from picker.request.response_ids import ALPHABET
@@ -28,6 +29,9 @@ _LUA: Final = (
     "filters.lua",
 )
 
+_LEGIBLE_ID: Final = "[A-Za-z0-9_.:/=+@~-]{0,128}"
+"""Ids that requests.lua leaves as they are."""
+
 
 def chain(plan: EnvoyPlan) -> list[Json]:
     """The HTTP filters of the client-facing listener."""
@@ -36,6 +40,7 @@ def chain(plan: EnvoyPlan) -> list[Json]:
         forwarded.append(names.JWT_NAMESPACE)
     return [
         *([cors_filter()] if plan.config.cors is not None else []),
+        _odd_requests(),
         http_filter(
             "lua",
             "lua.v3.Lua",
@@ -48,28 +53,60 @@ def chain(plan: EnvoyPlan) -> list[Json]:
     ]
 
 
+def without_denied_headers() -> Json:
+    """For the connection manager: request headers go before anything else reads them."""
+    # Usage is read from the response's text, so it must not come compressed.
+    removed = (*names.CLIENT_MAY_NOT_SET, "accept-encoding")
+    return typed(
+        "envoy.http.early_header_mutation.header_mutation",
+        "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
+        mutations=[{"remove": name} for name in removed],
+    )
+
+
+def _odd_requests() -> Json:
+    """For CONNECT, and for ids that cannot be written into a message."""
+    ordinary = [
+        _matches(names.REQUEST_ID, {"safe_regex": {"google_re2": {}, "regex": _LEGIBLE_ID}}),
+        {"not_matcher": _matches(":method", {"exact": "CONNECT"})},
+    ]
+    return skipping(
+        http_filter(
+            "lua.requests",
+            "lua.v3.Lua",
+            default_source_code={"inline_string": _source("requests.lua")},
+        ),
+        _skip_where({"and_matcher": {"predicate": ordinary}}),
+    )
+
+
 def _response_ids() -> Json:
     """For whole answers of the Responses API, on its paths in Azure's spelling too: which path the
     replica gets is decided later."""
-    path = {
-        "input": header_input("HttpRequestHeaderMatchInput", ":path"),
-        "value_match": {"contains": "/responses"},
-    }
-    others = {"not_matcher": {"single_predicate": path}}
+    path = _matches(":path", {"contains": "/responses"})
     return skipping(
         http_filter(
             "lua.responses",
             "lua.v3.Lua",
             default_source_code={"inline_string": _source("response_ids.lua", "responses.lua")},
         ),
-        {"matcher_list": {"matchers": [{"predicate": others, "on_match": {"action": SKIP}}]}},
+        _skip_where({"not_matcher": path}),
     )
 
 
+def _matches(header: str, value: Json) -> Json:
+    """A predicate on a request header. ``value``: a StringMatcher."""
+    found = header_input("HttpRequestHeaderMatchInput", header)
+    return {"single_predicate": {"input": found, "value_match": value}}
+
+
+def _skip_where(predicate: Json) -> Json:
+    return {"matcher_list": {"matchers": [{"predicate": predicate, "on_match": {"action": SKIP}}]}}
+
+
 def lua_source() -> str:
-    """The Lua filter with the list of denied headers filled in."""
-    denied = ", ".join(f'"{name}"' for name in names.CLIENT_MAY_NOT_SET)
-    return _source(*_LUA).replace("--[[DENIED]]", denied)
+    """The Lua filter that reads every response."""
+    return _source(*_LUA)
 
 
 def _source(*modules: str) -> str:

@@ -63,6 +63,7 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
             "max_headers_count": 200,  # `MAX_HEADERS` of the picker, and what decisions add
         },
         route_config=_routes(plan),
+        early_header_mutation_extensions=[filters.without_denied_headers()],
         http_filters=filters.chain(plan),
         local_reply_config=local_replies.mappers(),
         access_log=[_access_log()],

@@ -33,7 +33,8 @@ end
 
 local function map(values, written)
   return {
-    get = function(_, key) return values[key] end,
+    -- As Envoy has it: no value at all where there is none.
+    get = function(_, key) if values[key] ~= nil then return values[key] end end,
     set = function(_, _, key, value)
       values[key] = copy_of(value)
       written(key)
@@ -66,7 +67,10 @@ function respond(pieces, headers, decision, ends, served)
   end
   local metadata = map(noted, function(key) writes[key] = (writes[key] or 0) + 1 end)
   local get = metadata.get
-  function metadata.get(self, key) return key == "penstock" and decision or get(self, key) end
+  function metadata.get(self, key)
+    if key == "penstock" then return decision end
+    return get(self, key)
+  end
   local info = { dynamicMetadata = function() return metadata end }
   local handle = {
     headers = function() return map(headers) end,
@@ -125,7 +129,7 @@ class LuaFilter:
     ) -> list[bytes]:
         """What goes out for each piece of a response, and for its end where that is empty.
         ``served``: the address of the replica."""
-        given = {"content-type": kind, **(headers or {})}
+        given = {":status": "200", "content-type": kind, **(headers or {})}
         table = self._lua.table_from
         self.headers = table({_bytes(key): _bytes(value) for key, value in given.items()})
         told = self._told(decision)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway.envoy.filters import lua_source
 from picker.request.report import Ending
 from picker.server.response import ResponseReader
 from tests.gateway.envoy.lua import Ends, LuaFilter
@@ -184,7 +183,3 @@ def test_a_long_event_that_dribbles_in(lua: LuaFilter) -> None:
     body = b"data: " + json.dumps(told).encode() + b"\n\n"
     chunks = [body[at : at + 1_000] for at in range(0, len(body), 1_000)]
     assert passed(lua, chunks).usage["input"] == 3
-
-
-def test_one_source(lua: LuaFilter) -> None:
-    assert "--[[DENIED]]" not in lua_source()

@@ -43,7 +43,7 @@ def test_tokens_with_keys_of_a_file(rendered: Rendered, tmp_path: Path) -> None:
     file.write_text(shown.stdout)
     validate(file)
     filters = chain(file)
-    assert list(filters)[:5] == ["cors", "lua", "responses", "jwt_authn", "ext_proc"]
+    assert list(filters)[:6] == ["cors", "requests", "lua", "responses", "jwt_authn", "ext_proc"]
     (provider,) = filters["jwt_authn"]["providers"].values()  # type: ignore[attr-defined]
     assert provider["local_jwks"] == {"inline_string": JWKS}
     assert (provider["issuer"], provider["audiences"]) == ("https://id.test/", ["a", "b"])
