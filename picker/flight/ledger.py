@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +19,7 @@ from picker.state.endpoints import PoolState
 from picker.state.spec import EndpointKey
 
 _LOOKED_AT: Final = 64
+_MAX_SHOWN: Final = 4096
 
 
 @dataclass(slots=True)
@@ -39,8 +41,17 @@ class _Told:
     """What an engine has told of its first tokens."""
 
     total: float
-    early: float = 0.0
-    """First tokens that ended requests have shown, and the engine has not told of yet."""
+    at_s: float
+    shown_s: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_SHOWN))
+    """When first tokens came that ended requests have shown, and that are not in the total."""
+    part: float = 0.0
+    """Of a first token that is not one of this picker's yet, or of one too many: -1 to 1."""
+
+    def shown_until(self, at_s: float) -> int:
+        """How many were shown until then; they are forgotten."""
+        before, later = len(self.shown_s), [came_s for came_s in self.shown_s if came_s > at_s]
+        self.shown_s = deque(later, maxlen=_MAX_SHOWN)
+        return before - len(later)
 
 
 class Ledger:
@@ -94,7 +105,7 @@ class Ledger:
         ahead_tokens = max(0.0, leg.backlog_tokens - lane.prefill_tokens)
         speed = self.speed(leg.pool)
         due_s = max(now_s, lane.busy_until_s) + speed.prefill_s(leg.uncached_tokens)
-        if len(lane.awaited) <= _LOOKED_AT:
+        if key not in self._told or len(lane.awaited) <= _LOOKED_AT:
             lane.busy_until_s = due_s
         leg.prefill_due_s = due_s + speed.prefill_s(ahead_tokens)
         leg.started_s, leg.prefill_done = now_s, False
@@ -122,7 +133,7 @@ class Ledger:
         lane = self._lanes[key]
         if ttft_s is not None:
             self.speed(leg.pool).observe(leg.backlog_tokens + leg.uncached_tokens, ttft_s)
-            self._first_token(leg, lane)
+            self._first_token(leg, lane, leg.started_s + ttft_s)
         self._settle(leg, lane)
         lane.awaited.pop(leg.key, None)
         del lane.open[leg.key]
@@ -162,18 +173,19 @@ class Ledger:
         """
         key = (pool, address)
         told = self._told.get(key)
+        if told is not None and at_s < told.at_s:
+            return  # another picker read it, and that came late
         if told is None or first_tokens < told.total:  # known for the first time, or begun anew
-            self._told[key] = _Told(first_tokens)
+            self._told[key] = _Told(first_tokens, at_s)
             return
-        new, told.total = first_tokens - told.total, first_tokens
+        new = first_tokens - told.total
+        told.total, told.at_s = first_tokens, at_s
+        shown = told.shown_until(at_s)
         lane = self._lanes.get(key)
-        if lane is not None:
-            new *= self._share(lane, key)
-        shown = min(new, told.early)
-        told.early -= shown
-        new -= shown
         if lane is None:
+            told.part = 0.0
             return
+        new = told.part + new * self._share(lane, key) - shown
         while new >= 1 and lane.awaited:
             leg = next(iter(lane.awaited.values()))
             if leg.started_s > at_s:
@@ -181,6 +193,7 @@ class Ledger:
             del lane.awaited[leg.key]
             self._settle(leg, lane)
             new -= 1
+        told.part = max(-1.0, new) if new < 1 else 0.0
         self._expect_awaited(lane, self.speed(pool), at_s)
 
     def sweep(self) -> None:
@@ -224,12 +237,15 @@ class Ledger:
         return bool(self._changed)
 
     def _share(self, lane: _Lane, key: EndpointKey) -> float:
-        """Of the requests in flight on an endpoint, those of this picker."""
+        """Of the requests in flight on an endpoint, those of this picker. The engine counts those
+        of other clients too, and each sequence of a request that has many."""
         state = self._pools.get(key[0])
         slot = None if state is None else state.slot_of.get(key[1])
         if state is None or slot is None:
             return 1.0
-        return min(1.0, len(lane.open) / max(1.0, state.view.in_flight_requests.item(slot)))
+        view = state.view
+        seen = view.running_requests.item(slot) + view.waiting_requests.item(slot)
+        return min(1.0, len(lane.open) / max(1.0, seen, view.in_flight_requests.item(slot)))
 
     def _expect(self, leg: Leg) -> None:
         self._opened += 1
@@ -251,15 +267,16 @@ class Ledger:
         if len(lane.awaited) <= _LOOKED_AT:
             lane.busy_until_s = due_s
 
-    def _first_token(self, leg: Leg, lane: _Lane) -> None:
-        """A leg has had its first token, and so have those that were sent before it."""
+    def _first_token(self, leg: Leg, lane: _Lane, came_s: float) -> None:
+        """A leg had its first token at ``came_s``, and those that were sent before it had theirs by
+        then. What came before the engine's count was read is in it."""
         told = self._told.get((leg.pool, leg.address))
         while leg.key in lane.awaited:
             first = next(iter(lane.awaited.values()))
             del lane.awaited[first.key]
             self._settle(first, lane)
-            if told is not None:
-                told.early += 1
+            if told is not None and came_s > told.at_s:
+                told.shown_s.append(came_s)
 
     def _settle(self, leg: Leg, lane: _Lane) -> None:
         if leg.prefill_done:

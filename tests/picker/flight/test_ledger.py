@@ -147,12 +147,44 @@ def test_a_first_token_counts_once_whoever_tells_first() -> None:
     first, second, third = (send(ledger, name, prompt=1_000) for name in "abc")
     ledger.close(second, ttft_s=0.4)  # so the first one has had its own, too
     assert columns(pool)[1] == 1_000
-    ledger.engine_told("chat", A, 2, 0.1)  # those two
+    ledger.engine_told("chat", A, 2, 0.5)  # those two
     assert columns(pool)[1] == 1_000
-    ledger.engine_told("chat", A, 3, 0.2)
+    ledger.engine_told("chat", A, 3, 0.6)
     assert columns(pool)[1] == 0
     ledger.close(first)
     ledger.close(third)
+
+
+def test_first_tokens_from_before_the_first_count_hide_no_later_ones() -> None:
+    pool, ledger = fresh()
+    early = [send(ledger, f"early {n}") for n in range(3)]
+    ledger.engine_told("chat", A, 10, 1.0)  # with theirs
+    for leg in early:
+        ledger.close(leg, ttft_s=0.5, now_s=2.0)
+    for name in "abc":
+        send(ledger, name, now_s=2.0)
+    ledger.engine_told("chat", A, 13, 3.0)
+    assert columns(pool)[1] == 0
+
+
+def test_a_count_that_comes_late_is_ignored() -> None:
+    pool, ledger = fresh()
+    ledger.engine_told("chat", A, 4, 1.0)
+    ledger.engine_told("chat", A, 3, 0.9)
+    send(ledger, "a", now_s=1.0)
+    ledger.engine_told("chat", A, 4, 1.1)
+    assert columns(pool)[1] == 1_000
+
+
+def test_without_counts_of_first_tokens_a_prefill_waits_for_all_that_are_before_it() -> None:
+    pool, ledger = fresh()
+    for n in range(100):
+        send(ledger, f"stream {n}", prompt=8)
+    ledger.settle_prefills(60.0)
+    for n in range(4):
+        send(ledger, f"long {n}", prompt=8_000, now_s=60.0)  # a second each
+    ledger.settle_prefills(62.5)
+    assert columns(pool)[1] == 16_000
 
 
 def test_an_engine_that_begins_anew_counts_from_there() -> None:
@@ -172,6 +204,28 @@ def test_first_tokens_of_others_are_theirs() -> None:
     send(ledger, "b", prompt=1_000)
     pool.view.in_flight_requests[pool.slot_of[A]] += 2  # another picker's
     ledger.engine_told("chat", A, 2, 0.0)
+    assert columns(pool)[1] == 1_000
+
+
+def test_parts_of_first_tokens_add_up() -> None:
+    pool, ledger = fresh()
+    ledger.engine_told("chat", A, 0, 0.0)
+    for n in range(4):
+        send(ledger, str(n))
+    pool.view.in_flight_requests[pool.slot_of[A]] += 4  # another picker's
+    for count in range(1, 9):
+        ledger.engine_told("chat", A, count, float(count))
+    assert columns(pool)[1] == 0
+
+
+def test_first_tokens_of_clients_of_their_own_and_of_many_sequences_are_no_requests() -> None:
+    pool, ledger = fresh()
+    ledger.engine_told("chat", A, 0, 0.0)
+    send(ledger, "a")
+    send(ledger, "b")
+    pool.view.running_requests[pool.slot_of[A]] = 6
+    pool.view.waiting_requests[pool.slot_of[A]] = 2
+    ledger.engine_told("chat", A, 4, 0.0)
     assert columns(pool)[1] == 1_000
 
 
