@@ -45,7 +45,7 @@ class _Told:
     shown_s: deque[float] = field(default_factory=lambda: deque(maxlen=_MAX_SHOWN))
     """When first tokens came that ended requests have shown, and that are not in the total."""
     part: float = 0.0
-    """Of a first token that is not one of this picker's yet, or of one too many: -1 to 1."""
+    """Of a first token that is not one of this picker's yet, or of one too many: -1 to 0.5."""
 
     def shown_until(self, at_s: float) -> int:
         """How many were shown until then; they are forgotten."""
@@ -186,14 +186,14 @@ class Ledger:
             told.part = 0.0
             return
         new = told.part + new * self._share(lane, key) - shown
-        while new >= 1 and lane.awaited:
+        while new >= 0.5 and lane.awaited:
             leg = next(iter(lane.awaited.values()))
             if leg.started_s > at_s:
                 break
             del lane.awaited[leg.key]
             self._settle(leg, lane)
             new -= 1
-        told.part = max(-1.0, new) if new < 1 else 0.0
+        told.part = max(-1.0, new) if new < 0.5 else 0.0
         self._expect_awaited(lane, self.speed(pool), at_s)
 
     def sweep(self) -> None:
