@@ -39,6 +39,10 @@ _PREFILL_PRIOR: Final = ((0.0, 0.03), (2_000.0, 0.2))
 """Uncached tokens and seconds: an 8B model on one recent accelerator."""
 _PREFILL_QUANTILE: Final = 0.3
 """Low, because waiting that the picker does not see makes times longer and never shorter."""
+_FASTEST: Final = 1 / 2_000_000
+"""Seconds a token of prefill, at the least: costs that are all 0 would order nothing."""
+_WHOLE_S: Final = 0.0005
+"""Seconds a token: what comes faster than that did not stream, and its first byte is its end."""
 _DECODE_PRIOR: Final = ((1.0, 0.015), (100.0, 0.035))
 """Requests at an endpoint and seconds a token."""
 
@@ -58,10 +62,12 @@ class _Means:
     """Cached share of the prompt tokens, 0 to 1."""
     prompt_tokens: float = 1_000.0
 
-    def observe(self, seen: Observation, ttft_s: float, weight: float) -> None:
-        """Learn from a request; ``weight`` from 0 to 1."""
+    def observe(self, seen: Observation, ttft_s: float | None, weight: float) -> None:
+        """Learn from a request; ``weight`` from 0 to 1. Without ``ttft_s`` it did not stream."""
         self.output_tokens += weight * (seen.output_tokens - self.output_tokens)
-        self.decode_s += weight * (seen.duration_s - ttft_s - self.decode_s)
+        if ttft_s is None:
+            ttft_s = min(self.ttft_s, seen.duration_s)
+        self.decode_s += weight * (max(0.0, seen.duration_s - ttft_s) - self.decode_s)
         self.ttft_s += weight * (ttft_s - self.ttft_s)
         if seen.prompt_tokens > 0:
             hit = 1.0 - min(1.0, seen.uncached_tokens / seen.prompt_tokens)
@@ -102,8 +108,8 @@ class Auto(RoutingPolicy):
         # Those that wait there and are not ours have prompts that nobody here knows.
         foreign = np.maximum(waiting - ours, 0.0) * (means.prompt_tokens * (1 - means.hit_rate))
         ahead = pool.in_flight_prefill_tokens.take(candidates) + foreign
-        own_s = uncached * self._prefill.slope
-        wait_s = ahead * self._prefill.slope
+        each_s = max(self._prefill.slope, _FASTEST)
+        own_s, wait_s = uncached * each_s, ahead * each_s
         if request.adapter is not None:
             wait_s = wait_s + self._adapter_s(request.adapter, pool, candidates)
         cost = wait_s + own_s * (1.0 + _STALL * requests + _worth(means.hit_rate))
@@ -117,30 +123,39 @@ class Auto(RoutingPolicy):
 
     def _room_s(self, pool: PoolView, candidates: Slots, uncached: Floats) -> Floats:
         """Price of the KV cache that the request takes from others: its share of an engine's room
-        for as long as it runs. Blocks that it shares with others take no room."""
+        for as long as it runs. Blocks that it shares with others take no room. Where the capacity
+        is not known it is as large as elsewhere."""
         capacity = pool.kv_capacity_tokens.take(candidates)
         known = capacity > 0
         if not known.any():
             return np.zeros(candidates.size)
-        usage = min(1.0, float(pool.kv_usage.take(candidates).mean()))
+        usage = min(1.0, float(pool.kv_usage.take(candidates).sum()) / candidates.size)
         price = usage * usage / (_FULL - usage) * self._means.decode_s
-        room: Floats = (uncached + self._means.output_tokens) / np.where(known, capacity, np.inf)
+        if not known.all():
+            capacity = np.where(known, capacity, capacity[known].mean())
+        room: Floats = (uncached + self._means.output_tokens) / capacity
         return price * room
 
     def _adapter_s(self, adapter: AdapterView, pool: PoolView, candidates: Slots) -> Floats:
-        """How long the request waits for a slot of its LoRA adapter."""
-        queued = pool.lora_active.take(candidates) - pool.lora_slots.take(candidates)
+        """How long the request waits for a slot of its LoRA adapter; 0 where the engine does not
+        say how many it has."""
+        slots = pool.lora_slots.take(candidates)
+        queued = pool.lora_active.take(candidates) - slots
         before = np.maximum(queued + np.where(adapter.waiting.take(candidates), 0.0, 1.0), 0.0)
         wait: Floats = _ADAPTER_WAIT * (self._means.ttft_s + self._means.decode_s) * before
-        return np.where(adapter.running.take(candidates), 0.0, wait)
+        return np.where(adapter.running.take(candidates) | (slots == 0), 0.0, wait)
 
     def _slot_s(self, adapter: AdapterView, pool: PoolView, candidates: Slots) -> Floats:
-        """Price of the adapter slot that it takes from others; none where it has one."""
-        slots = np.maximum(pool.lora_slots.take(candidates), 1.0)
-        usage = min(1.0, float((pool.lora_active.take(candidates) / slots).mean()))
+        """Price of the adapter slot that it takes from others; none where it has one, and where the
+        engine does not say how many it has."""
+        slots = pool.lora_slots.take(candidates)
+        known = slots > 0
+        if not known.any():
+            return np.zeros(candidates.size)
+        usage = min(1.0, float((pool.lora_active.take(candidates)[known] / slots[known]).mean()))
         price = usage / (_FULL - usage) * (self._means.ttft_s + self._means.decode_s)
-        there = adapter.running.take(candidates) | adapter.waiting.take(candidates)
-        return np.where(there, 0.0, price / slots)
+        free = adapter.running.take(candidates) | adapter.waiting.take(candidates) | ~known
+        return np.where(free, 0.0, price / np.maximum(slots, 1.0))
 
     def observe(self, observation: Observation, now_s: float) -> None:
         ttft_s = observation.ttft_s
@@ -149,10 +164,15 @@ class Auto(RoutingPolicy):
         if observation.slot != observation.features.slot:
             return  # it was tried elsewhere before, and what was seen is of that endpoint
         self._seen += 1
-        self._means.observe(observation, ttft_s, max(_SLOWEST_FADING, 1.0 / (self._seen + 1)))
+        weight = max(_SLOWEST_FADING, 1.0 / (self._seen + 1))
+        streams = observation.output_tokens > 4
+        each_s = (observation.duration_s - ttft_s) / max(1.0, observation.output_tokens - 1)
+        if streams and each_s < _WHOLE_S:
+            self._means.observe(observation, None, weight)
+            return
+        self._means.observe(observation, ttft_s, weight)
         self._prefill.observe(observation.backlog_tokens + observation.uncached_tokens, ttft_s)
-        if observation.output_tokens > 4:
-            each_s = (observation.duration_s - ttft_s) / (observation.output_tokens - 1)
+        if streams:
             self._decode.observe(observation.features.endpoint.in_flight_requests + 1.0, each_s)
 
     def snapshot(self) -> Mapping[str, object]:
@@ -167,7 +187,7 @@ class Auto(RoutingPolicy):
             if not 0.0 <= value < 1e12:
                 return
             found[field.name] = float(value)
-        if found["hit_rate"] > 1.0:
+        if found["hit_rate"] > 1.0 or found["prompt_tokens"] == 0.0:
             return
         self._means = _Means(**found)
         self._seen = 20  # new values count soon
@@ -181,11 +201,13 @@ def _worth(hit_rate: float) -> float:
 
 def _least(cost: Floats, count: int, rng: random.Random) -> Slots:
     """Places of the ``count`` least costs, the least first; equal ones in random order."""
-    if count == 1:
-        ties = np.flatnonzero(cost <= cost.item(cost.argmin()))
-        return ties[[rng.randrange(ties.size)]] if ties.size > 1 else ties
-    chance = np.array([rng.random() for _ in range(cost.size)])
-    return np.lexsort((chance, cost))[:count]
+    left = cost.copy()
+    chosen: list[int] = []
+    for _ in range(min(count, cost.size)):
+        ties = (left == left.item(left.argmin())).nonzero()[0]
+        chosen.append(ties.item(rng.randrange(ties.size) if ties.size > 1 else 0))
+        left[chosen[-1]] = np.inf
+    return np.array(chosen, np.intp)
 
 
 @register("policy", "auto")

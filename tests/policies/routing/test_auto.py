@@ -129,6 +129,49 @@ def test_it_learns_how_fast_the_engines_are_and_predicts_it() -> None:
     assert ranking.predicted_ttft_s[0] == pytest.approx(0.05 + 6_000 / 4_000, rel=0.05)
 
 
+def test_answers_that_do_not_stream_say_nothing_of_prefill_and_decode() -> None:
+    policy, taught = Auto(), Auto()
+    ended(policy, ttft_s=3.0, each_s=0.02)
+    ended(taught, ttft_s=6.0, each_s=0.0, output=300)
+    pool = pool_of(IDLE, IDLE)
+    request = request_for(pool, prompt_tokens=2_000)
+
+    def predicted(policy: Auto) -> float:
+        found = policy.rank(request, pool, everyone(pool), 1, 0.0, random.Random(1))
+        assert found.predicted_ttft_s is not None
+        return float(found.predicted_ttft_s[0])
+
+    assert predicted(policy) > 1.0
+    assert predicted(taught) == predicted(Auto())
+    means = taught.snapshot()
+    assert means["output_tokens"] == pytest.approx(300, rel=0.1)
+    assert means["decode_s"] == pytest.approx(5.5, rel=0.1)  # of 6 s in all
+
+
+def test_times_without_any_relation_to_work_still_spread_load() -> None:
+    policy, pool = Auto(), pool_of(IDLE, IDLE)
+    for index in range(300):
+        ended(policy, prompt=500.0 + 100 * (index % 50), ttft_s=0.5 - index % 50 / 200, times=1)
+    pool.in_flight_prefill_tokens[0] = 20_000
+    assert {order(policy, pool)[0] for _ in range(20)} == {1}
+
+
+def test_where_the_room_is_not_known_it_costs_what_it_costs_elsewhere() -> None:
+    pool = pool_of((0, 1.0), (0, 1.0))
+    pool.kv_capacity_tokens[0] = 100_000
+    pool.in_flight_prefill_tokens[1] = 10
+    assert order(Auto(), pool, request_for(pool, prompt_tokens=8_000))[0] == 0
+
+
+def test_an_adapter_is_not_tied_to_one_engine_that_does_not_count_slots() -> None:
+    pool = pool_of(IDLE, IDLE)
+    pool.lora_slots[:] = 0
+    pool.lora_active[0] = 1
+    pool.in_flight_prefill_tokens[0] = 2_000
+    adapter = adapter_on(pool, waiting={0})
+    assert order(Auto(), pool, request_for(pool, adapter=adapter)) == [1, 0]
+
+
 def test_answers_that_say_nothing_of_the_engine_teach_nothing() -> None:
     policy = Auto()
     pool = pool_of(IDLE, IDLE)
@@ -171,6 +214,7 @@ def test_means_outlive_the_process() -> None:
         {"output_tokens": "many"},
         {"output_tokens": 1, "decode_s": -1, "ttft_s": 1, "hit_rate": 0, "prompt_tokens": 1},
         {"output_tokens": 1, "decode_s": 1, "ttft_s": 1, "hit_rate": 2, "prompt_tokens": 1},
+        {"output_tokens": 1, "decode_s": 1, "ttft_s": 1, "hit_rate": 0, "prompt_tokens": 0},
         {
             "output_tokens": float("nan"),
             "decode_s": 1,
