@@ -64,7 +64,8 @@ class EngineMetrics:
     cache_info: CacheInfo | None = None
     lora_info: bytes | None = None
     first_tokens: bytes | None = None
-    """Counter of requests that have had their first token."""
+    """Counter of requests that have had their first token. Not SGLang's: it counts an answer that
+    does not stream at its 50th token or its end, and a prefill replica counts none."""
 
 
 ENGINES: Mapping[Engine, EngineMetrics] = {
@@ -86,7 +87,6 @@ ENGINES: Mapping[Engine, EngineMetrics] = {
         capacity_tokens=(b"sglang:max_total_num_tokens", b"sglang:hicache_host_total_tokens"),
         block_tokens=b"sglang:page_size",
         cache_info=CacheInfo(b"sglang:cache_config_info", "page_size", "num_pages"),
-        first_tokens=b"sglang:time_to_first_token_seconds_count",
     ),
     Engine.TRTLLM: EngineMetrics(
         waiting=b"trtllm_num_requests_waiting",

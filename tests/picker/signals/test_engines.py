@@ -108,6 +108,16 @@ def test_first_tokens_are_counted_over_all_label_sets() -> None:
     assert extract(_vllm(), Engine.VLLM).first_tokens is None
 
 
+def test_sglangs_count_of_first_tokens_is_too_late_to_be_one() -> None:
+    body = b"""\
+sglang:num_running_reqs{model_name="m"} 1.0
+sglang:num_queue_reqs{model_name="m"} 0.0
+sglang:token_usage{model_name="m"} 0.1
+sglang:time_to_first_token_seconds_count{model_name="m"} 7.0
+"""
+    assert extract(body, Engine.SGLANG).first_tokens is None
+
+
 def test_sglang_with_gauges_of_capacity() -> None:
     signals = extract(
         b"""\
