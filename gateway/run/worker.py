@@ -200,10 +200,10 @@ class Worker:
         for name in names:
             specs = self._control.endpoints.get(name, {})
             self._picker.pools.sync_endpoints(name, specs.values())
-        self._scrape(names)
         for gone in self._scraped - names:
             self._parts.scraper.drop(gone)
             self._parts.kv_events.drop(gone)
+        self._scrape(names)
         self._scraped = set(names)
 
     def _scrape(self, names: Iterable[str]) -> None:

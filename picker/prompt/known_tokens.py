@@ -10,6 +10,8 @@ from typing import Final
 import xxhash
 
 _MOST_BYTES: Final = 64 << 20
+_ENTRY_BYTES: Final = 512
+"""What a prompt takes besides its ids."""
 _DEEPEST_LOOKED_AT: Final = 64
 
 
@@ -59,13 +61,13 @@ class KnownTokens:
         self._known[key] = _Known(len(text), xxhash.xxh3_64_intdigest(text), block, ids)
         if block:
             self._by_block[block] = key
-        self._bytes += len(ids)
+        self._bytes += len(ids) + _ENTRY_BYTES
         while self._bytes > self._most_bytes:
             self._forget(next(iter(self._known)))
 
     def _forget(self, key: int) -> None:
         known = self._known.pop(key, None)
         if known is not None:
-            self._bytes -= len(known.ids)
+            self._bytes -= len(known.ids) + _ENTRY_BYTES
             if self._by_block.get(known.block) == key:
                 del self._by_block[known.block]

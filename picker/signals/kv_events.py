@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import resource
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from picker.state.spec import EndpointSpec
 log = logging.getLogger(__name__)
 
 _HIGHEST_PORT: Final = 65_535
+_SOCKETS_OF_A_STREAM: Final = 4
+"""ZeroMQ's: the subscriber, both ends of its monitor, a replay."""
+_FILES_OF_A_STREAM: Final = 6
+"""One for each of these, and the two connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,8 @@ class KvEvents:
     def __init__(self) -> None:
         self.stats = KvStats()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._most_streams = 0
+        """As many as take half of the files that this process may open."""
         self._turns = Turns()
         self._streams: dict[tuple[str, str, int], KvStream] = {}
         self._slots: dict[tuple[str, str, int], int] = {}
@@ -51,7 +58,11 @@ class KvEvents:
 
     def open(self) -> None:
         """Before the first `sync`."""
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most_streams = max(0, files // 2 // _FILES_OF_A_STREAM)
         self._context = zmq.Context()
+        limit = _SOCKETS_OF_A_STREAM * self._most_streams
+        self._context.set(zmq.MAX_SOCKETS, min(limit, self._context.get(zmq.SOCKET_LIMIT)))
 
     def close(self) -> None:
         """End all streams."""
@@ -75,12 +86,18 @@ class KvEvents:
         for key, stream in list(self._streams.items()):
             same = wanted.get(key) == stream.endpoint
             same_slot = runtime.state.slot_of.get(key[1]) == self._slots[key]
-            if key[0] == pool and not (same_pool and same and same_slot):
-                self._drop(key)
+            if key[0] == pool:
+                if not (same_pool and same and same_slot):
+                    self._drop(key)
+            elif stream.endpoint.guessed and not self._may_guess(_host(key[1])):
+                self._drop(key)  # this pool has a replica on that host too
         self._runtimes[pool] = runtime
-        for key, endpoint in wanted.items():
-            if key not in self._streams:
-                self._listen(key, endpoint)
+        new = [key for key in wanted if key not in self._streams]
+        room = max(0, self._most_streams - len(self._streams))
+        for key in new[:room]:
+            self._listen(key, wanted[key])
+        if new[room:]:
+            log.warning("pool %s: no files for %d streams of KV events", pool, len(new) - room)
 
     def drop(self, pool: str) -> None:
         """The pool is gone."""
@@ -133,7 +150,11 @@ class KvEvents:
         slot = runtime.state.slot_of.get(address)
         if slot is None or self._context is None:
             return
-        feed = runtime.cache.join(slot)
+        try:
+            feed = runtime.cache.join(slot)
+        except OverflowError as error:
+            log.warning("KV events of %s: %s", address, error)
+            return
         stream = KvStream(endpoint, feed, self._context, self._turns, self.stats)
         try:
             stream.open()

@@ -37,7 +37,8 @@ _MOST_WAITING: Final = 20_000
 """Batches that wait to be read; further ones wait at the publisher, and are lost in the end."""
 _MOST_REPLAYED: Final = 2_000
 """Replayed batches that wait to be read. Further ones are lost at their sender, and asked again."""
-_MOST_BYTES: Final = 64 << 20
+_MOST_BYTES: Final = 16 << 20
+"""Of one batch: a million tokens in a step are less. A larger one breaks the connection."""
 _REPLAYS_IN_A_ROW: Final = 20
 """So many that bring nothing new are enough."""
 _HEARTBEAT_MS: Final = 250
@@ -115,7 +116,7 @@ class KvStream:
             socket.setsockopt(zmq.LINGER, 0)
             socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
             socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _DEAD_AFTER_MS)
-            socket.setsockopt(zmq.RECONNECT_IVL, 1_000 if self.endpoint.guessed else 100)
+            socket.setsockopt(zmq.RECONNECT_IVL, 10_000 if self.endpoint.guessed else 100)
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, 60_000 if self.endpoint.guessed else 2_000)
             socket.setsockopt(zmq.SUBSCRIBE, self.endpoint.topic.encode())
             self._monitor = socket.get_monitor_socket(
@@ -263,7 +264,12 @@ class KvStream:
         if self.endpoint.replay is None or self._in_a_row > _REPLAYS_IN_A_ROW:
             self._give_up()
             return
-        socket = self._context.socket(zmq.DEALER)
+        try:
+            socket = self._context.socket(zmq.DEALER)
+        except zmq.ZMQError as error:  # no more sockets or files
+            log.warning("KV events of %s: no replay: %s", self.endpoint.events, error)
+            self._give_up()
+            return
         socket.setsockopt(zmq.IPV6, 1)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RCVHWM, _MOST_REPLAYED)

@@ -10,6 +10,8 @@ import msgspec
 
 from picker.state.cache.events import AllBlocksCleared, BlockRemoved, BlockStored, Event
 
+_UNREADABLE: Final = (ValueError, RecursionError)
+"""What a payload can raise: msgspec's errors are ValueErrors, nesting that is too deep is not."""
 _PIECE_BLOCKS: Final = 256
 """A longer event is cut, so that taking it in can be interrupted."""
 
@@ -49,17 +51,17 @@ def read_batch(payload: bytes) -> tuple[list[Event], int]:
         return list(_decode(payload).events), 0
     except msgspec.ValidationError:
         pass
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise ValueError(str(error)) from error
     try:
         raws = _decode_any(payload).events
-    except msgspec.DecodeError as error:
+    except _UNREADABLE as error:
         raise ValueError(str(error)) from error
     events: list[Event] = []
     for raw in raws:
         try:
             events.append(_read_event(raw))
-        except (msgspec.DecodeError, ValueError):
+        except _UNREADABLE:
             continue
     return events, len(raws) - len(events)
 
@@ -72,11 +74,20 @@ def pieces(events: Sequence[Event]) -> Iterator[Event]:
     return chain.from_iterable(_cut(event) if _is_long(event) else (event,) for event in events)
 
 
-def _is_long(event: Event) -> TypeGuard[BlockStored]:
-    return isinstance(event, BlockStored) and len(event.block_hashes) > _PIECE_BLOCKS
+def _is_long(event: Event) -> TypeGuard[BlockStored | BlockRemoved]:
+    return not isinstance(event, AllBlocksCleared) and len(event.block_hashes) > _PIECE_BLOCKS
 
 
-def _cut(event: BlockStored) -> Iterator[Event]:
+def _cut(event: BlockStored | BlockRemoved) -> Iterator[Event]:
+    if isinstance(event, BlockStored):
+        yield from _cut_stored(event)
+        return
+    for start in range(0, len(event.block_hashes), _PIECE_BLOCKS):
+        some = event.block_hashes[start : start + _PIECE_BLOCKS]
+        yield msgspec.structs.replace(event, block_hashes=some)
+
+
+def _cut_stored(event: BlockStored) -> Iterator[Event]:
     hashes, size, extras = event.block_hashes, event.block_size, event.extra_keys
     if len(event.token_ids) not in (0, len(hashes) * size):
         yield event  # a mistake, whoever takes it in

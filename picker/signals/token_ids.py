@@ -28,9 +28,10 @@ _LONG_ANSWER_BYTES: Final = 1 << 16
 _UNABLE_S: Final = 600.0
 """A pool whose engine has no such path is asked again after this time."""
 _AILING_S: Final = 5.0
+"""A replica that does not answer is asked again after this time."""
 _OK: Final = 200
-_OF_THE_PROMPT: Final = frozenset({400, 413, 422, 429})
-"""Refusals of this prompt: others may well be answered."""
+_UNABLE: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 407, 410, 501})
+"""There is no such path, or not for us. Other refusals are of this prompt, or of this moment."""
 
 
 class _Answer(msgspec.Struct):
@@ -47,6 +48,8 @@ class EngineTokenIds:
         self._now_s = now_s
         self._upstreams: dict[str, Upstream] = {}
         self._unable_until_s: dict[str, float] = {}
+        self._ailing_until_s: dict[tuple[str, str], float] = {}
+        """By pool and address."""
         self._session: aiohttp.ClientSession | None = None
         self._asking = 0
 
@@ -85,15 +88,23 @@ class EngineTokenIds:
         """See `EngineTokens`."""
         if not self.can_tokenize(pool) or len(body) > _MOST_BODY_BYTES:
             return None
+        if self._ailing_until_s.get((pool, address), 0.0) > self._now_s():
+            return None
         self._asking += 1
         try:
             return await self._ask(pool, address, body)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             log.info("pool %s: %s tells no tokens: %r", pool, address, error)
-            self._unable_until_s[pool] = self._now_s() + _AILING_S
+            self._rest(pool, address)
             return None
         finally:
             self._asking -= 1
+
+    def _rest(self, pool: str, address: str) -> None:
+        now_s = self._now_s()
+        ailing = {one: until_s for one, until_s in self._ailing_until_s.items() if until_s > now_s}
+        ailing[pool, address] = now_s + _AILING_S
+        self._ailing_until_s = ailing
 
     async def _ask(self, pool: str, address: str, body: bytes) -> bytes | None:
         session, upstream = self._session, self._upstreams[pool]
@@ -107,21 +118,23 @@ class EngineTokenIds:
             server_hostname=upstream.server_name,
             allow_redirects=False,
         ) as answer:
-            if answer.status in _OF_THE_PROMPT:
-                return None
-            if answer.status != _OK:
+            if answer.status in _UNABLE:
                 self._unable_until_s[pool] = self._now_s() + _UNABLE_S
                 log.info("pool %s: /tokenize answers %d", pool, answer.status)
+            if answer.status != _OK:
                 return None
-            if (answer.content_length or 0) > _MOST_ANSWER_BYTES:
-                return None
-            said = await answer.read()
+            said = bytearray()
+            async for chunk in answer.content.iter_any():
+                said += chunk
+                if len(said) > _MOST_ANSWER_BYTES:
+                    answer.close()
+                    return None
         if len(said) > _LONG_ANSWER_BYTES:
             return await asyncio.to_thread(_read_ids, said)
         return _read_ids(said)
 
 
-def _read_ids(answer: bytes) -> bytes:
+def _read_ids(answer: bytearray) -> bytes:
     """Raises ValueError for what is no list of token ids."""
     try:
         return token_bytes(_decode(answer).tokens)

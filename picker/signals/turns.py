@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from typing import Final
 
+log = logging.getLogger(__name__)
+
 _TURN_S: Final = 0.002
 """The loop does other things after so much work."""
+_AFTER_ERROR_S: Final = 1.0
+"""Work that failed is tried again after this time."""
 
 Work = Callable[[float], bool]
 """Do some of it until a time of `time.perf_counter`; true when there is more."""
@@ -37,7 +42,13 @@ class Turns:
         while self._waiting and time.perf_counter() < until_s:
             work = next(iter(self._waiting))
             del self._waiting[work]
-            if work(until_s):
+            try:
+                more = work(until_s)
+            except Exception:  # one's mistake must not end the others' work, nor its own
+                log.exception("a turn has failed")
+                asyncio.get_running_loop().call_later(_AFTER_ERROR_S, self.add, work)
+                continue
+            if more:
                 self._waiting[work] = None
         if self._waiting and self._handle is None:
             self._handle = asyncio.get_running_loop().call_soon(self._run)

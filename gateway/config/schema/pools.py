@@ -36,7 +36,8 @@ class KvEvents(Section):
     there."""
 
     enabled: bool = True
-    """Listen to events. A replica that publishes none costs nothing."""
+    """Listen to events. A replica that publishes none costs each worker an attempt to connect a
+    minute."""
     port: Port = 5557
     """Port of `endpoint`, on the replica's host; vLLM's default. Without one given here, it is
     tried where a replica has a private address for itself: in a pod, for instance."""

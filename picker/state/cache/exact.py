@@ -40,7 +40,11 @@ _ANY_BLOCK: Final = 256
 _NO_BOUND: Final = 1 << 50
 
 
-@dataclass(slots=True)
+_Key = tuple[int, tuple[int, ...]]
+"""A slot, and the last hashes of what was sent there."""
+
+
+@dataclass(slots=True, eq=False)
 class _Promise:
     """A prompt that was sent, and whose blocks are not there yet."""
 
@@ -83,6 +87,8 @@ class ExactIndex:
         self._promised = ApproximateIndex(default_capacity_bytes=_NO_BOUND)
         self._promises: deque[_Promise] = deque()
         self._untracked: deque[_Promise] = deque()
+        self._promised_to: dict[_Key, list[_Promise]] = {}
+        """Those that are still believed, the first ones first."""
         self._doubts: deque[tuple[float, int, float]] = deque()
         """Until when an event must have come, of which slot, and since when."""
         self._known: list[_Known] | None = None
@@ -178,10 +184,9 @@ class ExactIndex:
         """See `CacheIndex`."""
         chains = tuple(chains)
         self.approximate.take_back(slot, chains, added)
-        for promise in (*self._promises, *self._untracked):
-            if promise.slot == slot and not promise.kept and _same(promise.chains, chains):
-                self._keep(promise)
-                return
+        promises = self._promised_to.get(_key(slot, chains))
+        if promises:
+            self._keep(promises[0])
 
     def answered(self, slot: int, chains: Iterable[Sequence[int]], reuse: Reuse) -> None:
         """See `CacheIndex`."""
@@ -257,6 +262,7 @@ class ExactIndex:
         added = self._promised.sent(slot, chains)
         promise = _Promise(now_s + life_s, slot, chains, added)
         (self._promises if tracked else self._untracked).append(promise)
+        self._promised_to.setdefault(_key(slot, chains), []).append(promise)
         if last is not None:
             promise.last, promise.feeds = last, feeds
             promise.arrived = partial(self._keep, promise)
@@ -274,6 +280,10 @@ class ExactIndex:
             return
         promise.kept = True
         self._promised.take_back(promise.slot, promise.chains, promise.added)
+        key = _key(promise.slot, promise.chains)
+        self._promised_to[key].remove(promise)
+        if not self._promised_to[key]:
+            del self._promised_to[key]
         for feed in promise.feeds:
             others = feed.waiting.get(promise.last)
             if others is not None and promise.arrived in others:
@@ -283,7 +293,5 @@ class ExactIndex:
         promise.feeds, promise.arrived = (), None
 
 
-def _same(one: Sequence[Sequence[int]], other: Sequence[Sequence[int]]) -> bool:
-    return len(one) == len(other) and all(
-        len(a) == len(b) and (not len(a) or a[-1] == b[-1]) for a, b in zip(one, other, strict=True)
-    )
+def _key(slot: int, chains: Sequence[Sequence[int]]) -> _Key:
+    return slot, tuple(chain[-1] if len(chain) else 0 for chain in chains)

@@ -18,6 +18,8 @@ from picker.state.cache.held import HeldBlocks
 
 _TIERS: Final[Mapping[str | None, int]] = {None: 0, "GPU": 0, "CPU": 1}
 _SLOWEST: Final = 2
+_MOST_BLOCKS: Final = 2_000_000
+"""An engine that holds more, or removes none, is known from then on only (80 MB)."""
 _WHOLE_CONTEXT: Final = frozenset(
     {None, "full_attention", "mla_attention", "sink_full_attention"},
 )
@@ -71,7 +73,7 @@ class Feed:
         self.mistakes = 0
         """Events that contradict themselves: they are left out."""
         self.orphans = 0
-        """Blocks whose parent is unknown: they are left out."""
+        """Blocks whose parent or adapter is unknown: they are left out."""
         self.waiting: dict[int, list[Callable[[], None]]] = {}
         """By hash of a block: what to call, once, when it comes."""
         self._group: int | None = None
@@ -87,6 +89,8 @@ class Feed:
         self._held.leave(self.holder)
         self.holder = self._held.join()
         self.state, self.empty = state, state is FeedState.WHOLE
+        if state is FeedState.SILENT:
+            self.block_tokens, self._group = 0, None  # what comes back may be another engine
         self.waiting.clear()
         self._changed()
 
@@ -137,6 +141,8 @@ class Feed:
 
     def hold(self, keys: Sequence[int], chain: Sequence[int], tier: int = 0) -> None:
         """Blocks of these hashes are there, by these keys: see `HeldBlocks.stored`."""
+        if len(self.holder) >= _MOST_BLOCKS:
+            self.forget(FeedState.PARTIAL)
         self._held.stored(self.holder, keys, chain, tier)
         waiting = self.waiting
         if waiting:
@@ -168,6 +174,9 @@ class Feed:
             self._changed()
         if size != self.block_tokens:
             return  # a part of a block, by which it can be found too
+        if event.lora_id and not event.lora_name:
+            self.orphans += len(hashes)  # an older vLLM, which does not name the adapter
+            return
         try:
             tokens = token_bytes(event.token_ids)
             extras = event.extra_keys
@@ -175,7 +184,7 @@ class Feed:
             salt, others = ("", None) if not _any(extras) else _extras(extras, adapter)
             if others is not None and len(others) != len(hashes):
                 raise ValueError("extra keys")  # noqa: TRY301 - a mistake like the others
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError, RecursionError):
             self.mistakes += 1
             return
         if event.parent_block_hash is None:

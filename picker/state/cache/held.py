@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from picker.state.cache.holders import NOBODY, TIERS, HolderSets
+from picker.state.cache.holders import MOST_HOLDERS, NOBODY, TIERS, HolderSets
 from picker.state.cache.table import Hashes, HashTable
 from policies.routing.types import Floats
 
@@ -63,9 +63,13 @@ class HeldBlocks:
         return self._numbers
 
     def join(self) -> Holder:
-        """A new holder, of nothing."""
+        """A new holder, of nothing. Raises OverflowError when there are too many."""
+        while self._leaving and not self._free and self._numbers >= MOST_HOLDERS:
+            self.tidy()
         if self._free:
             number = self._free.pop()
+        elif self._numbers >= MOST_HOLDERS:
+            raise OverflowError(f"more than {MOST_HOLDERS} engines in a pool publish KV events")
         else:
             number, self._numbers = self._numbers, self._numbers + 1
         return Holder(number, self._sets)
@@ -73,7 +77,10 @@ class HeldBlocks:
     def leave(self, holder: Holder) -> None:
         """It holds nothing any more, and must not be used again. Its blocks are forgotten little by
         little; until then its number stands in matches."""
-        self._leaving.append(holder)
+        if holder.table.length:
+            self._leaving.append(holder)
+        else:
+            self._free_number(holder)
 
     def hash_of(self, holder: Holder, key: int) -> int | None:
         """The hash of the block that a holder's engine calls so; None: it does not hold it."""
@@ -143,9 +150,7 @@ class HeldBlocks:
             if holder.table.length:
                 self._forget_some(holder)
             if not holder.table.length:
-                self._leaving.popleft()
-                self._sets.forget(holder.number)
-                self._free.append(holder.number)
+                self._free_number(self._leaving.popleft())
         if self._sets.sweep_due:
             self._sets.sweep(np.frombuffer(self._blocks.values, np.uint32))
 
@@ -186,6 +191,10 @@ class HeldBlocks:
                 break
             at += step
         return np.concatenate(found) if found else np.empty(0, np.uint32)
+
+    def _free_number(self, holder: Holder) -> None:
+        self._sets.forget(holder.number)
+        self._free.append(holder.number)
 
     def _forget_some(self, holder: Holder) -> None:
         sets, names = self._blocks.values, self._blocks.keys

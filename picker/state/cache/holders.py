@@ -11,9 +11,8 @@ from picker.state.cache.table import Entries
 NOBODY: Final = 0
 """Number of the empty set."""
 TIERS: Final = 3
-_STRIDE: Final = 4096
-"""Most holders."""
-_LOW: Final = (1 << _STRIDE) - 1
+MOST_HOLDERS: Final = 4096
+_LOW: Final = (1 << MOST_HOLDERS) - 1
 _SWEEP_AT: Final = 4096
 
 
@@ -36,29 +35,29 @@ class HolderSets:
 
     def plus(self, holder: int, tier: int) -> dict[int, int]:
         """By number of a set, as far as known: the number of the one with this member."""
-        return self._plus.setdefault(holder + tier * _STRIDE, {})
+        return self._plus.setdefault(holder + tier * MOST_HOLDERS, {})
 
     def minus(self, holder: int, tier: int) -> dict[int, int]:
         """By number of a set, as far as known: the number of the one without this member."""
-        return self._minus.setdefault(holder + tier * _STRIDE, {})
+        return self._minus.setdefault(holder + tier * MOST_HOLDERS, {})
 
     def with_member(self, number: int, holder: int, tier: int) -> int:
         """The number of the set with one more member; known from then on."""
-        member = holder + tier * _STRIDE
+        member = holder + tier * MOST_HOLDERS
         made = self._number_of(self._members[number] | 1 << member)
         self._plus.setdefault(member, {})[number] = made
         return made
 
     def without_member(self, number: int, holder: int, tier: int) -> int:
         """The number of the set without a member; known from then on."""
-        member = holder + tier * _STRIDE
+        member = holder + tier * MOST_HOLDERS
         made = self._number_of(self._members[number] & ~(1 << member))
         self._minus.setdefault(member, {})[number] = made
         return made
 
     def without_holder(self, number: int, holder: int) -> int:
         """The number of the set without a holder, whatever it holds."""
-        gone = sum(1 << holder + tier * _STRIDE for tier in range(TIERS))
+        gone = sum(1 << holder + tier * MOST_HOLDERS for tier in range(TIERS))
         return self._number_of(self._members[number] & ~gone)
 
     @property
@@ -81,8 +80,8 @@ class HolderSets:
     def forget(self, holder: int) -> None:
         """It is in no set any more."""
         for tier in range(TIERS):
-            self._plus.pop(holder + tier * _STRIDE, None)
-            self._minus.pop(holder + tier * _STRIDE, None)
+            self._plus.pop(holder + tier * MOST_HOLDERS, None)
+            self._minus.pop(holder + tier * MOST_HOLDERS, None)
 
     def _number_of(self, members: int) -> int:
         number = self._number.get(members)
@@ -99,6 +98,6 @@ class HolderSets:
         self._members[number] = members
         mask = 0
         for tier, masks in enumerate(self.within):
-            mask |= (members >> tier * _STRIDE) & _LOW
+            mask |= (members >> tier * MOST_HOLDERS) & _LOW
             masks[number] = mask
         return number

@@ -36,11 +36,11 @@ def test_what_only_begins_alike_is_another_prompt() -> None:
 
 
 def test_the_oldest_go_when_there_are_too_many() -> None:
-    known = KnownTokens(most_bytes=10)
+    known = KnownTokens(most_bytes=1_100)
     for key in range(5):
         text = FIRST + bytes([65 + key]) * 600
         known.keep(key, text, chain(text), b"abcd")
     assert [key for key in range(5) if known.whole(key)] == [3, 4]
-    known.keep(4, FIRST, chain(FIRST), b"abcdefghijk")
+    known.keep(4, FIRST, chain(FIRST), b"abcd" * 150)
     assert not known._known
     assert not known._by_block

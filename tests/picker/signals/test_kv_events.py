@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 
+from picker.settings import PickerSettings, PoolSettings
 from picker.signals.kv_events import KvEvents, KvSettings
 from picker.state.spec import EndpointSpec, KvPorts
-from tests.picker.fleet import POOL, fleet
+from tests.picker.fleet import POOL, fleet, policy
 
 GUESSED = KvSettings(port=5557, replay_port=5558, guessed=True)
 
@@ -56,3 +59,26 @@ async def test_what_is_named_is_listened_to() -> None:
     told = EndpointSpec("127.0.0.1:8000", kv_events=KvPorts(7_100, 7_101))
     assert await streams(GUESSED, told) == [("tcp://127.0.0.1:7100", "tcp://127.0.0.1:7101")]
     assert await streams(None, told) == []
+
+
+async def test_there_are_as_many_streams_as_a_large_pool_needs() -> None:
+    found = await streams(
+        GUESSED, *(EndpointSpec(f"10.0.{n // 200}.{n % 200}:1") for n in range(400))
+    )
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert len(found) == min(400, files // 12)
+
+
+async def test_a_host_that_another_pool_shares_is_not_guessed_any_more() -> None:
+    picker, events = fleet([]).picker, KvEvents()
+    one, other = (PoolSettings(name, policy()) for name in ("one", "other"))
+    picker.configure(PickerSettings(pools=(one, other)))
+    events.open()
+    try:
+        for name, left in (("one", 1), ("other", 0)):
+            pool = picker.pools[name]
+            picker.pools.sync_endpoints(name, [EndpointSpec(f"10.0.0.1:{len(name)}")])
+            events.sync(pool, GUESSED, pool.state.specs)
+            assert len(events._streams) == left
+    finally:
+        events.close()

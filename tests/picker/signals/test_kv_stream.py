@@ -265,6 +265,46 @@ async def test_garbage_is_counted_and_skipped(context: Context, raw: Raw) -> Non
         assert (one.feed.mistakes, one.feed.orphans) == (3, 2)
 
 
+async def test_nesting_without_end_is_garbage_too(context: Context, raw: Raw) -> None:
+    def nested(depth: int) -> msgspec.Raw:
+        return msgspec.Raw(b"\x91" * depth + b"\xc0")
+
+    def within(event: object) -> bytes:
+        return msgspec.msgpack.encode([0.0, [event]])
+
+    extras = [[nested(800)]]
+    stored_event = {"type": "BlockStored", "block_hashes": [1], "token_ids": tokens_of(1)}
+    with heard(context, raw) as one:
+        await raw.replay()
+        await one.until(0, FeedState.WHOLE)
+        raw.send(0, within(nested(100_000)))
+        raw.send(1, within({**stored_event, "block_size": SIZE, "extra_keys": extras}))
+        raw.send(2, packed(stored(0, 2)))
+        await one.until(2, FeedState.WHOLE)
+        assert one.stats.malformed == 1
+
+
+async def test_a_turn_that_fails_ends_neither_itself_nor_the_others() -> None:
+    turns, done = Turns(), asyncio.Event()
+    failures: list[float] = []
+
+    def failing(until_s: float) -> bool:
+        failures.append(until_s)
+        raise RuntimeError("a mistake")
+
+    def working(until_s: float) -> bool:
+        done.set()
+        return False
+
+    turns.add(failing)
+    turns.add(working)
+    async with asyncio.timeout(20):
+        await done.wait()
+        while len(failures) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    turns.drop(failing)
+
+
 async def test_one_bad_event_does_not_take_the_others_of_its_batch(
     context: Context, raw: Raw
 ) -> None:

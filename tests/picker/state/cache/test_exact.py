@@ -162,6 +162,30 @@ def test_replicas_with_blocks_of_two_sizes() -> None:
     assert known.match(prompt) == [36, 32, 0]
 
 
+def test_another_engine_may_come_back_at_an_address() -> None:
+    known, prompt = Known(0), a_prompt(1)
+    feed = known.feeds[0]
+    feed.apply([stored(prompt[1])], 1.0)
+    feed.forget(FeedState.SILENT)
+    feed.forget(FeedState.WHOLE)
+    ids = list(memoryview(prompt[1].ids).cast("I"))[:32]
+    feed.apply([BlockStored([1, 2, 3, 4], None, ids, 8, group_idx=1)], 2.0)
+    assert known.index.block_sizes == [8]
+    assert known.match(prompt) == [32, 0, 0]
+
+
+def test_a_failed_request_takes_back_its_own_promise_only() -> None:
+    known, prompt, other = Known(0), a_prompt(1), a_prompt(500)
+    known.feeds[0].apply([stored(a_prompt(900)[1])], 1.0)
+    added = known.send(0, prompt)
+    known.send(0, other)
+    known.send(0, prompt)
+    for believed in (True, False, False):
+        known.index.take_back(0, prompt[0].chains, added)
+        assert (known.match(prompt)[0] > 0) is believed
+        assert known.match(other)[0] > 0
+
+
 def test_answers_take_room_and_what_was_not_there_makes_the_cache_smaller() -> None:
     index = ExactIndex(Clock()).approximate
     prompts = [a_prompt(1_000 * n, 200)[0].chains for n in range(1, 12)]
@@ -180,3 +204,12 @@ def test_answers_take_room_and_what_was_not_there_makes_the_cache_smaller() -> N
     index.reset(0)
     assert index.held_bytes(0) == 0
     assert len(index) == 0
+
+
+def test_blocks_of_an_adapter_without_a_name_are_nobodys() -> None:
+    known, prompt = Known(0), a_prompt(1)
+    event = stored(prompt[1])
+    event.lora_id = 3
+    known.feeds[0].apply([event], 1.0)
+    assert known.match(prompt)[0] == 0
+    assert known.feeds[0].orphans == len(event.block_hashes)

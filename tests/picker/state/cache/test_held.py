@@ -6,10 +6,13 @@ import random
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from picker.state.cache.feed import Feed, FeedState
 from picker.state.cache.held import HeldBlocks, Holder
+from picker.state.cache.holders import MOST_HOLDERS
 from picker.state.cache.table import Hashes, HashTable
 
 
@@ -32,6 +35,34 @@ def test_the_longest_contiguous_prefix_by_holder() -> None:
     assert held.match(chain)[0].tolist() == [1, 1]
     assert held.match(hashes(5))[0].tolist() == [0, 0]
     assert held.match(hashes())[0].tolist() == [0, 0]
+
+
+def test_engines_that_begin_anew_take_no_more_room_for_holders() -> None:
+    held = HeldBlocks()
+    feeds = [Feed(held, lambda: None) for _ in range(MOST_HOLDERS)]
+    with pytest.raises(OverflowError):
+        Feed(held, lambda: None)
+    for again in range(3):
+        for feed in feeds[-100:]:
+            feed.hold([11, 12], [101, 102])
+            feed.forget(FeedState.WHOLE)
+        assert held.holders == MOST_HOLDERS, again
+    feeds[-1].hold([11], [101])
+    assert np.flatnonzero(held.match(hashes(101))[0]).tolist() == [feeds[-1].holder.number]
+
+
+def test_an_engine_that_removes_nothing_does_not_grow_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("picker.state.cache.feed._MOST_BLOCKS", 100)
+    held = HeldBlocks()
+    feed = Feed(held, lambda: None)
+    feed.forget(FeedState.WHOLE)
+    for block in range(1_000):
+        feed.hold([block], [block])
+        assert len(feed.holder) <= 100
+    assert feed.state is FeedState.PARTIAL
+    assert len(held) <= 200
 
 
 def test_a_block_that_is_there_twice_is_removed_twice() -> None:
