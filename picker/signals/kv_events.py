@@ -20,6 +20,8 @@ from picker.state.spec import EndpointSpec
 log = logging.getLogger(__name__)
 
 _HIGHEST_PORT: Final = 65_535
+_MOST_STREAMS: Final = 256
+"""Of one process: each worker takes in all events, and more would cost it more than they save."""
 _SOCKETS_OF_A_STREAM: Final = 4
 """ZeroMQ's: the subscriber, both ends of its monitor, a replay."""
 _FILES_OF_A_STREAM: Final = 6
@@ -48,7 +50,7 @@ class KvEvents:
         self.stats = KvStats()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._most_streams = 0
-        """As many as take half of the files that this process may open."""
+        """At most as many as take half of the files that this process may open."""
         self._turns = Turns()
         self._streams: dict[tuple[str, str, int], KvStream] = {}
         self._slots: dict[tuple[str, str, int], int] = {}
@@ -59,7 +61,7 @@ class KvEvents:
     def open(self) -> None:
         """Before the first `sync`."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most_streams = max(0, files // 2 // _FILES_OF_A_STREAM)
+        self._most_streams = max(0, min(_MOST_STREAMS, files // 2 // _FILES_OF_A_STREAM))
         self._context = zmq.Context()
         limit = _SOCKETS_OF_A_STREAM * self._most_streams
         self._context.set(zmq.MAX_SOCKETS, min(limit, self._context.get(zmq.SOCKET_LIMIT)))

@@ -66,7 +66,7 @@ async def test_there_are_as_many_streams_as_a_large_pool_needs() -> None:
         GUESSED, *(EndpointSpec(f"10.0.{n // 200}.{n % 200}:1") for n in range(400))
     )
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert len(found) == min(400, files // 12)
+    assert len(found) == min(256, files // 12)
 
 
 async def test_a_host_that_another_pool_shares_is_not_guessed_any_more() -> None:
