@@ -114,7 +114,7 @@ _REPLIES: Final = (
         "response.code == 431 || " + _refused("request_headers_too_large"),
         431,
         "request_headers_too_large",
-        "The request's headers are too large: at most 100 of them, and 60 KiB with the target.",
+        "The request's headers are too large: at most 150 of them, and 60 KiB with the target.",
     ),
     LocalReply(
         _refused("invalid_transfer_encoding"),
