@@ -254,7 +254,7 @@ def _default(field: FieldInfo) -> str:
     if value is None:
         return "null"
     if isinstance(value, Mapping) and any(isinstance(v, BaseModel) for v in value.values()):
-        return "the built-in one"
+        return "the built-in ones"
     if isinstance(value, str):
         return f"`{value}`"
     if isinstance(value, float):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import policies.routing  # noqa: F401 - registers the built-in policies
 from gateway.config.checks.nearest import nearest
 from gateway.config.schema.fault import Fault, Location
-from gateway.config.schema.scheduling import BALANCED, BUILT_IN_PROFILE, Policy, Profile
+from gateway.config.schema.scheduling import BUILT_IN, Policy, Profile
 from gateway.config.schema.sections import Sections
 from policies import registry
 
@@ -18,7 +18,7 @@ def check_policies(config: Sections) -> Iterator[Fault]:
     Plugins must have been loaded (`policies.registry.load_plugins`).
     """
     for name, profile in config.scheduling.profiles.items():
-        if name == BUILT_IN_PROFILE and profile == BALANCED:
+        if BUILT_IN.get(name) == profile:
             continue
         for at, kind, policy in _policies(("scheduling", "profiles", name), profile):
             try:

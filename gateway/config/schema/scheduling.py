@@ -59,6 +59,12 @@ class Profile(Section):
 BALANCED: Final = Profile.model_validate(DEFAULT_PROFILE, strict=False)
 """The built-in profile `default`."""
 
+BUILT_IN: Final[Mapping[str, Profile]] = {
+    BUILT_IN_PROFILE: BALANCED,
+    "auto": Profile(policy=Policy(name="auto")),
+}
+"""Profiles that are there without being given."""
+
 
 class Breaker(Section):
     """The circuit breaker of each replica and model: what fails gets no requests for a while, then
@@ -96,8 +102,8 @@ class Scheduling(Section):
 
     default_profile: Name = BUILT_IN_PROFILE
     """Profile of the pools that name none."""
-    profiles: Mapping[Name, Profile] = {BUILT_IN_PROFILE: BALANCED}
-    """Profiles by name. `default` is built in; giving one of that name replaces it."""
+    profiles: Mapping[Name, Profile] = BUILT_IN
+    """Profiles by name. `default` and `auto` are built in; giving one of that name replaces it."""
     fallbacks: Annotated[int, Field(ge=0, le=7)] = 2
     """Further replicas named behind the first choice; Envoy tries them in this order when one
     cannot be reached, or fails before the first byte of its answer. A request that has broken two
@@ -108,4 +114,4 @@ class Scheduling(Section):
     @field_validator("profiles", mode="after")
     @classmethod
     def _with_built_in(cls, given: Mapping[str, Profile]) -> Mapping[str, Profile]:
-        return {BUILT_IN_PROFILE: BALANCED} | dict(given)
+        return {**BUILT_IN, **given}

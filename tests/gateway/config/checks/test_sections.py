@@ -26,7 +26,7 @@ def pool(name: str, more: str = "") -> str:
             "pools[0] (a) is it already",
         ),
         (f"pools:\n{pool('a', 'profile: defaul')}", "pools[0].profile", "did you mean default?"),
-        ("scheduling: {default_profile: x}", "scheduling.default_profile", "one of default"),
+        ("scheduling: {default_profile: x}", "scheduling.default_profile", "one of auto, default"),
         (
             "models: [{name: a, targets: [{model: x}]}, {name: a, targets: [{model: y}]}]",
             "models[1].name",
