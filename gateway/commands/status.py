@@ -22,9 +22,7 @@ def status(url: Url = LOCAL, token_file: TokenFile = None, as_json: AsJson = Fal
         for endpoint in cast("list[Document]", pool["endpoints"])
     ]
     if rows:
-        show_table(
-            ("pool", "replica", "state", ">in flight", ">running", ">waiting", "cache", "why"), rows
-        )
+        show_table(("pool", "replica", "state", ">in flight", ">running", ">waiting", "why"), rows)
 
 
 def _row(pool: str, endpoint: Document) -> tuple[str, ...]:
@@ -40,5 +38,4 @@ def _row(pool: str, endpoint: Document) -> tuple[str, ...]:
         f"{endpoint[key]:g}"
         for key in ("in_flight_requests", "running_requests", "waiting_requests")
     )
-    cache = str(endpoint["cache"])
-    return pool, str(endpoint["address"]), state, *numbers, cache, why
+    return pool, str(endpoint["address"]), state, *numbers, why

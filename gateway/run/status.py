@@ -201,15 +201,7 @@ def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointReport]) -> End
         kv_usage=latest.kv_usage,
         models=tuple(latest.models),
         breaker=next((one.breaker for one in seen if one.breaker), ""),
-        cache=_cache([one.cache for one in seen]),
     )
-
-
-def _cache(known: list[str]) -> str:
-    """As the picker that knows least sees it."""
-    if all(one == "events" for one in known):
-        return "exact"
-    return "events missing" if "missing" in known else "approximate"
 
 
 def _replica(one: ReplicaRecord) -> ReplicaStatus:

@@ -13,7 +13,6 @@ from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.observer import TelemetryObserver
 from gateway.telemetry.request_log import RequestLog
 from gateway.telemetry.tenant_metrics import TenantMetrics
-from picker.signals.kv_stream import KvStats
 from picker.signals.scraper import ScrapeStats
 
 
@@ -48,10 +47,6 @@ class WorkerTelemetry:
         if self._log is not None:
             self._log.flush()
             self._metrics.sample_request_log(self._log.dropped_lines)
-
-    def sample_kv_events(self, stats: KvStats) -> None:
-        """Note the counts of KV events so far."""
-        self._metrics.sample_kv_events(stats)
 
     def sample_breakers(self, opened: Mapping[tuple[str, str, str], int]) -> None:
         """Note circuit breakers that were opened since the last call, by pool, endpoint and

@@ -36,8 +36,6 @@ class Experiment(Comparison):
     profile: Profile
     limits: EngineLimits
     seeing: Seeing = field(default_factory=Seeing)
-    kv_events: bool = False
-    """See `Setting.kv_events`."""
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -56,7 +54,6 @@ class Experiment(Comparison):
     def settings(self) -> Mapping[str, object]:
         return {
             "seeing": asdict(self.seeing),
-            "kv_events": self.kv_events,
             "client_timeout_s": self.client_timeout_s,
             "limits": asdict(self.limits),
             "profile": asdict(self.profile),
@@ -73,13 +70,7 @@ class Experiment(Comparison):
         """What is simulated in a cell."""
         policy = next(each.spec for each in self.policies if each.title == cell.contender)
         return Setting(
-            self.profile,
-            self.limits,
-            cell.replicas,
-            policy,
-            self.seeing,
-            self.client_timeout_s,
-            self.kv_events,
+            self.profile, self.limits, cell.replicas, policy, self.seeing, self.client_timeout_s
         )
 
     def sized(self, replicas: int) -> Experiment:

@@ -39,5 +39,3 @@ class Setting:
     seeing: Seeing = field(default_factory=Seeing)
     client_timeout_s: float | None = None
     """Clients give up after this time; None: never."""
-    kv_events: bool = False
-    """The picker knows the engines' caches by their events, and the tokens of every prompt."""

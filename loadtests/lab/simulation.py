@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import abc
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from math import inf
@@ -24,21 +23,17 @@ from loadtests.workloads.traffic import Traffic
 from loadtests.workloads.words import BYTES_PER_TOKEN
 from picker import names
 from picker.core import Parts, Picker
-from picker.prompt.blocks import HASH_MASK
 from picker.prompt.fields import RequestFields
 from picker.prompt.forms import Prompt
-from picker.prompt.token_blocks import PromptTokens
 from picker.request.answer import Answer, Decision
 from picker.request.context import RequestContext
 from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
 from picker.settings import PickerSettings, PoolSettings
-from picker.state.cache.feed import Feed, FeedState
 from picker.state.endpoints import Signals
 from picker.state.models import ServedModel
 from picker.state.spec import EndpointSpec
 
-Ids = abc.Sequence[int]
 POOL: Final = "lab"
 MODEL: Final = "model"
 _SAMPLE_S: Final = 1.0
@@ -46,39 +41,10 @@ _LEASE_S: Final = 1e9
 _NO_ADAPTERS: Final[frozenset[str]] = frozenset()
 
 
-class _KvEvents:
-    """What an engine model does with its blocks, as `Feed` would read it from the wire. Its ids
-    stand for the same text on every engine, so they are the hashes too."""
-
-    def __init__(self, feed: Feed, now: Callable[[], float], block_tokens: int) -> None:
-        self._feed, self._now = feed, now
-        feed.begin(block_tokens)
-
-    def stored(self, block_ids: Ids, parent_id: int | None) -> None:
-        """See `BlockListener`."""
-        keys = [block_id & HASH_MASK for block_id in block_ids]
-        self._feed.heard_s = self._now()
-        self._feed.hold(keys, keys)
-
-    def removed(self, block_id: int) -> None:
-        """See `BlockListener`."""
-        self._feed.lose([block_id & HASH_MASK])
-
-    def cleared(self) -> None:
-        """See `BlockListener`."""
-        self._feed.forget(FeedState.WHOLE)
-
-    def stepped(self) -> None:
-        """See `BlockListener`."""
-
-
 class _Read:
     """Fills in what parsing a body would: see `picker.pipeline.steps.Tools.read`."""
 
-    def __init__(self, block_tokens: int | None) -> None:
-        """``block_tokens``: of the engines' blocks, None when the tokens of prompts are not
-        known."""
-        self._block_tokens = block_tokens
+    def __init__(self) -> None:
         self.asked: Request | None = None
         """The request that is being offered."""
 
@@ -98,11 +64,6 @@ class _Read:
         )
         context.prompt = Prompt((b"",), asked.prompt_tokens * BYTES_PER_TOKEN, 0)
         context.blocks = asked.live_blocks(MODEL)
-        size = self._block_tokens
-        if size is not None:
-            ids = asked.block_ids(size)[: asked.prompt_tokens // size]
-            chain = [block_id & HASH_MASK for block_id in ids]
-            context.tokens = PromptTokens.of_chain(chain, size, asked.prompt_tokens)
 
 
 @dataclass(slots=True)
@@ -136,8 +97,7 @@ class Simulation:
         self._on_progress = on_progress
         self._outcome = Outcome()
         self._rng = random.Random(f"lab/{seed}")
-        size = setting.limits.block_size_tokens
-        self._read = _Read(size if setting.kv_events else None)
+        self._read = _Read()
         self._picker = Picker(
             "lab",
             Parts(read=self._read),
@@ -146,10 +106,8 @@ class Simulation:
         )
         pool = PoolSettings(POOL, setting.policy, (MODEL,), default=True)
         self._picker_settings = PickerSettings((pool,), lease_s=_LEASE_S, stale_after_s=_LEASE_S)
-        self._picker.configure(self._picker_settings)
         self._engines = [
-            EngineModel(setting.profile, setting.limits, skip=skip, listener=self._listener(index))
-            for index in range(setting.replicas)
+            EngineModel(setting.profile, setting.limits, skip=skip) for _ in range(setting.replicas)
         ]
         self._addresses = [_address(index) for index in range(setting.replicas)]
         self._replica_of = {address: index for index, address in enumerate(self._addresses)}
@@ -205,15 +163,9 @@ class Simulation:
 
     # -- the pool
 
-    def _listener(self, slot: int) -> _KvEvents | None:
-        """What takes in an engine's events; its endpoint is the slot's."""
-        if not self._setting.kv_events:
-            return None
-        feed = self._picker.pools[POOL].cache.join(slot)
-        return _KvEvents(feed, lambda: self.now_s, self._setting.limits.block_size_tokens)
-
     def _open_pool(self) -> None:
         setting = self._setting
+        self._picker.configure(self._picker_settings)
         self._picker.pools.sync_endpoints(
             POOL, [EndpointSpec(address) for address in self._addresses]
         )

@@ -33,7 +33,6 @@ from picker.pipeline.reserve import Reserve
 from picker.pipeline.resolve import Resolve
 from picker.pipeline.schedule import Schedule
 from picker.pipeline.spent import RefuseSpent
-from picker.pipeline.tokenize import Tokenize
 from picker.prompt.counting import Counting
 from picker.request.context import RequestContext
 from picker.request.response_ids import ResponseIds
@@ -83,7 +82,6 @@ class Tools:
     limiter: Limiter
     counting: Counting
     engine_counts: EngineCounts
-    tokenize: Tokenize
     apart: Apart
     is_draining: Callable[[], bool]
     now: Callable[[], float]
@@ -119,7 +117,6 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("estimate", estimate),
             ("reserve", Reserve(tools.limiter, exactly, estimate)),
             ("hash", Hash()),
-            ("tokenize", tools.tokenize),
             ("schedule", Schedule(tools.pools, tools.flights.ledger, tools.rng, tools.now)),
             ("mutate", Mutate(tools.apart)),
             ("forward", Forward(tools.pools)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -34,10 +33,6 @@ def sim(
     load: given.LoadOptions,
     goal: given.GoalOptions,
     run: given.RunOptions,
-    kv_events: Annotated[
-        bool,
-        typer.Option("--kv-events", help="The gateway knows the engines' caches by their events."),
-    ] = False,
     client_timeout: given.Timeout = None,
     jobs: given.Jobs = None,
     out: given.Folder = None,
@@ -51,7 +46,6 @@ def sim(
         registry.load_plugins()
         sizes = choices.sizes(replicas, "--replicas")
         experiment = planned(workload, policies, profile, sizes, load, goal, run, client_timeout)
-        experiment = replace(experiment, kv_events=kv_events)
         if out is not None:
             report.prepare(out)
         runs = swept(experiment, jobs, experiment.source.name)
