@@ -17,6 +17,7 @@ from policies.registry import register
 from policies.routing.latency import QuantileLine
 from policies.routing.types import (
     AdapterView,
+    Considered,
     Floats,
     Observation,
     PoolView,
@@ -112,14 +113,23 @@ class Auto(RoutingPolicy):
         own_s, wait_s = uncached * each_s, ahead * each_s
         if request.adapter is not None:
             wait_s = wait_s + self._adapter_s(request.adapter, pool, candidates)
-        cost = wait_s + own_s * (1.0 + _STALL * requests + _worth(means.hit_rate))
-        cost += (2.0 * _STALL * means.output_tokens * self._decode.slope) * requests
-        cost += self._room_s(pool, candidates, uncached)
+        slower_s = _STALL * means.output_tokens * self._decode.slope * requests
+        harm_s = own_s * (_STALL * requests + _worth(means.hit_rate)) + slower_s
+        harm_s += self._room_s(pool, candidates, uncached)
         if request.adapter is not None:
-            cost += self._slot_s(request.adapter, pool, candidates)
+            harm_s += self._slot_s(request.adapter, pool, candidates)
+        cost = wait_s + own_s + slower_s + harm_s
         order = _least(cost, count, rng)
-        predicted = self._prefill.intercept + wait_s.take(order) + own_s.take(order)
-        return Ranking(candidates.take(order), -cost.take(order), predicted)
+        ttft_s = self._prefill.intercept + wait_s + own_s
+        tpot_s = self._decode.intercept + self._decode.slope * (requests + 1.0)
+        considered = Considered(candidates, -cost, ttft_s, tpot_s, cached, ahead, harm_s)
+        return Ranking(
+            candidates.take(order),
+            -cost.take(order),
+            ttft_s.take(order),
+            considered,
+            tpot_s.take(order),
+        )
 
     def _room_s(self, pool: PoolView, candidates: Slots, uncached: Floats) -> Floats:
         """Price of the KV cache that the request takes from others: its share of an engine's room

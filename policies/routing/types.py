@@ -142,6 +142,51 @@ class Features(NamedTuple):
         )
 
 
+class Considered(Struct, frozen=True):
+    """Every endpoint that a policy weighed for a request: one row each, columns of shape (k,).
+
+    Nobody changes the columns after the decision, so they may be kept. 1,000 endpoints take 56 kB:
+    who keeps many decisions keeps the `best` rows only.
+    """
+
+    slots: Slots
+    scores: Floats
+    """The higher the better; those of a `Ranking` are among them."""
+    predicted_ttft_s: Floats | None = None
+    """None, here and below: the policy does not work it out."""
+    predicted_tpot_s: Floats | None = None
+    """Of this request, from its second token on."""
+    matched_tokens: Floats | None = None
+    """Of the prompt, believed to be cached there."""
+    backlog_tokens: Floats | None = None
+    """Prefill work ahead of the request, that of other clients included."""
+    harm_s: Floats | None = None
+    """What the request would cost others there, in seconds of waiting for a first token."""
+
+    def best(self, count: int) -> Considered:
+        """At most ``count`` rows, the highest score first. 15 us."""
+        count = min(count, self.scores.size)
+        if count < self.scores.size:
+            rows = np.argpartition(-self.scores, count)[:count]
+        else:
+            rows = np.arange(count)
+        rows = rows[np.argsort(-self.scores.take(rows), kind="stable")]
+        return Considered(
+            self.slots.take(rows),
+            self.scores.take(rows),
+            *(
+                None if column is None else column.take(rows)
+                for column in (
+                    self.predicted_ttft_s,
+                    self.predicted_tpot_s,
+                    self.matched_tokens,
+                    self.backlog_tokens,
+                    self.harm_s,
+                )
+            ),
+        )
+
+
 class Ranking(Struct, frozen=True):
     """Endpoints to try, best first; empty when nothing fits."""
 
@@ -150,6 +195,10 @@ class Ranking(Struct, frozen=True):
     """Same length and order as ``slots``."""
     predicted_ttft_s: Floats | None = None
     """Same length and order as ``slots``; None: the policy predicts nothing."""
+    considered: Considered | None = None
+    """All candidates, for who explains the ranking; None: the policy does not say."""
+    predicted_tpot_s: Floats | None = None
+    """Time per token from the second one on; as ``predicted_ttft_s``."""
 
 
 class Observation(Struct, frozen=True):

@@ -10,6 +10,7 @@ import numpy as np
 from policies.registry import PolicyError, build, register
 from policies.routing.selectors import MaxScore
 from policies.routing.types import (
+    Considered,
     Filter,
     PoolView,
     Ranking,
@@ -77,7 +78,8 @@ class WeightedPolicy(RoutingPolicy):
         total = np.zeros(candidates.size)
         for scorer, weight in self._scorers:
             total += weight * scorer.score(request, pool, candidates)
-        return self._selector.pick(candidates, total, count, rng)
+        ranking = self._selector.pick(candidates, total, count, rng)
+        return Ranking(ranking.slots, ranking.scores, considered=Considered(candidates, total))
 
 
 @register("policy", "weighted")

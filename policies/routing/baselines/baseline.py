@@ -11,6 +11,7 @@ import numpy as np
 from policies.routing.filters import AdapterServed
 from policies.routing.selectors import MaxScore
 from policies.routing.types import (
+    Considered,
     Floats,
     PoolView,
     Ranking,
@@ -56,7 +57,7 @@ class Baseline(RoutingPolicy, Protocol):
         ranking = _MAX_SCORE.pick(candidates, scores, count, rng)
         if ranking.slots.size:
             self.chosen(request, int(ranking.slots[0]))
-        return ranking
+        return Ranking(ranking.slots, ranking.scores, considered=Considered(candidates, scores))
 
 
 def preferred_first(preferred: Slots, candidates: Slots, scores: Floats) -> Floats:

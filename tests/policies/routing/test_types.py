@@ -6,8 +6,11 @@ from dataclasses import fields
 from random import Random
 
 import numpy as np
+import pytest
 
+from policies.routing.spec import PolicySpec
 from policies.routing.types import (
+    Considered,
     EndpointView,
     Features,
     Observation,
@@ -17,6 +20,7 @@ from policies.routing.types import (
     RoutingRequest,
     Slots,
 )
+from policies.routing.weighted import DEFAULT_PROFILE
 from tests.policies.routing.pools import adapter_on, everyone, pool_of, request_for
 
 
@@ -95,3 +99,26 @@ def test_a_policy_that_inherits_needs_rank_only() -> None:
     assert policy.snapshot() == {}
     ranking = policy.rank(request_for(pool), pool, everyone(pool), 2, 0.0, Random(1))
     assert ranking.predicted_ttft_s is None
+
+
+def test_the_best_of_what_was_considered() -> None:
+    scores, harm_s = np.array([1.0, 4.0, 2.0, 3.0]), np.array([0.1, 0.4, 0.2, 0.3])
+    considered = Considered(np.array([5, 6, 7, 8]), scores, harm_s=harm_s)
+    for count, slots in ((0, []), (1, [6]), (3, [6, 8, 7]), (4, [6, 8, 7, 5]), (9, [6, 8, 7, 5])):
+        best = considered.best(count)
+        assert best.slots.tolist() == slots
+        assert best.harm_s is not None
+        assert best.harm_s.tolist() == [harm_s[slot - 5] for slot in slots]
+        assert best.predicted_ttft_s is None
+
+
+@pytest.mark.parametrize("name", ["auto", "least-requests", "weighted"])
+def test_a_ranking_explains_all_candidates(name: str) -> None:
+    spec = PolicySpec(name, DEFAULT_PROFILE if name == "weighted" else {})
+    pool = pool_of((0, 0), (9, 0.5), (3, 0.1))
+    ranking = spec.build().rank(request_for(pool), pool, everyone(pool), 1, 0.0, Random(1))
+    assert ranking.considered is not None
+    best = ranking.considered.best(3)
+    assert best.slots.size == 3
+    assert best.slots[0] == ranking.slots[0] == 0
+    assert best.scores[0] == ranking.scores[0]
