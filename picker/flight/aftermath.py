@@ -10,7 +10,7 @@ from typing import Final
 from picker.request.report import Report
 
 GRACE_S: Final = 2.0
-"""A picker that is alive settles its own requests; one that is not is known to be gone by then."""
+"""A picker that is alive settles its own requests; one that is not is known to be dead by then."""
 SUSPECT_S: Final = 300.0
 """So long after a picker has died the end of a request that was under way then may still be
 reported; nothing holds its limits for longer."""
@@ -21,12 +21,36 @@ class Aftermath:
     """Reports whose owner may be dead, and requests whose report may be lost."""
 
     def __init__(self) -> None:
-        self._orphans: deque[tuple[float, Report]] = deque(maxlen=_MAX_ORPHANS)
+        self._live: AbstractSet[str] = frozenset()
+        self._dead: dict[str, float] = {}
+        """Pickers that have been live and are not any more, and since when."""
+        self._reports: deque[tuple[float, Report]] = deque(maxlen=_MAX_ORPHANS)
+        self._orphans: list[Report] = []
         self._suspects: deque[tuple[float, set[str]]] = deque()
 
-    def report_of_another(self, report: Report, now_s: float) -> None:
-        """The end of another picker's request, with something to settle, was reported here."""
-        self._orphans.append((now_s, report))
+    def report_of_another(self, report: Report, now_s: float) -> bool:
+        """The end of another picker's request, with something to settle, was reported here. Returns
+        whether it is an orphan now; if not, `orphans` may return it later."""
+        if report.owner in self._dead:
+            return True
+        self._reports.append((now_s, report))
+        return False
+
+    def pickers_live(self, live: AbstractSet[str], now_s: float) -> None:
+        """Ids of all pickers that run; empty: unknown."""
+        if not live:
+            return
+        dead = self._live - live
+        self._live = live
+        self._dead = {
+            picker: since_s
+            for picker, since_s in (*self._dead.items(), *dict.fromkeys(dead, now_s).items())
+            if picker not in live and since_s + SUSPECT_S > now_s
+        }
+        if dead:
+            self._orphans += [one for _, one in self._reports if one.owner in dead]
+            kept = (pair for pair in self._reports if pair[1].owner not in dead)
+            self._reports = deque(kept, maxlen=_MAX_ORPHANS)
 
     def picker_died(self, under_way: AbstractSet[str], now_s: float) -> None:
         """A picker has died: ends that the data plane was reporting to it are lost. The set is
@@ -38,12 +62,19 @@ class Aftermath:
         for _, suspects in self._suspects:
             suspects.discard(id)
 
-    def orphans(self, live: AbstractSet[str], now_s: float) -> Iterator[Report]:
-        """Reports whose owner is known to be gone, each once. ``live``: ids of all pickers that
-        run; empty: unknown."""
-        while self._orphans and self._orphans[0][0] <= now_s - GRACE_S:
-            _, report = self._orphans.popleft()
-            if live and report.owner not in live:
+    def orphans(self, now_s: float) -> Iterator[Report]:
+        """Reports whose owner has turned out to be dead, each once.
+
+        A picker that was seen to die settles nothing any more: its reports are orphans at once,
+        while what it reserved is still held. A picker that was never seen may have died before
+        this one began, or may just begin: its reports wait for `GRACE_S`, because an owner that
+        finds its settlement done takes it for lost, and does it again.
+        """
+        orphans, self._orphans = self._orphans, []
+        yield from orphans
+        while self._reports and self._reports[0][0] <= now_s - GRACE_S:
+            _, report = self._reports.popleft()
+            if self._live and report.owner not in self._live:
                 yield report
 
     def suspects(self, under_way: AbstractSet[str], now_s: float) -> Iterator[tuple[str, bool]]:

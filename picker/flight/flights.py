@@ -140,8 +140,8 @@ class Flights:
             self._end(report)
             return
         self._peers.ended(report)
-        if report.ticket:
-            self._aftermath.report_of_another(report, self._now())
+        if report.ticket and self._aftermath.report_of_another(report, self._now()):
+            self._limiter.settle_orphan(report)
         self._less_left_behind(report)
 
     def engine_told(self, pool: str, address: str, first_tokens: float, *, at_s: float) -> None:
@@ -184,8 +184,7 @@ class Flights:
                 self._happen(entry, Event.DOUBTED)
         for entry in self._quiet.doubtful(now_s):
             self._happen(entry, Event.DOUBTED)
-        for report in self._aftermath.orphans(self._live, now_s):
-            self._limiter.settle_orphan(report)
+        self._settle_orphans()
         for peer in [peer for peer, at_s in self._gone.items() if at_s + SUSPECT_S <= now_s]:
             del self._gone[peer]
             self.foreign.forget(peer)
@@ -207,6 +206,8 @@ class Flights:
         self.foreign.sweep()
         self.ledger.sweep()
         self._live, now_s = frozenset(ids), self._now()
+        self._aftermath.pickers_live(self._live, now_s)
+        self._settle_orphans()
         gone = self.foreign.pickers() - self._live if self._live else ()
         self._gone = {peer: self._gone.get(peer, now_s) for peer in gone}
 
@@ -259,6 +260,10 @@ class Flights:
             self._aftermath.lives(id_)
 
     # -- inside
+
+    def _settle_orphans(self) -> None:
+        for report in self._aftermath.orphans(self._now()):
+            self._limiter.settle_orphan(report)
 
     def _less_left_behind(self, report: Report) -> None:
         """A request of a picker that has died has ended."""

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
+import pytest
+from msgspec import structs
+
 from picker.flight.aftermath import GRACE_S, SUSPECT_S, Aftermath
 from picker.request.report import Ending, Report
 
 REPORT = Report("p1-1", "p1", "10.0.0.1:8000", 200, Ending.OK, 1.0, ticket="a ticket")
 
 
-def test_an_owner_has_time_to_settle_before_its_report_is_an_orphan() -> None:
+def test_a_report_of_a_picker_that_was_seen_to_die_is_an_orphan_at_once() -> None:
     aftermath = Aftermath()
-    aftermath.report_of_another(REPORT, 100.0)
-    assert not list(aftermath.orphans({"p0"}, 100.0 + GRACE_S - 0.1))
-    assert list(aftermath.orphans({"p0"}, 100.0 + GRACE_S)) == [REPORT]
-    assert not list(aftermath.orphans({"p0"}, 200.0)), "each once"
+    aftermath.pickers_live({"p0", "p1"}, 90.0)
+    assert not aftermath.report_of_another(REPORT, 100.0)
+    assert not list(aftermath.orphans(100.0))
+    aftermath.pickers_live({"p0", "p2"}, 100.1)
+    assert list(aftermath.orphans(100.1)) == [REPORT]
+    assert not list(aftermath.orphans(200.0)), "each once"
+    assert aftermath.report_of_another(structs.replace(REPORT, id="p1-2"), 100.2)
+    assert not list(aftermath.orphans(200.0)), "each once"
 
 
-def test_a_report_whose_owner_runs_or_may_run_is_no_orphan() -> None:
-    for live in ({"p0", "p1"}, set[str]()):
-        aftermath = Aftermath()
-        aftermath.report_of_another(REPORT, 100.0)
-        assert not list(aftermath.orphans(live, 200.0))
+def test_a_report_of_a_picker_that_was_never_seen_waits() -> None:
+    """It may have begun a moment ago."""
+    aftermath = Aftermath()
+    aftermath.pickers_live({"p0"}, 90.0)
+    assert not aftermath.report_of_another(REPORT, 100.0)
+    assert not list(aftermath.orphans(100.0 + GRACE_S - 0.1))
+    assert list(aftermath.orphans(100.0 + GRACE_S)) == [REPORT]
+    assert not list(aftermath.orphans(200.0)), "each once"
+
+
+@pytest.mark.parametrize("live", [{"p0", "p1"}, set[str]()])
+def test_a_report_whose_owner_runs_or_may_run_is_no_orphan(live: set[str]) -> None:
+    aftermath = Aftermath()
+    aftermath.pickers_live(live, 90.0)
+    assert not aftermath.report_of_another(REPORT, 100.0)
+    assert not list(aftermath.orphans(200.0))
+
+
+def test_what_is_unknown_for_a_while_says_nothing_of_a_death() -> None:
+    aftermath = Aftermath()
+    for live in ({"p0", "p1"}, set[str](), {"p0", "p1"}):
+        aftermath.pickers_live(live, 90.0)
+        assert not aftermath.report_of_another(REPORT, 100.0)
+    assert not list(aftermath.orphans(200.0))
 
 
 def test_what_was_under_way_when_a_picker_died_is_suspect_until_it_ends() -> None:

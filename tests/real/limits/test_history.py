@@ -40,7 +40,6 @@ STEADY_RULES: Final = (
 MOVING_RULES: Final = (Rule("total_tokens", PER_MINUTE, 60.0, BURST),)
 """What is granted at most, whatever the plan says at the time."""
 PROMPT: Final = 20
-OUTPUT: Final = 40
 
 
 @dataclass(frozen=True)
@@ -131,10 +130,8 @@ async def trouble(place: Place) -> None:
 
 
 def verdict_on(history: History, rules: Sequence[Rule]) -> Verdict:
-    # A killed worker's requests are charged when their lease is over.
-    # Once in some runs a kill has let 9 tokens too many through: less than a request has.
-    slack = Slack(settle_s=1.5, lease_s=LEASE_S + 2.0, tokens=PROMPT + OUTPUT)
-    return judge(history, rules, slack)
+    # What a killed worker was still deciding is back when its lease is over.
+    return judge(history, rules, Slack(settle_s=1.5, lease_s=LEASE_S + 2.0))
 
 
 async def test_limits_hold_whatever_happens(place: Place) -> None:
@@ -147,7 +144,7 @@ async def test_limits_hold_whatever_happens(place: Place) -> None:
                 clients=6,
                 duration_s=SECONDS,
                 prompt_tokens=PROMPT,
-                output_tokens=OUTPUT,
+                output_tokens=40,
                 seed=seed,
             )
         )
