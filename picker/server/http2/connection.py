@@ -13,21 +13,18 @@ Sizes are in bytes.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from types import MappingProxyType
 from typing import ClassVar, Final
 
 from picker.server.http2.call import STREAM_WINDOW, Call, Message, Receiver
+from picker.server.http2.frame_reader import FrameReader
 from picker.server.http2.frames import (
     ACK,
-    CONTINUATION,
-    DATA,
     ENABLE_PUSH,
     END_HEADERS,
     END_STREAM,
-    FRAME,
     GOAWAY,
     HAS_PRIORITY,
     HEADER_TABLE_SIZE,
@@ -41,7 +38,6 @@ from picker.server.http2.frames import (
     MAX_WINDOW,
     PADDED,
     PING,
-    PREFACE,
     PRIORITY,
     PUSH_PROMISE,
     RST_STREAM,
@@ -58,14 +54,11 @@ from picker.server.http2.frames import (
     unpadded,
 )
 from picker.server.http2.outgoing import Buffer, Outgoing
+from picker.server.http2.streams import MAX_CONCURRENT_STREAMS, Streams
 
-MAX_CONCURRENT_STREAMS: Final = 1024
 CONNECTION_WINDOW: Final = 1 << 30
-MAX_HEADER_BLOCK: Final = 64 << 10
 MAX_SETTINGS_IN_A_READ: Final = 100
 """Each may change the window of every stream."""
-_REMEMBERED: Final = 1024
-"""Streams that we have ended and the peer has not."""
 
 
 class _Over(Enum):
@@ -84,21 +77,12 @@ class Connection:
         refused."""
         self._accept = accept
         self._max_message = max_message
-        self._calls: dict[int, Call] = {}
-        self._ended: OrderedDict[int, None] = OrderedDict()
-        self._last_seen = 0
-        self._last_accepted = 0
+        self._frames = FrameReader()
+        self._streams = Streams()
+        self._calls = self._streams.calls
         self._is_leaving = False
         self._has_failed = False
-        self._rest = b""
-        self._greeted = False
-        self._due: tuple[int, int] | None = (SETTINGS, 0)
-        """Type and stream of the only frame that may come next."""
-        self._block = 0
-        """Size of the header block that is coming."""
         self._settings_in_read = 0
-        self._most_calls = 16 * MAX_CONCURRENT_STREAMS
-        """Until the peer knows how many we take."""
         self._events: list[tuple[Call, Message | _Over]] = []
         self._credit = CONNECTION_WINDOW
         self._outgoing = Outgoing()
@@ -127,11 +111,9 @@ class Connection:
         cancelled in the same piece cost nothing."""
         if self._has_failed:
             return
-        if self._rest:
-            data = self._rest + data  # less than a frame is left over
         self._settings_in_read = 0
         try:
-            self._rest = data[self._read(data) :]
+            self._frames.read(data, self)
         except BrokenError as error:
             self._fail(error)
         events, self._events = self._events, []
@@ -154,41 +136,11 @@ class Connection:
         self._drop_calls()
         self._outgoing.take()
 
-    def _read(self, data: bytes) -> int:
-        """Take all whole frames; where the next one begins."""
-        at, size = 0, len(data)
-        if not self._greeted:
-            if not PREFACE.startswith(data[: len(PREFACE)]):
-                raise BrokenError(ErrorCode.PROTOCOL_ERROR, "no HTTP/2 preface")
-            if size < len(PREFACE):
-                return 0
-            at, self._greeted = len(PREFACE), True
-        while size - at >= FRAME.size:
-            length_and_kind, flags, stream = FRAME.unpack_from(data, at)
-            length = length_and_kind >> 8
-            if length > MAX_FRAME_SIZE:
-                raise BrokenError(ErrorCode.FRAME_SIZE_ERROR, "a frame is too long")
-            start = at + FRAME.size
-            end = start + length
-            if end > size:
-                break
-            kind = length_and_kind & 0xFF
-            stream &= MAX_STREAM  # without its reserved bit
-            if self._due is not None and (kind, stream) != self._due:
-                raise BrokenError(ErrorCode.PROTOCOL_ERROR, "another frame was due")
-            if kind == DATA:
-                self._data(flags, stream, data, start, end)
-            elif kind == HEADERS:
-                self._headers(flags, stream, data, start, end)
-            elif kind in self._OTHERS:
-                self._OTHERS[kind](self, flags, stream, data[start:end])
-            at = end
-        return at
-
     # What comes is taken at once, and its windows grow again long before they are empty: nobody who
     # heeds them has to wait, and there is none that could be overrun.
 
-    def _data(self, flags: int, stream: int, data: bytes, at: int, end: int) -> None:
+    def take_data(self, flags: int, stream: int, data: bytes, at: int, end: int) -> None:
+        """See `FrameSink`."""
         length = end - at
         self._credit -= length
         if self._credit < CONNECTION_WINDOW // 2:
@@ -198,7 +150,9 @@ class Connection:
             at, end = unpadded(data, at, end)
         call = self._calls.get(stream)
         if call is None:
-            self._stray(stream, ErrorCode.STREAM_CLOSED)
+            self._streams.check_begun(stream)
+            if not self._streams.may_seem_open(stream):
+                self._end_stream(stream, ErrorCode.STREAM_CLOSED)
             return
         if call.half_closed:
             self._break(call, ErrorCode.STREAM_CLOSED)
@@ -224,25 +178,21 @@ class Connection:
         else:
             self._events.append((call, _Over.HALF_CLOSED))
 
-    def _headers(self, flags: int, stream: int, data: bytes, at: int, end: int) -> None:
-        self._block = end - at
+    def take_headers(self, flags: int, stream: int, data: bytes, at: int, end: int) -> None:
+        """See `FrameSink`."""
         if flags & PADDED:
             at, end = unpadded(data, at, end)
         if flags & HAS_PRIORITY and end - at < 5:
             raise BrokenError(ErrorCode.FRAME_SIZE_ERROR, "HEADERS without its priority")
-        if not flags & END_HEADERS:
-            self._due = CONTINUATION, stream
         call = self._calls.get(stream)
         if call is None:
-            if stream <= self._last_seen or not stream & 1:
-                self._stray_headers(stream)
+            if not self._streams.begins(stream):
                 return
-            self._last_seen = stream
-            if self._is_leaving or len(self._calls) >= self._most_calls:
+            if self._is_leaving or self._streams.are_too_many:
                 self._end_stream(stream, ErrorCode.REFUSED_STREAM)
                 return
-            self._last_accepted = stream
-            call = self._calls[stream] = Call(self, stream, self._outgoing.initial_window)
+            call = Call(self, stream, self._outgoing.initial_window)
+            self._streams.accept(call)
             if flags & END_STREAM:
                 self._half_close(call)
         elif call.half_closed:
@@ -252,26 +202,10 @@ class Connection:
         else:
             self._break(call, ErrorCode.PROTOCOL_ERROR)
 
-    def _continuation(self, flags: int, stream: int, payload: bytes) -> None:
-        if self._due is None:
-            raise BrokenError(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
-        self._block += FRAME.size + len(payload)
-        if self._block > MAX_HEADER_BLOCK:
-            raise BrokenError(ErrorCode.ENHANCE_YOUR_CALM, "the headers are too long")
-        if flags & END_HEADERS:
-            self._due = None
-
-    def _stray_headers(self, stream: int) -> None:
-        if stream not in self._ended:
-            raise BrokenError(ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream}")
-
-    def _stray(self, stream: int, code: ErrorCode | None = None) -> None:
-        """A frame on a stream that is not open; ``code``: such a frame is an error then, unless
-        the peer may not know it."""
-        if stream > self._last_seen or not stream & 1:
-            raise BrokenError(ErrorCode.PROTOCOL_ERROR, f"stream {stream} is idle")
-        if code is not None and stream not in self._ended:
-            self._end_stream(stream, code)
+    def take_other(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        """See `FrameSink`."""
+        if kind in self._OTHERS:
+            self._OTHERS[kind](self, flags, stream, payload)
 
     def _priority(self, _: int, stream: int, payload: bytes) -> None:
         if not stream:
@@ -284,7 +218,7 @@ class Connection:
             raise BrokenError(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM")
         call = self._calls.get(stream)
         if call is None:
-            self._stray(stream)
+            self._streams.check_begun(stream)
         else:
             self._drop(call)
             self._events.append((call, _Over.CANCELLED))
@@ -295,11 +229,8 @@ class Connection:
         if len(payload) % SETTING.size or (flags & ACK and payload):
             raise BrokenError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS")
         if flags & ACK:
-            if self._due is not None:
-                raise BrokenError(ErrorCode.PROTOCOL_ERROR, "another frame was due")
-            self._most_calls = MAX_CONCURRENT_STREAMS
+            self._streams.limit()
             return
-        self._due = None
         self._settings_in_read += 1
         if self._settings_in_read > MAX_SETTINGS_IN_A_READ:
             raise BrokenError(ErrorCode.ENHANCE_YOUR_CALM, "too many SETTINGS")
@@ -343,7 +274,7 @@ class Connection:
             return
         call = self._calls.get(stream)
         if call is None:
-            self._stray(stream)
+            self._streams.check_begun(stream)
             return
         call.window += more
         if not more:
@@ -363,7 +294,6 @@ class Connection:
                 PING: _ping,
                 GOAWAY: _goaway,
                 WINDOW_UPDATE: _window_update,
-                CONTINUATION: _continuation,
             }
         )
     )
@@ -418,9 +348,7 @@ class Connection:
 
     def _end_stream(self, stream: int, code: ErrorCode) -> None:
         self._emit(RST_STREAM, 0, stream, number(code))
-        self._ended[stream] = None
-        if len(self._ended) > _REMEMBERED:
-            self._ended.popitem(last=False)
+        self._streams.ended_here(stream)
 
     def _refuse(self, call: Call, error: RefusedError) -> None:
         """End a call that cannot be served, in gRPC's way."""
@@ -438,7 +366,7 @@ class Connection:
 
     def _drop(self, call: Call) -> None:
         call.drop()
-        del self._calls[call.id]
+        self._streams.drop(call)
         self._outgoing.forget(call)
 
     def _drop_calls(self) -> None:
@@ -454,7 +382,7 @@ class Connection:
         self._drop_calls()
 
     def _say_goodbye(self, code: ErrorCode, reason: str) -> None:
-        last = number(self._last_accepted)
+        last = number(self._streams.last_accepted)
         payload = last + number(code) + reason.encode()
         self._emit(GOAWAY, 0, 0, payload)
 

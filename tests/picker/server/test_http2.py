@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from picker.server.http2 import connection as connections
 from picker.server.http2.call import STREAM_WINDOW, Call, Message, Receiver
-from picker.server.http2.connection import MAX_CONCURRENT_STREAMS, Connection
+from picker.server.http2.connection import Connection
 from picker.server.http2.frames import PREFACE, ErrorCode, Status
+from picker.server.http2.streams import MAX_CONCURRENT_STREAMS
 from tests.picker.server.h2_client import Client, message
 
 DATA, HEADER, PRIORITY, RST, SETTINGS, PROMISE, PING, GOAWAY, WINDOW, CONTINUATION = range(10)
