@@ -188,7 +188,7 @@ class Connection:
         if call is None:
             if not self._streams.begins(stream):
                 return
-            if self._is_leaving or self._streams.are_too_many:
+            if self._is_leaving or len(self._calls) >= self._streams.most:
                 self._end_stream(stream, ErrorCode.REFUSED_STREAM)
                 return
             call = Call(self, stream, self._outgoing.initial_window)
@@ -366,7 +366,7 @@ class Connection:
 
     def _drop(self, call: Call) -> None:
         call.drop()
-        self._streams.drop(call)
+        del self._calls[call.id]
         self._outgoing.forget(call)
 
     def _drop_calls(self) -> None:

@@ -22,17 +22,12 @@ class Streams:
         self.last_accepted = 0
         self._last_seen = 0
         self._ended: OrderedDict[int, None] = OrderedDict()
-        self._most = 16 * MAX_CONCURRENT_STREAMS
-        """Until the peer knows how many we take."""
+        self.most = 16 * MAX_CONCURRENT_STREAMS
+        """That can be open at a time: more until the peer knows how many we take."""
 
     def limit(self) -> None:
-        """The peer knows how many we take from now on."""
-        self._most = MAX_CONCURRENT_STREAMS
-
-    @property
-    def are_too_many(self) -> bool:
-        """No more can be accepted."""
-        return len(self.calls) >= self._most
+        """The peer knows it from now on."""
+        self.most = MAX_CONCURRENT_STREAMS
 
     def begins(self, stream: int) -> bool:
         """HEADERS have come on a stream that is not open: whether they open it, or belong to one
@@ -48,10 +43,6 @@ class Streams:
         """A stream is open."""
         self.last_accepted = call.id
         self.calls[call.id] = call
-
-    def drop(self, call: Call) -> None:
-        """It is not any more."""
-        del self.calls[call.id]
 
     def ended_here(self, stream: int) -> None:
         """We have ended a stream that the peer has not."""
