@@ -14,6 +14,7 @@ import orjson
 import typer
 
 from gateway.commands import keys, tenants
+from gateway.commands.explain import explain
 from gateway.commands.output import fail
 from gateway.commands.standing import limits
 from gateway.commands.status import status
@@ -122,6 +123,7 @@ def envoy_config(
 app.command()(status)
 app.command()(limits)
 app.command()(usage)
+app.command()(explain)
 
 
 @app.command("version")

@@ -7,8 +7,13 @@ import random
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
 
 from picker.bodies.apart import Apart, Here
+from picker.decisions.left_out import Reasons, asked_of
+from picker.decisions.ring import Decisions
 from picker.flight.flights import Flights
 from picker.pipeline.parse import too_large
 from picker.pipeline.steps import Step, Steps, Tools, run, way
@@ -36,6 +41,8 @@ from picker.state.pools import Pools
 from picker.state.spec import EndpointChanges
 
 log = logging.getLogger(__name__)
+
+_NO_SLOTS: Final = np.empty(0, np.intp)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +73,11 @@ class Picker:
         self.learned = Learned()
         self.pools = Pools(self.learned.ratio.bytes_per_token)
         self.catalog = Catalog(self.pools, rng)
+        self.decisions = Decisions(now)
         self.flights = Flights(
             picker_id,
             self.pools,
+            decisions=self.decisions,
             learned=self.learned,
             observer=parts.observer,
             limiter=parts.limiter,
@@ -81,12 +90,14 @@ class Picker:
         self.draining = False
         self._leaving = False
         self._observer = parts.observer
+        self._reasons = Reasons()
         self._tools = Tools(
             picker_id=picker_id,
             pools=self.pools,
             catalog=self.catalog,
             learned=self.learned,
             flights=self.flights,
+            reasons=self._reasons,
             gate=parts.gate,
             limiter=parts.limiter,
             counting=parts.counting,
@@ -174,14 +185,19 @@ class Picker:
     def _reject(self, context: RequestContext, rejection: Rejection) -> Answer:
         """The answer to a request that goes no further; what it took is given back."""
         self._give_back(context)
-        self._observer.rejected(
-            Rejected(
-                labels=context.labels(),
-                status=rejection.row.status,
-                reason=rejection.row.code,
-                decision_s=self.now() - context.head.received_s,
-            )
+        now_s = self.now()
+        event = Rejected(
+            labels=context.labels(),
+            status=rejection.row.status,
+            reason=rejection.row.code,
+            decision_s=now_s - context.head.received_s,
         )
+        self._observer.rejected(event)
+        left_out, pool = None, self.pools.get(context.pool)
+        if rejection.reason is Reason.NO_ENDPOINTS and pool is not None:
+            asked = asked_of(context, pool.profiles[-1].role)
+            left_out = self._reasons.of(pool, _NO_SLOTS, _NO_SLOTS, asked, now_s)
+        self.decisions.refused(context.id, event, rejection.message, left_out)
         return Answer(
             rejection.row.status,
             (*rejection.headers(), *context.response_headers, context.id_header),
@@ -214,6 +230,7 @@ class Picker:
     def refused_by_proxy(self, event: Rejected) -> None:
         """The data plane itself turned a request away that no picker decided."""
         self._observer.rejected(event)
+        self.decisions.refused("", event, "Envoy or the gateway in front has refused it.")
 
     def apply_signals(self, pool: str, address: str, signals: Signals, started_s: float) -> None:
         """Signals of a scrape that began at ``started_s``; see `ScrapeSink`."""

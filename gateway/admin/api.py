@@ -14,6 +14,7 @@ from aiohttp import web
 from gateway.admin.access import Access
 from gateway.admin.accounts import AccountHandlers
 from gateway.admin.answers import answer, refusals
+from gateway.admin.decisions import DecisionHandlers
 from gateway.admin.gauges import StatusCollector
 from gateway.admin.guard import error, errors, same_origin
 from gateway.admin.status import StatusSource, UnknownEndpointError
@@ -43,6 +44,7 @@ def application(
     app.router.add_post("/api/drain", handlers.drain)
     TenantHandlers(tenants).add_to(app)
     AccountHandlers(tenants).add_to(app)
+    DecisionHandlers(source).add_to(app)
     return app
 
 

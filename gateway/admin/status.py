@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from gateway.control.decisions import DecisionsClient
+
 
 @dataclass(frozen=True, slots=True)
 class EndpointStatus:
@@ -127,6 +129,11 @@ class StatusSource(Protocol):
 
     def config_document(self) -> Mapping[str, object]:
         """The accepted configuration with its defaults, ready for JSON, without secrets."""
+        ...
+
+    @property
+    def decisions(self) -> DecisionsClient:
+        """What the pickers remember of their decisions."""
         ...
 
     async def set_draining(self, pool: str, address: str, *, draining: bool) -> None:

@@ -19,6 +19,7 @@ _LEFT_BEHIND: Final = (
     "envoy-admin.sock",
     "peer-*.sock",
     "accounts-*.sock",
+    "decisions-*.sock",
     "picker-*.sock",
     "access-log-*.grpc",
     "eds.pool.*.json",
@@ -101,6 +102,10 @@ class RunDir:
     def accounts_socket(self, worker: int) -> Path:
         """Where a picker worker answers the supervisor's questions about limits and usage."""
         return self.path / f"accounts-{worker}.sock"
+
+    def decisions_socket(self, worker: int) -> Path:
+        """Where a picker worker answers the supervisor's questions about its decisions."""
+        return self.path / f"decisions-{worker}.sock"
 
     @property
     def metrics(self) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from gateway.config.config import Config
 from gateway.config.schema.pricing import Pricing
 from gateway.config.schema.upstream import without_key
 from gateway.control.accounts import AccountsClient
+from gateway.control.decisions import DecisionsClient
 from gateway.control.server import WorkerReport
 from gateway.pools.provider import ReplicaRecord
 from gateway.run.supervisor import Supervisor
@@ -42,7 +43,9 @@ class SupervisorStatus:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._accounts = AccountsClient(self._sockets)
+        run = supervisor.run_dir
+        self._accounts = AccountsClient(lambda: self._sockets(run.accounts_socket))
+        self._decisions = DecisionsClient(lambda: self._sockets(run.decisions_socket))
 
     def status(self) -> GatewayStatus:
         """The state now."""
@@ -156,9 +159,14 @@ class SupervisorStatus:
         """Of the price table."""
         return (self._supervisor.config.pricing or Pricing()).currency
 
-    def _sockets(self) -> list[Path]:
+    @property
+    def decisions(self) -> DecisionsClient:
+        """What the pickers remember of their decisions."""
+        return self._decisions
+
+    def _sockets(self, of: Callable[[int], Path]) -> list[Path]:
         return [
-            self._supervisor.run_dir.accounts_socket(index)
+            of(index)
             for index, child in enumerate(self._supervisor.pickers.children)
             if child.state is ChildState.READY
         ]

@@ -19,6 +19,7 @@ from gateway.config.config import Config
 from gateway.config.reading.wire import from_json
 from gateway.control.assignment import Assignment
 from gateway.control.client import ControlClient
+from gateway.control.decisions import DecisionsServer
 from gateway.control.reporter import EndpointReporter
 from gateway.run import derive
 from gateway.run.certificates import ext_proc_certificate
@@ -27,6 +28,7 @@ from gateway.run.learned import LearnedFile
 from gateway.run.response_key import response_key
 from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
+from picker.explain.selection import DecisionsOfPicker
 from picker.server.listen import Address, Listeners, Servers
 from picker.state.endpoints import Signals
 from picker.state.lack import Lack
@@ -57,6 +59,10 @@ class Worker:
         self._reporter = EndpointReporter(
             parts.picker.pools.states, parts.picker.flights.under_way, parts.picker.pools.tripped
         )
+        picker = parts.picker
+        self._decisions = DecisionsServer(
+            DecisionsOfPicker(picker.id, picker.decisions, picker.now)
+        )
         self._learned = LearnedFile(run.learned(index))
         self._applied = Assignment()
         self._scraped: set[str] = set()
@@ -74,6 +80,7 @@ class Worker:
         self._parts.peers.start(self._picker.flights)
         self._parts.scraper.start(self)
         self._parts.engine_counts.open()
+        await self._decisions.start(self._run.decisions_socket(self._index))
         running = {
             asyncio.create_task(part)
             for part in (self._control.run(), self._follow(), self._tick(), self._save())
@@ -102,6 +109,7 @@ class Worker:
         if self._servers is not None and self._config is not None:
             own_s = self._config.listen.drain_timeout_s
             await self._servers.stop(_DRAIN_GRACE_S, standard_grace_s=own_s)
+        await self._decisions.stop()
         await parts.scraper.close()
         await self._picker.flights.counted()
         await parts.engine_counts.close()

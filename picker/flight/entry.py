@@ -9,6 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from picker.decisions.record import Record
 from picker.flight.leg import Leg
 from picker.request.context import RequestContext
 from picker.request.grant import Grant
@@ -135,6 +136,8 @@ class Entry(Struct):
     state: State = State.SERVING
     attended: bool = False
     """This picker itself sees it to its end: no report can be lost."""
+    record: Record | None = None
+    """What is kept of it for people; None: its dispatch has failed half-way."""
 
     @classmethod
     def of(

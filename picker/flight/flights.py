@@ -8,6 +8,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from picker.decisions.ring import Decisions
 from picker.flight.aftermath import SUSPECT_S, Aftermath
 from picker.flight.charge import charged, judged
 from picker.flight.entry import TRANSITIONS, Act, Entry, Event, State
@@ -45,6 +46,7 @@ class Flights:
         picker_id: str,
         pools: Pools,
         *,
+        decisions: Decisions,
         learned: Learned,
         observer: Observer,
         limiter: Limiter,
@@ -57,6 +59,7 @@ class Flights:
         self.foreign = ForeignLoads(pools.states)
         self._id = picker_id
         self._pools = pools
+        self._decisions = decisions
         self._learned = learned
         self._observer, self._limiter = observer, limiter
         self._peers, self._watch = peers, watch
@@ -102,6 +105,9 @@ class Flights:
             self._peers.sent(sent)
             self._watch.touch(leg.pool, leg.address)
         self._judge.sent(entry)
+        entry.record = self._decisions.sent(
+            context, entry.labels, now_s, entry.decision_s, streaming=entry.streaming
+        )
         self._peers.loads_changed()
 
     def catch_up(self, id: str) -> None:  # noqa: A002 - the request's id
@@ -114,6 +120,8 @@ class Flights:
         entry = self._entries.get(id)
         if entry is not None:
             self._happen(entry, Event.DROPPED)
+            if entry.record is not None:
+                entry.record.dropped = True
         return entry is not None
 
     def abandon(self, id: str) -> None:  # noqa: A002 - the request's id
@@ -322,6 +330,8 @@ class Flights:
             match act:
                 case Act.SETTLE:
                     usage = self._settle(entry, report)
+                    if before is State.LATE and entry.record is not None:
+                        entry.record.end(report, usage)
                 case Act.LEARN:
                     self._lessons.learn(entry, report, usage, was_counted=before is State.SERVING)
                 case Act.UNCOUNT:
@@ -331,6 +341,8 @@ class Flights:
                 case Act.LAPSE if entry.grant is not None:
                     entry.grant.lapse()
                 case Act.OBSERVE:
+                    if entry.record is not None:
+                        entry.record.end(report, usage)
                     self._observer.completed(entry.completed(report, usage))
 
     def _move(self, entry: Entry, before: State) -> None:

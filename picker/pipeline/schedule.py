@@ -9,7 +9,10 @@ from collections.abc import Callable
 import numpy as np
 
 from picker import names
+from picker.decisions.choice import choice_of
+from picker.decisions.left_out import Reasons, asked_of
 from picker.flight.ledger import Ledger
+from picker.request.choice import Choice
 from picker.request.context import RequestContext
 from picker.request.pick import Pick
 from picker.request.rejection import Reason, Rejection
@@ -22,10 +25,16 @@ class Schedule:
     """Candidates (healthy, in the subset, serving the model), ranked by the pool's policy."""
 
     def __init__(
-        self, pools: Pools, ledger: Ledger, rng: random.Random, now: Callable[[], float]
+        self,
+        pools: Pools,
+        ledger: Ledger,
+        reasons: Reasons,
+        rng: random.Random,
+        now: Callable[[], float],
     ) -> None:
         self._pools = pools
         self._ledger = ledger
+        self._reasons = reasons
         self._rng = rng
         self._now = now
 
@@ -49,20 +58,23 @@ class Schedule:
         if _only_if_cached(context) and not request.matched_tokens[candidates].any():
             raise Rejection(Reason.NOT_CACHED, "No replica has any of this prompt cached.")
         admitting = pool.breakers.admitting(candidates, context.served_model, now_s)
-        context.picks = tuple(
-            self._pick(pool, request, candidates, admitting, profile, now_s)
+        picked = [
+            self._pick(context, pool, request, candidates, admitting, profile, now_s)
             for profile in pool.profiles
-        )
+        ]
+        context.picks = tuple([pick for pick, _ in picked])
+        context.choices = tuple([choice for _, choice in picked])
 
     def _pick(
         self,
+        context: RequestContext,
         pool: PoolRuntime,
         request: RoutingRequest,
         candidates: Slots,
         admitting: Slots,
         profile: Profile,
         now_s: float,
-    ) -> Pick:
+    ) -> tuple[Pick, Choice]:
         """``admitting``: those of the candidates whose circuit breakers let the request through.
         The others are tried after them: better a try that may fail than none."""
         able = pool.state.in_role(admitting, profile.role)
@@ -81,12 +93,19 @@ class Schedule:
         features = Features.seen(request, pool.state.view, ranking.slots.item(0))
         slots, scores = ranking.slots.tolist(), ranking.scores.tolist()
         last = others.tolist()[: count - len(slots)]
-        return Pick(
+        pick = Pick(
             role=profile.role,
             addresses=tuple(map(pool.state.address_of, slots + last)),
             scores=(*scores, *(0.0 for _ in last)),
             features=features,
         )
+        weighed = ranking.slots if ranking.considered is None else ranking.considered.slots
+        left_out, there = None, len(pool.state.slot_of)
+        if able.size < there or weighed.size < there:
+            asked = asked_of(context, profile.role)
+            left_out = self._reasons.of(pool, able, weighed, asked, now_s)
+        choice = choice_of(profile.spec.name, ranking, request, pool.state, pick, left_out)
+        return pick, choice
 
 
 def _candidates(context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from picker.bodies.apart import Apart
+from picker.decisions.left_out import Reasons
 from picker.flight.flights import Flights
 from picker.pipeline.authorize import Authorize
 from picker.pipeline.azure import ReadDeployment
@@ -78,6 +79,7 @@ class Tools:
     catalog: Catalog
     learned: Learned
     flights: Flights
+    reasons: Reasons
     gate: Gate
     limiter: Limiter
     counting: Counting
@@ -117,7 +119,10 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("estimate", estimate),
             ("reserve", Reserve(tools.limiter, exactly, estimate)),
             ("hash", Hash()),
-            ("schedule", Schedule(tools.pools, tools.flights.ledger, tools.rng, tools.now)),
+            (
+                "schedule",
+                Schedule(tools.pools, tools.flights.ledger, tools.reasons, tools.rng, tools.now),
+            ),
             ("mutate", Mutate(tools.apart)),
             ("forward", Forward(tools.pools)),
             ("dispatch", Dispatch(tools.flights, settings.lease_s)),

@@ -14,6 +14,7 @@ from picker.prompt.fields import RequestFields
 from picker.prompt.forms import Form, Prompt
 from picker.request.answer import Answer, Decision
 from picker.request.caller import UNKNOWN, Caller
+from picker.request.choice import Choice
 from picker.request.grant import Grant
 from picker.request.head import RequestHead
 from picker.request.labels import RequestLabels
@@ -98,6 +99,8 @@ class RequestContext(Struct):
     # schedule
     picks: tuple[Pick, ...] = ()
     """One for each role; the last one answers the client."""
+    choices: tuple[Choice, ...] = ()
+    """What was weighed for each of them."""
     # mutate
     clamped_output_tokens: int | None = None
     """Bound of each answer in the place of what the client asked for; None: that stays."""

@@ -80,6 +80,12 @@ class Report(Struct, frozen=True):
     many there were is not known."""
     last_try: LastTry = LastTry.ANSWERED
 
+    def tpot_s(self, output_tokens: int | None) -> float | None:
+        """Time per token after the first of so many, seconds; None when it is unknown."""
+        if self.ttft_s is None or output_tokens is None or output_tokens < 2:
+            return None
+        return (self.duration_s - self.ttft_s) / (output_tokens - 1)
+
     @property
     def usage_reported(self) -> bool:
         """The engine reported some of its usage."""

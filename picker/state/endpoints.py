@@ -98,6 +98,11 @@ class PoolState:
             raise KeyError(f"pool {self.name}: no endpoint in slot {slot}")
         return address
 
+    def addresses_of(self, slots: Slots) -> tuple[str, ...]:
+        """Addresses of the endpoints in these slots; "" for one that is free."""
+        addresses = self._addresses
+        return tuple([addresses[slot] for slot in slots.tolist()])
+
     def slots_of(self, keys: EndpointKeys) -> Slots:
         """Slots of endpoints by their keys, -1 where there is none."""
         if self._by_key is None:

@@ -106,6 +106,34 @@ async def test_both_workers_decide(gateway: Gateway) -> None:
     await nothing_in_flight(gateway)
 
 
+async def test_every_request_can_be_explained(gateway: Gateway) -> None:
+    """By the id that the client got, whichever worker decided it."""
+    found: list[Any] = []
+    async with aiohttp.ClientSession() as client:
+
+        async def explained(request_id: str) -> bool:
+            """With how it ended, which comes with the access log."""
+            async with client.get(f"{gateway.admin}/api/decisions/{request_id}") as answer:
+                found[:] = (await answer.json())["decisions"]
+            return str(found[0]["state"]) == "ok"
+
+        pickers = set()
+        for number in range(12):
+            body = {"model": "m", "prompt": f"Say {number}", "max_tokens": 5, "stream": True}
+            async with client.post(f"{gateway.url}/v1/completions", json=body) as answer:
+                await answer.read()
+                request_id = answer.headers["x-request-id"]
+            await eventually(lambda: explained(request_id), "its end is known")  # noqa: B023
+            (one,) = found
+            assert one["request_id"] == request_id
+            assert one["result"]["endpoint"] == one["endpoint"]
+            assert one["result"]["output_tokens"] == 5
+            assert one["result"]["ttft_ms"] > 0
+            assert len(one["choices"][0]["candidates"]) == REPLICAS
+            pickers.add(one["picker"])
+    assert len(pickers) == 2
+
+
 async def test_the_number_of_workers_changes_under_load(gateway: Gateway) -> None:
     """Nothing fails, nothing stays in flight, and every request is logged once."""
     config: Any = dict(gateway.config)

@@ -21,6 +21,7 @@ from gateway.admin.status import (
 )
 from gateway.config.reading.load import load
 from gateway.control.accounts import AccountsClient, AccountsServer
+from gateway.control.decisions import DecisionsClient
 from gateway.limits.accounts import AccountsSource, TenantAccounts
 from gateway.limits.memory.store import MemoryStore
 from gateway.limits.usage import UsageRecord
@@ -55,6 +56,8 @@ TODAY = date(2027, 1, 15)
 
 class Status:
     """A supervisor without anything to tell."""
+
+    decisions = DecisionsClient(list)
 
     def status(self) -> GatewayStatus:
         return GatewayStatus("0", NOON, 0.0, (), ConfigStatus(1, NOON, ""), EnvoyStatus("ready"))

@@ -21,6 +21,7 @@ from gateway.admin.status import (
     UnknownEndpointError,
 )
 from gateway.control.accounts import AccountsClient
+from gateway.control.decisions import DecisionsClient
 
 NOON = datetime(2027, 1, 15, 12, tzinfo=UTC)
 OPEN = Access(lambda: None)
@@ -36,6 +37,7 @@ class Source:
             EndpointStatus("10.0.0.1:8000", healthy=True, in_flight_requests=3, kv_usage=0.5),
             EndpointStatus("10.0.0.2:8000", healthy=False, reason="<b>refused</b>"),
         )
+        self.decisions = DecisionsClient(list)
         self.drained: list[tuple[str, str, bool]] = []
 
     def status(self) -> GatewayStatus:

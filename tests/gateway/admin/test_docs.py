@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 
-from gateway.admin import access, answers, api, guard
+from gateway.admin import access, answers, api, decisions, guard
 from tests.gateway.admin.place import Place, Status, place
 
 DOCS = (Path(__file__).parents[3] / "docs" / "admin.md").read_text()
@@ -36,7 +36,9 @@ async def test_every_endpoint_is_documented_and_the_other_way_round(
 
 
 def test_every_error_code_is_documented() -> None:
-    sources = "".join(inspect.getsource(module) for module in (access, answers, api, guard))
+    sources = "".join(
+        inspect.getsource(module) for module in (access, answers, api, decisions, guard)
+    )
     codes = set(re.findall(r'\b[45]\d\d, "(\w+)"', sources))
     assert {"invalid", "bad_request", "foreign_host", "no_token"} <= codes
     assert codes <= set(re.findall(r"`(\w+)`", DOCS.partition("## Errors")[2]))

@@ -26,11 +26,11 @@ class Printed:
         return json.loads(self.out)
 
 
-class Terminal:
-    """Runs commands against one Penstock."""
+class Shell:
+    """Runs commands against the admin API of a URL."""
 
-    def __init__(self, made: Place, url: str) -> None:
-        self.place, self.url = made, url
+    def __init__(self, url: str) -> None:
+        self.url = url
         self.environment: dict[str, str | None] = {
             "PENSTOCK_ADMIN_URL": url,
             "PENSTOCK_ADMIN_TOKEN": None,
@@ -56,6 +56,14 @@ class Terminal:
         assert (printed.code, printed.out) == (1, "")
         (line,) = printed.err.splitlines()
         return line
+
+
+class Terminal(Shell):
+    """Runs commands against one Penstock."""
+
+    def __init__(self, made: Place, url: str) -> None:
+        super().__init__(url)
+        self.place = made
 
 
 def cells(line: str) -> list[str]:

@@ -7,6 +7,7 @@ import random
 import pytest
 from msgspec.structs import replace
 
+from picker.decisions.left_out import Reasons
 from picker.pipeline.schedule import Schedule
 from picker.pipeline.sessions import session_key, session_token
 from picker.request.rejection import Reason
@@ -103,5 +104,7 @@ async def test_a_pool_that_was_removed_while_the_request_waited_has_no_replica()
     made = fleet()
     context = await parsed()
     context.pool = "gone"
-    schedule = Schedule(made.picker.pools, made.picker.flights.ledger, random.Random(1), made.clock)
+    schedule = Schedule(
+        made.picker.pools, made.picker.flights.ledger, Reasons(), random.Random(1), made.clock
+    )
     await refusal(schedule, context, Reason.NO_ENDPOINTS)

@@ -1,0 +1,1 @@
+"""Kept decisions as documents and in words. Imports the rest of the picker."""
