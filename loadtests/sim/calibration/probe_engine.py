@@ -45,6 +45,7 @@ class EngineTarget:
             arrival_s = answers[waiting[-1]].sent_s if waiting else inf
             self._now_s = min(arrival_s, engine.next_step_s())
             engine.advance(self._now_s)
+            engine.settle()
             for index, sequence in list(running.items()):
                 fresh = sequence.generated_tokens - len(answers[index].token_s)
                 answers[index].token_s += [self._now_s + self._output_s] * fresh

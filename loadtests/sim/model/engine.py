@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import heapq
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass
 from math import inf, sqrt
@@ -75,6 +76,10 @@ class _Plateau:
     """Steps after step 0 whose sequences are certain."""
     done: int = 0
     """Steps that are over."""
+    owed: int = 0
+    """Of these, the steps that the scheduler has not been told of: nobody looks at it meanwhile."""
+    blocks_after: Callable[[int], int] | None = None
+    """How many KV blocks the owed steps take, once somebody has asked."""
 
     def ends_s(self, step: int) -> float:
         """End of the plateau's step of that number, from 0."""
@@ -127,6 +132,7 @@ class EngineModel:
         self.busy_s = 0.0
         """Time with a step on the accelerator."""
         self._observer = observer
+        self._watched = observer is not None or listener is not None
         self._slowdown = 1.0
         self._time = StepTime(profile)
         self._ahead = limits.async_scheduling
@@ -160,7 +166,7 @@ class EngineModel:
             self._inbox = left
             sequence.state = SequenceState.ABORTED
         else:
-            self._plateau = None
+            self._leave_plateau()
             self.scheduler.abort(sequence)
         return events
 
@@ -177,14 +183,29 @@ class EngineModel:
     @property
     def kv_usage(self) -> float:
         """Share of the KV blocks that sequences hold, 0..1, as of the last `advance`."""
-        pool = self.scheduler.pool
-        return pool.used_blocks / pool.num_blocks
+        pool, plateau = self.scheduler.pool, self._plateau
+        used_blocks = pool.used_blocks
+        if plateau is not None and plateau.owed:
+            if plateau.blocks_after is None:
+                plateau.blocks_after = self.scheduler.blocks_after()
+            used_blocks += plateau.blocks_after(plateau.owed)
+        return used_blocks / pool.num_blocks
+
+    def settle(self) -> None:
+        """Bring `scheduler` and its sequences up to the last `advance`.
+
+        Call it before looking at them. Steps that only add a token to every sequence are counted
+        there together and as late as possible, unless there is a listener or an observer."""
+        plateau = self._plateau
+        if plateau is not None and plateau.owed:
+            self.scheduler.repeat(plateau.owed)
+            plateau.owed, plateau.blocks_after = 0, None
 
     def slow_down(self, factor: float, now_s: float) -> list[EngineEvent]:
         """From now on steps take ``factor`` times as long, and so does the rest of the one under
         way."""
         events = self.advance(now_s)
-        self._plateau = None
+        self._leave_plateau()
         if self._current is not None:
             left_s = self._end_s - now_s
             self._end_s = now_s + left_s * factor / self._slowdown
@@ -195,8 +216,8 @@ class EngineModel:
     def admit(self, admitting: bool, now_s: float) -> list[EngineEvent]:
         """Set whether waiting sequences may start from now on."""
         events = self.advance(now_s)
+        self._leave_plateau()
         self.scheduler.admitting = admitting
-        self._plateau = None
         if self._current is None:
             self._start(max(self._end_s, now_s))
         return events
@@ -207,8 +228,9 @@ class EngineModel:
         """Empty the prefix cache. False while sequences hold blocks; with ``running`` they start
         over."""
         events = self.advance(now_s)
+        self.settle()
         if running:
-            self._plateau = None
+            self._leave_plateau()
             events += [
                 EngineEvent(now_s, EventKind.PREEMPTED, v) for v in self.scheduler.preempt_all()
             ]
@@ -330,12 +352,13 @@ class EngineModel:
 
     def _tell(self, advanced: list[Sequence], now_s: float) -> None:
         seen_s = now_s + self.profile.output_s
+        finished = SequenceState.FINISHED
         for sequence in advanced:
             if sequence.generated_tokens == 1:
                 sequence.first_token_s = seen_s
                 self.first_tokens += 1
                 self._post(EngineEvent(seen_s, EventKind.FIRST_TOKEN, sequence))
-            if sequence.done:
+            if sequence.state is finished:
                 sequence.finished_s = seen_s
                 self._post(EngineEvent(seen_s, EventKind.FINISHED, sequence))
 
@@ -382,13 +405,15 @@ class EngineModel:
                 seen = plateau.ends_s(over - 1) >= ready_s if over else False
                 over -= seen
                 if over <= plateau.done:
-                    self._plateau = None
+                    self._leave_plateau()
                     return True
         if not self._skip:
             over = min(over, plateau.done + 1)
         rounds = over - plateau.done
         if rounds:
-            self.scheduler.repeat(rounds)
+            plateau.owed += rounds
+            if self._watched:
+                self.settle()
             self.steps += rounds
             self.busy_s += plateau.ends_s(over) - plateau.ends_s(plateau.done)
             if self._observer is not None:
@@ -397,9 +422,13 @@ class EngineModel:
             self._end_s = plateau.ends_s(over)
             self._age(rounds)
         if over == plateau.rounds:
-            self._plateau = None
+            self._leave_plateau()
             return True
         return rounds > 0
+
+    def _leave_plateau(self) -> None:
+        self.settle()
+        self._plateau = None
 
     def _age(self, rounds: int) -> None:
         """The steps in flight become those of `rounds` later."""

@@ -12,6 +12,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+_PIECE = 128
+
 
 class OutOfBlocksError(Exception):
     """Fewer free blocks than asked for."""
@@ -73,22 +75,25 @@ class BlockPool:
         """Blocks that a sequence refers to."""
         return self.num_blocks - self.free_blocks
 
-    def match(self, block_ids: Iterable[int]) -> list[int]:
+    def match(self, block_ids: Sequence[int]) -> list[int]:
         """The blocks of the longest cached prefix of a chain of ids."""
         find = self._block_of.get
-        found: list[int] = []
-        for block_id in block_ids:
-            block = find(block_id)
-            if block is None:
+        found: list[int | None] = []
+        # In pieces: long chains often miss early, and often not at all.
+        for start in range(0, len(block_ids), _PIECE):
+            found += map(find, block_ids[start : start + _PIECE])
+            if found[-1] is None or None in found[start:]:
+                del found[found.index(None) :]
                 break
-            found.append(block)
-        return found
+        return found  # type: ignore[return-value]
 
     def can_take(self, cached: Sequence[int], fresh: int) -> bool:
         """Whether the ``cached`` blocks and ``fresh`` further ones are available together."""
-        references = self._references
-        revived = sum(1 for block in cached if not references[block])
-        return fresh <= self.free_blocks - revived
+        free_blocks = self.free_blocks
+        if fresh > free_blocks:
+            return False
+        revived = list(map(self._references.__getitem__, cached)).count(0)
+        return fresh <= free_blocks - revived
 
     def take_cached(self, blocks: Iterable[int]) -> None:
         """Add a reference to blocks that `match` found."""
@@ -102,7 +107,22 @@ class BlockPool:
         """Blocks without content. Raises OutOfBlocksError when too few are free."""
         if count > self.free_blocks:
             raise OutOfBlocksError(f"{count} KV blocks wanted, {self.free_blocks} free")
-        return [self._take_one() for _ in range(count)]
+        taken: list[int] = []
+        blank = self._blank
+        if blank and count:
+            taken = blank[: -count - 1 : -1]
+            del blank[-len(taken) :]
+        made = min(count - len(taken), self.num_blocks - len(self._references))
+        if made:
+            first = len(self._references)
+            taken.extend(range(first, first + made))
+            self._references.extend([0] * made)
+            self._id_of.extend([None] * made)
+        self._evict(count - len(taken), taken)
+        references = self._references
+        for block in taken:
+            references[block] = 1
+        return taken
 
     def publish(
         self, blocks: Sequence[int], block_ids: Sequence[int], parent_id: int | None
@@ -110,23 +130,25 @@ class BlockPool:
         """A sequence's next blocks are full: let other sequences find them."""
         if not self._caching or not blocks:
             return
+        id_of, block_of = self._id_of, self._block_of
         for block, block_id in zip(blocks, block_ids, strict=True):
-            self._id_of[block] = block_id
-            if self._block_of.setdefault(block_id, block) != block:
+            id_of[block] = block_id
+            if block_of.setdefault(block_id, block) != block:
                 self._twins.setdefault(block_id, []).append(block)
         if self._listener is not None:
             self._listener.stored(block_ids, parent_id)
 
     def release(self, blocks: Sequence[int]) -> None:
         """Give back a sequence's blocks. The end of a prefix is reused before its beginning."""
-        references, id_of = self._references, self._id_of
+        references, id_of, free = self._references, self._id_of, self._free
         for block in reversed(blocks):
-            references[block] -= 1
-            if not references[block]:
+            left = references[block] - 1
+            references[block] = left
+            if not left:
                 if id_of[block] is None:
                     self._blank.append(block)
                 else:
-                    self._free[block] = None
+                    free[block] = None
 
     def forget_free(self) -> bool:
         """Drop all content, as vLLM's /reset_prefix_cache does.
@@ -143,18 +165,21 @@ class BlockPool:
             self._listener.cleared()
         return True
 
-    def _take_one(self) -> int:
-        if self._blank:
-            block = self._blank.pop()
-        elif len(self._references) < self.num_blocks:
-            block = len(self._references)
-            self._references.append(0)
-            self._id_of.append(None)
-        else:
-            block, _ = self._free.popitem(last=False)
-            self._forget(block, quiet=False)
-        self._references[block] = 1
-        return block
+    def _evict(self, count: int, into: list[int]) -> None:
+        """Take so many blocks that were free for the longest time; their content is given up."""
+        free, id_of, block_of = self._free, self._id_of, self._block_of
+        quiet = self._listener is None
+        for _ in range(count):
+            block, _ = free.popitem(last=False)
+            into.append(block)
+            block_id = id_of[block]
+            if quiet and block_id not in self._twins:
+                assert block_id is not None  # a free block without content is blank
+                id_of[block] = None
+                self.evicted_blocks += 1
+                del block_of[block_id]
+            else:
+                self._forget(block, quiet=False)
 
     def _forget(self, block: int, *, quiet: bool) -> None:
         block_id = self._id_of[block]

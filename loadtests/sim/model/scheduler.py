@@ -13,6 +13,7 @@ blocks, and each relies on the order in which the others leave them.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from loadtests.sim.model.kv import BlockListener, BlockPool
@@ -153,8 +154,9 @@ class Scheduler:
         """The step is over. Returns the sequences that have a new token, finished ones included."""
         advanced: list[Sequence] = []
         finished = False
+        over = (SequenceState.FINISHED, SequenceState.ABORTED)
         for sequence in step.producing:
-            if sequence.done:
+            if sequence.state in over:
                 continue
             sequence.generated_tokens += 1
             advanced.append(sequence)
@@ -180,12 +182,15 @@ class Scheduler:
         """
         rounds = min(each.output_tokens - each.promised_tokens for each in self.running)
         free = self.pool.free_blocks
-        if rounds < 1 or self._blocks_wanted(rounds) <= free:
-            return max(rounds, 0)
+        if rounds < 1:
+            return 0
+        wanted = self.blocks_after()
+        if wanted(rounds) <= free:
+            return rounds
         low, high = 0, rounds
         while high - low > 1:
             middle = (low + high) // 2
-            if self._blocks_wanted(middle) <= free:
+            if wanted(middle) <= free:
                 low = middle
             else:
                 high = middle
@@ -211,6 +216,46 @@ class Scheduler:
 
     def repeat(self, rounds: int) -> None:
         """Do `rounds` schedules and completions of one token for each running sequence, at once."""
+        if self._listener is None:
+            self._repeat_unseen(rounds)
+        else:
+            self._repeat_in_order(rounds)
+
+    def _repeat_unseen(self, rounds: int) -> None:
+        """As `_repeat_in_order`, when nobody looks at the steps between: which block a sequence
+        gets does not matter, nor the order of what nobody else has."""
+        size = self.limits.block_size_tokens
+        lag = int(self.limits.async_scheduling)
+        pool = self.pool
+        fresh = pool.take_fresh(self.blocks_after()(rounds))
+        given = 0
+        turns: list[tuple[int, int, Sequence, int]] = []
+        for order, sequence in enumerate(self.running):
+            before = sequence.scheduled_tokens
+            after = before + rounds
+            sequence.scheduled_tokens = after
+            sequence.promised_tokens += rounds
+            sequence.generated_tokens += rounds
+            blocks = sequence.blocks
+            wanted = -(-after // size) - len(blocks)
+            if wanted:
+                blocks.extend(fresh[given : given + wanted])
+                given += wanted
+            first, end = sequence.published_blocks, (after - lag) // size
+            if first >= end:
+                continue
+            if first < len(sequence.request.block_ids):
+                turns += (
+                    ((index + 1) * size - before - 1 + lag, order, sequence, index)
+                    for index in range(first, end)
+                )
+            else:
+                self._publish(sequence, end * size)
+        turns.sort(key=lambda turn: turn[:2])
+        for _, _, sequence, index in turns:
+            self._publish(sequence, (index + 1) * size)
+
+    def _repeat_in_order(self, rounds: int) -> None:
         size = self.limits.block_size_tokens
         lag = int(self.limits.async_scheduling)
         turns: list[tuple[int, int, Sequence, int]] = []
@@ -247,34 +292,68 @@ class Scheduler:
         if self._listener is not None:
             self._listener.stepped()
 
-    def _blocks_wanted(self, rounds: int) -> int:
+    def blocks_after(self) -> Callable[[int], int]:
+        """A function that says how many blocks more the running sequences hold after so many rounds
+        of a token for each."""
         size = self.limits.block_size_tokens
-        return sum(
-            -(-(each.scheduled_tokens + rounds) // size) - len(each.blocks) for each in self.running
-        )
+        held = 0
+        filled = [0] * size
+        """Number of sequences by the tokens in their last block; a full one has 0 in the next."""
+        for each in self.running:
+            blocks, tokens = divmod(each.scheduled_tokens + size - 1, size)
+            held += len(each.blocks) - blocks
+            filled[tokens] += 1
+        by_tokens = [(tokens, count) for tokens, count in enumerate(filled) if count]
+
+        def after(rounds: int) -> int:
+            return sum(count * ((tokens + rounds) // size) for tokens, count in by_tokens) - held
+
+        return after
 
     def _continue_running(self, step: Step, budget: int, threshold: int) -> int:
         position = 0
         size = self.limits.block_size_tokens
-        while position < len(self.running) and budget > 0:
-            sequence = self.running[position]
+        running, decode, producing = self.running, step.decode, step.producing
+        context_tokens = 0
+        while position < len(running) and budget > 0:
+            sequence = running[position]
             position += 1
             if sequence.promised_tokens >= sequence.output_tokens:
                 continue  # its last token is being computed
             before = sequence.scheduled_tokens
-            tokens = sequence.prompt_tokens + sequence.promised_tokens - before
+            known = sequence.prompt_tokens + sequence.promised_tokens
+            tokens = known - before
+            if tokens == 1 and known <= len(sequence.blocks) * size:
+                # `_compute` in short, for the usual case: there is room for the token.
+                filled = min(known, sequence.prompt_tokens + sequence.generated_tokens)
+                if sequence.published_blocks < filled // size:
+                    self._publish(sequence, filled)
+                sequence.scheduled_tokens = known
+                decode.append(sequence)
+                context_tokens += known
+                if not sequence.promised_tokens:
+                    step.first_tokens += 1
+                sequence.promised_tokens += 1
+                producing.append(sequence)
+                budget -= 1
+                continue
             if tokens > 1:
                 if 0 < threshold < tokens:
                     tokens = threshold
                 tokens = min(tokens, budget)
             fresh = -(-(before + tokens) // size) - len(sequence.blocks)
             while fresh > self.pool.free_blocks:
-                victim = self.running.pop()
+                victim = running.pop()
                 self._preempt(victim)
                 if victim is sequence:
-                    return budget
-            self._compute(step, sequence, tokens, fresh)
-            budget -= tokens
+                    break
+            else:
+                self._compute(step, sequence, tokens, fresh)
+                budget -= tokens
+                continue
+            break
+        step.decode_sequences = len(decode)
+        step.decode_context_tokens += context_tokens
         return budget
 
     def _admit_waiting(self, step: Step, budget: int, threshold: int, now_s: float) -> None:
@@ -315,8 +394,7 @@ class Scheduler:
         ids = sequence.request.block_ids
         cached = self.pool.match(ids[:usable] if len(ids) > usable else ids)
         if len(cached) == len(ids) < usable and sequence.preemptions:
-            own = map(sequence.block_id, range(len(ids), usable))
-            cached += self.pool.match(own)
+            cached += self.pool.match(list(map(sequence.block_id, range(len(ids), usable))))
         return cached
 
     def _fits(self, sequence: Sequence, cached: list[int], tokens: int) -> bool:
