@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Final
+from itertools import accumulate, islice, pairwise, repeat
+from typing import Final, TypeVar
 
 import numpy as np
 
 from picker.seams.peers import Sent
 from picker.wire import state_pb2
+
+T = TypeVar("T")
 
 MAX_HASHES: Final = 8192
 """Of one request: the first 30 MB of a prompt. The others do not hear of the rest."""
@@ -48,38 +50,32 @@ def pack(requests: Iterable[Sent]) -> Iterator[state_pb2.Sent]:
 def unpack(message: state_pb2.Sent) -> list[Sent]:
     """Chains are views of the message's bytes: of a prompt whose beginning is known only the end is
     looked at. Raises ValueError when the columns do not fit."""
-    addresses = message.addresses
-    count = len(addresses)
-    chains_of = list(message.chains) or [1] * count
-    blocks = list(message.blocks)
+    addresses, count = message.addresses, len(message.addresses)
+    adapters = message.adapters or [""] * count
+    sessions = message.sessions or [""] * count
     hashes = np.frombuffer(message.hashes, "<u8").astype(np.uint64, copy=False).data
-    if sum(chains_of) != len(blocks) or sum(blocks) != len(hashes):
-        raise ValueError("a batch of prefixes has chains that do not fit")
-    start, chains = 0, []
-    for length in blocks:
-        chains.append(hashes[start : start + length])
-        start += length
-    if message.added and len(message.added) != len(chains):
-        raise ValueError("a batch of prefixes takes back what does not fit")
-    rest, added = iter(chains), iter(message.added)
-    pool, none = message.pool, [""] * count
-    return [
-        Sent(
-            pool,
-            address,
-            list(islice(rest, chain_count)),
-            adapter,
-            session,
-            tuple(islice(added, chain_count)),
-        )
-        for address, chain_count, adapter, session in zip(
-            addresses,
-            chains_of,
-            message.adapters or none,
-            message.sessions or none,
-            strict=True,
-        )
-    ]
+    ends = list(accumulate(message.blocks, initial=0))
+    chains = [hashes[start:end] for start, end in pairwise(ends)]
+    sizes = message.chains or [1] * count
+    if not (
+        (len(sizes) == len(adapters) == len(sessions) == count)
+        and (sum(sizes) == len(chains) and ends[-1] == len(hashes))
+        and len(message.added) in (0, len(chains))
+    ):
+        raise ValueError("a batch of prefixes has columns that do not fit")
+    of_each: Iterable[Sequence[Sequence[int]]]
+    added: Iterable[Sequence[int]]
+    if message.chains or message.added:
+        of_each, added = _cut(chains, sizes), _cut(message.added, sizes)
+    else:
+        of_each, added = zip(chains), repeat(())  # quickly, for there are thousands a second
+    return list(map(Sent, repeat(message.pool), addresses, of_each, adapters, sessions, added))
+
+
+def _cut(values: Iterable[T], sizes: Iterable[int]) -> Iterator[tuple[T, ...]]:
+    """Tuples of these sizes, shorter where there are no more values."""
+    rest = iter(values)
+    return (tuple(islice(rest, size)) for size in sizes)
 
 
 def _shortened(chains: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:

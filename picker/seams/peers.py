@@ -9,6 +9,7 @@ from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import xxhash
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from picker.request.report import Report
@@ -16,7 +17,7 @@ from policies.health.breaker import Verdict
 from policies.routing.types import Floats
 
 
-class Sent(NamedTuple):
+class Sent(Struct, frozen=True):
     """What a request leaves behind at the endpoint that it was sent to."""
 
     pool: str

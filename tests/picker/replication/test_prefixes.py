@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from picker.replication import prefixes
 from picker.replication.prefixes import MAX_HASHES
@@ -25,7 +26,7 @@ SENT = st.builds(
 
 def through(requests: list[Sent]) -> list[Sent]:
     return [
-        sent._replace(chains=[list(chain) for chain in sent.chains])
+        replace(sent, chains=[list(chain) for chain in sent.chains])
         for message in prefixes.pack(requests)
         for sent in prefixes.unpack(state_pb2.Sent.FromString(message.SerializeToString()))
     ]
