@@ -152,8 +152,16 @@ class Picker:
         context.body = body
         outcome = await self._take(self._way.body, context) or context.decision
         assert outcome is not None
-        self.flights.catch_up(context.id)
         return outcome
+
+    def expect(self, context: RequestContext) -> None:
+        """The data plane is told a begun request's id, and may report its end from now on: `over`
+        follows."""
+        self.flights.expect(context.id)
+
+    def over(self, context: RequestContext) -> None:
+        """An expected request is decided, or never will be."""
+        self.flights.catch_up(context.id)
 
     def refuse_size(self, context: RequestContext) -> Answer:
         """The answer to a body that is over the limit before its end."""

@@ -16,13 +16,12 @@ from picker.flight.expiry import Leases
 from picker.flight.foreign import ForeignLoads
 from picker.flight.judge import Judge
 from picker.flight.ledger import Ledger
-from picker.flight.leg import Leg
+from picker.flight.leg import legs_of
 from picker.flight.lessons import Lessons
 from picker.flight.quiet import Quiet
 from picker.flight.recount import Recount
 from picker.request.context import RequestContext
 from picker.request.report import Ending, Report
-from picker.request.role import Role
 from picker.seams.engine_counts import EngineCounts
 from picker.seams.limiter import Limiter
 from picker.seams.observer import Observer
@@ -33,7 +32,6 @@ from picker.state.pools import Pools
 from policies.limits.prices import Usage
 
 _MAX_LATE: Final = 100_000
-_MAX_EARLY: Final = 1024
 _IDLE_GRACE_S: Final = 5.0
 """A request that was sent so long before a scrape, or longer, has reached its engine."""
 
@@ -68,9 +66,10 @@ class Flights:
         self._lessons = Lessons(pools, learned, self._judge, now)
         self._entries: dict[str, Entry] = {}
         self._late: OrderedDict[str, Entry] = OrderedDict()
-        self._early: OrderedDict[str, Report] = OrderedDict()
-        """Ends of requests that were not sent, by the request's id: their clients left while they
-        were being decided, which this picker may hear in either order."""
+        self._expected: dict[str, Report | None] = {}
+        """Requests that the data plane knows by their ids and that are still being decided, with
+        their ends where these were reported: it does so when their clients leave, and this picker
+        may hear of that in either order."""
         self._quiet = Quiet()
         self._leases = Leases()
         self._recount = Recount(engine_counts)
@@ -85,11 +84,16 @@ class Flights:
 
     # -- dispatched
 
+    def expect(self, id: str) -> None:  # noqa: A002 - the request's id
+        """The data plane is told the id of a request that is not decided yet: `catch_up` follows,
+        whatever comes of it."""
+        self._expected[id] = None
+
     def open(self, context: RequestContext, lease_s: float) -> None:
         """This picker sends a decided request; others are informed. Without a reported end it is
         given up after ``lease_s``. Whatever is raised here, `drop` gives back what was taken."""
         now_s = self._now()
-        entry = Entry.of(context, tuple(_legs(context)), now_s, lease_s)
+        entry = Entry.of(context, tuple(legs_of(context)), now_s, lease_s)
         self._entries[entry.id] = entry
         self._leases.add(entry)
         prompt = context.prompt
@@ -111,8 +115,9 @@ class Flights:
         self._peers.loads_changed()
 
     def catch_up(self, id: str) -> None:  # noqa: A002 - the request's id
-        """A request is decided, and its end may have been reported before."""
-        if (early := self._early.pop(id, None)) is not None:
+        """A request is decided, or never will be, and its end may have been reported before.
+        Harmless for one that was not expected."""
+        if (early := self._expected.pop(id, None)) is not None:
             self._end(early)
 
     def drop(self, id: str) -> bool:  # noqa: A002 - the request's id
@@ -281,9 +286,8 @@ class Flights:
     def _end(self, report: Report) -> None:
         entry = self._entries.get(report.id) or self._late.get(report.id)
         if entry is None:
-            self._early[report.id] = report
-            if len(self._early) > _MAX_EARLY:
-                self._early.popitem(last=False)
+            if report.id in self._expected:
+                self._expected[report.id] = report
             return
         if self._is_guess(entry, report) and self._recount.count(
             entry.id,
@@ -399,18 +403,3 @@ class Flights:
             ttft_s = report.ttft_s if report.status == 200 and leg is entry.legs[0] else None
             self.ledger.close(leg, ttft_s=ttft_s, now_s=self._now() if reported else None)
         self._peers.loads_changed()
-
-
-def _legs(context: RequestContext) -> Iterable[Leg]:
-    for pick in context.picks:
-        prefills, decodes = pick.role is not Role.DECODE, pick.role is not Role.PREFILL
-        yield Leg(
-            context.id,
-            pick.role,
-            context.pool,
-            pick.address,
-            prompt_tokens=context.prompt_tokens,
-            uncached_tokens=context.prompt_tokens - pick.matched_tokens if prefills else 0.0,
-            output_tokens=context.output_tokens if decodes else 0.0,
-            features=pick.features,
-        )

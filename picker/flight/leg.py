@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from msgspec import Struct
 
+from picker.request.context import RequestContext
 from picker.request.role import Role
 from picker.state.endpoints import PoolState
 from policies.routing.types import Features
@@ -46,3 +49,19 @@ class Leg(Struct):
         """False when the columns no longer hold it: its slot was freed, and its columns zeroed."""
         state = self.counted_in
         return state is not None and state.generation_of(self.slot) == self.generation
+
+
+def legs_of(context: RequestContext) -> Iterator[Leg]:
+    """Of a decided request, in the order of its picks."""
+    for pick in context.picks:
+        prefills, decodes = pick.role is not Role.DECODE, pick.role is not Role.PREFILL
+        yield Leg(
+            context.id,
+            pick.role,
+            context.pool,
+            pick.address,
+            prompt_tokens=context.prompt_tokens,
+            uncached_tokens=context.prompt_tokens - pick.matched_tokens if prefills else 0.0,
+            output_tokens=context.output_tokens if decodes else 0.0,
+            features=pick.features,
+        )

@@ -106,10 +106,10 @@ class FastExchange:
     def cancelled(self) -> None:
         """See `Receiver`."""
         self._is_over = True
-        if self._task is not None and self._task.cancel():
-            return  # the step that waits gives back what was taken
-        if not self._call.is_sent:
+        waits = self._task is not None and self._task.cancel()
+        if not waits and not self._call.is_sent:  # the step that waits gives back what was taken
             self._give_back()
+        self._decided()
 
     # -- work on a message
 
@@ -144,6 +144,11 @@ class FastExchange:
         self._give_back()
         self._end(Status.INTERNAL, "the endpoint picker failed")
 
+    def _decided(self) -> None:
+        """Or never will be."""
+        if self._begun is not None:
+            self._picker.over(self._begun)
+
     def _give_back(self) -> None:
         if self._decision is not None:
             self._picker.abandon(self._decision)
@@ -166,6 +171,7 @@ class FastExchange:
             await self._decide(begun, b"", on_body=False)
             return
         self._begun = begun
+        self._picker.expect(begun)
         self._call.send(wire.continue_to_body(begun.id, self._picker.id))
 
     async def _take_body(self, begun: RequestContext, message: Message) -> None:
@@ -198,6 +204,7 @@ class FastExchange:
         if not self._is_over:
             self._is_over = True
             self._call.finish(status, reason)
+            self._decided()
 
 
 def _headers(decision: Decision) -> tuple[tuple[str, str], ...]:

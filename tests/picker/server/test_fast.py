@@ -343,9 +343,36 @@ async def test_a_log_that_comes_before_its_request_is_decided(slow: str | None) 
     await place.over()
 
 
-async def test_logs_of_requests_that_are_never_decided_do_not_pile_up() -> None:
+@pytest.mark.parametrize("logged_first", [True, False])
+@pytest.mark.parametrize(
+    ("slow", "sent"),
+    [
+        (None, (HEAD,)),
+        ("identify", (HEAD,)),
+        ("identify", (HEAD, BODY)),
+        ("reserve", (HEAD, BODY)),
+    ],
+)
+async def test_of_a_request_that_is_never_decided_nothing_is_kept(
+    slow: str | None, sent: tuple[bytes, ...], *, logged_first: bool
+) -> None:
+    """Whatever its client had sent when it left, and whenever its log comes."""
+    place = Place(slow)
+    stream = place.ask(*sent)
+    left = Report("p0-1", "p0", "", 0, Ending.CLIENT_ABORTED, 0.5)
+    if logged_first:
+        place.fleet.picker.complete(left)
+    place.reset(stream)
+    await place.over()
+    place.fleet.picker.complete(left)
+    assert place.fleet.is_settled
+
+
+async def test_the_log_of_a_refused_request_is_not_kept() -> None:
     place = Place()
-    for n in range(5000):
-        place.fleet.picker.complete(Report(f"p0-{n}", "p0", "", 0, Ending.CLIENT_ABORTED, 0.5))
-    assert len(place.fleet.picker.flights._early) < 2000
+    stream = place.ask(HEAD, b"no JSON")
+    assert stream.ended
+    for _ in range(2):
+        place.fleet.picker.complete(Report("p0-1", "p0", "", 0, Ending.CLIENT_ABORTED, 0.5))
+    assert place.fleet.is_settled
     await place.over()
