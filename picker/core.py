@@ -25,6 +25,7 @@ from picker.request.head import RequestHead
 from picker.request.rejection import Reason, Rejection
 from picker.request.report import Report
 from picker.request.response_ids import ResponseIds
+from picker.seams.background import AtOnce, Background
 from picker.seams.engine_counts import EngineCounts, NoEngineCounts
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
@@ -58,6 +59,8 @@ class Parts:
     engine_counts: EngineCounts = field(default_factory=NoEngineCounts)
     apart: Apart = field(default_factory=Here)
     """Where heavy work on bodies is done."""
+    background: Background = field(default_factory=AtOnce)
+    """Where shadow policies rank."""
     read: Step | None = None
     """Instead of parsing bodies: see `Tools.read`."""
 
@@ -71,7 +74,7 @@ class Picker:
         self.id = picker_id
         self.now = now
         self.learned = Learned()
-        self.pools = Pools(self.learned.ratio.bytes_per_token)
+        self.pools = Pools(self.learned.ratio.bytes_per_token, parts.background)
         self.catalog = Catalog(self.pools, rng)
         self.decisions = Decisions(now)
         self.flights = Flights(

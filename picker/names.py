@@ -25,6 +25,11 @@ AGENT_ID: Final = "x-agent-id"
 SESSION_TOKEN: Final = "x-session-token"  # noqa: S105 - a header's name
 CLAMPED: Final = "x-max-tokens-clamped"
 """Response header: the bound of each answer that limits have put in the place of the client's."""
+SERVED_BY: Final = "x-penstock-endpoint"
+"""Response header: the replica that has served."""
+PREDICTED_TTFT_MS: Final = "x-penstock-predicted-ttft-ms"
+"""Response header: milliseconds from the request's arrival to its first token, as predicted for the
+first choice; missing where another replica has served."""
 REQUEST_ID: Final = "x-request-id"
 ANTHROPIC_REQUEST_ID: Final = "request-id"
 """The same in responses, where Anthropic's clients look for it."""

@@ -29,6 +29,8 @@ class PoolSettings:
     """Name of the inference engine, which decides what clients may call; "auto": any."""
     weight: float = 1.0
     """Share of the requests for a model that several pools serve."""
+    shadow: PolicySpec | None = None
+    """Asked beside ``policy``, and nothing is sent to what it chooses."""
 
 
 class RewriteTarget(Struct, frozen=True):
@@ -69,6 +71,8 @@ class PickerSettings:
     lease_s: float = 3600.0
     stale_after_s: float = 5.0
     report_scores: bool = False
+    shows_decisions: bool = False
+    """Responses name the replica and its predicted time to the first token."""
     passthrough: tuple[str, ...] = ()
     """Paths that are open to clients beside those of the engines; ``PATH/*``: with all below."""
     foreign_fallbacks: int = 0

@@ -48,6 +48,32 @@ class ReplicaStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictionStatus:
+    """How far predicted times of a model's requests were off of late: the median of
+    |predicted - seen| / seen. None: nothing was predicted, or nothing has ended yet."""
+
+    model: str
+    ttft_error_median: float | None
+    """Of requests whose first token took over 50 ms."""
+    tpot_error_median: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowStatus:
+    """What has come of asking a pool's shadow policy, at all pickers since each began."""
+
+    policy: str
+    agreed: int
+    differed: int
+    nothing: int
+    """It found no replica that fits."""
+    failed: int
+    skipped: int
+    """It was not asked, because it is too slow."""
+    last_failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolStatus:
     """A pool with what is in it."""
 
@@ -56,6 +82,9 @@ class PoolStatus:
     models: tuple[str, ...] = ()
     replicas: tuple[ReplicaStatus, ...] = ()
     endpoints: tuple[EndpointStatus, ...] = ()
+    predictions: tuple[PredictionStatus, ...] = ()
+    """Of models that the pool serves."""
+    shadow: ShadowStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)

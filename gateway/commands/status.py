@@ -23,6 +23,32 @@ def status(url: Url = LOCAL, token_file: TokenFile = None, as_json: AsJson = Fal
     ]
     if rows:
         show_table(("pool", "replica", "state", ">in flight", ">running", ">waiting", "why"), rows)
+    for pool in cast("list[Document]", document["pools"]):
+        _show_predictions(str(pool["name"]), cast("list[Document]", pool["predictions"]))
+        if isinstance(pool["shadow"], dict):
+            _show_shadow(str(pool["name"]), pool["shadow"])
+
+
+def _show_predictions(pool: str, predictions: list[Document]) -> None:
+    for one in predictions:
+        first, each = (_share(one[f"{key}_error_median"]) for key in ("ttft", "tpot"))
+        say(
+            f"Pool {pool}, {one['model']}: half of the predictions are off by less than {first}"
+            f" (first token) and {each} (time per token)."
+        )
+
+
+def _show_shadow(pool: str, shadow: Document) -> None:
+    failure = f"; the last one: {shadow['last_failure']}" if shadow["last_failure"] else ""
+    say(
+        f"Pool {pool}, shadow {shadow['policy']}: the same choice {shadow['agreed']} times, another"
+        f" {shadow['differed']}, none {shadow['nothing']}; skipped {shadow['skipped']}, failed"
+        f" {shadow['failed']}{failure}."
+    )
+
+
+def _share(value: object) -> str:
+    return f"{value * 100:.1f} %" if isinstance(value, int | float) else "(unknown)"
 
 
 def _row(pool: str, endpoint: Document) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -29,6 +29,9 @@ class WorkerReport:
     """Of the last assignment in force there; 0: none yet."""
     ready: bool = False
     endpoints: dict[EndpointKey, control_pb2.EndpointReport] = field(default_factory=dict)
+    predictions: dict[tuple[str, str], control_pb2.PredictionErrors] = field(default_factory=dict)
+    """By pool and model."""
+    shadows: Sequence[control_pb2.ShadowReport] = ()
 
     def merge(self, report: control_pb2.Report) -> None:
         """Take over what has changed since the worker's last report."""
@@ -38,6 +41,9 @@ class WorkerReport:
             self.endpoints.pop((gone.pool, gone.address), None)
         for endpoint in report.endpoints:
             self.endpoints[endpoint.pool, endpoint.address] = endpoint
+        self.shadows = report.shadows
+        for errors in report.predictions:
+            self.predictions[errors.pool, errors.model] = errors
 
     def in_flight(self, endpoint: EndpointKey) -> int:
         """Requests under way there, as far as the worker knows."""

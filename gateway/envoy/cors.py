@@ -55,6 +55,8 @@ _SHOWN_HEADERS: Final = (
     names.SHOULD_RETRY,
     names.DROPPED_REASON,
     names.SESSION_TOKEN,
+    names.SERVED_BY,
+    names.PREDICTED_TTFT_MS,
     "www-authenticate",
     "openai-processing-ms",
     *(

@@ -138,6 +138,20 @@ local function pass_events(handle, strip, write, renamer)
   end
 end
 
+-- As picker/request/answer.py does behind other gateways.
+local function show_decision(headers, shown, served)
+  local address = served ~= nil and served["address"] or nil
+  headers:remove("x-penstock-predicted-ttft-ms")
+  if address == nil then
+    headers:remove("x-penstock-endpoint")
+    return
+  end
+  headers:replace("x-penstock-endpoint", address)
+  if address == shown["first"] and shown["ttft_ms"] ~= "" then
+    headers:add("x-penstock-predicted-ttft-ms", shown["ttft_ms"])
+  end
+end
+
 function envoy_on_response(handle)
   local metadata = handle:streamInfo():dynamicMetadata()
   local decision = metadata:get("penstock")
@@ -153,6 +167,9 @@ function envoy_on_response(handle)
       headers:remove(name)
       headers:add(name, value)
     end
+  end
+  if decision["shown"] ~= nil then
+    show_decision(headers, decision["shown"], metadata:get("penstock.served"))
   end
   local kind = (headers:get("content-type") or ""):lower()
   local coding = headers:get("content-encoding")

@@ -41,6 +41,7 @@ from picker.replication.local import LocalPeers
 from picker.server.health import Health
 from picker.signals.scraper import Scraper
 from picker.signals.tokenize import EngineTokenizer
+from picker.state.background import BackgroundThread
 from policies.limits.plan import OnStoreFailure
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
             counting=counting,
             engine_counts=engine_counts,
             apart=bodies,
+            background=BackgroundThread(),
         ),
         now=time.monotonic,
         rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret

@@ -39,6 +39,9 @@ def picker_settings(config: Config) -> PickerSettings:
             set_headers=pool.upstream_headers,
             engine=pool.engine,
             weight=pool.weight,
+            shadow=None
+            if pool.shadow is None
+            else policy_spec(config.scheduling.profiles[pool.shadow]),
         )
         for pool in config.pools
     )
@@ -54,6 +57,7 @@ def picker_settings(config: Config) -> PickerSettings:
         pools=pools,
         rewrites=rewrites,
         passthrough=config.passthrough,
+        shows_decisions=config.scheduling.decision_headers,
         foreign_fallbacks=config.picker.ext_proc.fallbacks,
         max_body_bytes=config.listen.max_body_bytes,
         caps=Caps(**config.listen.caps.model_dump()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +15,10 @@ from gateway.admin.status import (
     GatewayStatus,
     PickerStatus,
     PoolStatus,
+    PredictionStatus,
     RefusedConfig,
     ReplicaStatus,
+    ShadowStatus,
     UnknownEndpointError,
 )
 from gateway.children.child import Child, ChildState
@@ -28,6 +30,7 @@ from gateway.control.decisions import DecisionsClient
 from gateway.control.server import WorkerReport
 from gateway.pools.provider import ReplicaRecord
 from gateway.run.supervisor import Supervisor
+from gateway.telemetry.predictions import median
 from gateway.tenancy.tenant_admin import TenantAdmin
 from picker.state.endpoints import NO_ANSWER_YET
 from picker.state.spec import EndpointKey, EndpointSpec
@@ -134,9 +137,22 @@ class SupervisorStatus:
                     models=tuple(sorted({m for one in endpoints for m in one.models})),
                     replicas=tuple(_replica(one) for one in replicas.get(pool.name, ())),
                     endpoints=endpoints,
+                    predictions=self._predictions(pool.name),
+                    shadow=self._shadow(pool.name),
                 )
             )
         return tuple(found)
+
+    def _predictions(self, pool: str) -> tuple[PredictionStatus, ...]:
+        reports = self._supervisor.control.reports.values()
+        found = [
+            one for report in reports for (of, _), one in report.predictions.items() if of == pool
+        ]
+        return predictions_of(found)
+
+    def _shadow(self, pool: str) -> ShadowStatus | None:
+        reports = self._supervisor.control.reports.values()
+        return shadow_of([one for report in reports for one in report.shadows if one.pool == pool])
 
     def _reports_on(self, endpoint: EndpointKey) -> list[control_pb2.EndpointReport]:
         """One of each picker that knows the endpoint."""
@@ -210,6 +226,39 @@ def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointReport]) -> End
         models=tuple(latest.models),
         breaker=next((one.breaker for one in seen if one.breaker), ""),
     )
+
+
+def predictions_of(
+    found: Sequence[control_pb2.PredictionErrors],
+) -> tuple[PredictionStatus, ...]:
+    """By model, what all workers have found together."""
+    return tuple(
+        PredictionStatus(
+            model,
+            median(_sum(one.ttft_counts for one in found if one.model == model)),
+            median(_sum(one.tpot_counts for one in found if one.model == model)),
+        )
+        for model in sorted({one.model for one in found})
+    )
+
+
+def shadow_of(found: Sequence[control_pb2.ShadowReport]) -> ShadowStatus | None:
+    """What all workers have seen of a pool's shadow together; None: it has none."""
+    if not found:
+        return None
+    return ShadowStatus(
+        policy=found[0].policy,
+        agreed=sum(one.agreed for one in found),
+        differed=sum(one.differed for one in found),
+        nothing=sum(one.nothing for one in found),
+        failed=sum(one.failed for one in found),
+        skipped=sum(one.skipped for one in found),
+        last_failure=next((one.last_failure for one in found if one.last_failure), ""),
+    )
+
+
+def _sum(counts: Iterable[Sequence[float]]) -> list[float]:
+    return [sum(column) for column in zip(*counts, strict=True)]
 
 
 def _replica(one: ReplicaRecord) -> ReplicaStatus:

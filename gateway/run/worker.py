@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
+from msgspec import structs
 
 from gateway.config.config import Config
 from gateway.config.reading.wire import from_json
@@ -253,6 +254,8 @@ class Worker:
             await parts.health.refresh()
             parts.telemetry.sample(parts.scraper.stats)
             parts.telemetry.sample_breakers(self._picker.pools.take_opened())
+            for pool, shadow in self._picker.pools.shadows():
+                parts.telemetry.sample_shadow(pool, shadow)
             parts.telemetry.sample_lost(
                 access_log=self._servers.failed_entries if self._servers is not None else 0,
                 peer_unreadable=parts.peers.unreadable,
@@ -286,6 +289,11 @@ class Worker:
             if pool not in self._picker.pools
             for address in specs
         ]
+        for pool, model, ttft, tpot in self._parts.telemetry.predictions.news(everything=whole):
+            report.predictions.add(pool=pool, model=model, ttft_counts=ttft, tpot_counts=tpot)
+        for pool, shadow in self._picker.pools.shadows():
+            counts = structs.asdict(shadow.counts)
+            report.shadows.add(pool=pool, policy=shadow.spec.name, **counts)
         self._reporter.fill(report, now_s=self._picker.now(), removed=removed)
         return report
 

@@ -9,9 +9,16 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter
 from gateway.telemetry.children import BulkHistogram, Counts, Distributions
 from gateway.telemetry.growing import GrowingCount
 from gateway.telemetry.labels import LabelLimiter
+from gateway.telemetry.predictions import (
+    RATIO_BUCKETS,
+    PredictionErrors,
+    tpot_off,
+    ttft_off,
+)
 from picker.request.report import Ending
 from picker.seams.observer import Answered, Completed, Rejected
 from picker.signals.scraper import ScrapeStats
+from picker.state.shadow import Shadow
 
 _TTFT_BUCKETS_S = (
     0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0,
@@ -24,6 +31,14 @@ _DURATION_BUCKETS_S = (
     0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0,
     1200.0, 3600.0,
 )  # fmt: skip
+_TTFT_ERROR_BUCKETS_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+)  # fmt: skip
+_TPOT_ERROR_BUCKETS_S = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+)  # fmt: skip
+_ERROR_S = "how far the prediction was off."
+_ERROR_RATIO = "how far the prediction was off, as a share of what was seen."
 _QUEUE_BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _DECISION_BUCKETS_S = (
     0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005, 0.01, 0.025, 0.1,
@@ -47,6 +62,7 @@ class PickerMetrics:
         by_model, by_endpoint = ("model", "pool"), ("pool", "endpoint")
 
         self._counted: list[Counts | Distributions] = []
+        self.predictions = PredictionErrors()
 
         def counter(name: str, meaning: str, labels: tuple[str, ...]) -> Counts:
             made = Counts(Counter(f"penstock_{name}", meaning, labels, registry=registry))
@@ -56,10 +72,16 @@ class PickerMetrics:
         def growing(name: str, meaning: str, labels: tuple[str, ...] = ()) -> GrowingCount:
             return GrowingCount(Counter(f"penstock_{name}", meaning, labels, registry=registry))
 
-        def histogram(name: str, meaning: str, buckets: tuple[float, ...]) -> Distributions:
-            named = f"penstock_{name}_seconds"
+        def histogram(
+            name: str,
+            meaning: str,
+            buckets: tuple[float, ...],
+            unit: str = "seconds",
+            labels: tuple[str, ...] = by_model,
+        ) -> Distributions:
+            named = f"penstock_{name}_{unit}"
             made = Distributions(
-                BulkHistogram(named, meaning, by_model, buckets=buckets, registry=registry)
+                BulkHistogram(named, meaning, labels, buckets=buckets, registry=registry)
             )
             self._counted.append(made)
             return made
@@ -88,6 +110,42 @@ class PickerMetrics:
         )
         self.duration = histogram(
             "request_duration", "Arrival to the end of the response.", _DURATION_BUCKETS_S
+        )
+        self.ttft_error = histogram(
+            "ttft_prediction_error", f"Of TTFT, {_ERROR_S}", _TTFT_ERROR_BUCKETS_S
+        )
+        self.ttft_error_ratio = histogram(
+            "ttft_prediction_error", f"Of TTFT, {_ERROR_RATIO}", RATIO_BUCKETS, "ratio"
+        )
+        self.tpot_error = histogram(
+            "tpot_prediction_error", f"Of TPOT, {_ERROR_S}", _TPOT_ERROR_BUCKETS_S
+        )
+        self.tpot_error_ratio = histogram(
+            "tpot_prediction_error", f"Of TPOT, {_ERROR_RATIO}", RATIO_BUCKETS, "ratio"
+        )
+        self.shadow_ttft_error_ratio = histogram(
+            "shadow_ttft_prediction_error",
+            f"Of TTFT by a shadow that chose the same replica, {_ERROR_RATIO}",
+            RATIO_BUCKETS,
+            "ratio",
+        )
+        self.shadow_tpot_error_ratio = histogram(
+            "shadow_tpot_prediction_error",
+            f"Of TPOT by a shadow that chose the same replica, {_ERROR_RATIO}",
+            RATIO_BUCKETS,
+            "ratio",
+        )
+        self.expected_ttft = histogram(
+            "shadow_predicted_ttft",
+            "TTFT that a shadow, and the policy beside it, expect of the same requests.",
+            _TTFT_BUCKETS_S,
+            labels=("model", "pool", "by"),
+        )
+        self._shadow_rankings = growing(
+            "shadow_rankings",
+            "What has come of asking a shadow: agreed, differed, nothing (no replica fits), failed,"
+            " skipped (it is too slow).",
+            ("pool", "policy", "outcome"),
         )
         self.queue = histogram("queue", "Time waited for admission.", _QUEUE_BUCKETS_S)
         self.decision = histogram(
@@ -159,6 +217,7 @@ class PickerMetrics:
         self.tpot.observe(by_model, event.tpot_s)
         self.duration.observe(by_model, event.duration_s)
         self.queue.observe(by_model, event.queue_s)
+        self._predicted(event, model, pool)
         self.decision.observe(by_model, event.decision_s)
         if event.endpoint:
             by_endpoint = (pool, self._endpoint_label(event.endpoint))
@@ -166,11 +225,39 @@ class PickerMetrics:
             self.endpoint_matched_tokens.add(by_endpoint, event.matched_tokens)
             self.endpoint_cached_tokens.add(by_endpoint, event.cached_tokens)
 
+    def _predicted(self, event: Completed, model: str, pool: str) -> None:
+        ttft = ttft_off(event, event.predicted_ttft_s)
+        tpot = tpot_off(event, event.predicted_tpot_s)
+        if ttft is not None:
+            self.ttft_error.observe((model, pool), ttft.seconds)
+            self.ttft_error_ratio.observe((model, pool), ttft.ratio)
+        if tpot is not None:
+            self.tpot_error.observe((model, pool), tpot.seconds)
+            self.tpot_error_ratio.observe((model, pool), tpot.ratio)
+        self.predictions.add(pool, model, ttft, tpot)
+        ttft = ttft_off(event, event.shadow_ttft_s)
+        tpot = tpot_off(event, event.shadow_tpot_s)
+        if ttft is not None:
+            self.shadow_ttft_error_ratio.observe((model, pool), ttft.ratio)
+        if tpot is not None:
+            self.shadow_tpot_error_ratio.observe((model, pool), tpot.ratio)
+
     def breakers_opened(self, opened: Mapping[tuple[str, str, str], int]) -> None:
         """Count circuit breakers that have opened, by pool, endpoint and model."""
         for (pool, endpoint, model), times in opened.items():
             labels = pool, self._endpoint_label(endpoint), self._model_label(model)
             self.breaker_opened.add(labels, times)
+
+    def sample_shadow(self, pool: str, shadow: Shadow) -> None:
+        """Note what has come of a pool's shadow so far."""
+        counts, policy = shadow.counts, shadow.spec.name
+        for outcome in ("agreed", "differed", "nothing", "failed", "skipped"):
+            self._shadow_rankings.follow(getattr(counts, outcome), pool, policy, outcome)
+        for expected in shadow.take_expected():
+            model = self._model_label(expected.model)
+            for by, ttft_s in (("policy", expected.ttft_s), ("shadow", expected.shadow_ttft_s)):
+                if ttft_s is not None:
+                    self.expected_ttft.observe((model, pool, by), ttft_s)
 
     def sample_cpu(self, process_cpu_s: float) -> None:
         """Note the CPU time of this process so far (``time.process_time()``)."""

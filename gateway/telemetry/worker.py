@@ -11,9 +11,11 @@ from gateway.config.schema.sections import RequestLogFile, Telemetry
 from gateway.telemetry import logs
 from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.observer import TelemetryObserver
+from gateway.telemetry.predictions import PredictionErrors
 from gateway.telemetry.request_log import RequestLog
 from gateway.telemetry.tenant_metrics import TenantMetrics
 from picker.signals.scraper import ScrapeStats
+from picker.state.shadow import Shadow
 
 
 class WorkerTelemetry:
@@ -26,6 +28,11 @@ class WorkerTelemetry:
         self._settings: Telemetry | None = None
         self._log: RequestLog | None = None
         self.observer = TelemetryObserver(self._metrics)
+
+    @property
+    def predictions(self) -> PredictionErrors:
+        """How far predictions were off of late."""
+        return self._metrics.predictions
 
     def configure(self, settings: Telemetry) -> None:
         """Use new settings. The old request log is written out first."""
@@ -52,6 +59,10 @@ class WorkerTelemetry:
         """Note circuit breakers that were opened since the last call, by pool, endpoint and
         model."""
         self._metrics.breakers_opened(opened)
+
+    def sample_shadow(self, pool: str, shadow: Shadow) -> None:
+        """Note what has come of a pool's shadow so far."""
+        self._metrics.sample_shadow(pool, shadow)
 
     def sample_lost(self, **counts: int) -> None:
         """Note how many reports on requests were lost so far, by kind."""

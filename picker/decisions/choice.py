@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from picker.request.choice import HARM, TPOT, TTFT, Choice, LeftOut
+from picker.request.choice import HARM, TPOT, TTFT, Choice, LeftOut, first_of
 from picker.request.pick import Pick
 from picker.state.endpoints import PoolState
 from policies.routing.types import Considered, Floats, Ranking, RoutingRequest, Slots
@@ -42,7 +42,7 @@ def choice_of(
     )
     try:
         _keep_numbers(choice, ranking, request, state)
-    except (ValueError, IndexError, TypeError):
+    except (ValueError, IndexError, TypeError, AttributeError):
         # What somebody else's policy says of its ranking is no reason to refuse a request.
         log.warning("policy %s says nothing sound of what it weighed", policy, exc_info=True)
     return choice
@@ -52,10 +52,7 @@ def _keep_numbers(
     choice: Choice, ranking: Ranking, request: RoutingRequest, state: PoolState
 ) -> None:
     ttft_s, tpot_s = ranking.predicted_ttft_s, ranking.predicted_tpot_s
-    if ttft_s is not None:
-        choice.predicted_ttft_s = ttft_s.item(0)
-    if tpot_s is not None:
-        choice.predicted_tpot_s = tpot_s.item(0)
+    choice.predicted_ttft_s, choice.predicted_tpot_s = first_of(ttft_s), first_of(tpot_s)
     weighed = ranking.considered
     if weighed is None:
         weighed = Considered(ranking.slots, ranking.scores, ttft_s, tpot_s)

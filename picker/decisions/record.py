@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -14,6 +14,19 @@ from policies.limits.prices import Usage
 
 MAX_CHARS: Final = 256
 """Of a text that a client has chosen: more is not kept."""
+
+
+class Predictions(NamedTuple):
+    """Of a request that went as it was predicted; None: there are none."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+    shadow_ttft_s: float | None = None
+    """Of the shadow policy, where it has chosen the same replica."""
+    shadow_tpot_s: float | None = None
+
+
+NO_PREDICTIONS: Final = Predictions()
 
 
 class Record(Struct, gc=False):
@@ -64,6 +77,21 @@ class Record(Struct, gc=False):
             and report.reason is Ending.OK
             and report.address == self.choices[-1].tried[0]
             and not report.tries
+        )
+
+    def predictions(self) -> Predictions:
+        """What can be held against what was seen."""
+        if not self.was_predicted:
+            return NO_PREDICTIONS
+        first, answering = self.choices[0], self.choices[-1]
+        shadow = answering.shadow
+        if shadow is None or shadow.endpoint != answering.tried[0]:
+            return Predictions(first.predicted_ttft_s, answering.predicted_tpot_s)
+        return Predictions(
+            first.predicted_ttft_s,
+            answering.predicted_tpot_s,
+            shadow.predicted_ttft_s,
+            shadow.predicted_tpot_s,
         )
 
     def end(self, report: Report, usage: Usage | None) -> None:

@@ -72,7 +72,7 @@ def _refusal(refusal: Refusal, *, whole: bool) -> Document:
 
 def _result(record: Record, report: Report) -> Document:
     usage, answering = record.usage or NOTHING, record.choices[-1]
-    tpot_s = report.tpot_s(report.output_tokens)
+    tpot_s = report.tpot_s
     tries = attempts(report, answering.tried, names_model=record.names_model)
     predicted = record.was_predicted
     return {

@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from picker.decisions.record import Record
+from picker.decisions.record import NO_PREDICTIONS, Record
 from picker.flight.leg import Leg
 from picker.request.context import RequestContext
 from picker.request.grant import Grant
@@ -189,8 +189,9 @@ class Entry(Struct):
         return self.answering.pool
 
     def completed(self, report: Report, usage: Usage | None) -> Completed:
-        """Its end, for the observer. ``usage``: what it is charged."""
+        """Its end, for the observer, when its record has it. ``usage``: what it is charged."""
         used = usage or NOTHING
+        predicted = NO_PREDICTIONS if self.record is None else self.record.predictions()
         return Completed(
             labels=self.labels,
             endpoint=report.address,
@@ -206,4 +207,8 @@ class Entry(Struct):
             duration_s=report.duration_s,
             queue_s=self.queue_s,
             decision_s=self.decision_s,
+            predicted_ttft_s=predicted.ttft_s,
+            predicted_tpot_s=predicted.tpot_s,
+            shadow_ttft_s=predicted.shadow_ttft_s,
+            shadow_tpot_s=predicted.shadow_tpot_s,
         )

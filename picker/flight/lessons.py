@@ -49,16 +49,16 @@ class Lessons:
             slot = pool.state.slot_of.get(used if leg is entry.answering else leg.address)
             if slot is None or leg.features is None or leg.role is not profile.role:
                 continue
-            profile.policy.observe(
-                Observation(
-                    slot=slot,
-                    features=leg.features,
-                    prompt_tokens=used_tokens.input_tokens,
-                    cached_tokens=report.cached_tokens,
-                    output_tokens=used_tokens.output_tokens,
-                    ttft_s=report.ttft_s,
-                    duration_s=report.duration_s,
-                    ok=ok,
-                ),
-                self._now(),
+            observation = Observation(
+                slot=slot,
+                features=leg.features,
+                prompt_tokens=used_tokens.input_tokens,
+                cached_tokens=report.cached_tokens,
+                output_tokens=used_tokens.output_tokens,
+                ttft_s=report.ttft_s,
+                duration_s=report.duration_s,
+                ok=ok,
             )
+            if pool.shadow is not None and leg is entry.answering:
+                pool.shadow.observe(observation, self._now())
+            profile.policy.observe(observation, self._now())

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 import orjson
+from msgspec import structs
 
 from picker import names
 from picker.pipeline.sessions import session_token
 from picker.prompt.forms import Form
-from picker.request.answer import Decision, ResponseNames
+from picker.request.answer import Decision, ResponseNames, Shown
 from picker.request.context import RequestContext
 from picker.request.response_ids import ResponseIds
 
@@ -25,10 +26,18 @@ _FORBIDDEN: Final = frozenset(names.CLIENT_MAY_NOT_SET)
 class Decide:
     """From the context to the decision."""
 
-    def __init__(self, picker_id: str, response_ids: ResponseIds, *, report_scores: bool) -> None:
+    def __init__(
+        self,
+        picker_id: str,
+        response_ids: ResponseIds,
+        *,
+        report_scores: bool,
+        shows_decisions: bool,
+    ) -> None:
         self._response_ids = response_ids
         self._picker_id = picker_id
         self._report_scores = report_scores
+        self._shows_decisions = shows_decisions
 
     def __call__(self, context: RequestContext) -> None:
         headers = context.head.headers
@@ -43,6 +52,9 @@ class Decide:
         answering = context.picks[-1]
         if wants_token:
             metadata["session_token"] = session_token(answering.address)
+        shown = _shown(context) if self._shows_decisions else None
+        if shown is not None:
+            metadata["shown"] = structs.asdict(shown)
         context.decision = Decision(
             id=context.id,
             pool=context.pool,
@@ -60,6 +72,7 @@ class Decide:
             else None,
             retried_statuses=_RETRIED if context.names_model else "",
             response_headers=context.response_headers,
+            shown=shown,
         )
 
     def _renamed(self, context: RequestContext) -> ResponseNames:
@@ -84,6 +97,12 @@ class Decide:
             for key, name in zip(("served_model", "asked_model"), rename, strict=True):
                 metadata[key] = orjson.dumps(name).decode()  # as it stands in the response
         return metadata
+
+
+def _shown(context: RequestContext) -> Shown:
+    ttft_s = context.choices[0].predicted_ttft_s
+    ttft_ms = "" if ttft_s is None else f"{ttft_s * 1000:.1f}"
+    return Shown(context.picks[-1].address, ttft_ms)
 
 
 def _removed(context: RequestContext) -> tuple[str, ...]:

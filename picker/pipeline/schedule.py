@@ -105,6 +105,9 @@ class Schedule:
             asked = asked_of(context, profile.role)
             left_out = self._reasons.of(pool, able, weighed, asked, now_s)
         choice = choice_of(profile.spec.name, ranking, request, pool.state, pick, left_out)
+        if pool.shadow is not None and profile is pool.profiles[-1]:
+            model = context.served_model
+            pool.shadow.consider(choice, request, pool.state, able, count, now_s, model)
         return pick, choice
 
 

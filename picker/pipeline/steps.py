@@ -128,7 +128,12 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("dispatch", Dispatch(tools.flights, settings.lease_s)),
             (
                 "decide",
-                Decide(tools.picker_id, tools.response_ids, report_scores=settings.report_scores),
+                Decide(
+                    tools.picker_id,
+                    tools.response_ids,
+                    report_scores=settings.report_scores,
+                    shows_decisions=settings.shows_decisions,
+                ),
             ),
         ),
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from msgspec import Struct
 
+from picker import names
 from picker.request.pick import Pick
 from picker.request.response_ids import Issue
 
@@ -21,6 +22,22 @@ class ResponseNames(Struct, frozen=True):
 
     def __bool__(self) -> bool:
         return self.known is not None or self.issue is not None
+
+
+class Shown(Struct, frozen=True):
+    """What clients may learn of a decision."""
+
+    first: str
+    """Address of the first choice."""
+    ttft_ms: str
+    """Its predicted time to the first token, "" when the policy predicts none."""
+
+    def headers(self, served: str) -> tuple[tuple[str, str], ...]:
+        """Of the response, when this replica has served."""
+        by = (names.SERVED_BY, served)
+        if served != self.first or not self.ttft_ms:
+            return (by,)
+        return by, (names.PREDICTED_TTFT_MS, self.ttft_ms)
 
 
 class Decision(Struct, frozen=True):
@@ -51,6 +68,8 @@ class Decision(Struct, frozen=True):
     """Statuses of a replica, separated by commas, with which the next one is tried."""
     response_headers: tuple[tuple[str, str], ...] = ()
     """To set on the response: what is left of limits."""
+    shown: Shown | None = None
+    """What the response is to say of the decision; None: nothing."""
 
     def __repr__(self) -> str:
         return f"Decision({self.id!r}, {self.pool!r}, {self.addresses!r})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Final
 
@@ -9,7 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from picker.request.role import Role
-from policies.routing.types import Features
+from policies.routing.types import Features, Floats
 
 
 class Why(StrEnum):
@@ -106,3 +107,11 @@ class Choice(Struct, gc=False):
             endpoint: dict(zip(names, row, strict=True))
             for endpoint, row in zip(self.endpoints, table.T.tolist(), strict=False)
         }
+
+
+def first_of(column: Floats | None) -> float | None:
+    """The first number; None where there is none, or what is no time."""
+    if column is None:
+        return None
+    first = float(column.item(0))
+    return first if math.isfinite(first) else None

@@ -80,14 +80,20 @@ class Report(Struct, frozen=True):
     many there were is not known."""
     last_try: LastTry = LastTry.ANSWERED
 
-    def tpot_s(self, output_tokens: int | None) -> float | None:
-        """Time per token after the first of so many, seconds; None when it is unknown."""
-        if self.ttft_s is None or output_tokens is None or output_tokens < 2:
-            return None
-        return (self.duration_s - self.ttft_s) / (output_tokens - 1)
+    @property
+    def tpot_s(self) -> float | None:
+        """See `tpot_s`."""
+        return tpot_s(self.ttft_s, self.duration_s, self.output_tokens or 0)
 
     @property
     def usage_reported(self) -> bool:
         """The engine reported some of its usage."""
         given = self.input_tokens is not None and not self.input_counted
         return given or self.output_tokens is not None
+
+
+def tpot_s(ttft_s: float | None, duration_s: float, output_tokens: int) -> float | None:
+    """Time per token after the first, mean of a request, seconds; None when it is unknown."""
+    if ttft_s is None or output_tokens < 2:
+        return None
+    return (duration_s - ttft_s) / (output_tokens - 1)

@@ -7,7 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from picker.request.labels import RequestLabels
-from picker.request.report import Ending
+from picker.request.report import Ending, tpot_s
 
 
 class Rejected(Struct, frozen=True):
@@ -49,13 +49,18 @@ class Completed(Struct, frozen=True):
     duration_s: float
     queue_s: float
     decision_s: float
+    predicted_ttft_s: float | None = None
+    """None, here and below: the policy predicts none, or it says nothing of what was seen, because
+    another replica has served, the answer did not stream, or did not come to its end."""
+    predicted_tpot_s: float | None = None
+    shadow_ttft_s: float | None = None
+    """As predicted by the shadow policy, where it has chosen the same replica."""
+    shadow_tpot_s: float | None = None
 
     @property
     def tpot_s(self) -> float | None:
         """Time per output token after the first, seconds; None when it is unknown."""
-        if self.ttft_s is None or self.output_tokens < 2:
-            return None
-        return (self.duration_s - self.ttft_s) / (self.output_tokens - 1)
+        return tpot_s(self.ttft_s, self.duration_s, self.output_tokens)
 
 
 class Observer(Protocol):

@@ -196,6 +196,8 @@ class StandardExchange:
                 *headers,
                 (names.SESSION_TOKEN, session_token(self._address(self._decision))),
             )
+        if self._decision.shown is not None:
+            headers = (*headers, *self._decision.shown.headers(self._address(self._decision)))
         self._ended = message.response_headers.end_of_stream
         await self._context.write(wire.on_response_headers(headers, remove))
 

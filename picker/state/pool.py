@@ -13,6 +13,7 @@ from picker.state.breakers import Breakers
 from picker.state.cache.index import CacheIndex
 from picker.state.endpoints import PoolState
 from picker.state.sessions import Sessions
+from picker.state.shadow import Shadow
 from policies.routing.spec import PolicySpec
 from policies.routing.types import RoutingPolicy
 
@@ -55,6 +56,8 @@ class PoolRuntime:
     profiles: tuple[Profile, ...]
     """In the order of the choices; the last one answers the client."""
     breakers: Breakers = field(default_factory=Breakers)
+    shadow: Shadow | None = None
+    """Asked beside the last of the profiles."""
 
     @property
     def name(self) -> str:
@@ -68,6 +71,8 @@ class PoolRuntime:
         for profile in self.profiles:
             with profile.using() as policy:
                 policy.reset(slot)
+        if self.shadow is not None:
+            self.shadow.reset(slot)
 
     def snapshot(self) -> list[dict[str, object]]:
         """What the policies have learned, as JSON data; what is theirs by slot stands by address,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from picker.request.role import Role
+from picker.seams.background import AtOnce, Background
 from picker.seams.peers import Finding, Sent
 from picker.settings import PickerSettings, PoolSettings
 from picker.state.breakers import Breakers
@@ -16,7 +17,9 @@ from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from picker.state.pool import PoolRuntime, Profile
 from picker.state.sessions import Sessions
+from picker.state.shadow import Shadow
 from picker.state.spec import EndpointChanges, EndpointSpec, changes_between
+from policies.routing.spec import PolicySpec
 
 _MAX_SESSIONS: Final = 100_000
 _SESSION_TTL_S: Final = 3600.0
@@ -25,11 +28,15 @@ _SESSION_TTL_S: Final = 3600.0
 class Pools(dict[str, PoolRuntime]):
     """By name, those that came first first; only `configure` adds and removes any."""
 
-    def __init__(self, bytes_per_token: Callable[[str], float]) -> None:
-        """``bytes_per_token``: of a model's text, as learned."""
+    def __init__(
+        self, bytes_per_token: Callable[[str], float], background: Background | None = None
+    ) -> None:
+        """``bytes_per_token``: of a model's text, as learned. ``background``: where shadows
+        rank."""
         super().__init__()
         self.states: dict[str, PoolState] = {}
         self._bytes_per_token = bytes_per_token
+        self._background = background or AtOnce()
 
     def configure(self, settings: PickerSettings) -> None:
         """Take over new settings; pools that stay keep their state."""
@@ -48,10 +55,16 @@ class Pools(dict[str, PoolRuntime]):
                 runtime.breakers.use(settings.breaker)
                 runtime.profiles = _profiles(pool, runtime.profiles)
                 runtime.state.stale_after_s = settings.stale_after_s
+            self[pool.name].shadow = self._shadow(pool.shadow, self[pool.name].shadow)
         kept = {pool.name for pool in settings.pools}
         for name in self.keys() - kept:
             self.sync_endpoints(name, ())
             del self[name], self.states[name]
+
+    def _shadow(self, spec: PolicySpec | None, before: Shadow | None) -> Shadow | None:
+        if before is not None and before.spec == spec:
+            return before
+        return None if spec is None else Shadow(spec, self._background)
 
     def apply_endpoints(self, changes: EndpointChanges) -> None:
         """Endpoints of a pool come, change and go; ignored for a pool that is not known. Requests
@@ -131,6 +144,12 @@ class Pools(dict[str, PoolRuntime]):
             runtime.cache.take_back(slot, sent.chains, sent.added)
         if sent.session:
             runtime.sessions.unbind(sent.session, sent.address)
+
+    def shadows(self) -> Iterator[tuple[str, Shadow]]:
+        """Of the pools that have one."""
+        for name, runtime in self.items():
+            if runtime.shadow is not None:
+                yield name, runtime.shadow
 
     def tripped(self, pool: str, now_s: float) -> dict[int, str]:
         """Slots of a pool whose circuit breakers are open or probing, and why, for people."""

@@ -16,6 +16,7 @@ from picker.request.answer import Answer, Decision
 from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
 from picker.request.role import Role
+from picker.seams.background import AtOnce, Background
 from picker.seams.engine_counts import EngineCounts, NoEngineCounts
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
@@ -131,16 +132,22 @@ class Fleet:
         lease_s: float = 3600.0,
         passthrough: Sequence[str] = (OPAQUE,),
         foreign_fallbacks: int = 2,
+        shows_decisions: bool = False,
+        policy: PolicySpec | None = None,
+        shadow: PolicySpec | None = None,
     ) -> None:
+        """``policy``: instead of a weighted one with the profile."""
+        spec = policy or PolicySpec("weighted", profile)
         self.picker.configure(
             PickerSettings(
-                pools=(PoolSettings(POOL, policy(profile)),),
+                pools=(PoolSettings(POOL, spec, shadow=shadow),),
                 rewrites=tuple(rewrites),
                 max_body_bytes=max_body_bytes,
                 report_scores=report_scores,
                 lease_s=lease_s,
                 passthrough=tuple(passthrough),
                 foreign_fallbacks=foreign_fallbacks,
+                shows_decisions=shows_decisions,
             )
         )
 
@@ -188,6 +195,7 @@ def fleet(
     counting: Counting | None = None,
     engine_counts: EngineCounts | None = None,
     apart: Apart | None = None,
+    background: Background | None = None,
 ) -> Fleet:
     """A picker whose replicas report ``replicas``."""
     clock, seen = Clock(), Recorder()
@@ -200,6 +208,7 @@ def fleet(
         counting=counting or Counting(),
         engine_counts=engine_counts or NoEngineCounts(),
         apart=apart or Here(),
+        background=background or AtOnce(),
     )
     picker = Picker(name, parts, now=clock, rng=random.Random(seed))
     made = Fleet(picker, clock, seen)

@@ -39,6 +39,7 @@ async def gateway(
     endpoints = [replica.address for replica in replicas]
     config: Json = {
         "picker": {"workers": 2},
+        "scheduling": {"default_profile": "auto", "decision_headers": True},
         "pools": [{"name": "chat", "type": "static", "endpoints": endpoints}],
     }
     async with Gateway(tmp_path_factory.mktemp("gateway"), config) as running:
@@ -122,11 +123,13 @@ async def test_every_request_can_be_explained(gateway: Gateway) -> None:
             body = {"model": "m", "prompt": f"Say {number}", "max_tokens": 5, "stream": True}
             async with client.post(f"{gateway.url}/v1/completions", json=body) as answer:
                 await answer.read()
-                request_id = answer.headers["x-request-id"]
+                headers = answer.headers
+            request_id = headers["x-request-id"]
             await eventually(lambda: explained(request_id), "its end is known")  # noqa: B023
             (one,) = found
             assert one["request_id"] == request_id
-            assert one["result"]["endpoint"] == one["endpoint"]
+            assert one["result"]["endpoint"] == one["endpoint"] == headers["x-penstock-endpoint"]
+            assert headers["x-penstock-predicted-ttft-ms"] == f"{one['predicted_ttft_ms']:.1f}"
             assert one["result"]["output_tokens"] == 5
             assert one["result"]["ttft_ms"] > 0
             assert len(one["choices"][0]["candidates"]) == REPLICAS

@@ -17,6 +17,7 @@ def check_sections(config: Sections) -> list[Fault]:
         *_names(config),
         *_default_pools(config),
         *_profiles(config),
+        *_shadows(config),
         *_model_rules(config),
         *check_ports(config),
         *_scrape_times(config),
@@ -58,10 +59,26 @@ def _profiles(config: Sections) -> Iterator[Fault]:
         for index, pool in enumerate(config.pools)
         if pool.profile is not None
     ]
+    named += [
+        (("pools", index, "shadow"), pool.shadow)
+        for index, pool in enumerate(config.pools)
+        if pool.shadow is not None
+    ]
     for at, name in named:
         if name not in known:
             yield Fault(
                 at, f"a profile of scheduling.profiles: {one_of(known)}", hint=nearest(name, known)
+            )
+
+
+def _shadows(config: Sections) -> Iterator[Fault]:
+    for index, pool in enumerate(config.pools):
+        in_force = pool.profile or config.scheduling.default_profile
+        if pool.shadow == in_force:
+            yield Fault(
+                ("pools", index, "shadow"),
+                "another profile than the one that decides",
+                hint=f"{in_force} is in force for the pool; leave `shadow` out",
             )
 
 

@@ -35,6 +35,9 @@ class _AnyPool(Section):
     """Name of the pool, unique. It names the Envoy cluster and labels metrics."""
     profile: Name | None = None
     """Scheduling profile of this pool. Null: `scheduling.default_profile`."""
+    shadow: Name | None = None
+    """Scheduling profile that is asked about each request beside `profile`. Nothing is sent to what
+    it chooses: `penstock explain` and metrics show what it would have done. Null: none."""
     models: tuple[ModelName, ...] = ()
     """Base models that the replicas serve. This makes them known before the first replica is up
     (503 instead of 404), and stands for the list of a replica whose /v1/models cannot be read:

@@ -110,6 +110,11 @@ class Scheduling(Section):
     replicas is not tried on a third."""
     breaker: Breaker = Breaker()
     """When replicas that fail are left out."""
+    decision_headers: bool = False
+    """Responses say in `x-penstock-endpoint` which replica has served, and in
+    `x-penstock-predicted-ttft-ms` when its policy expected the first token, milliseconds after the
+    request's arrival (missing where another one than the first choice has served). Every client
+    sees the addresses of replicas then."""
 
     @field_validator("profiles", mode="after")
     @classmethod

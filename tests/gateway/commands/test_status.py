@@ -6,7 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.admin.status import EndpointStatus, GatewayStatus, PoolStatus
+from gateway.admin.status import (
+    EndpointStatus,
+    GatewayStatus,
+    PoolStatus,
+    PredictionStatus,
+    ShadowStatus,
+)
 from tests.gateway.admin.place import Status
 from tests.gateway.commands.terminal import Terminal, cells
 
@@ -42,6 +48,23 @@ async def test_each_replica_and_why_it_gets_nothing(
         ["chat", "10.0.0.3:8000", "out", "0", "0", "0", "cannot connect"],
         ["chat", "10.0.0.4:8000", "draining", "0", "0", "0", "draining"],
     ]
+    predictions = (PredictionStatus("llama", 0.0712, None),)
+    shadow = ShadowStatus("auto", 5, 2, 0, 1, 3, "ValueError: no")
+    monkeypatch.setattr(
+        Status,
+        "status",
+        lambda _: replace(whole, pools=(replace(POOL, predictions=predictions, shadow=shadow),)),
+    )
+    *_, predicted, beside = (await penstock("status")).out.splitlines()
+    assert predicted == (
+        "Pool chat, llama: half of the predictions are off by less than 7.1 % (first token) and"
+        " (unknown) (time per token)."
+    )
+    assert beside == (
+        "Pool chat, shadow auto: the same choice 5 times, another 2, none 0; skipped 3, failed 1;"
+        " the last one: ValueError: no."
+    )
+    monkeypatch.setattr(Status, "status", status)
     as_json = await penstock("status", "--json")
     assert BREAKER in as_json.out
 

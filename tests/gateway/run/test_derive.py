@@ -73,3 +73,17 @@ def test_headers_of_a_pool_are_for_reading_and_for_requests(tmp_path: Path) -> N
     assert [pool.set_headers for pool in settings.pools] == [sent, ()]
     assert PRIVATE not in repr(settings)
     assert scraped_pool(config.pools[0]) == scraped_pool(config.pools[0]), "read nothing anew"
+
+
+def test_a_shadow_and_what_responses_say(tmp_path: Path) -> None:
+    text = """
+        scheduling: {decision_headers: true}
+        pools:
+          - {name: a, type: simulated, profile: auto, shadow: default}
+          - {name: b, type: simulated}
+        """
+    settings = picker_settings(loaded(tmp_path, text))
+    assert settings.shows_decisions
+    beside, without = (pool.shadow for pool in settings.pools)
+    assert beside is not None
+    assert (beside.name, without) == ("weighted", None)

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import json
 
-from gateway.admin.status import EndpointStatus, PoolStatus, ReplicaStatus
+import pytest
+
+from gateway.admin.status import EndpointStatus, PoolStatus, ReplicaStatus, ShadowStatus
 from gateway.config.config import Config
-from gateway.run.status import _endpoint, config_document, unusable
+from gateway.run.status import (
+    _endpoint,
+    config_document,
+    predictions_of,
+    shadow_of,
+    unusable,
+)
+from gateway.telemetry.predictions import RATIO_BUCKETS
 from picker.state.spec import EndpointSpec
 from picker.wire import control_pb2
 
@@ -64,3 +73,28 @@ def test_a_key_on_a_command_line_is_not_told() -> None:
     pool = {"name": "p", "type": "process", "command": ["vllm", "{port}", "--api-key", "sk-1"]}
     shown = config_document(Config.model_validate_json(json.dumps({"pools": [pool]})))
     assert "sk-1" not in json.dumps(shown)
+
+
+def test_predictions_of_all_workers_add_up() -> None:
+    def errors(model: str, bucket: int) -> control_pb2.PredictionErrors:
+        counts = [0.0] * (len(RATIO_BUCKETS) + 1)
+        counts[bucket] = 10
+        return control_pb2.PredictionErrors(
+            pool="p", model=model, ttft_counts=counts, tpot_counts=[0.0] * len(counts)
+        )
+
+    shown = predictions_of([errors("b", 3), errors("a", 0), errors("a", 2)])
+    assert [one.model for one in shown] == ["a", "b"]
+    assert shown[0].ttft_error_median == pytest.approx(0.01)
+    assert shown[1].ttft_error_median == pytest.approx(0.04)
+    assert shown[0].tpot_error_median is None
+
+
+def test_shadows_of_all_workers_add_up() -> None:
+    one = control_pb2.ShadowReport(pool="p", policy="auto", agreed=3, skipped=1)
+    other = control_pb2.ShadowReport(
+        pool="p", policy="auto", differed=2, failed=1, last_failure="ValueError: no"
+    )
+    shown = shadow_of([one, other])
+    assert shown == ShadowStatus("auto", 3, 2, 0, 1, 1, "ValueError: no")
+    assert shadow_of([]) is None

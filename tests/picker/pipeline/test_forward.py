@@ -21,7 +21,9 @@ async def decided(*set_headers: tuple[str, str]) -> Decision:
     context = begun(**CLIENT)
     context.pool, context.picks = POOL, (pick(address(1)),)
     await take(Forward(made.picker.pools), context)
-    await take(Decide("p0", ResponseIds(b"key"), report_scores=False), context)
+    await take(
+        Decide("p0", ResponseIds(b"key"), report_scores=False, shows_decisions=False), context
+    )
     assert context.decision is not None
     return context.decision
 

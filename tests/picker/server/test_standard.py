@@ -16,6 +16,7 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 
 from picker.settings import RewriteRule, RewriteTarget
 from policies.health.breaker import DEFAULT_RULES
+from policies.routing.spec import PolicySpec
 from tests.picker.fleet import MODEL, POOL, address, chat
 from tests.picker.server.edge import JSON, SSE, Edge, header_map, next_message
 from tests.picker.server.failures import BLAMES, FAILURES, Failure
@@ -291,6 +292,21 @@ async def test_a_response_without_body(edge: Edge) -> None:
     done = edge.fleet.seen.completions[0]
     assert (done.status, done.reason) == (204, "ok")
     assert done.endpoint in {address(number) for number in (1, 2, 3)}
+
+
+async def test_what_clients_are_shown_of_the_decision(edge: Edge) -> None:
+    edge.fleet.configure(shows_decisions=True, policy=PolicySpec("auto"))
+    for place in (0, 1):
+        async with edge.open(chat(stream=True)) as exchange:
+            served = exchange.reply.addresses[place]
+            await exchange.respond([b"{}"], served=served)
+        headers = exchange.response_headers
+        assert headers["x-penstock-endpoint"] == served
+        assert ("x-penstock-predicted-ttft-ms" in headers) == (place == 0)
+    edge.fleet.configure()
+    async with edge.open(chat()) as exchange:
+        await exchange.respond([b"{}"])
+    assert "x-penstock-endpoint" not in exchange.response_headers
 
 
 async def test_a_request_without_an_id_gets_one(edge: Edge) -> None:
