@@ -34,10 +34,11 @@ def why(prompt_tokens: float, choice: Choice, rows: Mapping[str, Row]) -> str:
             f" The policy {choice.policy} orders them in another way, such as by chance.",
         )
     elif equal:
-        count = "many" if len(rows) < choice.candidates and equal == len(others) else str(equal)
-        said.insert(
-            0, f"Its score, {_score(own)}, is the highest {of}, and {count} more have the same."
-        )
+        if len(rows) < choice.candidates and equal == len(others):
+            more = "many more have"
+        else:
+            more = "1 more has" if equal == 1 else f"{equal} more have"
+        said.insert(0, f"Its score, {_score(own)}, is the highest {of}, and {more} the same.")
         same = [row for row in others.values() if row["score"] == own["score"]]
         if all(_same(own, row) for row in same):
             return " ".join((*said, "They are alike in everything; it was taken by chance."))

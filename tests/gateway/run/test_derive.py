@@ -77,13 +77,13 @@ def test_headers_of_a_pool_are_for_reading_and_for_requests(tmp_path: Path) -> N
 
 def test_a_shadow_and_what_responses_say(tmp_path: Path) -> None:
     text = """
-        scheduling: {decision_headers: true}
+        scheduling: {decision_headers: true, profiles: {mine: {policy: {name: least-requests}}}}
         pools:
-          - {name: a, type: simulated, profile: auto, shadow: default}
+          - {name: a, type: simulated, profile: auto, shadow: mine}
           - {name: b, type: simulated}
         """
     settings = picker_settings(loaded(tmp_path, text))
     assert settings.shows_decisions
     beside, without = (pool.shadow for pool in settings.pools)
     assert beside is not None
-    assert (beside.name, without) == ("weighted", None)
+    assert (beside.name, without) == ("least-requests", None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -233,4 +234,33 @@ async def test_a_slow_one_holds_up_no_request(stub: Stub) -> None:
         assert counts.skipped == 7
     finally:
         go_on.set()
+        sys.setswitchinterval(before)
+
+
+def test_one_that_computes_for_long_pauses() -> None:
+    paused: list[float] = []
+    room = BackgroundThread(pause=paused.append)
+
+    def computes() -> None:
+        until_s = time.thread_time() + 0.02
+        while time.thread_time() < until_s:
+            pass
+
+    before, done = sys.getswitchinterval(), threading.Event()
+    try:
+        for job in (lambda: None, computes, done.set):
+            room.submit(job)
+        assert done.wait(60)
+    finally:
+        sys.setswitchinterval(before)
+    assert max(paused) >= 0.06
+
+
+def test_a_job_that_asks_to_exit_ends_nothing() -> None:
+    room, before, done = BackgroundThread(), sys.getswitchinterval(), threading.Event()
+    try:
+        room.submit(sys.exit)
+        room.submit(done.set)
+        assert done.wait(60)
+    finally:
         sys.setswitchinterval(before)
