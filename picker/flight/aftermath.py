@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -22,8 +23,12 @@ class Aftermath:
 
     def __init__(self) -> None:
         self._live: AbstractSet[str] = frozenset()
+        self._left: dict[str, float] = {}
+        """Pickers that were live a moment ago, and since when they are not."""
+        self._died_s = -math.inf
+        """When a picker died last."""
         self._dead: dict[str, float] = {}
-        """Pickers that have been live and are not any more, and since when."""
+        """Pickers of which the two are known, and since when."""
         self._reports: deque[tuple[float, Report]] = deque(maxlen=_MAX_ORPHANS)
         self._orphans: list[Report] = []
         self._suspects: deque[tuple[float, set[str]]] = deque()
@@ -38,24 +43,28 @@ class Aftermath:
 
     def pickers_live(self, live: AbstractSet[str], now_s: float) -> None:
         """Ids of all pickers that run; empty: unknown."""
-        if not live:
-            return
-        dead = self._live - live
-        self._live = live
-        self._dead = {
-            picker: since_s
-            for picker, since_s in (*self._dead.items(), *dict.fromkeys(dead, now_s).items())
-            if picker not in live and since_s + SUSPECT_S > now_s
-        }
-        if dead:
-            self._orphans += [one for _, one in self._reports if one.owner in dead]
-            kept = (pair for pair in self._reports if pair[1].owner not in dead)
-            self._reports = deque(kept, maxlen=_MAX_ORPHANS)
+        if live:
+            left = {**self._left, **dict.fromkeys(self._live - live, now_s)}
+            self._live, self._left = live, _younger(left, live, GRACE_S, now_s)
+            self._dead = _younger(self._dead, live, SUSPECT_S, now_s)
+            self._find_dead(now_s)
 
     def picker_died(self, under_way: AbstractSet[str], now_s: float) -> None:
         """A picker has died: ends that the data plane was reporting to it are lost. The set is
         unknown: it is part of ``under_way``, this picker's requests now."""
         self._suspects.append((now_s, set(under_way)))
+        self._died_s = now_s
+        self._left = _younger(self._left, self._live, GRACE_S, now_s)
+        self._find_dead(now_s)
+
+    def _find_dead(self, now_s: float) -> None:
+        """One that is not live any more at about the time of a death has died."""
+        if self._left and self._died_s + GRACE_S > now_s:
+            dead, self._left = self._left, {}
+            self._dead |= dead
+            self._orphans += [one for _, one in self._reports if one.owner in dead]
+            kept = (pair for pair in self._reports if pair[1].owner not in dead)
+            self._reports = deque(kept, maxlen=_MAX_ORPHANS)
 
     def lives(self, id: str) -> None:  # noqa: A002 - the request's id
         """The data plane still serves it: no end of it can have been lost yet."""
@@ -66,9 +75,9 @@ class Aftermath:
         """Reports whose owner has turned out to be dead, each once.
 
         A picker that was seen to die settles nothing any more: its reports are orphans at once,
-        while what it reserved is still held. A picker that was never seen may have died before
-        this one began, or may just begin: its reports wait for `GRACE_S`, because an owner that
-        finds its settlement done takes it for lost, and does it again.
+        while what it reserved is still held. Of any other that is not live it is less sure: it may
+        just begin, be about to end, or be cut off for a moment. Its reports wait for `GRACE_S`,
+        because a picker that finds its settlement done takes it for lost, and does it again.
         """
         orphans, self._orphans = self._orphans, []
         yield from orphans
@@ -89,3 +98,10 @@ class Aftermath:
                 yield suspect, late
         while self._suspects and self._suspects[0][0] + SUSPECT_S <= now_s:
             self._suspects.popleft()
+
+
+def _younger(
+    since_s: Mapping[str, float], live: AbstractSet[str], age_s: float, now_s: float
+) -> dict[str, float]:
+    """Without those that are live, and those of that age."""
+    return {one: at_s for one, at_s in since_s.items() if one not in live and at_s + age_s > now_s}

@@ -228,6 +228,7 @@ class Flights:
         """Another picker has died: what an idle engine has done counts as ended soon."""
         lost = {entry.id for entry in self._entries.values() if not entry.attended}
         self._aftermath.picker_died(lost, self._now())
+        self._settle_orphans()
 
     def loads(self, *, everything: bool = False) -> Iterable[Loads]:
         """See `PeerSink`."""
@@ -302,7 +303,7 @@ class Flights:
         """What would be charged for the prompt is an estimate."""
         if report.input_tokens is not None or not entry.text_bytes:
             return False
-        began = not self._waits(entry.pool, report.address)
+        began = not self._pools.has_waiting(entry.pool, report.address)
         usage = charged(report, entry.expected, 0, began=began)
         return usage is not None and usage.input_tokens > 0
 
@@ -376,7 +377,7 @@ class Flights:
         streamed = self._learned.chunks.tokens(
             entry.labels.tenant, entry.served_model, report.streamed_events
         )
-        began = not self._waits(entry.pool, report.address)
+        began = not self._pools.has_waiting(entry.pool, report.address)
         usage = charged(report, entry.expected, streamed, possible=entry.possible, began=began)
         if entry.background and report.status == 200 and not report.usage_reported:
             usage = entry.expected  # who left, or got a mere receipt, has it made all the same
@@ -386,16 +387,6 @@ class Flights:
             else:
                 entry.grant.settle(usage)
         return usage
-
-    def _waits(self, pool_name: str, address: str) -> bool:
-        """Whether the endpoint has requests that it has not begun, by its signals."""
-        pool = self._pools.get(pool_name)
-        slot = None if pool is None else pool.state.slot_of.get(address)
-        return (
-            pool is not None
-            and slot is not None
-            and bool(pool.state.view.waiting_requests[slot] > 0)
-        )
 
     def _uncount(self, entry: Entry, report: Report) -> None:
         reported = report.reason is not Ending.UNREPORTED

@@ -151,6 +151,14 @@ class Pools(dict[str, PoolRuntime]):
             if runtime.shadow is not None:
                 yield name, runtime.shadow
 
+    def has_waiting(self, pool: str, address: str) -> bool:
+        """Whether an endpoint has requests that it has not begun, by its signals."""
+        runtime = self.get(pool)
+        slot = runtime.state.slot_of.get(address) if runtime is not None else None
+        if runtime is None or slot is None:
+            return False
+        return bool(runtime.state.view.waiting_requests[slot] > 0)
+
     def tripped(self, pool: str, now_s: float) -> dict[int, str]:
         """Slots of a pool whose circuit breakers are open or probing, and why, for people."""
         breakers = self[pool].breakers

@@ -183,12 +183,17 @@ class Place:
 
     async def _kill(self) -> None:
         self.workers.remove(self._rng.choice(self.workers))
-        self.after(self._known_ms, self._tell_live)
+        self.after(self._known_ms, self._tell_death)
         self.after(AGAIN_MS, self._again)
         self._once_more(KILL_MS, self._kill)
 
     async def _again(self) -> None:
         self._start()
+        await self._tell_live()
+
+    async def _tell_death(self) -> None:
+        for worker in self.workers:
+            worker.made.picker.flights.picker_died()
         await self._tell_live()
 
     async def _tell_live(self) -> None:

@@ -11,16 +11,35 @@ from picker.request.report import Ending, Report
 REPORT = Report("p1-1", "p1", "10.0.0.1:8000", 200, Ending.OK, 1.0, ticket="a ticket")
 
 
-def test_a_report_of_a_picker_that_was_seen_to_die_is_an_orphan_at_once() -> None:
+@pytest.mark.parametrize("death_first", [True, False])
+def test_a_report_of_a_picker_that_was_seen_to_die_is_an_orphan_at_once(
+    *, death_first: bool
+) -> None:
     aftermath = Aftermath()
     aftermath.pickers_live({"p0", "p1"}, 90.0)
     assert not aftermath.report_of_another(REPORT, 100.0)
     assert not list(aftermath.orphans(100.0))
-    aftermath.pickers_live({"p0", "p2"}, 100.1)
-    assert list(aftermath.orphans(100.1)) == [REPORT]
+    news = [
+        lambda now_s: aftermath.picker_died(set(), now_s),
+        lambda now_s: aftermath.pickers_live({"p0", "p2"}, now_s),
+    ]
+    for number, happens in enumerate(news if death_first else reversed(news)):
+        happens(100.1 + number)
+        assert list(aftermath.orphans(100.1 + number)) == [REPORT] * number
+    assert aftermath.report_of_another(structs.replace(REPORT, id="p1-2"), 101.2)
     assert not list(aftermath.orphans(200.0)), "each once"
-    assert aftermath.report_of_another(structs.replace(REPORT, id="p1-2"), 100.2)
-    assert not list(aftermath.orphans(200.0)), "each once"
+
+
+def test_a_picker_that_is_only_gone_has_time_to_settle() -> None:
+    """It may be about to end, or be cut off for a moment; another one has died long before."""
+    aftermath = Aftermath()
+    aftermath.pickers_live({"p0", "p1"}, 90.0)
+    aftermath.picker_died(set(), 90.0)
+    aftermath.pickers_live({"p0"}, 95.0)
+    assert not aftermath.report_of_another(REPORT, 100.0)
+    assert not list(aftermath.orphans(100.0))
+    aftermath.pickers_live({"p0", "p1"}, 100.1)
+    assert not list(aftermath.orphans(200.0))
 
 
 def test_a_report_of_a_picker_that_was_never_seen_waits() -> None:
