@@ -14,7 +14,7 @@ import grpc
 
 from gateway.control.assignment import Assignment, Board
 from gateway.control.assignment_wire import to_assignment
-from gateway.control.server import CONTROL_SERVICE
+from gateway.control.server import ANY_SIZE, CONTROL_SERVICE
 from picker.state.spec import EndpointSpec
 from picker.wire import control_pb2
 
@@ -66,7 +66,8 @@ class ControlClient:
             await asyncio.sleep(_RETRY_S)
 
     async def _attached(self) -> None:
-        async with grpc.aio.insecure_channel(f"unix:{self._socket}") as channel:
+        socket = f"unix:{self._socket}"
+        async with grpc.aio.insecure_channel(socket, options=ANY_SIZE) as channel:
             attach: grpc.aio.StreamStreamMultiCallable[control_pb2.Report, control_pb2.Assignment]
             attach = channel.stream_stream(
                 f"/{CONTROL_SERVICE}/Attach",

@@ -16,6 +16,8 @@ from picker.state.spec import EndpointChanges, EndpointKey
 from picker.wire import control_pb2
 
 CONTROL_SERVICE: Final = "penstock.control.v1.Control"
+ANY_SIZE: Final = (("grpc.max_receive_message_length", -1),)
+"""Of messages on this line: a configuration with 20,000 tenants is above gRPC's 4 MB."""
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ class ControlServer:
         self._on_report = on_report
         self._board = Board()
         self._reports: dict[str, WorkerReport] = {}
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=ANY_SIZE)
 
     async def start(self) -> None:
         """Listen on the unix socket."""

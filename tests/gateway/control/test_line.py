@@ -112,6 +112,16 @@ async def test_a_worker_gets_everything_then_only_changes(
         await until(lambda: server.all_have_applied(version))
 
 
+async def test_messages_may_be_long(server: ControlServer, socket: Path) -> None:
+    server.configure(b" " * (5 << 20))
+    async with attached(socket) as worker:
+        assert len(worker.assigned[0].configuration or b"") == 5 << 20
+        worker.endpoints = [
+            report(f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}:80") for n in range(200_000)
+        ]
+        await until(lambda: server.reports and len(server.reports["picker-0"].endpoints) == 200_000)
+
+
 async def test_the_changes_of_one_turn_are_one_message(server: ControlServer, socket: Path) -> None:
     async with attached(socket) as worker:
         await until(lambda: worker.assigned[-1].live_pickers)
