@@ -59,8 +59,8 @@ class ConfigFile:
             async with aclosing(changes):
                 async for change in changes:
                     now = _fingerprint(files)
-                    if not change and now == seen:
-                        continue
+                    if now == seen and not _touches({name for _, name in change}, files):
+                        continue  # other files in the same folders, a log that grows for instance
                     seen = now
                     result = await asyncio.to_thread(self._read)
                     if not _same(latest, result):
@@ -96,6 +96,12 @@ def _folders(files: set[Path]) -> set[Path]:
                 folder = folder.parent
             folders.add(folder)
     return folders
+
+
+def _touches(names: set[str], files: set[Path]) -> bool:
+    """Some of the changed paths are those of the files, or of what they link to. Two changes within
+    a tick of the file system's clock may leave the same fingerprint."""
+    return any(str(one) in names for file in files for one in (file, file.resolve()))
 
 
 def _fingerprint(files: set[Path]) -> _Fingerprint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import UserDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -128,6 +129,36 @@ async def test_an_unknown_policy_is_refused_too(follow: Follow, path: Path) -> N
     following = follow(path)
     write(path, "scheduling: {profiles: {p: {scorers: [{name: nope}]}}}\n")
     assert isinstance(await following(), ConfigError)
+
+
+class _Counted(UserDict[str, str]):
+    """An environment that knows how often a configuration has asked it for a secret."""
+
+    reads = 0
+
+    def __getitem__(self, name: str) -> str:
+        self.reads += 1
+        return super().__getitem__(name)
+
+
+async def test_files_beside_it_are_not_its_business(path: Path) -> None:
+    environment = _Counted({"KEY": "s3cret"})
+    with_secret = (
+        "pools: [{name: a, type: static, endpoints: ['127.0.0.1:1'],"
+        " upstream: {api_key: {env: KEY}}}]\n"
+    )
+    write(path, with_secret)
+    current = accept(path, environment=environment)
+    each = environment.reads
+    async with aclosing(ConfigFile(path, current, environment=environment).changes()) as changes:
+        following = asyncio.ensure_future(anext(changes))
+        for line in range(3):
+            await asyncio.sleep(0.3)
+            write(path.parent / "requests.jsonl", f"line {line}\n" * 1000)
+        await asyncio.sleep(0.3)
+        write(path, f"{with_secret}listen: {{port: 1002}}\n")
+        assert port(await asyncio.wait_for(following, 5)) == 1002
+    assert environment.reads <= 3 * each  # at the start, at the first look, and after the edit
 
 
 async def test_nothing_new_is_told_for_what_changes_no_value(follow: Follow, path: Path) -> None:
