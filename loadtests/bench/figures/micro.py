@@ -78,7 +78,7 @@ def prompt_rows(rng: random.Random) -> Iterator[Row]:
         name = f"{size / 1000:g} kB chat"
         read_us = median_us(lambda body=body: read_prompt(Form.CHAT, body))  # type: ignore[misc]
         hash_us = median_us(lambda p=prompt: hash_blocks(p, model="m"))  # type: ignore[misc]
-        match_us = median_us(lambda i=index, b=blocks: i.match(b.chains, SLOTS))  # type: ignore[misc]
+        match_us = median_us(lambda i=index, b=blocks: i.match(b, 1.0, SLOTS))  # type: ignore[misc]
         touch_us = median_us(lambda i=index, b=blocks: i.sent(0, b.chains))  # type: ignore[misc]
         yield Row(f"{name}: read the prompt", read_us, "us", _HOW)
         yield Row(f"{name}: hash", hash_us, "us", f"{len(blocks.chains[0])} blocks")
