@@ -146,6 +146,9 @@ class Worker:
             if self._servers is None:
                 await self._first_look()
                 await self._serve()
+                # What is here by now stays. Looking through it for garbage took a full collection
+                # 20 ms and more, in which nothing is decided.
+                gc.freeze()
             if assignment.proxy_generation != before.proxy_generation:
                 flights.proxy_restarted()
             self._applied = assignment
