@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from picker.request.choice import HARM, TPOT, TTFT, Choice, LeftOut, first_of
+from picker.request.choice import Choice, LeftOut, first_of
 from picker.request.pick import Pick
 from picker.state.endpoints import PoolState
 from policies.routing.types import Considered, Floats, Ranking, RoutingRequest, Slots
@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 ROWS: Final = 16
 """Candidates of which the numbers are kept: those tried, and those with the highest scores."""
 _GROUPS: Final = 64
-_SAME_SIZE: Final = "columns of a ranking differ in length"
 
 
 def choice_of(
@@ -56,36 +55,34 @@ def _keep_numbers(
     weighed = ranking.considered
     if weighed is None:
         weighed = Considered(ranking.slots, ranking.scores, ttft_s, tpot_s)
-    slots, rows = weighed.slots, None
-    choice.candidates = slots.size
-    if slots.size > ROWS:
-        rows = _rows(weighed, ranking.slots)
-        slots = slots.take(rows)
-    view, given = state.view, 0
-    kept: list[Floats] = [weighed.scores]
-    if weighed.predicted_ttft_s is not None:
-        given |= TTFT
-        kept.append(weighed.predicted_ttft_s)
-    if weighed.predicted_tpot_s is not None:
-        given |= TPOT
-        kept.append(weighed.predicted_tpot_s)
-    if weighed.harm_s is not None:
-        given |= HARM
-        kept.append(weighed.harm_s)
+    choice.candidates = weighed.slots.size
+    if choice.candidates > ROWS:
+        weighed = _taken(weighed, _rows(weighed, ranking.slots))
+    view, slots = state.view, weighed.slots
     matched, ahead = weighed.matched_tokens, weighed.backlog_tokens
-    if rows is not None:
-        kept = [column.take(rows) for column in kept]
-        matched = None if matched is None else matched.take(rows)
-        ahead = None if ahead is None else ahead.take(rows)
-    kept.append(request.matched_tokens.take(slots) if matched is None else matched)
-    kept.append(view.in_flight_prefill_tokens.take(slots) if ahead is None else ahead)
-    kept.append(view.in_flight_requests.take(slots))
-    kept.append(view.waiting_requests.take(slots))
-    cells = np.concatenate(kept, dtype=np.float32, casting="same_kind")
-    if cells.size != len(kept) * slots.size:
-        raise ValueError(_SAME_SIZE)
+    choice.matched_tokens = request.matched_tokens.take(slots) if matched is None else matched
+    choice.backlog_tokens = view.in_flight_prefill_tokens.take(slots) if ahead is None else ahead
+    choice.in_flight_requests = view.in_flight_requests.take(slots)
+    choice.waiting_requests = view.waiting_requests.take(slots)
     choice.endpoints = state.addresses_of(slots)
-    choice.given, choice.cells = given, cells.tobytes()
+    choice.weighed = weighed
+
+
+def _taken(weighed: Considered, rows: NDArray[np.intp]) -> Considered:
+    return Considered(
+        weighed.slots.take(rows),
+        weighed.scores.take(rows),
+        *[
+            None if column is None else column.take(rows)
+            for column in (
+                weighed.predicted_ttft_s,
+                weighed.predicted_tpot_s,
+                weighed.matched_tokens,
+                weighed.backlog_tokens,
+                weighed.harm_s,
+            )
+        ],
+    )
 
 
 def _rows(weighed: Considered, ranked: Slots) -> NDArray[np.intp]:

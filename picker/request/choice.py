@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
-from typing import Final
 
 import numpy as np
 from msgspec import Struct
 
 from picker.request.role import Role
-from policies.routing.types import Features, Floats
+from policies.routing.types import Considered, Features, Floats
 
 
 class Why(StrEnum):
@@ -64,14 +63,6 @@ class Shadowed(Struct, frozen=True):
     """What it raised."""
 
 
-TTFT: Final = 1
-TPOT: Final = 2
-HARM: Final = 4
-"""Flags of the numbers that a policy may leave out."""
-_OPTIONAL: Final = {TTFT: "predicted_ttft_s", TPOT: "predicted_tpot_s", HARM: "harm_s"}
-_ALWAYS: Final = ("matched_tokens", "backlog_tokens", "in_flight_requests", "waiting_requests")
-
-
 class Choice(Struct, gc=False):
     """One choice among the replicas of a pool."""
 
@@ -92,21 +83,46 @@ class Choice(Struct, gc=False):
     """How many the policy has weighed."""
     endpoints: tuple[str, ...] = ()
     """Addresses of the candidates whose numbers are kept. One may stand twice."""
-    given: int = 0
-    """Flags of the numbers that the policy has not left out."""
-    cells: bytes = b""
-    """The numbers, float32, shape (numbers, endpoints)."""
+    weighed: Considered | None = None
+    """Their numbers as the policy gave them; here and below a row for each."""
+    matched_tokens: Floats | None = None
+    backlog_tokens: Floats | None = None
+    in_flight_requests: Floats | None = None
+    waiting_requests: Floats | None = None
     shadow: Shadowed | None = None
 
     def rows(self) -> dict[str, dict[str, float]]:
-        """The numbers of candidates by address and name."""
-        given = [name for flag, name in _OPTIONAL.items() if self.given & flag]
-        names = ("score", *given, *_ALWAYS)
-        table = np.frombuffer(self.cells, np.float32).reshape(-1, len(self.endpoints) or 1)
-        return {
-            endpoint: dict(zip(names, row, strict=True))
-            for endpoint, row in zip(self.endpoints, table.T.tolist(), strict=False)
+        """The numbers of candidates by address and name; none when the policy has given nothing
+        sound."""
+        weighed, count = self.weighed, len(self.endpoints)
+        if weighed is None:
+            return {}
+        table = {
+            "score": _numbers(weighed.scores, count),
+            "predicted_ttft_s": _numbers(weighed.predicted_ttft_s, count),
+            "predicted_tpot_s": _numbers(weighed.predicted_tpot_s, count),
+            "harm_s": _numbers(weighed.harm_s, count),
+            "matched_tokens": _numbers(self.matched_tokens, count),
+            "backlog_tokens": _numbers(self.backlog_tokens, count),
+            "in_flight_requests": _numbers(self.in_flight_requests, count),
+            "waiting_requests": _numbers(self.waiting_requests, count),
         }
+        if any(table[name] is None for name in ("score", "matched_tokens", "backlog_tokens")):
+            return {}
+        return {
+            endpoint: {name: column[row] for name, column in table.items() if column is not None}
+            for row, endpoint in enumerate(self.endpoints)
+        }
+
+
+def _numbers(column: Floats | None, count: int) -> list[float] | None:
+    """Of so many rows; None where there are others."""
+    try:
+        numbers = np.asarray(column, np.float64)
+    except (ValueError, TypeError):
+        return None
+    found: list[float] | None = numbers.tolist() if numbers.shape == (count,) else None
+    return found
 
 
 def first_of(column: Floats | None) -> float | None:

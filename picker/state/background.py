@@ -13,6 +13,8 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 _MAX_WAITING_BYTES: Final = 8 << 20
+_MAX_WAITING: Final = 1024
+"""What is done much later is of no use: no job counts as smaller than its part of the room."""
 _LONG_S: Final = 0.001
 """Of CPU time: requests may have waited for a job that takes longer."""
 _SWITCH_S: Final = 0.001
@@ -38,6 +40,8 @@ class BackgroundThread:
 
     def submit(self, job: Callable[[], None], size_bytes: int = 0) -> bool:
         """See `Background`."""
+        if size_bytes:
+            size_bytes = max(size_bytes, self._max_waiting_bytes // _MAX_WAITING)
         waiting_bytes = self._submitted_bytes - self._done_bytes
         if size_bytes and waiting_bytes + size_bytes > max(self._max_waiting_bytes, size_bytes):
             return False

@@ -40,6 +40,7 @@ async def http(
             {"name": "outside", "type": "static", "endpoints": [outside]},
         ],
         "passthrough": ["/v1/files/*"],
+        "scheduling": {"default_profile": "auto", "decision_headers": True},
     }
     async with (
         Gateway(tmp_path_factory.mktemp("headers"), config) as gateway,
@@ -79,7 +80,17 @@ async def test_what_is_between_us_and_envoy_stays_there(
     assert not ours & seen.headers.keys()
     assert not [name for name in seen.headers if name.startswith("x-penstock")]
     answer = await http.post("/v1/chat/completions", json=CHAT)
-    assert not [name for name in answer.headers if name.lower().startswith("x-penstock")]
+    told = {name.lower() for name in answer.headers if name.lower().startswith("x-penstock")}
+    assert told == {names.SERVED_BY, names.PREDICTED_TTFT_MS}, "as the operator allows"
+
+
+async def test_the_decision_is_shown_where_the_operator_allows_it(
+    http: aiohttp.ClientSession, recorders: list[Recorder]
+) -> None:
+    for stream in (False, True):
+        async with http.post("/v1/chat/completions", json={**CHAT, "stream": stream}) as answer:
+            assert answer.headers[names.SERVED_BY] == recorders[0].address
+            assert float(answer.headers[names.PREDICTED_TTFT_MS]) > 0
 
 
 async def test_other_headers_reach_the_replica(

@@ -79,7 +79,6 @@ def test_of_many_the_best_and_those_tried(size: int, levels: int) -> None:
     rows = choice.rows()
     assert set(choice.tried) <= rows.keys()
     assert len(rows) <= ROWS + 3
-    assert len(choice.cells) < 450
     best = sorted((row["score"] for row in rows.values()), reverse=True)[: ROWS - 3]
     assert best == sorted(scores.tolist(), reverse=True)[: ROWS - 3]
     assert all(row["score"] == scores[state.slot_of[name]] for name, row in rows.items())
@@ -119,4 +118,5 @@ def test_a_policy_that_says_nonsense_harms_no_request(weighed: Considered) -> No
     state = pool_of(5)
     choice = kept(state, Ranking(np.array([2]), np.zeros(1), considered=weighed))
     assert choice.tried == (state.address_of(2),)
-    choice.rows()
+    rows = choice.rows()
+    assert not rows or all("score" in row for row in rows.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from picker.explain.words import why
@@ -32,7 +31,6 @@ def words(
     choice = Choice(Role.BOTH, "auto", ("a", "b"), CHOSEN, session, None)
     choice.candidates = candidates or len(rows)
     choice.endpoints = tuple(named)
-    choice.cells = np.zeros(0, np.float32).tobytes()
     return why(prompt_tokens, choice, named)
 
 
