@@ -15,6 +15,8 @@ SCORES: Final = "x-gateway-destination-endpoint-scores"
 # The newer name wins when a request carries both.
 OBJECTIVE: Final = ("x-llm-d-inference-objective", "x-gateway-inference-objective")
 FAIRNESS_ID: Final = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+TTFT_OBJECTIVE_MS: Final = ("x-llm-d-slo-ttft-ms", "x-slo-ttft-ms")
+TPOT_OBJECTIVE_MS: Final = ("x-llm-d-slo-tpot-ms", "x-slo-tpot-ms")
 MODEL_REWRITE: Final = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 
 SHOULD_RETRY: Final = "x-should-retry"

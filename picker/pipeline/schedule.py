@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 
 import numpy as np
+from msgspec.structs import replace
 
 from picker import names
 from picker.decisions.choice import choice_of
@@ -16,6 +17,7 @@ from picker.request.choice import Choice
 from picker.request.context import RequestContext
 from picker.request.pick import Pick
 from picker.request.rejection import Reason, Rejection
+from picker.request.role import Role
 from picker.state.pool import PoolRuntime, Profile
 from picker.state.pools import Pools
 from policies.routing.types import Features, RoutingRequest, Slots
@@ -54,6 +56,8 @@ class Schedule:
             adapter=pool.state.models.adapter(context.adapter) if context.adapter else None,
             session_slot=_session_slot(context, pool, now_s),
             session=context.session or None,
+            ttft_objective_s=context.head.time_s(names.TTFT_OBJECTIVE_MS),
+            tpot_objective_s=context.head.time_s(names.TPOT_OBJECTIVE_MS),
         )
         if _only_if_cached(context) and not request.matched_tokens[candidates].any():
             raise Rejection(Reason.NOT_CACHED, "No replica has any of this prompt cached.")
@@ -82,6 +86,9 @@ class Schedule:
         if admitting.size < candidates.size:
             every = pool.state.in_role(candidates, profile.role)
             able, others = (able, _without(every, able)) if able.size else (every, others)
+        if profile.role is not Role.BOTH:
+            prefills = profile.role is Role.PREFILL
+            request = replace(request, prefills=prefills, decodes=not prefills)
         count = pool.settings.fallbacks + 1
         ranking = None
         if able.size:

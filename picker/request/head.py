@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import inf
 from typing import Final
 
 from msgspec import Struct, field
@@ -45,3 +46,15 @@ class RequestHead(Struct, frozen=True):
             if value:
                 return value
         return ""
+
+    def time_s(self, headers_ms: Iterable[str]) -> float:
+        """What the first of these headers that is there gives in milliseconds, in seconds; inf
+        when there is none, or it is no time over 0."""
+        value = self.first_of(headers_ms)
+        if not value:
+            return inf
+        try:
+            time_ms = float(value)
+        except ValueError:
+            return inf
+        return time_ms / 1e3 if time_ms > 0 else inf

@@ -166,6 +166,8 @@ class PoolState:
         view = self.view
         view.waiting_requests[slot] = signals.waiting_requests
         view.running_requests[slot] = signals.running_requests
+        engine_has = signals.waiting_requests + signals.running_requests
+        view.foreign_requests[slot] = max(0.0, engine_has - view.in_flight_requests.item(slot))
         view.kv_usage[slot] = signals.kv_usage
         if signals.kv_capacity_tokens is not None:
             view.kv_capacity_tokens[slot] = signals.kv_capacity_tokens

@@ -9,7 +9,13 @@ def fill_in(view: PoolView, unknown: Slots, known: Slots) -> None:
     """Give each endpoint of ``unknown`` the mean of those that report: no policy then prefers it or
     leaves it alone for what is not known of it, and what is in flight decides. 0 when none
     reports."""
-    reported = (view.waiting_requests, view.running_requests, view.kv_usage, view.lora_active)
+    reported = (
+        view.waiting_requests,
+        view.running_requests,
+        view.foreign_requests,
+        view.kv_usage,
+        view.lora_active,
+    )
     for column in reported:
         column[unknown] = column[known].mean() if known.size else 0.0
     # How many adapters fit does not change while an engine lives.

@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Final
+from math import inf
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from policies.registry import register
-from policies.routing.latency import QuantileLine
+from policies.routing.latency import Latencies
 from policies.routing.types import (
     AdapterView,
     Considered,
@@ -30,23 +31,17 @@ from policies.routing.types import (
 _STALL: Final = 0.3
 """What a second that a running stream stands still counts, against one before a first token: a
 reader notices it less, because the stream has gone ahead of him."""
+_LARGE: Final = 3.0
+"""Usual prefills from which on a prefill is large. What requests of usual size do to each other
+evens out; making room for them would only let some of them wait longer."""
 _FULL: Final = 1.05
 """Share in use of a resource at which its price would be infinite; engines go up to 1."""
 _ADAPTER_WAIT: Final = 0.5
 """Of a request's time in the engine, that an adapter waits for each one that is before it in the
 queue for a slot."""
 
-_PREFILL_PRIOR: Final = ((0.0, 0.03), (2_000.0, 0.2))
-"""Uncached tokens and seconds: an 8B model on one recent accelerator."""
-_PREFILL_QUANTILE: Final = 0.3
-"""Low, because waiting that the picker does not see makes times longer and never shorter."""
-_FASTEST: Final = 1 / 2_000_000
-"""Seconds a token of prefill, at the least: costs that are all 0 would order nothing."""
-_WHOLE_S: Final = 0.0005
-"""Seconds a token: what comes faster than that did not stream, and its first byte is its end."""
-_DECODE_PRIOR: Final = ((1.0, 0.015), (100.0, 0.035))
-"""Requests at an endpoint and seconds a token."""
-
+_LATE_S: Final = 1e6
+"""More than any other cost: an objective that is missed."""
 _SLOWEST_FADING: Final = 0.01
 """Weight of one observation in a mean, when many have been seen."""
 
@@ -77,12 +72,34 @@ class _Means:
             self.prompt_tokens += weight * (seen.prompt_tokens - self.prompt_tokens)
 
 
+class _There(NamedTuple):
+    """What a request meets: columns over the candidates."""
+
+    cached: Floats
+    """Tokens of its prompt that are believed to be there."""
+    uncached: Floats
+    requests: Floats
+    context: Floats
+    """KV tokens of the requests of ours."""
+    ahead: Floats
+    """Tokens to prefill before it."""
+
+
+class _Costs(NamedTuple):
+    """Seconds, by candidate."""
+
+    own_s: Floats
+    harm_s: Floats
+    """Of others: those there, and those to come."""
+    ttft_s: Floats
+    tpot_s: Floats
+
+
 class Auto(RoutingPolicy):
     """See the module."""
 
     def __init__(self) -> None:
-        self._prefill = QuantileLine(_PREFILL_PRIOR, quantile=_PREFILL_QUANTILE)
-        self._decode = QuantileLine(_DECODE_PRIOR, quantile=0.5)
+        self._latencies = Latencies()
         self._means = _Means()
         self._seen = 0
 
@@ -99,39 +116,79 @@ class Auto(RoutingPolicy):
             candidates = candidates[request.adapter.served.take(candidates)]
         if candidates.size == 0:
             return Ranking(candidates, np.empty(0))
-        means = self._means
-        cached = np.minimum(request.matched_tokens.take(candidates), request.prompt_tokens)
-        uncached = request.prompt_tokens - cached
-        ours = pool.in_flight_requests.take(candidates)
-        waiting = pool.waiting_requests.take(candidates)
-        seen = waiting + pool.running_requests.take(candidates)
-        requests = np.maximum(ours, seen)
-        # Those that wait there and are not ours have prompts that nobody here knows.
-        foreign = np.maximum(waiting - ours, 0.0) * (means.prompt_tokens * (1 - means.hit_rate))
-        ahead = pool.in_flight_prefill_tokens.take(candidates) + foreign
-        each_s = max(self._prefill.slope, _FASTEST)
-        own_s, wait_s = uncached * each_s, ahead * each_s
-        if request.adapter is not None:
-            wait_s = wait_s + self._adapter_s(request.adapter, pool, candidates)
-        slower_s = _STALL * means.output_tokens * self._decode.slope * requests
-        harm_s = own_s * (_STALL * requests + _worth(means.hit_rate)) + slower_s
-        harm_s += self._room_s(pool, candidates, uncached)
-        if request.adapter is not None:
-            harm_s += self._slot_s(request.adapter, pool, candidates)
-        cost = wait_s + own_s + slower_s + harm_s
+        there = self._there(request, pool, candidates)
+        costs = self._costs(request, pool, candidates, there)
+        cost = costs.own_s + costs.harm_s
+        if request.ttft_objective_s < inf or request.tpot_objective_s < inf:
+            late = self._latencies.late(request, costs.ttft_s, costs.tpot_s)
+            # First what is met, at the least harm; else what is least late.
+            cost = np.where(late > 0, _LATE_S * (1.0 + late) + cost, costs.harm_s)
         order = _least(cost, count, rng)
-        ttft_s = self._prefill.intercept + wait_s + own_s
-        tpot_s = self._decode.intercept + self._decode.slope * (requests + 1.0)
-        considered = Considered(candidates, -cost, ttft_s, tpot_s, cached, ahead, harm_s)
+        considered = Considered(
+            candidates,
+            -cost,
+            costs.ttft_s,
+            costs.tpot_s,
+            there.cached,
+            there.ahead,
+            costs.harm_s,
+        )
         return Ranking(
             candidates.take(order),
             -cost.take(order),
-            ttft_s.take(order),
+            costs.ttft_s.take(order),
             considered,
-            tpot_s.take(order),
+            costs.tpot_s.take(order),
         )
 
-    def _room_s(self, pool: PoolView, candidates: Slots, uncached: Floats) -> Floats:
+    def _there(self, request: RoutingRequest, pool: PoolView, candidates: Slots) -> _There:
+        """What the request meets at each candidate."""
+        foreign = pool.foreign_requests.take(candidates)
+        # Those that wait there and are not ours have prompts that nobody here knows.
+        unknown = np.minimum(pool.waiting_requests.take(candidates), foreign)
+        cached = np.minimum(request.matched_tokens.take(candidates), request.prompt_tokens)
+        return _There(
+            cached=cached,
+            uncached=request.prompt_tokens - cached,
+            requests=pool.in_flight_requests.take(candidates) + foreign,
+            context=pool.in_flight_kv_tokens.take(candidates),
+            ahead=pool.in_flight_prefill_tokens.take(candidates)
+            + unknown * (self._means.prompt_tokens * (1 - self._means.hit_rate)),
+        )
+
+    def _costs(
+        self, request: RoutingRequest, pool: PoolView, candidates: Slots, there: _There
+    ) -> _Costs:
+        """Of a request that is to prefill, to decode, or both."""
+        means, latencies = self._means, self._latencies
+        answer = means.output_tokens if request.decodes else 0.0
+        pace = latencies.first_paces.take(candidates)
+        wait_s = latencies.prefill_s * pace * there.ahead
+        prefill_s = pace * latencies.prefills_s(request.prompt_tokens, there.uncached)
+        if not request.prefills:
+            wait_s, prefill_s = np.zeros(candidates.size), np.zeros(candidates.size)
+        ttft_s = wait_s + prefill_s + pace * latencies.overhead_s(there.requests)
+        tpot_s = latencies.each_paces.take(candidates) * latencies.token_s(
+            there.requests, there.context
+        )
+        own_s = wait_s + prefill_s + (_STALL * answer) * tpot_s
+        if request.session_slot is not None:
+            moved_s = latencies.prefill_s * (request.prompt_tokens + means.prompt_tokens)
+            own_s += np.where(candidates == request.session_slot, 0.0, moved_s)
+        harm_s = prefill_s * _worth(means.hit_rate)
+        if request.decodes:
+            usual_s = latencies.prefill_s * means.prompt_tokens * (1 - means.hit_rate)
+            stall_s = np.maximum(prefill_s - _LARGE * usual_s, 0.0)
+            harm_s += (_STALL * there.requests) * (stall_s + answer * latencies.crowding_s)
+        harm_s += self._room_s(pool, candidates, there.uncached + answer)
+        if request.adapter is not None:
+            slot_wait_s = self._adapter_s(request.adapter, pool, candidates)
+            own_s += slot_wait_s
+            ttft_s += slot_wait_s
+            harm_s += self._slot_s(request.adapter, pool, candidates)
+        return _Costs(own_s, harm_s, ttft_s, tpot_s)
+
+    def _room_s(self, pool: PoolView, candidates: Slots, tokens: Floats) -> Floats:
         """Price of the KV cache that the request takes from others: its share of an engine's room
         for as long as it runs. Blocks that it shares with others take no room. Where the capacity
         is not known it is as large as elsewhere."""
@@ -143,8 +200,8 @@ class Auto(RoutingPolicy):
         price = usage * usage / (_FULL - usage) * self._means.decode_s
         if not known.all():
             capacity = np.where(known, capacity, capacity[known].mean())
-        room: Floats = (uncached + self._means.output_tokens) / capacity
-        return price * room
+        room: Floats = price * tokens / capacity
+        return room
 
     def _adapter_s(self, adapter: AdapterView, pool: PoolView, candidates: Slots) -> Floats:
         """How long the request waits for a slot of its LoRA adapter; 0 where the engine does not
@@ -175,18 +232,16 @@ class Auto(RoutingPolicy):
             return  # it was tried elsewhere before, and what was seen is of that endpoint
         self._seen += 1
         weight = max(_SLOWEST_FADING, 1.0 / (self._seen + 1))
-        streams = observation.output_tokens > 4
-        each_s = (observation.duration_s - ttft_s) / max(1.0, observation.output_tokens - 1)
-        if streams and each_s < _WHOLE_S:
-            self._means.observe(observation, None, weight)
-            return
-        self._means.observe(observation, ttft_s, weight)
-        self._prefill.observe(observation.backlog_tokens + observation.uncached_tokens, ttft_s)
-        if streams:
-            self._decode.observe(observation.features.endpoint.in_flight_requests + 1.0, each_s)
+        streamed = self._latencies.observe(observation, ttft_s)
+        self._means.observe(observation, ttft_s if streamed else None, weight)
+
+    def reset(self, slot: int) -> None:
+        self._latencies.reset(slot)
 
     def snapshot(self) -> Mapping[str, object]:
-        return {"seen": self._seen, **asdict(self._means)} if self._seen else {}
+        if not self._seen:
+            return {}
+        return {"seen": self._seen, **asdict(self._means), **self._latencies.snapshot()}
 
     def restore(self, snapshot: Mapping[str, object]) -> None:
         found = {}
@@ -201,6 +256,7 @@ class Auto(RoutingPolicy):
             return
         self._means = _Means(**found)
         self._seen = 20  # new values count soon
+        self._latencies.restore(snapshot)
 
 
 def _worth(hit_rate: float) -> float:

@@ -6,6 +6,7 @@ import random
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -43,6 +44,8 @@ class PoolView:
     """Adapters that the engine can hold at once, 0 = none."""
     lora_active: Floats
     """Adapters running or waiting now."""
+    foreign_requests: Floats
+    """In the engine when it was last scraped, beyond those that we had in flight there then."""
 
     @classmethod
     def zeros(cls, slots: int) -> PoolView:
@@ -61,6 +64,7 @@ class PoolView:
             self.in_flight_kv_tokens.item(slot),
             self.lora_slots.item(slot),
             self.lora_active.item(slot),
+            self.foreign_requests.item(slot),
         )
 
 
@@ -79,6 +83,7 @@ class EndpointView(NamedTuple):
     in_flight_kv_tokens: float
     lora_slots: float
     lora_active: float
+    foreign_requests: float
 
 
 class AdapterView(Struct, frozen=True):
@@ -103,6 +108,14 @@ class RoutingRequest(Struct, frozen=True):
     """Slot that the request's session is bound to."""
     session: str | None = None
     """Key of the session, for policies that hash it."""
+    ttft_objective_s: float = inf
+    """The client wants its first token within this time; inf: it did not say."""
+    tpot_objective_s: float = inf
+    """The client wants each further token within this time; inf: it did not say."""
+    prefills: bool = True
+    """The endpoint is to prefill the prompt."""
+    decodes: bool = True
+    """The endpoint is to make the answer, from a prompt that it or another one has prefilled."""
 
 
 class Features(NamedTuple):
@@ -124,6 +137,8 @@ class Features(NamedTuple):
     adapter_waiting: bool
     session_bound: bool
     """The request's session is bound to the endpoint."""
+    prefills: bool = True
+    decodes: bool = True
 
     @classmethod
     def seen(cls, request: RoutingRequest, pool: PoolView, slot: int) -> Features:
@@ -139,6 +154,8 @@ class Features(NamedTuple):
             adapter is not None and adapter.running.item(slot),
             adapter is not None and adapter.waiting.item(slot),
             slot == request.session_slot,
+            request.prefills,
+            request.decodes,
         )
 
 

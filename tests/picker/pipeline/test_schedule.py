@@ -93,6 +93,8 @@ async def test_only_replicas_that_do_the_part_asked_for() -> None:
     made.disaggregate({1: Role.PREFILL, 2: Role.DECODE, 3: Role.BOTH, 4: Role.DECODE})
     prefill, decode = (await decided(made, chat())).picks
     assert (prefill.role, set(prefill.addresses)) == (Role.PREFILL, {address(1), address(3)})
+    assert (prefill.features.prefills, prefill.features.decodes) == (True, False)
+    assert (decode.features.prefills, decode.features.decodes) == (False, True)
     assert decode.role is Role.DECODE
     assert set(decode.addresses) == {address(2), address(3), address(4)}
     made.disaggregate({1: Role.PREFILL})

@@ -102,6 +102,20 @@ def test_signals_fill_the_columns() -> None:
     assert pool.kv_block_tokens[slot] == 16
 
 
+def test_what_an_engine_has_beyond_what_we_sent_there_is_foreign() -> None:
+    pool = pool_with(A)
+    slot, view = pool.slot_of[A], pool.view
+    assert view.foreign_requests[slot] == 7
+    view.in_flight_requests[slot] = 4
+    pool.apply_signals(A, SIGNALS, 101.0)
+    assert view.foreign_requests[slot] == 3
+    view.in_flight_requests[slot] = 0  # ours have ended since, and the engine was not asked again
+    assert view.foreign_requests[slot] == 3
+    view.in_flight_requests[slot] = 9
+    pool.apply_signals(A, SIGNALS, 102.0)
+    assert view.foreign_requests[slot] == 0
+
+
 def test_a_failed_endpoint_is_none_until_signals_arrive_again() -> None:
     pool = pool_with(A, B)
     pool.mark_failed(A, 100.5, "connection refused")

@@ -11,7 +11,13 @@ import pytest
 from msgspec.structs import replace
 
 from policies.routing.auto import Auto
-from policies.routing.types import Features, Observation, PoolView, RoutingRequest
+from policies.routing.types import (
+    Considered,
+    Features,
+    Observation,
+    PoolView,
+    RoutingRequest,
+)
 from tests.policies.routing.pools import adapter_on, everyone, order, pool_of, request_for
 
 IDLE = (0.0, 0.0)
@@ -101,7 +107,7 @@ def test_where_room_is_scarce_a_shared_prefix_counts_more() -> None:
 
 def test_load_that_is_not_ours_counts() -> None:
     policy, pool = Auto(), pool_of((6, 0.5), IDLE)
-    pool.running_requests[0] = 30
+    pool.foreign_requests[0] = 36
     assert order(policy, pool) == [1, 0]
 
 
@@ -129,7 +135,7 @@ def test_it_learns_how_fast_the_engines_are_and_predicts_it() -> None:
     assert ranking.predicted_ttft_s[0] == pytest.approx(0.05 + 6_000 / 4_000, rel=0.05)
 
 
-def test_answers_that_do_not_stream_say_nothing_of_prefill_and_decode() -> None:
+def test_answers_that_do_not_stream_do_not_make_prefills_slow() -> None:
     policy, taught = Auto(), Auto()
     ended(policy, ttft_s=3.0, each_s=0.02)
     ended(taught, ttft_s=6.0, each_s=0.0, output=300)
@@ -142,7 +148,7 @@ def test_answers_that_do_not_stream_say_nothing_of_prefill_and_decode() -> None:
         return float(found.predicted_ttft_s[0])
 
     assert predicted(policy) > 1.0
-    assert predicted(taught) == predicted(Auto())
+    assert predicted(taught) < 1.0
     means = taught.snapshot()
     assert means["output_tokens"] == pytest.approx(300, rel=0.1)
     assert means["decode_s"] == pytest.approx(5.5, rel=0.1)  # of 6 s in all
@@ -235,3 +241,111 @@ def test_nothing_known_of_request_and_endpoints_is_no_trouble() -> None:
     request = RoutingRequest(0.0, 0.0, np.zeros(3))
     assert sorted(order(Auto(), pool, request)) == [0, 1, 2]
     assert order(Auto(), pool, request, among=[]) == []
+
+
+@pytest.mark.parametrize("prompt", [0.0, 40.0, 1_000.0])
+def test_a_burst_spreads_within_one_whatever_was_learned(prompt: float) -> None:
+    policy, rng = Auto(), random.Random(5)
+    for size in (50, 400, 3_000):
+        ended(policy, prompt=size, ttft_s=0.03 + size / 9_000, output=300)
+    pool = pool_of(*[IDLE] * 8)
+    request = request_for(pool, prompt_tokens=prompt)
+    for _ in range(200):
+        slot = int(policy.rank(request, pool, everyone(pool), 1, 0.0, rng).slots[0])
+        pool.in_flight_requests[slot] += 1
+        pool.in_flight_prefill_tokens[slot] += prompt
+    assert np.ptp(pool.in_flight_requests) <= 1
+
+
+def test_a_slower_replica_gets_less() -> None:
+    policy, pool, rng = Auto(), pool_of(IDLE, IDLE), random.Random(6)
+    request = request_for(pool, prompt_tokens=2_000)
+    for _ in range(100):
+        for slot, pace in ((0, 1.0), (1, 3.0)):
+            seen = Observation(
+                slot=slot,
+                features=Features.seen(request, pool, slot),
+                prompt_tokens=2_000,
+                cached_tokens=0,
+                output_tokens=200,
+                ttft_s=0.2 * pace,
+                duration_s=(0.2 + 0.02 * 199) * pace,
+                ok=True,
+            )
+            policy.observe(seen, 0.0)
+    for _ in range(90):
+        slot = int(policy.rank(request, pool, everyone(pool), 1, 0.0, rng).slots[0])
+        pool.in_flight_requests[slot] += 1
+        pool.in_flight_prefill_tokens[slot] += 2_000
+    fast, slow = pool.in_flight_requests
+    assert 0 < slow < 0.6 * fast
+    policy.reset(1)  # another endpoint
+    predicted = policy.rank(request, PoolView.zeros(2), everyone(pool), 2, 0.0, rng)
+    assert predicted.predicted_ttft_s is not None
+    assert predicted.predicted_ttft_s[0] == pytest.approx(predicted.predicted_ttft_s[1], rel=0.8)
+
+
+def considered(policy: Auto, pool: PoolView, request: RoutingRequest) -> Considered:
+    ranking = policy.rank(request, pool, everyone(pool), 1, 0.0, random.Random(1))
+    assert ranking.considered is not None
+    return ranking.considered
+
+
+def test_an_objective_is_met_at_the_least_harm() -> None:
+    policy, pool = Auto(), pool_of(IDLE, IDLE, IDLE)
+    pool.in_flight_requests[:] = [0, 1, 9]
+    pool.in_flight_prefill_tokens[:] = [9_000, 2_000, 0]
+    plain = request_for(pool, prompt_tokens=2_000)
+    seen = considered(policy, pool, plain)
+    ttft_s, harm_s = seen.predicted_ttft_s, seen.harm_s
+    assert ttft_s is not None
+    assert harm_s is not None
+    assert list(np.argsort(ttft_s)) == [2, 1, 0]
+    assert list(np.argsort(harm_s)) == [0, 1, 2]
+    for objective_s, first in (
+        (60.0, 0),  # all meet it: the least harm
+        (2.0 * ttft_s[1], 1),
+        (1.3 * ttft_s[2], 2),
+        (0.001, 2),  # none does: the least late
+    ):
+        asked = replace(plain, ttft_objective_s=objective_s)
+        assert order(policy, pool, asked)[0] == first
+
+
+def test_an_objective_for_further_tokens_keeps_away_from_crowds() -> None:
+    policy, pool = Auto(), pool_of(IDLE, IDLE)
+    pool.in_flight_requests[:] = [60, 5]
+    pool.in_flight_prefill_tokens[:] = [0, 60_000]
+    plain = request_for(pool, prompt_tokens=100)
+    assert order(policy, pool, plain)[0] == 0
+    tpot_s = considered(policy, pool, plain).predicted_tpot_s
+    assert tpot_s is not None
+    asked = replace(plain, tpot_objective_s=float(tpot_s.mean()))
+    assert order(policy, pool, asked)[0] == 1
+
+
+def test_each_part_of_a_request_is_placed_by_its_own_costs() -> None:
+    pool = pool_of(IDLE, IDLE)
+    pool.in_flight_requests[0] = 60
+    pool.in_flight_prefill_tokens[1] = 3_000
+    request = request_for(pool, prompt_tokens=4_000)
+    prefill, decode = replace(request, decodes=False), replace(request, prefills=False)
+    assert order(Auto(), pool, prefill)[0] == 0  # streams do not matter
+    assert order(Auto(), pool, decode)[0] == 1  # prefills do not
+
+
+def test_engines_that_report_nothing_are_told_apart_by_what_was_sent_there() -> None:
+    policy, pool = Auto(), PoolView.zeros(3)
+    pool.in_flight_requests[:] = [4, 1, 4]
+    pool.in_flight_prefill_tokens[:] = [900, 0, 0]
+    assert order(policy, pool) == [1, 2, 0]
+
+
+def test_a_session_stays_until_a_new_start_is_better() -> None:
+    policy, pool = Auto(), pool_of(IDLE, IDLE)
+    request = request_for(pool, prompt_tokens=500, session_slot=0)
+    pool.in_flight_requests[0] = 2
+    pool.in_flight_prefill_tokens[0] = 500
+    assert order(policy, pool, request) == [0, 1]
+    pool.in_flight_prefill_tokens[0] = 30_000
+    assert order(policy, pool, request) == [1, 0]

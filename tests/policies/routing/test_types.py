@@ -29,8 +29,8 @@ def test_a_row_has_every_column_of_the_pool() -> None:
     pool = PoolView.zeros(3)
     for value, name in enumerate(EndpointView._fields, 1):
         getattr(pool, name)[1] = value
-    assert pool.at(1) == tuple(range(1, 10))
-    assert pool.at(2) == (0,) * 9
+    assert tuple(pool.at(1)) == tuple(range(1, 11))
+    assert tuple(pool.at(2)) == (0,) * 10
     assert all(type(value) is float for value in pool.at(1))
 
 
@@ -53,7 +53,7 @@ def test_features_are_of_the_endpoint_chosen_and_stay_as_they_were_seen() -> Non
     ]
     assert [each.session_bound for each in seen] == [False, True]
     plain = Features.seen(request_for(pool), pool, 0)
-    assert plain[-4:] == (False,) * 4
+    assert plain[-6:] == (False, False, False, False, True, True)
 
 
 def observed(cached_tokens: float | None) -> Observation:
