@@ -63,6 +63,12 @@ def about(kind: PartKind, name: str) -> str:
     return " ".join(text.replace("``", "").split()).partition(". ")[0].removesuffix(".")
 
 
+def parameters(kind: PartKind, name: str) -> list[str]:
+    """Names of the parameters of a factory; [] for an unknown one."""
+    factory = _factories.get((kind, name))
+    return [] if factory is None else list(inspect.signature(factory).parameters)
+
+
 def build(kind: PartKind, name: str, params: Mapping[str, object] | None = None) -> object:
     """Build one policy part. Raises PolicyError naming kind, name, parameter and what is right."""
     factory = _factories.get((kind, name))

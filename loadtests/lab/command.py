@@ -10,6 +10,7 @@ from loadtests.lab.commands.limits import limits
 from loadtests.lab.commands.live import live
 from loadtests.lab.commands.sim import sim
 from loadtests.lab.commands.size import size
+from loadtests.lab.commands.suite import suite
 from loadtests.sim.calibration import fit
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.command()(sim)
 app.command()(live)
 app.command()(size)
+app.command()(suite)
 app.command()(limits)
 app.command("fit")(fit.main)
 app.command("parity")(parity.main)

@@ -13,8 +13,10 @@ from loadtests.lab.summary import (
     Cut,
     Figures,
     Slo,
+    TenantFigures,
     Timeline,
     Totals,
+    by_tenant,
     figures,
     stage_windows,
     timeline,
@@ -52,6 +54,8 @@ class CellRun:
     whole: Totals
     timeline: Timeline | None
     """None, except for the first seed."""
+    tenants: tuple[TenantFigures, ...] = ()
+    """Without warm-up and cool-down; () when there are not two tenants."""
     details: Details | None = None
 
 
@@ -70,7 +74,8 @@ class Comparison(ABC):
     replicas: tuple[int, ...]
     """Sizes of the fleet."""
     seeds: int = 3
-    """The seeds are 1 to this number."""
+    """How many seeds there are."""
+    first_seed: int = 1
     slo: Slo = field(default_factory=Slo)
     cut: Cut = field(default_factory=Cut)
     extent: Extent = field(default_factory=Extent)
@@ -108,7 +113,7 @@ class Comparison(ABC):
         for replicas in self.replicas:
             for level in self.levels:
                 for title in self.titles:
-                    for seed in range(1, self.seeds + 1):
+                    for seed in range(self.first_seed, self.first_seed + self.seeds):
                         yield Cell(title, replicas, level, seed)
 
     def run(
@@ -125,11 +130,13 @@ class Comparison(ABC):
         if cell.level.kind is LevelKind.RAMP:
             windows = stage_windows(self.source.stages)
             stages = tuple(figures(outcome, window, self.slo) for window in windows)
+        window = self.cut.window(outcome)
         return CellRun(
             cell,
-            figures(outcome, self.cut.window(outcome), self.slo),
+            figures(outcome, window, self.slo),
             stages,
             whole,
-            timeline(outcome) if cell.seed == 1 else None,
+            timeline(outcome) if cell.seed == self.first_seed else None,
+            by_tenant(outcome, window, self.slo),
             details,
         )

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import ClassVar
 
 from loadtests.lab.comparison import Cell, CellRun, Comparison
-from loadtests.lab.setting import Seeing, Setting
+from loadtests.lab.setting import Seeing, Setting, Troubles
 from loadtests.lab.simulation import Simulation
 from loadtests.lab.summary import whole
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.scheduler import EngineLimits
+from loadtests.sim.model.step_time import StepTime, Work
+from policies import registry
 from policies.routing.spec import PolicySpec
 
 
@@ -36,6 +39,7 @@ class Experiment(Comparison):
     profile: Profile
     limits: EngineLimits
     seeing: Seeing = field(default_factory=Seeing)
+    troubles: Troubles = field(default_factory=Troubles)
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -54,6 +58,7 @@ class Experiment(Comparison):
     def settings(self) -> Mapping[str, object]:
         return {
             "seeing": asdict(self.seeing),
+            "troubles": {k: v for k, v in asdict(self.troubles).items() if v != inf},
             "client_timeout_s": self.client_timeout_s,
             "limits": asdict(self.limits),
             "profile": asdict(self.profile),
@@ -70,12 +75,31 @@ class Experiment(Comparison):
         """What is simulated in a cell."""
         policy = next(each.spec for each in self.policies if each.title == cell.contender)
         return Setting(
-            self.profile, self.limits, cell.replicas, policy, self.seeing, self.client_timeout_s
+            self.profile,
+            self.limits,
+            cell.replicas,
+            calibrated(policy, self.profile, self.limits),
+            self.seeing,
+            self.client_timeout_s,
+            self.troubles,
         )
 
     def sized(self, replicas: int) -> Experiment:
         """The same experiment on fleets of one size."""
         return replace(self, replicas=(replicas,))
+
+
+def calibrated(policy: PolicySpec, profile: Profile, limits: EngineLimits) -> PolicySpec:
+    """The policy with the prefill speed of the replicas, where it has such a parameter and none is
+    given: what an operator measures with one long prompt on an idle replica, as llm-d asks him to.
+    """
+    name = "peak_prefill_tokens_per_s"
+    if name in policy.params or name not in registry.parameters("policy", policy.name):
+        return policy
+    tokens = limits.max_num_batched_tokens
+    alone = Work(tokens, tokens * tokens / 2, prefill_context_tokens=tokens)
+    peak = float(f"{tokens / StepTime(profile).step_s(alone):.4g}")
+    return PolicySpec(policy.name, {**policy.params, name: peak})
 
 
 def run_cell(

@@ -31,6 +31,15 @@ class Served:
     """Prompt tokens that the picker's index believed to be cached; None: unknown."""
     output_tokens: int
     failed: bool = False
+    best_cached_tokens: int | None = None
+    """The most prompt tokens that a replica had cached at the decision, or that were found cached
+    in the end; None: unknown."""
+    repeated_tokens: int | None = None
+    """Prompt tokens that some earlier request of the run has asked or was answered, in whole
+    blocks: what a cache without limits would hold. None: unknown."""
+    predicted_ttft_s: float | None = None
+    """By the policy, at the decision; None: it predicts nothing."""
+    predicted_tpot_s: float | None = None
 
     @property
     def ttft_s(self) -> float | None:

@@ -31,6 +31,7 @@ def settings(comparison: Comparison) -> dict[str, object]:
         comparison.nouns: comparison.contenders_as_data(),
         "replicas": list(comparison.replicas),
         "seeds": comparison.seeds,
+        "first_seed": comparison.first_seed,
         "slo": asdict(comparison.slo),
         "cut": asdict(comparison.cut),
         "extent": asdict(comparison.extent),
@@ -62,6 +63,7 @@ def measured(run: CellRun) -> dict[str, object]:
         "steady": asdict(run.steady),
         "stages": [asdict(stage) for stage in run.stages],
         "whole": asdict(run.whole),
+        "tenants": [asdict(tenant) for tenant in run.tenants],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.scheduler import EngineLimits
@@ -29,6 +30,30 @@ class Seeing:
 
 
 @dataclass(frozen=True, slots=True)
+class Troubles:
+    """What is not as it should be with the replicas, or with what is heard of them.
+
+    Speeds are those of an engine's steps, 1 = as the profile.
+    """
+
+    slow_share: float = 0.0
+    """Share of the replicas, the first ones, that have another speed all the time."""
+    slow_speed: float = 0.5
+    degrade_at_s: float = inf
+    """From then on the last replica has another speed."""
+    degrade_speed: float = 0.3
+    deaf_from_s: float = inf
+    """From then on no scrape succeeds."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.slow_share <= 1:
+            raise ValueError(f"a share is from 0 to 1, got {self.slow_share:g}")
+        for name in ("slow_speed", "degrade_speed"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be over 0, got {getattr(self, name):g}")
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """A pool of equal replicas behind one picker."""
 
@@ -39,3 +64,4 @@ class Setting:
     seeing: Seeing = field(default_factory=Seeing)
     client_timeout_s: float | None = None
     """Clients give up after this time; None: never."""
+    troubles: Troubles = field(default_factory=Troubles)

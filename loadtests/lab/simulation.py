@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
@@ -26,11 +26,13 @@ from picker.core import Parts, Picker
 from picker.prompt.fields import RequestFields
 from picker.prompt.forms import Prompt
 from picker.request.answer import Answer, Decision
+from picker.request.choice import Choice
 from picker.request.context import RequestContext
 from picker.request.head import RequestHead
 from picker.request.report import Ending, Report
 from picker.settings import PickerSettings, PoolSettings
 from picker.state.endpoints import Signals
+from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from picker.state.spec import EndpointSpec
 
@@ -38,6 +40,8 @@ POOL: Final = "lab"
 MODEL: Final = "model"
 _SAMPLE_S: Final = 1.0
 _LEASE_S: Final = 1e9
+_STALE_AFTER_S: Final = 5.0
+"""As a gateway has it by default."""
 _NO_ADAPTERS: Final[frozenset[str]] = frozenset()
 
 
@@ -72,7 +76,12 @@ class _UnderWay:
 
     request: Request
     decision: Decision
+    choice: Choice
     replica: int
+    blocks: tuple[int, ...]
+    """KV block ids of prompt and answer."""
+    best_cached_tokens: int
+    repeated_tokens: int
     sequence: Sequence | None = None
 
 
@@ -105,7 +114,15 @@ class Simulation:
             rng=random.Random(f"picker/{seed}"),
         )
         pool = PoolSettings(POOL, setting.policy, (MODEL,), default=True)
-        self._picker_settings = PickerSettings((pool,), lease_s=_LEASE_S, stale_after_s=_LEASE_S)
+        stale_after_s = max(_STALE_AFTER_S, 4 * setting.seeing.scrape_interval_s)
+        self._picker_settings = PickerSettings(
+            (pool,), lease_s=_LEASE_S, stale_after_s=stale_after_s
+        )
+        self._hears_first_tokens = getattr(setting.policy.build(), "hears_first_tokens", False)
+        self._asked: set[int] = set()
+        """KV blocks of all prompts and answers until now."""
+        self._scraped: list[Signals] = []
+        """By replica, the signals that the picker knows."""
         self._engines = [
             EngineModel(setting.profile, setting.limits, skip=skip) for _ in range(setting.replicas)
         ]
@@ -169,13 +186,28 @@ class Simulation:
         self._picker.pools.sync_endpoints(
             POOL, [EndpointSpec(address) for address in self._addresses]
         )
+        self._begin_troubles()
         for index in range(setting.replicas):
-            self._picker.apply_signals(POOL, self._addresses[index], self._signals(index), 0.0)
+            self._scraped.append(self._signals(index))
+            self._picker.apply_signals(POOL, self._addresses[index], self._scraped[index], 0.0)
             self._picker.apply_models(POOL, self._addresses[index], self._served_models, 0.0)
             # As in life, replicas are not read at the same moment.
             first_s = self._rng.uniform(0.0, setting.seeing.scrape_interval_s)
             self._at(first_s, lambda index=index: self._scrape(index))  # type: ignore[misc]
         self._at(0.0, self._sample)
+
+    def _begin_troubles(self) -> None:
+        troubles, replicas = self._setting.troubles, self._setting.replicas
+        for engine in self._engines[: round(troubles.slow_share * replicas)]:
+            engine.slow_down(1.0 / troubles.slow_speed, 0.0)
+        if troubles.degrade_at_s < inf:
+            self._at(troubles.degrade_at_s, self._degrade)
+
+    def _degrade(self) -> None:
+        index = self._setting.replicas - 1
+        speed = self._setting.troubles.degrade_speed
+        self._hear(self._engines[index].slow_down(1.0 / speed, self.now_s))
+        self._expect(index)
 
     def _serve_adapter(self, adapter: str) -> None:
         """Every replica lists the adapter, as with vLLM's ``--lora-modules``; it takes a slot when
@@ -189,11 +221,30 @@ class Simulation:
     def _scrape(self, index: int) -> None:
         seeing, engine = self._setting.seeing, self._engines[index]
         self._look(index)
-        scraped = (POOL, self._addresses[index], self._signals(index), self.now_s)
-        self._at(self.now_s + seeing.scrape_delay_s, lambda: self._picker.apply_signals(*scraped))
+        address, read_s = self._addresses[index], self.now_s
+        if read_s >= self._setting.troubles.deaf_from_s:
+            self._at(
+                read_s + seeing.scrape_delay_s,
+                lambda: self._picker.apply_lack(POOL, address, Lack.SIGNALS, "no answer", read_s),
+            )
+        else:
+            signals = self._signals(index)
+            self._at(read_s + seeing.scrape_delay_s, lambda: self._know(index, signals, read_s))
         idle = engine.idle
         interval_s = seeing.idle_scrape_interval_s if idle else seeing.scrape_interval_s
         self._at(self.now_s + interval_s, lambda: self._scrape(index))
+
+    def _know(self, index: int, signals: Signals, read_s: float) -> None:
+        self._scraped[index] = signals
+        self._picker.apply_signals(POOL, self._addresses[index], signals, read_s)
+
+    def _hear_first_tokens(self) -> None:
+        """What a router in the way of the streams knows: the engines' first tokens until now. All
+        other signals stay as they were scraped."""
+        for index, engine in enumerate(self._engines):
+            self._look(index)
+            heard = replace(self._scraped[index], first_tokens=engine.first_tokens)
+            self._know(index, heard, self.now_s)
 
     def _signals(self, index: int) -> Signals:
         engine, limits = self._engines[index], self._setting.limits
@@ -233,29 +284,57 @@ class Simulation:
             self._serve_adapter(request.adapter)
         headers = {names.SESSION_ID: request.session} if request.session else {}
         head = RequestHead("POST", "/v1/completions", headers, None, self.now_s)
+        if self._hears_first_tokens:
+            self._hear_first_tokens()
         self._read.asked = request
-        decision = _at_once(self._offer(head))
-        if isinstance(decision, Answer):
+        offered = _at_once(self._offer(head))
+        if offered is None:
             self._refused(request)
             return
-        under_way = _UnderWay(request, decision, self._replica_of[decision.addresses[0]])
+        decision, choice = offered
+        replica = self._replica_of[decision.addresses[0]]
+        blocks = tuple(request.block_ids(self._setting.limits.block_size_tokens))
+        best_tokens = self._best_cached_tokens(request, blocks)
+        repeated_tokens = self._repeated_tokens(request, blocks)
+        under_way = _UnderWay(
+            request, decision, choice, replica, blocks, best_tokens, repeated_tokens
+        )
         seeing = self._setting.seeing
         self._at(self.now_s + seeing.decision_s + seeing.network_s, lambda: self._reach(under_way))
 
-    async def _offer(self, head: RequestHead) -> Decision | Answer:
+    async def _offer(self, head: RequestHead) -> tuple[Decision, Choice] | None:
         begun = await self._picker.begin(head)
-        return begun if isinstance(begun, Answer) else await self._picker.offer(begun, b"")
+        if isinstance(begun, Answer):
+            return None
+        decision = await self._picker.offer(begun, b"")
+        return None if isinstance(decision, Answer) else (decision, begun.choices[-1])
+
+    def _best_cached_tokens(self, request: Request, blocks: tuple[int, ...]) -> int:
+        """The most tokens of the prompt that a replica has in its cache now."""
+        size = self._setting.limits.block_size_tokens
+        usable = blocks[: (request.prompt_tokens - 1) // size]
+        pools = (engine.scheduler.pool for engine in self._engines)
+        return size * max(len(pool.match(usable)) for pool in pools)
+
+    def _repeated_tokens(self, request: Request, blocks: tuple[int, ...]) -> int:
+        size = self._setting.limits.block_size_tokens
+        usable = (request.prompt_tokens - 1) // size
+        known = next(
+            (index for index, block in enumerate(blocks) if block not in self._asked), len(blocks)
+        )
+        self._asked.update(blocks[known:])
+        return size * min(known, usable)
 
     def _reach(self, under_way: _UnderWay) -> None:
         """The request arrives at its replica."""
-        request, limits = under_way.request, self._setting.limits
+        request = under_way.request
         engine = self._engines[under_way.replica]
         self._look(under_way.replica)
         asked = EngineRequest(
             request.id,
             request.prompt_tokens,
             request.output_tokens,
-            tuple(request.block_ids(limits.block_size_tokens)),
+            under_way.blocks,
             request.adapter or None,
             request.arrival_s,
         )
@@ -313,6 +392,7 @@ class Simulation:
         finished_s = None if sequence is None else sequence.finished_s
         done_s = (self.now_s if finished_s is None else finished_s) + seeing.network_s
         first_s = None if sequence is None else sequence.first_token_s
+        cached_tokens = 0 if sequence is None else sequence.cached_tokens or 0
         served = Served(
             id=request.id,
             session=request.session,
@@ -322,10 +402,14 @@ class Simulation:
             first_token_s=None if first_s is None else first_s + seeing.network_s,
             finished_s=done_s,
             input_tokens=request.prompt_tokens,
-            cached_tokens=0 if sequence is None else sequence.cached_tokens or 0,
+            cached_tokens=cached_tokens,
             expected_cached_tokens=under_way.decision.picks[0].matched_tokens,
             output_tokens=0 if sequence is None else sequence.generated_tokens,
             failed=failed,
+            best_cached_tokens=max(cached_tokens, under_way.best_cached_tokens),
+            repeated_tokens=under_way.repeated_tokens,
+            predicted_ttft_s=under_way.choice.predicted_ttft_s,
+            predicted_tpot_s=under_way.choice.predicted_tpot_s,
         )
         self._at(done_s, lambda: self._answered(served, request))
         self._at(done_s + seeing.report_delay_s, lambda: self._report(served, under_way))
@@ -381,12 +465,14 @@ class Simulation:
         self._answered(served, request)
 
 
-def _at_once(offered: Coroutine[object, None, Decision | Answer]) -> Decision | Answer:
+def _at_once(
+    offered: Coroutine[object, None, tuple[Decision, Choice] | None],
+) -> tuple[Decision, Choice] | None:
     """What comes of a coroutine that waits for nothing: there is no event loop here."""
     try:
         offered.send(None)
     except StopIteration as done:
-        outcome: Decision | Answer = done.value
+        outcome: tuple[Decision, Choice] | None = done.value
         return outcome
     raise RuntimeError("a step of the picker waits, which takes an event loop")
 

@@ -128,10 +128,13 @@ class Source:
         return (self._own_level(),)
 
     def traffic(self, level: Level, seed: int, extent: Extent) -> Traffic:
-        """The requests at one level. A trace is the same for every seed."""
+        """The requests at one level. Of a trace, seed 1 has the recorded times, and other seeds
+        move them (`Trace.jittered`)."""
         until_s = math.inf if extent.duration_s is None else extent.duration_s
         if self.trace is not None:
             trace = _trace(self.trace)
+            if seed != 1:
+                trace = trace.jittered(seed)
             if level.kind is LevelKind.CONCURRENCY:
                 return ClosedLoop(
                     trace, int(level.value), max_requests=extent.max_requests, until_s=until_s

@@ -17,6 +17,10 @@ from loadtests.lab.outcome import REFUSED, Outcome, Sample, Served
 from loadtests.workloads.arrivals import Stage
 
 _BINS = 100
+_LEAST_TTFT_S = 0.05
+"""Errors of the prediction of shorter ones are left out: nobody waits for those."""
+_LARGE = 0.9
+"""Quantile of the prompts' lengths from which on a request is one of the largest."""
 _Spread = tuple[float | None, float | None, float | None, float | None]
 """Mean, p50, p90, p99."""
 
@@ -116,6 +120,14 @@ class Figures:
     """Share of the prompt tokens that the engines had cached."""
     expected_hit_rate: float | None
     """Share of the prompt tokens that the picker's index believed to be cached."""
+    captured_reuse: float | None
+    """Prompt tokens that the engines had cached, of those that they would have had if each request
+    had gone where the most of it was cached at its decision."""
+    largest_ttft_p99_s: float | None
+    """Of the tenth of the requests with the longest prompts."""
+    ttft_error: float | None
+    """Median of |predicted / seen - 1|, of requests whose TTFT was over 50 ms."""
+    tpot_error: float | None
     in_flight_cv: float | None
     """Standard deviation over mean of running and waiting requests across replicas at an instant,
     averaged over instants."""
@@ -125,6 +137,19 @@ class Figures:
     """Those that failed, refused ones included."""
     refused: int
     """Those for which no replica was chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantFigures:
+    """One tenant's figures of one window."""
+
+    tenant: str
+    requests: int
+    good_share: float | None
+    ttft_p50_s: float | None
+    ttft_p90_s: float | None
+    ttft_p99_s: float | None
+    tpot_p90_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +207,37 @@ def figures(outcome: Outcome, window: Window, slo: Slo) -> Figures:
         expected_hit_rate=_share(
             _sum(served.expected_cached_tokens for served in answered), input_tokens
         ),
+        captured_reuse=_captured(answered),
+        largest_ttft_p99_s=_largest_ttft_p99_s(answered),
+        ttft_error=_median_error(
+            (each.predicted_ttft_s, each.ttft_s)
+            for each in answered
+            if each.ttft_s is not None and each.ttft_s > _LEAST_TTFT_S
+        ),
+        tpot_error=_median_error((each.predicted_tpot_s, each.tpot_s) for each in answered),
         in_flight_cv=_in_flight_cv(outcome.samples, window),
         requests=len(arrived),
         failed=len(arrived) - len(answered),
         refused=sum(served.replica == REFUSED for served in arrived),
     )
+
+
+def by_tenant(outcome: Outcome, window: Window, slo: Slo) -> tuple[TenantFigures, ...]:
+    """The figures of each tenant, by name; () when there are not two."""
+    found: dict[str, list[Served]] = {}
+    for served in outcome.served:
+        if window.holds(served.arrival_s):
+            found.setdefault(served.tenant, []).append(served)
+    if len(found) < 2:
+        return ()
+    rows: list[TenantFigures] = []
+    for tenant, arrived in sorted(found.items()):
+        answered = [served for served in arrived if not served.failed]
+        _, p50_s, p90_s, p99_s = _spread(served.ttft_s for served in answered)
+        tpot_p90_s = _spread(served.tpot_s for served in answered)[2]
+        good = sum(map(slo.met_by, arrived)) / len(arrived)
+        rows.append(TenantFigures(tenant, len(arrived), good, p50_s, p90_s, p99_s, tpot_p90_s))
+    return tuple(rows)
 
 
 def whole(outcome: Outcome) -> Whole:
@@ -253,6 +304,27 @@ def _sum(values: Iterable[float | None]) -> float | None:
             return None
         total += value
     return total
+
+
+def _captured(answered: Sequence[Served]) -> float | None:
+    best_tokens = _sum(each.best_cached_tokens for each in answered)
+    if not best_tokens:
+        return None
+    return (_sum(each.cached_tokens for each in answered) or 0.0) / best_tokens
+
+
+def _largest_ttft_p99_s(answered: Sequence[Served]) -> float | None:
+    if not answered:
+        return None
+    least_tokens = np.quantile([each.input_tokens for each in answered], _LARGE)
+    return _spread(each.ttft_s for each in answered if each.input_tokens >= least_tokens)[3]
+
+
+def _median_error(pairs: Iterable[tuple[float | None, float | None]]) -> float | None:
+    errors = [
+        abs(predicted / seen - 1.0) for predicted, seen in pairs if predicted is not None and seen
+    ]
+    return float(np.median(errors)) if errors else None
 
 
 def _share(part: float | None, of: int) -> float | None:

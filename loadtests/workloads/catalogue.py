@@ -7,6 +7,7 @@ Sources of the figures: inference-perf's workload catalogue (kubernetes-sigs/inf
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,7 +17,12 @@ from loadtests.workloads.conversations import Asides, Conversations
 from loadtests.workloads.corpora import LoraMix, SharedPrefix
 from loadtests.workloads.lengths import Length
 from loadtests.workloads.mixes import Share, TenantMix
-from loadtests.workloads.sessions import UNLOADED_S_PER_TOKEN, UNLOADED_TTFT_S, Workload
+from loadtests.workloads.sessions import (
+    UNLOADED_S_PER_TOKEN,
+    UNLOADED_TTFT_S,
+    Session,
+    Workload,
+)
 from loadtests.workloads.traffic import ClosedLoop, OpenLoop, Traffic
 
 LORA_SLOTS = 8
@@ -89,8 +95,51 @@ class Load:
         before_s = longest_session_s(workload)
         if before_s:
             stages.insert(0, replace(stages[0], duration_s=before_s))
-        times_s = (at_s - before_s for at_s in arrival_times(stages, seed=seed, cv=self.cv))
+        if self.cv > 1 and len(self.stages) == 1:
+            times_s = iter(self._bursts_s(workload, stages, before_s, seed))
+        else:
+            times_s = (at_s - before_s for at_s in arrival_times(stages, seed=seed, cv=self.cv))
         return OpenLoop(workload, times_s, max_requests=max_requests, until_s=until_s)
+
+    def _bursts_s(
+        self, workload: Workload, stages: list[Stage], before_s: float, seed: int
+    ) -> list[float]:
+        """When sessions begin that come in bursts. A run has so few of them that their number is
+        left to chance: one has half of the requests that were asked for, another twice as many. So
+        the bursts are moved nearer to each other or farther apart, all in proportion, until there
+        are as many requests as were asked for, when nobody waits for an engine."""
+        rate, duration_s = self.stages[0].per_s, self.stages[0].duration_s
+        twice = [replace(stage, duration_s=4.0 * stage.duration_s) for stage in stages]
+        drawn_s = list(arrival_times(twice, seed=seed, cv=self.cv))
+        sent_s = [_unloaded_s(workload.session(index)) for index in range(len(drawn_s))]
+
+        def requests(scale: float) -> int:
+            found = 0
+            for begins_s, offsets_s in zip(drawn_s, sent_s, strict=True):
+                since_s = begins_s * scale - before_s
+                if since_s >= duration_s:
+                    break
+                low = bisect.bisect_left(offsets_s, -since_s)
+                found += bisect.bisect_left(offsets_s, duration_s - since_s) - low
+            return found
+
+        wanted = rate * duration_s
+        scales = [0.25 * 1.03**step for step in range(94)]  # up to 4
+        scale = min(scales, key=lambda each: (abs(requests(each) - wanted), abs(math.log(each))))
+        begun_s = (at_s * scale - before_s for at_s in drawn_s)
+        return [at_s for at_s in begun_s if at_s < duration_s]
+
+
+def _unloaded_s(session: Session) -> list[float]:
+    """When each request of the session is sent, in seconds from its beginning, when nobody waits
+    for an engine."""
+    at_s, sent_s = 0.0, list[float]()
+    for number, turn in enumerate(session.turns):
+        at_s += turn.pause_s if number else 0.0
+        sent_s += [at_s] * len(turn.asks)
+        answer_tokens = max(ask.answer_tokens for ask in turn.asks)
+        at_s += UNLOADED_TTFT_S + UNLOADED_S_PER_TOKEN * answer_tokens
+    return sent_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import itertools
+import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -51,6 +52,24 @@ class Trace:
         if speed <= 0:
             raise ValueError(f"speed must be more than 0, got {speed:g}")
         return (recorded.at_s / speed for recorded in self.requests)
+
+    def jittered(self, seed: int) -> Trace:
+        """The same requests at other times: each recorded instant moves by up to half of the gap
+        before and after it, and requests of one instant change their order. Bursts stay bursts.
+        This is all that a seed can change: prompts and answers are what was recorded."""
+        rng = random.Random(f"{self.name}/{seed}")
+        instants = [
+            list(group) for _, group in itertools.groupby(self.requests, lambda each: each.at_s)
+        ]
+        moved: list[Recorded] = []
+        for index, group in enumerate(instants):
+            at_s = group[0].at_s
+            before_s = instants[index - 1][0].at_s if index else at_s
+            after_s = instants[index + 1][0].at_s if index + 1 < len(instants) else at_s
+            new_s = rng.uniform((before_s + at_s) / 2, (at_s + after_s) / 2)
+            rng.shuffle(group)
+            moved += (replace(each, at_s=new_s) for each in group)
+        return Trace(self.name, tuple(moved))
 
 
 def read_mooncake(path: Path, *, limit: int | None = None) -> Trace:

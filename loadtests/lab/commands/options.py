@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
+from math import inf
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
 
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from loadtests.lab import choices
 from loadtests.lab.comparison import Comparison
+from loadtests.lab.setting import Seeing, Troubles
 from loadtests.lab.source import Extent, LabError, Level, LevelKind, Source
 from loadtests.lab.summary import Cut, Slo
 from loadtests.sim.model.profile import Profile
@@ -78,7 +80,8 @@ class LoadOptions:
 class GoalOptions:
     """What a good answer is, and how many runs there are."""
 
-    seeds: Annotated[int, typer.Option(help="Runs of each, with the seeds from 1 on.", min=1)] = 3
+    seeds: Annotated[int, typer.Option(help="Runs of each, one for each seed.", min=1)] = 3
+    first_seed: Annotated[int, typer.Option(help="The seeds begin here.", min=1)] = 1
     slo_ttft: Annotated[float, typer.Option(help="Longest good time to first token, s.", min=0)] = (
         2.0
     )
@@ -90,6 +93,43 @@ class GoalOptions:
     def slo(self) -> Slo:
         """Both limits in one value."""
         return Slo(self.slo_ttft, self.slo_tpot)
+
+
+@dataclass(frozen=True, slots=True)
+class TroubleOptions:
+    """What is not as it should be in a run. Speeds: 1 is the profile's."""
+
+    scrape_interval: Annotated[
+        float, typer.Option(help="Seconds between two reads of a busy replica.", min=0.001)
+    ] = 0.25
+    slow_share: Annotated[
+        float, typer.Option(help="Share of replicas with --slow-speed.", min=0, max=1)
+    ] = 0.0
+    slow_speed: Annotated[float, typer.Option(help="Their speed.", min=0.001)] = 0.5
+    degrade_at: Annotated[
+        float | None, typer.Option(help="Second at which one replica gets --degrade-speed.", min=0)
+    ] = None
+    degrade_speed: Annotated[float, typer.Option(help="Its speed then.", min=0.001)] = 0.3
+    lose_metrics_at: Annotated[
+        float | None, typer.Option(help="Second from which no replica's metrics come.", min=0)
+    ] = None
+
+    @property
+    def seeing(self) -> Seeing:
+        """What a gateway sees, and when."""
+        idle_s = max(self.scrape_interval, Seeing().idle_scrape_interval_s)
+        return Seeing(self.scrape_interval, idle_s)
+
+    @property
+    def troubles(self) -> Troubles:
+        """As a value of the lab. Raises ValueError."""
+        return Troubles(
+            self.slow_share,
+            self.slow_speed,
+            inf if self.degrade_at is None else self.degrade_at,
+            self.degrade_speed,
+            inf if self.lose_metrics_at is None else self.lose_metrics_at,
+        )
 
 
 @dataclass(frozen=True, slots=True)

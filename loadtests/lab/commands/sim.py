@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -33,6 +34,7 @@ def sim(
     load: given.LoadOptions,
     goal: given.GoalOptions,
     run: given.RunOptions,
+    trouble: given.TroubleOptions,
     client_timeout: given.Timeout = None,
     jobs: given.Jobs = None,
     out: given.Folder = None,
@@ -46,6 +48,7 @@ def sim(
         registry.load_plugins()
         sizes = choices.sizes(replicas, "--replicas")
         experiment = planned(workload, policies, profile, sizes, load, goal, run, client_timeout)
+        experiment = replace(experiment, seeing=trouble.seeing, troubles=trouble.troubles)
         if out is not None:
             report.prepare(out)
         runs = swept(experiment, jobs, experiment.source.name)
@@ -74,6 +77,7 @@ def planned(
         profile=chip,
         limits=run.limits(chip),
         seeds=goal.seeds,
+        first_seed=goal.first_seed,
         slo=goal.slo,
         cut=run.cut,
         extent=load.extent,

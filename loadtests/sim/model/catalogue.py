@@ -57,6 +57,8 @@ class Accelerator:
     peak_flops: float
     link_bandwidth_bytes_per_s: float
     """To the others of its tensor parallel group, in one direction."""
+    multiprocessors: int = 132
+    """Units that work on tiles of attention at the same time; 0: it has no such units."""
 
 
 H100 = Accelerator("h100", 84.93e9, 3.35e12, 989e12, 450e9)
@@ -65,10 +67,10 @@ ACCELERATORS = {
     for accelerator in (
         H100,
         Accelerator("h200", 150.0e9, 4.8e12, 989e12, 450e9),
-        Accelerator("a100-80gb", 84.93e9, 2.04e12, 312e12, 300e9),
-        Accelerator("l40s", 47.7e9, 0.864e12, 362e12, 32e9),
-        Accelerator("b200", 192.0e9, 8.0e12, 2250e12, 900e9),
-        Accelerator("tpu-v7x", 206.0e9, 7.4e12, 2307e12, 600e9),
+        Accelerator("a100-80gb", 84.93e9, 2.04e12, 312e12, 300e9, 108),
+        Accelerator("l40s", 47.7e9, 0.864e12, 362e12, 32e9, 142),
+        Accelerator("b200", 192.0e9, 8.0e12, 2250e12, 900e9, 148),
+        Accelerator("tpu-v7x", 206.0e9, 7.4e12, 2307e12, 600e9, 0),
     )
 }
 

@@ -387,7 +387,7 @@ class EngineModel:
         if rounds < 2:
             return
         context_tokens = current.decode_context_tokens + len(running)
-        growth_s = self._time.context_token_s * len(running) * self._slowdown
+        growth_s = self._time.reading_s(len(running)) * len(running) * self._slowdown
         step_s = self._time.decode_s(len(running), context_tokens) * self._slowdown
         self._plateau = _Plateau(self._end_s, step_s, growth_s, rounds)
 

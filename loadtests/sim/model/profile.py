@@ -56,6 +56,9 @@ class Profile:
     """Per all-reduce that is too large for one stage; there are two in a layer."""
     weight_bandwidth_share: float = 0.9
     kv_bandwidth_share: float = 0.95
+    grouped_tail_waves: float = 3.0
+    """Waves of tiles by whose time a decode step's attention takes longer than reading the KV, for
+    grouped heads and many more tiles than multiprocessors."""
     link_bandwidth_share: float = 0.7
     compute_share: float = 0.55
     attention_share: float = 0.6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -36,6 +36,11 @@ class Baseline(RoutingPolicy, Protocol):
         self, request: RoutingRequest, pool: PoolView, candidates: Slots, rng: random.Random
     ) -> Floats:
         """One finite score per candidate, in any unit; candidates are never empty."""
+
+    hears_first_tokens: ClassVar[bool] = False
+    """The router that it imitates sees each first token as it streams by, and takes the request off
+    its prefill backlog then. A driver that can, shows the same to `in_flight_prefill_tokens`; the
+    picker learns it a scrape later."""
 
     def chosen(self, request: RoutingRequest, slot: int) -> None:
         """The request goes to ``slot``; for baselines that remember it."""

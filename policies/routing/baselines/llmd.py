@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -92,6 +93,8 @@ class LlmdTokenAware(Baseline):
       own;
     - ``requests`` (for long answers): requests in flight.
     """
+
+    hears_first_tokens: ClassVar[bool] = True
 
     affinity: float = 0.8
     max_ttft_penalty_s: float = 18.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from policies.registry import register
 from policies.routing.baselines.baseline import Baseline, preferred_first
 from policies.routing.bounds import at_least, share
 from policies.routing.scorers import Prefix
-from policies.routing.types import Floats, PoolView, RoutingRequest, Slots
+from policies.routing.types import Floats, Observation, PoolView, RoutingRequest, Slots
 
 _PREFIX = Prefix()
 
@@ -92,19 +92,24 @@ class AibrixPrefixCache(Baseline):
 
 
 @register("policy", "dynamo")
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Dynamo(Baseline):
     """NVIDIA Dynamo's KV router: least ``overlap_weight`` x prefill blocks + decode blocks.
 
     Prefill blocks are those of the prompt that are not cached, and those of requests in flight that
-    are still to be prefilled. Decode blocks are those that requests in flight hold; Dynamo counts
-    answers as they grow, we count their expected length. With a ``temperature`` above 0, endpoints
-    are drawn by a softmax over costs scaled to 0..1.
+    are still to be prefilled. Decode blocks are those that the prompts of requests in flight hold:
+    as shipped, Dynamo does not count the blocks of answers (``router_track_output_blocks`` is off);
+    with ``track_output_blocks`` an answer counts with its expected length. A block that several
+    requests share counts for each of them, where Dynamo counts it once. With a ``temperature``
+    above 0, endpoints are drawn by a softmax over costs scaled to 0..1.
     """
 
     overlap_weight: float = 1.0
     block_tokens: int = 16
     temperature: float = 0.0
+    track_output_blocks: bool = False
+    _prompts: dict[int, float] = field(init=False, default_factory=dict)
+    """By slot, prompt tokens of requests in flight."""
 
     def __post_init__(self) -> None:
         at_least(0, overlap_weight=self.overlap_weight, temperature=self.temperature)
@@ -115,7 +120,10 @@ class Dynamo(Baseline):
     ) -> Floats:
         matched = np.minimum(request.matched_tokens.take(candidates), request.prompt_tokens)
         prefill = pool.in_flight_prefill_tokens.take(candidates) + request.prompt_tokens - matched
-        decode = pool.in_flight_kv_tokens.take(candidates)
+        if self.track_output_blocks:
+            decode = pool.in_flight_kv_tokens.take(candidates)
+        else:
+            decode = np.array([self._prompts.get(slot, 0.0) for slot in candidates.tolist()])
         cost: Floats = (self.overlap_weight * prefill + decode) / self.block_tokens
         if self.temperature == 0:
             best: Floats = -cost
@@ -126,6 +134,17 @@ class Dynamo(Baseline):
         noise = [-math.log(-math.log(rng.random() or 5e-324)) for _ in range(logits.size)]
         drawn: Floats = logits + np.array(noise)
         return drawn
+
+    def chosen(self, request: RoutingRequest, slot: int) -> None:
+        self._prompts[slot] = self._prompts.get(slot, 0.0) + request.prompt_tokens
+
+    def observe(self, observation: Observation, now_s: float) -> None:
+        slot = observation.features.slot
+        left = self._prompts.get(slot, 0.0) - observation.features.prompt_tokens
+        self._prompts[slot] = max(0.0, left)
+
+    def reset(self, slot: int) -> None:
+        self._prompts.pop(slot, None)
 
 
 @register("policy", "production-stack")

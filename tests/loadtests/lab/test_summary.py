@@ -1,6 +1,6 @@
 """Figures of outcomes made by hand."""
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import pytest
 
@@ -9,6 +9,7 @@ from loadtests.lab.summary import (
     Cut,
     Slo,
     Window,
+    by_tenant,
     figures,
     stage_windows,
     timeline,
@@ -148,3 +149,31 @@ def test_a_timeline_has_at_most_as_many_columns() -> None:
     assert found.column_s == pytest.approx(2.0)
     assert found.in_flight == ((0.5, 2.5, 4.5, 6.5, 8.5), (1.5, 3.5, 5.5, 7.5, 9.5))
     assert found.kv_usage[0] == (0.5,) * 5
+
+
+def test_the_largest_tenth_and_what_was_captured_and_predicted() -> None:
+    small = [served(float(at), ttft_s=1.0, input_tokens=100) for at in range(9)]
+    large = served(9.0, ttft_s=8.0, input_tokens=1000, cached_tokens=300)
+    requests = [
+        replace(each, best_cached_tokens=50, predicted_ttft_s=1.1, predicted_tpot_s=0.09)
+        for each in small
+    ]
+    requests.append(replace(large, best_cached_tokens=350))
+    found = figures(outcome(requests), ALL, SLO)
+    assert found.largest_ttft_p99_s == pytest.approx(8.0)
+    assert found.captured_reuse == pytest.approx(300 / (9 * 50 + 350))
+    assert found.ttft_error == pytest.approx(0.1)
+    assert found.tpot_error == pytest.approx(0.1)
+    unknown = figures(outcome(small), ALL, SLO)
+    assert (unknown.captured_reuse, unknown.ttft_error, unknown.tpot_error) == (None, None, None)
+
+
+def test_each_tenant_has_its_own_figures() -> None:
+    quick = [replace(served(float(at), ttft_s=1.0), tenant="quick") for at in range(3)]
+    slow = replace(served(4.0, ttft_s=9.0), tenant="slow")
+    refused = replace(served(5.0, ttft_s=None, output_tokens=0, failed=True), tenant="slow")
+    found = by_tenant(outcome([*quick, slow, refused]), ALL, SLO)
+    assert [(each.tenant, each.requests) for each in found] == [("quick", 3), ("slow", 2)]
+    assert [each.ttft_p90_s for each in found] == [pytest.approx(1.0), pytest.approx(9.0)]
+    assert found[1].good_share == 0.0
+    assert by_tenant(outcome(quick), ALL, SLO) == ()

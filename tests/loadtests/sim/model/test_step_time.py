@@ -59,3 +59,15 @@ def test_large_messages_leave_the_one_stage_all_reduce() -> None:
             sequences, 0
         )
         assert difference == pytest.approx(added_s)
+
+
+def test_attention_of_grouped_heads_loses_waves_when_there_are_many_tiles() -> None:
+    """Four KV heads an accelerator: 128 sequences are 3.9 waves on 132 multiprocessors."""
+    grouped = StepTime(
+        Profile("grouped", architecture("codellama/CodeLlama-34b-Instruct-hf"), H100, 2)
+    )
+    whole = StepTime(Profile("whole", architecture("meta-llama/Llama-2-7b-hf"), H100, 1))
+    for sequences in (1, 16, 33):
+        assert grouped.reading_s(sequences) == grouped.context_token_s
+    assert grouped.reading_s(128) == pytest.approx(1.574 * grouped.context_token_s, rel=1e-3)
+    assert whole.reading_s(128) == whole.context_token_s

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from policies.registry import PolicyError, build
+from policies.routing.types import Features, Observation
 from tests.policies.routing.pools import baseline, order, pool_with, request_for
 
 
@@ -84,20 +85,35 @@ def test_dynamo_adds_prefill_and_decode_blocks() -> None:
     pool.in_flight_kv_tokens[:] = [1600, 800, 320]
     request = request_for(pool, prompt_tokens=1600, matched={0: 1600, 1: 800})
     # Blocks of 16: 0 + 100; 10 + 50 + 50; 100 + 20.
-    ranking = baseline("dynamo").rank(
+    ranking = baseline("dynamo", track_output_blocks=True).rank(
         request, pool, pool.in_flight_kv_tokens.argsort(), 3, 0.0, random.Random(1)
     )
     assert ranking.slots.tolist() == [0, 1, 2]
     assert ranking.scores.tolist() == [-100.0, -110.0, -120.0]
     # Prefill counted twice: 100; 170; 220. Not at all: 100; 50; 20.
-    assert order(baseline("dynamo", overlap_weight=2), pool, request) == [0, 1, 2]
-    assert order(baseline("dynamo", overlap_weight=0), pool, request) == [2, 1, 0]
+    double, none = (
+        baseline("dynamo", overlap_weight=weight, track_output_blocks=True) for weight in (2, 0)
+    )
+    assert order(double, pool, request) == [0, 1, 2]
+    assert order(none, pool, request) == [2, 1, 0]
+
+
+def test_dynamo_counts_prompts_in_flight_and_no_answers() -> None:
+    pool = pool_with(0, 0)
+    pool.in_flight_kv_tokens[:] = [0, 100_000]  # of long answers
+    policy = baseline("dynamo")
+    request = request_for(pool, prompt_tokens=160, matched={0: 80})
+    assert order(policy, pool, request) == [0, 1]  # 5 blocks to prefill against 10
+    assert order(policy, pool, request) == [1, 0]  # 5 + 10 against 10
+    ended = Observation(0, Features.seen(request, pool, 0), 160.0, None, 1.0, 0.1, 0.2, ok=True)
+    policy.observe(ended, 1.0)
+    assert order(policy, pool, request) == [0, 1]  # 5 against 10 + 10
 
 
 def test_dynamo_with_temperature_draws_by_a_softmax() -> None:
     pool, rng = pool_with(0, 0), random.Random(2)
     pool.in_flight_kv_tokens[1] = 1000
-    policy = baseline("dynamo", temperature=1.0)
+    policy = baseline("dynamo", temperature=1.0, track_output_blocks=True)
     counts = Counter(order(policy, pool, rng=rng)[0] for _ in range(4000))
     # exp(0) : exp(-1) = 0.731 : 0.269
     assert 0.70 < counts[0] / 4000 < 0.76
