@@ -19,7 +19,7 @@ ROW = {
     "in_flight_requests": 1.0,
     "waiting_requests": 0.0,
 }
-IDLE = EndpointView(*[0.0] * 9)
+IDLE = EndpointView(*[0.0] * len(EndpointView._fields))
 CHOSEN = Features(0, IDLE, 1_000.0, 0.0, 10.0, False, False, False, False)
 
 
