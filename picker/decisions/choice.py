@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from picker.request.choice import Choice, LeftOut, first_of
+from picker.request.choice import Choice, first_of
 from picker.request.pick import Pick
 from picker.state.endpoints import PoolState
 from policies.routing.types import Considered, Floats, Ranking, RoutingRequest, Slots
@@ -26,10 +26,10 @@ def choice_of(
     request: RoutingRequest,
     state: PoolState,
     pick: Pick,
-    left_out: LeftOut | None,
+    able: int,
 ) -> Choice:
     """The choice that led to ``pick``. Call it before the request is counted in the pool's view.
-    ``policy``: its name."""
+    ``policy``: its name. ``able``: candidates that it was given."""
     bound = request.session_slot
     choice = Choice(
         pick.role,
@@ -37,8 +37,8 @@ def choice_of(
         pick.addresses,
         pick.features,
         "" if bound is None else state.address_of(bound),
-        left_out,
     )
+    choice.candidates = able
     try:
         _keep_numbers(choice, ranking, request, state)
     except (ValueError, IndexError, TypeError, AttributeError):
@@ -55,8 +55,8 @@ def _keep_numbers(
     weighed = ranking.considered
     if weighed is None:
         weighed = Considered(ranking.slots, ranking.scores, ttft_s, tpot_s)
-    choice.candidates = weighed.slots.size
-    if choice.candidates > ROWS:
+    count = weighed.slots.size
+    if count > ROWS:
         weighed = _taken(weighed, _rows(weighed, ranking.slots))
     view, slots = state.view, weighed.slots
     matched, ahead = weighed.matched_tokens, weighed.backlog_tokens
@@ -66,6 +66,8 @@ def _keep_numbers(
     choice.waiting_requests = view.waiting_requests.take(slots)
     choice.endpoints = state.addresses_of(slots)
     choice.weighed = weighed
+    if ranking.considered is not None:
+        choice.candidates = count
 
 
 def _taken(weighed: Considered, rows: NDArray[np.intp]) -> Considered:

@@ -111,6 +111,7 @@ def _choice(prompt_tokens: float, choice: Choice) -> Document:
             "running_requests": _number(chosen.running_requests),
             "kv_usage": _number(chosen.kv_usage, 4),
             "kv_capacity_tokens": _number(chosen.kv_capacity_tokens) or None,
+            "foreign_requests": _number(chosen.foreign_requests),
             "in_flight_requests": _number(chosen.in_flight_requests),
             "in_flight_prefill_tokens": _number(chosen.in_flight_prefill_tokens),
             "in_flight_kv_tokens": _number(chosen.in_flight_kv_tokens),

@@ -106,12 +106,13 @@ class Schedule:
             scores=(*scores, *(0.0 for _ in last)),
             features=features,
         )
-        weighed = ranking.slots if ranking.considered is None else ranking.considered.slots
-        left_out, there = None, len(pool.state.slot_of)
-        if able.size < there or weighed.size < there:
+        choice = choice_of(profile.spec.name, ranking, request, pool.state, pick, able.size)
+        there = len(pool.state.slot_of)
+        if able.size < there or choice.candidates < there:
+            told = ranking.considered if choice.weighed is not None else None
+            weighed = able if told is None else told.slots
             asked = asked_of(context, profile.role)
-            left_out = self._reasons.of(pool, able, weighed, asked, now_s)
-        choice = choice_of(profile.spec.name, ranking, request, pool.state, pick, left_out)
+            choice.left_out = self._reasons.of(pool, able, weighed, asked, now_s)
         if pool.shadow is not None and profile is pool.profiles[-1]:
             model = context.served_model
             pool.shadow.consider(choice, request, pool.state, able, count, now_s, model)

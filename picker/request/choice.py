@@ -74,13 +74,13 @@ class Choice(Struct, gc=False):
     """What was seen of the first of them."""
     session_endpoint: str
     """Where the request's session is bound to, "" for nowhere."""
-    left_out: LeftOut | None
+    left_out: LeftOut | None = None
     """Replicas that were no candidates; None: all were."""
     predicted_ttft_s: float | None = None
     """Of the first one tried; None, here and below: the policy predicts none."""
     predicted_tpot_s: float | None = None
     candidates: int = 0
-    """How many the policy has weighed."""
+    """How many the policy has weighed; where it does not say, how many it was given."""
     endpoints: tuple[str, ...] = ()
     """Addresses of the candidates whose numbers are kept. One may stand twice."""
     weighed: Considered | None = None

@@ -35,7 +35,7 @@ def kept(state: PoolState, ranking: Ranking) -> Choice:
         tuple(map(state.address_of, slots)),
         Features.seen(request, state.view, slots[0]),
     )
-    return choice_of("mine", ranking, request, state, pick, None)
+    return choice_of("mine", ranking, request, state, pick, len(state.slot_of))
 
 
 def ranked(scores: Floats, *best: int, slots: Slots | None = None) -> Ranking:
@@ -101,6 +101,7 @@ def test_a_policy_that_says_nothing_of_the_others() -> None:
         state.address_of(1): 0.25,
     }
     assert choice.predicted_ttft_s is None
+    assert choice.candidates == 5
 
 
 @pytest.mark.parametrize(
@@ -117,6 +118,7 @@ def test_a_policy_that_says_nothing_of_the_others() -> None:
 def test_a_policy_that_says_nonsense_harms_no_request(weighed: Considered) -> None:
     state = pool_of(5)
     choice = kept(state, Ranking(np.array([2]), np.zeros(1), considered=weighed))
+    assert choice.candidates in (5, weighed.slots.size)
     assert choice.tried == (state.address_of(2),)
     rows = choice.rows()
     assert not rows or all("score" in row for row in rows.values())

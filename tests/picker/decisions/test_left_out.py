@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -11,6 +13,16 @@ from picker.decisions.left_out import MAX_NAMED
 from picker.decisions.record import Record
 from picker.request.choice import LeftOut, Why
 from picker.request.head import RequestHead
+from policies import registry
+from policies.routing.spec import PolicySpec
+from policies.routing.types import (
+    Considered,
+    PoolView,
+    Ranking,
+    RoutingPolicy,
+    RoutingRequest,
+    Slots,
+)
 from policies.routing.weighted import DEFAULT_PROFILE
 from tests.picker.fleet import (
     IDLE,
@@ -108,6 +120,50 @@ async def test_requests_share_what_holds_for_all_of_them_for_a_second() -> None:
     again = await left_out(made)
     assert again == first
     assert again is not first
+
+
+class Says(RoutingPolicy):
+    """Takes the first, and says of the others what a test wants."""
+
+    considered: Considered | None = None
+
+    def rank(
+        self,
+        request: RoutingRequest,
+        pool: PoolView,
+        candidates: Slots,
+        count: int,
+        now_s: float,
+        rng: random.Random,
+    ) -> Ranking:
+        return Ranking(candidates[:1], np.zeros(1), considered=self.considered)
+
+
+@pytest.mark.parametrize(
+    "considered",
+    [
+        None,
+        Considered([0, 1], np.zeros(2)),  # type: ignore[arg-type]
+        Considered(np.array([0.0, 1.0]), np.zeros(2)),
+        Considered(np.array([0, 99]), np.zeros(2)),
+        Considered(np.arange(99), np.zeros(99)),
+        Considered("all", "good"),  # type: ignore[arg-type]
+    ],
+)
+async def test_a_policy_that_does_not_say_what_it_weighed_has_left_nothing_out(
+    considered: Considered | None,
+) -> None:
+    says = Says()
+    says.considered = considered
+    registry.register("policy", "says-for-tests")(lambda: says)
+    try:
+        made = fleet()
+        made.configure(policy=PolicySpec("says-for-tests"))
+        assert await left_out(made) is None
+        made.sync([1, 2, 3], draining=[3])
+        assert await whys(made) == {3: Why.DRAINING}
+    finally:
+        del registry._factories["policy", "says-for-tests"]
 
 
 @pytest.mark.parametrize("count", [100])
