@@ -36,7 +36,7 @@ DEFAULT_PROFILE: Mapping[str, Sequence[Part] | Part] = {
     ],
     "picker": {"name": "max"},
 }
-"""The blend used when a pool names no other.
+"""The blend of the built-in profile ``weighted``.
 
 ``in-flight-tokens`` leads: it already trades a cached prefix for the work ahead of it, counts our
 own requests at once, and so spreads bursts. ``prefix`` adds what the tokens saved are worth later
@@ -88,7 +88,7 @@ def weighted_policy(
     filters: Sequence[Part] = (),
     picker: Part | None = None,
 ) -> WeightedPolicy:
-    """Filters, then a weighted sum of scorers, then a picker: the gateway's default.
+    """Filters, then a weighted sum of scorers, then a picker.
 
     Built from names and parameters; raises PolicyError.
     """

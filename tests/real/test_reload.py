@@ -217,7 +217,7 @@ async def test_a_profile_changes(gateway: Gateway, config: Json) -> None:
     one_sided: Any = copy.deepcopy(config)
     one_sided["scheduling"] = {
         "profiles": {
-            "default": {"picker": {"name": "weighted-random"}, "scorers": [{"name": "queue"}]}
+            "auto": {"picker": {"name": "weighted-random"}, "scorers": [{"name": "queue"}]}
         },
         "fallbacks": 1,
     }

@@ -12,7 +12,7 @@ from gateway.config.schema.section import Section
 from gateway.config.schema.terms import Name, Seconds
 from policies.routing.weighted import DEFAULT_PROFILE
 
-BUILT_IN_PROFILE: Final = "default"
+BUILT_IN_PROFILE: Final = "auto"
 
 
 class Policy(Section):
@@ -57,11 +57,11 @@ class Profile(Section):
 
 
 BALANCED: Final = Profile.model_validate(DEFAULT_PROFILE, strict=False)
-"""The built-in profile `default`."""
+"""The built-in profile `weighted`."""
 
 BUILT_IN: Final[Mapping[str, Profile]] = {
-    BUILT_IN_PROFILE: BALANCED,
-    "auto": Profile(policy=Policy(name="auto")),
+    BUILT_IN_PROFILE: Profile(policy=Policy(name="auto")),
+    "weighted": BALANCED,
 }
 """Profiles that are there without being given."""
 
@@ -103,7 +103,7 @@ class Scheduling(Section):
     default_profile: Name = BUILT_IN_PROFILE
     """Profile of the pools that name none."""
     profiles: Mapping[Name, Profile] = BUILT_IN
-    """Profiles by name. `default` and `auto` are built in; giving one of that name replaces it."""
+    """Profiles by name. `auto` and `weighted` are built in; giving one of that name replaces it."""
     fallbacks: Annotated[int, Field(ge=0, le=7)] = 2
     """Further replicas named behind the first choice; Envoy tries them in this order when one
     cannot be reached, or fails before the first byte of its answer. A request that has broken two

@@ -25,14 +25,14 @@ def pool(name: str, more: str = "") -> str:
             "pools[1].default",
             "pools[0] (a) is it already",
         ),
-        (f"pools:\n{pool('a', 'profile: defaul')}", "pools[0].profile", "did you mean default?"),
+        (f"pools:\n{pool('a', 'profile: weightd')}", "pools[0].profile", "did you mean weighted?"),
         (f"pools:\n{pool('a', 'shadow: aut')}", "pools[0].shadow", "did you mean auto?"),
         (
             f"scheduling: {{default_profile: auto}}\npools:\n{pool('a', 'shadow: auto')}",
             "pools[0].shadow",
             "auto is in force for the pool",
         ),
-        ("scheduling: {default_profile: x}", "scheduling.default_profile", "one of auto, default"),
+        ("scheduling: {default_profile: x}", "scheduling.default_profile", "one of auto, weighted"),
         (
             "models: [{name: a, targets: [{model: x}]}, {name: a, targets: [{model: y}]}]",
             "models[1].name",

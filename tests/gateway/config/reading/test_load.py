@@ -42,7 +42,7 @@ def test_values_arrive(tmp_path: Path) -> None:
     assert a.endpoints == ("10.0.0.1:80", "[::1]:81", "host:82")
     assert isinstance(b, SimulatedPool)
     assert config.profile_of(b).scorers[0].name == "queue"
-    assert config.profile_of(a) == config.scheduling.profiles["default"]
+    assert config.profile_of(a) == config.scheduling.profiles["auto"]
     assert isinstance(c, ProcessPool)
     assert c.cwd is not None
     assert c.cwd.is_absolute()  # relative to the file
