@@ -27,7 +27,6 @@ from picker.state.endpoints import Signals
 from picker.state.models import ServedModel
 from picker.state.spec import EndpointSpec
 from policies.routing.spec import PolicySpec
-from policies.routing.weighted import DEFAULT_PROFILE
 
 POOL: Final = "bench"
 _TICK_S: Final = 0.25
@@ -38,7 +37,7 @@ def picker_of(name: str, endpoints: int, peers: Peers | None = None) -> Picker:
     """A picker with so many idle replicas, whose signals do not age."""
     parts = Parts(peers=peers or Alone())
     picker = Picker(name, parts, now=time.monotonic, rng=random.Random(name))
-    policy = PolicySpec("weighted", DEFAULT_PROFILE)
+    policy = PolicySpec("auto")
     picker.configure(PickerSettings((PoolSettings(POOL, policy),), stale_after_s=1e9))
     addresses = [f"10.0.{n // 250}.{n % 250}:8000" for n in range(endpoints)]
     picker.pools.sync_endpoints(POOL, map(EndpointSpec, addresses))

@@ -25,6 +25,8 @@ from policies.routing.types import Floats, Observation, RoutingRequest
 _MILLION: Final = 1e6
 _WHOLE_S: Final = 0.0005
 """Seconds a token: what comes faster than that did not stream, and its first byte is its end."""
+_LEAST_OBJECTIVE_S: Final = 1e-6
+"""Shorter times are all alike out of reach."""
 _FEW: Final = 4.0
 """Output tokens from which a time per token can be told."""
 _FASTEST_S: Final = 1 / 2_000_000
@@ -107,9 +109,9 @@ class Latencies:
         Predictions count as longer by their usual error."""
         ttft_s = ttft_s * exp(self.first_paces.error)
         tpot_s = tpot_s * exp(self.each_paces.error)
-        return np.maximum(ttft_s / request.ttft_objective_s - 1.0, 0.0) + np.maximum(
-            tpot_s / request.tpot_objective_s - 1.0, 0.0
-        )
+        ttft_late = ttft_s / max(request.ttft_objective_s, _LEAST_OBJECTIVE_S) - 1.0
+        tpot_late = tpot_s / max(request.tpot_objective_s, _LEAST_OBJECTIVE_S) - 1.0
+        return np.maximum(ttft_late, 0.0) + np.maximum(tpot_late, 0.0)
 
     def observe(self, seen: Observation, ttft_s: float) -> bool:
         """Learn from a request that has ended well and had its first byte after ``ttft_s``; whether

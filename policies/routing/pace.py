@@ -20,6 +20,7 @@ _ALIKE: Final = 0.1
 _APART: Final = 0.3
 """Endpoints that differ by less, as a logarithm, are alike: so far apart are times of equal ones,
 whose requests are not the same. By more they are believed to differ; between, in part."""
+_SHORTEST_S: Final = 1e-4
 _FADING: Final = 0.02
 _SLOWEST: Final = log(50.0)
 
@@ -50,11 +51,11 @@ class Paces:
         return self._factors.take(slots)
 
     def observe(self, slot: int, seconds: float, usual_s: float) -> None:
-        """An endpoint took ``seconds`` for what takes ``usual_s`` in its pool; both over 0."""
+        """An endpoint took ``seconds`` for what takes ``usual_s`` in its pool."""
         if slot >= len(self._logs):
             self._grow(slot + 1)
         before, count = self._logs[slot], self._counts[slot]
-        off = log(seconds / usual_s) - before
+        off = log(max(seconds, _SHORTEST_S) / max(usual_s, _SHORTEST_S)) - before
         self.error += _FADING * (min(abs(off), _FARTHEST) - self.error)
         if count < _KEPT:
             self._counts[slot] = count = count + 1.0

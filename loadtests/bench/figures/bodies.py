@@ -24,7 +24,6 @@ from picker.state.endpoints import Signals
 from picker.state.models import ServedModel
 from picker.state.spec import EndpointSpec
 from policies.routing.spec import PolicySpec
-from policies.routing.weighted import DEFAULT_PROFILE
 
 _BODY_BYTES: Final = 4_000_000
 _LARGEST_BYTES: Final = 60_000_000
@@ -135,7 +134,7 @@ class _Peak:
 
 def _picker(apart: BodyProcess) -> Picker:
     picker = Picker("bench", Parts(apart=apart), now=time.monotonic, rng=random.Random(1))
-    pool = PoolSettings(_POOL, PolicySpec("weighted", DEFAULT_PROFILE), default=True)
+    pool = PoolSettings(_POOL, PolicySpec("auto"), default=True)
     rule = RewriteRule(_ALIAS, (RewriteTarget(_MODEL),))
     picker.configure(PickerSettings((pool,), (rule,), stale_after_s=1e9))
     address = "10.0.0.1:8000"

@@ -31,7 +31,6 @@ from picker.state.endpoints import PoolState, Signals
 from picker.state.spec import EndpointSpec
 from policies.routing.spec import PolicySpec
 from policies.routing.types import PoolView, RoutingRequest
-from policies.routing.weighted import DEFAULT_PROFILE
 
 ROUNDS = 7
 SLOTS = 100
@@ -91,7 +90,7 @@ def prompt_rows(rng: random.Random) -> Iterator[Row]:
 
 def rank_rows(rng: random.Random) -> Iterator[Row]:
     """The default profile over pools of several sizes."""
-    policy = PolicySpec("weighted", DEFAULT_PROFILE).build()
+    policy = PolicySpec("auto").build()
     for endpoints in (3, 100, 1_000):
         pool = PoolView.zeros(endpoints)
         values = np.random.default_rng(1)

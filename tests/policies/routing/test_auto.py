@@ -307,9 +307,12 @@ def test_an_objective_is_met_at_the_least_harm() -> None:
         (2.0 * ttft_s[1], 1),
         (1.3 * ttft_s[2], 2),
         (0.001, 2),  # none does: the least late
+        (5e-324, 2),
     ):
         asked = replace(plain, ttft_objective_s=objective_s)
-        assert order(policy, pool, asked)[0] == first
+        found = order(policy, pool, asked)
+        assert found[0] == first
+        assert sorted(found) == [0, 1, 2]
 
 
 def test_an_objective_for_further_tokens_keeps_away_from_crowds() -> None:

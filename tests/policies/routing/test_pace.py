@@ -42,6 +42,7 @@ def test_an_endpoint_that_slows_down_is_followed_and_one_wild_value_is_not() -> 
     paces, rng = Paces(), random.Random(3)
     learn(paces, 0, 1.0, 300, rng)
     paces.observe(0, 1e6, 1.0)
+    paces.observe(0, 0.0, 0.0)
     assert paces.of(0) == pytest.approx(1.0, abs=0.05)
     learn(paces, 0, 3.0, 80, rng)
     assert paces.of(0) == pytest.approx(3.0, rel=0.3)
