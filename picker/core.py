@@ -17,6 +17,7 @@ from picker.decisions.ring import Decisions
 from picker.flight.flights import Flights
 from picker.pipeline.parse import too_large
 from picker.pipeline.steps import Step, Steps, Tools, run, way
+from picker.pipeline.tokenize import Tokenize
 from picker.prompt.counting import Counting
 from picker.prompt.forms import form_of
 from picker.request.answer import Answer, Decision
@@ -27,6 +28,7 @@ from picker.request.report import Report
 from picker.request.response_ids import ResponseIds
 from picker.seams.background import AtOnce, Background
 from picker.seams.engine_counts import EngineCounts, NoEngineCounts
+from picker.seams.engine_tokens import EngineTokens, NoEngineTokens
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
 from picker.seams.observer import Answered, Observer, Rejected, Unobserved
@@ -57,6 +59,7 @@ class Parts:
     watch: Watch = field(default_factory=Unwatched)
     counting: Counting = field(default_factory=Counting)
     engine_counts: EngineCounts = field(default_factory=NoEngineCounts)
+    engine_tokens: EngineTokens = field(default_factory=NoEngineTokens)
     apart: Apart = field(default_factory=Here)
     """Where heavy work on bodies is done."""
     background: Background = field(default_factory=AtOnce)
@@ -74,7 +77,7 @@ class Picker:
         self.id = picker_id
         self.now = now
         self.learned = Learned()
-        self.pools = Pools(self.learned.ratio.bytes_per_token, parts.background)
+        self.pools = Pools(self.learned.ratio.bytes_per_token, now, parts.background)
         self.catalog = Catalog(self.pools, rng)
         self.decisions = Decisions(now)
         self.flights = Flights(
@@ -105,6 +108,7 @@ class Picker:
             limiter=parts.limiter,
             counting=parts.counting,
             engine_counts=parts.engine_counts,
+            tokenize=Tokenize(self.pools, parts.engine_tokens, now),
             apart=parts.apart,
             is_draining=lambda: self.draining,
             now=now,

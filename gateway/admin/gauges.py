@@ -36,12 +36,16 @@ class StatusCollector(Collector):
             _ENDPOINT, "endpoint_breaker_open", "1: a circuit breaker keeps requests from it."
         )
         in_flight = by(_ENDPOINT, "in_flight_requests", "Requests under way on an endpoint.")
+        exact = by(
+            _ENDPOINT, "endpoint_cache_exact", "1: its prefix cache is known by its KV events."
+        )
         restarts = by(("pool", "replica"), "replica_restarts", "Restarts of a replica.")
         for pool in status.pools:
             for endpoint in pool.endpoints:
                 key = (pool.name, endpoint.address)
                 up.add_metric(key, float(endpoint.healthy and not endpoint.draining))
                 breaker.add_metric(key, float(bool(endpoint.breaker)))
+                exact.add_metric(key, float(endpoint.cache == "exact"))
                 in_flight.add_metric(key, endpoint.in_flight_requests)
             for replica in pool.replicas:
                 restarts.add_metric((pool.name, replica.name), replica.restarts)
@@ -49,7 +53,7 @@ class StatusCollector(Collector):
             status.config,
             "1: the configuration file holds a change that was refused.",
         )
-        yield from (up, breaker, in_flight, restarts)
+        yield from (up, breaker, exact, in_flight, restarts)
         yield gauge("ready", "1: requests can be served.", float(not status.not_ready))
         yield gauge("config_version", "Version of the configuration in force.", config.version)
         yield gauge("config_refused", refused, float(config.refused is not None))

@@ -32,6 +32,9 @@ class EndpointStatus:
     breaker: str = ""
     """For which models its circuit breaker is open, and why: for these it gets no requests while
     others can serve them. "" when it is closed."""
+    cache: str = "approximate"
+    """How its prefix cache is known: "exact", by its events; "approximate", by what was sent there;
+    "events missing", so too, although events have come before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,9 @@ def status(url: Url = LOCAL, token_file: TokenFile = None, as_json: AsJson = Fal
         for endpoint in cast("list[Document]", pool["endpoints"])
     ]
     if rows:
-        show_table(("pool", "replica", "state", ">in flight", ">running", ">waiting", "why"), rows)
+        show_table(
+            ("pool", "replica", "state", ">in flight", ">running", ">waiting", "cache", "why"), rows
+        )
     for pool in cast("list[Document]", document["pools"]):
         _show_predictions(str(pool["name"]), cast("list[Document]", pool["predictions"]))
         if isinstance(pool["shadow"], dict):
@@ -64,4 +66,5 @@ def _row(pool: str, endpoint: Document) -> tuple[str, ...]:
         f"{endpoint[key]:g}"
         for key in ("in_flight_requests", "running_requests", "waiting_requests")
     )
-    return pool, str(endpoint["address"]), state, *numbers, why
+    cache = str(endpoint["cache"])
+    return pool, str(endpoint["address"]), state, *numbers, cache, why

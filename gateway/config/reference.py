@@ -159,6 +159,8 @@ def _pools(annotation: object) -> str:
     text += _table(
         StaticPool, only=["type", *common], type_choices=["static", "simulated", "process"]
     )
+    for key in common:
+        text += "".join(_sections(f"pools[].{key}", hints(StaticPool)[key], level=4))
     for pool in _POOLS:
         kind = get_args(hints(pool)["type"])[0]
         own = [key for key in pool.model_fields if key not in common and key != "type"]

@@ -6,7 +6,7 @@ from typing import Final
 
 from gateway.control.assignment import Assignment
 from picker.request.role import Role
-from picker.state.spec import EndpointChanges, EndpointSpec
+from picker.state.spec import EndpointChanges, EndpointSpec, KvPorts
 from picker.wire import control_pb2
 
 _SAME: Final = ("version", "whole", "proxy_generation", "registry_generation", "crash_generation")
@@ -54,6 +54,8 @@ def _from_spec(spec: EndpointSpec) -> control_pb2.Endpoint:
         role=spec.role.value,
         rank=spec.rank,
         labels=dict(spec.labels),
+        kv_events_port=spec.kv_events.port if spec.kv_events is not None else None,
+        kv_events_replay_port=spec.kv_events.replay_port if spec.kv_events is not None else None,
     )
 
 
@@ -64,4 +66,12 @@ def _to_spec(endpoint: control_pb2.Endpoint) -> EndpointSpec:
         role=Role(endpoint.role),
         rank=endpoint.rank if endpoint.HasField("rank") else None,
         labels=tuple(sorted(endpoint.labels.items())),
+        kv_events=_kv_ports(endpoint),
     )
+
+
+def _kv_ports(endpoint: control_pb2.Endpoint) -> KvPorts | None:
+    if not endpoint.HasField("kv_events_port"):
+        return None
+    replays = endpoint.HasField("kv_events_replay_port")
+    return KvPorts(endpoint.kv_events_port, endpoint.kv_events_replay_port if replays else None)

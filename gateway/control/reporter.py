@@ -12,8 +12,10 @@ from picker.state.spec import EndpointKey
 from picker.wire import control_pb2
 from policies.routing.types import Floats
 
-_WITH_REASON: Final = 6
+_WITH_REASON: Final = 7
 """From this row of the columns on they flag endpoints of which something is missing."""
+
+_CACHE: Final = 6
 
 
 class EndpointReporter:
@@ -27,10 +29,13 @@ class EndpointReporter:
         pools: Mapping[str, PoolState],
         under_way: Callable[[str, str], int],
         tripped: Callable[[str, float], Mapping[int, str]],
+        caches: Callable[[str], Mapping[int, str]],
     ) -> None:
         """``pools`` is read at every call: pools may come and go in it. ``under_way``: requests on
         an endpoint, by pool and address. ``tripped``: slots of a pool whose circuit breakers are
-        open at a time, and why."""
+        open at a time, and why. ``caches``: slots of which events of the prefix cache come, or are
+        missing."""
+        self._caches = caches
         self._tripped = tripped
         self._pools = pools
         self._under_way = under_way
@@ -69,6 +74,9 @@ class EndpointReporter:
         tripped = self._tripped(pool, now_s)
         slots, columns = dict(state.slot_of), self._columns(pool, state, now_s)
         columns[-1, list(tripped)] = 1.0
+        caches = self._caches(pool)
+        for slot, cache in caches.items():
+            columns[_CACHE, slot] = 1.0 if cache == "events" else 2.0
         slots_before, columns_before = self._reported.get(pool, ({}, np.zeros((0, 0))))
         self._reported[pool] = (slots, columns)
         _add_gone(report, pool, slots_before.keys() - slots.keys())
@@ -93,6 +101,7 @@ class EndpointReporter:
                     models=state.models.served_by(slot),
                     warning=state.why_no_signals(address) if healthy else "",
                     breaker=tripped.get(slot, ""),
+                    cache=caches.get(slot, ""),
                 )
 
     def _columns(self, pool: str, state: PoolState, now_s: float) -> Floats:
@@ -108,6 +117,7 @@ class EndpointReporter:
                 view.running_requests,
                 view.kv_usage,
                 state.models.revisions,
+                np.zeros(state.slots),  # how the prefix cache is known
                 state.silent(now_s),
                 state.without_signals(),
                 np.zeros(state.slots),  # whose circuit breakers are open

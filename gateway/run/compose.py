@@ -39,7 +39,9 @@ from picker.core import Parts, Picker
 from picker.prompt.counting import Counting
 from picker.replication.local import LocalPeers
 from picker.server.health import Health
+from picker.signals.kv_events import KvEvents
 from picker.signals.scraper import Scraper
+from picker.signals.token_ids import EngineTokenIds
 from picker.signals.tokenize import EngineTokenizer
 from picker.state.background import BackgroundThread
 from policies.limits.plan import OnStoreFailure
@@ -78,6 +80,8 @@ class WorkerParts:
     scraper: Scraper
     counting: Counting
     engine_counts: EngineTokenizer
+    engine_tokens: EngineTokenIds
+    kv_events: KvEvents
     bodies: BodyProcess
     picker: Picker
     health: Health
@@ -93,6 +97,7 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
     peers = LocalPeers(picker_id, own=run.peer_socket(index))
     scraper = Scraper(sharing=peers.readings)
     counting, engine_counts, bodies = Counting(), EngineTokenizer(), BodyProcess()
+    engine_tokens = EngineTokenIds()
     picker = Picker(
         picker_id,
         Parts(
@@ -103,6 +108,7 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
             watch=scraper,
             counting=counting,
             engine_counts=engine_counts,
+            engine_tokens=engine_tokens,
             apart=bodies,
             background=BackgroundThread(),
         ),
@@ -110,8 +116,8 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
         rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
     )
     return WorkerParts(
-        *(name, telemetry, tenancy, peers, scraper, counting, engine_counts, bodies),
-        *(picker, Health(picker)),
+        *(name, telemetry, tenancy, peers, scraper, counting, engine_counts),
+        *(engine_tokens, KvEvents(), bodies, picker, Health(picker)),
     )
 
 

@@ -22,6 +22,7 @@ from picker.settings import (
 )
 from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
+from picker.signals.kv_events import KvSettings
 from picker.signals.settings import ScrapedPool, ScrapeSettings
 from policies.health.breaker import BreakerRules
 from policies.routing.spec import PolicySpec
@@ -123,6 +124,27 @@ def scraped_pool(pool: Pool) -> ScrapedPool:
     if tls is None:
         return ScrapedPool(pool.name, engine, Upstream(headers=headers))
     return ScrapedPool(pool.name, engine, Upstream(_context(tls), tls.server_name, headers))
+
+
+def kv_settings(pool: Pool) -> KvSettings | None:
+    """Where a pool's replicas publish KV events; None: they are not listened to."""
+    events = pool.kv_events
+    if not events.enabled:
+        return None
+    return KvSettings(
+        port=events.port,
+        replay_port=events.replay_port,
+        topic=events.topic,
+        ranks=events.ranks,
+        guessed="port" not in events.model_fields_set,
+    )
+
+
+def tokenizing_upstreams(config: Config) -> dict[str, Upstream]:
+    """By pool: how replicas are reached that tell the tokens of prompts."""
+    return {
+        pool.name: scraped_pool(pool).upstream for pool in config.pools if pool.kv_events.enabled
+    }
 
 
 def counting_upstreams(config: Config) -> dict[str, Upstream]:

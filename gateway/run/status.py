@@ -225,6 +225,7 @@ def _endpoint(spec: EndpointSpec, seen: list[control_pb2.EndpointReport]) -> End
         kv_usage=latest.kv_usage,
         models=tuple(latest.models),
         breaker=next((one.breaker for one in seen if one.breaker), ""),
+        cache=_cache([one.cache for one in seen]),
     )
 
 
@@ -259,6 +260,13 @@ def shadow_of(found: Sequence[control_pb2.ShadowReport]) -> ShadowStatus | None:
 
 def _sum(counts: Iterable[Sequence[float]]) -> list[float]:
     return [sum(column) for column in zip(*counts, strict=True)]
+
+
+def _cache(known: list[str]) -> str:
+    """As the picker that knows least sees it."""
+    if all(one == "events" for one in known):
+        return "exact"
+    return "events missing" if "missing" in known else "approximate"
 
 
 def _replica(one: ReplicaRecord) -> ReplicaStatus:

@@ -58,7 +58,10 @@ class Worker:
         self._config: Config | None = None
         self._control = ControlClient(run.control_socket, report=self._report)
         self._reporter = EndpointReporter(
-            parts.picker.pools.states, parts.picker.flights.under_way, parts.picker.pools.tripped
+            parts.picker.pools.states,
+            parts.picker.flights.under_way,
+            parts.picker.pools.tripped,
+            parts.picker.pools.caches,
         )
         picker = parts.picker
         self._decisions = DecisionsServer(
@@ -81,6 +84,8 @@ class Worker:
         self._parts.peers.start(self._picker.flights)
         self._parts.scraper.start(self)
         self._parts.engine_counts.open()
+        self._parts.engine_tokens.open()
+        self._parts.kv_events.open()
         await self._decisions.start(self._run.decisions_socket(self._index))
         running = {
             asyncio.create_task(part)
@@ -114,6 +119,8 @@ class Worker:
         await parts.scraper.close()
         await self._picker.flights.counted()
         await parts.engine_counts.close()
+        await parts.engine_tokens.close()
+        parts.kv_events.close()
         parts.peers.stop()  # no end may be reported to accounts that are closed
         await parts.tenancy.close()
         parts.bodies.close()
@@ -183,6 +190,7 @@ class Worker:
         await parts.tenancy.configure(config)
         parts.scraper.configure(derive.scrape_settings(config))
         parts.engine_counts.use(derive.counting_upstreams(config))
+        parts.engine_tokens.use(derive.tokenizing_upstreams(config))
 
     def _listeners(self, config: Config) -> Listeners:
         settings, health = config.picker.ext_proc, config.picker.health
@@ -204,9 +212,10 @@ class Worker:
         for name in names:
             specs = self._control.endpoints.get(name, {})
             self._picker.pools.sync_endpoints(name, specs.values())
-        self._scrape(names)
         for gone in self._scraped - names:
             self._parts.scraper.drop(gone)
+            self._parts.kv_events.drop(gone)
+        self._scrape(names)
         self._scraped = set(names)
 
     def _scrape(self, names: Iterable[str]) -> None:
@@ -214,8 +223,10 @@ class Worker:
         assert self._config is not None
         for pool in self._config.pools:
             if pool.name in names:
-                addresses = self._picker.pools[pool.name].state.specs
-                self._parts.scraper.sync(derive.scraped_pool(pool), addresses)
+                runtime = self._picker.pools[pool.name]
+                specs = runtime.state.specs
+                self._parts.scraper.sync(derive.scraped_pool(pool), specs)
+                self._parts.kv_events.sync(runtime, derive.kv_settings(pool), specs)
 
     # -- what the scraper reads
 
@@ -254,6 +265,7 @@ class Worker:
         while True:
             await asyncio.sleep(_TICK_S)
             self._picker.flights.tick()
+            self._picker.pools.tick()
             await parts.health.refresh()
             parts.telemetry.sample(parts.scraper.stats)
             parts.telemetry.sample_breakers(self._picker.pools.take_opened())
@@ -264,6 +276,7 @@ class Worker:
                 peer_unreadable=parts.peers.unreadable,
                 peer_dropped=parts.peers.dropped_batches,
             )
+            parts.telemetry.sample_kv_events(parts.kv_events.stats)
             tenancy, metrics = parts.tenancy.current, parts.telemetry.tenants
             if tenancy is not None:
                 metrics.sample_expressions(tenancy.expression_failures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 
@@ -17,6 +18,7 @@ from gateway.telemetry.predictions import (
 )
 from picker.request.report import Ending
 from picker.seams.observer import Answered, Completed, Rejected
+from picker.signals.kv_stream import KvStats
 from picker.signals.scraper import ScrapeStats
 from picker.state.shadow import Shadow
 
@@ -174,6 +176,13 @@ class PickerMetrics:
         self._scrape_failures = growing(
             "scrape_failures", "Failed reads of replicas' metrics and model lists.", ("reason",)
         )
+        self._kv_events = growing(
+            "kv_events",
+            "Batches of KV events taken in (batches), messages or events that could not be read"
+            " (malformed), batches missed (gaps) and not replayed either (lost), engines that began"
+            " anew or whose connection broke (restarts).",
+            ("kind",),
+        )
         self._log_dropped = growing(
             "request_log_dropped_lines", "Lines of the request log lost to a slow or full disk."
         )
@@ -268,6 +277,11 @@ class PickerMetrics:
         self._scrapes.follow(stats.scrapes)
         for reason, count in stats.failures.items():
             self._scrape_failures.follow(count, str(reason))
+
+    def sample_kv_events(self, stats: KvStats) -> None:
+        """Note the counts of KV events so far."""
+        for kind, count in asdict(stats).items():
+            self._kv_events.follow(count, kind)
 
     def sample_request_log(self, dropped_lines: int) -> None:
         """Note how many lines the request log has lost so far."""

@@ -14,6 +14,7 @@ from gateway.telemetry.observer import TelemetryObserver
 from gateway.telemetry.predictions import PredictionErrors
 from gateway.telemetry.request_log import RequestLog
 from gateway.telemetry.tenant_metrics import TenantMetrics
+from picker.signals.kv_stream import KvStats
 from picker.signals.scraper import ScrapeStats
 from picker.state.shadow import Shadow
 
@@ -54,6 +55,10 @@ class WorkerTelemetry:
         if self._log is not None:
             self._log.flush()
             self._metrics.sample_request_log(self._log.dropped_lines)
+
+    def sample_kv_events(self, stats: KvStats) -> None:
+        """Note the counts of KV events so far."""
+        self._metrics.sample_kv_events(stats)
 
     def sample_breakers(self, opened: Mapping[tuple[str, str, str], int]) -> None:
         """Note circuit breakers that were opened since the last call, by pool, endpoint and

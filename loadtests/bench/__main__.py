@@ -26,6 +26,7 @@ from loadtests.bench.figures import (
     fleet,
     gateways,
     hearing,
+    kv_index,
     latency,
     limits,
     long,
@@ -54,6 +55,7 @@ OWN_FIGURES: Final = (
     OwnFigure("scale", "picker CPU per request among many replicas", scale.per_request),
     OwnFigure("reading", "CPU of reading 1,000 busy replicas", scale.reading),
     OwnFigure("bodies", "what one hostile body does to all others", bodies.worst),
+    OwnFigure("kv-index", "exact index of what replicas have cached", kv_index.rows),
     OwnFigure("hearing", "CPU per request of another picker", hearing.per_request),
 )
 ASKED_FOR: Final = (

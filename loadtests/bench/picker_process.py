@@ -22,7 +22,6 @@ from picker.core import Parts, Picker
 from picker.replication.local import LocalPeers
 from picker.seams.peers import Alone, Peers
 from picker.settings import PickerSettings, PoolSettings
-from picker.state.cache.approximate import ApproximateIndex
 from picker.state.endpoints import Signals
 from picker.state.models import ServedModel
 from picker.state.spec import EndpointSpec
@@ -51,8 +50,10 @@ def picker_of(name: str, endpoints: int, peers: Peers | None = None) -> Picker:
 def known(picker: Picker) -> dict[str, float]:
     """What it knows of all requests, its own and others': requests in flight, prefix blocks."""
     pool = picker.pools[POOL]
-    assert isinstance(pool.cache, ApproximateIndex)
-    return {"in_flight": float(pool.state.view.in_flight_requests.sum()), "blocks": len(pool.cache)}
+    return {
+        "in_flight": float(pool.state.view.in_flight_requests.sum()),
+        "blocks": len(pool.cache.approximate),
+    }
 
 
 async def tick(picker: Picker) -> None:

@@ -40,6 +40,8 @@ class Experiment(Comparison):
     limits: EngineLimits
     seeing: Seeing = field(default_factory=Seeing)
     troubles: Troubles = field(default_factory=Troubles)
+    kv_events: bool = False
+    """See `Setting.kv_events`."""
 
     @property
     def titles(self) -> tuple[str, ...]:
@@ -59,6 +61,7 @@ class Experiment(Comparison):
         return {
             "seeing": asdict(self.seeing),
             "troubles": {k: v for k, v in asdict(self.troubles).items() if v != inf},
+            "kv_events": self.kv_events,
             "client_timeout_s": self.client_timeout_s,
             "limits": asdict(self.limits),
             "profile": asdict(self.profile),
@@ -82,6 +85,7 @@ class Experiment(Comparison):
             self.seeing,
             self.client_timeout_s,
             self.troubles,
+            self.kv_events,
         )
 
     def sized(self, replicas: int) -> Experiment:

@@ -65,3 +65,5 @@ class Setting:
     client_timeout_s: float | None = None
     """Clients give up after this time; None: never."""
     troubles: Troubles = field(default_factory=Troubles)
+    kv_events: bool = False
+    """The picker knows the engines' caches by their events, and the tokens of every prompt."""

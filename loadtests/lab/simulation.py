@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
+from loadtests.lab.kv_events import KvEvents
 from loadtests.lab.outcome import REFUSED, Outcome, Sample, Served
 from loadtests.lab.setting import Setting
 from loadtests.sim.model.engine import EngineEvent, EngineModel, EventKind
@@ -23,8 +24,10 @@ from loadtests.workloads.traffic import Traffic
 from loadtests.workloads.words import BYTES_PER_TOKEN
 from picker import names
 from picker.core import Parts, Picker
+from picker.prompt.blocks import HASH_MASK
 from picker.prompt.fields import RequestFields
 from picker.prompt.forms import Prompt
+from picker.prompt.token_blocks import PromptTokens
 from picker.request.answer import Answer, Decision
 from picker.request.choice import Choice
 from picker.request.context import RequestContext
@@ -48,7 +51,10 @@ _NO_ADAPTERS: Final[frozenset[str]] = frozenset()
 class _Read:
     """Fills in what parsing a body would: see `picker.pipeline.steps.Tools.read`."""
 
-    def __init__(self) -> None:
+    def __init__(self, block_tokens: int | None) -> None:
+        """``block_tokens``: of the engines' blocks, None when the tokens of prompts are not
+        known."""
+        self._block_tokens = block_tokens
         self.asked: Request | None = None
         """The request that is being offered."""
 
@@ -68,6 +74,11 @@ class _Read:
         )
         context.prompt = Prompt((b"",), asked.prompt_tokens * BYTES_PER_TOKEN, 0)
         context.blocks = asked.live_blocks(MODEL)
+        size = self._block_tokens
+        if size is not None:
+            ids = asked.block_ids(size)[: asked.prompt_tokens // size]
+            chain = [block_id & HASH_MASK for block_id in ids]
+            context.tokens = PromptTokens.of_chain(chain, size, asked.prompt_tokens)
 
 
 @dataclass(slots=True)
@@ -106,7 +117,8 @@ class Simulation:
         self._on_progress = on_progress
         self._outcome = Outcome()
         self._rng = random.Random(f"lab/{seed}")
-        self._read = _Read()
+        size = setting.limits.block_size_tokens
+        self._read = _Read(size if setting.kv_events else None)
         self._picker = Picker(
             "lab",
             Parts(read=self._read),
@@ -123,8 +135,10 @@ class Simulation:
         """KV blocks of all prompts and answers until now."""
         self._scraped: list[Signals] = []
         """By replica, the signals that the picker knows."""
+        self._picker.configure(self._picker_settings)
         self._engines = [
-            EngineModel(setting.profile, setting.limits, skip=skip) for _ in range(setting.replicas)
+            EngineModel(setting.profile, setting.limits, skip=skip, listener=self._listener(index))
+            for index in range(setting.replicas)
         ]
         self._addresses = [_address(index) for index in range(setting.replicas)]
         self._replica_of = {address: index for index, address in enumerate(self._addresses)}
@@ -180,9 +194,15 @@ class Simulation:
 
     # -- the pool
 
+    def _listener(self, slot: int) -> KvEvents | None:
+        """What takes in an engine's events; its endpoint is the slot's."""
+        if not self._setting.kv_events:
+            return None
+        feed = self._picker.pools[POOL].cache.join(slot)
+        return KvEvents(feed, lambda: self.now_s, self._setting.limits.block_size_tokens)
+
     def _open_pool(self) -> None:
         setting = self._setting
-        self._picker.configure(self._picker_settings)
         self._picker.pools.sync_endpoints(
             POOL, [EndpointSpec(address) for address in self._addresses]
         )

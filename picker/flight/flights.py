@@ -103,7 +103,7 @@ class Flights:
         for leg in entry.legs:
             self.ledger.open(leg, now_s)
             sent = Sent(leg.pool, leg.address, chains, context.adapter, context.session)
-            added = self._pools.sent(sent, now_s)
+            added = self._pools.sent(sent, now_s, context.tokens)
             if leg is entry.answering:
                 entry.added = added
             self._peers.sent(sent)

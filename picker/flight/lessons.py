@@ -8,6 +8,7 @@ from picker.flight.charge import is_metered
 from picker.flight.entry import Entry
 from picker.flight.judge import Judge
 from picker.request.report import ENGINE_FAILED, Ending, Report
+from picker.state.cache.index import Reuse
 from picker.state.learned import Learned
 from picker.state.pools import Pools
 from policies.limits.prices import NOTHING, Usage
@@ -29,6 +30,16 @@ class Lessons:
         pool, used = self._pools.get(entry.pool), report.address
         ok = report.status == 200 and report.reason not in ENGINE_FAILED
         self._judge.judge(entry, report)
+        if ok and usage is not None and usage.input_tokens:
+            believed = entry.matched_tokens if used == entry.choices[0] else 0.0
+            reuse = Reuse(
+                prompt_tokens=usage.input_tokens,
+                cached_tokens=report.cached_tokens,
+                output_tokens=usage.output_tokens,
+                believed_tokens=believed,
+                sent_s=entry.started_s,
+            )
+            self._pools.answered(entry.pool, used, entry.chains, reuse)
         if report.status == 200 and usage is not None and is_metered(entry.expected):
             model = entry.served_model
             if report.input_tokens and entry.text_bytes:

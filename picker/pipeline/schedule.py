@@ -52,7 +52,7 @@ class Schedule:
             max_output_tokens=context.output_tokens,
             matched_tokens=np.zeros(pool.state.slots)
             if blocks is None
-            else pool.cache.match(blocks, context.prompt_tokens, pool.state.slots),
+            else pool.cache.match(blocks, context.prompt_tokens, pool.state.slots, context.tokens),
             adapter=pool.state.models.adapter(context.adapter) if context.adapter else None,
             session_slot=_session_slot(context, pool, now_s),
             session=context.session or None,

@@ -34,6 +34,7 @@ from picker.pipeline.reserve import Reserve
 from picker.pipeline.resolve import Resolve
 from picker.pipeline.schedule import Schedule
 from picker.pipeline.spent import RefuseSpent
+from picker.pipeline.tokenize import Tokenize
 from picker.prompt.counting import Counting
 from picker.request.context import RequestContext
 from picker.request.response_ids import ResponseIds
@@ -84,6 +85,7 @@ class Tools:
     limiter: Limiter
     counting: Counting
     engine_counts: EngineCounts
+    tokenize: Tokenize
     apart: Apart
     is_draining: Callable[[], bool]
     now: Callable[[], float]
@@ -119,6 +121,7 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("estimate", estimate),
             ("reserve", Reserve(tools.limiter, exactly, estimate)),
             ("hash", Hash()),
+            ("tokenize", tools.tokenize),
             (
                 "schedule",
                 Schedule(tools.pools, tools.flights.ledger, tools.reasons, tools.rng, tools.now),

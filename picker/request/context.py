@@ -12,6 +12,7 @@ from picker import names
 from picker.prompt.blocks import Blocks
 from picker.prompt.fields import RequestFields
 from picker.prompt.forms import Form, Prompt
+from picker.prompt.token_blocks import PromptTokens
 from picker.request.answer import Answer, Decision
 from picker.request.caller import UNKNOWN, Caller
 from picker.request.choice import Choice
@@ -87,6 +88,8 @@ class RequestContext(Struct):
     output_tokens: float = 0.0
     """Expected or declared output, tokens."""
     blocks: Blocks | None = None
+    tokens: PromptTokens | None = None
+    """Of the prompt, as the engine will see them; None: not known (in time)."""
     expected: Usage = NOTHING
     """Its upper bound, as far as one is known; nothing: it counts as a request only."""
     answers: int = 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from picker.request.role import Role
 from picker.settings import PoolSettings
 from picker.state.breakers import Breakers
-from picker.state.cache.index import CacheIndex
+from picker.state.cache.exact import ExactIndex
 from picker.state.endpoints import PoolState
 from picker.state.sessions import Sessions
 from picker.state.shadow import Shadow
@@ -51,7 +51,7 @@ class PoolRuntime:
 
     settings: PoolSettings
     state: PoolState
-    cache: CacheIndex
+    cache: ExactIndex
     sessions: Sessions
     profiles: tuple[Profile, ...]
     """In the order of the choices; the last one answers the client."""

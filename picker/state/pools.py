@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from picker.prompt.token_blocks import PromptTokens
 from picker.request.role import Role
 from picker.seams.background import AtOnce, Background
 from picker.seams.peers import Finding, Sent
 from picker.settings import PickerSettings, PoolSettings
 from picker.state.breakers import Breakers
-from picker.state.cache.approximate import ApproximateIndex
+from picker.state.cache.exact import ExactIndex
+from picker.state.cache.index import Reuse
 from picker.state.endpoints import PoolState, Signals
 from picker.state.lack import Lack
 from picker.state.models import ServedModel
@@ -21,6 +23,7 @@ from picker.state.shadow import Shadow
 from picker.state.spec import EndpointChanges, EndpointSpec, changes_between
 from policies.routing.spec import PolicySpec
 
+Chains = Sequence[Sequence[int]]
 _MAX_SESSIONS: Final = 100_000
 _SESSION_TTL_S: Final = 3600.0
 
@@ -29,11 +32,15 @@ class Pools(dict[str, PoolRuntime]):
     """By name, those that came first first; only `configure` adds and removes any."""
 
     def __init__(
-        self, bytes_per_token: Callable[[str], float], background: Background | None = None
+        self,
+        bytes_per_token: Callable[[str], float],
+        now: Callable[[], float],
+        background: Background | None = None,
     ) -> None:
-        """``bytes_per_token``: of a model's text, as learned. ``background``: where shadows
-        rank."""
+        """``bytes_per_token``: of a model's text, as learned. ``now``: picker's clock, seconds.
+        ``background``: where shadows rank."""
         super().__init__()
+        self._now = now
         self.states: dict[str, PoolState] = {}
         self._bytes_per_token = bytes_per_token
         self._background = background or AtOnce()
@@ -48,7 +55,7 @@ class Pools(dict[str, PoolRuntime]):
                 breakers = Breakers(settings.breaker)
                 sessions = Sessions(max_sessions=_MAX_SESSIONS, ttl_s=_SESSION_TTL_S)
                 self[pool.name] = PoolRuntime(
-                    pool, state, ApproximateIndex(), sessions, _profiles(pool), breakers
+                    pool, state, ExactIndex(self._now), sessions, _profiles(pool), breakers
                 )
             else:
                 runtime.settings = pool
@@ -120,14 +127,14 @@ class Pools(dict[str, PoolRuntime]):
                 runtime.cache.reset(slot)
                 runtime.breakers.reset(slot)  # what comes back there is another process
 
-    def sent(self, sent: Sent, now_s: float) -> Sequence[int]:
+    def sent(self, sent: Sent, now_s: float, tokens: PromptTokens | None = None) -> Sequence[int]:
         """What a request leaves behind at the endpoint it was sent to, by whatever picker; ignored
         for an endpoint that is not known here (yet). Returns what `CacheIndex.sent` does."""
         runtime = self.get(sent.pool)
         slot = runtime.state.slot_of.get(sent.address) if runtime is not None else None
         if runtime is None or slot is None:
             return ()
-        added = runtime.cache.sent(slot, sent.chains)
+        added = runtime.cache.sent(slot, sent.chains, tokens)
         if sent.adapter:
             runtime.state.expect_adapter(sent.address, sent.adapter)
         if sent.session:
@@ -159,10 +166,30 @@ class Pools(dict[str, PoolRuntime]):
             return False
         return bool(runtime.state.view.waiting_requests[slot] > 0)
 
+    def answered(self, pool: str, address: str, chains: Chains, reuse: Reuse) -> None:
+        """An endpoint has answered a request with these chains of block hashes."""
+        runtime = self.get(pool)
+        slot = runtime.state.slot_of.get(address) if runtime is not None else None
+        if runtime is not None and slot is not None:
+            runtime.cache.answered(slot, chains, reuse)
+
+    def tick(self) -> None:
+        """A few times a second."""
+        for runtime in self.values():
+            runtime.cache.tick()
+
     def tripped(self, pool: str, now_s: float) -> dict[int, str]:
         """Slots of a pool whose circuit breakers are open or probing, and why, for people."""
         breakers = self[pool].breakers
         return {slot: breakers.why(slot, now_s) for slot in breakers.tripped(now_s)}
+
+    def caches(self, pool: str) -> dict[int, str]:
+        """Slots of a pool whose prefix caches are known by events ("events"), and those whose
+        events have come and do not now ("missing")."""
+        cache = self[pool].cache
+        return dict.fromkeys(cache.missing_slots(), "missing") | dict.fromkeys(
+            cache.exact_slots(), "events"
+        )
 
     def take_opened(self) -> Counter[tuple[str, str, str]]:
         """How often circuit breakers were opened here since this was last asked for, by pool,

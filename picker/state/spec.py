@@ -12,6 +12,16 @@ EndpointKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
+class KvPorts:
+    """Where an endpoint publishes what its prefix cache holds, on the address's host."""
+
+    port: int
+    """Of vLLM's KV events."""
+    replay_port: int | None = None
+    """Where earlier ones can be asked for; None: nowhere."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointSpec:
     """An endpoint that the pool should have."""
 
@@ -24,6 +34,8 @@ class EndpointSpec:
     """Data-parallel rank of the engine behind the address; None: the engine has no ranks."""
     labels: tuple[tuple[str, str], ...] = ()
     """Names and values, sorted by name."""
+    kv_events: KvPorts | None = None
+    """None: not known of this endpoint in particular."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,26 @@ _SECRET_NAME: Final = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$", re
 _VLLM_KEY: Final = "VLLM_API_KEY"
 
 
+class KvEvents(Section):
+    """Where the replicas publish what their prefix caches hold: vLLM's `--kv-events-config`.
+    Replicas whose events come are routed to by what they really hold, the others by what was sent
+    there."""
+
+    enabled: bool = True
+    """Listen to events. A replica that publishes none costs each worker an attempt to connect a
+    minute."""
+    port: Port = 5557
+    """Port of `endpoint`, on the replica's host; vLLM's default. Without one given here, it is
+    tried where a replica has a private address for itself: in a pod, for instance."""
+    replay_port: Port | None = 5558
+    """Port of `replay_endpoint`, where missed events are asked for. Null: there is none, and what a
+    replica held before a gap or before Penstock was started is unknown."""
+    topic: str = ""
+    """Take only topics that begin with this text."""
+    ranks: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Data-parallel ranks behind each address. vLLM lets rank i publish at both ports + i."""
+
+
 class _AnyPool(Section):
     name: Name
     """Name of the pool, unique. It names the Envoy cluster and labels metrics."""
@@ -52,6 +72,8 @@ class _AnyPool(Section):
     """Share of this pool in the requests for a model that several pools serve, of the sum of their
     weights. A pool whose replicas cannot serve the model now leaves its share to the others; one of
     weight 0 serves only when no other can."""
+    kv_events: KvEvents = KvEvents()
+    """Exact knowledge of the replicas' prefix caches."""
     drain_timeout_s: Seconds = 600.0
     """Longest time that a replica being removed may go on serving its running requests, seconds."""
 
@@ -212,7 +234,8 @@ class ProcessPool(_AnyPool):
     """Number of replicas."""
     command: Annotated[tuple[str, ...], Field(min_length=1)]
     """Command and arguments; no shell. `{port}`, `{host}` and `{index}` (0, 1, ...) are filled
-    in; other braces stay as they are."""
+    in, and `{kv_events_port}` and `{kv_replay_port}` with free ports, at which the replica's KV
+    events are then expected; other braces stay as they are."""
     env: Mapping[str, EnvValue] = {}
     """Environment variables on top of Penstock's own: text, in which `{port}`, `{host}` and
     `{index}` are filled in, or a secret (`{env: NAME}`, `{file: PATH}`). A name that ends in KEY,

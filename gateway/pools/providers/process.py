@@ -99,7 +99,7 @@ class ReplicaProcesses(Generic[_Config]):
         """See Provider."""
         serving = [r for r in self._all() if r.ready and (r.draining or r not in self._retiring)]
         specs = [
-            EndpointSpec(replica.address, draining=replica.draining)
+            EndpointSpec(replica.address, draining=replica.draining, kv_events=replica.kv_events)
             for replica in serving
             if replica.address is not None
         ]
@@ -176,7 +176,7 @@ class ReplicaProcesses(Generic[_Config]):
                 index,
                 self._plan,
                 http=http,
-                taken_ports=lambda: {r.port for r in self._all() if r.port is not None},
+                taken_ports=lambda: {port for r in self._all() for port in r.ports},
                 log_dir=self._log_dir,
                 on_state=self._on_state,
                 rng=self._rng,

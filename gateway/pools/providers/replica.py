@@ -18,8 +18,11 @@ from gateway.config.schema.pools import Ready, Restart, Stop
 from gateway.config.schema.terms import join_endpoint
 from gateway.pools.ports import free_port, reachable, try_port
 from gateway.pools.provider import ReplicaRecord, ReplicaState
+from picker.state.spec import KvPorts
 
 _PROBE_TIMEOUT_S: Final = 5.0
+_KV_EVENTS_PORT: Final = "{kv_events_port}"
+_KV_REPLAY_PORT: Final = "{kv_replay_port}"
 
 _STATES: Final = {
     ChildState.IDLE: ReplicaState.STARTING,
@@ -37,13 +40,18 @@ class LaunchTemplate:
     """What replicas execute; a replica of another template has to be replaced."""
 
     command: tuple[str, ...]
-    """With `{port}`, `{host}`, `{index}` and `{seed}` to fill in."""
+    """With `{port}`, `{host}`, `{index}`, `{seed}`, `{kv_events_port}` and `{kv_replay_port}` to
+    fill in."""
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     """On top of this process's environment. May hold secrets."""
     cwd: Path | None = None
     host: str = "127.0.0.1"
     first_port: int | None = None
     first_seed: int = 0
+
+    def names(self, placeholder: str) -> bool:
+        """Whether something has to be filled in there."""
+        return any(placeholder in text for text in (*self.command, *self.env.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,8 @@ class Replica:
         """Finishes its requests; `drain` and `undrain` change it."""
         self._drained = asyncio.Event()
         self.port: int | None = None
+        self.kv_events: KvPorts | None = None
+        """Where it publishes KV events, if it was given a port for them."""
         self._http = http
         self._taken_ports = taken_ports
         self._rng = rng
@@ -115,6 +125,13 @@ class Replica:
         if self.port is None:
             return None
         return join_endpoint(reachable(self.plan.launch.host), self.port)
+
+    @property
+    def ports(self) -> set[int]:
+        """All that it was given."""
+        kv = self.kv_events
+        given = (self.port, None, None) if kv is None else (self.port, kv.port, kv.replay_port)
+        return {port for port in given if port is not None}
 
     def drain(self) -> None:
         """Finish the requests, when it can have any."""
@@ -159,8 +176,15 @@ class Replica:
             except OSError as error:
                 where = f"{template.host} port {self.port}"
                 raise OSError(f"{where} is used by another program") from error
+        self.kv_events = None
+        if template.names(_KV_EVENTS_PORT):
+            self.kv_events = KvPorts(self._one_more_port())
+            if template.names(_KV_REPLAY_PORT):
+                self.kv_events = KvPorts(self.kv_events.port, self._one_more_port())
         values = {
             "{port}": str(self.port),
+            _KV_EVENTS_PORT: str(self.kv_events.port if self.kv_events else ""),
+            _KV_REPLAY_PORT: str(self.kv_events.replay_port or "" if self.kv_events else ""),
             "{host}": template.host,
             "{index}": str(self.index),
             "{seed}": str(template.first_seed + self.index),
@@ -168,6 +192,10 @@ class Replica:
         env = {key: _filled(value, values) for key, value in template.env.items()}
         command = tuple(_filled(argument, values) for argument in template.command)
         return Launch(command, {**os.environ, **env}, template.cwd)
+
+    def _one_more_port(self) -> int:
+        taken = {*self._taken_ports(), *self.ports}
+        return free_port(self.plan.launch.host, taken, self._rng)
 
     async def _answers(self) -> bool:
         try:

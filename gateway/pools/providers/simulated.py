@@ -29,6 +29,9 @@ def simulated_plan(config: SimulatedPool) -> ReplicaPlan:
         "time-scale": config.time_scale,
         "seed": "{seed}",
     }
+    if config.kv_events.enabled:
+        options["kv-events-endpoint"] = "tcp://*:{kv_events_port}"
+        options["kv-events-replay-endpoint"] = "tcp://*:{kv_replay_port}"
     arguments = [f"--{key}={value}" for key, value in options.items() if value is not None]
     arguments += [f"--lora={adapter}" for adapter in config.adapters]
     command = (sys.executable, "-m", "loadtests.sim", *arguments)

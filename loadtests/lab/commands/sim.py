@@ -35,6 +35,10 @@ def sim(
     goal: given.GoalOptions,
     run: given.RunOptions,
     trouble: given.TroubleOptions,
+    kv_events: Annotated[
+        bool,
+        typer.Option("--kv-events", help="The gateway knows the engines' caches by their events."),
+    ] = False,
     client_timeout: given.Timeout = None,
     jobs: given.Jobs = None,
     out: given.Folder = None,
@@ -48,7 +52,9 @@ def sim(
         registry.load_plugins()
         sizes = choices.sizes(replicas, "--replicas")
         experiment = planned(workload, policies, profile, sizes, load, goal, run, client_timeout)
-        experiment = replace(experiment, seeing=trouble.seeing, troubles=trouble.troubles)
+        experiment = replace(
+            experiment, seeing=trouble.seeing, troubles=trouble.troubles, kv_events=kv_events
+        )
         if out is not None:
             report.prepare(out)
         runs = swept(experiment, jobs, experiment.source.name)

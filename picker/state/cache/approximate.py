@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from picker.prompt.blocks import Blocks, block_ends
+from picker.prompt.token_blocks import PromptTokens
+from picker.state.cache.index import Reuse
 from policies.routing.types import Floats
 
 _SHARDS = 256
@@ -25,6 +27,15 @@ DEFAULT_CAPACITY_BYTES = 2_000_000
 """Text that an endpoint is taken to hold until it reports its capacity: 500k tokens."""
 
 
+_FEW_TOKENS = 64
+"""Belief in fewer tokens teaches nothing."""
+_ENOUGH = 0.9
+"""Tokens that were found, of those believed: the rest is what is lost by measuring in bytes."""
+_LESS, _MORE, _LEAST_SHARE = 0.02, 0.01, 0.25
+"""How fast an endpoint's share of its capacity follows what is reported: down with each prompt that
+was gone, slowly up with each one that was there."""
+
+
 _ROOT = -1
 """In place of the parent of a first block."""
 
@@ -36,7 +47,17 @@ class _Held:
     a block without an end of its own was last used with the last of those below it.
     """
 
-    __slots__ = ("again", "bit", "bytes", "capacity_bytes", "ends", "forks", "parents")
+    __slots__ = (
+        "again",
+        "answers",
+        "bit",
+        "bytes",
+        "capacity_bytes",
+        "ends",
+        "forks",
+        "parents",
+        "share",
+    )
 
     def __init__(self, slot: int, capacity_bytes: int) -> None:
         self.bit = 1 << slot
@@ -47,6 +68,10 @@ class _Held:
     def clear(self) -> None:
         """It holds nothing."""
         self.bytes = 0
+        self.share = 1.0
+        """Of the capacity: what is there for this index, as learned."""
+        self.answers: dict[int, int] = {}
+        """Of ends: bytes of the longest answer that was given after it."""
         self.parents: dict[int, int] = {}
         """Of every block, the block before it."""
         self.forks: dict[int, int] = {}
@@ -77,6 +102,7 @@ class _Held:
         if known and ends.pop(before, -1) < 0:
             self.forks[before] = self.forks.get(before, 1) + 1
         self.again.pop(before, None)
+        self._forget_answer(before)  # what goes on now has it, if it is used at all
         new = list(chain[known:])  # one object of each for all tables
         for block in new:
             parents[block] = before
@@ -101,10 +127,12 @@ class _Held:
             return ()
         if self.ends[end] < 0:
             del self.ends[end]  # others go on from there
+            self._forget_answer(end)
             return ()
         if not added:
             return ()
         del self.ends[end]
+        self._forget_answer(end)
         forgotten: list[int] = []
         depth = length
         while depth > length - added and depth and chain[depth - 1] in self.parents:
@@ -119,6 +147,26 @@ class _Held:
         if depth:
             self._was_extended(chain[depth - 1], depth)
         return forgotten
+
+    def answer(self, end: int, answer_bytes: int) -> None:
+        """An answer was given to a prompt that ends there, as far as it still does."""
+        more = answer_bytes - self.answers.get(end, 0)
+        if end in self.ends and more > 0:
+            self.answers[end] = answer_bytes
+            self.bytes += more
+
+    def learn(self, believed_tokens: float, cached_tokens: int) -> None:
+        """So many tokens of a prompt were believed to be cached, and so many were."""
+        if believed_tokens < _FEW_TOKENS:
+            return
+        if cached_tokens < _ENOUGH * believed_tokens:
+            missing = 1.0 - cached_tokens / believed_tokens
+            self.share = max(_LEAST_SHARE, self.share * (1.0 - _LESS * missing))
+        else:
+            self.share = min(1.0, self.share + _MORE)
+
+    def _forget_answer(self, end: int) -> None:
+        self.bytes -= self.answers.pop(end, 0)
 
     def _was_extended(self, block: int, length: int) -> None:
         """What went on from a block, of so many up to it, is gone."""
@@ -141,6 +189,7 @@ class _Held:
                 break
             depth = ends.pop(block)
             self.again.pop(block, None)
+            self._forget_answer(block)
             covered = block_ends(depth + 1)
             while depth >= 0 and block in parents:
                 parent = parents.pop(block)
@@ -180,7 +229,9 @@ class ApproximateIndex:
         """By slot."""
         self._next_shard = 0
 
-    def match(self, blocks: Blocks, prompt_tokens: float, slots: int) -> Floats:
+    def match(
+        self, blocks: Blocks, prompt_tokens: float, slots: int, tokens: PromptTokens | None = None
+    ) -> Floats:
         """See `CacheIndex`. Several chains (sequences of one request) add up."""
         if blocks.total_bytes == 0:
             return np.zeros(slots)
@@ -193,7 +244,9 @@ class ApproximateIndex:
             self._match(chain, matched)
         return matched
 
-    def sent(self, slot: int, chains: Iterable[Sequence[int]]) -> Sequence[int]:
+    def sent(
+        self, slot: int, chains: Iterable[Sequence[int]], tokens: PromptTokens | None = None
+    ) -> Sequence[int]:
         """See `CacheIndex`: the request's blocks are the most recent."""
         held, masks = self._at(slot), self._masks
         bit, added = held.bit, []
@@ -213,6 +266,22 @@ class ApproximateIndex:
         held = self._at(slot)
         for chain, of_chain in zip(chains, added, strict=True):
             self._unmark(held, held.take_back(chain, of_chain))
+
+    def answered(self, slot: int, chains: Iterable[Sequence[int]], reuse: Reuse) -> None:
+        """See `CacheIndex`. The answer takes room in the engine's cache too, after its prompt: half
+        of it counts, because it is the first that is evicted. And where less was cached than
+        believed, the engine has less room than it says: its least recently used blocks are gone.
+        Those of this prompt are there now, since it has just been computed."""
+        held = self._at(slot)
+        for chain in chains:
+            if len(chain) and reuse.prompt_tokens:
+                prompt_bytes = block_ends(len(chain))[len(chain)]
+                held.answer(
+                    chain[-1], prompt_bytes * reuse.output_tokens // (2 * reuse.prompt_tokens)
+                )
+        if reuse.cached_tokens is not None:
+            held.learn(reuse.believed_tokens, reuse.cached_tokens)
+        self._trim(held)
 
     def reset(self, slot: int) -> None:
         """See `CacheIndex`."""
@@ -270,10 +339,11 @@ class ApproximateIndex:
         return high
 
     def _trim(self, held: _Held) -> None:
-        excess_bytes = held.bytes - held.capacity_bytes
+        room_bytes = int(held.capacity_bytes * held.share)
+        excess_bytes = held.bytes - room_bytes
         if excess_bytes <= 0:
             return
-        self._unmark(held, held.drop(excess_bytes + held.capacity_bytes // _TRIM))
+        self._unmark(held, held.drop(excess_bytes + room_bytes // _TRIM))
         self._next_shard = shard = (self._next_shard + 1) % _SHARDS
         self._masks[shard] = _tight(self._masks[shard])
 

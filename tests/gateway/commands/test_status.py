@@ -21,8 +21,10 @@ POOL = PoolStatus(
     "chat",
     "static",
     endpoints=(
-        EndpointStatus("10.0.0.1:8000", True, in_flight_requests=3, running_requests=2.0),
-        EndpointStatus("10.0.0.2:8000", True, breaker=BREAKER),
+        EndpointStatus(
+            "10.0.0.1:8000", True, in_flight_requests=3, running_requests=2.0, cache="exact"
+        ),
+        EndpointStatus("10.0.0.2:8000", True, breaker=BREAKER, cache="events missing"),
         EndpointStatus("10.0.0.3:8000", False, reason="cannot connect"),
         EndpointStatus("10.0.0.4:8000", True, draining=True, reason="draining"),
     ),
@@ -42,11 +44,11 @@ async def test_each_replica_and_why_it_gets_nothing(
     first, *table = shown.out.splitlines()
     assert first == "Ready."
     assert [cells(line) for line in table] == [
-        ["pool", "replica", "state", "in flight", "running", "waiting", "why"],
-        ["chat", "10.0.0.1:8000", "serving", "3", "2", "0"],
-        ["chat", "10.0.0.2:8000", "failing", "0", "0", "0", BREAKER],
-        ["chat", "10.0.0.3:8000", "out", "0", "0", "0", "cannot connect"],
-        ["chat", "10.0.0.4:8000", "draining", "0", "0", "0", "draining"],
+        ["pool", "replica", "state", "in flight", "running", "waiting", "cache", "why"],
+        ["chat", "10.0.0.1:8000", "serving", "3", "2", "0", "exact"],
+        ["chat", "10.0.0.2:8000", "failing", "0", "0", "0", "events missing", BREAKER],
+        ["chat", "10.0.0.3:8000", "out", "0", "0", "0", "approximate", "cannot connect"],
+        ["chat", "10.0.0.4:8000", "draining", "0", "0", "0", "approximate", "draining"],
     ]
     predictions = (PredictionStatus("llama", 0.0712, None),)
     shadow = ShadowStatus("auto", 5, 2, 0, 1, 3, "ValueError: no")

@@ -33,8 +33,12 @@ class Reports:
 
     def __init__(self, pools: dict[str, PoolState]) -> None:
         self.reporter = EndpointReporter(
-            pools, lambda *one: self.in_flight.get(one, 0), lambda *_: self.tripped
+            pools,
+            lambda *one: self.in_flight.get(one, 0),
+            lambda *_: self.tripped,
+            lambda _: self.caches,
         )
+        self.caches: dict[int, str] = {}
         self.in_flight: dict[EndpointKey, int] = {}
         self.tripped: dict[int, str] = {}
         self.removed: list[EndpointKey] = []
@@ -43,6 +47,17 @@ class Reports:
         report = control_pb2.Report()
         self.reporter.fill(report, now_s=now_s, removed=self.removed)
         return report
+
+
+def test_how_a_cache_is_known_is_reported_when_that_changes() -> None:
+    reports = Reports({"chat": pool_with(A, B)})
+    assert [one.cache for one in reports.next().endpoints] == ["", ""]
+    slot = reports.reporter._pools["chat"].slot_of[B]
+    for known in ("events", "missing", ""):
+        reports.caches = {slot: known} if known else {}
+        (one,) = reports.next().endpoints
+        assert (one.address, one.healthy, one.cache) == (B, True, known)
+        assert not reports.next().endpoints
 
 
 def test_an_open_breaker_is_reported_every_time_and_its_end_once() -> None:

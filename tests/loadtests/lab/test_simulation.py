@@ -59,3 +59,20 @@ def test_skipping_equal_steps_changes_nothing(make: Make, workload: str) -> None
     assert hurried.samples == patient.samples
     assert (hurried.steps, hurried.preemptions) == (patient.steps, patient.preemptions)
     assert hurried.busy_s == pytest.approx(patient.busy_s, rel=1e-9)
+
+
+def test_a_picker_with_kv_events_knows_what_engines_have(make: Make) -> None:
+    experiment = make("fixed-corpus-saas", "weighted", rates=(6,), requests=150)
+    source, level = experiment.source, experiment.levels[0]
+    (choice,) = experiment.policies
+    wrong: dict[bool, float] = {}
+    for kv_events in (False, True):
+        setting = Setting(
+            experiment.profile, experiment.limits, 3, choice.spec, kv_events=kv_events
+        )
+        traffic = source.traffic(level, 1, experiment.extent)
+        served = Simulation(setting, traffic, seed=1).run().served
+        known = [(one.expected_cached_tokens or 0, one.cached_tokens or 0) for one in served]
+        wrong[kv_events] = sum(abs(expected - cached) for expected, cached in known)
+        assert sum(cached for _, cached in known) > 10_000
+    assert wrong[True] < wrong[False] / 2

@@ -67,7 +67,7 @@ async def test_a_request_goes_the_whole_way_in_order() -> None:
         *("door", "headers", "azure", "paths", "health", "identify"),
         *("spent", "decode", "parse", "recall", "authorize", "resolve", "engine", "count"),
         *("estimate", "reserve"),
-        *("hash", "schedule", "mutate", "forward", "dispatch", "decide"),
+        *("hash", "tokenize", "schedule", "mutate", "forward", "dispatch", "decide"),
     ]
 
 

@@ -24,7 +24,6 @@ from picker.request.answer import Decision
 from picker.request.report import Report
 from picker.seams.limiter import Limiter
 from picker.seams.peers import Sent, endpoint_keys
-from picker.state.cache.approximate import ApproximateIndex
 from picker.state.models import ServedModel
 from picker.wire import state_pb2
 from policies.limits.prices import Usage
@@ -87,8 +86,7 @@ async def test_what_failed_at_one_is_forgotten_by_all_and_an_open_breaker_is_ope
 
     def held(one: Fleet) -> int:
         pool = one.picker.pools[POOL]
-        index = pool.cache
-        assert isinstance(index, ApproximateIndex)
+        index = pool.cache.approximate
         return index.held_bytes(pool.state.slot_of[broken])
 
     await until(lambda: all(held(one) > 0 for one in group.fleets))
@@ -247,8 +245,7 @@ async def test_garbage_is_counted_and_harmless(group: Group, folder: Path) -> No
 async def test_a_prompt_of_any_length_fits_a_datagram(group: Group) -> None:
     second = group.fleets[1]
     group.peers[0].sent(Sent(POOL, address(1), [list(range(100_000))] * 3))
-    cache = second.picker.pools[POOL].cache
-    assert isinstance(cache, ApproximateIndex)
+    cache = second.picker.pools[POOL].cache.approximate
     await until(lambda: bool(cache.matched_bytes([list(range(8000))], 3).any()))
     assert group.peers[0].dropped_batches == 0
 
@@ -335,8 +332,7 @@ async def test_all_have_the_picture_that_one_picker_alone_would_have(group: Grou
 
 
 def matched(made: Fleet, chain: list[int]) -> list[float]:
-    cache = made.picker.pools[POOL].cache
-    assert isinstance(cache, ApproximateIndex)
+    cache = made.picker.pools[POOL].cache.approximate
     return list(cache.matched_bytes([chain], 3))
 
 

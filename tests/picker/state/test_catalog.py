@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from picker.settings import PickerSettings, PoolSettings, RewriteRule, RewriteTarget
-from picker.state.cache.approximate import ApproximateIndex
+from picker.state.cache.exact import ExactIndex
 from picker.state.catalog import Catalog, Occasion
 from picker.state.endpoints import PoolState
 from picker.state.models import ServedModel
@@ -24,7 +24,7 @@ def pool(
         state.apply_models(address, models)
     settings = PoolSettings(name, policy(), models=declared)
     sessions = Sessions(max_sessions=9, ttl_s=9.0)
-    return PoolRuntime(settings, state, ApproximateIndex(), sessions, profiles=())
+    return PoolRuntime(settings, state, ExactIndex(lambda: 0.0), sessions, profiles=())
 
 
 def catalog(*pools: PoolRuntime, rules: tuple[RewriteRule, ...] = ()) -> Catalog:

@@ -171,7 +171,7 @@ def test_a_policy_that_learns_nothing_saves_nothing() -> None:
 
 
 def test_pools_are_in_the_order_of_the_configuration() -> None:
-    pools = Pools(lambda model: 4.0)
+    pools = Pools(lambda model: 4.0, lambda: 0.0)
     spec = PolicySpec("random")
     pools.configure(PickerSettings(tuple(PoolSettings(name, spec) for name in ("b", "a"))))
     assert list(pools) == ["b", "a"]
