@@ -19,7 +19,8 @@ import xxhash
 
 from picker.prompt.blocks import HASH_MASK
 
-_TOKEN_BYTES: Final = 4
+TOKEN_BYTES: Final = 4
+"""Of a token id, in this machine's order."""
 
 
 def root_of(adapter: str, cache_salt: str, block_tokens: int) -> int:
@@ -39,7 +40,7 @@ def chain_of(
     """Hashes of 60 bits of the full blocks of these tokens (4 bytes each, this machine's order).
     ``parent``: of the block before the first. ``extras``: what else each block holds, images for
     instance; b"" for nothing."""
-    size = block_tokens * _TOKEN_BYTES
+    size = block_tokens * TOKEN_BYTES
     digest = xxhash.xxh3_64_intdigest
     chain = array("Q")
     add = chain.append
@@ -76,7 +77,12 @@ class PromptTokens:
         return tokens
 
     def __len__(self) -> int:
-        return self._count if self._count >= 0 else len(self.ids) // _TOKEN_BYTES
+        return self._count if self._count >= 0 else len(self.ids) // TOKEN_BYTES
+
+    @property
+    def sizes(self) -> list[int]:
+        """Tokens in a block, of the blocks that were hashed."""
+        return list(self._chains)
 
     def chain(self, block_tokens: int) -> npt.NDArray[np.uint64]:
         """Hashes of its full blocks of so many tokens."""

@@ -12,6 +12,7 @@ from typing import Final
 
 import zmq
 
+from picker.signals.kv_replays import Replays
 from picker.signals.kv_stream import KvEndpoint, KvStats, KvStream
 from picker.signals.turns import Turns
 from picker.state.pool import PoolRuntime
@@ -51,7 +52,7 @@ class KvEvents:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._most_streams = 0
         """At most as many as take half of the files that this process may open."""
-        self._turns = Turns()
+        self._turns, self._replays = Turns(), Replays()
         self._streams: dict[tuple[str, str, int], KvStream] = {}
         self._slots: dict[tuple[str, str, int], int] = {}
         self._runtimes: dict[str, PoolRuntime] = {}
@@ -60,7 +61,7 @@ class KvEvents:
 
     def open(self) -> None:
         """Before the first `sync`."""
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = _files(2 * _FILES_OF_A_STREAM * _MOST_STREAMS)
         self._most_streams = max(0, min(_MOST_STREAMS, files // 2 // _FILES_OF_A_STREAM))
         self._context = zmq.Context()
         limit = _SOCKETS_OF_A_STREAM * self._most_streams
@@ -157,7 +158,7 @@ class KvEvents:
         except OverflowError as error:
             log.warning("KV events of %s: %s", address, error)
             return
-        stream = KvStream(endpoint, feed, self._context, self._turns, self.stats)
+        stream = KvStream(endpoint, feed, self._context, self._turns, self._replays, self.stats)
         try:
             stream.open()
         except zmq.ZMQError as error:
@@ -171,6 +172,17 @@ class KvEvents:
         del self._slots[key]
         stream.close()
         self._runtimes[key[0]].cache.part(stream.feed)
+
+
+def _files(wanted: int) -> int:
+    """How many files this process may open: so many if it is allowed to say so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(soft, most)
 
 
 def _host(address: str) -> str:

@@ -20,6 +20,7 @@ from typing import Final
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from picker.signals.kv_replays import Replays
 from picker.signals.kv_wire import pieces, read_batch
 from picker.signals.turns import Turns
 from picker.state.cache.events import Event
@@ -31,9 +32,13 @@ _NUMBER_BYTES: Final = 8
 _END: Final = (-1).to_bytes(_NUMBER_BYTES, "big", signed=True)
 _REPLAY_TIMEOUT_S: Final = 2.0
 """A publisher looks at its replay requests between two batches, at least ten times a second."""
+_LONGEST_REPLAY_S: Final = 30.0
+"""Others wait for it."""
 _MOST_KEPT: Final = 10_000
 """Batches that wait for the end of a replay."""
-_MOST_WAITING: Final = 20_000
+_MOST_KEPT_BYTES: Final = 64 << 20
+"""Of these batches."""
+_MOST_WAITING: Final = 5_000
 """Batches that wait to be read; further ones wait at the publisher, and are lost in the end."""
 _MOST_REPLAYED: Final = 2_000
 """Replayed batches that wait to be read. Further ones are lost at their sender, and asked again."""
@@ -41,8 +46,8 @@ _MOST_BYTES: Final = 16 << 20
 """Of one batch: a million tokens in a step are less. A larger one breaks the connection."""
 _REPLAYS_IN_A_ROW: Final = 20
 """So many that bring nothing new are enough."""
-_HEARTBEAT_MS: Final = 250
-_DEAD_AFTER_MS: Final = 1_000
+_HEARTBEAT_MS: Final = 200
+_DEAD_AFTER_MS: Final = 750
 _EVENTS_AT_ONCE: Final = 16
 
 
@@ -84,12 +89,14 @@ class KvStream:
         feed: Feed,
         context: zmq.Context[zmq.Socket[bytes]],
         turns: Turns,
+        replays: Replays,
         stats: KvStats,
     ) -> None:
         self.endpoint = endpoint
         self.feed = feed
         self.connected = False
         self._context, self._turns, self._stats = context, turns, stats
+        self._replays = replays
         self._subscriber: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._replay: zmq.Socket[bytes] | None = None
@@ -98,6 +105,10 @@ class KvStream:
         """Those of the last batch that are still to be taken in."""
         self._kept: deque[tuple[int, bytes]] = deque()
         """Batches that came while an earlier one was missing."""
+        self._kept_bytes = 0
+        self._asked: int | None = None
+        """Number from which on a replay is to come, or comes; None: there is none."""
+        self._asked_s = 0.0
         self._seen = -1
         """Number of the last batch that was published to us."""
         self._next: int | None = 0
@@ -170,8 +181,10 @@ class KvStream:
             if frames is not None:
                 self._replayed(frames)
                 return True
-        elif self._kept:
-            self._in_order(*self._kept.popleft())
+        elif self._kept and self._asked is None:
+            number, payload = self._kept.popleft()
+            self._kept_bytes -= len(payload)
+            self._in_order(number, payload)
             return True
         assert self._subscriber is not None
         frames = _received(self._subscriber)
@@ -186,9 +199,10 @@ class KvStream:
         if number <= self._seen:
             self._begin_anew()
         self._seen = number
-        if self._replay is not None:
-            if len(self._kept) < _MOST_KEPT:
+        if self._asked is not None:
+            if len(self._kept) < _MOST_KEPT and self._kept_bytes < _MOST_KEPT_BYTES:
                 self._kept.append((number, frames[2]))
+                self._kept_bytes += len(frames[2])
         else:
             self._in_order(number, frames[2])
         return True
@@ -224,6 +238,7 @@ class KvStream:
         if number > self._next:
             self._stats.gaps += 1
             self._kept.appendleft((number, payload))
+            self._kept_bytes += len(payload)
             self._ask(self._next)
             return
         if number == 0 or self.feed.state is FeedState.SILENT:
@@ -250,6 +265,7 @@ class KvStream:
         self._end_replay()
         self._unlearn(FeedState.SILENT)
         self._kept.clear()
+        self._kept_bytes = 0
         self._seen, self._next, self._in_a_row = -1, 0, 0
 
     def _unlearn(self, state: FeedState) -> None:
@@ -259,15 +275,22 @@ class KvStream:
     # -- replay
 
     def _ask(self, first: int) -> None:
-        """For the batches from this number on."""
+        """For the batches from this number on, when it is our turn."""
         self._in_a_row += 1
         if self.endpoint.replay is None or self._in_a_row > _REPLAYS_IN_A_ROW:
             self._give_up()
             return
+        self._asked = first
+        self._replays.ask(self._begin_replay)
+
+    def _begin_replay(self) -> None:
+        assert self.endpoint.replay is not None
+        assert self._asked is not None
         try:
             socket = self._context.socket(zmq.DEALER)
         except zmq.ZMQError as error:  # no more sockets or files
             log.warning("KV events of %s: no replay: %s", self.endpoint.events, error)
+            self._end_replay()
             self._give_up()
             return
         socket.setsockopt(zmq.IPV6, 1)
@@ -275,10 +298,12 @@ class KvStream:
         socket.setsockopt(zmq.RCVHWM, _MOST_REPLAYED)
         socket.setsockopt(zmq.MAXMSGSIZE, _MOST_BYTES)
         socket.connect(self.endpoint.replay)
-        socket.send_multipart((b"", first.to_bytes(_NUMBER_BYTES, "big")), zmq.NOBLOCK)
+        request = self._asked.to_bytes(_NUMBER_BYTES, "big")
+        socket.send_multipart((b"", request), zmq.NOBLOCK)
         loop = asyncio.get_running_loop()
         loop.add_reader(_descriptor(socket), self._turns.add, self._work)
         self._timeout = loop.call_later(_REPLAY_TIMEOUT_S, self._no_replay)
+        self._asked_s = time.monotonic()
         self._replay, self._replayed_any, self._replayed_new = socket, False, False
         self._hole = False
         self._turns.add(self._work)
@@ -292,6 +317,9 @@ class KvStream:
             return
         if self._timeout is not None:
             self._timeout.cancel()
+        if time.monotonic() > self._asked_s + _LONGEST_REPLAY_S:
+            self._no_replay()
+            return
         self._timeout = asyncio.get_running_loop().call_later(_REPLAY_TIMEOUT_S, self._no_replay)
         number = int.from_bytes(frames[2], "big")
         first, self._replayed_any = not self._replayed_any, True
@@ -344,6 +372,9 @@ class KvStream:
         if socket is not None:
             asyncio.get_running_loop().remove_reader(_descriptor(socket))
             socket.close(linger=0)
+        if self._asked is not None:
+            self._asked = None
+            self._replays.over(self._begin_replay)
 
 
 def _received(socket: zmq.Socket[bytes]) -> list[bytes] | None:

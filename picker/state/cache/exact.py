@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -22,43 +21,19 @@ from picker.state.cache.approximate import ApproximateIndex
 from picker.state.cache.feed import Feed, FeedState
 from picker.state.cache.held import HeldBlocks
 from picker.state.cache.index import Reuse
+from picker.state.cache.promises import Promises
 from policies.routing.types import Floats
 
 TIER_CREDIT: Final = (1.0, 0.7, 0.4)
 """What a cached token is worth by where it is: in the GPU's memory; in the host's, from where
 copying takes a third of computing it, as an order of magnitude; on a disk or another machine."""
 
-_PREFILL_S: Final = 10.0
-"""A prompt counts as cached where it was sent until its last block's event comes, at most so
-long."""
-_UNTRACKED_S: Final = 2.0
-"""The same, where the last block is not known."""
 _EVENT_LATE_S: Final = 0.5
 """An engine's events come after the answer at most so late."""
 _ANY_BLOCK: Final = 256
 """Tokens in a block, where its size is unknown: hardly any engine has larger ones."""
-_NO_BOUND: Final = 1 << 50
-
-
-_Key = tuple[int, tuple[int, ...]]
-"""A slot, and the last hashes of what was sent there."""
-
-
-@dataclass(slots=True, eq=False)
-class _Promise:
-    """A prompt that was sent, and whose blocks are not there yet."""
-
-    until_s: float
-    slot: int
-    chains: tuple[Sequence[int], ...]
-    added: Sequence[int]
-    kept: bool = False
-    last: int = 0
-    """Hash of its last block."""
-    feeds: Sequence[Feed] = ()
-    """By which that block's event will come."""
-    arrived: Callable[[], None] | None = None
-    """What they call then."""
+_MOST_SIZES: Final = 4
+"""Different sizes of blocks in a pool: each prompt is hashed for each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +59,7 @@ class ExactIndex:
         """The blocks that events have told of."""
         self._feeds: dict[int, list[Feed]] = {}
         """By slot; one for each rank."""
-        self._promised = ApproximateIndex(default_capacity_bytes=_NO_BOUND)
-        self._promises: deque[_Promise] = deque()
-        self._untracked: deque[_Promise] = deque()
-        self._promised_to: dict[_Key, list[_Promise]] = {}
-        """Those that are still believed, the first ones first."""
+        self._promises = Promises(self.held)
         self._doubts: deque[tuple[float, int, float]] = deque()
         """Until when an event must have come, of which slot, and since when."""
         self._known: list[_Known] | None = None
@@ -118,7 +89,8 @@ class ExactIndex:
         return frozenset(
             slot
             for slot, feeds in self._feeds.items()
-            if any(feed.heard_s for feed in feeds) and not any(feed.usable for feed in feeds)
+            if any(feed.heard_s and not feed.unfit for feed in feeds)
+            and not any(feed.usable for feed in feeds)
         )
 
     def exact_slots(self) -> frozenset[int]:
@@ -140,7 +112,7 @@ class ExactIndex:
             if feeds and all(feed.heard_s < since_s for feed in feeds):
                 for feed in feeds:
                     feed.doubt()
-        self._expire(now_s)
+        self._promises.expire(now_s)
         self.held.tidy()
 
     # -- CacheIndex
@@ -163,10 +135,9 @@ class ExactIndex:
             np.maximum.at(exact, one.slots[fits], found[fits])
         matched = np.maximum(matched, exact)
         matched[parts] = np.maximum(matched[parts], believed)
-        if self._promises or self._untracked:
-            self._expire(self._now())
-            promised = self._promised.match(blocks, prompt_tokens, slots)
-            matched = np.maximum(matched, promised)
+        if self._promises:
+            self._promises.expire(self._now())
+            matched = self._promises.match(blocks, prompt_tokens, tokens, matched)
         return matched
 
     def sent(
@@ -177,16 +148,16 @@ class ExactIndex:
         added = self.approximate.sent(slot, chains)
         feeds = [feed for feed in self._feeds.get(slot, ()) if feed.usable]
         if feeds:
-            self._promise(slot, chains, tokens, feeds)
+            now_s = self._now()
+            self._promises.expire(now_s)
+            self._promises.add(now_s, slot, chains, tokens, feeds)
         return added
 
     def take_back(self, slot: int, chains: Iterable[Sequence[int]], added: Iterable[int]) -> None:
         """See `CacheIndex`."""
         chains = tuple(chains)
         self.approximate.take_back(slot, chains, added)
-        promises = self._promised_to.get(_key(slot, chains))
-        if promises:
-            self._keep(promises[0])
+        self._promises.take_back(slot, chains)
 
     def answered(self, slot: int, chains: Iterable[Sequence[int]], reuse: Reuse) -> None:
         """See `CacheIndex`."""
@@ -200,7 +171,7 @@ class ExactIndex:
     def reset(self, slot: int) -> None:
         """See `CacheIndex`. Events are believed again once they have been taken up anew."""
         self.approximate.reset(slot)
-        self._promised.reset(slot)
+        self._promises.reset(slot)
         for feed in self._feeds.get(slot, ()):
             feed.forget(FeedState.SILENT)
 
@@ -224,8 +195,9 @@ class ExactIndex:
                         by_size.setdefault(feed.block_tokens, []).append(pair)
                         if feed.state is FeedState.PARTIAL:
                             parts.add(slot)
+            ranked = sorted(by_size.items(), key=lambda one: len(one[1]) if one[0] else 0)
             self._known = [
-                _Known(size, *np.array(pairs, np.intp).T) for size, pairs in by_size.items()
+                _Known(size, *np.array(pairs, np.intp).T) for size, pairs in ranked[-_MOST_SIZES:]
             ]
             self._partial = np.array(sorted(parts), np.intp)
         return self._known
@@ -240,58 +212,3 @@ class ExactIndex:
             found += credit * (reached - before)
             before = reached
         return found
-
-    def _promise(
-        self,
-        slot: int,
-        chains: tuple[Sequence[int], ...],
-        tokens: PromptTokens | None,
-        feeds: Sequence[Feed],
-    ) -> None:
-        now_s = self._now()
-        self._expire(now_s)
-        last: int | None = None
-        size = feeds[0].block_tokens
-        if size and tokens is not None and tokens.ends:
-            chain = tokens.chain(size)
-            if not chain.size or self.held.holds(feeds[0].holder, chain[-1:]):
-                return  # nothing of it will be new
-            last = int(chain[-1])
-        tracked = last is not None
-        life_s = _PREFILL_S if tracked else _UNTRACKED_S
-        added = self._promised.sent(slot, chains)
-        promise = _Promise(now_s + life_s, slot, chains, added)
-        (self._promises if tracked else self._untracked).append(promise)
-        self._promised_to.setdefault(_key(slot, chains), []).append(promise)
-        if last is not None:
-            promise.last, promise.feeds = last, feeds
-            promise.arrived = partial(self._keep, promise)
-            for feed in feeds:
-                feed.waiting.setdefault(last, []).append(promise.arrived)
-
-    def _expire(self, now_s: float) -> None:
-        for promises in (self._promises, self._untracked):
-            while promises and (promises[0].kept or promises[0].until_s <= now_s):
-                self._keep(promises.popleft())
-
-    def _keep(self, promise: _Promise) -> None:
-        """Its blocks are there, or it is not believed any more."""
-        if promise.kept:
-            return
-        promise.kept = True
-        self._promised.take_back(promise.slot, promise.chains, promise.added)
-        key = _key(promise.slot, promise.chains)
-        self._promised_to[key].remove(promise)
-        if not self._promised_to[key]:
-            del self._promised_to[key]
-        for feed in promise.feeds:
-            others = feed.waiting.get(promise.last)
-            if others is not None and promise.arrived in others:
-                others.remove(promise.arrived)
-                if not others:
-                    del feed.waiting[promise.last]
-        promise.feeds, promise.arrived = (), None
-
-
-def _key(slot: int, chains: Sequence[Sequence[int]]) -> _Key:
-    return slot, tuple(chain[-1] if len(chain) else 0 for chain in chains)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from typing import Final
@@ -16,10 +17,15 @@ from picker.state.cache.events import (
 )
 from picker.state.cache.held import HeldBlocks
 
+log = logging.getLogger(__name__)
+
 _TIERS: Final[Mapping[str | None, int]] = {None: 0, "GPU": 0, "CPU": 1}
 _SLOWEST: Final = 2
 _MOST_BLOCKS: Final = 2_000_000
 """An engine that holds more, or removes none, is known from then on only (80 MB)."""
+_BLOCK_TOKENS: Final = range(4, 65_537)
+"""An engine with blocks of another size is not known by its events: one of a token each would cost
+more to follow than it is worth (SGLang's default)."""
 _WHOLE_CONTEXT: Final = frozenset(
     {None, "full_attention", "mla_attention", "sink_full_attention"},
 )
@@ -53,6 +59,7 @@ class Feed:
         "mistakes",
         "orphans",
         "state",
+        "unfit",
         "waiting",
     )
 
@@ -70,6 +77,8 @@ class Feed:
         """The engine has worked, and no event has come since."""
         self.empty = False
         """Nothing has come of it since its cache was empty."""
+        self.unfit = False
+        """Its blocks are too small, or too large, to be followed."""
         self.mistakes = 0
         """Events that contradict themselves: they are left out."""
         self.orphans = 0
@@ -82,15 +91,15 @@ class Feed:
     def usable(self) -> bool:
         """What it holds is known as far as it can be."""
         known = self.block_tokens > 0 or self.empty
-        return known and self.state is not FeedState.SILENT and not self.doubted
+        return known and self.state is not FeedState.SILENT and not (self.doubted or self.unfit)
 
     def forget(self, state: FeedState) -> None:
         """Its cache is empty or unknown; go on from there in this state."""
         self._held.leave(self.holder)
         self.holder = self._held.join()
         self.state, self.empty = state, state is FeedState.WHOLE
-        if state is FeedState.SILENT:
-            self.block_tokens, self._group = 0, None  # what comes back may be another engine
+        if state is FeedState.SILENT:  # what comes back may be another engine
+            self.block_tokens, self._group, self.unfit = 0, None, False
         self.waiting.clear()
         self._changed()
 
@@ -169,7 +178,14 @@ class Feed:
         if size <= 0 or len(event.token_ids) != len(hashes) * size:
             self.mistakes += 1
             return
+        if self.unfit:
+            return
         if not self.block_tokens:
+            self.unfit = size not in _BLOCK_TOKENS
+            if self.unfit:
+                log.warning("KV events of blocks of %d tokens are not followed", size)
+                self._changed()
+                return
             self.block_tokens = size
             self._changed()
         if size != self.block_tokens:

@@ -7,7 +7,7 @@ no insertion ever has to wait for a large table to be copied.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -17,6 +17,8 @@ Hashes = npt.NDArray[np.uint64]
 Entries = npt.NDArray[np.uint32]
 
 _FIRST_BUCKETS: Final = 64
+_MOST_AT_ONCE: Final = 4096
+"""Entries or buckets: no more than can be made in half a millisecond."""
 
 
 class HashTable:
@@ -63,12 +65,15 @@ class HashTable:
             entry = after[entry]
         return entry
 
-    def put(self, keys: Iterable[int]) -> list[int]:
-        """The entries of many keys; those that are not there get one, of value 0."""
-        table, values, after, heads = self.keys, self.values, self._next, self._heads
+    def put(self, keys: Sequence[int]) -> list[int]:
+        """The entries of many keys; those that are not there get one, of value 0, as all entries
+        have that are not in the table."""
+        self._make_room(len(keys))
+        table, after, heads = self.keys, self._next, self._heads
         low, high, split, free = self._low, self._high, self._split, self._free
-        room = len(heads) - self.length
+        new = 0
         entries: list[int] = []
+        add = entries.append
         for key in keys:
             bucket = key & low
             if bucket < split:
@@ -77,22 +82,15 @@ class HashTable:
             while entry and table[entry] != key:
                 entry = after[entry]
             if not entry:
-                if not free:
-                    free = self._more_entries()
-                entry, free = free, after[free]
+                entry = free
+                free = after[entry]
                 table[entry] = key
-                values[entry] = 0
                 after[entry] = head
                 heads[bucket] = entry
-                room -= 1
-                if room < 0:
-                    before = len(heads)
-                    self._more_buckets()
-                    low, high, split = self._low, self._high, self._split
-                    room += len(heads) - before
-            entries.append(entry)
+                new += 1
+            add(entry)
         self._free = free
-        self.length = len(heads) - room
+        self.length += new
         return entries
 
     def take(self, keys: Iterable[int]) -> list[int]:
@@ -114,6 +112,7 @@ class HashTable:
             else:
                 heads[bucket] = after[entry]
             taken.append(values[entry])
+            values[entry] = 0
             after[entry] = free
             free = entry
         self._free = free
@@ -151,20 +150,24 @@ class HashTable:
         self.length -= len(drained)
         return drained
 
-    def _more_entries(self) -> int:
-        """Room for some more. Returns the first one that is free."""
-        first = len(self._next)
-        count = _share_of(first)
-        self.keys.frombytes(bytes(8 * count))
-        self.values.frombytes(bytes(4 * count))
-        self._next.extend(range(first + 1, first + count))
-        self._next.append(0)
-        return first
+    def _make_room(self, count: int) -> None:
+        """For so many more keys."""
+        wanted = self.length + count
+        while len(self._next) <= wanted:
+            first = len(self._next)
+            more = min(max(first // 4, 64), _MOST_AT_ONCE)
+            self.keys.frombytes(bytes(8 * more))
+            self.values.frombytes(bytes(4 * more))
+            self._next.extend(range(first + 1, first + more))
+            self._next.append(self._free)
+            self._free = first
+        while len(self._heads) < wanted:
+            self._more_buckets()
 
     def _more_buckets(self) -> None:
         """Some more: each takes its share of the one that is split for it."""
         split, low, high = self._split, self._low, self._high
-        count = min(_share_of(len(self._heads)), low + 1 - split)
+        count = min(_MOST_AT_ONCE, low + 1 - split)
         self._heads.frombytes(bytes(4 * count))
         keys = np.frombuffer(self.keys, np.uint64)
         after = np.frombuffer(self._next, np.uint32)
@@ -184,8 +187,3 @@ class HashTable:
         if split > low:
             self._low, self._high, split = high, 2 * high + 1, 0
         self._split = split
-
-
-def _share_of(count: int) -> int:
-    """So many more at a time: a quarter, and no more than can be made in half a millisecond."""
-    return min(max(count // 4, 64), 4096)

@@ -14,6 +14,7 @@ import zmq
 
 from loadtests.sim.serving.kv_publisher import Publisher, PublisherOptions
 from picker.prompt.token_blocks import PromptTokens, token_bytes
+from picker.signals.kv_replays import Replays
 from picker.signals.kv_stream import KvEndpoint, KvStats, KvStream
 from picker.signals.turns import Turns
 from picker.state.cache.events import AllBlocksCleared, BlockRemoved, BlockStored, Event
@@ -51,7 +52,7 @@ class Listening:
     def __init__(self, context: Context, endpoint: KvEndpoint) -> None:
         self.held, self.stats = HeldBlocks(), KvStats()
         self.feed = Feed(self.held, lambda: None)
-        self.stream = KvStream(endpoint, self.feed, context, Turns(), self.stats)
+        self.stream = KvStream(endpoint, self.feed, context, Turns(), Replays(), self.stats)
         self.stream.open()
 
     def depth(self, blocks: int = 50) -> int:
@@ -62,11 +63,6 @@ class Listening:
     async def until(self, depth: int, state: FeedState) -> None:
         async with asyncio.timeout(20):
             while (self.depth(), self.feed.state) != (depth, state):  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
-
-    async def until_connected(self) -> None:
-        async with asyncio.timeout(20):
-            while not self.stream.connected:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
 
@@ -132,7 +128,10 @@ async def test_without_a_replay_only_what_comes_is_known(context: Context) -> No
     with publishing(replay=None) as publisher:
         publisher.publish(batch(stored(0, 1)))
         with listening(context, publisher, replays=False) as one:
-            await one.until_connected()
+            async with asyncio.timeout(20):
+                while one.feed.state is FeedState.SILENT:  # until the subscription is in force
+                    publisher.publish(batch())
+                    await asyncio.sleep(0.005)
             publisher.publish(batch(stored(1, 1), stored(0, 2)))  # the first one has no parent here
             await one.until(2, FeedState.PARTIAL)
             assert one.feed.orphans == 1

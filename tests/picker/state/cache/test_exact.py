@@ -66,6 +66,43 @@ def test_each_slot_by_what_is_known_of_it() -> None:
     assert known.index.block_sizes == [SIZE]
 
 
+def test_what_was_sent_counts_to_the_block_until_its_events_come() -> None:
+    known, prompt, other = Known(0, 1), a_prompt(1), a_prompt(1_000)
+    known.feeds[0].apply([stored(prompt[1], 3)], 1.0)
+    known.feeds[1].apply([stored(other[1], 1)], 1.0)
+    first = known.send(0, prompt)
+    known.send(1, other)
+    assert known.match(prompt) == [COUNT - SIZE, 0, 0]
+    ids = list(memoryview(prompt[1].ids).cast("I"))
+    branch = PromptTokens(token_bytes([*ids[:18], *range(50, 70)]))
+    assert known.match((a_prompt(7)[0], branch)) == [16, 0, 0]  # it goes another way from there
+    shorter = PromptTokens(token_bytes(ids[:8]))
+    assert known.match((a_prompt(7)[0], shorter)) == [4, 0, 0]
+    known.send(0, prompt)
+    known.index.take_back(0, prompt[0].chains, first)  # the other one is still to come
+    assert known.match(prompt)[0] == COUNT - SIZE
+    known.feeds[0].apply([stored(prompt[1], 5)], 1.0)
+    assert known.match(prompt)[0] == COUNT - SIZE
+    known.feeds[0].apply([stored(prompt[1])], 1.0)
+    known.feeds[0].apply([BlockRemoved([b"%d" % prompt[1].chain(SIZE)[-3]], "GPU")], 1.0)
+    assert known.match(prompt)[0] == COUNT - 3 * SIZE
+    known.index.reset(1)
+    assert not known.index._promises._ahead
+    assert not known.index._promises._first
+    assert not known.index._promises._to
+
+
+def test_a_promise_is_not_believed_for_ever() -> None:
+    known, prompt = Known(0), a_prompt(1)
+    known.feeds[0].apply([stored(a_prompt(1_000)[1])], 1.0)
+    known.send(0, prompt)
+    known.clock.now_s += 9.0
+    assert known.match(prompt)[0] == COUNT - SIZE
+    known.clock.now_s += 2.0
+    assert known.match(prompt)[0] == 0
+    assert not known.index._promises._ahead
+
+
 def test_the_last_token_is_computed_always() -> None:
     known, prompt = Known(0), a_prompt(1)
     known.feeds[0].apply([stored(prompt[1])], 1.0)
