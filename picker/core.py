@@ -32,6 +32,7 @@ from picker.seams.engine_tokens import EngineTokens, NoEngineTokens
 from picker.seams.gate import Gate, OpenGate
 from picker.seams.limiter import Limiter, Unlimited
 from picker.seams.observer import Answered, Observer, Rejected, Unobserved
+from picker.seams.own_tokens import NoOwnTokens, OwnTokens
 from picker.seams.peers import Alone, Peers
 from picker.seams.watch import Unwatched, Watch
 from picker.settings import PickerSettings
@@ -59,6 +60,7 @@ class Parts:
     watch: Watch = field(default_factory=Unwatched)
     counting: Counting = field(default_factory=Counting)
     engine_counts: EngineCounts = field(default_factory=NoEngineCounts)
+    own_tokens: OwnTokens = field(default_factory=NoOwnTokens)
     engine_tokens: EngineTokens = field(default_factory=NoEngineTokens)
     apart: Apart = field(default_factory=Here)
     """Where heavy work on bodies is done."""
@@ -90,6 +92,7 @@ class Picker:
             peers=parts.peers,
             watch=parts.watch,
             engine_counts=parts.engine_counts,
+            own_tokens=parts.own_tokens,
             now=now,
         )
         self.response_ids = ResponseIds(secrets.token_bytes(32))
@@ -97,6 +100,7 @@ class Picker:
         self._leaving = False
         self._observer = parts.observer
         self._reasons = Reasons()
+        self.tokenize = Tokenize(self.pools, parts.own_tokens, parts.engine_tokens, now)
         self._tools = Tools(
             picker_id=picker_id,
             pools=self.pools,
@@ -108,7 +112,7 @@ class Picker:
             limiter=parts.limiter,
             counting=parts.counting,
             engine_counts=parts.engine_counts,
-            tokenize=Tokenize(self.pools, parts.engine_tokens, now),
+            tokenize=self.tokenize,
             apart=parts.apart,
             is_draining=lambda: self.draining,
             now=now,

@@ -45,7 +45,7 @@ class StatusCollector(Collector):
                 key = (pool.name, endpoint.address)
                 up.add_metric(key, float(endpoint.healthy and not endpoint.draining))
                 breaker.add_metric(key, float(bool(endpoint.breaker)))
-                exact.add_metric(key, float(endpoint.cache == "exact"))
+                exact.add_metric(key, float(endpoint.cache.startswith("exact")))
                 in_flight.add_metric(key, endpoint.in_flight_requests)
             for replica in pool.replicas:
                 restarts.add_metric((pool.name, replica.name), replica.restarts)

@@ -33,8 +33,9 @@ class EndpointStatus:
     """For which models its circuit breaker is open, and why: for these it gets no requests while
     others can serve them. "" when it is closed."""
     cache: str = "approximate"
-    """How its prefix cache is known: "exact", by its events; "approximate", by what was sent there;
-    "events missing", so too, although events have come before."""
+    """How its prefix cache is known: "exact", by its events; "exact, tokens asked", so too, but its
+    engine makes other tokens of prompts than we do; "approximate", by what was sent there; "events
+    missing", so too, although events have come before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,9 @@ _WITH_REASON: Final = 7
 
 _CACHE: Final = 6
 
+_CACHES: Final = {"events": 1.0, "missing": 2.0, "asked": 3.0}
+"""How a prefix cache is known, as a number."""
+
 
 class EndpointReporter:
     """Compares whole columns: at 1,000 endpoints of which few have changed a report takes half a
@@ -76,7 +79,7 @@ class EndpointReporter:
         columns[-1, list(tripped)] = 1.0
         caches = self._caches(pool)
         for slot, cache in caches.items():
-            columns[_CACHE, slot] = 1.0 if cache == "events" else 2.0
+            columns[_CACHE, slot] = _CACHES.get(cache, 0.0)
         slots_before, columns_before = self._reported.get(pool, ({}, np.zeros((0, 0))))
         self._reported[pool] = (slots, columns)
         _add_gone(report, pool, slots_before.keys() - slots.keys())

@@ -34,6 +34,7 @@ from gateway.tenancy.registry import Registry
 from gateway.tenancy.sqlite_registry import SqliteRegistry
 from gateway.tenancy.supervisor import SupervisorTenancy
 from gateway.tenancy.worker import WorkerTenancy
+from gateway.tokenizers.own import OwnTokenizers
 from picker.bodies.apart import BodyProcess
 from picker.core import Parts, Picker
 from picker.prompt.counting import Counting
@@ -80,6 +81,7 @@ class WorkerParts:
     scraper: Scraper
     counting: Counting
     engine_counts: EngineTokenizer
+    own_tokens: OwnTokenizers
     engine_tokens: EngineTokenIds
     kv_events: KvEvents
     bodies: BodyProcess
@@ -97,7 +99,7 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
     peers = LocalPeers(picker_id, own=run.peer_socket(index))
     scraper = Scraper(sharing=peers.readings)
     counting, engine_counts, bodies = Counting(), EngineTokenizer(), BodyProcess()
-    engine_tokens = EngineTokenIds()
+    own_tokens, engine_tokens = OwnTokenizers(bodies, time.monotonic), EngineTokenIds()
     picker = Picker(
         picker_id,
         Parts(
@@ -108,6 +110,7 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
             watch=scraper,
             counting=counting,
             engine_counts=engine_counts,
+            own_tokens=own_tokens,
             engine_tokens=engine_tokens,
             apart=bodies,
             background=BackgroundThread(),
@@ -117,7 +120,7 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
     )
     return WorkerParts(
         *(name, telemetry, tenancy, peers, scraper, counting, engine_counts),
-        *(engine_tokens, KvEvents(), bodies, picker, Health(picker)),
+        *(own_tokens, engine_tokens, KvEvents(), bodies, picker, Health(picker)),
     )
 
 

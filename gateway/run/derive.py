@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from functools import cache
+from pathlib import Path
 
 from gateway.config.config import Config
 from gateway.config.schema.pools import Pool
@@ -92,6 +93,11 @@ def breaker_rules(breaker: Breaker) -> BreakerRules | None:
 def tokenizers(config: Config) -> list[tuple[str, Tokenizer]]:
     """The models' tokenizers by pattern of the models' names. Raises TokenizerError."""
     return [(one.model, tokenizer_of(one.file, one.encoding)) for one in config.limits.tokenizers]
+
+
+def tokenizer_files(config: Config) -> list[tuple[str, Path]]:
+    """Files of tokenizers by pattern of the models' names."""
+    return [(one.model, one.file) for one in config.limits.tokenizers if one.file is not None]
 
 
 def policy_spec(profile: Profile) -> PolicySpec:

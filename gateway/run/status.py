@@ -264,8 +264,8 @@ def _sum(counts: Iterable[Sequence[float]]) -> list[float]:
 
 def _cache(known: list[str]) -> str:
     """As the picker that knows least sees it."""
-    if all(one == "events" for one in known):
-        return "exact"
+    if all(one in ("events", "asked") for one in known):
+        return "exact, tokens asked" if "asked" in known else "exact"
     return "events missing" if "missing" in known else "approximate"
 
 

@@ -26,6 +26,7 @@ from gateway.run import derive
 from gateway.run.certificates import ext_proc_certificate
 from gateway.run.compose import WorkerParts, worker_parts
 from gateway.run.learned import LearnedFile
+from gateway.run.pool_models import pool_models
 from gateway.run.response_key import response_key
 from gateway.run.rundir import RunDir
 from gateway.telemetry.multiprocess import use_fixed_process
@@ -61,7 +62,7 @@ class Worker:
             parts.picker.pools.states,
             parts.picker.flights.under_way,
             parts.picker.pools.tripped,
-            parts.picker.pools.caches,
+            self._caches,
         )
         picker = parts.picker
         self._decisions = DecisionsServer(
@@ -120,6 +121,7 @@ class Worker:
         await self._picker.flights.counted()
         await parts.engine_counts.close()
         await parts.engine_tokens.close()
+        parts.own_tokens.close()
         parts.kv_events.close()
         parts.peers.stop()  # no end may be reported to accounts that are closed
         await parts.tenancy.close()
@@ -190,6 +192,7 @@ class Worker:
         await parts.tenancy.configure(config)
         parts.scraper.configure(derive.scrape_settings(config))
         parts.engine_counts.use(derive.counting_upstreams(config))
+        parts.own_tokens.configure(derive.tokenizer_files(config), pool_models(config))
         parts.engine_tokens.use(derive.tokenizing_upstreams(config))
 
     def _listeners(self, config: Config) -> Listeners:
@@ -276,7 +279,7 @@ class Worker:
                 peer_unreadable=parts.peers.unreadable,
                 peer_dropped=parts.peers.dropped_batches,
             )
-            parts.telemetry.sample_kv_events(parts.kv_events.stats)
+            parts.telemetry.sample_kv_events(parts.kv_events.stats, self._picker.tokenize.counts)
             tenancy, metrics = parts.tenancy.current, parts.telemetry.tenants
             if tenancy is not None:
                 metrics.sample_expressions(tenancy.expression_failures)
@@ -288,6 +291,13 @@ class Worker:
         while True:
             await asyncio.sleep(_SAVE_S)
             await asyncio.to_thread(self._learned.save, self._picker.pools.snapshot())
+
+    def _caches(self, pool: str) -> dict[int, str]:
+        """How prefix caches are known, by slot: see `EndpointReport`."""
+        caches = self._picker.pools.caches(pool)
+        if self._parts.own_tokens.doubted(pool):
+            return {slot: "asked" if one == "events" else one for slot, one in caches.items()}
+        return caches
 
     def _report(self, whole: bool) -> control_pb2.Report:
         if whole:

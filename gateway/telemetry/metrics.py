@@ -183,6 +183,13 @@ class PickerMetrics:
             " anew or whose connection broke (restarts).",
             ("kind",),
         )
+        self._tokenized = growing(
+            "tokenized_prompts",
+            "Prompts for pools whose KV events come, by who has made their tokens: the client"
+            " (request), this gateway (own), an engine; before: only those of an earlier turn were"
+            " known in time; none.",
+            ("by",),
+        )
         self._log_dropped = growing(
             "request_log_dropped_lines", "Lines of the request log lost to a slow or full disk."
         )
@@ -278,10 +285,12 @@ class PickerMetrics:
         for reason, count in stats.failures.items():
             self._scrape_failures.follow(count, str(reason))
 
-    def sample_kv_events(self, stats: KvStats) -> None:
-        """Note the counts of KV events so far."""
+    def sample_kv_events(self, stats: KvStats, tokenized: Mapping[str, int]) -> None:
+        """Note the counts of KV events, and of prompts by who has made their tokens, so far."""
         for kind, count in asdict(stats).items():
             self._kv_events.follow(count, kind)
+        for maker, count in tokenized.items():
+            self._tokenized.follow(count, maker)
 
     def sample_request_log(self, dropped_lines: int) -> None:
         """Note how many lines the request log has lost so far."""

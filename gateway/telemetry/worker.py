@@ -56,9 +56,9 @@ class WorkerTelemetry:
             self._log.flush()
             self._metrics.sample_request_log(self._log.dropped_lines)
 
-    def sample_kv_events(self, stats: KvStats) -> None:
-        """Note the counts of KV events so far."""
-        self._metrics.sample_kv_events(stats)
+    def sample_kv_events(self, stats: KvStats, tokenized: Mapping[str, int]) -> None:
+        """Note the counts of KV events, and of prompts by who has made their tokens, so far."""
+        self._metrics.sample_kv_events(stats, tokenized)
 
     def sample_breakers(self, opened: Mapping[tuple[str, str, str], int]) -> None:
         """Note circuit breakers that were opened since the last call, by pool, endpoint and

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 GPT2_PATTERN: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -22,12 +22,14 @@ class BytePairs:
     """Regular expression of the pieces that text is split into first."""
     ranks: Mapping[bytes, int]
     """Lower ones are merged first."""
-    special: frozenset[str] = frozenset()
-    """Tokens that are found in text as they stand."""
+    special: Mapping[str, int] = field(default_factory=dict)
+    """Tokens that are found in text as they stand, and their ids."""
     nfc: bool = False
     """Text is normalized to Unicode's NFC first."""
     added: int = 0
     """Tokens put before and after each text."""
+    ids: Sequence[int] = ()
+    """By rank: the token's id. Empty: some token has none."""
 
 
 def read_byte_pairs(document: object) -> BytePairs:
@@ -44,12 +46,14 @@ def read_byte_pairs(document: object) -> BytePairs:
     for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(key):
             raise NotBytePairs(f"model.{key} is set")
+    ranks, ids = _ranks(vocabulary, merges)
     return BytePairs(
         _pattern(document.get("pre_tokenizer")),
-        _ranks(vocabulary, merges),
+        ranks,
         _special(document.get("added_tokens")),
         _is_nfc(document.get("normalizer")),
         _added(document.get("post_processor")),
+        ids,
     )
 
 
@@ -74,11 +78,16 @@ def _pattern(splitter: object) -> str:
     raise NotBytePairs("another way to split text")
 
 
-def _ranks(vocabulary: Mapping[object, object], merges: list[object]) -> dict[bytes, int]:
+def _ranks(
+    vocabulary: Mapping[object, object], merges: list[object]
+) -> tuple[dict[bytes, int], list[int]]:
+    """Ranks by token, and ids by rank."""
     byte_of = _bytes_of_characters()
     if not all(isinstance(token, str) for token in vocabulary):
         raise NotBytePairs("tokens that are no text")
     ranks = {bytes([byte]): byte for byte in byte_of.values()}
+    signs_of = {byte: sign for sign, byte in byte_of.items()}
+    names = [signs_of[byte] for byte in range(0x100)]
     for merge in merges:
         parts = merge.split(" ") if isinstance(merge, str) else merge
         match parts:
@@ -90,8 +99,11 @@ def _ranks(vocabulary: Mapping[object, object], merges: list[object]) -> dict[by
             token = bytes(byte_of[sign] for sign in signs)
         except KeyError as error:
             raise NotBytePairs(f"merges that are not of bytes: {error}") from error
-        ranks.setdefault(token, len(ranks))
-    return ranks
+        if token not in ranks:
+            ranks[token] = len(ranks)
+            names.append(signs)
+    ids = [vocabulary.get(name) for name in names]
+    return ranks, [one for one in ids if isinstance(one, int)] if None not in ids else []
 
 
 def _bytes_of_characters() -> dict[str, int]:
@@ -103,15 +115,15 @@ def _bytes_of_characters() -> dict[str, int]:
     return result
 
 
-def _special(added: object) -> frozenset[str]:
-    special = set()
+def _special(added: object) -> dict[str, int]:
+    special = {}
     for token in added if isinstance(added, list) else ():
         match token:
-            case {"content": str(content), **flags} if content:
+            case {"content": str(content), "id": int(number), **flags} if content:
                 if any(flags.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
                     raise NotBytePairs(f"added token {content!r} takes what is around it")
-                special.add(content)
-    return frozenset(special)
+                special[content] = number
+    return special
 
 
 def _is_nfc(normalizer: object) -> bool:

@@ -13,10 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import orjson
 
 from gateway.tokenizers.byte_pairs import BytePairs, NotBytePairs, read_byte_pairs
 from picker.prompt.counting import Tokenizer
+from picker.prompt.token_blocks import TOKEN_BYTES
 
 if TYPE_CHECKING:
     import tiktoken
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 _INSTALL: Final = "pip install 'penstock[tokenizers]'"
 _PIECE_CHARS: Final = 100_000
 """Longer texts are counted in pieces, each of which may count a token or two more."""
+MOST_CHARS_AT_ONCE: Final = 1_000_000
+"""A text of which ids are wanted must not be cut, and may be as long as that."""
 _CUT_CHARS: Final = 1_000
 _NORMALIZED_CHARS: Final = 512
 """Text is normalized in pieces: a run of combining marks takes the square of its length, and Python
@@ -54,13 +58,13 @@ def tokenizer_of(file: Path | None, encoding: str | None) -> Tokenizer:
 def tokenizer_of_file(file: Path) -> Tokenizer:
     """Of a `tokenizer.json` or a `*.tiktoken`. Raises TokenizerError."""
     if file.suffix == ".tiktoken":
-        return _of_pairs(BytePairs(_CL100K_PATTERN, _tiktoken_ranks(file)))
+        return tiktoken_of(BytePairs(_CL100K_PATTERN, _tiktoken_ranks(file)))
     try:
         document = orjson.loads(file.read_bytes())
     except (OSError, orjson.JSONDecodeError) as error:
         raise TokenizerError(f"{file} is no tokenizer.json: {error}") from error
     try:
-        fast = _of_pairs(read_byte_pairs(document)) if find_spec("tiktoken") is not None else None
+        fast = tiktoken_of(read_byte_pairs(document)) if find_spec("tiktoken") is not None else None
     except (NotBytePairs, TokenizerError) as error:
         log.info("%s is counted by the package tokenizers: %s", file, error)
         fast = None
@@ -109,6 +113,41 @@ class HuggingFace:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=True)
         return sum(len(one) for one in encoded)
 
+    def ids(self, texts: Sequence[str]) -> list[bytes]:
+        """See `Vocabulary`."""
+        return [self._ids_of(text) for text in texts]  # at once it would take all cores
+
+    def _ids_of(self, text: str) -> bytes:
+        try:
+            (encoded,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        except Exception as error:  # the package raises bare Exception
+            raise TokenizerError(f"a text cannot be tokenized: {error}") from error
+        return np.array(encoded.ids, np.uint32).tobytes()
+
+    def ends(self) -> tuple[bytes, bytes]:
+        """Ids that begin and end a prompt. Raises TokenizerError where they depend on it."""
+        (bare,) = self.ids(["a"])
+        whole = np.array(self._tokenizer.encode("a").ids, np.uint32).tobytes()
+        at = whole.find(bare)
+        if at % TOKEN_BYTES:
+            raise TokenizerError("its prompts have no fixed beginning")
+        return whole[:at], whole[at + len(bare) :]
+
+    @property
+    def tokens(self) -> Mapping[str, int]:
+        """Ids by the vocabulary's own name of a token."""
+        return self._tokenizer.get_vocab(with_added_tokens=False)
+
+    @property
+    def found(self) -> Mapping[str, bool]:
+        """Tokens that are found in text as they stand, and whether what is before one and what
+        begins with it are tokenized independently of each other."""
+        normalizes = self._tokenizer.normalizer is not None
+        return {
+            token.content: not (token.lstrip or token.single_word or token.normalized & normalizes)
+            for token in self._tokenizer.get_added_tokens_decoder().values()
+        }
+
 
 class Tiktoken:
     """A byte-level BPE vocabulary, by the package tiktoken."""
@@ -120,10 +159,29 @@ class Tiktoken:
         special: AbstractSet[str] = frozenset(),
         nfc: bool = False,
         added: int = 0,
+        ids: Sequence[int] = (),
     ) -> None:
-        """``special``, ``nfc``, ``added``: see `BytePairs`."""
+        """``special``, ``nfc``, ``added``: see `BytePairs`. ``ids``: by the encoding's own."""
         self._encoding, self._special = encoding, set(special)
         self._nfc, self._added = nfc, added
+        self._ids = np.array(ids, np.uint32)
+
+    @property
+    def has_ids(self) -> bool:
+        """The ids of all tokens are known."""
+        return self._ids.size > 0
+
+    def ids(self, texts: Sequence[str]) -> list[bytes]:
+        """See `Vocabulary`. Texts that are short enough not to be cut."""
+        return [self._ids_of(text) for text in texts]
+
+    def _ids_of(self, text: str) -> bytes:
+        if self._nfc and not text.isascii():
+            text = _nfc(text)
+        ranks = self._encoding.encode_to_numpy(
+            text, allowed_special=self._special, disallowed_special=()
+        )
+        return self._ids[ranks].tobytes()
 
     def count(self, texts: Sequence[str]) -> int:
         """See `picker.prompt.counting.Tokenizer`. Lets other threads run meanwhile."""
@@ -161,7 +219,8 @@ def _pieces(
     yield text[start:]
 
 
-def _of_pairs(pairs: BytePairs) -> Tiktoken:
+def tiktoken_of(pairs: BytePairs) -> Tiktoken:
+    """Of a vocabulary. Raises TokenizerError."""
     _require_tiktoken()
     import tiktoken
 
@@ -175,7 +234,8 @@ def _of_pairs(pairs: BytePairs) -> Tiktoken:
         )
     except Exception as error:  # the package raises what its own parts raise
         raise TokenizerError(f"tiktoken cannot use the vocabulary: {error}") from error
-    return Tiktoken(encoding, special=set(pairs.special), nfc=pairs.nfc, added=pairs.added)
+    ids = [*pairs.ids, *pairs.special.values()] if pairs.ids else []
+    return Tiktoken(encoding, special=set(pairs.special), nfc=pairs.nfc, added=pairs.added, ids=ids)
 
 
 def _require_tiktoken() -> None:

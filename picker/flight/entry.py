@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from picker.decisions.record import NO_PREDICTIONS, Record
 from picker.flight.leg import Leg
+from picker.request.claim import Claim
 from picker.request.context import RequestContext
 from picker.request.grant import Grant
 from picker.request.labels import RequestLabels
@@ -121,6 +122,8 @@ class Entry(Struct):
     """Of that text: see `picker.prompt.measure`."""
     counted_tokens: int | None
     """Of that text, by the model's tokenizer."""
+    claim: Claim | None
+    """What we have made of its prompt, where its engine might make something else."""
     chains: tuple[array[int], ...]
     """Block hashes of its prompt."""
     choices: tuple[str, ...]
@@ -161,6 +164,7 @@ class Entry(Struct):
             text_bytes=prompt.text_bytes if prompt is not None and only_text else 0,
             text_units=context.text_units,
             counted_tokens=context.counted_tokens,
+            claim=context.claim,
             chains=tuple(array("Q", chain) for chain in blocks.chains)
             if blocks is not None
             else (),

@@ -25,6 +25,7 @@ from picker.request.report import Ending, Report
 from picker.seams.engine_counts import EngineCounts
 from picker.seams.limiter import Limiter
 from picker.seams.observer import Observer
+from picker.seams.own_tokens import OwnTokens
 from picker.seams.peers import Finding, Loads, Peers, Sent
 from picker.seams.watch import Watch
 from picker.state.learned import Learned
@@ -51,6 +52,7 @@ class Flights:
         peers: Peers,
         watch: Watch,
         engine_counts: EngineCounts,
+        own_tokens: OwnTokens,
         now: Callable[[], float],
     ) -> None:
         self.ledger = Ledger(pools.states)
@@ -63,7 +65,7 @@ class Flights:
         self._peers, self._watch = peers, watch
         self._now = now
         self._judge = Judge(pools, peers=peers, watch=watch, now=now)
-        self._lessons = Lessons(pools, learned, self._judge, now)
+        self._lessons = Lessons(pools, learned, self._judge, own_tokens, now)
         self._entries: dict[str, Entry] = {}
         self._late: OrderedDict[str, Entry] = OrderedDict()
         self._expected: dict[str, Report | None] = {}

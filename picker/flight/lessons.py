@@ -8,6 +8,7 @@ from picker.flight.charge import is_metered
 from picker.flight.entry import Entry
 from picker.flight.judge import Judge
 from picker.request.report import ENGINE_FAILED, Ending, Report
+from picker.seams.own_tokens import OwnTokens
 from picker.state.cache.index import Reuse
 from picker.state.learned import Learned
 from picker.state.pools import Pools
@@ -19,9 +20,15 @@ class Lessons:
     """Tells the judge of endpoints, the estimates of tokens, and the policies that decided."""
 
     def __init__(
-        self, pools: Pools, learned: Learned, judge: Judge, now: Callable[[], float]
+        self,
+        pools: Pools,
+        learned: Learned,
+        judge: Judge,
+        own_tokens: OwnTokens,
+        now: Callable[[], float],
     ) -> None:
         self._pools, self._learned, self._judge, self._now = pools, learned, judge, now
+        self._own_tokens = own_tokens
 
     def learn(
         self, entry: Entry, report: Report, usage: Usage | None, *, was_counted: bool
@@ -40,6 +47,8 @@ class Lessons:
                 sent_s=entry.started_s,
             )
             self._pools.answered(entry.pool, used, entry.chains, reuse)
+            if entry.claim is not None and report.input_tokens:
+                self._own_tokens.heard(entry.claim, used, report.input_tokens)
         if report.status == 200 and usage is not None and is_metered(entry.expected):
             model = entry.served_model
             if report.input_tokens and entry.text_bytes:

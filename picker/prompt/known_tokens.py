@@ -23,6 +23,7 @@ class _Known:
     block: int
     """Hash of its last full block of text, 0 for none."""
     ids: bytes
+    by: str
 
 
 class KnownTokens:
@@ -34,31 +35,33 @@ class KnownTokens:
         self._known: OrderedDict[int, _Known] = OrderedDict()
         self._by_block: dict[int, int] = {}
 
-    def whole(self, key: int) -> bytes | None:
-        """Of a prompt with this key."""
+    def whole(self, key: int) -> tuple[bytes | None, str]:
+        """Of a prompt with this key, and who has made them."""
         known = self._known.get(key)
         if known is None:
-            return None
+            return None, ""
         self._known.move_to_end(key)
-        return known.ids
+        return known.ids, known.by
 
-    def beginning(self, text: bytes, chain: Sequence[int]) -> bytes | None:
-        """Of the longest known prompt that this text goes on from: its next turn, say. ``chain``:
-        hashes of the text's full blocks."""
+    def beginning(self, text: bytes, chain: Sequence[int]) -> tuple[bytes | None, str]:
+        """Of the longest known prompt that this text goes on from: its next turn, say; and who has
+        made them. ``chain``: hashes of the text's full blocks."""
         for block in reversed(chain[-_DEEPEST_LOOKED_AT:]):
             key = self._by_block.get(block)
             known = self._known.get(key) if key is not None else None
             if known is None or known.text_bytes > len(text):
                 continue
             if xxhash.xxh3_64_intdigest(text[: known.text_bytes]) == known.digest:
-                return known.ids
-        return None
+                return known.ids, known.by
+        return None, ""
 
-    def keep(self, key: int, text: bytes, chain: Sequence[int], ids: bytes) -> None:
-        """The ids of a prompt."""
+    def keep(
+        self, key: int, text: bytes, chain: Sequence[int], ids: bytes, by: str = "engine"
+    ) -> None:
+        """The ids of a prompt. ``by``: who has made them."""
         block = chain[-1] if chain else 0
         self._forget(key)
-        self._known[key] = _Known(len(text), xxhash.xxh3_64_intdigest(text), block, ids)
+        self._known[key] = _Known(len(text), xxhash.xxh3_64_intdigest(text), block, ids, by)
         if block:
             self._by_block[block] = key
         self._bytes += len(ids) + _ENTRY_BYTES

@@ -16,6 +16,7 @@ from picker.prompt.token_blocks import PromptTokens
 from picker.request.answer import Answer, Decision
 from picker.request.caller import UNKNOWN, Caller
 from picker.request.choice import Choice
+from picker.request.claim import Claim
 from picker.request.grant import Grant
 from picker.request.head import RequestHead
 from picker.request.labels import RequestLabels
@@ -90,6 +91,8 @@ class RequestContext(Struct):
     blocks: Blocks | None = None
     tokens: PromptTokens | None = None
     """Of the prompt, as the engine will see them; None: not known (in time)."""
+    claim: Claim | None = None
+    """What we have made of it, where its engine might make something else."""
     expected: Usage = NOTHING
     """Its upper bound, as far as one is known; nothing: it counts as a request only."""
     answers: int = 1

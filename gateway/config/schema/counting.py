@@ -42,7 +42,8 @@ class ModelTokenizer(Section):
     """Pattern of the models it is for, as replicas call them; the first that fits counts."""
     file: ConfigPath | None = None
     """A `tokenizer.json` in Hugging Face's format, or a vocabulary of tiktoken (`*.tiktoken`);
-    relative to the configuration file."""
+    relative to the configuration file. With the chat template beside it, the former makes the
+    tokens that replicas' prefix caches are looked through for."""
     encoding: str | None = None
     """Instead of a file: one of tiktoken's own, such as `o200k_base`. It is downloaded at the first
     use, or found in the folder that `TIKTOKEN_CACHE_DIR` names."""

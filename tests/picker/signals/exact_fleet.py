@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import aiohttp
 import orjson
 
+from gateway.tokenizers.own import OwnTokenizers
+from picker.bodies.apart import Here
 from picker.core import Parts, Picker
 from picker.request.answer import Answer, Decision
 from picker.request.head import RequestHead
@@ -36,6 +38,8 @@ class Fleet:
     events: KvEvents
     http: aiohttp.ClientSession
     model: str
+    root: str | None
+    """Folder of the model; None: only its engines know it."""
 
     def sync(self, specs: Sequence[EndpointSpec], capacity_tokens: int) -> None:
         """The picker's endpoints are these."""
@@ -43,7 +47,7 @@ class Fleet:
         self.picker.pools.sync_endpoints(POOL, specs)
         for spec in specs:
             signals = replace(IDLE, kv_capacity_tokens=capacity_tokens)
-            models, now_s = [ServedModel(self.model, None, 4096)], time.monotonic()
+            models, now_s = [ServedModel(self.model, None, 4096, self.root)], time.monotonic()
             self.picker.apply_signals(POOL, spec.address, signals, now_s)
             self.picker.apply_models(POOL, spec.address, models, now_s)
         self.events.sync(pool, SETTINGS, pool.state.specs)
@@ -105,7 +109,7 @@ class Fleet:
 
 
 @asynccontextmanager
-async def fleet(model: str) -> AsyncIterator[Fleet]:
+async def fleet(model: str, root: str | None = None) -> AsyncIterator[Fleet]:
     """Without replicas yet."""
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
@@ -115,11 +119,13 @@ async def fleet(model: str) -> AsyncIterator[Fleet]:
         events.open()
         stack.callback(events.close)
         tokens.use({POOL: Upstream()})
-        parts = Parts(engine_tokens=tokens)
+        own = OwnTokenizers(Here(), time.monotonic)
+        stack.callback(own.close)
+        parts = Parts(own_tokens=own, engine_tokens=tokens)
         picker = Picker("p", parts, now=time.monotonic, rng=random.Random(1))
         pool = PoolSettings(POOL, policy(), (model,), default=True)
         picker.configure(PickerSettings((pool,)))
-        yield Fleet(picker, events, http, model)
+        yield Fleet(picker, events, http, model, root)
 
 
 def text(rng: random.Random, words: int) -> str:
@@ -145,6 +151,8 @@ async def right_predictions(
         else:
             talk.append({"role": "user", "content": text(rng, words)})
             body = {"messages": talk}
+        if rng.random() < 0.1:
+            body["cache_salt"] = rng.choice("ab")
         body |= {"model": made.model, "max_tokens": rng.randrange(1, 40)}
         predicted, reported, answer = await made.ask(body)
         if "messages" in body:
