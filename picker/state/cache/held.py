@@ -1,6 +1,6 @@
 """Which engine holds which blocks, exactly: the compact index that KV events feed.
 
-Per block and holder about 41 bytes: an entry of the holder's table, from the engine's own hash to
+Per block and holder about 48 bytes: an entry of the holder's table, from the engine's own hash to
 the block, and (once for all holders) an entry of the table of blocks.
 """
 

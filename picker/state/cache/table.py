@@ -1,4 +1,4 @@
-"""A map from hashes to small numbers, in arrays: 20 bytes an entry, no Python objects.
+"""A map from hashes to small numbers, in arrays: 24 bytes an entry, no Python objects.
 
 Chained hashing; the table grows by a few buckets at a time (linear hashing, Litwin 1980), so that
 no insertion ever has to wait for a large table to be copied.
@@ -161,7 +161,7 @@ class HashTable:
             self._next.extend(range(first + 1, first + more))
             self._next.append(self._free)
             self._free = first
-        while len(self._heads) < wanted:
+        while 2 * len(self._heads) < 3 * wanted:  # so that chains are short
             self._more_buckets()
 
     def _more_buckets(self) -> None:
