@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 
 from loadtests.workloads.lengths import Length
 from loadtests.workloads.prompts import Role, Segment
@@ -50,6 +51,9 @@ class Conversations:
 
     def session(self, index: int) -> Session:
         """The session number ``index``; the supply is endless."""
+        return _drawn(self, index)
+
+    def _draw(self, index: int) -> Session:
         scope = f"{self.name}/{self.seed}"
         rng = random.Random(f"{scope}/{index}")
         id = f"{scope}/{index}"  # noqa: A001 - the session's id
@@ -82,6 +86,13 @@ class Conversations:
                 said = drawn_ask(rng, f"{id}.{number}/ask", aside.ask_tokens, aside.answer_tokens)
                 asks.append(said)
         return Turn(tuple(asks), pause_s)
+
+
+@lru_cache(maxsize=1 << 14)
+def _drawn(conversations: Conversations, index: int) -> Session:
+    """Drawing takes longer than anything else that is done with a session, and a comparison sends
+    the same ones under each policy."""
+    return conversations._draw(index)  # noqa: SLF001 - the cache of its own module
 
 
 def drawn_ask(rng: random.Random, id: str, ask: Length, answer: Length) -> Ask:  # noqa: A002

@@ -75,12 +75,12 @@ def _workloads(traces: Path) -> tuple[_Workload, ...]:
     mooncake = traces / "mooncake_conversation_first_half.jsonl"
     azure = traces / "azure_llm_2023_code.csv"
     return (
-        _Workload("interactive-chat", "interactive-chat", 26),
+        _Workload("interactive-chat", "interactive-chat", 26, duration_s=200.0),
         _Workload("code-generation", "code-generation", 1.3),
-        _Workload("reasoning", "reasoning", 5.5),
+        _Workload("reasoning", "reasoning", 3.5),
         _Workload("fixed-corpus-saas", "fixed-corpus-saas", 14),
         _Workload("agentic-bursts", "agentic-bursts", 2.1, _PATIENT),
-        _Workload("lora-mix", "lora-mix", 50, duration_s=200.0),
+        _Workload("lora-mix", "lora-mix", 50, duration_s=120.0),
         _Workload("multi-tenant", "multi-tenant", 11),
         _Workload(
             "Mooncake, first half", f"trace:{mooncake}", 1.6, _PATIENT, 700.0, LevelKind.SPEED
