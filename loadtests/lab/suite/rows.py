@@ -75,17 +75,17 @@ def _workloads(traces: Path) -> tuple[_Workload, ...]:
     mooncake = traces / "mooncake_conversation_first_half.jsonl"
     azure = traces / "azure_llm_2023_code.csv"
     return (
-        _Workload("interactive-chat", "interactive-chat", 26, duration_s=200.0),
+        _Workload("interactive-chat", "interactive-chat", 32, duration_s=150.0),
         _Workload("code-generation", "code-generation", 1.3),
         _Workload("reasoning", "reasoning", 3.5),
-        _Workload("fixed-corpus-saas", "fixed-corpus-saas", 14),
-        _Workload("agentic-bursts", "agentic-bursts", 2.1, _PATIENT),
-        _Workload("lora-mix", "lora-mix", 50, duration_s=120.0),
+        _Workload("fixed-corpus-saas", "fixed-corpus-saas", 10.5),
+        _Workload("agentic-bursts", "agentic-bursts", 2.6, _PATIENT),
+        _Workload("lora-mix", "lora-mix", 100, duration_s=80.0),
         _Workload("multi-tenant", "multi-tenant", 11),
         _Workload(
             "Mooncake, first half", f"trace:{mooncake}", 1.6, _PATIENT, 700.0, LevelKind.SPEED
         ),
-        _Workload("Azure code", f"trace:{azure}", 2.6, Slo(), 500.0, LevelKind.SPEED),
+        _Workload("Azure code", f"trace:{azure}", 2.4, Slo(), 500.0, LevelKind.SPEED),
     )
 
 
