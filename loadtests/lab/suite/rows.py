@@ -12,6 +12,8 @@ from loadtests.lab.summary import Slo
 
 REPLICAS = 8
 PROFILE = "qwen3-32b-tp2-h100"
+LORA_SLOTS = 4
+"""Of a replica, for workloads with adapters: with 8, the 50 of `lora-mix` would all fit at once."""
 
 BASELINES = (
     "weighted",
@@ -80,7 +82,7 @@ def _workloads(traces: Path) -> tuple[_Workload, ...]:
         _Workload("reasoning", "reasoning", 3.5),
         _Workload("fixed-corpus-saas", "fixed-corpus-saas", 10.5),
         _Workload("agentic-bursts", "agentic-bursts", 2.6, _PATIENT),
-        _Workload("lora-mix", "lora-mix", 100, duration_s=80.0),
+        _Workload("lora-mix", "lora-mix", 50, duration_s=120.0),
         _Workload("multi-tenant", "multi-tenant", 11),
         _Workload(
             "Mooncake, first half", f"trace:{mooncake}", 1.6, _PATIENT, 700.0, LevelKind.SPEED

@@ -21,7 +21,7 @@ from loadtests.lab.commands.options import RunOptions
 from loadtests.lab.experiment import Experiment
 from loadtests.lab.result import dumped, measured
 from loadtests.lab.simulation import Simulation
-from loadtests.lab.suite.rows import PROFILE, REPLICAS, Row
+from loadtests.lab.suite.rows import LORA_SLOTS, PROFILE, REPLICAS, Row
 from loadtests.lab.summary import whole
 from loadtests.sim.model.profile import find
 from policies.registry import load_plugins
@@ -47,7 +47,7 @@ class Run:
         """As an experiment of one cell."""
         row, profile = self.row, find(PROFILE)
         adapters = bool(row.source.adapters())
-        options = RunOptions() if adapters else RunOptions(max_loras=0)
+        options = RunOptions(max_loras=LORA_SLOTS if adapters else 0)
         return Experiment(
             source=row.source,
             levels=(row.level,),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from loadtests.lab.suite.rows import AUTO, PROFILE, REPLICAS, Row
+from loadtests.lab.suite.rows import AUTO, LORA_SLOTS, PROFILE, REPLICAS, Row
 
 Values = Mapping[str, float | None]
 Kept = Callable[[Row, str], Sequence[Values]]
@@ -69,8 +69,8 @@ def _head(command: str, rows: Sequence[Row], seeds: Sequence[int], kept: Kept) -
     state = "" if done == wanted else f" **Only {done} of {wanted} runs are done.**"
     return (
         "# Policies compared\n\n"
-        f"{REPLICAS} simulated replicas of `{PROFILE}`, seeds {seeds[0]} to {seeds[-1]}, means over"
-        f" the seeds.{state} Made by\n\n```\n{command}\n```\n\n"
+        f"{REPLICAS} simulated replicas of `{PROFILE}` ({LORA_SLOTS} LoRA slots each), seeds"
+        f" {seeds[0]} to {seeds[-1]}, means over the seeds.{state} Made by\n\n```\n{command}\n```\n\n"
         "Goodput counts requests within the row's objectives; refused ones are missed. Baselines"
         " have their routers'\nown signals: llm-d hears each first token and has the prefill speed"
         " of the profile. A seed changes everything\nof a workload of the catalogue; of a trace it"
