@@ -70,7 +70,8 @@ def _head(command: str, rows: Sequence[Row], seeds: Sequence[int], kept: Kept) -
     return (
         "# Policies compared\n\n"
         f"{REPLICAS} simulated replicas of `{PROFILE}` ({LORA_SLOTS} LoRA slots each), seeds"
-        f" {seeds[0]} to {seeds[-1]}, means over the seeds.{state} Made by\n\n```\n{command}\n```\n\n"
+        f" {seeds[0]} to {seeds[-1]}, means over the seeds.{state} Made by\n\n"
+        f"```\n{command}\n```\n\n"
         "Goodput counts requests within the row's objectives; refused ones are missed. Baselines"
         " have their routers'\nown signals: llm-d hears each first token and has the prefill speed"
         " of the profile. A seed changes everything\nof a workload of the catalogue; of a trace it"
