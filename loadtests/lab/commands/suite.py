@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,4 +73,4 @@ def suite(
 
 
 def _command() -> str:
-    return " ".join(["penstock", *sys.argv[1:]])
+    return shlex.join(["penstock", *sys.argv[1:]])

@@ -91,8 +91,9 @@ def _workloads(traces: Path) -> tuple[_Workload, ...]:
     )
 
 
+USUAL = "as it should be"
 _TROUBLED = (
-    ("as it should be", Seeing(), Troubles()),
+    (USUAL, Seeing(), Troubles()),
     ("half of the replicas at half speed", Seeing(), Troubles(slow_share=0.5, slow_speed=0.5)),
     ("one replica at 0.3 from 100 s on", Seeing(), Troubles(degrade_at_s=100.0, degrade_speed=0.3)),
     ("metrics every 50 ms", Seeing(0.05), Troubles()),

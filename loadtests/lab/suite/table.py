@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from loadtests.lab.suite.rows import AUTO, LORA_SLOTS, PROFILE, REPLICAS, Row
+from loadtests.lab.suite.rows import AUTO, LORA_SLOTS, PROFILE, REPLICAS, USUAL, Row
 
 Values = Mapping[str, float | None]
 Kept = Callable[[Row, str], Sequence[Values]]
@@ -177,8 +177,10 @@ def _troubles(rows: Sequence[Row], kept: Kept) -> str:
             if good is None:
                 cells += ["-"] * 3
                 continue
-            first = usual.setdefault((row.group, policy), good)
-            loss = f"{100 * (1 - good / first):.1f}" if first else "-"
+            if row.name == USUAL:
+                usual[row.group, policy] = good
+            before = usual.get((row.group, policy))
+            loss = f"{100 * (1 - good / before):.1f}" if before else "-"
             p90_s = values.get("ttft_p90_s")
             cells += [f"{good:.2f}", loss, "-" if p90_s is None else f"{p90_s:.2f}"]
         lines.append(
