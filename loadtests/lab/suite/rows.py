@@ -77,11 +77,11 @@ def _workloads(traces: Path) -> tuple[_Workload, ...]:
     mooncake = traces / "mooncake_conversation_first_half.jsonl"
     azure = traces / "azure_llm_2023_code.csv"
     return (
-        _Workload("interactive-chat", "interactive-chat", 32, duration_s=150.0),
+        _Workload("interactive-chat", "interactive-chat", 28, duration_s=150.0),
         _Workload("code-generation", "code-generation", 1.3),
         _Workload("reasoning", "reasoning", 3.5),
         _Workload("fixed-corpus-saas", "fixed-corpus-saas", 10.5),
-        _Workload("agentic-bursts", "agentic-bursts", 2.6, _PATIENT),
+        _Workload("agentic-bursts", "agentic-bursts", 3, _PATIENT),
         _Workload("lora-mix", "lora-mix", 50, duration_s=120.0),
         _Workload("multi-tenant", "multi-tenant", 11),
         _Workload(
