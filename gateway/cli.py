@@ -16,6 +16,7 @@ import typer
 from gateway.commands import keys, tenants
 from gateway.commands.explain import explain
 from gateway.commands.output import fail
+from gateway.commands.queue import queue
 from gateway.commands.standing import limits
 from gateway.commands.status import status
 from gateway.commands.usage import usage
@@ -121,6 +122,7 @@ def envoy_config(
 
 
 app.command()(status)
+app.command()(queue)
 app.command()(limits)
 app.command()(usage)
 app.command()(explain)

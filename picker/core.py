@@ -11,10 +11,13 @@ from typing import Final
 
 import numpy as np
 
+from picker.admission.admission import Admission
+from picker.admission.loop import LoopHolding
 from picker.bodies.apart import Apart, Here
 from picker.decisions.left_out import Reasons, asked_of
 from picker.decisions.ring import Decisions
 from picker.flight.flights import Flights
+from picker.flight.ledger import Ledger
 from picker.pipeline.parse import too_large
 from picker.pipeline.steps import Step, Steps, Tools, run, way
 from picker.pipeline.tokenize import Tokenize
@@ -30,6 +33,7 @@ from picker.seams.background import AtOnce, Background
 from picker.seams.engine_counts import EngineCounts, NoEngineCounts
 from picker.seams.engine_tokens import EngineTokens, NoEngineTokens
 from picker.seams.gate import Gate, OpenGate
+from picker.seams.holding import Holding
 from picker.seams.limiter import Limiter, Unlimited
 from picker.seams.observer import Answered, Observer, Rejected, Unobserved
 from picker.seams.own_tokens import NoOwnTokens, OwnTokens
@@ -68,6 +72,8 @@ class Parts:
     """Where shadow policies rank."""
     read: Step | None = None
     """Instead of parsing bodies: see `Tools.read`."""
+    holding: Holding | None = None
+    """Where requests are held; None: in asyncio's event loop."""
 
 
 class Picker:
@@ -82,9 +88,14 @@ class Picker:
         self.pools = Pools(self.learned.ratio.bytes_per_token, now, parts.background)
         self.catalog = Catalog(self.pools, rng)
         self.decisions = Decisions(now)
+        ledger = Ledger(self.pools.states)
+        self.admission = Admission(
+            self.pools, ledger, parts.holding or LoopHolding(now), now=now, rng=rng
+        )
         self.flights = Flights(
             picker_id,
             self.pools,
+            ledger,
             decisions=self.decisions,
             learned=self.learned,
             observer=parts.observer,
@@ -94,6 +105,7 @@ class Picker:
             engine_counts=parts.engine_counts,
             own_tokens=parts.own_tokens,
             now=now,
+            on_freed=self.admission.freed_by,
         )
         self.response_ids = ResponseIds(secrets.token_bytes(32))
         self.draining = False
@@ -107,6 +119,7 @@ class Picker:
             catalog=self.catalog,
             learned=self.learned,
             flights=self.flights,
+            admission=self.admission,
             reasons=self._reasons,
             gate=parts.gate,
             limiter=parts.limiter,
@@ -130,15 +143,23 @@ class Picker:
         self.learned.configure(settings.output_bound)
         self.max_body_bytes = settings.max_body_bytes
         self.foreign_fallbacks = settings.foreign_fallbacks
+        self.foreign_wait = settings.foreign_wait
+        self.decision_timeout_s = settings.decision_timeout_s
+        self.admission.configure(settings)
         self._way = way(self._tools, settings)
 
     def leave(self) -> None:
         """Be not ready from now on, and go on serving."""
         self._leaving = True
 
+    def close_queues(self) -> None:
+        """Let no request wait for its pool from now on; those that wait are refused."""
+        self.admission.drain()
+
     def drain(self) -> None:
-        """Refuse requests from now on; those under way go on."""
+        """Refuse requests from now on, and those that wait; those under way go on."""
         self.draining = True
+        self.admission.drain()
 
     def apply_endpoints(self, changes: EndpointChanges) -> None:
         """Endpoints of a pool come, change and go."""
@@ -205,11 +226,13 @@ class Picker:
         """The answer to a request that goes no further; what it took is given back."""
         self._give_back(context)
         now_s = self.now()
+        queue_s = context.waited_s(now_s)
         event = Rejected(
             labels=context.labels(),
             status=rejection.row.status,
             reason=rejection.row.code,
-            decision_s=now_s - context.head.received_s,
+            decision_s=now_s - context.head.received_s - queue_s,
+            queue_s=queue_s,
         )
         self._observer.rejected(event)
         left_out, pool = None, self.pools.get(context.pool)
@@ -224,6 +247,7 @@ class Picker:
         )
 
     def _give_back(self, context: RequestContext) -> None:
+        self.admission.dropped(context)
         dropped = self.flights.drop(context.id)  # with its grant
         if not dropped and context.grant is not None:
             context.grant.release()
@@ -260,6 +284,8 @@ class Picker:
             self.flights.engine_told(pool, address, signals.first_tokens, at_s=started_s)
         if known and signals.running_requests == 0 and signals.waiting_requests == 0:
             self.flights.engine_idle(pool, address, since_s=started_s)
+        if known:
+            self.admission.reported(pool, address)
 
     def apply_models(
         self, pool: str, address: str, models: Sequence[ServedModel], started_s: float

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from msgspec import Struct
 
 from picker.caps import DEFAULT_CAPS, Caps
+from policies.flow.rules import DEFAULT_FLOW, FlowRules
 from policies.health.breaker import DEFAULT_RULES, BreakerRules
 from policies.routing.spec import PolicySpec
 
@@ -29,6 +31,8 @@ class PoolSettings:
     """Name of the inference engine, which decides what clients may call; "auto": any."""
     weight: float = 1.0
     """Share of the requests for a model that several pools serve."""
+    queue: bool = False
+    """Requests that the replicas could not begin at once wait in the picker."""
     shadow: PolicySpec | None = None
     """Asked beside ``policy``, and nothing is sent to what it chooses."""
 
@@ -60,6 +64,40 @@ class OutputBound:
     prior_tokens: int = 1_024
 
 
+class Objective(Struct, frozen=True):
+    """What trusted requests may name to be served under."""
+
+    name: str
+    priority: int = 0
+    ttft_s: float = inf
+    """From arrival to the first token, as wanted; infinite: no matter."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSettings:
+    """How requests wait for a pool that could not begin them."""
+
+    rules: FlowRules = DEFAULT_FLOW
+    ttl_s: float = 45.0
+    """Longest wait of a request."""
+    sheddable_ttl_s: float = 15.0
+    """The same below priority 0, if it is shorter."""
+    objectives: tuple[Objective, ...] = ()
+    trust_headers: bool = False
+    """Every request may name its objective and fairness id, not only those of tenants that are
+    trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignWait:
+    """How long somebody else's gateway waits for an answer."""
+
+    plain_s: float = 10.0
+    """Of itself."""
+    asked_s: float | None = None
+    """When it is asked to; None: it cannot be asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class PickerSettings:
     """Everything the picker's decisions depend on besides live state."""
@@ -77,11 +115,15 @@ class PickerSettings:
     """Paths that are open to clients beside those of the engines; ``PATH/*``: with all below."""
     foreign_fallbacks: int = 0
     """Further choices that somebody else's gateway is told of."""
+    foreign_wait: ForeignWait = ForeignWait()
+    decision_timeout_s: float = 10.0
+    """How long our own Envoy waits for a decision, besides what a request waits for its pool."""
     breaker: BreakerRules | None = DEFAULT_RULES
     """When a replica that fails is left out; None: never."""
     default_output_tokens: float = 256.0
     """Expected output of a request that states no bound, for load accounting."""
     output_bound: OutputBound = OutputBound()
+    flow: FlowSettings = FlowSettings()
     rules: dict[str, RewriteRule] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from gateway.admin.answers import answer, refusals
 from gateway.admin.decisions import DecisionHandlers
 from gateway.admin.gauges import StatusCollector
 from gateway.admin.guard import error, errors, same_origin
+from gateway.admin.queues import QueueHandlers
 from gateway.admin.status import StatusSource, UnknownEndpointError
 from gateway.admin.tenants import TenantHandlers, TenantSource
 from gateway.config.schema.picker import MetricsSection
@@ -44,6 +45,7 @@ def application(
     app.router.add_post("/api/drain", handlers.drain)
     TenantHandlers(tenants).add_to(app)
     AccountHandlers(tenants).add_to(app)
+    QueueHandlers(source).add_to(app)
     DecisionHandlers(source).add_to(app)
     return app
 
@@ -75,7 +77,9 @@ class _Handlers:
         )
 
     async def metrics(self, request: web.Request) -> web.Response:
-        collector = StatusCollector(self._source.status(), self._access.refused)
+        collector = StatusCollector(
+            self._source.status(), self._source.queues(), self._access.refused
+        )
         body, content_type = await asyncio.to_thread(
             multiprocess.render, self._metrics_dir, [collector], request.headers.get("Accept", "")
         )

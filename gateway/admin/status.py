@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from gateway.control.decisions import DecisionsClient
+from picker.admission.sight import PoolSight
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,10 @@ class StatusSource(Protocol):
 
     def status(self) -> GatewayStatus:
         """The state now."""
+        ...
+
+    def queues(self) -> Sequence[PoolSight]:
+        """What waits now, of each pool that has a queue."""
         ...
 
     def config_document(self) -> Mapping[str, object]:

@@ -31,6 +31,7 @@ class WorkerReport:
     """Of the last assignment in force there; 0: none yet."""
     ready: bool = False
     endpoints: dict[EndpointKey, control_pb2.EndpointReport] = field(default_factory=dict)
+    queues: Sequence[control_pb2.PoolQueue] = ()
     predictions: dict[tuple[str, str], control_pb2.PredictionErrors] = field(default_factory=dict)
     """By pool and model."""
     shadows: Sequence[control_pb2.ShadowReport] = ()
@@ -39,6 +40,7 @@ class WorkerReport:
         """Take over what has changed since the worker's last report."""
         self.pid, self.picker_id = report.pid, report.picker_id
         self.applied_version, self.ready = report.applied_version, report.ready
+        self.queues = report.queues
         for gone in report.gone:
             self.endpoints.pop((gone.pool, gone.address), None)
         for endpoint in report.endpoints:

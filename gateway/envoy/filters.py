@@ -18,6 +18,7 @@ from gateway.envoy.message import Json, http_filter, typed
 from gateway.envoy.plan import PICKER_CLUSTER, EnvoyPlan
 from picker import names
 from picker.request.response_ids import ALPHABET
+from picker.server import wire
 
 _LUA: Final = (
     "events.lua",
@@ -116,6 +117,7 @@ def _source(*modules: str) -> str:
 
 
 def _ext_proc(plan: EnvoyPlan, forwarded: list[str]) -> Json:
+    longest_s = plan.config.longest_wait_s + plan.config.picker.decision_timeout_s
     return http_filter(
         "ext_proc",
         "ext_proc.v3.ExternalProcessor",
@@ -126,6 +128,8 @@ def _ext_proc(plan: EnvoyPlan, forwarded: list[str]) -> Json:
         failure_mode_allow=plan.fails_open,
         status_on_error={"code": "ServiceUnavailable"},
         message_timeout=f"{plan.config.picker.decision_timeout_s}s",
+        # What the picker may ask for, for a request that waits for its pool.
+        max_message_timeout=f"{min(longest_s, wire.MOST_S)}s",
         processing_mode={
             "request_header_mode": "SEND",
             "request_body_mode": "BUFFERED",

@@ -72,12 +72,6 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
     )
 
 
-def _undecided_idle_s(plan: EnvoyPlan) -> float:
-    """Time without movement, seconds, of a request that is arriving or being decided."""
-    config = plan.config
-    return max(config.listen.upload_idle_timeout_s, config.picker.decision_timeout_s + 1)
-
-
 def _routes(plan: EnvoyPlan) -> Json:
     listen = plan.config.listen
     action: Json = {
@@ -160,7 +154,7 @@ def _undecided(plan: EnvoyPlan) -> Json:
     route: Json = {
         "cluster": _NOBODY,
         "timeout": "0s",
-        "idle_timeout": f"{_undecided_idle_s(plan)}s",
+        "idle_timeout": f"{plan.config.undecided_idle_s}s",
     }
     return {"match": {"prefix": "/"}, "route": route}
 

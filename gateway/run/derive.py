@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from functools import cache
+from math import inf
 from pathlib import Path
 
 from gateway.config.config import Config
@@ -15,6 +16,9 @@ from gateway.tokenizers.load import tokenizer_of
 from picker.caps import Caps
 from picker.prompt.counting import Tokenizer
 from picker.settings import (
+    FlowSettings,
+    ForeignWait,
+    Objective,
     OutputBound,
     PickerSettings,
     PoolSettings,
@@ -25,6 +29,7 @@ from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
 from picker.signals.kv_events import KvSettings
 from picker.signals.settings import ScrapedPool, ScrapeSettings
+from policies.flow.rules import FlowRules
 from policies.health.breaker import BreakerRules
 from policies.routing.spec import PolicySpec
 
@@ -41,6 +46,7 @@ def picker_settings(config: Config) -> PickerSettings:
             set_headers=pool.upstream_headers,
             engine=pool.engine,
             weight=pool.weight,
+            queue=pool.queue,
             shadow=None
             if pool.shadow is None
             else policy_spec(config.scheduling.profiles[pool.shadow]),
@@ -61,6 +67,11 @@ def picker_settings(config: Config) -> PickerSettings:
         passthrough=config.passthrough,
         shows_decisions=config.scheduling.decision_headers,
         foreign_fallbacks=config.picker.ext_proc.fallbacks,
+        foreign_wait=ForeignWait(
+            config.picker.ext_proc.message_timeout_s, config.picker.ext_proc.max_message_timeout_s
+        ),
+        flow=flow_settings(config),
+        decision_timeout_s=config.picker.decision_timeout_s,
         max_body_bytes=config.listen.max_body_bytes,
         caps=Caps(**config.listen.caps.model_dump()),
         lease_s=config.picker.lease_s,
@@ -72,6 +83,23 @@ def picker_settings(config: Config) -> PickerSettings:
             max_tokens=quantile.max,
             prior_tokens=quantile.prior,
         ),
+    )
+
+
+def flow_settings(config: Config) -> FlowSettings:
+    """How requests wait for their pools."""
+    flow, ttl_s = config.flow, config.longest_wait_s
+    return FlowSettings(
+        rules=FlowRules(
+            max_requests=flow.max_requests, max_tokens=flow.max_tokens, aging_s=flow.aging_s
+        ),
+        ttl_s=ttl_s,
+        sheddable_ttl_s=min(ttl_s, flow.sheddable_ttl_s),
+        objectives=tuple(
+            Objective(one.name, one.priority, inf if one.ttft_s is None else one.ttft_s)
+            for one in flow.objectives
+        ),
+        trust_headers=flow.trust_headers,
     )
 
 

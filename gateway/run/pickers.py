@@ -91,6 +91,10 @@ class Pickers:
         """Have them say that they are not ready any more. They go on serving until `stop`."""
         self._signal(signal.SIGUSR1, ChildState.READY)
 
+    def close_queues(self) -> None:
+        """Have them refuse what waits for its pool, and what would have to."""
+        self._signal(signal.SIGUSR2, ChildState.READY)
+
     def hurry(self) -> None:
         """Have those that `stop` waits for end what still runs."""
         self._signal(signal.SIGTERM, ChildState.STOPPING)

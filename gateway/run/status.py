@@ -27,11 +27,13 @@ from gateway.config.schema.pricing import Pricing
 from gateway.config.schema.upstream import without_key
 from gateway.control.accounts import AccountsClient
 from gateway.control.decisions import DecisionsClient
+from gateway.control.queues import together
 from gateway.control.server import WorkerReport
 from gateway.pools.provider import ReplicaRecord
 from gateway.run.supervisor import Supervisor
 from gateway.telemetry.predictions import median
 from gateway.tenancy.tenant_admin import TenantAdmin
+from picker.admission.sight import PoolSight
 from picker.state.endpoints import NO_ANSWER_YET
 from picker.state.spec import EndpointKey, EndpointSpec
 from picker.wire import control_pb2
@@ -64,6 +66,12 @@ class SupervisorStatus:
             pickers=pickers,
             pools=pools,
         )
+
+    def queues(self) -> list[PoolSight]:
+        """What waits now, of each pool that has a queue."""
+        reports = self._supervisor.control.reports.values()
+        found = together(queue for report in reports for queue in report.queues)
+        return [found[pool.name] for pool in self._supervisor.config.pools if pool.name in found]
 
     def config_document(self) -> Mapping[str, object]:
         """The accepted configuration."""

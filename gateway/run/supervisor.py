@@ -156,6 +156,7 @@ class Supervisor:
             if self.envoy is not None and listen.shutdown_delay_s:
                 await self.envoy.let_go()
             await self._unless_hurried(asyncio.sleep(listen.shutdown_delay_s))
+        self.pickers.close_queues()
         if self.envoy is not None:
             await self._unless_hurried(self.envoy.drain(listen.drain_timeout_s))
             await self.envoy.stop()

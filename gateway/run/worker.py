@@ -21,6 +21,7 @@ from gateway.config.reading.wire import from_json
 from gateway.control.assignment import Assignment
 from gateway.control.client import ControlClient
 from gateway.control.decisions import DecisionsServer
+from gateway.control.queues import from_sight
 from gateway.control.reporter import EndpointReporter
 from gateway.run import derive
 from gateway.run.certificates import ext_proc_certificate
@@ -81,6 +82,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         loop.add_signal_handler(signal.SIGUSR1, self._picker.leave)
+        loop.add_signal_handler(signal.SIGUSR2, self._picker.close_queues)
         loop.add_signal_handler(signal.SIGHUP, self._parts.telemetry.reopen_log)
         self._parts.peers.start(self._picker.flights)
         self._parts.scraper.start(self)
@@ -321,6 +323,7 @@ class Worker:
             counts = structs.asdict(shadow.counts)
             report.shadows.add(pool=pool, policy=shadow.spec.name, **counts)
         self._reporter.fill(report, now_s=self._picker.now(), removed=removed)
+        report.queues.extend(map(from_sight, self._picker.admission.sight()))
         return report
 
 

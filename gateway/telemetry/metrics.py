@@ -16,6 +16,7 @@ from gateway.telemetry.predictions import (
     tpot_off,
     ttft_off,
 )
+from picker.request.rejection import Reason
 from picker.request.report import Ending
 from picker.seams.observer import Answered, Completed, Rejected
 from picker.signals.kv_stream import KvStats
@@ -46,6 +47,10 @@ _DECISION_BUCKETS_S = (
     0.0001, 0.0002, 0.0003, 0.0005, 0.00075, 0.001, 0.0015, 0.0025, 0.005, 0.01, 0.025, 0.1,
 )  # fmt: skip
 
+_REFUSED = frozenset(
+    reason.value.code for reason in (Reason.OVERLOADED, Reason.QUEUE_FULL, Reason.QUEUE_TIMEOUT)
+)
+
 _MODEL_CAP = 256
 _ENDPOINT_CAP = 2048
 
@@ -62,6 +67,7 @@ class PickerMetrics:
         self, known_model: Callable[[str], bool], registry: CollectorRegistry = REGISTRY
     ) -> None:
         by_model, by_endpoint = ("model", "pool"), ("pool", "endpoint")
+        by_class = ("pool", "priority")
 
         self._counted: list[Counts | Distributions] = []
         self.predictions = PredictionErrors()
@@ -113,6 +119,17 @@ class PickerMetrics:
         self.duration = histogram(
             "request_duration", "Arrival to the end of the response.", _DURATION_BUCKETS_S
         )
+        self.queue = histogram(
+            "queue",
+            "Time in the queue of a pool, of requests that were dispatched; 0 without a wait.",
+            _QUEUE_BUCKETS_S,
+            labels=by_class,
+        )
+        self.queue_refused = counter(
+            "queue_refused",
+            "Requests refused because their pool was full, by the reason.",
+            ("pool", "priority", "reason"),
+        )
         self.ttft_error = histogram(
             "ttft_prediction_error", f"Of TTFT, {_ERROR_S}", _TTFT_ERROR_BUCKETS_S
         )
@@ -149,7 +166,6 @@ class PickerMetrics:
             " skipped (it is too slow).",
             ("pool", "policy", "outcome"),
         )
-        self.queue = histogram("queue", "Time waited for admission.", _QUEUE_BUCKETS_S)
         self.decision = histogram(
             "decision", "Time the picker took for a decision.", _DECISION_BUCKETS_S
         )
@@ -212,6 +228,8 @@ class PickerMetrics:
         model, pool = self._model_label(event.labels.model), event.labels.pool
         self.requests.add((model, pool, str(event.status), event.reason))
         self.rejections.add((pool, event.reason))
+        if event.queue_s > 0 or event.reason in _REFUSED:
+            self.queue_refused.add((pool, str(event.labels.priority), event.reason))
         self.decision.observe((model, pool), event.decision_s)
 
     def answered(self, event: Answered) -> None:
@@ -232,7 +250,7 @@ class PickerMetrics:
         self.ttft.observe(by_model, event.ttft_s)
         self.tpot.observe(by_model, event.tpot_s)
         self.duration.observe(by_model, event.duration_s)
-        self.queue.observe(by_model, event.queue_s)
+        self.queue.observe((pool, str(event.labels.priority)), event.queue_s)
         self._predicted(event, model, pool)
         self.decision.observe(by_model, event.decision_s)
         if event.endpoint:

@@ -71,6 +71,7 @@ class RequestLog:
                 **self._about(event.labels),
                 "status": event.status,
                 "reason": event.reason,
+                "queue_ms": _ms(event.queue_s),
                 "decision_ms": _ms(event.decision_s),
             }
         )

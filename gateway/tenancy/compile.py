@@ -85,6 +85,9 @@ class Policies:
                 if tenant.clamp_max_tokens is None
                 else tenant.clamp_max_tokens
             ),
+            flow_headers=(
+                plan.flow_headers if tenant.flow_headers is None else tenant.flow_headers
+            ),
             client_priority=(
                 plan.client_priority if tenant.client_priority is None else tenant.client_priority
             ),

@@ -37,7 +37,7 @@ def picker_of(name: str, endpoints: int, peers: Peers | None = None) -> Picker:
     parts = Parts(peers=peers or Alone())
     picker = Picker(name, parts, now=time.monotonic, rng=random.Random(name))
     policy = PolicySpec("auto")
-    picker.configure(PickerSettings((PoolSettings(POOL, policy),), stale_after_s=1e9))
+    picker.configure(PickerSettings((PoolSettings(POOL, policy, queue=True),), stale_after_s=1e9))
     addresses = [f"10.0.{n // 250}.{n % 250}:8000" for n in range(endpoints)]
     picker.pools.sync_endpoints(POOL, map(EndpointSpec, addresses))
     now_s = picker.now()

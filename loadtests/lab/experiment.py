@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from loadtests.lab.comparison import Cell, CellRun, Comparison
 from loadtests.lab.setting import Seeing, Setting, Troubles
@@ -16,6 +16,9 @@ from loadtests.sim.model.scheduler import EngineLimits
 from loadtests.sim.model.step_time import StepTime, Work
 from policies import registry
 from policies.routing.spec import PolicySpec
+
+QUEUED: Final = frozenset(("auto", "weighted"))
+"""Ours: the others are simulated as they ship."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,8 @@ class Experiment(Comparison):
     profile: Profile
     limits: EngineLimits
     seeing: Seeing = field(default_factory=Seeing)
+    queued: frozenset[str] = QUEUED
+    """Names of the policies in front of which requests wait in the picker."""
     troubles: Troubles = field(default_factory=Troubles)
     kv_events: bool = False
     """See `Setting.kv_events`."""
@@ -86,6 +91,7 @@ class Experiment(Comparison):
             self.client_timeout_s,
             self.troubles,
             self.kv_events,
+            queue=policy.name in self.queued,
         )
 
     def sized(self, replicas: int) -> Experiment:

@@ -67,3 +67,5 @@ class Setting:
     troubles: Troubles = field(default_factory=Troubles)
     kv_events: bool = False
     """The picker knows the engines' caches by their events, and the tokens of every prompt."""
+    queue: bool = False
+    """Requests that the replicas could not begin wait in the picker."""

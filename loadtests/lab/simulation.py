@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
@@ -29,6 +29,7 @@ from picker.prompt.fields import RequestFields
 from picker.prompt.forms import Prompt
 from picker.prompt.token_blocks import PromptTokens
 from picker.request.answer import Answer, Decision
+from picker.request.caller import Caller
 from picker.request.choice import Choice
 from picker.request.context import RequestContext
 from picker.request.head import RequestHead
@@ -38,6 +39,7 @@ from picker.state.endpoints import Signals
 from picker.state.lack import Lack
 from picker.state.models import ServedModel
 from picker.state.spec import EndpointSpec
+from policies.limits.plan import TenantPolicy
 
 POOL: Final = "lab"
 MODEL: Final = "model"
@@ -72,6 +74,8 @@ class _Read:
             user=None,
             session_id=None,
         )
+        if asked.tenant:
+            context.caller = Caller(TenantPolicy(asked.tenant))
         context.prompt = Prompt((b"",), asked.prompt_tokens * BYTES_PER_TOKEN, 0)
         context.blocks = asked.live_blocks(MODEL)
         size = self._block_tokens
@@ -79,6 +83,28 @@ class _Read:
             ids = asked.block_ids(size)[: asked.prompt_tokens // size]
             chain = [block_id & HASH_MASK for block_id in ids]
             context.tokens = PromptTokens.of_chain(chain, size, asked.prompt_tokens)
+
+
+class _Hold:
+    """See `Hold`: a coroutine that waits for one yields it."""
+
+    def __init__(self) -> None:
+        self.released: Callable[[], None] | None = None
+        self._free = False
+
+    def release(self) -> None:
+        """See `Hold`."""
+        if not self._free and self.released is not None:
+            self.released()
+        self._free = True
+
+    def __await__(self) -> Generator[_Hold, None, None]:
+        if not self._free:
+            yield self
+
+
+_Offered = Coroutine[_Hold, None, tuple[Decision, Choice] | None]
+"""A request on its way through the picker."""
 
 
 @dataclass(slots=True)
@@ -121,11 +147,11 @@ class Simulation:
         self._read = _Read(size if setting.kv_events else None)
         self._picker = Picker(
             "lab",
-            Parts(read=self._read),
+            Parts(read=self._read, holding=self),
             now=lambda: self.now_s,
             rng=random.Random(f"picker/{seed}"),
         )
-        pool = PoolSettings(POOL, setting.policy, (MODEL,), default=True)
+        pool = PoolSettings(POOL, setting.policy, (MODEL,), default=True, queue=setting.queue)
         stale_after_s = max(_STALE_AFTER_S, 4 * setting.seeing.scrape_interval_s)
         self._picker_settings = PickerSettings(
             (pool,), lease_s=_LEASE_S, stale_after_s=stale_after_s
@@ -307,7 +333,18 @@ class Simulation:
         if self._hears_first_tokens:
             self._hear_first_tokens()
         self._read.asked = request
-        offered = _at_once(self._offer(head))
+        self._go_on(self._offer(head), request)
+
+    def _go_on(self, offered: _Offered, request: Request) -> None:
+        """Take a request on its way through the picker, as far as it goes now."""
+        try:
+            hold = offered.send(None)
+        except StopIteration as done:
+            self._decided(request, done.value)
+        else:
+            hold.released = lambda: self._at(self.now_s, lambda: self._go_on(offered, request))
+
+    def _decided(self, request: Request, offered: tuple[Decision, Choice] | None) -> None:
         if offered is None:
             self._refused(request)
             return
@@ -321,6 +358,14 @@ class Simulation:
         )
         seeing = self._setting.seeing
         self._at(self.now_s + seeing.decision_s + seeing.network_s, lambda: self._reach(under_way))
+
+    def hold(self) -> _Hold:
+        """See `Holding`."""
+        return _Hold()
+
+    def call_at(self, at_s: float, act: Callable[[], None]) -> None:
+        """See `Holding`."""
+        self._at(max(at_s, self.now_s), act)
 
     async def _offer(self, head: RequestHead) -> tuple[Decision, Choice] | None:
         begun = await self._picker.begin(head)
@@ -483,18 +528,6 @@ class Simulation:
             failed=True,
         )
         self._answered(served, request)
-
-
-def _at_once(
-    offered: Coroutine[object, None, tuple[Decision, Choice] | None],
-) -> tuple[Decision, Choice] | None:
-    """What comes of a coroutine that waits for nothing: there is no event loop here."""
-    try:
-        offered.send(None)
-    except StopIteration as done:
-        outcome: tuple[Decision, Choice] | None = done.value
-        return outcome
-    raise RuntimeError("a step of the picker waits, which takes an event loop")
 
 
 def _adapters(sequences: Iterable[Sequence]) -> frozenset[str]:

@@ -17,6 +17,7 @@ from picker.request.grant import Grant
 from picker.request.labels import RequestLabels
 from picker.request.report import Report
 from picker.seams.observer import Completed
+from policies.flow.item import Item
 from policies.limits.prices import NOTHING, Usage
 
 
@@ -134,6 +135,8 @@ class Entry(Struct):
     lease_until_s: float
     decision_s: float
     queue_s: float
+    item: Item | None = None
+    """As it waited for its pool; None: it did not."""
     added: Sequence[int] = ()
     """Of each chain how many blocks at its end it has added to what the first choice holds."""
     state: State = State.SERVING
@@ -148,6 +151,7 @@ class Entry(Struct):
     ) -> Entry:
         """What will be needed of a decided request later."""
         prompt, blocks = context.prompt, context.blocks
+        queue_s = context.waited_s(now_s)
         only_text = prompt is not None and prompt.token_ids == 0 and prompt.media_items == 0
         return cls(
             id=context.id,
@@ -172,14 +176,20 @@ class Entry(Struct):
             names_model=context.names_model,
             started_s=now_s,
             lease_until_s=now_s + lease_s,
-            decision_s=now_s - context.head.received_s,
-            queue_s=context.took_s("admit"),
+            decision_s=now_s - context.head.received_s - queue_s,
+            queue_s=queue_s,
+            item=context.item,
         )
 
     @property
     def answering(self) -> Leg:
         """The endpoint that was chosen to answer the client."""
         return self.legs[-1]
+
+    @property
+    def waited_s(self) -> float:
+        """Part of the times in its report that it waited in the picker."""
+        return 0.0 if self.attended else self.queue_s
 
     @property
     def waits_for_prefill(self) -> bool:

@@ -44,6 +44,7 @@ class Flights:
         self,
         picker_id: str,
         pools: Pools,
+        ledger: Ledger,
         *,
         decisions: Decisions,
         learned: Learned,
@@ -54,8 +55,11 @@ class Flights:
         engine_counts: EngineCounts,
         own_tokens: OwnTokens,
         now: Callable[[], float],
+        on_freed: Callable[[Entry, Report, Usage | None], None] = lambda entry, report, usage: None,
     ) -> None:
-        self.ledger = Ledger(pools.states)
+        """``on_freed`` is called when an endpoint has worked off a request, or lost it."""
+        self.ledger = ledger
+        self._on_freed = on_freed
         self.foreign = ForeignLoads(pools.states)
         self._id = picker_id
         self._pools = pools
@@ -351,6 +355,8 @@ class Flights:
                     if entry.record is not None:
                         entry.record.end(report, usage)
                     self._observer.completed(entry.completed(report, usage))
+        if Act.UNCOUNT in acts:
+            self._on_freed(entry, report, usage)
 
     def _move(self, entry: Entry, before: State) -> None:
         """Into the collection of its new state."""
@@ -392,7 +398,12 @@ class Flights:
 
     def _uncount(self, entry: Entry, report: Report) -> None:
         reported = report.reason is not Ending.UNREPORTED
+        # The first byte of an answer in one piece comes after its last token.
+        shows_prefill = entry.streaming or (report.output_tokens or 0) <= 1
         for leg in entry.legs:
-            ttft_s = report.ttft_s if report.status == 200 and leg is entry.legs[0] else None
+            ttft_s = None
+            timed = report.status == 200 and shows_prefill and leg is entry.legs[0]
+            if timed and report.ttft_s is not None:
+                ttft_s = max(0.0, report.ttft_s - entry.waited_s)
             self.ledger.close(leg, ttft_s=ttft_s, now_s=self._now() if reported else None)
         self._peers.loads_changed()

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 from typing import Final
 
 import numpy as np
@@ -163,6 +164,10 @@ class Ledger:
                 self._expect(leg)
             else:
                 self._settle(leg, self._lanes[leg.pool, leg.address])
+
+    def next_due_s(self) -> float:
+        """When the next prefill under way may be done; infinite: none is."""
+        return self._due[0][0] if self._due else inf
 
     def engine_told(self, pool: str, address: str, first_tokens: float, at_s: float) -> None:
         """An engine has produced so many first tokens since it began, as of ``at_s``.

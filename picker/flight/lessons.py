@@ -75,8 +75,8 @@ class Lessons:
                 prompt_tokens=used_tokens.input_tokens,
                 cached_tokens=report.cached_tokens,
                 output_tokens=used_tokens.output_tokens,
-                ttft_s=report.ttft_s,
-                duration_s=report.duration_s,
+                ttft_s=None if report.ttft_s is None else max(0.0, report.ttft_s - entry.waited_s),
+                duration_s=max(0.0, report.duration_s - entry.waited_s),
                 ok=ok,
             )
             if pool.shadow is not None and leg is entry.answering:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from picker.admission.admission import Admission
 from picker.flight.flights import Flights
 from picker.request.context import RequestContext
 
@@ -9,9 +10,11 @@ from picker.request.context import RequestContext
 class Dispatch:
     """Enters the request into what is under way. The last step that takes anything."""
 
-    def __init__(self, flights: Flights, lease_s: float) -> None:
-        self._flights = flights
+    def __init__(self, flights: Flights, admission: Admission, lease_s: float) -> None:
+        self._flights, self._admission = flights, admission
         self._lease_s = lease_s
 
     def __call__(self, context: RequestContext) -> None:
         self._flights.open(context, self._lease_s)
+        if context.item is not None:
+            self._admission.counted(context)

@@ -10,6 +10,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from picker import names
+from picker.admission.admission import Admission
 from picker.decisions.choice import choice_of
 from picker.decisions.left_out import Reasons, asked_of
 from picker.flight.ledger import Ledger
@@ -18,9 +19,10 @@ from picker.request.context import RequestContext
 from picker.request.pick import Pick
 from picker.request.rejection import Reason, Rejection
 from picker.request.role import Role
+from picker.state.candidates import candidates_of
 from picker.state.pool import PoolRuntime, Profile
 from picker.state.pools import Pools
-from policies.routing.types import Features, RoutingRequest, Slots
+from policies.routing.types import Features, PoolView, RoutingRequest, Slots
 
 
 class Schedule:
@@ -30,10 +32,12 @@ class Schedule:
         self,
         pools: Pools,
         ledger: Ledger,
+        admission: Admission,
         reasons: Reasons,
         rng: random.Random,
         now: Callable[[], float],
     ) -> None:
+        self._admission = admission
         self._pools = pools
         self._ledger = ledger
         self._reasons = reasons
@@ -45,7 +49,7 @@ class Schedule:
         if pool is None:  # removed while the request waited for an earlier step
             raise Rejection(Reason.NO_ENDPOINTS, f"There is no pool {context.pool!r} any more.")
         self._ledger.settle_prefills(now_s)
-        candidates = _candidates(context, pool, now_s)
+        candidates = candidates_of(context, pool, now_s)
         blocks = context.blocks
         request = RoutingRequest(
             prompt_tokens=context.prompt_tokens,
@@ -62,8 +66,9 @@ class Schedule:
         if _only_if_cached(context) and not request.matched_tokens[candidates].any():
             raise Rejection(Reason.NOT_CACHED, "No replica has any of this prompt cached.")
         admitting = pool.breakers.admitting(candidates, context.served_model, now_s)
+        view = self._admission.view(context, pool)
         picked = [
-            self._pick(context, pool, request, candidates, admitting, profile, now_s)
+            self._pick(context, pool, view, request, candidates, admitting, profile, now_s)
             for profile in pool.profiles
         ]
         context.picks = tuple([pick for pick, _ in picked])
@@ -73,6 +78,7 @@ class Schedule:
         self,
         context: RequestContext,
         pool: PoolRuntime,
+        view: PoolView,
         request: RoutingRequest,
         candidates: Slots,
         admitting: Slots,
@@ -92,7 +98,7 @@ class Schedule:
         count = pool.settings.fallbacks + 1
         ranking = None
         if able.size:
-            ranking = profile.policy.rank(request, pool.state.view, able, count, now_s, self._rng)
+            ranking = profile.policy.rank(request, view, able, count, now_s, self._rng)
         if ranking is None or ranking.slots.size == 0:
             raise Rejection(
                 Reason.NO_ENDPOINTS, f"No replica of pool {pool.name!r} fits this request."
@@ -117,58 +123,6 @@ class Schedule:
             model = context.served_model
             pool.shadow.consider(choice, request, pool.state, able, count, now_s, model)
         return pick, choice
-
-
-def _candidates(context: RequestContext, pool: PoolRuntime, now_s: float) -> Slots:
-    if context.holder:
-        return _holder(context, pool)
-    if context.head.subset is None:
-        well = pool.state.responsive(now_s, context.served_model)
-        if well.size:
-            return well  # as nearly always
-    try:
-        return _fitting(context, pool, pool.state.candidates(now_s))
-    except Rejection:
-        return _fitting(context, pool, pool.state.last_resort())
-
-
-def _fitting(context: RequestContext, pool: PoolRuntime, candidates: Slots) -> Slots:
-    """Those of the endpoints that the request may go to. Raises Rejection when there is none."""
-    state = pool.state
-    if candidates.size == 0:
-        raise Rejection(Reason.NO_ENDPOINTS, f"Pool {pool.name!r} has no replica to serve.")
-    subset = context.head.subset
-    if subset is not None:
-        named = np.zeros(state.slots, np.bool_)
-        named[state.in_subset(subset)] = True
-        candidates = candidates[named[candidates]]
-        if candidates.size == 0:
-            raise Rejection(
-                Reason.NO_ENDPOINTS, "No replica of the subset that was asked for can serve."
-            )
-    if context.served_model:
-        candidates = candidates[state.models.serving(context.served_model)[candidates]]
-        if candidates.size == 0:
-            raise Rejection(
-                Reason.NO_ENDPOINTS,
-                f"No replica that can serve has {context.served_model!r} now.",
-            )
-    return candidates
-
-
-def _holder(context: RequestContext, pool: PoolRuntime) -> Slots:
-    """The replica that stores the response. No other one can serve, so that even as the last resort
-    it will do; while it drains it can still be asked for what it has."""
-    slot = pool.state.slot_of.get(context.holder)
-    if slot is not None and not context.served_model and pool.state.is_draining(slot):
-        return np.array([slot], np.intp)
-    candidates = pool.state.last_resort()
-    candidates = candidates[candidates == slot] if slot is not None else candidates[:0]
-    if candidates.size == 0:
-        raise Rejection(
-            Reason.NO_ENDPOINTS, "The replica that stores the response cannot take requests now."
-        )
-    return candidates
 
 
 def _without(slots: Slots, others: Slots) -> Slots:

@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from picker.admission.admission import Admission
 from picker.bodies.apart import Apart
 from picker.decisions.left_out import Reasons
 from picker.flight.flights import Flights
+from picker.pipeline.admit import Admit
 from picker.pipeline.authorize import Authorize
 from picker.pipeline.azure import ReadDeployment
 from picker.pipeline.count import Count, Exactly
@@ -80,6 +82,7 @@ class Tools:
     catalog: Catalog
     learned: Learned
     flights: Flights
+    admission: Admission
     reasons: Reasons
     gate: Gate
     limiter: Limiter
@@ -100,6 +103,9 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
     `picker.core` on every exit."""
     exactly = Exactly(tools.engine_counts, tools.pools, tools.now)
     estimate = Estimate(tools.catalog, tools.learned, settings.default_output_tokens)
+    schedule = Schedule(
+        tools.pools, tools.flights.ledger, tools.admission, tools.reasons, tools.rng, tools.now
+    )
     return Way(
         head=(
             ("door", RefuseWhenDraining(tools.is_draining)),
@@ -122,13 +128,11 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("reserve", Reserve(tools.limiter, exactly, estimate)),
             ("hash", Hash()),
             ("tokenize", tools.tokenize),
-            (
-                "schedule",
-                Schedule(tools.pools, tools.flights.ledger, tools.reasons, tools.rng, tools.now),
-            ),
+            ("schedule", schedule),
+            ("admit", Admit(tools.admission, schedule)),
             ("mutate", Mutate(tools.apart)),
             ("forward", Forward(tools.pools)),
-            ("dispatch", Dispatch(tools.flights, settings.lease_s)),
+            ("dispatch", Dispatch(tools.flights, tools.admission, settings.lease_s)),
             (
                 "decide",
                 Decide(

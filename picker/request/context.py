@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from math import inf
 from typing import Final
 
 import xxhash
@@ -21,6 +23,7 @@ from picker.request.grant import Grant
 from picker.request.head import RequestHead
 from picker.request.labels import RequestLabels
 from picker.request.pick import Pick
+from policies.flow.item import Item
 from policies.limits.prices import MOST, NOTHING, Usage
 
 _FORM: Final = re.compile(r"\s*multipart/form-data\s*(?:;|\Z)")
@@ -35,6 +38,10 @@ class RequestContext(Struct):
     form: Form | None
     """None: a path whose body is not read for a prompt."""
     body: bytes = b""
+    patience_s: float = inf
+    """How long the gateway waits for the decision."""
+    on_wait: Callable[[float], object] | None = None
+    """Called when the request begins to wait for its pool: for so many seconds at most."""
     marks: dict[str, float] = field(default_factory=dict)
     """Steps that are done, in their order, and when each was, picker's clock, seconds."""
     answer: Answer | None = None
@@ -102,6 +109,9 @@ class RequestContext(Struct):
     # reserve
     grant: Grant | None = None
     response_headers: tuple[tuple[str, str], ...] = ()
+    # admit
+    item: Item | None = None
+    """As it waited for its pool; None: it did not."""
     # schedule
     picks: tuple[Pick, ...] = ()
     """One for each role; the last one answers the client."""
@@ -195,6 +205,12 @@ class RequestContext(Struct):
             before_s = done_s
         return self.marks[step] - before_s
 
+    def waited_s(self, now_s: float) -> float:
+        """Seconds that it has waited for its pool, 0 when it did not have to."""
+        if self.item is None:
+            return 0.0
+        return self.took_s("admit") if "admit" in self.marks else now_s - self.item.arrived_s
+
     def labels(self) -> RequestLabels:
         """Who asked for what, as far as it is known."""
         return RequestLabels(
@@ -207,6 +223,7 @@ class RequestContext(Struct):
             path=self.head.path,
             objective=self.objective,
             fairness_id=self.fairness_id,
+            priority=self.caller.policy.priority if self.item is None else self.item.priority,
         )
 
 

@@ -22,3 +22,5 @@ class RequestLabels(Struct, frozen=True):
     objective: str = ""
     """Inference objective named by the request, "" for none."""
     fairness_id: str = ""
+    priority: int = 0
+    """Its class."""

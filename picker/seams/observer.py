@@ -18,6 +18,9 @@ class Rejected(Struct, frozen=True):
     reason: str
     """Error code of the rejection table, for example ``model_not_found``."""
     decision_s: float
+    """Without the time in the queue."""
+    queue_s: float = 0.0
+    """How long it has waited for its pool; 0: it did not."""
 
 
 class Answered(Struct, frozen=True):
@@ -48,7 +51,9 @@ class Completed(Struct, frozen=True):
     ttft_s: float | None
     duration_s: float
     queue_s: float
+    """How long it has waited for its pool; 0: it did not have to."""
     decision_s: float
+    """Without the time in the queue."""
     predicted_ttft_s: float | None = None
     """None, here and below: the policy predicts none, or it says nothing of what was seen, because
     another replica has served, the answer did not stream, or did not come to its end."""

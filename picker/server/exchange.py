@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import TYPE_CHECKING, Final
 
@@ -89,7 +90,7 @@ class StandardExchange:
         parts.clear()
         if self._metadata is not given:
             begun.head = replace(head, subset=wire.subset_of(self._metadata))
-        outcome = await self._picker.offer(begun, body)
+        outcome = await self._offer(begun, body)
         if isinstance(outcome, Answer):
             await self._answer(outcome)
             return False
@@ -113,6 +114,18 @@ class StandardExchange:
             return head
         self._request_id = str(uuid.uuid4())
         return replace(head, headers={**head.headers, names.REQUEST_ID: self._request_id})
+
+    async def _offer(self, begun: RequestContext, body: bytes) -> Decision | Answer:
+        """The request may wait for its pool as long as the gateway waits for us."""
+        wait = self._picker.foreign_wait
+        if wait.asked_s is None:
+            begun.patience_s = wait.plain_s
+            return await self._picker.offer(begun, body)
+        more_time = wire.more_time(wait.asked_s)
+        begun.patience_s = wait.asked_s
+        async with asyncio.TaskGroup() as asking:  # done before anything else is written
+            begun.on_wait = lambda _: asking.create_task(self._context.write(more_time))
+            return await self._picker.offer(begun, body)
 
     async def _answer(self, answer: Answer) -> None:
         """Answer the client without a replica."""

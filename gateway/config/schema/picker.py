@@ -25,6 +25,12 @@ class ExtProcSection(Section):
     ] = "auto"
     """auto: plain on a loopback address, a self-signed certificate elsewhere. off: plain. Or
     `certificate` and `key`."""
+    message_timeout_s: Seconds = 10.0
+    """How long the gateway's ext_proc filter waits for an answer (Envoy: `message_timeout`),
+    seconds. A request that waits for its pool is refused with 429 after nine tenths of it."""
+    max_message_timeout_s: Seconds | None = None
+    """The filter's `max_message_timeout`, seconds, if it has one: a request that waits asks for so
+    much time, and may wait for nine tenths of it, at most `flow.ttl_s`. Null: it has none."""
     fallbacks: Annotated[int, Field(ge=0, le=7)] = 0
     """Further replicas named behind the first choice, at most `scheduling.fallbacks`. Leave it at 0
     for gateways that take one endpoint: Envoy's ORIGINAL_DST clusters, agentgateway and NGINX
@@ -76,7 +82,8 @@ class PickerSection(Section):
     """What Envoy does with a request when no picker answers: refuse it (closed), or send it to
     the least busy replica of the default pool (open)."""
     decision_timeout_s: Seconds = 10.0
-    """Longest time that Envoy waits for a decision, seconds."""
+    """Longest time that Envoy waits for a decision, seconds. A request that waits for its pool has
+    `flow.ttl_s` besides."""
     ext_proc: ExtProcSection = ExtProcSection()
     """ext_proc over TCP, for somebody else's gateway."""
     health: HealthSection = HealthSection()

@@ -72,6 +72,9 @@ class _AnyPool(Section):
     """Share of this pool in the requests for a model that several pools serve, of the sum of their
     weights. A pool whose replicas cannot serve the model now leaves its share to the others; one of
     weight 0 serves only when no other can."""
+    queue: bool = True
+    """Requests that the replicas could not begin at once wait in Penstock, in a fair order: see
+    [flow](#flow). false: they go to a replica in any case, and wait there."""
     kv_events: KvEvents = KvEvents()
     """Exact knowledge of the replicas' prefix caches."""
     drain_timeout_s: Seconds = 600.0

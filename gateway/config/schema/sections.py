@@ -12,6 +12,7 @@ from pydantic import Field, Tag
 from gateway.config.schema.cors import Cors
 from gateway.config.schema.counting import Limits
 from gateway.config.schema.fault import Location
+from gateway.config.schema.flow import Flow
 from gateway.config.schema.identity import Identity
 from gateway.config.schema.models import ModelRule
 from gateway.config.schema.picker import PickerSection
@@ -130,6 +131,8 @@ class Sections(Section):
     """The processes that decide."""
     scheduling: Scheduling = Scheduling()
     """How replicas are chosen."""
+    flow: Flow = Flow()
+    """How requests wait for a pool that could not begin them."""
     pools: tuple[Pool, ...] = ()
     """Groups of replicas."""
     cors: Cors | None = Cors()
@@ -173,6 +176,19 @@ class Sections(Section):
         """`identity`, or what holds where it is not given: API keys alone. Only with
         `has_tenants`."""
         return self.identity or Identity()
+
+    @property
+    def undecided_idle_s(self) -> float:
+        """After so long without movement Envoy ends a request that arrives or is being decided,
+        seconds."""
+        return max(self.listen.upload_idle_timeout_s, self.picker.decision_timeout_s + 1.0)
+
+    @property
+    def longest_wait_s(self) -> float:
+        """How long a request may wait for its pool, seconds."""
+        if not self.envoy.enabled:
+            return self.flow.ttl_s
+        return min(self.flow.ttl_s, self.undecided_idle_s - 1.0)
 
     @property
     def state_file(self) -> Path:

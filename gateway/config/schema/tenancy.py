@@ -12,10 +12,9 @@ from gateway.config.schema.fault import Fault, repeats
 from gateway.config.schema.limit import Limit
 from gateway.config.schema.secret import Secret, TextOrSecret, revealed
 from gateway.config.schema.section import Section
-from gateway.config.schema.terms import Instant, ModelPattern, Name
+from gateway.config.schema.terms import Instant, ModelPattern, Name, Priority
 
 _OnStoreFailure = Literal["open", "closed", "share"]
-_Priority = Annotated[int, Field(ge=-1_000, le=1_000)]
 _Weight = Annotated[int, Field(ge=1, le=1_000_000)]
 _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}")
 Digest = Annotated[TextOrSecret, "64 hexadecimal digits or [secret](#secrets)"]
@@ -26,12 +25,15 @@ class Plan(Section):
 
     name: Name
     """Name of the plan, unique."""
-    priority: _Priority = 0
-    """Priority class, -1000 to 1000: higher is more important. Reserved for the admission queue,
-    which does not exist yet: no effect so far."""
+    priority: Priority = 0
+    """Priority class, -1000 to 1000: requests of a higher one leave the [queue](#flow) first. Those
+    below 0 may be shed when their pool is full."""
     weight: _Weight = 1
-    """Share of a contended pool, relative to other tenants of the same priority. Reserved for the
-    admission queue, which does not exist yet: no effect so far."""
+    """Share of a full pool, relative to other tenants of the same priority."""
+    flow_headers: bool = False
+    """Take the word of the tenant's clients for the objective and the fairness id of a request, see
+    `flow.trust_headers`. Fairness ids divide the tenant into flows; each has its own share, by the
+    tenant's weight. false: these headers are ignored."""
     models: tuple[ModelPattern, ...] = ("*",)
     """Patterns of the models that may be used, as clients name them. `[]`: none."""
     on_store_failure: _OnStoreFailure = "open"
@@ -88,10 +90,12 @@ class Tenant(Section):
     """Name of the tenant, unique; it labels metrics and usage."""
     plan: Name | None = None
     """Plan that it refers to. Null: none, and so no limits but its own."""
-    priority: _Priority | None = None
-    """Priority class, -1000 to 1000; no effect so far, see `plans[]`. Null: the plan's."""
+    priority: Priority | None = None
+    """Priority class, -1000 to 1000. Null: the plan's."""
     weight: _Weight | None = None
-    """Share of a contended pool; no effect so far, see `plans[]`. Null: the plan's."""
+    """Share of a full pool, relative to other tenants of the same priority. Null: the plan's."""
+    flow_headers: bool | None = None
+    """Take its clients' word for objective and fairness id. Null: the plan's."""
     models: tuple[ModelPattern, ...] | None = None
     """Patterns of the models that it may use. `[]`: none. Null: the plan's."""
     on_store_failure: _OnStoreFailure | None = None

@@ -162,6 +162,7 @@ OpenPath = Annotated[str, AfterValidator(_open_path), "path, or path/*"]
 Port = Annotated[int, Field(ge=1, le=65535), "port, 1 to 65535"]
 Seconds = Annotated[float, Field(gt=0), "seconds, above 0"]
 Count = Annotated[int, Field(ge=1)]
+Priority = Annotated[int, Field(ge=-1_000, le=1_000)]
 EngineProfile = Annotated[str, AfterValidator(_engine_profile), "profile"]
 """A name without a folder or an ending, or a file; a relative one is made absolute."""
 ModelPattern = Annotated[str, AfterValidator(_pattern), "model pattern"]

@@ -30,6 +30,7 @@ from gateway.tenancy.directory import Directory
 from gateway.tenancy.follower import Follower
 from gateway.tenancy.key_admin import KeyAdmin
 from gateway.tenancy.tenant_admin import TenantAdmin
+from picker.admission.sight import PoolSight
 from policies.limits.plan import Subject
 from policies.limits.plan import takes as takes_of
 from policies.limits.prices import Usage
@@ -61,6 +62,9 @@ class Status:
 
     def status(self) -> GatewayStatus:
         return GatewayStatus("0", NOON, 0.0, (), ConfigStatus(1, NOON, ""), EnvoyStatus("ready"))
+
+    def queues(self) -> list[PoolSight]:
+        return []
 
     def config_document(self) -> Mapping[str, object]:
         return {}

@@ -22,10 +22,25 @@ from gateway.admin.status import (
 )
 from gateway.control.accounts import AccountsClient
 from gateway.control.decisions import DecisionsClient
+from picker.admission.sight import ClassSight, FlowSight, PoolSight
 
 NOON = datetime(2027, 1, 15, 12, tzinfo=UTC)
 OPEN = Access(lambda: None)
 DRAIN = {"pool": "main", "endpoint": "10.0.0.1:8000"}
+
+
+QUEUE = PoolSight(
+    "main",
+    0.75,
+    (
+        ClassSight(
+            5,
+            (FlowSight("acme", 3, 3000.0, 4.0, 2.5), FlowSight("", 2, 20.0, 1.0, 0.5)),
+            gap=700.0,
+        ),
+        ClassSight(-1, (FlowSight("bulk", 10, 90_000.4, 12.25, 30.0),), gap=0.0),
+    ),
+)
 
 
 class Source:
@@ -39,6 +54,7 @@ class Source:
         )
         self.decisions = DecisionsClient(list)
         self.drained: list[tuple[str, str, bool]] = []
+        self.waiting: list[PoolSight] = [QUEUE]
 
     def status(self) -> GatewayStatus:
         return GatewayStatus(
@@ -61,6 +77,9 @@ class Source:
                 ),
             ),
         )
+
+    def queues(self) -> list[PoolSight]:
+        return self.waiting
 
     def config_document(self) -> Mapping[str, object]:
         return {"listen": {"port": 8080}}

@@ -93,3 +93,38 @@ async def test_without_tenants_it_says_what_to_configure(client: ClientSession) 
         status, body = await get(client, f"/api/{path}")
         assert (status, body["error"]["code"]) == (404, "tenants_off")
         assert "identity: {api_keys: true}" in body["error"]["message"]
+
+
+async def test_the_queue_by_pool_class_and_flow(client: ClientSession, source: Source) -> None:
+    status, body = await get(client, "/api/queue")
+    assert status == 200
+    (pool,) = body["pools"]
+    assert (pool["pool"], pool["saturation"]) == ("main", 0.75)
+    assert (pool["requests"], pool["tokens"]) == (15, 93_020)
+    high, low = pool["classes"]
+    assert (high["priority"], high["requests"], high["tokens"]) == (5, 5, 3_020)
+    assert (high["oldest_s"], high["service_gap_tokens"]) == (4.0, 700)
+    assert low["flows"] == [
+        {
+            "flow": "bulk",
+            "requests": 10,
+            "tokens": 90_000,
+            "oldest_s": 12.25,
+            "predicted_wait_s": 30.0,
+        }
+    ]
+    source.waiting = []
+    assert await get(client, "/api/queue") == (200, {"pools": []})
+
+
+async def test_metrics_of_queues(client: ClientSession) -> None:
+    async with client.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    for line in (
+        'penstock_pool_saturation{pool="main"} 0.75',
+        'penstock_queue_requests{pool="main",priority="5"} 5.0',
+        'penstock_queue_tokens{pool="main",priority="5"} 3020.0',
+        'penstock_queue_oldest_seconds{pool="main",priority="-1"} 12.25',
+        'penstock_queue_service_gap_tokens{pool="main",priority="5"} 700.0',
+    ):
+        assert line in lines

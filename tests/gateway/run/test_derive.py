@@ -13,6 +13,7 @@ from yarl import URL
 
 from gateway.run.certificates import write_self_signed
 from gateway.run.derive import picker_settings, scraped_pool
+from picker.settings import Objective
 from picker.signals.fetch import Fetcher, FetchError
 from tests.gateway.config.texts import PRIVATE, loaded
 
@@ -87,3 +88,35 @@ def test_a_shadow_and_what_responses_say(tmp_path: Path) -> None:
     beside, without = (pool.shadow for pool in settings.pools)
     assert beside is not None
     assert (beside.name, without) == ("least-requests", None)
+
+
+STATIC = "pools: [{name: a, type: static, endpoints: ['127.0.0.1:1']}]\n"
+
+
+def test_pools_have_a_queue_unless_they_opt_out(tmp_path: Path) -> None:
+    text = STATIC + "flow: {max_requests: 7, objectives: [{name: o, priority: 3, ttft_s: 0.5}]}"
+    settings = picker_settings(loaded(tmp_path, text))
+    assert [pool.queue for pool in settings.pools] == [True]
+    assert settings.flow.rules.max_requests == 7
+    assert settings.flow.objectives == (Objective("o", 3, 0.5),)
+    assert not settings.flow.trust_headers
+    out = loaded(tmp_path, STATIC.replace("type: static", "type: static, queue: false"))
+    assert [pool.queue for pool in picker_settings(out).pools] == [False]
+
+
+@pytest.mark.parametrize(
+    ("more", "longest_s", "sheddable_s"),
+    [
+        ("", 45, 15),
+        ("flow: {ttl_s: 10}", 10, 10),
+        ("flow: {ttl_s: 100}", 59, 15),
+        ("flow: {ttl_s: 100}\nlisten: {upload_idle_timeout_s: 300}", 100, 15),
+        ("listen: {upload_idle_timeout_s: 5}", 10, 10),
+        ("flow: {ttl_s: 100}\nenvoy: {enabled: false}\npicker: {ext_proc: {port: 9002}}", 100, 15),
+    ],
+)
+def test_nobody_waits_for_longer_than_our_envoy_does(
+    tmp_path: Path, more: str, longest_s: float, sheddable_s: float
+) -> None:
+    flow = picker_settings(loaded(tmp_path, STATIC + more)).flow
+    assert (flow.ttl_s, flow.sheddable_ttl_s) == (longest_s, sheddable_s)

@@ -172,11 +172,21 @@ async def test_nothing_is_learned_of_a_slot_that_went_to_another_endpoint() -> N
 
 async def test_the_speed_of_prefills_is_learned_where_they_are_done() -> None:
     made, _ = split(2)
-    decision = await decided(made, chat("words " * 4_000))
+    decision = await decided(made, chat("words " * 4_000, stream=True))
     expected = PrefillSpeed()
     expected.observe(made.picker.flights._entries[decision.id].legs[0].uncached_tokens, 60.0)
     made.picker.complete(end_of(decision, ttft_s=60.0))
     assert made.picker.flights.ledger.speed(POOL).tokens_per_s == expected.tokens_per_s
+
+
+async def test_an_answer_in_one_piece_says_nothing_of_its_prefill() -> None:
+    """Its first byte comes after its last token."""
+    made = fleet()
+    for tokens in (500, None):
+        decision = await decided(made, chat("words " * 4_000))
+        made.picker.complete(end_of(decision, ttft_s=60.0, output_tokens=tokens))
+        learned = made.picker.flights.ledger.speed(POOL).tokens_per_s
+        assert (learned == PrefillSpeed().tokens_per_s) == (tokens == 500)
 
 
 def one_request(number: int) -> Loads:

@@ -13,7 +13,7 @@ async def test_it_is_in_flight_at_its_first_choice() -> None:
     context = await parsed()
     context.pool, context.prompt_tokens, context.output_tokens = POOL, 100.0, 20.0
     context.picks = (pick(address(2), address(1), matched_tokens=60.0),)
-    await take(Dispatch(made.picker.flights, 60.0), context)
+    await take(Dispatch(made.picker.flights, made.picker.admission, 60.0), context)
     state = made.picker.pools[POOL].state
     slot = state.slot_of[address(2)]
     assert state.view.in_flight_requests.sum() == state.view.in_flight_requests[slot] == 1
@@ -30,7 +30,7 @@ async def test_each_role_counts_where_it_is_done() -> None:
         pick(address(1), role=Role.PREFILL, matched_tokens=60.0),
         pick(address(2), role=Role.DECODE),
     )
-    await take(Dispatch(made.picker.flights, 60.0), context)
+    await take(Dispatch(made.picker.flights, made.picker.admission, 60.0), context)
     view, slot_of = made.picker.pools[POOL].state.view, made.picker.pools[POOL].state.slot_of
     one, two = slot_of[address(1)], slot_of[address(2)]
     assert view.in_flight_prefill_tokens[[one, two]].tolist() == [40, 0]

@@ -107,6 +107,11 @@ async def test_a_pool_that_was_removed_while_the_request_waited_has_no_replica()
     context = await parsed()
     context.pool = "gone"
     schedule = Schedule(
-        made.picker.pools, made.picker.flights.ledger, Reasons(), random.Random(1), made.clock
+        made.picker.pools,
+        made.picker.flights.ledger,
+        made.picker.admission,
+        Reasons(),
+        random.Random(1),
+        made.clock,
     )
     await refusal(schedule, context, Reason.NO_ENDPOINTS)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from picker.pipeline.steps import run
 from picker.request.answer import Answer
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
-from tests.picker.fleet import Clock, chat, decided, end_of, fleet, head
+from tests.picker.fleet import Clock, chat, decided, fleet, head
 from tests.picker.pipeline.steps import begun
 
 
@@ -67,18 +65,8 @@ async def test_a_request_goes_the_whole_way_in_order() -> None:
         *("door", "headers", "azure", "paths", "health", "identify"),
         *("spent", "decode", "parse", "recall", "authorize", "resolve", "engine", "count"),
         *("estimate", "reserve"),
-        *("hash", "tokenize", "schedule", "mutate", "forward", "dispatch", "decide"),
+        *("hash", "tokenize", "schedule", "admit", "mutate", "forward", "dispatch", "decide"),
     ]
-
-
-async def test_the_time_a_request_is_held_before_its_choice_is_reported() -> None:
-    made = fleet()
-    way = made.picker._way
-    at = [name for name, _ in way.body].index("schedule")
-    admit = ("admit", Taking(made.clock, 0.25))
-    made.picker._way = replace(way, body=(*way.body[:at], admit, *way.body[at:]))
-    made.picker.complete(end_of(await decided(made, chat())))
-    assert [done.queue_s for done in made.seen.completions] == [0.25]
 
 
 async def test_ids_are_unique_and_name_their_picker() -> None:

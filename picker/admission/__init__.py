@@ -1,0 +1,1 @@
+"""The asynchronous edge of `policies.flow`: requests wait here for their pool."""

@@ -1,0 +1,183 @@
+"""Requests wait here while their pool could not begin them at once."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from picker.admission.line import Choose, Line
+from picker.admission.refusals import stopping
+from picker.admission.sight import PoolSight
+from picker.admission.terms import TermsOf
+from picker.flight.entry import Entry
+from picker.flight.ledger import Ledger
+from picker.request.context import RequestContext
+from picker.request.rejection import Reason
+from picker.request.report import Report
+from picker.seams.holding import Holding
+from picker.settings import FlowSettings, PickerSettings
+from picker.state.pool import PoolRuntime
+from picker.state.pools import Pools
+from policies.flow.item import Item
+from policies.flow.shedding import shed_share
+from policies.limits.prices import Usage
+from policies.routing.types import PoolView
+
+
+class Admission:
+    """One line for each pool that has not opted out. Single-threaded; ``now`` is the picker's
+    clock."""
+
+    def __init__(
+        self,
+        pools: Pools,
+        ledger: Ledger,
+        holding: Holding,
+        *,
+        now: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._pools, self._ledger, self._holding = pools, ledger, holding
+        self._now, self._rng = now, rng
+        self._lines: dict[str, Line] = {}
+        self._closed = False
+        self._terms_of = TermsOf(FlowSettings())
+
+    def configure(self, settings: PickerSettings) -> None:
+        """Take over new settings; what waits goes on waiting, but for pools that are gone or have
+        opted out: what waits for them goes on at once."""
+        self._terms_of = TermsOf(settings.flow)
+        queued = {pool.name for pool in settings.pools if pool.queue}
+        for name in [*self._lines]:
+            if name not in queued:
+                self._lines.pop(name).open()
+        for name in queued:
+            line = self._lines.get(name)
+            pool = self._pools.get(name)
+            if pool is None:
+                continue
+            if line is None or line.pool is not pool:
+                if line is not None:
+                    line.open()
+                self._lines[name] = Line(
+                    pool, self._ledger, settings.flow.rules, self._holding, self._now
+                )
+            else:
+                line.queue.rules = settings.flow.rules
+
+    def passes(self, context: RequestContext) -> bool:
+        """The pool of a placed request has no queue, or its endpoint would begin it at once."""
+        line = self._lines.get(context.pool)
+        return line is None or line.passes(context)
+
+    async def wait(self, context: RequestContext, choose: Choose) -> None:
+        """Return when it is the turn of a placed request, which may be placed anew meanwhile.
+        Raises Rejection when its turn does not come."""
+        if self._closed:
+            raise stopping()
+        line = self._lines[context.pool]
+        item = self._item(context, line)
+        self._shed(line, item)
+        context.item = item
+        held = line.wait(item, context, choose)
+        if item.waits and context.on_wait is not None:
+            context.on_wait(item.expires_s - item.arrived_s)
+        try:
+            await held.hold
+        except BaseException:
+            line.left(item.id)
+            raise
+        if held.refusal is not None:
+            raise held.refusal
+        known = line.pool.state.slot_of
+        if self._pools.get(context.pool) is not line.pool or context.picks[0].address not in known:
+            choose(context)
+
+    def view(self, context: RequestContext, pool: PoolRuntime) -> PoolView:
+        """The pool's, with what waits for each endpoint as if it were there already."""
+        line = self._lines.get(pool.name)
+        return pool.state.view if line is None else line.view(context)
+
+    def dropped(self, context: RequestContext) -> None:
+        """The request goes nowhere."""
+        if context.item is not None:
+            self.counted(context)
+            self.settle(context.pool, context.item, 0.0)
+            self.freed(context.pool)
+
+    def counted(self, context: RequestContext) -> None:
+        """The request is counted where it goes."""
+        line = self._lines.get(context.pool) if context.item is not None else None
+        if line is not None:
+            line.counted(context.id)
+
+    def reported(self, pool: str, address: str) -> None:
+        """An endpoint has reported its load."""
+        line = self._lines.get(pool)
+        if line is not None and (slot := line.pool.state.slot_of.get(address)) is not None:
+            line.reported(slot)
+
+    def freed(self, pool: str) -> None:
+        """Endpoints of the pool can do more than before."""
+        line = self._lines.get(pool)
+        if line is not None and line.busy:
+            line.stir()
+
+    def freed_by(self, entry: Entry, report: Report, usage: Usage | None) -> None:
+        """A request has ended: there is room, and it is known what it has cost."""
+        line = self._lines.get(entry.pool)
+        if line is None:
+            return
+        line.ended(entry, report, usage)
+        if line.busy:
+            for leg in entry.legs:
+                line.stir(line.pool.state.slot_of.get(leg.address))
+
+    def settle(self, pool: str, item: Item, cost: float) -> None:
+        """What a request that has waited has really cost."""
+        if (line := self._lines.get(pool)) is not None:
+            line.queue.settle(item, cost)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait, for all pools."""
+        return sum(len(line.queue) for line in self._lines.values())
+
+    def sight(self) -> list[PoolSight]:
+        """What waits for each pool that has a queue."""
+        return [line.sight() for line in self._lines.values()]
+
+    def drain(self) -> None:
+        """Refuse all that wait and all that would have to: the gateway stops."""
+        self._closed = True
+        for line in self._lines.values():
+            line.empty()
+
+    def _item(self, context: RequestContext, line: Line) -> Item:
+        terms, now_s = self._terms_of(context), self._now()
+        output, worth = context.output_tokens, line.worth.tokens
+        return Item(
+            id=context.id,
+            flow=terms.flow,
+            user=context.user,
+            priority=terms.priority,
+            weight=float(context.caller.policy.weight),
+            tokens=context.prompt_tokens + output,
+            cost=context.prompt_tokens + worth * output,
+            output_worth=worth,
+            arrived_s=now_s,
+            expires_s=now_s + terms.ttl_s,
+            due_s=terms.due_s,
+        )
+
+    def _shed(self, line: Line, item: Item) -> None:
+        """Raises Rejection for a share of the requests below priority 0."""
+        if item.priority >= 0:
+            return
+        share = shed_share(line.predicted_wait_s(item), item.expires_s - item.arrived_s)
+        if share > 0 and self._rng.random() < share:
+            raise line.turned_away(
+                Reason.OVERLOADED,
+                item,
+                "The pool is saturated, and requests of this priority are shed.",
+            )

@@ -1,0 +1,397 @@
+"""The requests that wait for one pool, and when each of them goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import nlargest
+from math import inf
+from typing import Final
+
+from msgspec import Struct
+
+from picker.admission.places import Places
+from picker.admission.refusals import stopping, turned_away
+from picker.admission.sight import ClassSight, FlowSight, PoolSight
+from picker.admission.worth import OutputWorth
+from picker.flight.entry import Entry
+from picker.flight.ledger import Ledger
+from picker.request.context import RequestContext
+from picker.request.rejection import Reason, Rejection
+from picker.request.report import Report
+from picker.seams.holding import Hold, Holding
+from picker.state.pool import PoolRuntime
+from policies.flow.item import Item, Place
+from policies.flow.pace import Pace
+from policies.flow.queue import FlowQueue
+from policies.flow.rules import FlowRules
+from policies.limits.prices import Usage
+from policies.routing.types import PoolView
+
+_LOOK_S: Final = 0.1
+"""Longest time without a look while somebody waits: what is not told is seen then."""
+_SHORTEST_S: Final = 0.001
+_LONGEST: Final = 4
+_PLACED_S: Final = 0.05
+_INVITED_S: Final = 0.005
+"""Time after which it is asked anew where a request should go that waits."""
+
+_MOST_FLOWS: Final = 32
+"""Of a class, that are shown one by one."""
+
+Choose = Callable[[RequestContext], None]
+"""Chooses the endpoints of a request; raises Rejection."""
+
+
+class Held(Struct, eq=False):
+    """A request that waits."""
+
+    item: Item
+    context: RequestContext
+    hold: Hold
+    choose: Choose
+    slot: int
+    """The endpoint that it waits for, by its slot: where it would go now."""
+    uncached_tokens: float
+    """That it would have to prefill there."""
+    placed_s: float
+    """When it was asked where it should go."""
+    refusal: Rejection | None = None
+    """It goes no further."""
+
+
+class Line:
+    """One pool's. Single-threaded."""
+
+    def __init__(
+        self,
+        pool: PoolRuntime,
+        ledger: Ledger,
+        rules: FlowRules,
+        holding: Holding,
+        now: Callable[[], float],
+    ) -> None:
+        self.pool = pool
+        self.queue = FlowQueue(rules)
+        self.pace = Pace(now())
+        self.worth = OutputWorth()
+        self._ledger, self._holding, self._now = ledger, holding, now
+        self._held: dict[str, Held] = {}
+        self._let_go: dict[str, Held] = {}
+        """Those that may go on, and are not counted in the pool's columns yet."""
+        self._places = Places(pool, ledger)
+        self._alarm_s = inf
+        self._invited_s = -inf
+        self._moved_s = now()
+        """When somebody was let go, or began to wait where nobody did."""
+
+    @property
+    def busy(self) -> bool:
+        """Somebody waits."""
+        return bool(self._held)
+
+    def passes(self, context: RequestContext) -> bool:
+        """The endpoint chosen would begin the request at once, and nobody waits for it."""
+        slot = self.pool.state.slot_of.get(context.picks[0].address)
+        if slot is None:
+            return True
+        return not self._places.are_waited_for(slot) and self._begins(slot, context)
+
+    def wait(self, item: Item, context: RequestContext, choose: Choose) -> Held:
+        """Let a placed request wait for the endpoint that was chosen, or for another one that turns
+        out to be better; it may be refused, or let go, before this returns."""
+        now_s = self._now()
+        held = Held(item, context, self._holding.hold(), choose, 0, 0.0, now_s)
+        self._assign(held, now_s)
+        item.cost -= min(item.cost, context.prompt_tokens - held.uncached_tokens)
+        if not self._held:
+            self.pace = Pace(now_s)
+            self._moved_s = now_s
+        self._held[item.id] = held
+        self.pace.came(item.priority, item.cost, now_s)
+        for away in self.queue.offer(item, self._place(held)):
+            self._refuse(
+                away, self.turned_away(Reason.QUEUE_FULL, away, "The queue of the pool is full.")
+            )
+        if item.waits:
+            self._set_alarm(now_s)
+        return held
+
+    def view(self, context: RequestContext) -> PoolView:
+        """The pool's, with what waits for each endpoint as if it were there already, but for the
+        request itself."""
+        if not self._held and not self._let_go:
+            return self.pool.state.view
+        own = self._held.get(context.id) or self._let_go.get(context.id)
+        if own is None:
+            return self._places.view(-1, 0.0)
+        return self._places.view(own.slot, own.uncached_tokens)
+
+    def counted(self, id_: str) -> None:
+        """A request is counted where it goes, or goes nowhere."""
+        held = self._let_go.pop(id_, None)
+        if held is not None:
+            self._places.let_go.add(held.slot, -1.0, -held.uncached_tokens)
+
+    def left(self, id_: str) -> None:
+        """A request's client has left, whether it still waits or not."""
+        if (held := self._held.get(id_)) is not None:
+            self.queue.cancel(id_)
+            self._unhold(held)
+        self.counted(id_)
+        self.stir()
+
+    def empty(self) -> None:
+        """Refuse all that wait: the picker stops."""
+        for held in [*self._held.values()]:
+            self.queue.cancel(held.item.id)
+            self._refuse(held.item, stopping())
+
+    def open(self) -> None:
+        """Let everything go on: there is no queue any more."""
+        for held in [*self._held.values()]:
+            self.queue.cancel(held.item.id)
+            self._unhold(held)
+            held.hold.release()
+
+    def ended(self, entry: Entry, report: Report, usage: Usage | None) -> None:
+        """A request has ended: learn from it, and charge what it has really cost."""
+        features = entry.answering.features
+        if usage is None:
+            if entry.item is not None:
+                self.queue.settle(entry.item, 0.0)
+            return
+        out = usage.output_tokens
+        if features is not None and entry.streaming and report.ttft_s is not None and out > 4:
+            tpot_s = (report.duration_s - report.ttft_s) / (out - 1)
+            requests = features.endpoint.in_flight_requests + 1.0
+            self.worth.observe(tpot_s=tpot_s, requests=requests, tokens_per_s=self._places.speed)
+        if entry.item is not None:
+            uncached = max(0, usage.input_tokens - usage.cached_tokens)
+            self.queue.settle(entry.item, uncached + entry.item.output_worth * out)
+
+    def reported(self, slot: int) -> None:
+        """An engine has reported its load."""
+        self._places.reported(slot)
+        self.stir(slot)
+
+    def stir(self, slot: int | None = None) -> None:
+        """Something has changed, at one endpoint or anywhere: let go what there is room for."""
+        if not self._held:
+            return
+        now_s = self._now()
+        for item in self.queue.expired(now_s):
+            self._refuse(item, self._when_late(item, now_s))
+        self._ledger.settle_prefills(now_s)
+        if slot is None:
+            self._look_everywhere(now_s)
+        else:
+            self._look_at(slot, now_s)
+        if self._held:
+            self._set_alarm(now_s)
+
+    def predicted_wait_s(self, item: Item) -> float:
+        """How long the item would wait if it came now. At least as long as the pool has begun
+        nothing by now while somebody waited: what takes a place for long may keep it for long."""
+        now_s = self._now()
+        stuck_s = now_s - self._moved_s
+        if not self._held:
+            stuck_s = min(stuck_s, now_s - item.arrived_s)
+        ahead = self.queue.ahead_cost(item)
+        able_per_s = self._places.believed_speed * max(1, self.pool.state.responsive(now_s).size)
+        wait_s = self.pace.wait_s(ahead, item.priority, now_s, able_per_s=able_per_s)
+        return max(wait_s, stuck_s)
+
+    def sight(self) -> PoolSight:
+        """What waits, and whether the endpoints have room."""
+        well = self.pool.state.responsive(self._now())
+        full = 1.0 - float(self._places.roomy(well).mean()) if well.size else 1.0
+        classes = tuple(map(self._class_sight, self.queue.classes())) if self._held else ()
+        return PoolSight(self.pool.name, full, classes)
+
+    # -- inside
+
+    def _class_sight(self, priority: int) -> ClassSight:
+        now_s, depths = self._now(), self.queue.flows(priority)
+        named = nlargest(_MOST_FLOWS, depths, key=lambda flow: depths[flow].tokens)
+        flows = [
+            FlowSight(
+                flow=flow,
+                requests=depths[flow].requests,
+                tokens=depths[flow].tokens,
+                oldest_s=now_s - self.queue.oldest_s(priority, flow),
+                wait_s=self.predicted_wait_s(_probe(flow, priority, now_s)),
+            )
+            for flow in named
+        ]
+        others = [depths[flow] for flow in depths.keys() - set(named)]
+        if others:
+            rest = FlowSight(
+                flow="",
+                requests=sum(depth.requests for depth in others),
+                tokens=sum(depth.tokens for depth in others),
+                oldest_s=now_s - self.queue.oldest_s(priority),
+                wait_s=self.predicted_wait_s(_probe("", priority, now_s)),
+            )
+            flows.append(rest)
+        return ClassSight(priority, tuple(flows), self.queue.gap(priority))
+
+    def _let(self, held: Held) -> None:
+        self._unhold(held)
+        self._let_go[held.item.id] = held
+        self._places.let_go.add(held.slot, 1.0, held.uncached_tokens)
+        self._moved_s = self._now()
+        self.pace.given(held.item.cost, self._moved_s)
+        held.hold.release()
+
+    def _refuse(self, item: Item, refusal: Rejection) -> None:
+        held = self._held[item.id]
+        self._unhold(held)
+        held.refusal = refusal
+        held.hold.release()
+
+    def _unhold(self, held: Held) -> None:
+        del self._held[held.item.id]
+        self._places.waiting.add(held.slot, -1.0, -held.uncached_tokens)
+
+    def _assign(self, held: Held, now_s: float) -> None:
+        """It waits for the endpoint that was chosen."""
+        pick = held.context.picks[0]
+        held.slot = self.pool.state.slot_of[pick.address]
+        held.uncached_tokens = max(0.0, held.context.prompt_tokens - pick.matched_tokens)
+        held.placed_s = now_s
+        self._places.grow()
+        self._places.waiting.add(held.slot, 1.0, held.uncached_tokens)
+
+    def _look_at(self, slot: int, now_s: float) -> None:
+        """An endpoint may have room: what waits for it goes on, in its order, and else what waits
+        for others and would rather go there by now."""
+        if not self._serves(slot, now_s):
+            return
+        while self._places.are_waited_for(slot) and self._places.has_room(slot):
+            if not self._serve(slot, now_s):
+                return
+        if self._held and not self._places.are_waited_for(slot) and self._places.has_room(slot):
+            self._invite(now_s)
+
+    def _look_everywhere(self, now_s: float) -> None:
+        well = self.pool.state.candidates(now_s)
+        waits = self._places.waiting.requests.nonzero()[0].tolist()
+        usable = set(well.tolist())
+        for slot in waits:
+            if slot in usable:
+                self._look_at(slot, now_s)
+            else:
+                self._move_away(slot, now_s)
+        if self._held and self._places.roomy(well).any():
+            self._invite(now_s)
+
+    def _serve(self, slot: int, now_s: float) -> bool:
+        """Let the next go that waits for an endpoint with room, if it would still go there, or
+        where there is room as well."""
+        for item in self.queue.firsts(slot):
+            held = self._held[item.id]
+            if not self._places.has_adapter_room(slot, held.context):
+                continue
+            if held.placed_s < now_s:
+                self._place_anew(held, now_s)
+            if self._begin(held):
+                return True
+        return False
+
+    def _begin(self, held: Held) -> bool:
+        """Let it go if there is room for it where it waits."""
+        if not held.item.waits or not self._begins(held.slot, held.context):
+            return False
+        self.queue.take(held.item, self._now())
+        self._let(held)
+        return True
+
+    def _invite(self, now_s: float) -> None:
+        """There is room where nobody waits: those that are next where most waits may be better off
+        there."""
+        if now_s < self._invited_s + _INVITED_S:
+            return
+        self._invited_s = now_s
+        depths = self.queue.places()
+        for place in nlargest(_LONGEST, depths, key=lambda place: depths[place].cost):
+            while self._moves(place, now_s):
+                pass
+
+    def _moves(self, place: Place, now_s: float) -> bool:
+        """Ask anew where the next should go that waits in a place; whether it is let go there."""
+        item = self.queue.first(place)
+        held = None if item is None else self._held[item.id]
+        if held is None or now_s < held.placed_s + _PLACED_S:
+            return False
+        self._place_anew(held, now_s)
+        return self._begin(held)
+
+    def _serves(self, slot: int, now_s: float) -> bool:
+        """The endpoint is well; or silent, as all of them are."""
+        state = self.pool.state
+        return state.is_well(slot, now_s) or bool(state.healthy(now_s)[slot])
+
+    def _move_away(self, slot: int, now_s: float) -> None:
+        """An endpoint is gone, or not well: what waits for it waits for others. Where there is no
+        better one it goes there in spite of that: better a request that waits than a refusal."""
+        for held in [held for held in self._held.values() if held.slot == slot]:
+            self._place_anew(held, now_s)
+            if held.item.waits and not self._serves(held.slot, now_s):
+                self.queue.take(held.item, self._now())
+                self._let(held)
+
+    def _place_anew(self, held: Held, now_s: float) -> None:
+        try:
+            held.choose(held.context)
+        except Rejection as rejection:
+            self.queue.cancel(held.item.id)
+            self._refuse(held.item, rejection)
+            return
+        self._places.waiting.add(held.slot, -1.0, -held.uncached_tokens)
+        self._assign(held, now_s)
+        self.queue.move(held.item, self._place(held))
+
+    def _begins(self, slot: int, context: RequestContext) -> bool:
+        """The endpoint would begin the request at once."""
+        return self._places.has_room(slot) and self._places.has_adapter_room(slot, context)
+
+    @staticmethod
+    def _place(held: Held) -> Place:
+        return held.slot, held.context.adapter
+
+    def _set_alarm(self, now_s: float) -> None:
+        at_s = min(self.queue.next_expiry_s(), self._ledger.next_due_s(), now_s + _LOOK_S)
+        at_s = max(at_s, now_s + _SHORTEST_S)
+        if at_s < self._alarm_s or self._alarm_s <= now_s:
+            self._alarm_s = at_s
+            self._holding.call_at(at_s, lambda: self._ring(at_s))
+
+    def _ring(self, at_s: float) -> None:
+        """It may be a little early: event loops count milliseconds."""
+        if at_s == self._alarm_s:
+            self._alarm_s = inf
+            self.stir()
+
+    def _when_late(self, item: Item, now_s: float) -> Rejection:
+        waited_s = now_s - item.arrived_s
+        message = f"The request waited {waited_s:.1f} s for its pool, which is as long as it may."
+        return self.turned_away(Reason.QUEUE_TIMEOUT, item, message)
+
+    def turned_away(self, why: Reason, item: Item, message: str) -> Rejection:
+        """It does not wait, and is told when to come back."""
+        wait_s, ttft_s = self.predicted_wait_s(item), item.tokens / self._places.believed_speed
+        return turned_away(why, item, message, wait_s=wait_s, ttft_s=ttft_s)
+
+
+def _probe(flow: str, priority: int, now_s: float) -> Item:
+    """A request that costs nothing."""
+    return Item(
+        id="",
+        flow=flow,
+        user="",
+        priority=priority,
+        weight=1.0,
+        tokens=0.0,
+        cost=0.0,
+        arrived_s=now_s,
+    )

@@ -1,0 +1,45 @@
+"""A request that waits for its pool, as a queue sees it."""
+
+from __future__ import annotations
+
+from math import inf
+
+from msgspec import Struct
+
+Place = tuple[int, str]
+"""An endpoint's slot, and the LoRA adapter that is needed there: those that wait for a place of an
+adapter must not stand in the way of those whose adapter runs. "": none is needed."""
+
+
+class Item(Struct, eq=False):
+    """Compared by identity: one is in one queue, once."""
+
+    id: str
+    flow: str
+    """Whose share of the pool it takes: a tenant, or what a trusted header names."""
+    user: str
+    """Among whom a flow's share is divided; "": nobody in particular."""
+    priority: int
+    """Class: higher goes first; below 0 it may be shed."""
+    weight: float
+    """Of its flow, against other flows of the same class; above 0."""
+    tokens: float
+    """Prompt and expected output, tokens: what a bound of the queue counts."""
+    cost: float
+    """Work for the pool, as expected: tokens of prefill, an output token at its worth in these."""
+    arrived_s: float
+    output_worth: float = 0.0
+    """Of an output token, in `cost`. What it has really cost is counted by the same measure: or a
+    measure that was too high when it was charged would become a credit for its flow."""
+    expires_s: float = inf
+    """When it has waited for too long."""
+    due_s: float = inf
+    """When its first token is wanted, of an objective: the earliest goes first within a user."""
+    place: Place = (0, "")
+    """Where it waits; set by the queue."""
+    waits: bool = False
+    """It is in the queue; set by the queue."""
+    charged: bool = False
+    """It was served; set by the queue."""
+    order: int = 0
+    """Place in the order of arrival; set by the queue."""

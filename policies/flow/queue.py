@@ -1,0 +1,212 @@
+"""The queue of one pool: classes by priority, in a class flows by their share, in a flow users by
+theirs, and a user's items by deadline and arrival. Items wait in places, one for each endpoint."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import insort
+from collections.abc import Iterator
+from math import inf
+from typing import Final
+
+from policies.flow.depth import Depth
+from policies.flow.item import Item, Place
+from policies.flow.rules import DEFAULT_FLOW, FlowRules
+from policies.flow.shelf import Shelf
+from policies.flow.tier import Tier
+
+_OWED: Final = 0.05
+"""Share of what is served above a class that has waited for long, which it gets in spite of that:
+little, since the higher class is to be served as if the lower were not there."""
+
+
+class FlowQueue:
+    """Items wait in it until `take` gives them out. Times are seconds of the caller's clock."""
+
+    def __init__(self, rules: FlowRules = DEFAULT_FLOW) -> None:
+        self.rules = rules
+        self.depth = Depth()
+        """Of all that waits."""
+        self._tiers: dict[int, Tier] = {}
+        self._order: list[int] = []
+        """Priorities, the lowest first."""
+        self._shelves: dict[Place, Shelf] = {}
+        self._by_slot: dict[int, dict[Place, None]] = {}
+        self._items: dict[str, Item] = {}
+        self._expiry: list[tuple[float, int, Item]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, id_: str) -> bool:
+        return id_ in self._items
+
+    # -- coming and going
+
+    def offer(self, item: Item, place: Place) -> list[Item]:
+        """Let an item wait. Gives those that have no place any more, perhaps itself among them:
+        when the queue is full the newest item leaves of the flow that asks for most by its weight,
+        in the lowest class that has anything. Raises ValueError for an id that waits already."""
+        if item.id in self._items:
+            raise ValueError(f"{item.id!r} waits already")
+        self._count += 1
+        item.order, item.waits, item.place = self._count, True, place
+        self._items[item.id] = item
+        if item.expires_s < inf:
+            heapq.heappush(self._expiry, (item.expires_s, item.order, item))
+            if len(self._expiry) > 1024 + 4 * len(self._items):
+                self._expiry = [entry for entry in self._expiry if entry[2].waits]
+                heapq.heapify(self._expiry)
+        self.depth.more(item)
+        self._tier(item.priority).add(item)
+        self._shelf(place).add(item)
+        return list(self._overflow())
+
+    def move(self, item: Item, place: Place) -> None:
+        """An item waits in another place from now on."""
+        if item.waits and item.place != place:
+            self._off_shelf(item)
+            item.place = place
+            self._shelf(place).add(item)
+
+    def cancel(self, id_: str) -> Item | None:
+        """An item is not to wait any longer; None when it does not wait."""
+        item = self._items.get(id_)
+        if item is not None:
+            self._remove(item)
+        return item
+
+    def expired(self, now_s: float) -> list[Item]:
+        """Those that have waited for too long; they wait no longer."""
+        gone: list[Item] = []
+        while self._expiry and self._expiry[0][0] <= now_s:
+            item = heapq.heappop(self._expiry)[2]
+            if item.waits:
+                self._remove(item)
+                gone.append(item)
+        return gone
+
+    def next_expiry_s(self) -> float:
+        """When the next item will have waited for too long; infinite: never."""
+        while self._expiry and not self._expiry[0][2].waits:
+            heapq.heappop(self._expiry)
+        return self._expiry[0][0] if self._expiry else inf
+
+    # -- being served
+
+    def first(self, place: Place) -> Item | None:
+        """The item that goes next in a place; None: nothing waits there."""
+        shelf = self._shelves.get(place)
+        return None if shelf is None else shelf.first()
+
+    def firsts(self, slot: int) -> list[Item]:
+        """The item that goes next in each place of a slot, the one before the others first."""
+        places = self._by_slot.get(slot)
+        if not places:
+            return []
+        found = [item for item in map(self.first, places) if item is not None]
+        if len(found) > 1:
+            found.sort(key=self._turn)
+        return found
+
+    def take(self, item: Item, now_s: float) -> None:
+        """An item is served: it is charged to its flow and user, and waits no longer. Classes below
+        it that have waited for long are owed a share of it."""
+        tier = self._tiers[item.priority]
+        tier.charge(item)
+        tier.owed = tier.owed - item.cost if tier.owed > 0 else tier.owed
+        for priority in self._order:
+            if priority >= item.priority:
+                break
+            below = self._tiers[priority]
+            alike = (priority < 0) == (item.priority < 0)
+            if alike and below.oldest_s() < now_s - self.rules.aging_s:
+                below.owed += _OWED * item.cost
+        item.charged = True
+        self._remove(item)
+
+    def settle(self, item: Item, cost: float) -> None:
+        """What an item that was taken has really cost; others cost nothing."""
+        if not item.charged:
+            return
+        if (tier := self._tiers.get(item.priority)) is not None:
+            tier.correct(item, cost - item.cost)
+        item.cost = cost
+
+    # -- what it holds
+
+    def places(self) -> dict[Place, Depth]:
+        """Places in which something waits, and how much."""
+        return {place: shelf.depth for place, shelf in self._shelves.items()}
+
+    def classes(self) -> list[int]:
+        """Those in which something waits, the highest first."""
+        return [one for one in reversed(self._order) if self._tiers[one].depth.requests]
+
+    def flows(self, priority: int) -> dict[str, Depth]:
+        """Those of a class that have something waiting, and how much."""
+        tier = self._tiers.get(priority)
+        return {} if tier is None else tier.depths()
+
+    def oldest_s(self, priority: int, flow: str | None = None) -> float:
+        """Arrival of the item of a class, or of one flow in it, that has waited longest; infinite:
+        there is none."""
+        tier = self._tiers.get(priority)
+        return inf if tier is None else tier.oldest_s(flow)
+
+    def gap(self, priority: int) -> float:
+        """By how much the service of flows of a class differs that have something waiting: cost by
+        weight, at most."""
+        tier = self._tiers.get(priority)
+        return 0.0 if tier is None else tier.shares.gap()
+
+    def ahead_cost(self, item: Item) -> float:
+        """Cost of what will be given before the item, if it is offered now, at most: what waits in
+        higher classes, and of its own what its share lets pass."""
+        cost = sum(
+            tier.depth.cost for priority, tier in self._tiers.items() if priority > item.priority
+        )
+        own = self._tiers.get(item.priority)
+        return cost + (0.0 if own is None else own.ahead_cost(item))
+
+    # -- inside
+
+    def _turn(self, item: Item) -> tuple[int, float, int]:
+        return -item.priority, self._tiers[item.priority].shares.tag(item.flow), item.order
+
+    def _tier(self, priority: int) -> Tier:
+        found = self._tiers.get(priority)
+        if found is None:
+            found = self._tiers[priority] = Tier()
+            insort(self._order, priority)
+        return found
+
+    def _shelf(self, place: Place) -> Shelf:
+        found = self._shelves.get(place)
+        if found is None:
+            found = self._shelves[place] = Shelf(place, self._tiers)
+            self._by_slot.setdefault(place[0], {})[place] = None
+        return found
+
+    def _overflow(self) -> Iterator[Item]:
+        rules, depth = self.rules, self.depth
+        while depth.requests > rules.max_requests or depth.tokens > rules.max_tokens:
+            lowest = next(one for one in self._order if self._tiers[one].depth.requests)
+            item = self._tiers[lowest].greediest()
+            self._remove(item)
+            yield item
+
+    def _remove(self, item: Item) -> None:
+        item.waits = False
+        del self._items[item.id]
+        self.depth.less(item)
+        self._tiers[item.priority].remove(item)
+        self._off_shelf(item)
+
+    def _off_shelf(self, item: Item) -> None:
+        shelf = self._shelves[item.place]
+        shelf.remove(item)
+        if not shelf.depth.requests:
+            del self._shelves[item.place]
+            del self._by_slot[item.place[0]][item.place]

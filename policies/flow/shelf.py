@@ -1,0 +1,136 @@
+"""What waits in one place, and which of it goes next."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from policies.flow.depth import Depth
+from policies.flow.item import Item, Place
+from policies.flow.shares import Shares
+from policies.flow.tier import Tier
+
+_TIDY_AT: Final = 64
+
+
+class Shelf:
+    """The items that wait for one place. Whose turn it is, is a matter of the whole queue: see
+    `Tier`."""
+
+    def __init__(self, place: Place, tiers: Mapping[int, Tier]) -> None:
+        self.depth = Depth()
+        self._place = place
+        self._tiers = tiers
+        self._classes: dict[int, _Class] = {}
+
+    def add(self, item: Item) -> None:
+        """An item waits here."""
+        found = self._classes.get(item.priority)
+        if found is None:
+            found = self._classes[item.priority] = _Class(self._place)
+        found.add(item, self._tiers[item.priority])
+        self.depth.more(item)
+
+    def remove(self, item: Item) -> None:
+        """An item waits here no longer. It is skipped when its turn comes."""
+        self.depth.less(item)
+        found = self._classes[item.priority]
+        found.requests -= 1
+        found.gone += 1
+        if not found.requests:
+            del self._classes[item.priority]
+        elif found.gone > _TIDY_AT + 2 * found.requests:
+            tidy = self._classes[item.priority] = _Class(self._place)
+            for one in found.all():
+                if found.has(one):
+                    tidy.add(one, self._tiers[item.priority])
+
+    def first(self) -> Item | None:
+        """The item that goes next: of the highest class, unless one below it has something owed;
+        None: nothing waits."""
+        if not self._classes:
+            return None
+        priority = max(self._classes)
+        if len(self._classes) > 1:
+            owed = [one for one in self._classes if self._tiers[one].owed > 0]
+            priority = min(owed, default=priority)
+        return self._classes[priority].first(self._tiers[priority])
+
+
+class _Class:
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.requests = 0
+        self.gone = 0
+        """Items in it that are not here any more, at most."""
+        self._arrived: deque[Item] = deque()
+        self._flows = _Children()
+        self._users: dict[str, _Children] = {}
+        self._items: dict[tuple[str, str], list[tuple[float, int, Item]]] = {}
+        """By flow and user, the earliest deadline first, then by arrival."""
+
+    def add(self, item: Item, tier: Tier) -> None:
+        self.requests += 1
+        self._arrived.append(item)
+        heap = self._items.get((item.flow, item.user))
+        if heap is None:
+            heap = self._items[item.flow, item.user] = []
+            users = self._users.get(item.flow)
+            if users is None:
+                users = self._users[item.flow] = _Children()
+                self._flows.add(item.flow, tier.shares)
+            users.add(item.user, tier.users(item.flow))
+        heapq.heappush(heap, (item.due_s, item.order, item))
+
+    def has(self, item: Item) -> bool:
+        return item.waits and item.place == self._place
+
+    def all(self) -> Iterator[Item]:
+        """Each once, by arrival; those that are gone among them."""
+        return iter(dict.fromkeys(self._arrived))
+
+    def first(self, tier: Tier) -> Item | None:
+        while (flow := self._flows.first(tier.shares)) is not None:
+            users = self._users[flow]
+            while flow in tier.shares and (user := users.first(tier.users(flow))) is not None:
+                heap = self._items[flow, user]
+                while heap and not self.has(heap[0][2]):
+                    heapq.heappop(heap)
+                if heap:
+                    return heap[0][2]
+                del self._items[flow, user]
+                users.drop_first()
+            for user in users:
+                del self._items[flow, user]
+            del self._users[flow]
+            self._flows.drop_first()
+        return None
+
+
+class _Children:
+    """Those of the children of some shares that are here, by their tags."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, str]] = []
+
+    def __iter__(self) -> Iterator[str]:
+        return (child for _, child in self._heap)
+
+    def add(self, child: str, shares: Shares) -> None:
+        heapq.heappush(self._heap, (shares.tag(child), child))
+
+    def first(self, shares: Shares) -> str | None:
+        """The one with the least tag. Tags only grow: an old one is put right when it comes up."""
+        heap = self._heap
+        while heap:
+            tag, child = heap[0]
+            now = shares.tag(child)
+            if now <= tag:
+                return child
+            heapq.heapreplace(heap, (now, child))
+        return None
+
+    def drop_first(self) -> None:
+        heapq.heappop(self._heap)

@@ -1,0 +1,155 @@
+"""One class of a queue: who has how much waiting in it, and whose turn it is."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from math import inf
+from typing import Final
+
+from policies.flow.depth import Depth
+from policies.flow.item import Item
+from policies.flow.shares import Shares
+
+_TIDY_AT: Final = 64
+
+
+class Tier:
+    """Flows by their share, and in a flow users by theirs, over all places where they wait. Who
+    calls sets `Item.waits` false before `remove`."""
+
+    def __init__(self) -> None:
+        self.depth = Depth()
+        self.owed = 0.0
+        """Cost that it is to be given before the classes above it, because it has waited for long;
+        under 0 what it has got too much."""
+        self.shares = Shares()
+        """Of flows."""
+        self._flows: dict[str, _Flow] = {}
+        self._arrived: deque[Item] = deque()
+        self._greedy: list[tuple[float, str]] = []
+        """Flows by what they had waiting by weight when it last grew, the most first."""
+        self._weight = 0.0
+        """Of all flows that have something waiting."""
+
+    def users(self, flow: str) -> Shares:
+        """The users of a flow that has something waiting."""
+        return self._flows[flow].users
+
+    def add(self, item: Item) -> None:
+        """An item waits from now on."""
+        flow = self._flows.get(item.flow)
+        if flow is None:
+            flow = self._flows[item.flow] = _Flow()
+        else:
+            self._weight -= flow.weight
+        flow.add(item)
+        self._weight += flow.weight
+        self.depth.more(item)
+        self.shares.join(item.flow)
+        self._arrived.append(item)
+        self._rate_greed(item.flow, flow)
+
+    def remove(self, item: Item) -> None:
+        """An item waits no longer."""
+        flow = self._flows[item.flow]
+        flow.remove(item)
+        self.depth.less(item)
+        self.shares.leave(item.flow)
+        if not self.depth.requests:
+            self.owed = 0.0
+        if not flow.depth.requests:
+            self._weight = self._weight - flow.weight if self.depth.requests else 0.0
+            del self._flows[item.flow]
+        self._arrived = _without_gone(self._arrived, self.depth.requests)
+
+    def charge(self, item: Item) -> None:
+        """The item's flow and user are given it."""
+        self.shares.charge(item.flow, item.cost / item.weight)
+        flow = self._flows.get(item.flow)
+        if flow is not None and len(flow.users) > 1:  # among whom else is it shared?
+            flow.users.charge(item.user, item.cost)
+
+    def correct(self, item: Item, more: float) -> None:
+        """What an item was given cost so much more than it was charged."""
+        self.shares.correct(item.flow, more / item.weight)
+        if (flow := self._flows.get(item.flow)) is not None:
+            flow.users.correct(item.user, more)
+
+    def oldest_s(self, flow: str | None = None) -> float:
+        """Arrival of the item, of one flow or of all, that has waited longest; infinite: none
+        waits."""
+        if flow is not None:
+            return self._flows[flow].oldest_s() if flow in self._flows else inf
+        return self._arrived[0].arrived_s if self._arrived else inf
+
+    def greediest(self) -> Item:
+        """The newest item of the flow that has most waiting by its weight; some item waits."""
+        while True:
+            had, name = self._greedy[0]
+            flow = self._flows.get(name)
+            if flow is not None and -had <= flow.greed:
+                return flow.newest()
+            heapq.heappop(self._greedy)
+            if flow is not None:  # it has less by now
+                self._rate_greed(name, flow)
+
+    def ahead_cost(self, item: Item) -> float:
+        """Cost of what will be given before an item that comes now; an upper bound: while the flow
+        works off what it has, each other flow gets as much by weight, or all that it has."""
+        flow = self._flows.get(item.flow)
+        has = 0.0 if flow is None else flow.depth.cost
+        behind = (has + item.cost) / item.weight + self.shares.ahead(item.flow)
+        others = self._weight - (0.0 if flow is None else flow.weight)
+        return min(self.depth.cost, has + behind * others)
+
+    def depths(self) -> dict[str, Depth]:
+        """By flow."""
+        return {name: flow.depth for name, flow in self._flows.items()}
+
+    def _rate_greed(self, name: str, flow: _Flow) -> None:
+        heapq.heappush(self._greedy, (-flow.greed, name))
+        if len(self._greedy) > _TIDY_AT + 4 * len(self._flows):
+            self._greedy = [(-held.greed, one) for one, held in self._flows.items()]
+            heapq.heapify(self._greedy)
+
+
+class _Flow:
+    def __init__(self) -> None:
+        self.depth = Depth()
+        self.weight = 1.0
+        """Of the item that came last."""
+        self.users = Shares()
+        self._arrived: deque[Item] = deque()
+
+    @property
+    def greed(self) -> float:
+        return self.depth.tokens / self.weight
+
+    def add(self, item: Item) -> None:
+        self.weight = item.weight
+        self.depth.more(item)
+        self.users.join(item.user)
+        self._arrived.append(item)
+
+    def remove(self, item: Item) -> None:
+        self.depth.less(item)
+        self.users.leave(item.user)
+        self._arrived = _without_gone(self._arrived, self.depth.requests)
+
+    def oldest_s(self) -> float:
+        return self._arrived[0].arrived_s
+
+    def newest(self) -> Item:
+        while not self._arrived[-1].waits:
+            self._arrived.pop()
+        return self._arrived[-1]
+
+
+def _without_gone(items: deque[Item], waiting: int) -> deque[Item]:
+    """In order of arrival, the first of them one that waits."""
+    while items and not items[0].waits:
+        items.popleft()
+    if len(items) > _TIDY_AT + 2 * waiting:
+        return deque(item for item in items if item.waits)
+    return items
