@@ -157,6 +157,8 @@ async def started(folder: Path) -> AsyncIterator[Fleet]:
             {"name": ALIAS, "targets": [{"model": BASE}]},
             {"name": ADAPTER_ALIAS, "targets": [{"model": ADAPTER}]},
         ],
+        # `auto` moves a session where that is cheaper; tests pin requests to a replica.
+        "scheduling": {"default_profile": "weighted"},
     }
     async with AsyncExitStack() as stack:
         for replica in (poet, plain):
