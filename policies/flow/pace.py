@@ -8,6 +8,8 @@ from typing import Final
 _MEMORY_S: Final = 10.0
 _COMES_S: Final = 30.0
 """Time over which what comes is averaged: a burst that waits by now is not what will come."""
+LONGEST_S: Final = 3600.0
+"""A pool that has given nothing for long says no more than that."""
 _LEAST_SHARE: Final = 0.05
 """Of the whole pace, that a class is believed to get however much comes above it."""
 
@@ -56,10 +58,11 @@ class Pace:
     def wait_s(self, ahead_cost: float, priority: int, now_s: float, *, able_per_s: float) -> float:
         """Predicted wait of an item of a class that has so much before it: at the pace since
         somebody waits, less what comes above it meanwhile. ``able_per_s``: what the pool should be
-        able to, for as long as there is little to go by; above 0."""
+        able to, for as long as there is little to go by. At most an hour."""
         if ahead_cost <= 0:
             return 0.0
         unknown = exp(-max(0.0, now_s - self._began_s) / _MEMORY_S)
         whole = unknown * able_per_s + (1.0 - unknown) * self._given.per_s(now_s)
         above = sum(rate.per_s(now_s) for one, rate in self._came.items() if one > priority)
-        return ahead_cost / max(whole - above, _LEAST_SHARE * whole)
+        pace = max(whole - above, _LEAST_SHARE * whole)
+        return min(LONGEST_S, ahead_cost / pace) if pace > 0 else LONGEST_S

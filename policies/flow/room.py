@@ -26,6 +26,10 @@ more: within a few reports that is as much as it can, and a burst does not flood
 _STEADY: Final = 4
 """Reports in a row with as many requests running, while more wait, that show a full batch: what
 waits for a prefill comes to run."""
+_SURE: Final = 2
+"""Reports in a row with a bound used up, while nothing waits in the engine, that show that it can
+more: the last that were sent may not have come there by the first."""
+_FASTEST: Final = 6
 _KV_FREE: Final = 0.02
 """Share of the KV cache that must be free for anything to begin."""
 
@@ -70,6 +74,9 @@ class Batches:
         self._same: dict[int, tuple[float, int]] = {}
         """By slot with requests waiting: how many ran, and in how many reports one after the
         other."""
+        self._pressed: dict[int, int] = {}
+        """By slot whose bound is used up, though nothing waits there: in how many reports one after
+        the other."""
 
     def of(self, slots: Slots) -> Floats:
         """Bounds of some slots; infinite where none is known."""
@@ -86,12 +93,21 @@ class Batches:
         return most if most > 0 else _GROWTH * self._ran.item(slot) + _AT_FIRST
 
     def saw(
-        self, slot: int, *, running: float, waiting: float, kv_usage: float, ahead_s: float
+        self,
+        slot: int,
+        *,
+        running: float,
+        waiting: float,
+        kv_usage: float,
+        ahead_s: float,
+        ours: float = 0.0,
     ) -> None:
         """An engine has reported its load, while it had ``ahead_s`` of prefill before it: what
-        waits for a prefill does not wait for a place in the batch."""
+        waits for a prefill does not wait for a place in the batch. ``ours``: requests under way
+        there; some of them are on their way, so that fewer run than a bound lets through."""
         if self._most.size <= slot:
             self._grow(slot + 1)
+        self._press(slot, waiting=waiting, ours=ours)
         ran = self._ran.item(slot)
         self._ran[slot] = running if ran == inf else max(ran, running)
         full = waiting > _QUEUED and kv_usage < 0.9 and running > 0
@@ -107,8 +123,23 @@ class Batches:
     def reset(self, slot: int) -> None:
         """The slot has another endpoint."""
         self._same.pop(slot, None)
+        self._pressed.pop(slot, None)
         if slot < self._most.size:
             self._most[slot], self._ran[slot] = 0.0, inf
+
+    def _press(self, slot: int, *, waiting: float, ours: float) -> None:
+        """Raise a bound that keeps requests from an engine where nothing waits, faster and
+        faster."""
+        if waiting >= 1 or ours < self.bound(slot) + 1:
+            self._pressed.pop(slot, None)
+            return
+        times = self._pressed[slot] = self._pressed.get(slot, 0) + 1
+        if times < _SURE:
+            return
+        if self._most.item(slot) > 0:
+            self._most[slot] += 2.0 ** min(times - 1, _FASTEST)
+        else:
+            self._ran[slot] = max(self._ran.item(slot), ours)
 
     def _grow(self, slots: int) -> None:
         more = max(slots, 2 * self._most.size) - self._most.size

@@ -57,3 +57,9 @@ def test_shedding_rises_without_a_step() -> None:
     assert min(steps) >= 0
     assert max(steps) < 0.02
     assert shed_share(1.0, 0.0) == 1.0
+
+
+def test_a_pool_that_gives_nothing_for_hours_has_a_wait_that_can_be_said() -> None:
+    pace = Pace(0.0)
+    for now_s in (60.0, 600.0, 7_000.0, 20_000.0):
+        assert pace.wait_s(1_000.0, 0, now_s, able_per_s=100.0) <= 3600.0

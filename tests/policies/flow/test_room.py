@@ -113,3 +113,43 @@ def test_an_engine_that_nobody_knows_is_not_flooded() -> None:
     assert begins(view(in_flight_requests=40.0), batches=batches)
     batches.saw(0, running=2, waiting=0, kv_usage=0.1, ahead_s=0.0)
     assert begins(view(in_flight_requests=40.0), batches=batches), "it has shown that it can"
+
+
+def test_a_bound_that_was_learned_too_low_grows_while_nothing_waits() -> None:
+    """Of short requests fewer run at a time than are under way: the bound itself keeps it so."""
+    batches = Batches()
+    batches.saw(0, running=2, waiting=5, kv_usage=0.1, ahead_s=0.0)
+    assert batches.bound(0) == 2
+    for _ in range(20):
+        ours = batches.bound(0) + 2
+        batches.saw(0, running=ours // 2, waiting=0, kv_usage=0.1, ahead_s=0.0, ours=ours)
+    assert batches.bound(0) > 128
+    batches.saw(0, running=64, waiting=9, kv_usage=0.1, ahead_s=0.0, ours=130)
+    assert batches.bound(0) == 64
+
+
+def test_a_right_bound_is_hardly_exceeded() -> None:
+    batches, truth, most = Batches(), 64, 0.0
+    batches.saw(0, running=truth, waiting=5, kv_usage=0.1, ahead_s=0.0)
+    for on_its_way in [4] * 40:
+        ours = batches.bound(0) + 2
+        there = ours - on_its_way
+        running = min(there, truth)
+        batches.saw(
+            0, running=running, waiting=there - running, kv_usage=0.1, ahead_s=0.0, ours=ours
+        )
+        most = max(most, batches.bound(0))
+    assert most <= truth + 6
+
+
+def test_the_first_bound_grows_where_next_to_nothing_is_seen_to_run() -> None:
+    """A scrape finds few of the requests that take some milliseconds."""
+    batches = Batches()
+    batches.saw(0, running=0, waiting=0, kv_usage=0.1, ahead_s=0.0)
+    ours = batches.bound(0) + 2
+    batches.saw(0, running=1, waiting=0, kv_usage=0.1, ahead_s=0.0, ours=ours)
+    assert batches.bound(0) == ours, "the last may not have come there yet"
+    for _ in range(8):
+        ours = batches.bound(0) + 2
+        batches.saw(0, running=1, waiting=0, kv_usage=0.1, ahead_s=0.0, ours=ours)
+    assert batches.bound(0) > 200
