@@ -80,9 +80,9 @@ class Admission:
         self._shed(line, item)
         context.item = item
         held = line.wait(item, context, choose)
-        if item.waits and context.on_wait is not None:
-            context.on_wait(item.expires_s - item.arrived_s)
         try:
+            if item.waits and context.on_wait is not None:
+                context.on_wait(item.expires_s - item.arrived_s)
             await held.hold
         except BaseException:
             line.left(item.id)
@@ -101,15 +101,15 @@ class Admission:
     def dropped(self, context: RequestContext) -> None:
         """The request goes nowhere."""
         if context.item is not None:
-            self.counted(context)
+            kept = self.counted(context)
             self.settle(context.pool, context.item, 0.0)
-            self.freed(context.pool)
+            if kept:
+                self.freed(context.pool)
 
-    def counted(self, context: RequestContext) -> None:
-        """The request is counted where it goes."""
+    def counted(self, context: RequestContext) -> bool:
+        """The request is counted where it goes; false: no room was kept for it."""
         line = self._lines.get(context.pool) if context.item is not None else None
-        if line is not None:
-            line.counted(context.id)
+        return line is not None and line.counted(context.id)
 
     def reported(self, pool: str, address: str) -> None:
         """An endpoint has reported its load."""

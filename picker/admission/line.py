@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from heapq import nlargest
 from math import inf
@@ -21,11 +22,13 @@ from picker.request.report import Report
 from picker.seams.holding import Hold, Holding
 from picker.state.pool import PoolRuntime
 from policies.flow.item import Item, Place
-from policies.flow.pace import Pace
+from policies.flow.pace import LONGEST_S, Pace
 from policies.flow.queue import FlowQueue
 from policies.flow.rules import FlowRules
 from policies.limits.prices import Usage
 from policies.routing.types import PoolView
+
+log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 0.1
 """Longest time without a look while somebody waits: what is not told is seen then."""
@@ -34,6 +37,13 @@ _LONGEST: Final = 4
 _PLACED_S: Final = 0.05
 _INVITED_S: Final = 0.005
 """Time after which it is asked anew where a request should go that waits."""
+
+_MOVES: Final = 16
+"""Requests that turn out to be better off elsewhere, at most in one look at an endpoint: to place
+one takes time."""
+_LEAST_COST: Final = 16.0
+"""Of a request, tokens of prefill: one whose tokens nobody knows, or are all cached, takes its turn
+as others do."""
 
 _MOST_FLOWS: Final = 32
 """Of a class, that are shown one by one."""
@@ -94,7 +104,7 @@ class Line:
         slot = self.pool.state.slot_of.get(context.picks[0].address)
         if slot is None:
             return True
-        return not self._places.are_waited_for(slot) and self._begins(slot, context)
+        return not self._places.waiting_for(slot) and self._begins(slot, context)
 
     def wait(self, item: Item, context: RequestContext, choose: Choose) -> Held:
         """Let a placed request wait for the endpoint that was chosen, or for another one that turns
@@ -102,7 +112,8 @@ class Line:
         now_s = self._now()
         held = Held(item, context, self._holding.hold(), choose, 0, 0.0, now_s)
         self._assign(held, now_s)
-        item.cost -= min(item.cost, context.prompt_tokens - held.uncached_tokens)
+        cached = context.prompt_tokens - held.uncached_tokens
+        item.cost = max(_LEAST_COST, item.cost - cached)
         if not self._held:
             self.pace = Pace(now_s)
             self._moved_s = now_s
@@ -112,6 +123,8 @@ class Line:
             self._refuse(
                 away, self.turned_away(Reason.QUEUE_FULL, away, "The queue of the pool is full.")
             )
+        if item.waits and self._places.has_room(held.slot):
+            self._look_at(held.slot, now_s)  # those before it wait for something else
         if item.waits:
             self._set_alarm(now_s)
         return held
@@ -126,25 +139,25 @@ class Line:
             return self._places.view(-1, 0.0)
         return self._places.view(own.slot, own.uncached_tokens)
 
-    def counted(self, id_: str) -> None:
-        """A request is counted where it goes, or goes nowhere."""
+    def counted(self, id_: str) -> bool:
+        """A request is counted where it goes, or goes nowhere; false: no room was kept for it."""
         held = self._let_go.pop(id_, None)
         if held is not None:
             self._places.let_go.add(held.slot, -1.0, -held.uncached_tokens)
+        return held is not None
 
     def left(self, id_: str) -> None:
         """A request's client has left, whether it still waits or not."""
         if (held := self._held.get(id_)) is not None:
             self.queue.cancel(id_)
             self._unhold(held)
-        self.counted(id_)
-        self.stir()
+        elif self.counted(id_):
+            self.stir()
 
     def empty(self) -> None:
         """Refuse all that wait: the picker stops."""
         for held in [*self._held.values()]:
-            self.queue.cancel(held.item.id)
-            self._refuse(held.item, stopping())
+            self._give_up(held, stopping())
 
     def open(self) -> None:
         """Let everything go on: there is no queue any more."""
@@ -167,7 +180,8 @@ class Line:
             self.worth.observe(tpot_s=tpot_s, requests=requests, tokens_per_s=self._places.speed)
         if entry.item is not None:
             uncached = max(0, usage.input_tokens - usage.cached_tokens)
-            self.queue.settle(entry.item, uncached + entry.item.output_worth * out)
+            cost = uncached + entry.item.output_worth * out
+            self.queue.settle(entry.item, max(_LEAST_COST, cost))
 
     def reported(self, slot: int) -> None:
         """An engine has reported its load."""
@@ -199,7 +213,7 @@ class Line:
         ahead = self.queue.ahead_cost(item)
         able_per_s = self._places.believed_speed * max(1, self.pool.state.responsive(now_s).size)
         wait_s = self.pace.wait_s(ahead, item.priority, now_s, able_per_s=able_per_s)
-        return max(wait_s, stuck_s)
+        return max(wait_s, min(stuck_s, LONGEST_S))
 
     def sight(self) -> PoolSight:
         """What waits, and whether the endpoints have room."""
@@ -249,6 +263,10 @@ class Line:
         held.refusal = refusal
         held.hold.release()
 
+    def _give_up(self, held: Held, refusal: Rejection) -> None:
+        self.queue.cancel(held.item.id)
+        self._refuse(held.item, refusal)
+
     def _unhold(self, held: Held) -> None:
         del self._held[held.item.id]
         self._places.waiting.add(held.slot, -1.0, -held.uncached_tokens)
@@ -267,10 +285,13 @@ class Line:
         for others and would rather go there by now."""
         if not self._serves(slot, now_s):
             return
-        while self._places.are_waited_for(slot) and self._places.has_room(slot):
+        moves = 0
+        while (waiting := self._places.waiting_for(slot)) and self._places.has_room(slot):
             if not self._serve(slot, now_s):
-                return
-        if self._held and not self._places.are_waited_for(slot) and self._places.has_room(slot):
+                moves += 1
+                if moves > _MOVES or self._places.waiting_for(slot) >= waiting:
+                    return
+        if self._held and not self._places.waiting_for(slot) and self._places.has_room(slot):
             self._invite(now_s)
 
     def _look_everywhere(self, now_s: float) -> None:
@@ -344,8 +365,12 @@ class Line:
         try:
             held.choose(held.context)
         except Rejection as rejection:
-            self.queue.cancel(held.item.id)
-            self._refuse(held.item, rejection)
+            self._give_up(held, rejection)
+            return
+        except Exception:  # its own: others and their alarms go on
+            log.exception("request %s: placing it anew failed", held.context.request_id)
+            failure = Rejection(Reason.INTERNAL, "The endpoint picker failed on this request.")
+            self._give_up(held, failure)
             return
         self._places.waiting.add(held.slot, -1.0, -held.uncached_tokens)
         self._assign(held, now_s)

@@ -23,7 +23,7 @@ class Places:
         self._ledger = ledger
         self._batches = Batches()
         self._generations: dict[int, int] = {}
-        """By slot: of the endpoint that has reported last."""
+        """By slot: of the endpoint that the bounds were learned of."""
 
     @property
     def speed(self) -> float:
@@ -39,23 +39,23 @@ class Places:
 
     def reported(self, slot: int) -> None:
         """An engine has reported its load: how many requests it runs at a time is learned."""
-        view, generation = self.pool.state.view, self.pool.state.generation_of(slot)
-        if self._generations.get(slot) != generation:
-            self._generations[slot] = generation
-            self._batches.reset(slot)
+        view = self.pool.state.view
+        self._renew(slot)
         if view.lora_active.item(slot) >= view.lora_slots.item(slot) > 0:
             return  # what waits there may wait for a place of its adapter
         self._batches.saw(
             slot,
             running=view.running_requests.item(slot),
             waiting=view.waiting_requests.item(slot),
+            ours=view.in_flight_requests.item(slot),
             kv_usage=view.kv_usage.item(slot),
             ahead_s=view.in_flight_prefill_tokens.item(slot) / self.speed,
         )
 
-    def are_waited_for(self, slot: int) -> bool:
-        """Whether something waits for the endpoint."""
-        return slot < self.waiting.requests.size and self.waiting.requests.item(slot) > 0
+    def waiting_for(self, slot: int) -> float:
+        """Requests that wait for the endpoint."""
+        waiting = self.waiting.requests
+        return waiting.item(slot) if slot < waiting.size else 0.0
 
     def roomy(self, slots: Slots) -> Bools:
         """Flags of the ``slots``: the endpoint would begin one more request."""
@@ -63,18 +63,25 @@ class Places:
         return room(self.pool.state.view, self.let_go, self._batches, slots, self.speed)
 
     def has_room(self, slot: int) -> bool:
-        """Whether the endpoint would begin one more request."""
+        """Whether the endpoint would begin one more request; or has none of this picker, whose turn
+        would never come while others keep it full."""
         self.grow()
-        return has_room(self.pool.state.view, self.let_go, self._batches, slot, self.speed)
+        self._renew(slot)
+        view = self.pool.state.view
+        return has_room(view, self.let_go, self._batches, slot, self.speed) or self._is_out(slot)
 
     def has_adapter_room(self, slot: int, context: RequestContext) -> bool:
-        """Whether the endpoint has the request's LoRA adapter, or a slot for it."""
+        """Whether the endpoint has the request's LoRA adapter, or a slot for it. With nothing to do
+        it has one: engines that stand still go on reporting the last that they did."""
         if not context.adapter:
             return True
         state = self.pool.state
         adapter = state.models.adapter(context.adapter)
         has, used = state.view.lora_slots.item(slot), state.view.lora_active.item(slot)
-        return has == 0 or used < has or adapter is None or adapter.running.item(slot)
+        if has == 0 or used < has or adapter is None or adapter.running.item(slot):
+            return True
+        self.grow()
+        return state.view.in_flight_requests.item(slot) + self.let_go.requests.item(slot) < 1
 
     def view(self, own_slot: int, own_tokens: float) -> PoolView:
         """The pool's, with what waits as if it were there already, but for one request that waits
@@ -89,6 +96,19 @@ class Places:
         requests += view.in_flight_requests
         tokens += view.in_flight_prefill_tokens
         return replace(view, in_flight_requests=requests, in_flight_prefill_tokens=tokens)
+
+    def _renew(self, slot: int) -> None:
+        """Forget what was learned of the endpoint that had the slot before."""
+        generation = self.pool.state.generation_of(slot)
+        if self._generations.get(slot) != generation:
+            self._generations[slot] = generation
+            self._batches.reset(slot)
+
+    def _is_out(self, slot: int) -> bool:
+        """Nothing of this picker is on the endpoint, or on its way there."""
+        if self.let_go.requests.item(slot):
+            return False
+        return not self._ledger.in_flight(self.pool.name, self.pool.state.address_of(slot))
 
     def grow(self) -> None:
         """Make room for all slots that the pool has by now."""
