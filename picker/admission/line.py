@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from picker.admission.places import Places
 from picker.admission.refusals import stopping, turned_away
-from picker.admission.sight import ClassSight, FlowSight, PoolSight
+from picker.admission.sight import PoolSight, sight_of
 from picker.admission.worth import OutputWorth
 from picker.flight.entry import Entry
 from picker.flight.ledger import Ledger
@@ -44,9 +44,6 @@ one takes time."""
 _LEAST_COST: Final = 16.0
 """Of a request, tokens of prefill: one whose tokens nobody knows, or are all cached, takes its turn
 as others do."""
-
-_MOST_FLOWS: Final = 32
-"""Of a class, that are shown one by one."""
 
 Choose = Callable[[RequestContext], None]
 """Chooses the endpoints of a request; raises Rejection."""
@@ -219,35 +216,10 @@ class Line:
         """What waits, and whether the endpoints have room."""
         well = self.pool.state.responsive(self._now())
         full = 1.0 - float(self._places.roomy(well).mean()) if well.size else 1.0
-        classes = tuple(map(self._class_sight, self.queue.classes())) if self._held else ()
+        classes = sight_of(self.queue, self._now(), self.predicted_wait_s) if self._held else ()
         return PoolSight(self.pool.name, full, classes)
 
     # -- inside
-
-    def _class_sight(self, priority: int) -> ClassSight:
-        now_s, depths = self._now(), self.queue.flows(priority)
-        named = nlargest(_MOST_FLOWS, depths, key=lambda flow: depths[flow].tokens)
-        flows = [
-            FlowSight(
-                flow=flow,
-                requests=depths[flow].requests,
-                tokens=depths[flow].tokens,
-                oldest_s=now_s - self.queue.oldest_s(priority, flow),
-                wait_s=self.predicted_wait_s(_probe(flow, priority, now_s)),
-            )
-            for flow in named
-        ]
-        others = [depths[flow] for flow in depths.keys() - set(named)]
-        if others:
-            rest = FlowSight(
-                flow="",
-                requests=sum(depth.requests for depth in others),
-                tokens=sum(depth.tokens for depth in others),
-                oldest_s=now_s - self.queue.oldest_s(priority),
-                wait_s=self.predicted_wait_s(_probe("", priority, now_s)),
-            )
-            flows.append(rest)
-        return ClassSight(priority, tuple(flows), self.queue.gap(priority))
 
     def _let(self, held: Held) -> None:
         self._unhold(held)
@@ -406,17 +378,3 @@ class Line:
         """It does not wait, and is told when to come back."""
         wait_s, ttft_s = self.predicted_wait_s(item), item.tokens / self._places.believed_speed
         return turned_away(why, item, message, wait_s=wait_s, ttft_s=ttft_s)
-
-
-def _probe(flow: str, priority: int, now_s: float) -> Item:
-    """A request that costs nothing."""
-    return Item(
-        id="",
-        flow=flow,
-        user="",
-        priority=priority,
-        weight=1.0,
-        tokens=0.0,
-        cost=0.0,
-        arrived_s=now_s,
-    )

@@ -31,7 +31,8 @@ _SURE: Final = 2
 more: the last that were sent may not have come there by the first."""
 _FASTEST: Final = 6
 _KV_FREE: Final = 0.02
-"""Share of the KV cache that must be free for anything to begin."""
+"""Share of the KV cache that must be free for anything to begin. A cache that is full while nothing
+waits may be full of what can be evicted: not every engine leaves that out of its count."""
 
 
 @dataclass(slots=True)
@@ -155,12 +156,12 @@ def has_room(
     if requests < _ALWAYS:
         return True
     ahead = view.in_flight_prefill_tokens.item(slot) + reserved.prefill_tokens.item(slot)
-    if ahead > _AHEAD_S * tokens_per_s or view.kv_usage.item(slot) > 1.0 - _KV_FREE:
+    if ahead > _AHEAD_S * tokens_per_s:
         return False
-    adapters = view.lora_slots.item(slot)
-    if view.waiting_requests.item(slot) >= _QUEUED and not (
-        view.lora_active.item(slot) >= adapters > 0
-    ):
+    waiting, adapters = view.waiting_requests.item(slot), view.lora_slots.item(slot)
+    if waiting >= 1 and view.kv_usage.item(slot) > 1.0 - _KV_FREE:
+        return False
+    if waiting >= _QUEUED and not view.lora_active.item(slot) >= adapters > 0:
         return False
     return requests < batches.bound(slot) + _QUEUED
 
@@ -179,11 +180,11 @@ def room(
     requests = view.in_flight_requests.take(slots) + reserved.requests.take(slots)
     ahead = view.in_flight_prefill_tokens.take(slots) + reserved.prefill_tokens.take(slots)
     begins: Bools = ahead <= _AHEAD_S * tokens_per_s
-    adapters = view.lora_slots.take(slots)
+    adapters, waiting = view.lora_slots.take(slots), view.waiting_requests.take(slots)
     # With all adapter slots taken, those that wait may wait for one of these.
     taken = (view.lora_active.take(slots) >= adapters) & (adapters > 0)
-    begins &= (view.waiting_requests.take(slots) < _QUEUED) | taken
-    begins &= view.kv_usage.take(slots) <= 1.0 - _KV_FREE
+    begins &= (waiting < _QUEUED) | taken
+    begins &= (waiting < 1) | (view.kv_usage.take(slots) <= 1.0 - _KV_FREE)
     begins &= requests < batches.of(slots) + _QUEUED
     begins |= requests < _ALWAYS
     return begins

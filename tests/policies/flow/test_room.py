@@ -35,7 +35,8 @@ def begins(
     [
         ({"in_flight_prefill_tokens": 3000.0}, {"in_flight_prefill_tokens": 1000.0}),
         ({"waiting_requests": 3.0}, {"waiting_requests": 1.0}),
-        ({"kv_usage": 0.995}, {"kv_usage": 0.9}),
+        ({"kv_usage": 0.995, "waiting_requests": 1.0}, {"kv_usage": 0.9, "waiting_requests": 1.0}),
+        ({"kv_usage": 0.995, "waiting_requests": 1.0}, {"kv_usage": 1.0}),
     ],
 )
 def test_an_engine_is_full_by_backlog_queue_or_cache(
