@@ -72,6 +72,8 @@ def _head(command: str, rows: Sequence[Row], seeds: Sequence[int], kept: Kept) -
         f"{REPLICAS} simulated replicas of `{PROFILE}` ({LORA_SLOTS} LoRA slots each), seeds"
         f" {seeds[0]} to {seeds[-1]}, means over the seeds.{state} Made by\n\n"
         f"```\n{command}\n```\n\n"
+        "Before `auto` and `weighted` requests wait in the picker's queue, as in life; the others"
+        " are as they ship.\n"
         "Goodput counts requests within the row's objectives; refused ones are missed. Baselines"
         " have their routers'\nown signals: llm-d hears each first token and has the prefill speed"
         " of the profile. A seed changes everything\nof a workload of the catalogue; of a trace it"
@@ -109,9 +111,8 @@ def _versus(figure: _Figure, means: Mapping[str, Values]) -> str:
     if ours is None or best is None:
         return "-"
     name, theirs = best
-    behind = theirs / ours - 1.0 if figure.more_is_better and ours else ours / theirs - 1.0
-    if figure.more_is_better and not ours:
-        behind = 1.0 if theirs else 0.0
+    more, less = (theirs, ours) if figure.more_is_better else (ours, theirs)
+    behind = more / less - 1.0 if less else float(more > 0)
     text = f"{figure.shown(ours)} / {figure.shown(theirs)} {name}"
     return f"**{text}**" if behind > _NEAR else text
 

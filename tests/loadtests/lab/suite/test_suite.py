@@ -8,7 +8,7 @@ import pytest
 from loadtests.lab.source import Extent, Level, LevelKind
 from loadtests.lab.suite.rows import AUTO, load_rows, troubled_rows
 from loadtests.lab.suite.runs import Run, do, do_all, kept, runs
-from loadtests.lab.suite.table import page
+from loadtests.lab.suite.table import _JUDGED, _versus, page
 
 
 @pytest.fixture
@@ -52,3 +52,10 @@ def test_what_is_kept_is_shown_and_not_done_again(traces: Path, tmp_path: Path) 
     assert "Only" not in text
     half = page("penstock lab suite", [row], [], (11, 12), found)
     assert "Only 2 of 4 runs are done" in half
+
+
+def test_a_row_in_which_nobody_has_any_goodput_is_no_loss() -> None:
+    (goodput,) = (figure for figure in _JUDGED if figure.name == "goodput_per_s")
+    nothing = {"auto": {"goodput_per_s": 0.0}, "weighted": {"goodput_per_s": 0.0}}
+    assert "**" not in _versus(goodput, nothing)
+    assert "**" in _versus(goodput, {**nothing, "weighted": {"goodput_per_s": 1.0}})
