@@ -8,6 +8,7 @@ from math import inf
 from msgspec import Struct
 
 from picker.caps import DEFAULT_CAPS, Caps
+from policies.flow.orders import FAIR
 from policies.flow.rules import DEFAULT_FLOW, FlowRules
 from policies.health.breaker import DEFAULT_RULES, BreakerRules
 from policies.routing.spec import PolicySpec
@@ -78,6 +79,8 @@ class FlowSettings:
     """How requests wait for a pool that could not begin them."""
 
     rules: FlowRules = DEFAULT_FLOW
+    order: str = FAIR
+    """In which requests are served; of the registry."""
     ttl_s: float = 45.0
     """Longest wait of a request."""
     sheddable_ttl_s: float = 15.0

@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Literal, TypeVar, get_args, get_type_hints
 
-PartKind = Literal["filter", "scorer", "picker", "policy"]
+PartKind = Literal["filter", "scorer", "picker", "policy", "order"]
 Factory = Callable[..., object]
 F = TypeVar("F", bound=Factory)
 

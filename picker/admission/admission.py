@@ -19,6 +19,7 @@ from picker.settings import FlowSettings, PickerSettings
 from picker.state.pool import PoolRuntime
 from picker.state.pools import Pools
 from policies.flow.item import Item
+from policies.flow.orders import order
 from policies.flow.shedding import shed_share
 from policies.limits.prices import Usage
 from policies.routing.types import PoolView
@@ -60,7 +61,12 @@ class Admission:
                 if line is not None:
                     line.open()
                 self._lines[name] = Line(
-                    pool, self._ledger, settings.flow.rules, self._holding, self._now
+                    pool,
+                    self._ledger,
+                    settings.flow.rules,
+                    order(settings.flow.order),
+                    self._holding,
+                    self._now,
                 )
             else:
                 line.queue.rules = settings.flow.rules
@@ -156,7 +162,7 @@ class Admission:
     def _item(self, context: RequestContext, line: Line) -> Item:
         terms, now_s = self._terms_of(context), self._now()
         output, worth = context.output_tokens, line.worth.tokens
-        return Item(
+        item = Item(
             id=context.id,
             flow=terms.flow,
             user=context.user,
@@ -164,11 +170,15 @@ class Admission:
             weight=float(context.caller.policy.weight),
             tokens=context.prompt_tokens + output,
             cost=context.prompt_tokens + worth * output,
+            prompt_tokens=context.prompt_tokens,
+            output_tokens=output,
             output_worth=worth,
             arrived_s=now_s,
             expires_s=now_s + terms.ttl_s,
             due_s=terms.due_s,
         )
+        line.queue.order.rank(item)
+        return item
 
     def _shed(self, line: Line, item: Item) -> None:
         """Raises Rejection for a share of the requests below priority 0."""

@@ -22,6 +22,7 @@ from picker.request.report import Report
 from picker.seams.holding import Hold, Holding
 from picker.state.pool import PoolRuntime
 from policies.flow.item import Item, Place
+from policies.flow.order import Order
 from policies.flow.pace import LONGEST_S, Pace
 from policies.flow.queue import FlowQueue
 from policies.flow.rules import FlowRules
@@ -74,11 +75,12 @@ class Line:
         pool: PoolRuntime,
         ledger: Ledger,
         rules: FlowRules,
+        order: Order,
         holding: Holding,
         now: Callable[[], float],
     ) -> None:
         self.pool = pool
-        self.queue = FlowQueue(rules)
+        self.queue = FlowQueue(rules, order)
         self.pace = Pace(now())
         self.worth = OutputWorth()
         self._ledger, self._holding, self._now = ledger, holding, now
@@ -178,7 +180,12 @@ class Line:
         if entry.item is not None:
             uncached = max(0, usage.input_tokens - usage.cached_tokens)
             cost = uncached + entry.item.output_worth * out
-            self.queue.settle(entry.item, max(_LEAST_COST, cost))
+            self.queue.settle(
+                entry.item,
+                max(_LEAST_COST, cost),
+                prompt_tokens=usage.input_tokens,
+                output_tokens=out,
+            )
 
     def reported(self, slot: int) -> None:
         """An engine has reported its load."""

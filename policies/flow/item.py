@@ -28,6 +28,10 @@ class Item(Struct, eq=False):
     cost: float
     """Work for the pool, as expected: tokens of prefill, an output token at its worth in these."""
     arrived_s: float
+    prompt_tokens: float = 0.0
+    """Cached ones as well."""
+    output_tokens: float = 0.0
+    """As expected; when it has ended, as they were."""
     output_worth: float = 0.0
     """Of an output token, in `cost`. What it has really cost is counted by the same measure: or a
     measure that was too high when it was charged would become a credit for its flow."""
@@ -41,5 +45,7 @@ class Item(Struct, eq=False):
     """It is in the queue; set by the queue."""
     charged: bool = False
     """It was served; set by the queue."""
+    price: float = 0.0
+    """What its flow was charged for it; set by the queue."""
     order: int = 0
     """Place in the order of arrival; set by the queue."""

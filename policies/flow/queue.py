@@ -7,28 +7,27 @@ import heapq
 from bisect import insort
 from collections.abc import Iterator
 from math import inf
-from typing import Final
 
 from policies.flow.depth import Depth
+from policies.flow.fair import Fair
 from policies.flow.item import Item, Place
+from policies.flow.order import Order
 from policies.flow.rules import DEFAULT_FLOW, FlowRules
 from policies.flow.shelf import Shelf
 from policies.flow.tier import Tier
-
-_OWED: Final = 0.05
-"""Share of what is served above a class that has waited for long, which it gets in spite of that:
-little, since the higher class is to be served as if the lower were not there."""
 
 
 class FlowQueue:
     """Items wait in it until `take` gives them out. Times are seconds of the caller's clock."""
 
-    def __init__(self, rules: FlowRules = DEFAULT_FLOW) -> None:
+    def __init__(self, rules: FlowRules = DEFAULT_FLOW, order: Order | None = None) -> None:
+        """``order``: `Fair`, when it is left out."""
         self.rules = rules
+        self.order = Fair() if order is None else order
         self.depth = Depth()
         """Of all that waits."""
         self._tiers: dict[int, Tier] = {}
-        self._order: list[int] = []
+        self._priorities: list[int] = []
         """Priorities, the lowest first."""
         self._shelves: dict[Place, Shelf] = {}
         self._by_slot: dict[int, dict[Place, None]] = {}
@@ -113,26 +112,28 @@ class FlowQueue:
     def take(self, item: Item, now_s: float) -> None:
         """An item is served: it is charged to its flow and user, and waits no longer. Classes below
         it that have waited for long are owed a share of it."""
-        tier = self._tiers[item.priority]
+        tier, owed = self._tiers[item.priority], self.order.owed
         tier.charge(item)
         tier.owed = tier.owed - item.cost if tier.owed > 0 else tier.owed
-        for priority in self._order:
+        for priority in self._priorities:
             if priority >= item.priority:
                 break
             below = self._tiers[priority]
             alike = (priority < 0) == (item.priority < 0)
             if alike and below.oldest_s() < now_s - self.rules.aging_s:
-                below.owed += _OWED * item.cost
+                below.owed += owed * item.cost
         item.charged = True
         self._remove(item)
 
-    def settle(self, item: Item, cost: float) -> None:
+    def settle(
+        self, item: Item, cost: float, *, prompt_tokens: float = 0.0, output_tokens: float = 0.0
+    ) -> None:
         """What an item that was taken has really cost; others cost nothing."""
         if not item.charged:
             return
+        item.cost, item.prompt_tokens, item.output_tokens = cost, prompt_tokens, output_tokens
         if (tier := self._tiers.get(item.priority)) is not None:
-            tier.correct(item, cost - item.cost)
-        item.cost = cost
+            tier.correct(item)
 
     # -- what it holds
 
@@ -142,7 +143,7 @@ class FlowQueue:
 
     def classes(self) -> list[int]:
         """Those in which something waits, the highest first."""
-        return [one for one in reversed(self._order) if self._tiers[one].depth.requests]
+        return [one for one in reversed(self._priorities) if self._tiers[one].depth.requests]
 
     def flows(self, priority: int) -> dict[str, Depth]:
         """Those of a class that have something waiting, and how much."""
@@ -178,8 +179,8 @@ class FlowQueue:
     def _tier(self, priority: int) -> Tier:
         found = self._tiers.get(priority)
         if found is None:
-            found = self._tiers[priority] = Tier()
-            insort(self._order, priority)
+            found = self._tiers[priority] = Tier(self.order)
+            insort(self._priorities, priority)
         return found
 
     def _shelf(self, place: Place) -> Shelf:
@@ -192,7 +193,7 @@ class FlowQueue:
     def _overflow(self) -> Iterator[Item]:
         rules, depth = self.rules, self.depth
         while depth.requests > rules.max_requests or depth.tokens > rules.max_tokens:
-            lowest = next(one for one in self._order if self._tiers[one].depth.requests)
+            lowest = next(one for one in self._priorities if self._tiers[one].depth.requests)
             item = self._tiers[lowest].greediest()
             self._remove(item)
             yield item

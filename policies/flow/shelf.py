@@ -9,7 +9,7 @@ from typing import Final
 
 from policies.flow.depth import Depth
 from policies.flow.item import Item, Place
-from policies.flow.shares import Shares
+from policies.flow.order import Counters
 from policies.flow.tier import Tier
 
 _TIDY_AT: Final = 64
@@ -118,10 +118,10 @@ class _Children:
     def __iter__(self) -> Iterator[str]:
         return (child for _, child in self._heap)
 
-    def add(self, child: str, shares: Shares) -> None:
+    def add(self, child: str, shares: Counters) -> None:
         heapq.heappush(self._heap, (shares.tag(child), child))
 
-    def first(self, shares: Shares) -> str | None:
+    def first(self, shares: Counters) -> str | None:
         """The one with the least tag. Tags only grow: an old one is put right when it comes up."""
         heap = self._heap
         while heap:

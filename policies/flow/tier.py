@@ -9,7 +9,7 @@ from typing import Final
 
 from policies.flow.depth import Depth
 from policies.flow.item import Item
-from policies.flow.shares import Shares
+from policies.flow.order import Counters, Order
 
 _TIDY_AT: Final = 64
 
@@ -18,12 +18,13 @@ class Tier:
     """Flows by their share, and in a flow users by theirs, over all places where they wait. Who
     calls sets `Item.waits` false before `remove`."""
 
-    def __init__(self) -> None:
+    def __init__(self, order: Order) -> None:
+        self._order = order
         self.depth = Depth()
         self.owed = 0.0
         """Cost that it is to be given before the classes above it, because it has waited for long;
         under 0 what it has got too much."""
-        self.shares = Shares()
+        self.shares = order.counters()
         """Of flows."""
         self._flows: dict[str, _Flow] = {}
         self._arrived: deque[Item] = deque()
@@ -32,7 +33,7 @@ class Tier:
         self._weight = 0.0
         """Of all flows that have something waiting."""
 
-    def users(self, flow: str) -> Shares:
+    def users(self, flow: str) -> Counters:
         """The users of a flow that has something waiting."""
         return self._flows[flow].users
 
@@ -40,7 +41,7 @@ class Tier:
         """An item waits from now on."""
         flow = self._flows.get(item.flow)
         if flow is None:
-            flow = self._flows[item.flow] = _Flow()
+            flow = self._flows[item.flow] = _Flow(self._order)
         else:
             self._weight -= flow.weight
         flow.add(item)
@@ -65,14 +66,17 @@ class Tier:
 
     def charge(self, item: Item) -> None:
         """The item's flow and user are given it."""
-        self.shares.charge(item.flow, item.cost / item.weight)
+        item.price = self._order.price(item)
+        self.shares.charge(item.flow, item.price)
         flow = self._flows.get(item.flow)
         if flow is not None and len(flow.users) > 1:  # among whom else is it shared?
-            flow.users.charge(item.user, item.cost)
+            flow.users.charge(item.user, item.price)
 
-    def correct(self, item: Item, more: float) -> None:
-        """What an item was given cost so much more than it was charged."""
-        self.shares.correct(item.flow, more / item.weight)
+    def correct(self, item: Item) -> None:
+        """It is known what an item has cost that was charged."""
+        price = self._order.price(item)
+        more, item.price = price - item.price, price
+        self.shares.correct(item.flow, more)
         if (flow := self._flows.get(item.flow)) is not None:
             flow.users.correct(item.user, more)
 
@@ -115,11 +119,11 @@ class Tier:
 
 
 class _Flow:
-    def __init__(self) -> None:
+    def __init__(self, order: Order) -> None:
         self.depth = Depth()
         self.weight = 1.0
         """Of the item that came last."""
-        self.users = Shares()
+        self.users = order.counters()
         self._arrived: deque[Item] = deque()
 
     @property
