@@ -64,9 +64,10 @@ class FlowQueue:
 
     def move(self, item: Item, place: Place) -> None:
         """An item waits in another place from now on."""
-        if item.waits and item.place != place:
-            self._off_shelf(item)
-            item.place = place
+        before = item.place
+        if item.waits and before != place:
+            item.place = place  # at once: a shelf that tidies up asks where its items are
+            self._off_shelf(item, before)
             self._shelf(place).add(item)
 
     def cancel(self, id_: str) -> Item | None:
@@ -203,11 +204,11 @@ class FlowQueue:
         del self._items[item.id]
         self.depth.less(item)
         self._tiers[item.priority].remove(item)
-        self._off_shelf(item)
+        self._off_shelf(item, item.place)
 
-    def _off_shelf(self, item: Item) -> None:
-        shelf = self._shelves[item.place]
+    def _off_shelf(self, item: Item, place: Place) -> None:
+        shelf = self._shelves[place]
         shelf.remove(item)
         if not shelf.depth.requests:
-            del self._shelves[item.place]
-            del self._by_slot[item.place[0]][item.place]
+            del self._shelves[place]
+            del self._by_slot[place[0]][place]

@@ -34,7 +34,7 @@ class Shelf:
         self.depth.more(item)
 
     def remove(self, item: Item) -> None:
-        """An item waits here no longer. It is skipped when its turn comes."""
+        """An item waits here no longer, which it says itself: it is skipped when its turn comes."""
         self.depth.less(item)
         found = self._classes[item.priority]
         found.requests -= 1

@@ -212,6 +212,30 @@ def test_the_places_of_a_slot_are_looked_at_in_the_order_of_their_shares() -> No
     assert [one.flow for one in queue.firsts(7)] == ["a"]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_has_moved_or_left_the_highest_class_goes_next_everywhere(seed: int) -> None:
+    rng, queue = random.Random(seed), FlowQueue()
+    waiting: list[Item] = []
+    for step in range(3000):
+        most = 60 if step % 1000 < 700 else 4
+        if len(waiting) < most:
+            one = item(rng.choice("abc"), user=rng.choice("xy"), priority=rng.choice((-1, 0, 0)))
+            waiting.append(one)
+            queue.offer(one, (rng.randrange(3), ""))
+        elif rng.random() < 0.8:
+            queue.move(rng.choice(waiting), (rng.randrange(3), ""))
+        elif (first := queue.first((rng.randrange(3), ""))) is not None:
+            waiting.remove(first)
+            if rng.random() < 0.5:
+                queue.take(first, 0.0)
+            else:
+                queue.cancel(first.id)
+        for slot in range(3):
+            here = [one.priority for one in waiting if one.place[0] == slot]
+            first = queue.first((slot, ""))
+            assert (None if first is None else first.priority) == max(here, default=None)
+
+
 class Machine(RuleBasedStateMachine):
     """Against a plain list: what waits is what was offered and has not left."""
 
