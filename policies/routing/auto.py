@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from policies.registry import register
+from policies.routing.columns import largest, least
 from policies.routing.latency import Latencies
 from policies.routing.types import (
     AdapterView,
@@ -124,9 +125,10 @@ class Auto(RoutingPolicy):
             # First what is met, at the least harm; else what is least late.
             cost = np.where(late > 0, _LATE_S * (1.0 + late) + cost, costs.harm_s)
         order = _least(cost, count, rng)
+        scores = -cost
         considered = Considered(
             candidates,
-            -cost,
+            scores,
             costs.ttft_s,
             costs.tpot_s,
             there.cached,
@@ -135,7 +137,7 @@ class Auto(RoutingPolicy):
         )
         return Ranking(
             candidates.take(order),
-            -cost.take(order),
+            scores.take(order),
             costs.ttft_s.take(order),
             considered,
             costs.tpot_s.take(order),
@@ -143,17 +145,21 @@ class Auto(RoutingPolicy):
 
     def _there(self, request: RoutingRequest, pool: PoolView, candidates: Slots) -> _There:
         """What the request meets at each candidate."""
-        foreign = pool.foreign_requests.take(candidates)
-        # Those that wait there and are not ours have prompts that nobody here knows.
-        unknown = np.minimum(pool.waiting_requests.take(candidates), foreign)
         cached = np.minimum(request.matched_tokens.take(candidates), request.prompt_tokens)
+        requests = pool.in_flight_requests.take(candidates)
+        ahead = pool.in_flight_prefill_tokens.take(candidates)
+        foreign = pool.foreign_requests.take(candidates)
+        if largest(foreign) > 0:
+            requests = requests + foreign
+            # Those that wait there and are not ours have prompts that nobody here knows.
+            unknown = np.minimum(pool.waiting_requests.take(candidates), foreign)
+            ahead = ahead + unknown * (self._means.prompt_tokens * (1 - self._means.hit_rate))
         return _There(
             cached=cached,
             uncached=request.prompt_tokens - cached,
-            requests=pool.in_flight_requests.take(candidates) + foreign,
+            requests=requests,
             context=pool.in_flight_kv_tokens.take(candidates),
-            ahead=pool.in_flight_prefill_tokens.take(candidates)
-            + unknown * (self._means.prompt_tokens * (1 - self._means.hit_rate)),
+            ahead=ahead,
         )
 
     def _costs(
@@ -163,23 +169,25 @@ class Auto(RoutingPolicy):
         means, latencies = self._means, self._latencies
         answer = means.output_tokens if request.decodes else 0.0
         pace = latencies.first_paces.take(candidates)
-        wait_s = latencies.prefill_s * pace * there.ahead
-        prefill_s = pace * latencies.prefills_s(request.prompt_tokens, there.uncached)
-        if not request.prefills:
-            wait_s, prefill_s = np.zeros(candidates.size), np.zeros(candidates.size)
-        ttft_s = wait_s + prefill_s + pace * latencies.overhead_s(there.requests)
+        if request.prefills:
+            prefill_s = pace * latencies.prefills_s(request.prompt_tokens, there.uncached)
+            first_s = prefill_s + (latencies.prefill_s * pace) * there.ahead
+        else:
+            prefill_s = first_s = np.zeros(candidates.size)
+        ttft_s = first_s + pace * latencies.overhead_s(there.requests)
         tpot_s = latencies.each_paces.take(candidates) * latencies.token_s(
             there.requests, there.context
         )
-        own_s = wait_s + prefill_s + (_STALL * answer) * tpot_s
+        own_s = first_s + (_STALL * answer) * tpot_s
         if request.session_slot is not None:
             moved_s = latencies.prefill_s * (request.prompt_tokens + means.prompt_tokens)
             own_s += np.where(candidates == request.session_slot, 0.0, moved_s)
         harm_s = prefill_s * _worth(means.hit_rate)
         if request.decodes:
-            usual_s = latencies.prefill_s * means.prompt_tokens * (1 - means.hit_rate)
-            stall_s = np.maximum(prefill_s - _LARGE * usual_s, 0.0)
-            harm_s += (_STALL * there.requests) * (stall_s + answer * latencies.crowding_s)
+            large_s = _LARGE * latencies.prefill_s * means.prompt_tokens * (1 - means.hit_rate)
+            harm_s += (_STALL * answer * latencies.crowding_s) * there.requests
+            if largest(prefill_s) > large_s:
+                harm_s += _STALL * there.requests * np.maximum(prefill_s - large_s, 0.0)
         harm_s += self._room_s(pool, candidates, there.uncached + answer)
         if request.adapter is not None:
             slot_wait_s = self._adapter_s(request.adapter, pool, candidates)
@@ -193,13 +201,13 @@ class Auto(RoutingPolicy):
         for as long as it runs. Blocks that it shares with others take no room. Where the capacity
         is not known it is as large as elsewhere."""
         capacity = pool.kv_capacity_tokens.take(candidates)
-        known = capacity > 0
-        if not known.any():
-            return np.zeros(candidates.size)
-        usage = min(1.0, float(pool.kv_usage.take(candidates).sum()) / candidates.size)
-        price = usage * usage / (_FULL - usage) * self._means.decode_s
-        if not known.all():
+        if least(capacity) <= 0:
+            known = capacity > 0
+            if not known.any():
+                return np.zeros(candidates.size)
             capacity = np.where(known, capacity, capacity[known].mean())
+        usage = min(1.0, float(np.add.reduce(pool.kv_usage.take(candidates))) / candidates.size)
+        price = usage * usage / (_FULL - usage) * self._means.decode_s
         room: Floats = price * tokens / capacity
         return room
 
@@ -267,6 +275,10 @@ def _worth(hit_rate: float) -> float:
 
 def _least(cost: Floats, count: int, rng: random.Random) -> Slots:
     """Places of the ``count`` least costs, the least first; equal ones in random order."""
+    sorted_ = cost.argsort()
+    values = cost.take(sorted_[: count + 1]).tolist()
+    if len({*values}) == len(values):
+        return sorted_[:count]
     left = cost.copy()
     chosen: list[int] = []
     for _ in range(min(count, cost.size)):
