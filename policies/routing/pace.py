@@ -45,9 +45,10 @@ class Paces:
         return self._factors.item(slot) if slot < len(self._logs) else 1.0
 
     def take(self, slots: Slots) -> Floats:
-        """The factors of endpoints."""
-        if self._factors.size <= slots.max(initial=-1):
-            self._grow(int(slots.max()) + 1)
+        """The factors of some endpoints, at least one."""
+        last = slots.item(slots.argmax())
+        if self._factors.size <= last:
+            self._grow(last + 1)
         return self._factors.take(slots)
 
     def observe(self, slot: int, seconds: float, usual_s: float) -> None:

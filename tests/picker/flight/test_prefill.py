@@ -42,5 +42,5 @@ def test_noise_never_gives_a_speed_out_of_bounds() -> None:
     speed = PrefillSpeed()
     for _ in range(300):
         speed.observe(rng.uniform(0, 10_000), rng.expovariate(1))
-        assert 20 <= speed.tokens_per_s <= 2_000_000
+        assert 20 <= speed.tokens_per_s <= 20_000_000
         assert speed.overhead_s >= 0
