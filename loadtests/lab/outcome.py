@@ -40,6 +40,8 @@ class Served:
     predicted_ttft_s: float | None = None
     """By the policy, at the decision; None: it predicts nothing."""
     predicted_tpot_s: float | None = None
+    queued_s: float = 0.0
+    """How long it waited in the picker, in the end for nothing when it was refused."""
 
     @property
     def ttft_s(self) -> float | None:
@@ -82,3 +84,6 @@ class Outcome:
     busy_s: list[float] = field(default_factory=list)
     """For each replica, the time with a step on the accelerator."""
     steps: int = 0
+    gaps: list[tuple[float, int, float]] = field(default_factory=list)
+    """From time to time, of each class in which something waits in the picker: when, the class, and
+    `FlowQueue.gap`."""

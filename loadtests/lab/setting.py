@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
 from loadtests.sim.model.profile import Profile
 from loadtests.sim.model.scheduler import EngineLimits
+from picker.settings import FlowSettings
+from policies.limits.plan import TenantPolicy
 from policies.routing.spec import PolicySpec
 
 
@@ -54,6 +57,23 @@ class Troubles:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantTerms:
+    """What a tenant is to the queue."""
+
+    weight: int = 1
+    priority: int = 0
+    objective: str = ""
+    """That its requests name; one of `FlowSettings.objectives`."""
+
+    def policy(self, tenant: str) -> TenantPolicy:
+        """As the picker has it."""
+        trusted = bool(self.objective)
+        return TenantPolicy(
+            tenant, priority=self.priority, weight=self.weight, flow_headers=trusted
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Setting:
     """A pool of equal replicas behind one picker."""
 
@@ -69,3 +89,7 @@ class Setting:
     """The picker knows the engines' caches by their events, and the tokens of every prompt."""
     queue: bool = False
     """Requests that the replicas could not begin wait in the picker."""
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    """How they wait."""
+    tenants: Mapping[str, TenantTerms] = field(default_factory=dict)
+    """Of those that are not as others are."""

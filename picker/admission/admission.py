@@ -161,7 +161,8 @@ class Admission:
 
     def _item(self, context: RequestContext, line: Line) -> Item:
         terms, now_s = self._terms_of(context), self._now()
-        output, worth = context.output_tokens, line.worth.tokens
+        stated, worth = context.output_tokens, line.worth.tokens
+        output = line.expectation.tokens(terms.flow, stated)
         item = Item(
             id=context.id,
             flow=terms.flow,
@@ -172,7 +173,7 @@ class Admission:
             cost=context.prompt_tokens + worth * output,
             prompt_tokens=context.prompt_tokens,
             output_tokens=output,
-            output_worth=worth,
+            stated_tokens=stated,
             arrived_s=now_s,
             expires_s=now_s + terms.ttl_s,
             due_s=terms.due_s,

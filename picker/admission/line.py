@@ -18,9 +18,10 @@ from picker.flight.entry import Entry
 from picker.flight.ledger import Ledger
 from picker.request.context import RequestContext
 from picker.request.rejection import Reason, Rejection
-from picker.request.report import Report
+from picker.request.report import Ending, Report
 from picker.seams.holding import Hold, Holding
 from picker.state.pool import PoolRuntime
+from policies.flow.expectation import Expectation
 from policies.flow.item import Item, Place
 from policies.flow.order import Order
 from policies.flow.pace import LONGEST_S, Pace
@@ -83,6 +84,7 @@ class Line:
         self.queue = FlowQueue(rules, order)
         self.pace = Pace(now())
         self.worth = OutputWorth()
+        self.expectation = Expectation()
         self._ledger, self._holding, self._now = ledger, holding, now
         self._held: dict[str, Held] = {}
         self._let_go: dict[str, Held] = {}
@@ -167,25 +169,19 @@ class Line:
 
     def ended(self, entry: Entry, report: Report, usage: Usage | None) -> None:
         """A request has ended: learn from it, and charge what it has really cost."""
-        features = entry.answering.features
+        item = entry.item
         if usage is None:
-            if entry.item is not None:
-                self.queue.settle(entry.item, 0.0)
+            if item is not None:
+                self.queue.settle(item, 0.0)
             return
         out = usage.output_tokens
-        if features is not None and entry.streaming and report.ttft_s is not None and out > 4:
-            tpot_s = (report.duration_s - report.ttft_s) / (out - 1)
-            requests = features.endpoint.in_flight_requests + 1.0
-            self.worth.observe(tpot_s=tpot_s, requests=requests, tokens_per_s=self._places.speed)
-        if entry.item is not None:
+        self._learn_worth(entry, report, out)
+        if item is not None:
+            if report.reason is Ending.OK:
+                self.expectation.observe(item.flow, out)
             uncached = max(0, usage.input_tokens - usage.cached_tokens)
-            cost = uncached + entry.item.output_worth * out
-            self.queue.settle(
-                entry.item,
-                max(_LEAST_COST, cost),
-                prompt_tokens=usage.input_tokens,
-                output_tokens=out,
-            )
+            cost = max(_LEAST_COST, uncached + item.output_worth * out)
+            self.queue.settle(item, cost, prompt_tokens=usage.input_tokens, output_tokens=out)
 
     def reported(self, slot: int) -> None:
         """An engine has reported its load."""
@@ -227,6 +223,20 @@ class Line:
         return PoolSight(self.pool.name, full, classes)
 
     # -- inside
+
+    def _learn_worth(self, entry: Entry, report: Report, out: int) -> None:
+        leg, ttft_s = entry.answering, report.ttft_s
+        if leg.features is None or not entry.streaming or ttft_s is None or out <= 4:
+            return
+        requests = leg.features.endpoint.in_flight_requests + 1.0
+        if (slot := self.pool.state.slot_of.get(leg.address)) is not None:
+            # It was decoded beside those that it found, then beside those that it leaves.
+            requests = (requests + self.pool.state.view.in_flight_requests.item(slot) + 1.0) / 2
+        self.worth.observe(
+            tpot_s=(report.duration_s - ttft_s) / (out - 1),
+            requests=requests,
+            tokens_per_s=self._places.speed,
+        )
 
     def _let(self, held: Held) -> None:
         self._unhold(held)
@@ -302,9 +312,17 @@ class Line:
         """Let it go if there is room for it where it waits."""
         if not held.item.waits or not self._begins(held.slot, held.context):
             return False
-        self.queue.take(held.item, self._now())
-        self._let(held)
+        self._take(held)
         return True
+
+    def _take(self, held: Held) -> None:
+        """Its turn has come: it is charged as it is expected to cost here and now."""
+        item = held.item
+        item.output_worth = self.worth.tokens
+        item.output_tokens = self.expectation.tokens(item.flow, item.stated_tokens)
+        cost = held.uncached_tokens + item.output_worth * item.output_tokens
+        self.queue.take(item, self._now(), max(_LEAST_COST, cost))
+        self._let(held)
 
     def _invite(self, now_s: float) -> None:
         """There is room where nobody waits: those that are next where most waits may be better off
@@ -337,8 +355,7 @@ class Line:
         for held in [held for held in self._held.values() if held.slot == slot]:
             self._place_anew(held, now_s)
             if held.item.waits and not self._serves(held.slot, now_s):
-                self.queue.take(held.item, self._now())
-                self._let(held)
+                self._take(held)
 
     def _place_anew(self, held: Held, now_s: float) -> None:
         try:

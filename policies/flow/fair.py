@@ -19,7 +19,7 @@ class Fair:
 
     def price(self, item: Item) -> float:
         """See `Order`."""
-        return item.cost / item.weight
+        return item.spent / item.weight
 
     def counters(self) -> Shares:
         """See `Order`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 from policies.flow.item import Item
@@ -9,7 +10,7 @@ from policies.flow.item import Item
 
 class Counters(Protocol):
     """What each child was served, as a tag. The child with the least tag goes next, of those that
-    have something waiting. A tag never becomes less."""
+    have something waiting."""
 
     def __len__(self) -> int:
         """Children that have something waiting."""
@@ -45,6 +46,16 @@ class Counters(Protocol):
 
     def ahead(self, child: str) -> float:
         """How far the child is beyond its share, at least 0."""
+        ...
+
+    @property
+    def lowerings(self) -> int:
+        """How often a tag has become less."""
+        ...
+
+    def lowered(self, since: int) -> Iterator[str] | None:
+        """Children whose tag has become less since there were so many `lowerings`; None: too many
+        to know."""
         ...
 
 

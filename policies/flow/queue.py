@@ -110,9 +110,11 @@ class FlowQueue:
             found.sort(key=self._turn)
         return found
 
-    def take(self, item: Item, now_s: float) -> None:
+    def take(self, item: Item, now_s: float, cost: float | None = None) -> None:
         """An item is served: it is charged to its flow and user, and waits no longer. Classes below
-        it that have waited for long are owed a share of it."""
+        it that have waited for long are owed a share of it. ``cost``: as expected by now, when it
+        is not as it was."""
+        item.spent = item.cost if cost is None else cost
         tier, owed = self._tiers[item.priority], self.order.owed
         tier.charge(item)
         tier.owed = tier.owed - item.cost if tier.owed > 0 else tier.owed
@@ -132,7 +134,7 @@ class FlowQueue:
         """What an item that was taken has really cost; others cost nothing."""
         if not item.charged:
             return
-        item.cost, item.prompt_tokens, item.output_tokens = cost, prompt_tokens, output_tokens
+        item.spent, item.prompt_tokens, item.output_tokens = cost, prompt_tokens, output_tokens
         if (tier := self._tiers.get(item.priority)) is not None:
             tier.correct(item)
 

@@ -2,34 +2,46 @@
 
 A child that has something waiting carries a start tag, and the child with the least should go next.
 What it is given moves its tag on by cost / weight. A child that comes (back) starts at the virtual
-time, which is the least tag of those that wait: nobody saves up a share that he did not ask for. Of
+time, which is the tag that was served last: nobody saves up a share that he did not ask for. Of
 two children that wait all the time for the same server, the work given by weight differs by no more
-than the largest item of each; `correct` keeps that true when an item turns out to be larger or
-smaller than expected.
+than the largest item of each.
+
+What an item has cost is known when it has ended. Then the tag is put where it would be if the item
+had been charged that much at once; also when this is less, and others were served by a tag that was
+too high meanwhile: they have had more than their share, and it is set off now.
 """
 
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from typing import Final
 
 _SWEEP_AT: Final = 1024
 
 
 class Shares:
-    """The tags of children, by name. Tags only grow: what a child is owed is set off against what
-    it is given next."""
+    """The tags of children, by name."""
 
     def __init__(self) -> None:
         self._virtual = 0.0
+        """Tag of the child that was served last, before it was charged for that; or the least tag
+        of those that waited, if that was less."""
         self._tags: dict[str, float] = {}
-        """Of those that have something waiting, and of those that are ahead of the virtual time."""
-        self._owed: dict[str, float] = {}
+        """Of those that have something waiting, and of those that had."""
+        self._lifted: dict[str, float] = {}
+        """Virtual time that children of these started at: what they were given before is forgotten,
+        and so is what it has cost."""
         self._waiting: dict[str, int] = {}
         """How much each has waiting."""
         self._heap: list[tuple[float, str]] = []
         """Tags of those that wait; old ones among them."""
         self._sweep_at = _SWEEP_AT
+        self._lowered: dict[str, int] = {}
+        """Children whose tag became less, with a number that grows; the last one comes last."""
+        self._lowerings = 0
+        self._forgotten = 0
+        """Number of the last that is not in ``_lowered`` any more."""
 
     def __len__(self) -> int:
         """Children that have something waiting."""
@@ -40,14 +52,21 @@ class Shares:
 
     def tag(self, child: str) -> float:
         """The child with the least goes next."""
-        return max(self._virtual, self._tags.get(child, 0.0))
+        if child in self._waiting:
+            return self._tags[child]
+        return max(self._now(), self._tags.get(child, 0.0))
 
     def join(self, child: str) -> None:
         """The child has one thing more waiting."""
         count = self._waiting.get(child, 0)
-        self._waiting[child] = count + 1
         if not count:
-            self._set(child, self.tag(child))
+            now, tag = self._now(), self._tags.get(child, 0.0)
+            if tag <= now:
+                self._lifted[child] = tag = now
+            self._waiting[child] = 1
+            self._set(child, tag)
+        else:
+            self._waiting[child] = count + 1
 
     def leave(self, child: str) -> None:
         """The child has one thing less waiting."""
@@ -59,28 +78,51 @@ class Shares:
     def charge(self, child: str, amount: float) -> None:
         """The child is given work: ``amount`` is its cost by weight."""
         tag = self.tag(child)
-        owed = self._owed.pop(child, 0.0)
-        if owed > amount:
-            self._owed[child] = owed - amount
         least = self._least()
-        self._virtual = max(self._virtual, tag if least is None else min(tag, least))
-        self._set(child, tag + max(0.0, amount - owed))
+        self._virtual = tag if least is None else min(tag, least)
+        self._set(child, tag + amount)
 
     def correct(self, child: str, amount: float) -> None:
         """What the child was given cost so much more, or less, than it was charged."""
-        if amount >= 0:
-            self._set(child, self.tag(child) + amount)
-        elif child in self._waiting or self._tags.get(child, 0.0) > self._virtual:
-            self._owed[child] = self._owed.get(child, 0.0) - amount
+        tag = self._tags.get(child)
+        if tag is None:  # forgotten: no more than the virtual time
+            tag = self._virtual
+        new = max(tag + amount, self._lifted.get(child, 0.0))
+        if new < tag:
+            self._lowerings += 1
+            self._lowered.pop(child, None)
+            self._lowered[child] = self._lowerings
+        self._set(child, new)
 
     def gap(self) -> float:
         """Between the most and the least served of those that have something waiting."""
-        tags = [self.tag(child) for child in self._waiting]
+        tags = [self._tags[child] for child in self._waiting]
         return max(tags) - min(tags) if tags else 0.0
 
     def ahead(self, child: str) -> float:
         """How far the child is beyond its share, at least 0: cost by weight."""
-        return max(0.0, self._tags.get(child, 0.0) - self._virtual)
+        return max(0.0, self._tags.get(child, 0.0) - self._now())
+
+    @property
+    def lowerings(self) -> int:
+        """How often a tag has become less."""
+        return self._lowerings
+
+    def lowered(self, since: int) -> Iterator[str] | None:
+        """Children whose tag has become less since there were so many `lowerings`; None: too many
+        to know."""
+        return self._lowered_since(since) if since >= self._forgotten else None
+
+    def _lowered_since(self, since: int) -> Iterator[str]:
+        for child, number in reversed(self._lowered.items()):
+            if number <= since:
+                return
+            yield child
+
+    def _now(self) -> float:
+        """Virtual time."""
+        least = self._least()
+        return self._virtual if least is None else min(self._virtual, least)
 
     def _set(self, child: str, tag: float) -> None:
         self._tags[child] = tag
@@ -103,9 +145,10 @@ class Shares:
 
     def _sweep(self) -> None:
         """Forget the children that would start at the virtual time anyway."""
-        virtual, waiting = self._virtual, self._waiting
+        now, waiting = self._now(), self._waiting
         self._tags = {
-            child: tag for child, tag in self._tags.items() if tag > virtual or child in waiting
+            child: tag for child, tag in self._tags.items() if tag > now or child in waiting
         }
-        self._owed = {child: owed for child, owed in self._owed.items() if child in self._tags}
+        self._lifted = {child: tag for child, tag in self._lifted.items() if child in self._tags}
         self._sweep_at = max(_SWEEP_AT, 2 * len(self._tags))
+        self._lowered, self._forgotten = {}, self._lowerings

@@ -27,10 +27,10 @@ class Shelf:
 
     def add(self, item: Item) -> None:
         """An item waits here."""
-        found = self._classes.get(item.priority)
+        found, tier = self._classes.get(item.priority), self._tiers[item.priority]
         if found is None:
-            found = self._classes[item.priority] = _Class(self._place)
-        found.add(item, self._tiers[item.priority])
+            found = self._classes[item.priority] = _Class(self._place, tier)
+        found.add(item, tier)
         self.depth.more(item)
 
     def remove(self, item: Item) -> None:
@@ -42,10 +42,11 @@ class Shelf:
         if not found.requests:
             del self._classes[item.priority]
         elif found.gone > _TIDY_AT + 2 * found.requests:
-            tidy = self._classes[item.priority] = _Class(self._place)
+            tier = self._tiers[item.priority]
+            tidy = self._classes[item.priority] = _Class(self._place, tier)
             for one in found.all():
                 if found.has(one):
-                    tidy.add(one, self._tiers[item.priority])
+                    tidy.add(one, tier)
 
     def first(self) -> Item | None:
         """The item that goes next: of the highest class, unless one below it has something owed;
@@ -60,13 +61,13 @@ class Shelf:
 
 
 class _Class:
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, tier: Tier) -> None:
         self._place = place
         self.requests = 0
         self.gone = 0
         """Items in it that are not here any more, at most."""
         self._arrived: deque[Item] = deque()
-        self._flows = _Children()
+        self._flows = _Children(tier.shares)
         self._users: dict[str, _Children] = {}
         self._items: dict[tuple[str, str], list[tuple[float, int, Item]]] = {}
         """By flow and user, the earliest deadline first, then by arrival."""
@@ -79,7 +80,7 @@ class _Class:
             heap = self._items[item.flow, item.user] = []
             users = self._users.get(item.flow)
             if users is None:
-                users = self._users[item.flow] = _Children()
+                users = self._users[item.flow] = _Children(tier.users(item.flow))
                 self._flows.add(item.flow, tier.shares)
             users.add(item.user, tier.users(item.flow))
         heapq.heappush(heap, (item.due_s, item.order, item))
@@ -101,36 +102,56 @@ class _Class:
                 if heap:
                     return heap[0][2]
                 del self._items[flow, user]
-                users.drop_first()
+                users.drop(user)
             for user in users:
                 del self._items[flow, user]
             del self._users[flow]
-            self._flows.drop_first()
+            self._flows.drop(flow)
         return None
 
 
 class _Children:
     """Those of the children of some shares that are here, by their tags."""
 
-    def __init__(self) -> None:
+    def __init__(self, shares: Counters) -> None:
         self._heap: list[tuple[float, str]] = []
+        self._tags: dict[str, float] = {}
+        """As they are in the heap; other ones there are old."""
+        self._lowerings = shares.lowerings
 
     def __iter__(self) -> Iterator[str]:
-        return (child for _, child in self._heap)
+        return iter(self._tags)
 
     def add(self, child: str, shares: Counters) -> None:
-        heapq.heappush(self._heap, (shares.tag(child), child))
+        self._push(child, shares.tag(child))
 
     def first(self, shares: Counters) -> str | None:
-        """The one with the least tag. Tags only grow: an old one is put right when it comes up."""
-        heap = self._heap
+        """The one with the least tag. A tag that has grown is put right when it comes up."""
+        if self._lowerings != shares.lowerings:
+            self._lower(shares)
+        heap, tags = self._heap, self._tags
         while heap:
             tag, child = heap[0]
+            if tags.get(child) != tag:
+                heapq.heappop(heap)
+                continue
             now = shares.tag(child)
             if now <= tag:
                 return child
+            tags[child] = now
             heapq.heapreplace(heap, (now, child))
         return None
 
-    def drop_first(self) -> None:
-        heapq.heappop(self._heap)
+    def drop(self, child: str) -> None:
+        del self._tags[child]
+
+    def _lower(self, shares: Counters) -> None:
+        lowered = shares.lowered(self._lowerings)
+        for child in self if lowered is None else lowered:
+            if child in self._tags and (now := shares.tag(child)) < self._tags[child]:
+                self._push(child, now)
+        self._lowerings = shares.lowerings
+
+    def _push(self, child: str, tag: float) -> None:
+        self._tags[child] = tag
+        heapq.heappush(self._heap, (tag, child))

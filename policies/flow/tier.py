@@ -71,13 +71,14 @@ class Tier:
         flow = self._flows.get(item.flow)
         if flow is not None and len(flow.users) > 1:  # among whom else is it shared?
             flow.users.charge(item.user, item.price)
+            item.divided = True
 
     def correct(self, item: Item) -> None:
         """It is known what an item has cost that was charged."""
         price = self._order.price(item)
         more, item.price = price - item.price, price
         self.shares.correct(item.flow, more)
-        if (flow := self._flows.get(item.flow)) is not None:
+        if item.divided and (flow := self._flows.get(item.flow)) is not None:
             flow.users.correct(item.user, more)
 
     def oldest_s(self, flow: str | None = None) -> float:

@@ -20,7 +20,7 @@ class _ByArrival:
 
     def price(self, item: Item) -> float:
         """See `Order`."""
-        return item.cost
+        return item.spent
 
     def counters(self) -> Shares:
         """See `Order`."""
