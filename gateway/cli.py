@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import orjson
 import typer
 
-from gateway.commands import keys, tenants
+from gateway.commands import batches, keys, tenants
 from gateway.commands.explain import explain
 from gateway.commands.output import fail
 from gateway.commands.queue import queue
@@ -37,6 +37,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(envoy_app, name="envoy")
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(keys.app, name="keys")
+app.add_typer(batches.app, name="batches")
 
 COMMANDS: Final = "penstock.commands"
 """Entry points: each a `typer.Typer` that becomes a command of its name."""

@@ -213,6 +213,8 @@ class Picker:
             raise
         if context.answer is not None:
             context.answer = context.answer.with_headers(context.id_header)
+            if context.answer.handover is not None:
+                return context.answer  # see `handed_over`
             self._observer.answered(
                 Answered(
                     labels=context.labels(),
@@ -274,6 +276,13 @@ class Picker:
         """The data plane itself turned a request away that no picker decided."""
         self._observer.rejected(event)
         self.decisions.refused("", event, "Envoy or the gateway in front has refused it.")
+
+    def handed_over(self, event: Answered | Rejected) -> None:
+        """Another process of this gateway has answered a request that was handed over."""
+        if isinstance(event, Answered):
+            self._observer.answered(event)
+        else:
+            self._observer.rejected(event)
 
     def apply_signals(self, pool: str, address: str, signals: Signals, started_s: float) -> None:
         """Signals of a scrape that began at ``started_s``; see `ScrapeSink`."""

@@ -48,6 +48,8 @@ PENSTOCK_NAMESPACE: Final = "penstock"
 """Dynamic metadata of our own: what the Lua filter and the access log need of the decision."""
 ASKED: Final = "asked"
 """Key in it: the id of a request that is being decided; ``id`` once Envoy has the decision."""
+HANDED_OVER: Final = "handed_over"
+"""Key in it: tenant of a request that another process of this gateway answers."""
 TICKET: Final = "ticket"
 """Key in it: what settles the request's limits."""
 RESPONSE_HEADERS: Final = "response_headers"
@@ -69,6 +71,11 @@ TRIES_NAMESPACE: Final = "penstock.tries"
 """Dynamic metadata about the tries of a request before the last one."""
 POOL_HEADER: Final = "x-penstock-pool"
 """Chooses the Envoy cluster; set by the decision, removed before the replica sees it."""
+CALLER: Final = "x-penstock-caller"
+"""Request header for another process of this gateway: tenant, key's id and user, each quoted as in
+a URL, with semicolons between. The picker sets it."""
+BATCH_LINE: Final = "x-penstock-batch-line"
+"""Request header of a line of a batch: the gateway's own key for these, then as in `CALLER`."""
 MAX_RETRIES: Final = "x-envoy-max-retries"
 RETRIED_STATUSES: Final = "x-envoy-retriable-status-codes"
 ATTEMPT: Final = "x-envoy-attempt-count"
@@ -77,6 +84,8 @@ CLIENT_MAY_NOT_SET: Final = (
     DESTINATION,
     SUBSET_KEY,
     POOL_HEADER,
+    CALLER,
+    BATCH_LINE,
     "x-prefiller-host-port",
     "x-encoder-hosts-ports",
     "x-data-parallel-host-port",
@@ -98,6 +107,10 @@ CLIENT_MAY_NOT_SET: Final = (
 )
 """Request headers removed at the edge: a client could steer routing or retries with them, or a
 replica behind a framework that lets them stand for the method or the path."""
+
+
+BATCHES_CLUSTER: Final = "penstock_batches"
+"""The Envoy cluster of the process that serves files and batches."""
 
 
 def cluster_name(pool: str) -> str:

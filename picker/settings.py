@@ -116,6 +116,8 @@ class PickerSettings:
     """Responses name the replica and its predicted time to the first token."""
     passthrough: tuple[str, ...] = ()
     """Paths that are open to clients beside those of the engines; ``PATH/*``: with all below."""
+    handed_over: tuple[str, ...] = ()
+    """Beginnings of paths that another process of this gateway serves: see `HandOver`."""
     foreign_fallbacks: int = 0
     """Further choices that somebody else's gateway is told of."""
     foreign_wait: ForeignWait = ForeignWait()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
 import orjson
 from aiohttp import web
+from prometheus_client.registry import Collector
 
 from gateway.admin.access import Access
 from gateway.admin.accounts import AccountHandlers
 from gateway.admin.answers import answer, refusals
+from gateway.admin.batches import BatchCollector, BatchHandlers, BatchRecords
 from gateway.admin.decisions import DecisionHandlers
 from gateway.admin.gauges import StatusCollector
 from gateway.admin.guard import error, errors, same_origin
@@ -28,11 +32,16 @@ _PAGE = resources.files("gateway.admin").joinpath("index.html").read_text(encodi
 
 
 def application(
-    source: StatusSource, tenants: TenantSource, access: Access, metrics_dir: Path
+    source: StatusSource,
+    tenants: TenantSource,
+    access: Access,
+    metrics_dir: Path,
+    batches: BatchRecords | None = None,
 ) -> web.Application:
     """The admin application. ``metrics_dir``: where the workers keep their metrics
     (PROMETHEUS_MULTIPROC_DIR)."""
-    handlers = _Handlers(source, access, metrics_dir)
+    batches = batches or BatchRecords()
+    handlers = _Handlers(source, access, metrics_dir, batches)
     app = web.Application(
         middlewares=[errors, same_origin, access.middleware, refusals], client_max_size=64 * 1024
     )
@@ -47,20 +56,29 @@ def application(
     AccountHandlers(tenants).add_to(app)
     QueueHandlers(source).add_to(app)
     DecisionHandlers(source).add_to(app)
+    BatchHandlers(batches).add_to(app)
     return app
 
 
-def metrics_application(source: StatusSource, access: Access, metrics_dir: Path) -> web.Application:
+def metrics_application(
+    source: StatusSource,
+    access: Access,
+    metrics_dir: Path,
+    batches: BatchRecords | None = None,
+) -> web.Application:
     """Only /metrics, without a token, for a second port that other machines may reach."""
-    handlers = _Handlers(source, access, metrics_dir)
+    handlers = _Handlers(source, access, metrics_dir, batches or BatchRecords())
     app = web.Application(middlewares=[errors])
     app.router.add_get("/metrics", handlers.metrics)
     return app
 
 
 class _Handlers:
-    def __init__(self, source: StatusSource, access: Access, metrics_dir: Path) -> None:
+    def __init__(
+        self, source: StatusSource, access: Access, metrics_dir: Path, batches: BatchRecords
+    ) -> None:
         self._source = source
+        self._batches = batches
         self._access = access
         self._metrics_dir = metrics_dir
 
@@ -77,11 +95,15 @@ class _Handlers:
         )
 
     async def metrics(self, request: web.Request) -> web.Response:
-        collector = StatusCollector(
-            self._source.status(), self._source.queues(), self._access.refused
-        )
+        collectors: list[Collector] = [
+            StatusCollector(self._source.status(), self._source.queues(), self._access.refused)
+        ]
+        with contextlib.suppress(OSError):  # of the lane's folder; the others are told all the same
+            totals = await self._batches.totals()
+            if totals is not None:
+                collectors.append(BatchCollector(totals, time.time()))
         body, content_type = await asyncio.to_thread(
-            multiprocess.render, self._metrics_dir, [collector], request.headers.get("Accept", "")
+            multiprocess.render, self._metrics_dir, collectors, request.headers.get("Accept", "")
         )
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -130,8 +152,10 @@ class AdminServer:
         tenants: TenantSource,
         token: Callable[[], str | None],
         metrics_dir: Path,
+        batches: BatchRecords | None = None,
     ) -> None:
         """``token``: returns the token of the configuration in force."""
+        self._batches = batches or BatchRecords()
         self._source = source
         self._tenants = tenants
         self._access = Access(token)
@@ -140,10 +164,12 @@ class AdminServer:
 
     async def start(self, admin: Admin, metrics: MetricsSection) -> None:
         """Listen. Raises OSError when a port is taken."""
-        app = application(self._source, self._tenants, self._access, self._metrics_dir)
+        app = application(
+            self._source, self._tenants, self._access, self._metrics_dir, self._batches
+        )
         await self._listen(app, admin.address, admin.port)
         if metrics.port is not None:
-            app = metrics_application(self._source, self._access, self._metrics_dir)
+            app = metrics_application(self._source, self._access, self._metrics_dir, self._batches)
             await self._listen(app, metrics.address, metrics.port)
 
     async def stop(self) -> None:
@@ -151,6 +177,7 @@ class AdminServer:
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()
+        await self._batches.close()
 
     async def _listen(self, app: web.Application, address: str, port: int) -> None:
         runner = web.AppRunner(app, access_log=None)

@@ -65,6 +65,8 @@ class Launch:
     env: Mapping[str, str] | None = field(default=None, repr=False)
     """The whole environment; None: this process's."""
     cwd: Path | None = None
+    pass_fds: tuple[int, ...] = ()
+    """Open files that it inherits, by number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +305,7 @@ class Child:
                 *(sys.executable, "-I", "-S", "-c", _LAUNCHER, *arguments),
                 env=dict(env),
                 cwd=launch.cwd,
+                pass_fds=launch.pass_fds,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=write_end,
                 stderr=write_end,

@@ -54,10 +54,10 @@ def chain(plan: EnvoyPlan) -> list[Json]:
     ]
 
 
-def without_denied_headers() -> Json:
+def without_denied_headers(keep: tuple[str, ...] = ()) -> Json:
     """For the connection manager: request headers go before anything else reads them."""
     # Usage is read from the response's text, so it must not come compressed.
-    removed = (*names.CLIENT_MAY_NOT_SET, "accept-encoding")
+    removed = (*(name for name in names.CLIENT_MAY_NOT_SET if name not in keep), "accept-encoding")
     return typed(
         "envoy.http.early_header_mutation.header_mutation",
         "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.envoy import cors, filters, local_replies, tls
+from gateway.envoy.batches import lane_routes
 from gateway.envoy.message import TYPE, Json, typed
 from gateway.envoy.plan import ACCESS_LOG_CLUSTER, EnvoyPlan
 from picker import names
@@ -15,9 +16,26 @@ _NOBODY: Final = "penstock_undecided"
 """A cluster that does not exist: an undecided request goes nowhere, and gets 503."""
 
 
+def all_listeners(plan: EnvoyPlan) -> list[Json]:
+    """The one that clients connect to, and that of the batch lane where there is one."""
+    return [listener(plan), *([_lines_listener(plan)] if plan.config.handed_over else [])]
+
+
+def _lines_listener(plan: EnvoyPlan) -> Json:
+    """For the lines of batches: as clients' requests but for the header that says whose they are.
+    Only this user reaches the socket."""
+    manager = _connection_manager(plan, "lines", keep=(names.BATCH_LINE,))
+    return {
+        "name": "lines",
+        "address": {"pipe": {"path": str(plan.lines_socket), "mode": 0o600}},
+        "per_connection_buffer_limit_bytes": plan.buffer_bytes,
+        "filter_chains": [{"filters": [manager]}],
+    }
+
+
 def listener(plan: EnvoyPlan) -> Json:
     """The one that clients connect to."""
-    chain: Json = {"filters": [_connection_manager(plan)]}
+    chain: Json = {"filters": [_connection_manager(plan, "clients")]}
     listen = plan.config.listen
     if listen.tls is not None:
         chain["transport_socket"] = tls.downstream(listen.tls, plan.secret)
@@ -29,11 +47,12 @@ def listener(plan: EnvoyPlan) -> Json:
     }
 
 
-def _connection_manager(plan: EnvoyPlan) -> Json:
+def _connection_manager(plan: EnvoyPlan, name: str, *, keep: tuple[str, ...] = ()) -> Json:
+    """``keep``: headers that come from us here."""
     return typed(
         "envoy.filters.network.http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        stat_prefix="clients",
+        stat_prefix=name,
         use_remote_address=True,
         normalize_path=True,
         merge_slashes=True,
@@ -63,7 +82,7 @@ def _connection_manager(plan: EnvoyPlan) -> Json:
             "max_headers_count": 200,  # `MAX_HEADERS` of the picker, and what decisions add
         },
         route_config=_routes(plan),
-        early_header_mutation_extensions=[filters.without_denied_headers()],
+        early_header_mutation_extensions=[filters.without_denied_headers(keep)],
         http_filters=filters.chain(plan),
         local_reply_config=local_replies.mappers(),
         access_log=[_access_log()],
@@ -100,7 +119,12 @@ def _routes(plan: EnvoyPlan) -> Json:
     host: Json = {
         "name": "all",
         "domains": ["*"],
-        "routes": [decided, *_without_picker(plan, action), _undecided(plan)],
+        "routes": [
+            *lane_routes(plan, _NOBODY),
+            decided,
+            *_without_picker(plan, action),
+            _undecided(plan),
+        ],
         "include_request_attempt_count": True,
     }
     removed = [names.SERVER]

@@ -17,6 +17,8 @@ PICKER_CLUSTER: Final = "penstock_picker"
 """Name of the cluster of the picker workers: where requests are decided."""
 ACCESS_LOG_CLUSTER: Final = "penstock_access_log"
 """Name of the cluster of the same workers' other sockets, for access logs."""
+BATCHES_SOCKET: Final = "batches.sock"
+LINES_SOCKET: Final = "lines.sock"
 _ANSWER_BYTES: Final = 256 << 20
 """Longest JSON answer that is not streamed."""
 
@@ -70,6 +72,16 @@ class EnvoyPlan:
         """Longest body that Envoy buffers. It buffers JSON answers too, and they may be longer
         than requests; the picker holds the limit for requests."""
         return max(self.config.listen.max_body_bytes, _ANSWER_BYTES)
+
+    @property
+    def batches_socket(self) -> Path:
+        """Where the batch lane serves files and batches."""
+        return self.run_dir / BATCHES_SOCKET
+
+    @property
+    def lines_socket(self) -> Path:
+        """Where Envoy takes the lines of batches."""
+        return self.run_dir / LINES_SOCKET
 
     @property
     def admin_socket(self) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from gateway.config.schema.pools import Pool
 from gateway.config.schema.terms import is_ip
+from gateway.envoy.batches import lane_clusters
 from gateway.envoy.clusters import (
     pool_cluster,
     pool_members,
@@ -16,7 +17,7 @@ from gateway.envoy.clusters import (
     worker_members,
 )
 from gateway.envoy.jwt import keys_clusters
-from gateway.envoy.listener import listener
+from gateway.envoy.listener import all_listeners
 from gateway.envoy.message import MANY, TYPE, Json, typed, watched
 from gateway.envoy.plan import EnvoyPlan
 
@@ -37,14 +38,16 @@ def bootstrap(plan: EnvoyPlan) -> Json:
 
 
 def listeners(plan: EnvoyPlan) -> Json:
-    """The discovery answer with the one client-facing listener."""
-    return _discovery("envoy.config.listener.v3.Listener", [listener(plan)])
+    """The discovery answer with the client-facing listener, and that of the batch lane."""
+    return _discovery("envoy.config.listener.v3.Listener", all_listeners(plan))
 
 
 def clusters(plan: EnvoyPlan) -> Json:
-    """The discovery answer with a cluster for each pool, and one for the keys of tokens."""
+    """The discovery answer with a cluster for each pool, one for the keys of tokens, and one for
+    the batch lane."""
     resources = [pool_cluster(plan, pool) for pool in plan.config.pools]
-    return _discovery("envoy.config.cluster.v3.Cluster", [*resources, *keys_clusters(plan.jwt)])
+    others = [*keys_clusters(plan.jwt), *lane_clusters(plan)]
+    return _discovery("envoy.config.cluster.v3.Cluster", [*resources, *others])
 
 
 def static(plan: EnvoyPlan) -> Json:
@@ -60,12 +63,13 @@ def static(plan: EnvoyPlan) -> Json:
         _with_members, worker_clusters(plan), worker_members(plan).values()
     )
     whole["static_resources"] = {
-        "listeners": [listener(plan)],
+        "listeners": all_listeners(plan),
         "clusters": [
             decisions,
             *pools,
             access_logs,
             *keys_clusters(plan.jwt),
+            *lane_clusters(plan),
         ],
     }
     return whole

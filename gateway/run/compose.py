@@ -28,6 +28,7 @@ from gateway.pools.providers.simulated import simulated_plan
 from gateway.pools.providers.static import StaticEndpoints
 from gateway.run.rundir import RunDir
 from gateway.telemetry.worker import WorkerTelemetry
+from gateway.tenancy.batch_lines import BatchLines
 from gateway.tenancy.directory import Directory
 from gateway.tenancy.picker import PickerTenancy
 from gateway.tenancy.registry import Registry
@@ -94,7 +95,9 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
     name, picker_id = f"picker-{index}", f"{index}.{secrets.token_hex(4)}"
     telemetry = WorkerTelemetry(name, lambda model: picker.catalog.is_known(model))
     tenancy = WorkerTenancy(
-        lambda config: picker_tenancy(config, telemetry.tenants), run.accounts_socket(index)
+        lambda config: picker_tenancy(config, telemetry.tenants),
+        run.accounts_socket(index),
+        BatchLines(run.batch_key()),
     )
     peers = LocalPeers(picker_id, own=run.peer_socket(index))
     scraper = Scraper(sharing=peers.readings)

@@ -8,6 +8,7 @@ from functools import cache
 from math import inf
 from pathlib import Path
 
+from gateway.batches.settings import LaneSettings
 from gateway.config.config import Config
 from gateway.config.schema.pools import Pool
 from gateway.config.schema.scheduling import Breaker, Policy, Profile
@@ -65,6 +66,7 @@ def picker_settings(config: Config) -> PickerSettings:
         pools=pools,
         rewrites=rewrites,
         passthrough=config.passthrough,
+        handed_over=config.handed_over,
         shows_decisions=config.scheduling.decision_headers,
         foreign_fallbacks=config.picker.ext_proc.fallbacks,
         foreign_wait=ForeignWait(
@@ -83,6 +85,26 @@ def picker_settings(config: Config) -> PickerSettings:
             max_tokens=quantile.max,
             prior_tokens=quantile.prior,
         ),
+    )
+
+
+def lane_settings(config: Config, socket: Path, key: str) -> LaneSettings:
+    """What the batch lane works by. ``socket``, ``key``: see `LaneSettings`."""
+    batches = config.batches
+    return LaneSettings(
+        folder=config.batches_folder,
+        socket=socket,
+        key=key,
+        max_file_bytes=batches.max_file_bytes,
+        max_lines=batches.max_lines,
+        max_line_bytes=batches.max_line_bytes,
+        max_tenant_bytes=batches.max_tenant_bytes,
+        max_tenant_batches=batches.max_tenant_batches,
+        retention_s=batches.retention_s,
+        concurrency=batches.concurrency,
+        attempts=batches.attempts,
+        cancel_grace_s=batches.cancel_grace_s,
+        drain_s=config.listen.drain_timeout_s,
     )
 
 

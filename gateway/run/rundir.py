@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TextIO
 
-from gateway.envoy.plan import WorkerSockets
+from gateway.envoy.plan import BATCHES_SOCKET, LINES_SOCKET, WorkerSockets
 
 _LONGEST_SOCKET_PATH: Final = 100
 """Unix socket paths end at 107 bytes; the file names of ours are below 30."""
@@ -22,6 +23,10 @@ _LEFT_BEHIND: Final = (
     "decisions-*.sock",
     "picker-*.sock",
     "access-log-*.grpc",
+    "batches.sock",
+    "lines.sock",
+    "batch-lines.key",
+    "batches.json",
     "eds.pool.*.json",
 )
 """Files of an earlier run that this one does not write anew."""
@@ -106,6 +111,32 @@ class RunDir:
     def decisions_socket(self, worker: int) -> Path:
         """Where a picker worker answers the supervisor's questions about its decisions."""
         return self.path / f"decisions-{worker}.sock"
+
+    @property
+    def batches_socket(self) -> Path:
+        """Where the batch lane serves files and batches."""
+        return self.path / BATCHES_SOCKET
+
+    @property
+    def lines_socket(self) -> Path:
+        """Where Envoy takes the lines of batches."""
+        return self.path / LINES_SOCKET
+
+    @property
+    def batch_settings(self) -> Path:
+        """What the batch lane works by."""
+        return self.path / "batches.json"
+
+    def batch_key(self) -> str:
+        """By which pickers know the lines of batches; made by the first call of this run."""
+        file = self.path / "batch-lines.key"
+        try:
+            return file.read_text("ascii")
+        except FileNotFoundError:
+            key = secrets.token_urlsafe(32)
+            with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
+                new.write(key)
+            return key
 
     @property
     def metrics(self) -> Path:

@@ -25,6 +25,7 @@ from gateway.pools.fleet import Fleet
 from gateway.pools.membership import Membership
 from gateway.pools.provider import MakeProvider, ReplicaState
 from gateway.pools.source import EndpointSource
+from gateway.run.batch_lane import BatchLane
 from gateway.run.certificates import write_self_signed
 from gateway.run.compose import require_state, supervisor_tenancy
 from gateway.run.in_force import ConfigInForce
@@ -64,6 +65,7 @@ class Supervisor:
         self.control = ControlServer(run.control_socket, self._reported)
         # By itself Envoy ejects a dead picker only after several failures.
         self.pickers = Pickers(run, self.control, self._update_envoy)
+        self.batches = BatchLane(run)
         self.envoy: Envoy | None = None
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -96,7 +98,9 @@ class Supervisor:
         self._assign(config)
         self._stepping = asyncio.create_task(self._keep_in_step(self.fleet))
         await self.fleet.reconfigure(config.pools)
+        self.run_dir.batch_key()  # before the pickers look for it
         await self.pickers.start(config.picker.workers)
+        self._configure_batches(config)
         if config.envoy.enabled:
             self.envoy = Envoy(
                 config.envoy,
@@ -157,9 +161,14 @@ class Supervisor:
                 await self.envoy.let_go()
             await self._unless_hurried(asyncio.sleep(listen.shutdown_delay_s))
         self.pickers.close_queues()
+        lines = asyncio.create_task(self.batches.stop())
         if self.envoy is not None:
             await self._unless_hurried(self.envoy.drain(listen.drain_timeout_s))
             await self.envoy.stop()
+        await self._unless_hurried(_done(lines))
+        if self.batches.child is not None:
+            self.batches.child.kill()
+        await lines
         ending = asyncio.create_task(self.pickers.stop(listen.drain_timeout_s))
         await self._unless_hurried(_done(ending))
         self.pickers.hurry()
@@ -218,8 +227,15 @@ class Supervisor:
         self._assign(config)
         await self.fleet.reconfigure(config.pools)
         await self.pickers.more(config.picker.workers)
+        self._configure_batches(config)
         self._update_envoy()
         log.info("the changed configuration is in force")
+
+    def _configure_batches(self, config: Config) -> None:
+        try:
+            self.batches.configure(config)
+        except OSError as error:
+            log.error("files and batches are not served: %s", error)  # noqa: TRY400 - no stack
 
     async def _configure_tenants(self, config: Config) -> None:
         if self._tenancy is not None:

@@ -45,6 +45,7 @@ async def up(path: Path, config: Config) -> None:
         shown,
         lambda: admin_token(supervisor.config),
         run.metrics,
+        supervisor.batches.records,
     )
     news = Announcement(
         shown.status,

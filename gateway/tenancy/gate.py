@@ -74,6 +74,36 @@ class TenantGate:
             _refuse(f"This request does not tell who sends it. {self._ways}")
         return self._caller(policy)
 
+    def on_behalf(self, tenant: str, key_id: str, user: str) -> Caller:
+        """A request that this gateway makes for a client that it has identified before: by the key
+        that it had then, or one that this key was rotated to. Raises Rejection when the tenant or
+        key is no longer accepted."""
+        if not key_id:
+            return self._caller(self._named_or_anonymous(tenant), user=user)
+        key = self._directory.key(key_id)
+        if key is None or key.tenant != tenant:
+            _refuse(f"The API key {key_id} does not exist any more.")
+        now_s = self._now_s()
+        if key.state(now_s) is not KeyState.ACTIVE:
+            line = key.line
+            of_line = (one for one in self._directory.keys(tenant) if one.line == line)
+            latest = next((one for one in of_line if one.state(now_s) is KeyState.ACTIVE), None)
+            if latest is None or key.state(now_s) is KeyState.REVOKED:
+                _refuse(_over(key, key.state(now_s)), Caller(TenantPolicy(tenant), key.id))
+            key = latest
+        policy = self._directory.policy_of(key)
+        if policy is None:
+            _refuse(f"The API key {key.id} is of a tenant that does not exist any more.")
+        if policy.disabled:
+            _disabled(Caller(policy, key.id))
+        return Caller(policy, key.id, key.line, user, key.models, self._credentials)
+
+    def _named_or_anonymous(self, tenant: str) -> TenantPolicy:
+        anonymous = self._directory.anonymous()
+        if anonymous is not None and anonymous.tenant == tenant:
+            return anonymous
+        return self._named(tenant)
+
     # -- API keys
 
     def _shown(self, head: RequestHead) -> str | None:

@@ -6,9 +6,14 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from msgspec import structs
+
+from gateway.batches.records import Owner
 from gateway.config.config import Config
+from gateway.tenancy.batch_lines import BatchLines
 from gateway.tenancy.picker import PickerTenancy
-from picker.request.caller import Caller
+from picker import names
+from picker.request.caller import ANYBODY, Caller
 from picker.request.grant import Grant
 from picker.request.head import RequestHead
 from picker.request.report import Report
@@ -26,9 +31,15 @@ class WorkerTenancy:
     it loses its tenants, requests that still run are settled where they were reserved.
     """
 
-    def __init__(self, make: Callable[[Config], PickerTenancy], socket: Path) -> None:
+    def __init__(
+        self,
+        make: Callable[[Config], PickerTenancy],
+        socket: Path,
+        batch_lines: BatchLines = BatchLines(""),  # noqa: B008 - frozen
+    ) -> None:
         """``make`` is called when the configuration gains tenants. ``socket``: for the supervisor's
         questions about limits and usage."""
+        self._batch_lines = batch_lines
         self._make = make
         self._socket = socket
         self._gate: Gate = OpenGate()
@@ -39,7 +50,17 @@ class WorkerTenancy:
 
     def identify(self, head: RequestHead) -> Caller:
         """See `Gate`."""
+        if names.BATCH_LINE in head.headers:
+            owner = self._batch_lines.owner_of(head)
+            if owner is not None:
+                return self._of_batch(owner)
         return self._gate.identify(head)
+
+    def _of_batch(self, owner: Owner) -> Caller:
+        if self._current is None:
+            return structs.replace(ANYBODY, idle_only=True)
+        found = self._current.gate.on_behalf(owner.tenant, owner.key, owner.user)
+        return structs.replace(found, idle_only=True)
 
     async def reserve(
         self,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from math import inf
 
+from picker.admission.idle import IdleLane, expires_s
 from picker.admission.line import Choose, Line
+from picker.admission.places import Places
 from picker.admission.refusals import stopping
 from picker.admission.sight import PoolSight
 from picker.admission.terms import TermsOf
@@ -18,6 +21,7 @@ from picker.seams.holding import Holding
 from picker.settings import FlowSettings, PickerSettings
 from picker.state.pool import PoolRuntime
 from picker.state.pools import Pools
+from policies.flow.idle import IDLE_PRIORITY
 from policies.flow.item import Item
 from policies.flow.orders import order
 from policies.flow.shedding import shed_share
@@ -41,6 +45,10 @@ class Admission:
         self._pools, self._ledger, self._holding = pools, ledger, holding
         self._now, self._rng = now, rng
         self._lines: dict[str, Line] = {}
+        self._idle: dict[str, IdleLane] = {}
+        """By pool to which requests for idle capacity have come."""
+        self._others_s: dict[str, float] = {}
+        """By pool: when the last request of another kind came."""
         self._closed = False
         self._terms_of = TermsOf(FlowSettings())
 
@@ -71,9 +79,20 @@ class Admission:
             else:
                 line.queue.rules = settings.flow.rules
 
+        for name, lane in [*self._idle.items()]:
+            line = self._lines.get(name)
+            same = self._pools.get(name) is lane.pool and (
+                line is None or lane.places is line.places
+            )
+            if not same:
+                self._idle.pop(name).empty()
+
     def passes(self, context: RequestContext) -> bool:
         """The pool of a placed request has no queue, or its endpoint would begin it at once."""
         line = self._lines.get(context.pool)
+        if context.caller.idle_only:
+            return self._lane(context.pool).passes(context)
+        self._others_s[context.pool] = context.head.received_s
         return line is None or line.passes(context)
 
     async def wait(self, context: RequestContext, choose: Choose) -> None:
@@ -81,6 +100,9 @@ class Admission:
         Raises Rejection when its turn does not come."""
         if self._closed:
             raise stopping()
+        if context.caller.idle_only:
+            await self._wait_idle(context, choose)
+            return
         line = self._lines[context.pool]
         item = self._item(context, line)
         self._shed(line, item)
@@ -99,6 +121,37 @@ class Admission:
         if self._pools.get(context.pool) is not line.pool or context.picks[0].address not in known:
             choose(context)
 
+    async def _wait_idle(self, context: RequestContext, choose: Choose) -> None:
+        now_s, output = self._now(), context.output_tokens
+        context.item = Item(
+            id=context.id,
+            flow=context.caller.tenant,
+            user=context.user,
+            priority=IDLE_PRIORITY,
+            weight=1.0,
+            tokens=context.prompt_tokens + output,
+            cost=context.prompt_tokens + output,
+            arrived_s=now_s,
+            expires_s=expires_s(now_s, context.patience_s),
+        )
+        await self._lane(context.pool).wait(context.item, context, choose)
+
+    def _lane(self, name: str) -> IdleLane:
+        """Of a pool."""
+        lane = self._idle.get(name)
+        if lane is None:
+            line, pool = self._lines.get(name), self._pools[name]
+            places = Places(pool, self._ledger) if line is None else line.places
+            lane = self._idle[name] = IdleLane(
+                *(pool, places, self._holding),
+                lambda: (line := self._lines.get(name)) is not None and line.busy,
+                lambda: self._others_s.get(name, -inf),
+                self._now,
+            )
+            if self._closed:
+                lane.empty()
+        return lane
+
     def view(self, context: RequestContext, pool: PoolRuntime) -> PoolView:
         """The pool's, with what waits for each endpoint as if it were there already."""
         line = self._lines.get(pool.name)
@@ -106,7 +159,10 @@ class Admission:
 
     def dropped(self, context: RequestContext) -> None:
         """The request goes nowhere."""
-        if context.item is not None:
+        if context.caller.idle_only:
+            if (lane := self._idle.get(context.pool)) is not None:
+                lane.dropped(context.id)
+        elif context.item is not None:
             kept = self.counted(context)
             self.settle(context.pool, context.item, 0.0)
             if kept:
@@ -114,6 +170,10 @@ class Admission:
 
     def counted(self, context: RequestContext) -> bool:
         """The request is counted where it goes; false: no room was kept for it."""
+        if context.caller.idle_only:
+            if (lane := self._idle.get(context.pool)) is not None:
+                lane.counted(context.id)
+            return False
         line = self._lines.get(context.pool) if context.item is not None else None
         return line is not None and line.counted(context.id)
 
@@ -122,22 +182,31 @@ class Admission:
         line = self._lines.get(pool)
         if line is not None and (slot := line.pool.state.slot_of.get(address)) is not None:
             line.reported(slot)
+        self._stir_idle(pool)
 
     def freed(self, pool: str) -> None:
         """Endpoints of the pool can do more than before."""
         line = self._lines.get(pool)
         if line is not None and line.busy:
             line.stir()
+        self._stir_idle(pool)
 
     def freed_by(self, entry: Entry, report: Report, usage: Usage | None) -> None:
         """A request has ended: there is room, and it is known what it has cost."""
         line = self._lines.get(entry.pool)
-        if line is None:
-            return
-        line.ended(entry, report, usage)
-        if line.busy:
-            for leg in entry.legs:
-                line.stir(line.pool.state.slot_of.get(leg.address))
+        if line is not None:
+            line.ended(entry, report, usage)
+            if line.busy:
+                for leg in entry.legs:
+                    line.stir(line.pool.state.slot_of.get(leg.address))
+        if (lane := self._idle.get(entry.pool)) is not None:
+            lane.ended(entry.id)
+            self._stir_idle(entry.pool)
+
+    def _stir_idle(self, pool: str) -> None:
+        lane = self._idle.get(pool)
+        if lane is not None and lane.busy:
+            lane.stir()
 
     def settle(self, pool: str, item: Item, cost: float) -> None:
         """What a request that has waited has really cost."""
@@ -158,6 +227,8 @@ class Admission:
         self._closed = True
         for line in self._lines.values():
             line.empty()
+        for lane in self._idle.values():
+            lane.empty()
 
     def _item(self, context: RequestContext, line: Line) -> Item:
         terms, now_s = self._terms_of(context), self._now()

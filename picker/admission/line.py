@@ -96,6 +96,11 @@ class Line:
         """When somebody was let go, or began to wait where nobody did."""
 
     @property
+    def places(self) -> Places:
+        """What each endpoint has before it."""
+        return self._places
+
+    @property
     def busy(self) -> bool:
         """Somebody waits."""
         return bool(self._held)

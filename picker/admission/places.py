@@ -52,6 +52,11 @@ class Places:
             ahead_s=view.in_flight_prefill_tokens.item(slot) / self.speed,
         )
 
+    def bound(self, slot: int) -> float:
+        """Requests that the endpoint can run at a time, as far as is known."""
+        self._renew(slot)
+        return self._batches.bound(slot)
+
     def waiting_for(self, slot: int) -> float:
         """Requests that wait for the endpoint."""
         waiting = self.waiting.requests

@@ -16,5 +16,5 @@ class Dispatch:
 
     def __call__(self, context: RequestContext) -> None:
         self._flights.open(context, self._lease_s)
-        if context.item is not None:
+        if context.item is not None or context.caller.idle_only:
             self._admission.counted(context)

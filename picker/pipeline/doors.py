@@ -45,8 +45,14 @@ class RefuseClosedPaths:
     take, 403 for a path that servers may read in two ways. Answers OPTIONS, which browsers and
     probes send without a key."""
 
-    def __init__(self, pools: Iterable[PoolSettings], passthrough: Iterable[str]) -> None:
-        self._open = OpenPaths({pool.engine for pool in pools}, passthrough)
+    def __init__(
+        self,
+        pools: Iterable[PoolSettings],
+        passthrough: Iterable[str],
+        handed_over: Iterable[str] = (),
+    ) -> None:
+        """``handed_over``: see `HandOver`."""
+        self._open = OpenPaths({pool.engine for pool in pools}, passthrough, handed_over)
 
     def __call__(self, context: RequestContext) -> None:
         method, path = context.head.method, context.head.path
@@ -61,7 +67,7 @@ class RefuseClosedPaths:
             )
         methods = self._open.methods(path)
         if methods is None:
-            raise _closed(path, self._open.instead_of(path))
+            raise closed(path, self._open.instead_of(path))
         if method in methods:
             return
         allowed = ", ".join(sorted({*methods, "OPTIONS"}))
@@ -106,10 +112,11 @@ class RefusePathsOfOtherEngines:
             return
         methods = self._open[context.pool].methods(context.head.path)
         if methods is None or context.head.method not in methods:
-            raise _closed(context.head.path, None)
+            raise closed(context.head.path, None)
 
 
-def _closed(path: str, instead: str | None) -> Rejection:
+def closed(path: str, instead: str | None) -> Rejection:
+    """404 for a path that clients may not call."""
     shown = path[:_MAX_SHOWN_CHARS]
     hint = f" Did you mean {instead}?" if instead else ""
     return Rejection(

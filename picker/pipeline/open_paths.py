@@ -107,6 +107,20 @@ _OF_ENGINE: Final[Mapping[str, _Paths]] = {
 }
 """Beside those that every engine has. Engines without a list of their own have all of them."""
 
+_HANDED_OVER: Final[Mapping[str, _Paths]] = {
+    "/v1/files": {
+        "/v1/files": _GET | _POST,
+        "/v1/files/{id}": _GET | {"DELETE"},
+        "/v1/files/{id}/content": _GET,
+    },
+    "/v1/batches": {
+        "/v1/batches": _GET | _POST,
+        "/v1/batches/{id}": _GET,
+        "/v1/batches/{id}/cancel": _POST,
+    },
+}
+"""What this gateway serves in another process, by the beginning of the paths."""
+
 _PARAMETER: Final = r"(?!\.{1,2}(?:/|\Z))[^/]+"
 _NAME: Final = r"[A-Za-z0-9_:@~-][A-Za-z0-9_.:@~-]*"
 """A parameter where nothing can be looked up: RE2 knows no lookahead."""
@@ -117,11 +131,19 @@ _EVERY_METHOD: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE
 class OpenPaths:
     """The paths that are open, with the methods of each."""
 
-    def __init__(self, engines: Iterable[str], passthrough: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        engines: Iterable[str],
+        passthrough: Iterable[str] = (),
+        handed_over: Iterable[str] = (),
+    ) -> None:
         """``engines``: names of the configuration, of all pools that a request may go to.
         ``passthrough``: paths to open besides, for every method; ``PATH/*`` opens
-        everything below PATH too."""
+        everything below PATH too. ``handed_over``: beginnings of the paths that another process of
+        this gateway serves."""
         methods: dict[str, frozenset[str]] = dict(_EVERYWHERE)
+        for beginning in handed_over:
+            methods |= _HANDED_OVER[beginning]
         for engine in engines:
             lists = [_OF_ENGINE[engine]] if engine in _OF_ENGINE else _OF_ENGINE.values()
             for paths in lists:

@@ -27,6 +27,7 @@ from picker.pipeline.doors import (
 )
 from picker.pipeline.estimate import Estimate
 from picker.pipeline.forward import Forward
+from picker.pipeline.hand_over import HandOver
 from picker.pipeline.hash import Hash
 from picker.pipeline.identify import Identify
 from picker.pipeline.mutate import Mutate
@@ -111,9 +112,13 @@ def way(tools: Tools, settings: PickerSettings) -> Way:
             ("door", RefuseWhenDraining(tools.is_draining)),
             ("headers", RefuseManyHeaders()),
             ("azure", ReadDeployment()),
-            ("paths", RefuseClosedPaths(settings.pools, settings.passthrough)),
+            (
+                "paths",
+                RefuseClosedPaths(settings.pools, settings.passthrough, settings.handed_over),
+            ),
             ("health", AnswerHealth(tools.pools.any_candidate)),
             ("identify", Identify(tools.gate)),
+            *((("hand over", HandOver(settings.handed_over)),) if settings.handed_over else ()),
         ),
         body=(
             ("spent", RefuseSpent(tools.limiter)),

@@ -84,6 +84,16 @@ class Decision(Struct, frozen=True):
         return ",".join(self.addresses if fallbacks is None else self.addresses[: fallbacks + 1])
 
 
+class Handover(Struct, frozen=True):
+    """How another process of this gateway comes to answer a request."""
+
+    cluster: str
+    """Of our Envoy, where that process is."""
+    tenant: str
+    set_headers: tuple[tuple[str, str], ...]
+    remove_headers: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the picker answers the client itself."""
@@ -91,6 +101,8 @@ class Answer:
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    handover: Handover | None = None
+    """Our own Envoy has another process answer instead; another gateway cannot."""
 
     def with_headers(self, *more: tuple[str, str]) -> Answer:
         """The same with more headers."""

@@ -25,6 +25,8 @@ class Caller(Struct, frozen=True):
     """Patterns of the models that the key may use, within the tenant's."""
     credentials: tuple[str, ...] = ()
     """Request headers that prove its identity: they are removed before a replica sees them."""
+    idle_only: bool = False
+    """It asks for what nobody waits for, such as a line of a batch: see `picker.admission.idle`."""
 
     @property
     def tenant(self) -> str:

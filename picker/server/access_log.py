@@ -23,8 +23,8 @@ from picker.core import Picker
 from picker.request.caller import ANONYMOUS
 from picker.request.labels import RequestLabels
 from picker.request.report import Ending, LastTry, Report
-from picker.seams.observer import Rejected
-from picker.server.refusals import code_of, is_arriving
+from picker.seams.observer import Answered, Rejected
+from picker.server.refusals import code_of, code_of_status, is_arriving
 from picker.server.response import answered
 from picker.server.usage import is_possible, produced
 
@@ -130,6 +130,10 @@ class AccessLogs:
             report = read_entry(entry)
             if report is not None:
                 self._picker.complete(report)
+            handed = read_handed_over(entry)
+            if handed is not None:
+                self._picker.handed_over(handed)
+                return
             refusal = read_refusal(entry)
             if refusal is not None:
                 self._picker.refused_by_proxy(refusal)
@@ -155,6 +159,28 @@ def read_sign(entry: HTTPAccessLogEntry) -> Sign | None:
     if "id" not in decision:
         return None
     return Sign(decision["id"].string_value, decision["picker"].string_value)
+
+
+def read_handed_over(entry: HTTPAccessLogEntry) -> Answered | Rejected | None:
+    """A request that another process of this gateway has answered; else None."""
+    metadata = entry.common_properties.metadata.filter_metadata
+    if names.PENSTOCK_NAMESPACE not in metadata:
+        return None
+    ours = metadata[names.PENSTOCK_NAMESPACE].fields
+    if names.HANDED_OVER not in ours:
+        return None
+    labels = RequestLabels(
+        request_id=entry.request.request_id,
+        tenant=ours[names.HANDED_OVER].string_value,
+        model="",
+        pool="",
+        path=entry.request.path.partition("?")[0],
+    )
+    status = entry.response.response_code.value
+    if 0 < status < _ERRORS:
+        return Answered(labels, status, decision_s=0.0)
+    reason = code_of_status(status) if status else "client_aborted"
+    return Rejected(labels, status, reason, decision_s=0.0)
 
 
 def read_refusal(entry: HTTPAccessLogEntry) -> Rejected | None:

@@ -203,7 +203,10 @@ class FastExchange:
         asyncio.get_running_loop().call_soon(self._flush)
 
     def _answer(self, answer: Answer) -> None:
-        self._call.send(wire.immediate(answer))
+        if answer.handover is not None:
+            self._call.send(wire.handed_over(answer.handover, self._picker.id))
+        else:
+            self._call.send(wire.immediate(answer))
         self._end()
 
     def _end(self, status: Status = Status.OK, reason: str = "") -> None:

@@ -27,7 +27,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
 from picker import names
-from picker.request.answer import Answer, Decision
+from picker.request.answer import Answer, Decision, Handover
 from picker.request.head import RequestHead
 from picker.request.target import read_target
 from picker.server.large_bodies import LONG_BYTES, cut_body, mutation_up_to_body
@@ -214,6 +214,19 @@ def _keep(into: ProcessingResponse, context: Metadata) -> None:
     if names.LB_NAMESPACE in context.filter_metadata:
         given = context.filter_metadata[names.LB_NAMESPACE]
         into.dynamic_metadata.fields[names.LB_NAMESPACE].struct_value.CopyFrom(given)
+
+
+def handed_over(handover: Handover, picker: str) -> bytes:
+    """To another process of this gateway, on the fast path; answers the request's headers, and its
+    body follows unseen."""
+    message = ProcessingResponse()
+    common = message.request_headers.response
+    headers = (*handover.set_headers, (names.POOL_HEADER, handover.cluster))
+    _mutate(common.header_mutation, headers, handover.remove_headers)
+    common.clear_route_cache = True
+    ours = message.dynamic_metadata.fields[names.PENSTOCK_NAMESPACE].struct_value
+    _fill(ours, {names.HANDED_OVER: handover.tenant, "picker": picker})
+    return _encoded(message)
 
 
 def immediate(answer: Answer) -> bytes:

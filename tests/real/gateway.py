@@ -162,7 +162,7 @@ class Gateway:
                     process.wait()
                     raise
                 assert code == 0, f"exit code {code}:\n{self.logs()}"
-            await eventually(self._alone, f"all of {self._family} ended", timeout_s=5)
+            await eventually(self.alone, f"all of {self._family} ended", timeout_s=5)
         finally:
             for left in self.survivors():
                 left.kill()
@@ -264,7 +264,8 @@ class Gateway:
             return False
         return answer.status == 200
 
-    async def _alone(self) -> bool:
+    async def alone(self) -> bool:
+        """Nothing of the family at the last signal runs any more."""
         return not self.survivors()
 
 

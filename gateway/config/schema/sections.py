@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, Tag
 
+from gateway.config.schema.batches import Batches
 from gateway.config.schema.cors import Cors
 from gateway.config.schema.counting import Limits
 from gateway.config.schema.fault import Location
@@ -24,6 +25,10 @@ from gateway.config.schema.section import ConfigPath, Section, by_shape
 from gateway.config.schema.tenancy import Plan, Tenant
 from gateway.config.schema.terms import Count, IpAddress, OpenPath, Port, Seconds
 from gateway.config.schema.tls import ServerTls
+
+BATCH_PATHS: Final = ("/v1/files", "/v1/batches")
+"""Beginnings of the paths of files and batches."""
+BATCH_PATHS_BELOW: Final = tuple(f"{path}/" for path in BATCH_PATHS)
 
 
 class RequestCaps(Section):
@@ -133,6 +138,8 @@ class Sections(Section):
     """How replicas are chosen."""
     flow: Flow = Flow()
     """How requests wait for a pool that could not begin them."""
+    batches: Batches = Batches()
+    """Files and batches of OpenAI's API."""
     pools: tuple[Pool, ...] = ()
     """Groups of replicas."""
     cors: Cors | None = Cors()
@@ -189,6 +196,24 @@ class Sections(Section):
         if not self.envoy.enabled:
             return self.flow.ttl_s
         return min(self.flow.ttl_s, self.undecided_idle_s - 1.0)
+
+    @property
+    def handed_over(self) -> tuple[str, ...]:
+        """Beginnings of the paths that the batch lane serves; (): there is none. It takes an Envoy
+        of ours, and paths that an operator has not opened to the replicas."""
+        opened = any(
+            f"{path}/".startswith(BATCH_PATHS_BELOW)
+            or (path.endswith("/*") and BATCH_PATHS_BELOW[0].startswith(path[:-1]))
+            for path in self.passthrough
+        )
+        if not self.batches.enabled or not self.envoy.enabled or opened:
+            return ()
+        return BATCH_PATHS
+
+    @property
+    def batches_folder(self) -> Path:
+        """Of the batch lane. Raises LookupError as `state_file`."""
+        return self.batches.folder or self.state_file.parent / "batches"
 
     @property
     def state_file(self) -> Path:

@@ -17,7 +17,7 @@ JWKS = '{"keys":[{"kty":"oct","alg":"HS256","kid":"1","k":"c2VjcmV0LXNlY3JldC1zZ
 
 def chain(file: Path) -> dict[str, dict[str, object]]:
     """The HTTP filters by name, in their order."""
-    (listener,) = json.loads(file.read_text())["static_resources"]["listeners"]
+    listener, _ = json.loads(file.read_text())["static_resources"]["listeners"]
     manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
     return {one["name"].rpartition(".")[2]: one["typed_config"] for one in manager["http_filters"]}
 

@@ -385,3 +385,45 @@ def test_made_keys_are_long_and_different() -> None:
         start, key_id, secret = key.text.split("_")
         assert (start, key_id, len(secret)) == ("psk", key.id, 43)
         assert secret.isalnum()
+
+
+# -- on behalf of somebody who was identified before
+
+
+def on_behalf(at: Door, *who: str) -> Caller:
+    return at.gate.on_behalf(*who)
+
+
+def refusal(at: Door, *who: str) -> Reason:
+    with pytest.raises(Rejection) as caught:
+        on_behalf(at, *who)
+    return caught.value.reason
+
+
+def test_a_key_and_a_name_are_accepted_again() -> None:
+    at = door({"anonymous": "guest"})
+    by_key = on_behalf(at, "acme", "ci", "ann")
+    assert (by_key.tenant, by_key.key, by_key.line, by_key.user) == ("acme", "ci", "ci", "ann")
+    by_name = on_behalf(at, "acme", "", "ann")
+    assert (by_name.tenant, by_name.key, by_name.user) == ("acme", "", "ann")
+    assert on_behalf(at, "guest", "", "").policy is at().policy
+
+
+def test_what_is_no_longer_accepted_is_refused() -> None:
+    at = door()
+    registered(at, id="gone", revoked_s=NOW_S)
+    registered(at, id="old", line="old", expires_s=NOW_S)
+    assert refusal(at, "acme", "gone", "") is Reason.INVALID_API_KEY
+    assert refusal(at, "acme", "old", "") is Reason.INVALID_API_KEY
+    assert refusal(at, "acme", "never", "") is Reason.INVALID_API_KEY
+    assert refusal(at, "guest", "ci", "") is Reason.INVALID_API_KEY
+    assert refusal(at, "off", "", "") is Reason.TENANT_DISABLED
+    assert refusal(at, "nobody", "", "") is Reason.UNKNOWN_TENANT
+
+
+def test_a_key_that_was_rotated_stands_for_the_one_that_it_became() -> None:
+    at = door()
+    registered(at, id="old", line="old", expires_s=NOW_S)
+    registered(at, id="new", line="old")
+    found = on_behalf(at, "acme", "old", "")
+    assert (found.key, found.line) == ("new", "old")
