@@ -18,6 +18,7 @@ from picker.decisions.left_out import Reasons, asked_of
 from picker.decisions.ring import Decisions
 from picker.flight.flights import Flights
 from picker.flight.ledger import Ledger
+from picker.flight.undecided import LEFT
 from picker.pipeline.parse import too_large
 from picker.pipeline.steps import Step, Steps, Tools, run, way
 from picker.pipeline.tokenize import Tokenize
@@ -188,12 +189,21 @@ class Picker:
 
     def expect(self, context: RequestContext) -> None:
         """The data plane is told a begun request's id, and may report its end from now on: `over`
-        follows."""
-        self.flights.expect(context.id)
+        or `left` follows."""
+        self.flights.undecided.expect(context.id)
 
     def over(self, context: RequestContext) -> None:
-        """An expected request is decided, or never will be."""
+        """An expected request is decided, or answered."""
         self.flights.catch_up(context.id)
+
+    def left(self, context: RequestContext) -> None:
+        """A begun request has ended without either: its client has left, or the data plane waits
+        for its decision no longer."""
+        now_s = self.now()
+        queue_s = context.waited_s(now_s)
+        decision_s = now_s - context.head.received_s - queue_s
+        event = Rejected(context.labels(), 0, LEFT, decision_s, queue_s)
+        self.flights.undecided.left(context.id, event)
 
     def refuse_size(self, context: RequestContext) -> Answer:
         """The answer to a body that is over the limit before its end."""
@@ -274,8 +284,7 @@ class Picker:
 
     def refused_by_proxy(self, event: Rejected) -> None:
         """The data plane itself turned a request away that no picker decided."""
-        self._observer.rejected(event)
-        self.decisions.refused("", event, "Envoy or the gateway in front has refused it.")
+        self.flights.undecided.refused(event)
 
     def handed_over(self, event: Answered | Rejected) -> None:
         """Another process of this gateway has answered a request that was handed over."""

@@ -121,6 +121,7 @@ class Worker:
         await self._decisions.stop()
         await parts.scraper.close()
         await self._picker.flights.counted()
+        self._picker.flights.undecided.close()
         await parts.engine_counts.close()
         await parts.engine_tokens.close()
         parts.own_tokens.close()

@@ -6,7 +6,9 @@ import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from picker.request.report import Report
 
@@ -15,7 +17,22 @@ GRACE_S: Final = 2.0
 SUSPECT_S: Final = 300.0
 """So long after a picker has died the end of a request that was under way then may still be
 reported; nothing holds its limits for longer."""
+_UNHEARD_S: Final = 0.25
+"""So long before a picker is known to be dead an end that was reported elsewhere may not have
+reached it, or its log: it is logged here. What came before that it has logged itself."""
 _MAX_ORPHANS: Final = 100_000
+
+
+class _Kept(NamedTuple):
+    at_s: float
+    report: Report
+    heard: bool
+    """Its owner was live then, and was told."""
+
+    def orphan(self, since_s: float) -> Report:
+        """Without labels, which is without a line in the log, if its owner was told before."""
+        logged = self.heard and self.at_s < since_s
+        return replace(self.report, labels=None) if logged else self.report
 
 
 class Aftermath:
@@ -29,16 +46,16 @@ class Aftermath:
         """When a picker died last."""
         self._dead: dict[str, float] = {}
         """Pickers of which the two are known, and since when."""
-        self._reports: deque[tuple[float, Report]] = deque(maxlen=_MAX_ORPHANS)
+        self._reports: deque[_Kept] = deque(maxlen=_MAX_ORPHANS)
         self._orphans: list[Report] = []
         self._suspects: deque[tuple[float, set[str]]] = deque()
 
     def report_of_another(self, report: Report, now_s: float) -> bool:
-        """The end of another picker's request, with something to settle, was reported here. Returns
-        whether it is an orphan now; if not, `orphans` may return it later."""
+        """The end of another picker's request was reported here. Returns whether it is an orphan
+        now; if not, `orphans` may return it later. One with labels is to be logged."""
         if report.owner in self._dead:
             return True
-        self._reports.append((now_s, report))
+        self._reports.append(_Kept(now_s, report, report.owner in self._live))
         return False
 
     def pickers_live(self, live: AbstractSet[str], now_s: float) -> None:
@@ -62,8 +79,11 @@ class Aftermath:
         if self._left and self._died_s + GRACE_S > now_s:
             dead, self._left = self._left, {}
             self._dead |= dead
-            self._orphans += [one for _, one in self._reports if one.owner in dead]
-            kept = (pair for pair in self._reports if pair[1].owner not in dead)
+            since_s = now_s - _UNHEARD_S
+            self._orphans += [
+                kept.orphan(since_s) for kept in self._reports if kept.report.owner in dead
+            ]
+            kept = (kept for kept in self._reports if kept.report.owner not in dead)
             self._reports = deque(kept, maxlen=_MAX_ORPHANS)
 
     def lives(self, id: str) -> None:  # noqa: A002 - the request's id
@@ -81,10 +101,10 @@ class Aftermath:
         """
         orphans, self._orphans = self._orphans, []
         yield from orphans
-        while self._reports and self._reports[0][0] <= now_s - GRACE_S:
-            _, report = self._reports.popleft()
-            if self._live and report.owner not in self._live:
-                yield report
+        while self._reports and self._reports[0].at_s <= now_s - GRACE_S:
+            kept = self._reports.popleft()
+            if self._live and kept.report.owner not in self._live:
+                yield kept.orphan(math.inf)
 
     def suspects(self, under_way: AbstractSet[str], now_s: float) -> Iterator[tuple[str, bool]]:
         """Requests whose report may be lost, and whether it is too late to wait for it. Ids that

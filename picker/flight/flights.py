@@ -20,11 +20,12 @@ from picker.flight.leg import legs_of
 from picker.flight.lessons import Lessons
 from picker.flight.quiet import Quiet
 from picker.flight.recount import Recount
+from picker.flight.undecided import Undecided
 from picker.request.context import RequestContext
 from picker.request.report import Ending, Report
 from picker.seams.engine_counts import EngineCounts
 from picker.seams.limiter import Limiter
-from picker.seams.observer import Observer
+from picker.seams.observer import Observer, Rejected, orphaned
 from picker.seams.own_tokens import OwnTokens
 from picker.seams.peers import Finding, Loads, Peers, Sent
 from picker.seams.watch import Watch
@@ -72,10 +73,7 @@ class Flights:
         self._lessons = Lessons(pools, learned, self._judge, own_tokens, now)
         self._entries: dict[str, Entry] = {}
         self._late: OrderedDict[str, Entry] = OrderedDict()
-        self._expected: dict[str, Report | None] = {}
-        """Requests that the data plane knows by their ids and that are still being decided, with
-        their ends where these were reported: it does so when their clients leave, and this picker
-        may hear of that in either order."""
+        self.undecided = Undecided(observer, decisions, now)
         self._quiet = Quiet()
         self._leases = Leases()
         self._recount = Recount(engine_counts)
@@ -89,11 +87,6 @@ class Flights:
         return len(self._entries)
 
     # -- dispatched
-
-    def expect(self, id: str) -> None:  # noqa: A002 - the request's id
-        """The data plane is told the id of a request that is not decided yet: `catch_up` follows,
-        whatever comes of it."""
-        self._expected[id] = None
 
     def open(self, context: RequestContext, lease_s: float) -> None:
         """This picker sends a decided request; others are informed. Without a reported end it is
@@ -121,9 +114,8 @@ class Flights:
         self._peers.loads_changed()
 
     def catch_up(self, id: str) -> None:  # noqa: A002 - the request's id
-        """A request is decided, or never will be, and its end may have been reported before.
-        Harmless for one that was not expected."""
-        if (early := self._expected.pop(id, None)) is not None:
+        """A request is decided or answered, and its end may have been reported before."""
+        if (early := self.undecided.over(id)) is not None:
             self._end(early)
 
     def drop(self, id: str) -> bool:  # noqa: A002 - the request's id
@@ -159,8 +151,9 @@ class Flights:
             self._end(report)
             return
         self._peers.ended(report)
-        if report.ticket and self._aftermath.report_of_another(report, self._now()):
-            self._limiter.settle_orphan(report)
+        matters = bool(report.ticket) or report.labels is not None
+        if matters and self._aftermath.report_of_another(report, self._now()):
+            self._settle_orphan(report)
         self._less_left_behind(report)
 
     def engine_told(self, pool: str, address: str, first_tokens: float, *, at_s: float) -> None:
@@ -204,6 +197,7 @@ class Flights:
         for entry in self._quiet.doubtful(now_s):
             self._happen(entry, Event.DOUBTED)
         self._settle_orphans()
+        self.undecided.tick()
         for peer in [peer for peer, at_s in self._gone.items() if at_s + SUSPECT_S <= now_s]:
             del self._gone[peer]
             self.foreign.forget(peer)
@@ -214,6 +208,7 @@ class Flights:
         """The data plane was started anew: nothing that was in flight will be reported."""
         for entry in (*self._entries.values(), *self._late.values()):
             self._happen(entry, Event.PROXY_RESTARTED)
+        self.undecided.close()
         for peer in self.foreign.pickers() - self._live:
             self.foreign.forget(peer)
 
@@ -283,7 +278,20 @@ class Flights:
 
     def _settle_orphans(self) -> None:
         for report in self._aftermath.orphans(self._now()):
+            self._settle_orphan(report)
+
+    def _settle_orphan(self, report: Report) -> None:
+        """Its picker is dead: nobody else can settle it, or has it in a log."""
+        if report.ticket:
             self._limiter.settle_orphan(report)
+        if report.labels is None:
+            return
+        if report.code:
+            self.undecided.refused(
+                Rejected(report.labels, report.status, report.code, report.duration_s)
+            )
+        else:
+            self._observer.completed(orphaned(report, report.labels))
 
     def _less_left_behind(self, report: Report) -> None:
         """A request of a picker that has died has ended."""
@@ -293,8 +301,7 @@ class Flights:
     def _end(self, report: Report) -> None:
         entry = self._entries.get(report.id) or self._late.get(report.id)
         if entry is None:
-            if report.id in self._expected:
-                self._expected[report.id] = report
+            self.undecided.reported(report)
             return
         if self._is_guess(entry, report) and self._recount.count(
             entry.id,

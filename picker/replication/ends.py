@@ -7,7 +7,7 @@ from picker.wire import state_pb2
 
 
 def pack(report: Report) -> state_pb2.Ended:
-    """As a message; its ticket stays here."""
+    """As a message; its ticket and its labels stay here."""
     return state_pb2.Ended(
         id=report.id,
         owner=report.owner,
@@ -25,6 +25,7 @@ def pack(report: Report) -> state_pb2.Ended:
         tries=report.tries or (),
         tries_known=report.tries is not None,
         last_try=report.last_try,
+        code=report.code,
     )
 
 
@@ -47,4 +48,5 @@ def unpack(message: state_pb2.Ended) -> Report:
         upstream_failed=message.upstream_failed,
         tries=tuple(message.tries) if message.tries_known else None,
         last_try=LastTry(message.last_try) if message.last_try else LastTry.ANSWERED,
+        code=message.code,
     )

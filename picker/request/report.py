@@ -7,6 +7,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from picker.request.labels import RequestLabels
+
 
 class Ending(StrEnum):
     """Why a request ended. The values are those of metrics and the request log."""
@@ -79,6 +81,11 @@ class Report(Struct, frozen=True):
     """Of each try before the last one how it ended: a status, or the words of `LastTry`. None: how
     many there were is not known."""
     last_try: LastTry = LastTry.ANSWERED
+    code: str = ""
+    """Why the data plane has ended a request that was not decided, "" for one that was."""
+    labels: RequestLabels | None = None
+    """As far as the data plane knows them: of a request that another picker has decided, which may
+    be dead."""
 
     @property
     def tpot_s(self) -> float | None:

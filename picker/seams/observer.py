@@ -7,7 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from picker.request.labels import RequestLabels
-from picker.request.report import Ending, tpot_s
+from picker.request.report import Ending, Report, tpot_s
 
 
 class Rejected(Struct, frozen=True):
@@ -66,6 +66,26 @@ class Completed(Struct, frozen=True):
     def tpot_s(self) -> float | None:
         """Time per output token after the first, seconds; None when it is unknown."""
         return tpot_s(self.ttft_s, self.duration_s, self.output_tokens)
+
+
+def orphaned(report: Report, labels: RequestLabels) -> Completed:
+    """The end of a request whose picker is dead: only what the data plane knows of it."""
+    return Completed(
+        labels=labels,
+        endpoint=report.address,
+        status=report.status,
+        reason=report.reason,
+        streaming=report.streamed_events > 0,
+        input_tokens=report.input_tokens or 0,
+        output_tokens=report.output_tokens or report.streamed_events,
+        cached_tokens=report.cached_tokens or 0,
+        usage_reported=report.usage_reported,
+        matched_tokens=0.0,
+        ttft_s=report.ttft_s,
+        duration_s=report.duration_s,
+        queue_s=0.0,
+        decision_s=0.0,
+    )
 
 
 class Observer(Protocol):

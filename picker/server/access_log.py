@@ -17,6 +17,7 @@ from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import Struct, Value
+from msgspec.structs import replace
 
 from picker import names
 from picker.core import Picker
@@ -24,7 +25,7 @@ from picker.request.caller import ANONYMOUS
 from picker.request.labels import RequestLabels
 from picker.request.report import Ending, LastTry, Report
 from picker.seams.observer import Answered, Rejected
-from picker.server.refusals import code_of, code_of_status, is_arriving
+from picker.server.refusals import code_of, code_of_status
 from picker.server.response import answered
 from picker.server.usage import is_possible, produced
 
@@ -129,6 +130,8 @@ class AccessLogs:
                 return
             report = read_entry(entry)
             if report is not None:
+                if report.owner != self._picker.id:
+                    report = replace(report, labels=_labels(entry))
                 self._picker.complete(report)
             handed = read_handed_over(entry)
             if handed is not None:
@@ -184,25 +187,38 @@ def read_handed_over(entry: HTTPAccessLogEntry) -> Answered | Rejected | None:
 
 
 def read_refusal(entry: HTTPAccessLogEntry) -> Rejected | None:
-    """A request that Envoy refused itself before any picker decided it; else None. What it
+    """A request that Envoy refused itself before any picker had to decide it; else None. What it
     answers well, such as a preflight of a browser, is no refusal."""
     if 0 < entry.response.response_code.value < _ERRORS:
         return None
     details = entry.response.response_code_details
     metadata = entry.common_properties.metadata.filter_metadata
     ours = metadata[names.PENSTOCK_NAMESPACE].fields if names.PENSTOCK_NAMESPACE in metadata else ()
-    asked = names.ASKED in ours and not is_arriving(details)
-    if "id" in ours or names.ANSWER_DETAILS in details or asked:
+    if "id" in ours or names.ASKED in ours or names.ANSWER_DETAILS in details:
         return None
-    reason = code_of(details) if entry.response.response_code.value else "client_aborted"
-    labels = RequestLabels(
+    status = entry.response.response_code.value
+    return Rejected(_labels(entry), status, _code(status, details), decision_s=0.0)
+
+
+def _labels(entry: HTTPAccessLogEntry) -> RequestLabels:
+    """Without what only the picker knows."""
+    pool = entry.common_properties.upstream_cluster
+    return RequestLabels(
         request_id=entry.request.request_id,
         tenant=ANONYMOUS,
         model="",
-        pool="",
+        pool=pool.removeprefix(names.cluster_name("")) if _is_pool(pool) else "",
         path=entry.request.path.partition("?")[0] or entry.request.authority,
     )
-    return Rejected(labels, entry.response.response_code.value, reason, decision_s=0.0)
+
+
+def _is_pool(cluster: str) -> bool:
+    return cluster.startswith(names.cluster_name(""))
+
+
+def _code(status: int, details: str) -> str:
+    """Why a request has ended that was not decided."""
+    return code_of(details) if status else str(Ending.CLIENT_ABORTED)
 
 
 def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
@@ -266,6 +282,7 @@ def read_entry(entry: HTTPAccessLogEntry) -> Report | None:
         upstream_failed=failed and last_try is not LastTry.NONE,
         tries=tries,
         last_try=last_try,
+        code="" if key == "id" else _code(status, entry.response.response_code_details),
     )
 
 

@@ -38,6 +38,9 @@ class StandardExchange:
         self._first = first
         self._metadata = first.metadata_context
         self._request_id = ""
+        self._begun: RequestContext | None = None
+        self._is_over = False
+        """It was answered without a replica, by the picker or by the gateway."""
         self._decision: Decision | None = None
         self._reader: ResponseReader | None = None
         self._names: NamesWriter | None = None
@@ -64,6 +67,7 @@ class StandardExchange:
         if isinstance(begun, Answer):
             await self._answer(begun)
             return False
+        self._begun = begun
         given = self._metadata
         without_body = ended = self._first.request_headers.end_of_stream
         parts: list[bytes] = []
@@ -129,12 +133,14 @@ class StandardExchange:
 
     async def _answer(self, answer: Answer) -> None:
         """Answer the client without a replica."""
+        self._is_over = True
         answer = answer.with_headers((names.REQUEST_ID, self._request_id))
         await self._context.write(wire.immediate(answer))
 
     async def _refused_by_gateway(self, begun: RequestContext, first: ProcessingRequest) -> None:
         """The gateway answers the client itself before the request has arrived: a stalled upload,
         a filter of its own. The answer passes as it is; nothing was decided."""
+        self._is_over = True
         status = wire.status_of(wire.response_head(first.response_headers))
         reason = code_of_status(status)
         event = Rejected(begun.labels(), status, reason, self._picker.now() - begun.head.received_s)
@@ -242,6 +248,8 @@ class StandardExchange:
     def _close(self) -> None:
         decision = self._decision
         if decision is None:
+            if self._begun is not None and not self._is_over:
+                self._picker.left(self._begun)
             return
         reader = self._reader
         if reader is not None:

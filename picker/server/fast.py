@@ -82,6 +82,8 @@ class FastExchange:
         self._begun: RequestContext | None = None
         self._metadata = _NO_METADATA
         self._decision: Decision | None = None
+        self._is_answered = False
+        """By the picker itself."""
         self._is_over = False
         """Nothing that still comes matters."""
 
@@ -146,7 +148,11 @@ class FastExchange:
 
     def _decided(self) -> None:
         """Or never will be."""
-        if self._begun is not None:
+        if self._begun is None:
+            return
+        if self._decision is None and not self._is_answered:
+            self._picker.left(self._begun)
+        else:
             self._picker.over(self._begun)
 
     def _give_back(self) -> None:
@@ -203,6 +209,7 @@ class FastExchange:
         asyncio.get_running_loop().call_soon(self._flush)
 
     def _answer(self, answer: Answer) -> None:
+        self._is_answered = True
         if answer.handover is not None:
             self._call.send(wire.handed_over(answer.handover, self._picker.id))
         else:

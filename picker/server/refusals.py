@@ -34,7 +34,6 @@ CODES: Final[Mapping[str, str]] = MappingProxyType(
 _BY_STATUS: Final = MappingProxyType({408: "request_timeout", 413: "request_too_large"})
 _CODECS: Final = ("http1.", "http2.", "http3.")
 _EXT_PROC: Final = "ext_proc"
-_ARRIVING: Final = ("request_", "stream_idle_timeout", *_CODECS)
 
 
 def code_of(details: str) -> str:
@@ -49,8 +48,3 @@ def code_of(details: str) -> str:
 def code_of_status(status: int) -> str:
     """Of a request that somebody else's gateway refused: nothing else is known."""
     return _BY_STATUS.get(status, "refused_by_proxy")
-
-
-def is_arriving(details: str) -> bool:
-    """Whether the request was refused before it had arrived whole."""
-    return details.startswith(_ARRIVING)

@@ -174,7 +174,7 @@ class Fleet:
         return (
             len(self.picker.flights.ledger) == 0
             and len(self.picker.flights) == 0
-            and not self.picker.flights._expected
+            and not len(self.picker.flights.undecided)
             and not any(self.under_way(number) for number in range(10))
             and not view.in_flight_requests.any()
             and not view.in_flight_kv_tokens.any()

@@ -13,7 +13,14 @@ from google.protobuf.json_format import ParseDict
 
 from picker import names
 from picker.request.report import Ending, Report
-from picker.server.access_log import FLUSH_S, AccessLogs, Sign, read_entry, read_sign
+from picker.server.access_log import (
+    FLUSH_S,
+    AccessLogs,
+    Sign,
+    read_entry,
+    read_refusal,
+    read_sign,
+)
 from tests.picker.fleet import chat, fleet
 from tests.picker.server.conftest import Served
 from tests.picker.server.edge import Edge, entry_of
@@ -144,6 +151,38 @@ def test_a_client_that_left_before_the_decision_reached_envoy() -> None:
     report = read(entry(decision=asked, status=0, flags=("downstreamRemoteReset",), remote=None))
     assert (report.id, report.owner, report.reason) == ("p0-1", "p0", "client_aborted")
     assert (report.address, report.input_tokens, report.streamed_events) == ("", None, 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "details", "code"),
+    [
+        (0, "downstream_remote_disconnect", "client_aborted"),
+        (503, "ext_proc_error_message_timeout", "picker_unavailable"),
+        (503, "cluster_not_found", "picker_unavailable"),
+        (408, "stream_idle_timeout", "request_timeout"),
+        (413, "request_payload_too_large", "request_too_large"),
+    ],
+)
+def test_why_a_request_has_ended_undecided(status: int, details: str, code: str) -> None:
+    given = entry(decision={names.ASKED: "p0-1", "picker": "p0"}, status=status, remote=None)
+    given.response.response_code_details = details
+    assert read(given).code == code
+    assert read_refusal(given) is None, "its picker knows more of it"
+    assert read(entry()).code == ""
+
+
+def test_the_end_of_a_request_of_another_picker_says_what_envoy_knows_of_it() -> None:
+    given = entry(decision={"id": "p9-1", "picker": "p9"})
+    given.request.path, given.request.request_id = "/v1/chat/completions?a=b", "r"
+    given.common_properties.upstream_cluster = names.cluster_name("main")
+    made = fleet()
+    made.picker.flights.pickers_live(["p0"])
+    AccessLogs(made.picker)._take(given)
+    made.clock.now_s += 3
+    made.picker.flights.tick()
+    (done,) = made.seen.completions
+    assert (done.labels.request_id, done.labels.path) == ("r", "/v1/chat/completions")
+    assert (done.labels.pool, done.endpoint, done.status) == ("main", "10.0.0.1:8000", 200)
 
 
 def test_what_the_picker_answered_itself_is_no_end() -> None:
