@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
@@ -85,6 +86,8 @@ class FlowSettings:
     """Longest wait of a request."""
     sheddable_ttl_s: float = 15.0
     """The same below priority 0, if it is shorter."""
+    class_ttl_s: Mapping[int, float] = field(default_factory=dict)
+    """The same of single classes, by priority, in place of both."""
     objectives: tuple[Objective, ...] = ()
     trust_headers: bool = False
     """Every request may name its objective and fairness id, not only those of tenants that are

@@ -30,7 +30,7 @@ from picker.signals.engines import Engine
 from picker.signals.fetch import Upstream
 from picker.signals.kv_events import KvSettings
 from picker.signals.settings import ScrapedPool, ScrapeSettings
-from policies.flow.rules import FlowRules
+from policies.flow.rules import Bounds, FlowRules
 from policies.health.breaker import BreakerRules
 from policies.routing.spec import PolicySpec
 
@@ -110,13 +110,26 @@ def lane_settings(config: Config, socket: Path, key: str) -> LaneSettings:
 
 def flow_settings(config: Config) -> FlowSettings:
     """How requests wait for their pools."""
-    flow, ttl_s = config.flow, config.longest_wait_s
+    flow, most_s = config.flow, config.longest_wait_s
+    ttl_s = min(most_s, flow.ttl_s)
     return FlowSettings(
         rules=FlowRules(
-            max_requests=flow.max_requests, max_tokens=flow.max_tokens, aging_s=flow.aging_s
+            max_requests=flow.max_requests,
+            max_tokens=flow.max_tokens,
+            aging_s=flow.aging_s,
+            classes={
+                one.priority: Bounds(
+                    inf if one.max_requests is None else one.max_requests,
+                    inf if one.max_tokens is None else one.max_tokens,
+                )
+                for one in flow.classes
+            },
         ),
         ttl_s=ttl_s,
         sheddable_ttl_s=min(ttl_s, flow.sheddable_ttl_s),
+        class_ttl_s={
+            one.priority: min(most_s, one.ttl_s) for one in flow.classes if one.ttl_s is not None
+        },
         objectives=tuple(
             Objective(one.name, one.priority, inf if one.ttft_s is None else one.ttft_s)
             for one in flow.objectives

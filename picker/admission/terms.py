@@ -38,7 +38,9 @@ class TermsOf:
             objective = self._objective(context)
             flow = _flow(policy.tenant, context.fairness_id)
         priority = policy.priority if objective is None else objective.priority
-        ttl_s = settings.ttl_s if priority >= 0 else settings.sheddable_ttl_s
+        ttl_s = settings.class_ttl_s.get(priority)
+        if ttl_s is None:
+            ttl_s = settings.ttl_s if priority >= 0 else settings.sheddable_ttl_s
         due_s = inf if objective is None else context.head.received_s + objective.ttft_s
         return Terms(flow, priority, min(ttl_s, context.patience_s * (1.0 - _MARGIN)), due_s)
 

@@ -45,8 +45,9 @@ class FlowQueue:
 
     def offer(self, item: Item, place: Place) -> list[Item]:
         """Let an item wait. Gives those that have no place any more, perhaps itself among them:
-        when the queue is full the newest item leaves of the flow that asks for most by its weight,
-        in the lowest class that has anything. Raises ValueError for an id that waits already."""
+        when its class or the queue is full the newest item leaves of the flow that asks for most by
+        its weight, in that class, or in the lowest that has anything. Raises ValueError for an id
+        that waits already."""
         if item.id in self._items:
             raise ValueError(f"{item.id!r} waits already")
         self._count += 1
@@ -60,7 +61,7 @@ class FlowQueue:
         self.depth.more(item)
         self._tier(item.priority).add(item)
         self._shelf(place).add(item)
-        return list(self._overflow())
+        return [*self._class_overflow(item.priority), *self._overflow()]
 
     def move(self, item: Item, place: Place) -> None:
         """An item waits in another place from now on."""
@@ -193,13 +194,25 @@ class FlowQueue:
             self._by_slot.setdefault(place[0], {})[place] = None
         return found
 
+    def _class_overflow(self, priority: int) -> Iterator[Item]:
+        bounds = self.rules.classes.get(priority)
+        if bounds is None:
+            return
+        tier = self._tiers[priority]
+        depth = tier.depth
+        while depth.requests > bounds.max_requests or depth.tokens > bounds.max_tokens:
+            yield self._lose(tier)
+
     def _overflow(self) -> Iterator[Item]:
         rules, depth = self.rules, self.depth
         while depth.requests > rules.max_requests or depth.tokens > rules.max_tokens:
             lowest = next(one for one in self._priorities if self._tiers[one].depth.requests)
-            item = self._tiers[lowest].greediest()
-            self._remove(item)
-            yield item
+            yield self._lose(self._tiers[lowest])
+
+    def _lose(self, tier: Tier) -> Item:
+        item = tier.greediest()
+        self._remove(item)
+        return item
 
     def _remove(self, item: Item) -> None:
         item.waits = False

@@ -120,7 +120,9 @@ async def test_both_workers_decide(gateway: Gateway) -> None:
     connector = aiohttp.UnixConnector(str(gateway.run_dir / "envoy-admin.sock"))
     async with aiohttp.ClientSession("http://envoy", connector=connector) as session:
         lines = (await (await session.get("/clusters")).text()).splitlines()
-    asked = [line for line in lines if ".sock::rq_total::" in line]
+    asked = [
+        line for line in lines if line.startswith("penstock_picker::") and "::rq_total::" in line
+    ]
     assert len(asked) == 2
     assert all(int(line.rpartition("::")[2]) > 10 for line in asked)
     await nothing_in_flight(gateway)

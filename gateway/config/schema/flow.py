@@ -25,6 +25,22 @@ class Objective(Section):
     wait, the one whose time ends first goes first. Null: none; by arrival, after those with one."""
 
 
+class FlowClass(Section):
+    """What holds for the requests of one priority."""
+
+    priority: Priority
+    """The class: requests whose plan, tenant or objective gives them this priority."""
+    max_requests: Count | None = None
+    """Requests of this class that wait for a pool, at most, in each picker worker. One more, and
+    the newest leaves of the tenant that has most waiting in it for its weight. Null: it may fill
+    the queue, and what is of a higher class takes its place then."""
+    max_tokens: Count | None = None
+    """The same for their tokens: prompts and expected output."""
+    ttl_s: Annotated[float, Field(gt=0, le=1800)] | None = None
+    """Longest time that a request of this class waits, seconds, bounded as `flow.ttl_s` is. Null:
+    `flow.ttl_s`, and below priority 0 `flow.sheddable_ttl_s`."""
+
+
 class Flow(Section):
     """The queue in front of each pool. A request that a replica would begin at once passes it by.
     Every other one waits here, not in an engine: by priority, among tenants of the same priority by
@@ -46,6 +62,8 @@ class Flow(Section):
     aging_s: Seconds = 5.0
     """Requests of a priority that have waited for so long, seconds, get a twentieth of what higher
     ones get; not those below 0 of what is for the others."""
+    classes: tuple[FlowClass, ...] = ()
+    """Bounds and times of single priorities, where these are to be others."""
     objectives: tuple[Objective, ...] = ()
     """Objectives that trusted requests may name."""
     trust_headers: bool = False
@@ -54,8 +72,19 @@ class Flow(Section):
     clients are yours, or behind a proxy that sets or removes these headers. false: only tenants
     with `flow_headers` are trusted."""
 
+    @property
+    def longest_ttl_s(self) -> float:
+        """How long a request of any class may wait."""
+        return max(self.ttl_s, *(one.ttl_s or 0.0 for one in self.classes), 0.0)
+
     def faults(self) -> Iterator[Fault]:
-        """The names of objectives."""
+        """The names of objectives, and the priorities of classes."""
+        for index, first in repeats(one.priority for one in self.classes):
+            yield Fault(
+                ("classes", index, "priority"),
+                "a priority that no other class has",
+                hint=f"classes[{first}] has it already",
+            )
         for index, first in repeats(one.name for one in self.objectives):
             yield Fault(
                 ("objectives", index, "name"),

@@ -194,8 +194,8 @@ class Sections(Section):
     def longest_wait_s(self) -> float:
         """How long a request may wait for its pool, seconds."""
         if not self.envoy.enabled:
-            return self.flow.ttl_s
-        return min(self.flow.ttl_s, self.undecided_idle_s - 1.0)
+            return self.flow.longest_ttl_s
+        return min(self.flow.longest_ttl_s, self.undecided_idle_s - 1.0)
 
     @property
     def handed_over(self) -> tuple[str, ...]:

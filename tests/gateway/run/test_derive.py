@@ -15,6 +15,7 @@ from gateway.run.certificates import write_self_signed
 from gateway.run.derive import picker_settings, scraped_pool
 from picker.settings import Objective
 from picker.signals.fetch import Fetcher, FetchError
+from policies.flow.rules import Bounds
 from tests.gateway.config.texts import PRIVATE, loaded
 
 POOL = "pools: [{{name: a, type: static, endpoints: ['127.0.0.1:1'], tls: {}}}]"
@@ -102,6 +103,16 @@ def test_pools_have_a_queue_unless_they_opt_out(tmp_path: Path) -> None:
     assert not settings.flow.trust_headers
     out = loaded(tmp_path, STATIC.replace("type: static", "type: static, queue: false"))
     assert [pool.queue for pool in picker_settings(out).pools] == [False]
+
+
+def test_classes_of_the_queue_have_what_is_given_and_no_longer_time_than_envoy(
+    tmp_path: Path,
+) -> None:
+    high, low, normal = "max_requests: 9, ttl_s: 50", "ttl_s: 100", "max_tokens: 8"
+    classes = f"[{{priority: 3, {high}}}, {{priority: -1, {low}}}, {{priority: 0, {normal}}}]"
+    flow = picker_settings(loaded(tmp_path, f"{STATIC}flow: {{classes: {classes}}}")).flow
+    assert flow.rules.classes == {3: Bounds(9), -1: Bounds(), 0: Bounds(max_tokens=8)}
+    assert (flow.class_ttl_s, flow.ttl_s) == ({3: 50, -1: 59}, 45)
 
 
 @pytest.mark.parametrize(

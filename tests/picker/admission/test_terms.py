@@ -47,6 +47,14 @@ def test_only_who_is_trusted_names_an_objective_and_a_flow(
         assert (found.priority, found.flow, found.due_s) == (2, "acme", inf)
 
 
+@pytest.mark.parametrize(
+    ("priority", "ttl_s"), [(3, 45.0), (0, 45.0), (-1, 15.0), (7, 90.0), (-2, 2.0)]
+)
+def test_a_class_may_have_a_time_of_its_own(priority: int, ttl_s: float) -> None:
+    settings = FlowSettings(class_ttl_s={7: 90.0, -2: 2.0})
+    assert terms(settings, TenantPolicy("acme", priority=priority)).ttl_s == ttl_s
+
+
 def test_an_objective_that_nobody_has_defined_changes_nothing() -> None:
     settings = FlowSettings(objectives=OBJECTIVES, trust_headers=True)
     named = {"x-llm-d-inference-objective": "other"}

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from policies.flow.item import Item, Place
 from policies.flow.queue import FlowQueue
-from policies.flow.rules import FlowRules
+from policies.flow.rules import Bounds, FlowRules
 from tests.policies.flow.items import item
 
 HERE: Place = (0, "")
@@ -147,6 +147,21 @@ def test_a_full_queue_loses_the_newest_of_the_greediest_in_the_lowest_class() ->
     assert queue.offer(one := item("c"), HERE) == [one]
 
 
+def test_a_full_class_loses_the_newest_of_its_greediest_and_others_nothing() -> None:
+    rules = FlowRules(max_requests=100, classes={0: Bounds(4), 2: Bounds(max_tokens=250.0)})
+    queue = FlowQueue(rules)
+    low = [item("a", priority=-1) for _ in range(10)]
+    modest, greedy = item("b"), [item("c") for _ in range(3)]
+    for one in (*low, modest, *greedy):
+        assert queue.offer(one, HERE) == []
+    assert queue.offer(item("b"), (1, "")) == [greedy[2]]
+    assert queue.offer(one := item("c"), HERE) == [one]
+    high = [item("d", priority=2) for _ in range(2)]
+    assert [queue.offer(one, HERE) for one in high] == [[], []]
+    assert queue.offer(one := item("d", priority=2), HERE) == [one]
+    assert len(queue) == 16
+
+
 def test_a_queue_is_bounded_in_tokens_too() -> None:
     queue = FlowQueue(FlowRules(max_tokens=250.0))
     first, second = item("a"), item("b")
@@ -241,7 +256,8 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = FlowQueue(FlowRules(max_requests=12, max_tokens=4000.0))
+        classes = {0: Bounds(max_tokens=2000.0), 2: Bounds(4)}
+        self.queue = FlowQueue(FlowRules(max_requests=12, max_tokens=4000.0, classes=classes))
         self.waiting: list[Item] = []
         self.now_s = 0.0
 
@@ -266,7 +282,8 @@ class Machine(RuleBasedStateMachine):
         )
         self.waiting.append(one)
         for away in self.queue.offer(one, (slot, "")):
-            assert away.priority == min(other.priority for other in self.waiting)
+            lowest = min(other.priority for other in self.waiting)
+            assert away.priority == lowest or away.priority == priority
             self.waiting.remove(away)
 
     @rule(slot=st.integers(0, 2))
