@@ -6,6 +6,7 @@ import typer
 
 from loadtests.bench import peers
 from loadtests.lab.commands import lists, parity
+from loadtests.lab.commands.fairness import fairness
 from loadtests.lab.commands.limits import limits
 from loadtests.lab.commands.live import live
 from loadtests.lab.commands.sim import sim
@@ -23,6 +24,7 @@ app.command()(sim)
 app.command()(live)
 app.command()(size)
 app.command()(suite)
+app.command()(fairness)
 app.command()(limits)
 app.command("fit")(fit.main)
 app.command("parity")(parity.main)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from policies.flow.item import Item
+
 REFUSED: Final = -1
 UNKNOWN: Final = -2
 """Stands in place of a replica's index."""
@@ -84,6 +86,8 @@ class Outcome:
     busy_s: list[float] = field(default_factory=list)
     """For each replica, the time with a step on the accelerator."""
     steps: int = 0
+    items: dict[str, Item] = field(default_factory=dict)
+    """By request, as the queue had it; of those that waited."""
     gaps: list[tuple[float, int, float]] = field(default_factory=list)
     """From time to time, of each class in which something waits in the picker: when, the class, and
     `FlowQueue.gap`."""

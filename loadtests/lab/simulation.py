@@ -145,7 +145,7 @@ class Simulation:
         if self._hears_first_tokens:
             self._fleet.hear_first_tokens()
         self._read.asked = request
-        self._go_on(self._offer(head), request)
+        self._go_on(self._offer(head, request), request)
 
     def _go_on(self, offered: _Offered, request: Request) -> None:
         """Take a request on its way through the picker, as far as it goes now."""
@@ -179,11 +179,13 @@ class Simulation:
         reached_s = now_s + seeing.decision_s + seeing.network_s
         self._agenda.at(reached_s, lambda: self._reach(under_way))
 
-    async def _offer(self, head: RequestHead) -> tuple[Decision, Choice] | None:
+    async def _offer(self, head: RequestHead, request: Request) -> tuple[Decision, Choice] | None:
         begun = await self._picker.begin(head)
         if isinstance(begun, Answer):
             return None
         decision = await self._picker.offer(begun, b"")
+        if begun.item is not None:
+            self._outcome.items[request.id] = begun.item
         return None if isinstance(decision, Answer) else (decision, begun.choices[-1])
 
     def _repeated_tokens(self, request: Request, blocks: tuple[int, ...]) -> int:

@@ -93,7 +93,7 @@ class Admission:
         if context.caller.idle_only:
             return self._lane(context.pool).passes(context)
         self._others_s[context.pool] = context.head.received_s
-        return line is None or line.passes(context)
+        return line is None or line.passes(context, sheddable=self._terms_of.sheddable(context))
 
     async def wait(self, context: RequestContext, choose: Choose) -> None:
         """Return when it is the turn of a placed request, which may be placed anew meanwhile.

@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from picker.admission.begin import BeginTime
 from picker.admission.places import Places
 from picker.admission.refusals import stopping, turned_away
 from picker.admission.sight import PoolSight, sight_of
@@ -85,6 +86,7 @@ class Line:
         self.pace = Pace(now())
         self.worth = OutputWorth()
         self.expectation = Expectation()
+        self._begin_time = BeginTime()
         self._ledger, self._holding, self._now = ledger, holding, now
         self._held: dict[str, Held] = {}
         self._let_go: dict[str, Held] = {}
@@ -105,12 +107,12 @@ class Line:
         """Somebody waits."""
         return bool(self._held)
 
-    def passes(self, context: RequestContext) -> bool:
+    def passes(self, context: RequestContext, *, sheddable: bool) -> bool:
         """The endpoint chosen would begin the request at once, and nobody waits for it."""
         slot = self.pool.state.slot_of.get(context.picks[0].address)
         if slot is None:
             return True
-        return not self._places.waiting_for(slot) and self._begins(slot, context)
+        return not self._places.waiting_for(slot) and self._begins(slot, context, sheddable)
 
     def wait(self, item: Item, context: RequestContext, choose: Choose) -> Held:
         """Let a placed request wait for the endpoint that was chosen, or for another one that turns
@@ -182,6 +184,8 @@ class Line:
         out = usage.output_tokens
         self._learn_worth(entry, report, out)
         if item is not None:
+            if report.ttft_s is not None:
+                self._begin_time.observe(max(0.0, report.ttft_s - entry.waited_s))
             if report.reason is Ending.OK:
                 self.expectation.observe(item.flow, out)
             uncached = max(0, usage.input_tokens - usage.cached_tokens)
@@ -200,6 +204,7 @@ class Line:
         now_s = self._now()
         for item in self.queue.expired(now_s):
             self._refuse(item, self._when_late(item, now_s))
+        self.queue.miss(now_s + self._begin_time.most_s)
         self._ledger.settle_prefills(now_s)
         if slot is None:
             self._look_everywhere(now_s)
@@ -305,7 +310,7 @@ class Line:
         where there is room as well."""
         for item in self.queue.firsts(slot):
             held = self._held[item.id]
-            if not self._places.has_adapter_room(slot, held.context):
+            if not self._begins(slot, held.context, item.priority < 0):
                 continue
             if held.placed_s < now_s:
                 self._place_anew(held, now_s)
@@ -315,7 +320,8 @@ class Line:
 
     def _begin(self, held: Held) -> bool:
         """Let it go if there is room for it where it waits."""
-        if not held.item.waits or not self._begins(held.slot, held.context):
+        item = held.item
+        if not item.waits or not self._begins(held.slot, held.context, item.priority < 0):
             return False
         self._take(held)
         return True
@@ -377,9 +383,11 @@ class Line:
         self._assign(held, now_s)
         self.queue.move(held.item, self._place(held))
 
-    def _begins(self, slot: int, context: RequestContext) -> bool:
+    def _begins(self, slot: int, context: RequestContext, sheddable: bool) -> bool:
         """The endpoint would begin the request at once."""
-        return self._places.has_room(slot) and self._places.has_adapter_room(slot, context)
+        places = self._places
+        has_room = places.has_spare_room(slot) if sheddable else places.has_room(slot)
+        return has_room and places.has_adapter_room(slot, context)
 
     @staticmethod
     def _place(held: Held) -> Place:

@@ -8,7 +8,7 @@ from picker.flight.ledger import Ledger
 from picker.flight.prefill import MAX_TOKENS_PER_S
 from picker.request.context import RequestContext
 from picker.state.pool import PoolRuntime
-from policies.flow.room import Batches, Reserved, has_room, room
+from policies.flow.room import Batches, Reserved, has_room, has_spare_room, room
 from policies.routing.types import Bools, PoolView, Slots
 
 
@@ -74,6 +74,14 @@ class Places:
         self._renew(slot)
         view = self.pool.state.view
         return has_room(view, self.let_go, self._batches, slot, self.speed) or self._is_out(slot)
+
+    def has_spare_room(self, slot: int) -> bool:
+        """The same for a request that may be shed: it leaves others some room."""
+        self.grow()
+        self._renew(slot)
+        view = self.pool.state.view
+        spare = has_spare_room(view, self.let_go, self._batches, slot, self.speed)
+        return spare or self._is_out(slot)
 
     def has_adapter_room(self, slot: int, context: RequestContext) -> bool:
         """Whether the endpoint has the request's LoRA adapter, or a slot for it. With nothing to do

@@ -44,6 +44,13 @@ class TermsOf:
         due_s = inf if objective is None else context.head.received_s + objective.ttft_s
         return Terms(flow, priority, min(ttl_s, context.patience_s * (1.0 - _MARGIN)), due_s)
 
+    def sheddable(self, context: RequestContext) -> bool:
+        """The request has a priority below 0."""
+        policy = context.caller.policy
+        if self._objectives and (self._settings.trust_headers or policy.flow_headers):
+            return self(context).priority < 0
+        return policy.priority < 0
+
     def _objective(self, context: RequestContext) -> Objective | None:
         return self._objectives.get(context.objective) if self._objectives else None
 

@@ -6,7 +6,11 @@ from typing import Final
 
 _MOST_FLOWS: Final = 4096
 _PRIOR: Final = 256.0
-_FADING: Final = 0.05
+_PRIOR_ANSWERS: Final = 20
+"""Answers as which what is expected before weighs: short answers end first, so the first ones of a
+flow would make it look cheaper than others."""
+_ANSWERS: Final = 200
+"""Answers that count: older ones fade."""
 
 
 class Expectation:
@@ -37,14 +41,14 @@ class Expectation:
 
 
 class _Mean:
-    """Fading, and the plain one of the prior and all that was seen as long as that is little."""
+    """Of what was expected before and all that was seen; fading when that is much."""
 
     __slots__ = ("_seen", "value")
 
     def __init__(self, prior: float) -> None:
         self.value = prior
-        self._seen = 1
+        self._seen = _PRIOR_ANSWERS
 
     def observe(self, value: float) -> None:
-        self._seen += 1
-        self.value += max(_FADING, 1.0 / self._seen) * (value - self.value)
+        self._seen = min(_ANSWERS, self._seen + 1)
+        self.value += (value - self.value) / self._seen

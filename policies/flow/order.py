@@ -62,7 +62,7 @@ class Counters(Protocol):
 @runtime_checkable
 class Order(Protocol):
     """How a queue decides who goes next: the highest class first, in it the flow and then the user
-    with the least tag, then the earliest deadline, then by arrival."""
+    with the least tag, then the earliest deadline that can be met, then by arrival."""
 
     owed: float
     """Share of what is served above a class that has waited for long, which it gets in spite of

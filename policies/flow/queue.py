@@ -33,6 +33,7 @@ class FlowQueue:
         self._by_slot: dict[int, dict[Place, None]] = {}
         self._items: dict[str, Item] = {}
         self._expiry: list[tuple[float, int, Item]] = []
+        self._due: list[tuple[float, int, Item]] = []
         self._count = 0
 
     def __len__(self) -> int:
@@ -58,6 +59,11 @@ class FlowQueue:
             if len(self._expiry) > 1024 + 4 * len(self._items):
                 self._expiry = [entry for entry in self._expiry if entry[2].waits]
                 heapq.heapify(self._expiry)
+        if item.due_s < inf:
+            heapq.heappush(self._due, (item.due_s, item.order, item))
+            if len(self._due) > 1024 + 4 * len(self._items):
+                self._due = [entry for entry in self._due if entry[2].waits]
+                heapq.heapify(self._due)
         self.depth.more(item)
         self._tier(item.priority).add(item)
         self._shelf(place).add(item)
@@ -93,6 +99,16 @@ class FlowQueue:
         while self._expiry and not self._expiry[0][2].waits:
             heapq.heappop(self._expiry)
         return self._expiry[0][0] if self._expiry else inf
+
+    def miss(self, until_s: float) -> None:
+        """Deadlines until then cannot be met any more. Their items go by arrival from now on, as
+        others without a deadline, after those that can be in time: or else, when more comes than
+        can be served, everybody would be a little late."""
+        while self._due and self._due[0][0] <= until_s:
+            item = heapq.heappop(self._due)[2]
+            if item.waits:
+                item.due_s = inf
+                self._shelves[item.place].put_off(item)
 
     # -- being served
 

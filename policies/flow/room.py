@@ -30,6 +30,11 @@ _SURE: Final = 2
 """Reports in a row with a bound used up, while nothing waits in the engine, that show that it can
 more: the last that were sent may not have come there by the first."""
 _FASTEST: Final = 6
+_SPARE: Final = 0.05
+"""Share of an engine's batch, and of its KV cache, that requests leave to others which may be shed:
+those would have to wait for an end otherwise, and ends are rare when answers are long."""
+_SPARE_AHEAD: Final = 0.5
+"""Share of the prefill that an engine may have before it, for the same requests."""
 _KV_FREE: Final = 0.02
 """Share of the KV cache that must be free for anything to begin. A cache that is full while nothing
 waits may be full of what can be evicted: not every engine leaves that out of its count."""
@@ -164,6 +169,25 @@ def has_room(
     if waiting >= _QUEUED and not view.lora_active.item(slot) >= adapters > 0:
         return False
     return requests < batches.bound(slot) + _QUEUED
+
+
+def has_spare_room(
+    view: PoolView, reserved: Reserved, batches: Batches, slot: int, tokens_per_s: float
+) -> bool:
+    """The engine would begin one more request at once, and others soon after: requests that may be
+    shed leave it a part of itself."""
+    requests = view.in_flight_requests.item(slot) + reserved.requests.item(slot)
+    if requests < _ALWAYS:
+        return True
+    ahead = view.in_flight_prefill_tokens.item(slot) + reserved.prefill_tokens.item(slot)
+    if ahead > _SPARE_AHEAD * _AHEAD_S * tokens_per_s:
+        return False
+    waiting = view.waiting_requests.item(slot)
+    if waiting >= 1 and view.kv_usage.item(slot) > 1.0 - _SPARE:
+        return False
+    if requests >= (1.0 - _SPARE) * batches.bound(slot):
+        return False
+    return has_room(view, reserved, batches, slot, tokens_per_s)
 
 
 def room(

@@ -48,6 +48,10 @@ class Shelf:
                 if found.has(one):
                     tidy.add(one, tier)
 
+    def put_off(self, item: Item) -> None:
+        """An item that waits here has another deadline by now."""
+        self._classes[item.priority].put(item)
+
     def first(self) -> Item | None:
         """The item that goes next: of the highest class, unless one below it has something owed;
         None: nothing waits."""
@@ -83,6 +87,11 @@ class _Class:
                 users = self._users[item.flow] = _Children(tier.users(item.flow))
                 self._flows.add(item.flow, tier.shares)
             users.add(item.user, tier.users(item.flow))
+        self.put(item)
+
+    def put(self, item: Item) -> None:
+        """By its deadline; where it had another one it is skipped."""
+        heap = self._items[item.flow, item.user]
         heapq.heappush(heap, (item.due_s, item.order, item))
 
     def has(self, item: Item) -> bool:
@@ -97,7 +106,7 @@ class _Class:
             users = self._users[flow]
             while flow in tier.shares and (user := users.first(tier.users(flow))) is not None:
                 heap = self._items[flow, user]
-                while heap and not self.has(heap[0][2]):
+                while heap and not (self.has(heap[0][2]) and heap[0][0] == heap[0][2].due_s):
                     heapq.heappop(heap)
                 if heap:
                     return heap[0][2]

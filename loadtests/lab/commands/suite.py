@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,10 @@ import typer
 from rich.console import Console
 
 from loadtests.lab.commands import options as given
+from loadtests.lab.jobs import do_all
 from loadtests.lab.suite import rows as rows_of
 from loadtests.lab.suite.rows import Row
-from loadtests.lab.suite.runs import Run, do_all, kept, runs
+from loadtests.lab.suite.runs import Run, do, kept, runs
 from loadtests.lab.suite.table import Values, page
 from loadtests.lab.sweep import cores
 from policies import registry
@@ -59,7 +61,7 @@ def suite(
             left -= 1
             console.print(f"{left} left: {run.row.title}, {run.policy}, seed {run.seed}")
 
-        do_all(waiting, keep, cores() if jobs is None else jobs, done)
+        do_all(waiting, partial(do, folder=keep), cores() if jobs is None else jobs, done)
 
         def found(row: Row, policy: str) -> Sequence[Values]:
             figures = (kept(keep, Run(row, policy, seed)) for seed in numbers)

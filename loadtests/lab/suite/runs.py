@@ -1,15 +1,12 @@
-"""The runs of the standing comparison: several at a time, each kept when it is done.
+"""The runs of the standing comparison, each kept when it is done.
 
 A comparison that was stopped goes on where it was: what is kept is not run again.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import re
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +16,12 @@ from loadtests.lab import choices
 from loadtests.lab.bound import goodput_bound
 from loadtests.lab.commands.options import RunOptions
 from loadtests.lab.experiment import Experiment
-from loadtests.lab.result import dumped, measured
+from loadtests.lab.jobs import keep
+from loadtests.lab.result import measured
 from loadtests.lab.simulation import Simulation
 from loadtests.lab.suite.rows import LORA_SLOTS, PROFILE, REPLICAS, Row
 from loadtests.lab.summary import whole
 from loadtests.sim.model.profile import find
-from policies.registry import load_plugins
 
 Figures = Mapping[str, float | None]
 
@@ -94,31 +91,4 @@ def do(run: Run, folder: Path) -> None:
     window = experiment.cut.window(outcome)
     bound = goodput_bound(outcome, window, experiment.slo, experiment.setting(cell))
     document = {"policy": run.policy, "row": run.row.title, "bound_per_s": bound, **data}
-    path = folder / run.file_name
-    part = path.with_suffix(".part")
-    part.write_bytes(dumped(document))
-    part.replace(path)
-
-
-def do_all(waiting: Sequence[Run], folder: Path, jobs: int, done: Callable[[Run], None]) -> None:
-    """Do the runs, so many at a time; ``done`` is called after each. An error ends all of them."""
-    if jobs == 1:
-        for run in waiting:
-            do(run, folder)
-            done(run)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=_begin) as pool:
-        futures: dict[Future[None], Run] = {pool.submit(do, run, folder): run for run in waiting}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                done(futures[future])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
-    load_plugins()
+    keep(folder / run.file_name, document)

@@ -117,6 +117,35 @@ def test_deadlines_go_first_within_a_user() -> None:
     assert [serve(queue) for _ in range(3)] == [soon, late, none]
 
 
+def test_a_deadline_that_cannot_be_met_hurries_nobody() -> None:
+    queue = FlowQueue()
+    missed, first = item(due_s=3.0), item()
+    soon, later = item(due_s=6.0), item(due_s=9.0)
+    for one in (missed, first, later, soon):
+        queue.offer(one, HERE)
+    queue.move(missed, (1, ""))
+    queue.miss(3.5)
+    queue.move(missed, HERE)
+    assert [serve(queue) for _ in range(4)] == [soon, later, missed, first]
+    gone = item(due_s=1.0)
+    queue.offer(gone, HERE)
+    queue.cancel(gone.id)
+    queue.miss(2.0)
+    assert queue.first(HERE) is None
+
+
+def test_deadlines_are_met_when_more_comes_than_can_be_served() -> None:
+    """Two come each second, one is served, each within 10 s if at all: half of them are in
+    time, not none."""
+    queue, met = FlowQueue(), 0
+    for second in range(200):
+        for _ in range(2):
+            queue.offer(item(due_s=second + 10.0), HERE)
+        queue.miss(float(second))
+        met += serve(queue).due_s > second
+    assert met == 200
+
+
 def test_the_higher_class_goes_first_and_the_lower_gets_a_little_when_it_has_waited() -> None:
     queue = FlowQueue(FlowRules(aging_s=5.0))
     for _ in range(100):

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from policies.flow.room import Batches, Reserved, has_room, room
+from policies.flow.room import Batches, Reserved, has_room, has_spare_room, room
 from policies.routing.types import PoolView
 
 SPEED = 10_000.0
@@ -154,3 +154,21 @@ def test_the_first_bound_grows_where_next_to_nothing_is_seen_to_run() -> None:
         ours = batches.bound(0) + 2
         batches.saw(0, running=1, waiting=0, kv_usage=0.1, ahead_s=0.0, ours=ours)
     assert batches.bound(0) > 200
+
+
+def test_requests_that_may_be_shed_leave_others_a_part_of_an_engine() -> None:
+    def spare(seen: PoolView) -> bool:
+        return has_spare_room(seen, Reserved.none(1), batches, 0, SPEED)
+
+    batches = Batches()
+    batches.saw(0, running=100, waiting=5, kv_usage=0.1, ahead_s=0.0)
+    assert spare(view(in_flight_requests=94.0))
+    for full in (
+        view(in_flight_requests=96.0),
+        view(in_flight_prefill_tokens=1000.0),
+        view(kv_usage=0.96, waiting_requests=1.0),
+    ):
+        assert begins(full, batches=batches)
+        assert not spare(full)
+    assert spare(view(in_flight_requests=1.0, in_flight_prefill_tokens=1000.0)), "nearly idle"
+    assert not spare(view(waiting_requests=3.0)), "no room at all"

@@ -185,7 +185,7 @@ def test_what_is_given_out_at_one_time_is_charged_by_one_measure() -> None:
 def test_expected_outputs_are_learned_by_flow() -> None:
     expectation = Expectation()
     assert expectation.tokens("a", 100.0) == 100.0
-    for _ in range(60):
+    for _ in range(600):
         expectation.observe("a", 20.0)
         expectation.observe("b", 2000.0)
     assert expectation.tokens("a", 8000.0) == pytest.approx(20.0, rel=0.3)

@@ -1,13 +1,15 @@
 """The standing comparison on a row that takes a moment."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from loadtests.lab.jobs import do_all
 from loadtests.lab.source import Extent, Level, LevelKind
 from loadtests.lab.suite.rows import AUTO, load_rows, troubled_rows
-from loadtests.lab.suite.runs import Run, do, do_all, kept, runs
+from loadtests.lab.suite.runs import Run, do, kept, runs
 from loadtests.lab.suite.table import _JUDGED, _versus, page
 
 
@@ -39,7 +41,7 @@ def test_what_is_kept_is_shown_and_not_done_again(traces: Path, tmp_path: Path) 
     do(first, folder)
     assert kept(folder, first)
     told: list[Run] = []
-    do_all([second], folder, 1, told.append)
+    do_all([second], partial(do, folder=folder), 1, told.append)
     assert told == [second]
 
     def found(_: object, policy: str) -> list[dict[str, float | None]]:
