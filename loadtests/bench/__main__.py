@@ -31,6 +31,7 @@ from loadtests.bench.figures import (
     limits,
     long,
     micro,
+    queue,
     scale,
     streaming,
     tenants,
@@ -56,6 +57,7 @@ OWN_FIGURES: Final = (
     OwnFigure("reading", "CPU of reading 1,000 busy replicas", scale.reading),
     OwnFigure("bodies", "what one hostile body does to all others", bodies.worst),
     OwnFigure("kv-index", "exact index of what replicas have cached", kv_index.rows),
+    OwnFigure("queue", "10,000 requests that wait", queue.rows),
     OwnFigure("hearing", "CPU per request of another picker", hearing.per_request),
 )
 ASKED_FOR: Final = (

@@ -64,6 +64,11 @@ class Shelf:
         return self._classes[priority].first(self._tiers[priority])
 
 
+_Heap = list[tuple[float, int, Item]]
+"""Items of one user, the earliest deadline first, then by arrival; those that have gone, or had
+another deadline, among them."""
+
+
 class _Class:
     def __init__(self, place: Place, tier: Tier) -> None:
         self._place = place
@@ -72,26 +77,27 @@ class _Class:
         """Items in it that are not here any more, at most."""
         self._arrived: deque[Item] = deque()
         self._flows = _Children(tier.shares)
+        self._items: dict[str, dict[str, _Heap]] = {}
+        """By flow and user."""
         self._users: dict[str, _Children] = {}
-        self._items: dict[tuple[str, str], list[tuple[float, int, Item]]] = {}
-        """By flow and user, the earliest deadline first, then by arrival."""
+        """Of flows of which more than one user was here."""
 
     def add(self, item: Item, tier: Tier) -> None:
         self.requests += 1
         self._arrived.append(item)
-        heap = self._items.get((item.flow, item.user))
-        if heap is None:
-            heap = self._items[item.flow, item.user] = []
-            users = self._users.get(item.flow)
-            if users is None:
-                users = self._users[item.flow] = _Children(tier.users(item.flow))
-                self._flows.add(item.flow, tier.shares)
-            users.add(item.user, tier.users(item.flow))
+        heaps = self._items.get(item.flow)
+        if heaps is None:
+            heaps = self._items[item.flow] = {}
+            self._flows.add(item.flow)
+        if item.user not in heaps:
+            heaps[item.user] = []
+            if (users := self._users.get(item.flow)) is not None:
+                users.add(item.user)
         self.put(item)
 
     def put(self, item: Item) -> None:
         """By its deadline; where it had another one it is skipped."""
-        heap = self._items[item.flow, item.user]
+        heap = self._items[item.flow][item.user]
         heapq.heappush(heap, (item.due_s, item.order, item))
 
     def has(self, item: Item) -> bool:
@@ -102,20 +108,41 @@ class _Class:
         return iter(dict.fromkeys(self._arrived))
 
     def first(self, tier: Tier) -> Item | None:
-        while (flow := self._flows.first(tier.shares)) is not None:
-            users = self._users[flow]
-            while flow in tier.shares and (user := users.first(tier.users(flow))) is not None:
-                heap = self._items[flow, user]
-                while heap and not (self.has(heap[0][2]) and heap[0][0] == heap[0][2].due_s):
-                    heapq.heappop(heap)
-                if heap:
-                    return heap[0][2]
-                del self._items[flow, user]
-                users.drop(user)
-            for user in users:
-                del self._items[flow, user]
-            del self._users[flow]
+        while (flow := self._flows.first()) is not None:
+            heaps = self._items[flow]
+            if len(heaps) == 1:
+                (heap,) = heaps.values()
+                item = self._top(heap)
+            else:
+                item = self._of_users(flow, heaps, tier)
+            if item is not None:
+                return item
+            del self._items[flow]
+            self._users.pop(flow, None)
             self._flows.drop(flow)
+        return None
+
+    def _of_users(self, flow: str, heaps: dict[str, _Heap], tier: Tier) -> Item | None:
+        if flow not in tier.shares:
+            return None
+        shares, users = tier.users(flow), self._users.get(flow)
+        if users is None or users.shares is not shares:  # the flow had nothing waiting for a while
+            users = self._users[flow] = _Children(shares)
+            for user in heaps:
+                users.add(user)
+        while (user_ := users.first()) is not None:
+            if (item := self._top(heaps[user_])) is not None:
+                return item
+            del heaps[user_]
+            users.drop(user_)
+        return None
+
+    def _top(self, heap: _Heap) -> Item | None:
+        while heap:
+            due_s, _, item = heap[0]
+            if item.waits and due_s == item.due_s and item.place == self._place:
+                return item
+            heapq.heappop(heap)
         return None
 
 
@@ -123,21 +150,20 @@ class _Children:
     """Those of the children of some shares that are here, by their tags."""
 
     def __init__(self, shares: Counters) -> None:
+        self.shares = shares
         self._heap: list[tuple[float, str]] = []
         self._tags: dict[str, float] = {}
         """As they are in the heap; other ones there are old."""
         self._lowerings = shares.lowerings
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tags)
+    def add(self, child: str) -> None:
+        self._push(child, self.shares.tag(child))
 
-    def add(self, child: str, shares: Counters) -> None:
-        self._push(child, shares.tag(child))
-
-    def first(self, shares: Counters) -> str | None:
+    def first(self) -> str | None:
         """The one with the least tag. A tag that has grown is put right when it comes up."""
+        shares = self.shares
         if self._lowerings != shares.lowerings:
-            self._lower(shares)
+            self._lower()
         heap, tags = self._heap, self._tags
         while heap:
             tag, child = heap[0]
@@ -154,12 +180,16 @@ class _Children:
     def drop(self, child: str) -> None:
         del self._tags[child]
 
-    def _lower(self, shares: Counters) -> None:
-        lowered = shares.lowered(self._lowerings)
-        for child in self if lowered is None else lowered:
-            if child in self._tags and (now := shares.tag(child)) < self._tags[child]:
-                self._push(child, now)
+    def _lower(self) -> None:
+        """Put the tags right that have become less: of all that are here, or of those that have,
+        whichever are fewer."""
+        shares, since, tags = self.shares, self._lowerings, self._tags
         self._lowerings = shares.lowerings
+        few = self._lowerings - since < len(tags)
+        lowered = shares.lowered(since) if few else None
+        for child in [*tags] if lowered is None else lowered:
+            if child in tags and (now := shares.tag(child)) < tags[child]:
+                self._push(child, now)
 
     def _push(self, child: str, tag: float) -> None:
         self._tags[child] = tag

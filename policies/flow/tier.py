@@ -35,7 +35,7 @@ class Tier:
 
     def users(self, flow: str) -> Counters:
         """The users of a flow that has something waiting."""
-        return self._flows[flow].users
+        return self._flows[flow].divided()
 
     def add(self, item: Item) -> None:
         """An item waits from now on."""
@@ -69,7 +69,7 @@ class Tier:
         item.price = self._order.price(item)
         self.shares.charge(item.flow, item.price)
         flow = self._flows.get(item.flow)
-        if flow is not None and len(flow.users) > 1:  # among whom else is it shared?
+        if flow is not None and flow.users is not None and len(flow.users) > 1:
             flow.users.charge(item.user, item.price)
             item.divided = True
 
@@ -78,7 +78,8 @@ class Tier:
         price = self._order.price(item)
         more, item.price = price - item.price, price
         self.shares.correct(item.flow, more)
-        if item.divided and (flow := self._flows.get(item.flow)) is not None:
+        flow = self._flows.get(item.flow) if item.divided else None
+        if flow is not None and flow.users is not None:
             flow.users.correct(item.user, more)
 
     def oldest_s(self, flow: str | None = None) -> float:
@@ -124,7 +125,10 @@ class _Flow:
         self.depth = Depth()
         self.weight = 1.0
         """Of the item that came last."""
-        self.users = order.counters()
+        self.users: Counters | None = None
+        """None: there was only one so far. Most flows have no others."""
+        self._order = order
+        self._only = ""
         self._arrived: deque[Item] = deque()
 
     @property
@@ -133,14 +137,28 @@ class _Flow:
 
     def add(self, item: Item) -> None:
         self.weight = item.weight
+        if self.users is not None:
+            self.users.join(item.user)
+        elif not self.depth.requests:
+            self._only = item.user
+        elif item.user != self._only:
+            self.divided().join(item.user)
         self.depth.more(item)
-        self.users.join(item.user)
         self._arrived.append(item)
 
     def remove(self, item: Item) -> None:
         self.depth.less(item)
-        self.users.leave(item.user)
+        if self.users is not None:
+            self.users.leave(item.user)
         self._arrived = _without_gone(self._arrived, self.depth.requests)
+
+    def divided(self) -> Counters:
+        """Its users, of whom each gets a share."""
+        if self.users is None:
+            self.users = self._order.counters()
+            for _ in range(self.depth.requests):
+                self.users.join(self._only)
+        return self.users
 
     def oldest_s(self) -> float:
         return self._arrived[0].arrived_s

@@ -109,6 +109,24 @@ def test_users_share_what_their_flow_gets() -> None:
     assert "y" in {serve(queue).user for _ in range(2)}
 
 
+def test_users_of_a_flow_that_comes_back_begin_anew() -> None:
+    """What is kept of them in a place is of before."""
+    queue = FlowQueue()
+    for _ in range(20):
+        for user in "xy":
+            queue.offer(item("a", 500.0, user=user), HERE)
+            queue.offer(item("a", 500.0, user=user), (1, ""))
+    for _ in range(40):
+        serve(queue)
+    for one in [serve(queue, (1, "")) for _ in range(40)]:
+        assert one.flow == "a"
+    for _ in range(8):
+        queue.offer(item("a", 10.0, user="z"), HERE)
+        queue.offer(item("a", 10.0, user="x"), HERE)
+    users = [serve(queue).user for _ in range(8)]
+    assert users.count("x") == users.count("z") == 4
+
+
 def test_deadlines_go_first_within_a_user() -> None:
     queue = FlowQueue()
     late, soon, none = item(due_s=9.0), item(due_s=3.0), item()

@@ -105,7 +105,7 @@ def _serve(queue: FlowQueue, place: Place, cost: float | None = None) -> Item:
     under_way=st.integers(0, 12),
     weights=st.tuples(st.sampled_from((1.0, 2.0, 4.0)), st.sampled_from((1.0, 3.0))),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_service_differs_by_the_largest_items_and_by_what_is_not_known_yet(
     costs: list[tuple[float, float, int]], under_way: int, weights: tuple[float, float]
 ) -> None:
