@@ -28,7 +28,7 @@ from picker.request.answer import Answer, Decision
 from picker.request.context import RequestContext
 from picker.request.head import RequestHead
 from picker.request.rejection import Reason, Rejection
-from picker.request.report import Report
+from picker.request.report import Ending, Report
 from picker.request.response_ids import ResponseIds
 from picker.seams.background import AtOnce, Background
 from picker.seams.engine_counts import EngineCounts, NoEngineCounts
@@ -273,6 +273,30 @@ class Picker:
     def lives(self, id: str, *, owner: str) -> None:  # noqa: A002 - the request's id
         """The data plane still serves a request that picker ``owner`` decided."""
         self.flights.lives(id, owner=owner)
+
+    def may_be_evicted(self, context: RequestContext) -> bool:
+        """A begun request may be ended for others until its answer begins: `evictable` and `began`
+        follow when it is decided."""
+        return self.admission.may_be_evicted(context)
+
+    def evictable(
+        self, context: RequestContext, decision: Decision, answer: Callable[[Answer], None]
+    ) -> None:
+        """A decided request can be ended by ``answer``, which the client gets, until `began`."""
+
+        def evict(rejection: Rejection) -> None:
+            row = rejection.row
+            headers = (*rejection.headers(), *context.response_headers, context.id_header)
+            answer(Answer(row.status, headers, rejection.body(anthropic=context.anthropic)))
+            took_s = self.now() - context.head.received_s
+            where = decision.addresses[0]
+            self.complete(Report(decision.id, self.id, where, row.status, Ending.EVICTED, took_s))
+
+        self.admission.evictable(context, evict)
+
+    def began(self, context: RequestContext) -> None:
+        """The answer to a request has begun, or it has ended. Harmless when it was said before."""
+        self.admission.answered(context)
 
     def attend(self, decision: Decision) -> None:
         """The caller follows the request to its end, and reports that whatever happens."""

@@ -89,6 +89,9 @@ class FlowSettings:
     class_ttl_s: Mapping[int, float] = field(default_factory=dict)
     """The same of single classes, by priority, in place of both."""
     objectives: tuple[Objective, ...] = ()
+    evict_for: int | None = None
+    """Requests of this priority or a higher one that would wait have one below 0 evicted whose
+    answer has not begun; None: none is."""
     trust_headers: bool = False
     """Every request may name its objective and fairness id, not only those of tenants that are
     trusted."""

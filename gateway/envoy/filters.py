@@ -130,6 +130,8 @@ def _ext_proc(plan: EnvoyPlan, forwarded: list[str]) -> Json:
         message_timeout=f"{plan.config.picker.decision_timeout_s}s",
         # What the picker may ask for, for a request that waits for its pool.
         max_message_timeout=f"{min(longest_s, wire.MOST_S)}s",
+        # For requests that may be evicted: the picker hears when their answers begin.
+        allow_mode_override=True,
         processing_mode={
             "request_header_mode": "SEND",
             "request_body_mode": "BUFFERED",

@@ -134,6 +134,7 @@ def flow_settings(config: Config) -> FlowSettings:
             Objective(one.name, one.priority, inf if one.ttft_s is None else one.ttft_s)
             for one in flow.objectives
         ),
+        evict_for=flow.evict_for,
         trust_headers=flow.trust_headers,
     )
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from math import inf
 
+from picker.admission.evictions import Evictable, Evictions
 from picker.admission.idle import IdleLane, expires_s
 from picker.admission.line import Choose, Line
 from picker.admission.places import Places
@@ -15,7 +16,7 @@ from picker.admission.terms import TermsOf
 from picker.flight.entry import Entry
 from picker.flight.ledger import Ledger
 from picker.request.context import RequestContext
-from picker.request.rejection import Reason
+from picker.request.rejection import Reason, Rejection
 from picker.request.report import Report
 from picker.seams.holding import Holding
 from picker.settings import FlowSettings, PickerSettings
@@ -50,12 +51,15 @@ class Admission:
         self._others_s: dict[str, float] = {}
         """By pool: when the last request of another kind came."""
         self._closed = False
+        self._evictions = Evictions()
+        self._evict_for: int | None = None
         self._terms_of = TermsOf(FlowSettings())
 
     def configure(self, settings: PickerSettings) -> None:
         """Take over new settings; what waits goes on waiting, but for pools that are gone or have
         opted out: what waits for them goes on at once."""
         self._terms_of = TermsOf(settings.flow)
+        self._evict_for = settings.flow.evict_for
         queued = {pool.name for pool in settings.pools if pool.queue}
         for name in [*self._lines]:
             if name not in queued:
@@ -111,6 +115,8 @@ class Admission:
         try:
             if item.waits and context.on_wait is not None:
                 context.on_wait(item.expires_s - item.arrived_s)
+            if item.waits:
+                self._make_room(line, item)
             await held.hold
         except BaseException:
             line.left(item.id)
@@ -182,7 +188,29 @@ class Admission:
         line = self._lines.get(pool)
         if line is not None and (slot := line.pool.state.slot_of.get(address)) is not None:
             line.reported(slot)
+            for item in line.queue.firsts(slot) if self._evict_for is not None else ():
+                self._make_room(line, item)
         self._stir_idle(pool)
+
+    def may_be_evicted(self, context: RequestContext) -> bool:
+        """A request may be ended for others, as long as its answer has not begun."""
+        if self._evict_for is None:
+            return False
+        return context.caller.idle_only or self._terms_of(context).priority < 0
+
+    def evictable(self, context: RequestContext, evict: Callable[[Rejection], None]) -> None:
+        """A decided request can be ended from now on."""
+        line = self._lines.get(context.pool)
+        if line is not None:
+            item = context.item or self._item(context, line)
+            if context.caller.idle_only:
+                item.priority = IDLE_PRIORITY
+            where = context.picks[-1].addresses[0]
+            self._evictions.add(context.pool, Evictable(context.id, where, item, evict))
+
+    def answered(self, context: RequestContext) -> None:
+        """The answer to a request has begun, or it has ended."""
+        self._evictions.remove(context.pool, context.id)
 
     def freed(self, pool: str) -> None:
         """Endpoints of the pool can do more than before."""
@@ -251,6 +279,16 @@ class Admission:
         )
         line.queue.order.rank(item)
         return item
+
+    def _make_room(self, line: Line, item: Item) -> None:
+        """Evict one request for one that waits, if it may have that: one at a time, and the next
+        when the endpoint has reported what that has brought."""
+        if self._evict_for is None or item.priority < self._evict_for or not item.waits:
+            return
+        away = self._evictions.take(line.pool.name, line.pool.state.address_of(item.place[0]))
+        if away is not None:
+            message = "The request was ended for one of higher priority before its answer began."
+            away.evict(line.turned_away(Reason.EVICTED, away.item, message))
 
     def _shed(self, line: Line, item: Item) -> None:
         """Raises Rejection for a share of the requests below priority 0."""

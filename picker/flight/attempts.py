@@ -62,6 +62,8 @@ def _last(report: Report, *, names_model: bool) -> tuple[Outcome, str]:
         outcome = Outcome.UNKNOWN  # it may have been the client that did not read
     if outcome is None and report.upstream_failed:
         outcome = Outcome.BROKEN_OFF
+    if report.reason is Ending.EVICTED:
+        outcome = Outcome.UNKNOWN
     if outcome is None and report.reason is Ending.CLIENT_ABORTED:
         patient = report.ttft_s is None and report.duration_s >= PATIENCE_S
         outcome = Outcome.ABANDONED if patient else Outcome.UNKNOWN

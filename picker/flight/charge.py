@@ -23,8 +23,9 @@ def charged(
     its signals say.
 
     What the engine reported counts, as far as it is ``possible``. Without that: a stream counts for
-    what was streamed, a whole answer for what was ``expected``. A client that left before the first
-    token is charged the prompt if the engine ``began``, else the request without tokens. A request
+    what was streamed, a whole answer for what was ``expected``. A request whose client left before
+    the first token, or that was evicted, is charged the prompt if the engine ``began``, else no
+    tokens. A request
     that the engine refuses (4xx) is charged without tokens, because it was work. What failed before
     the first token is not charged, its prompt neither. A request that is expected to use nothing is
     charged no tokens, whatever the answer says: that may be the usage of another, such as a stored
@@ -57,7 +58,7 @@ def _without_an_answer(report: Report, expected: Usage, *, began: bool) -> Usage
     """Before the first token a client left, an engine refused, or something failed."""
     if not report.address:
         return None  # it was sent to no engine
-    if report.reason is Ending.CLIENT_ABORTED:
+    if report.reason in {Ending.CLIENT_ABORTED, Ending.EVICTED}:
         return Usage(expected.input_tokens, 0) if began else NOTHING
     refused = report.reason is Ending.HTTP_ERROR and 400 <= report.status < 500
     return NOTHING if refused else None

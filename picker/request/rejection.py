@@ -50,6 +50,7 @@ class Reason(Enum):
     OVERLOADED = ErrorRow(429, "server_error", "overloaded", "rejected-saturated")
     QUEUE_FULL = ErrorRow(429, "server_error", "queue_full", "rejected-saturated")
     QUEUE_TIMEOUT = ErrorRow(429, "server_error", "queue_timeout", "rejected-ttl-expired")
+    EVICTED = ErrorRow(429, "server_error", "evicted", "evicted")
     LIMITS_UNAVAILABLE = ErrorRow(503, "server_error", "limits_unavailable")
     NO_ENDPOINTS = ErrorRow(503, "server_error", "no_endpoints", "rejected-no-endpoints")
     SHUTTING_DOWN = ErrorRow(503, "server_error", "shutting_down", "rejected-shutting-down")

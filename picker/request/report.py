@@ -17,6 +17,8 @@ class Ending(StrEnum):
     HTTP_ERROR = "http_error"
     """The replica answered with a status of 400 or more."""
     CLIENT_ABORTED = "client_aborted"
+    EVICTED = "evicted"
+    """It was ended for others, before its answer began."""
     UPSTREAM_ERROR = "upstream_error"
     """The replica could not be reached, or broke off."""
     ENGINE_ERROR = "engine_error"

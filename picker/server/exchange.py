@@ -45,6 +45,7 @@ class StandardExchange:
         self._reader: ResponseReader | None = None
         self._names: NamesWriter | None = None
         self._status = _CLIENT_LEFT
+        self._evicting: asyncio.Future[None] | None = None
         self._sent = False
         """The gateway has the whole request: a replica may have seen it."""
         self._served: str | None = None
@@ -109,7 +110,14 @@ class StandardExchange:
         if trailers:
             await self._context.write(wire.CONTINUE_REQUEST_TRAILERS)
         self._sent = True
+        if self._picker.may_be_evicted(begun):
+            self._picker.evictable(begun, outcome, self._evict)
         return True
+
+    def _evict(self, answer: Answer) -> None:
+        """The gateway answers the client, and ends what the request has at its replica."""
+        answer = answer.with_headers((names.REQUEST_ID, self._request_id))
+        self._evicting = asyncio.ensure_future(self._context.write(wire.immediate(answer)))
 
     def _identified(self, head: RequestHead) -> RequestHead:
         """With an id of ours where the gateway has given the request none."""
@@ -188,6 +196,8 @@ class StandardExchange:
 
     async def _response_headers(self, message: ProcessingRequest) -> None:
         assert self._decision is not None
+        assert self._begun is not None
+        self._picker.began(self._begun)
         given = wire.response_head(message.response_headers)
         self._status = wire.status_of(given)
         balancing = message.metadata_context.filter_metadata.get(names.LB_NAMESPACE)
@@ -247,6 +257,8 @@ class StandardExchange:
 
     def _close(self) -> None:
         decision = self._decision
+        if self._begun is not None:
+            self._picker.began(self._begun)
         if decision is None:
             if self._begun is not None and not self._is_over:
                 self._picker.left(self._begun)

@@ -45,10 +45,16 @@ class FastPath:
         self._picker = picker
         self._eager = Eager()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._watching: dict[FastExchange, None] = {}
 
     def exchange(self, call: Call, flush: Flush) -> FastExchange:
         """Serves one call."""
-        return FastExchange(self._picker, call, flush, self._start)
+        return FastExchange(self._picker, call, flush, self._start, self._watching)
+
+    def release(self) -> None:
+        """Let requests that could be evicted go on without the picker, which stops."""
+        for exchange in tuple(self._watching):
+            exchange.release()
 
     async def close(self) -> None:
         """Return when nothing is being decided any more. All calls have ended before."""
@@ -72,9 +78,14 @@ class FastExchange:
         call: Call,
         flush: Flush,
         start: Callable[[Work], asyncio.Task[None] | None],
+        watching: dict[FastExchange, None],
     ) -> None:
+        """``watching``: the exchanges of requests that can be evicted; joins them."""
         self._picker, self._call = picker, call
         self._flush, self._start = flush, start
+        self._watching = watching
+        self._may_watch = False
+        """It may be evicted, and Envoy tells when its answer begins."""
         self._task: asyncio.Task[None] | None = None
         """Work on the last message that waits for something."""
         self._early: Message | None = None
@@ -93,6 +104,10 @@ class FastExchange:
         """See `Receiver`. One that is too many is not read."""
         if self._is_over:
             return
+        if self in self._watching:  # its answer begins
+            self._call.send(wire.PASS_RESPONSE_HEADERS)
+            self._end()
+            return
         if self._task is not None:
             self._early = message if self._early is None else self._early
         elif self._begun is None:
@@ -108,6 +123,7 @@ class FastExchange:
     def cancelled(self) -> None:
         """See `Receiver`."""
         self._is_over = True
+        self._unwatch()
         waits = self._task is not None and self._task.cancel()
         if not waits and not self._call.is_sent:  # the step that waits gives back what was taken
             self._give_back()
@@ -178,7 +194,8 @@ class FastExchange:
             return
         self._begun = begun
         self._picker.expect(begun)
-        self._call.send(wire.continue_to_body(begun.id, self._picker.id))
+        self._may_watch = self._picker.may_be_evicted(begun)
+        self._call.send(wire.continue_to_body(begun.id, self._picker.id, watch=self._may_watch))
 
     async def _take_body(self, begun: RequestContext, message: Message) -> None:
         second, body = wire.request_body(message)
@@ -201,7 +218,28 @@ class FastExchange:
         self._decision = outcome
         headers = _headers(outcome)
         self._call.send(*wire.decided_fast(outcome, self._metadata, headers, on_body=on_body))
+        if self._may_watch:
+            self._picker.over(begun)
+            self._watching[self] = None
+            self._picker.evictable(begun, outcome, self._evict)
+        else:
+            self._end()
+
+    def release(self) -> None:
+        """The request goes on, and cannot be evicted any more."""
         self._end()
+        self._flush()
+
+    def _evict(self, answer: Answer) -> None:
+        """Envoy answers the client, and ends what the request has at its replica."""
+        self._answer(answer)
+        asyncio.get_running_loop().call_soon(self._flush)
+
+    def _unwatch(self) -> None:
+        if self in self._watching:
+            del self._watching[self]
+            assert self._begun is not None
+            self._picker.began(self._begun)
 
     def _on_wait(self, longest_s: float) -> None:
         """The request waits for its pool, and Envoy for longer than for a picker that hangs."""
@@ -219,6 +257,7 @@ class FastExchange:
     def _end(self, status: Status = Status.OK, reason: str = "") -> None:
         if not self._is_over:
             self._is_over = True
+            self._unwatch()
             self._call.finish(status, reason)
             self._decided()
 

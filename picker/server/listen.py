@@ -110,6 +110,7 @@ class Servers:
         in the meantime is refused, and then all streams are ended. A stream of the standard port
         lasts as long as the response, and a gateway breaks that off with it: those have
         ``standard_grace_s``."""
+        self._fast.release()
         self._unix.drain()
         await self._until(lambda: not self._serves_standard, standard_grace_s)
         await self._until(lambda: not self._busy, grace_s)

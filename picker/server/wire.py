@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from envoy.config.core.v3.base_pb2 import HeaderMap, HeaderValueOption, Metadata
+from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3.external_processor_pb2 import (
     BodyMutation,
     BodyResponse,
@@ -246,18 +247,24 @@ def more_time(timeout_s: float) -> bytes:
     return _encoded(message)
 
 
-def continue_to_body(request_id: str, picker: str) -> bytes:
+def continue_to_body(request_id: str, picker: str, *, watch: bool = False) -> bytes:
     """Answer to the request's headers on the fast path: the body, please. Names the request for
-    Envoy's access log, so that its end is reported even when the decision comes too late for it."""
-    before, after = _around_id(len(request_id.encode()), picker)
+    Envoy's access log, so that its end is reported even when the decision comes too late for it.
+    ``watch``: the response's headers, too, when they come."""
+    before, after = _around_id(len(request_id.encode()), picker, watch=watch)
     return before + request_id.encode() + after
 
 
 @lru_cache(64)
-def _around_id(size: int, picker: str) -> tuple[bytes, bytes]:
+def _around_id(size: int, picker: str, *, watch: bool) -> tuple[bytes, bytes]:
     """What stands before and after an id of so many bytes."""
     anything = "\0" * size
     message = ProcessingResponse(request_headers=HeadersResponse())
+    if watch:
+        mode = message.mode_override
+        mode.request_header_mode = mode.response_header_mode = ProcessingMode.SEND
+        mode.request_trailer_mode = mode.response_trailer_mode = ProcessingMode.SKIP
+        mode.request_body_mode = ProcessingMode.BUFFERED
     ours = message.dynamic_metadata.fields[names.PENSTOCK_NAMESPACE].struct_value
     _fill(ours, {names.ASKED: anything, "picker": picker})
     before, _, after = _encoded(message).partition(anything.encode())
@@ -343,6 +350,10 @@ def on_response_headers(set_headers: HeaderList, remove: Sequence[str]) -> bytes
     _mutate(message.response_headers.response.header_mutation, set_headers, remove)
     message.response_headers.SetInParent()  # also when nothing changes
     return _encoded(message)
+
+
+PASS_RESPONSE_HEADERS: Final = on_response_headers((), ())
+"""The response's headers as they are."""
 
 
 def response_head(headers: HttpHeaders) -> dict[str, str]:

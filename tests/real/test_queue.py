@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
 COMPLETIONS, MESSAGES = "/v1/completions", "/v1/messages"
 DROPPED = "x-llm-d-request-dropped-reason"
+BUDGET: Json = {"count": "total_tokens", "limit": 1_000_000, "window": "calendar", "period": "day"}
 HOLDERS = 3
 """Requests that run in the replica, or wait there."""
 
@@ -35,12 +36,13 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
         config: Json = {
             "listen": {"drain_timeout_s": 20},
             "picker": {"decision_timeout_s": 1, "scrape": {"interval_s": 0.05}},
-            "flow": {"ttl_s": 40, "sheddable_ttl_s": 1.5},
+            "flow": {"ttl_s": 40, "sheddable_ttl_s": 1.5, "evict_for": 5},
             "pools": [{"name": "p", "type": "static", "endpoints": [replica.address]}],
             "identity": {"api_keys": False, "trusted_headers": {"tenant": "x-tenant-id"}},
             "tenants": [
                 {"name": "acme", "limits": [concurrency]},
-                {"name": "bulk", "priority": -1, "limits": [concurrency]},
+                {"name": "bulk", "priority": -1, "limits": [concurrency, BUDGET]},
+                {"name": "vip", "priority": 5, "limits": [concurrency]},
             ],
         }
         async with Gateway(folder / "gateway", config) as running:
@@ -72,11 +74,11 @@ async def until_idle(gateway: Gateway) -> None:
 
     async def so() -> bool:
         async with aiohttp.ClientSession() as session:
-            for tenant in ("acme", "bulk"):
+            for tenant in ("acme", "bulk", "vip"):
                 answer = await session.get(f"{gateway.admin}/api/limits", params={"tenant": tenant})
                 if answer.status != 200:  # no picker runs
                     return False
-                (limit,) = (await answer.json())["limits"]
+                limit = (await answer.json())["limits"][0]
                 if limit["used"]:
                     return False
         return await gateway.in_flight() == 0
@@ -87,21 +89,26 @@ async def until_idle(gateway: Gateway) -> None:
 class Asked:
     """A request of a tenant, that may take its time."""
 
-    def __init__(self, gateway: Gateway, tenant: str, path: str, tokens: int) -> None:
+    def __init__(
+        self, gateway: Gateway, tenant: str, path: str, tokens: int, *, stream: bool = False
+    ) -> None:
         self.status, self.headers, self.json = 0, dict[str, str](), dict[str, Any]()
         self.id = str(uuid4())
         self._gateway, self._tenant = gateway, tenant
-        self.task = asyncio.ensure_future(self._run(path, tokens))
+        self.task = asyncio.ensure_future(self._run(body(tokens, stream=stream), path))
 
-    async def _run(self, path: str, tokens: int) -> None:
+    async def _run(self, asked: Json, path: str) -> None:
         headers = {"x-tenant-id": self._tenant, "x-request-id": self.id}
         async with (
             aiohttp.ClientSession(self._gateway.url, headers=headers) as session,
-            session.post(path, json=body(tokens)) as answer,
+            session.post(path, json=asked) as answer,
         ):
             self.status = answer.status
             self.headers = {name.lower(): value for name, value in answer.headers.items()}
-            self.json = await answer.json()
+            if asked["stream"]:
+                await answer.read()
+            else:
+                self.json = await answer.json()
 
     @property
     def error(self) -> str:
@@ -201,6 +208,42 @@ async def test_what_may_be_shed_is_shed(gateway: Gateway) -> None:
         assert (one.status, one.error) == (429, "overloaded")
         assert one.headers[DROPPED] == "rejected-saturated"
         assert int(one.headers["retry-after"]) >= 1
+
+
+async def budget_used(gateway: Gateway) -> int:
+    async with aiohttp.ClientSession() as session:
+        answer = await session.get(f"{gateway.admin}/api/limits", params={"tenant": "bulk"})
+        return int((await answer.json())["limits"][1]["used"])
+
+
+async def test_what_runs_may_be_evicted_until_its_answer_begins(gateway: Gateway) -> None:
+    await until_idle(gateway)
+    before = await budget_used(gateway)
+    begun = Asked(gateway, "bulk", COMPLETIONS, 100_000, stream=True)
+    holders = [ask(gateway, "bulk", path, 100_000) for path in (COMPLETIONS, MESSAGES)]
+
+    async def so() -> bool:
+        endpoints = (await gateway.endpoints()).values()
+        return [one["waiting_requests"] for one in endpoints] == [2]
+
+    await eventually(so, "the replica has requests waiting")
+    vips = [ask(gateway, "vip") for _ in range(3)]
+    await ended(*holders)
+    for one in holders:
+        assert (one.status, one.headers[DROPPED]) == (429, "evicted")
+        assert int(one.headers["retry-after"]) >= 1
+    assert [one.error for one in holders] == ["evicted", "rate_limit_error"]
+    assert begun.status == 200
+    assert not begun.task.done()
+    begun.task.cancel()
+    await ended(*vips)
+    assert [one.status for one in vips] == [200] * 3
+    await until_idle(gateway)
+    for line in await logged(gateway, *holders):
+        assert (line["status"], line["reason"], line["output_tokens"]) == (429, "evicted", 0)
+    (line,) = await logged(gateway, begun)
+    used = await budget_used(gateway) - before
+    assert used == int(str(line["input_tokens"])) + int(str(line["output_tokens"]))
 
 
 async def test_who_leaves_while_it_waits_gets_everything_back(gateway: Gateway) -> None:

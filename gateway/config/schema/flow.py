@@ -64,6 +64,12 @@ class Flow(Section):
     ones get; not those below 0 of what is for the others."""
     classes: tuple[FlowClass, ...] = ()
     """Bounds and times of single priorities, where these are to be others."""
+    evict_for: Priority | None = None
+    """Requests of this priority or a higher one that would have to wait may end others: one with a
+    priority below 0 that is under way and whose answer has not begun gets 429 with the reason
+    `evicted`, and its engine stops working on it. A stream begins with its headers, which engines
+    send at once, so it is mostly whole answers that can be ended. Null: nothing under way is
+    ended."""
     objectives: tuple[Objective, ...] = ()
     """Objectives that trusted requests may name."""
     trust_headers: bool = False

@@ -70,9 +70,12 @@ def test_no_more_is_charged_than_can_be(caplog: pytest.LogCaptureFixture) -> Non
     assert (most.input_tokens, most.output_tokens) == (MOST.input_tokens, MOST.output_tokens)
 
 
-def test_a_client_that_leaves_early_is_charged_its_prompt_once_the_engine_began() -> None:
+@pytest.mark.parametrize(("reason", "status"), [("client_aborted", 0), ("evicted", 429)])
+def test_who_leaves_or_is_evicted_early_is_charged_its_prompt_once_the_engine_began(
+    reason: str, status: int
+) -> None:
     left = replace(
-        GOOD, status=0, reason=Ending.CLIENT_ABORTED, input_tokens=None, output_tokens=None
+        GOOD, status=status, reason=Ending(reason), input_tokens=None, output_tokens=None
     )
     assert charged(left, EXPECTED) == Usage(50, 0)
     assert charged(left, EXPECTED, began=False) == Usage(0, 0)

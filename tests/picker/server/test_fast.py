@@ -17,12 +17,15 @@ from envoy.service.ext_proc.v3.external_processor_pb2 import (
 )
 
 from picker import names
+from picker.names import OBJECTIVE as OBJECTIVES
 from picker.request.context import RequestContext
+from picker.request.rejection import Reason, Rejection
 from picker.request.report import Ending, Report
 from picker.server.fast import FastPath
 from picker.server.http2.frames import Status
+from picker.settings import FlowSettings, Objective, PickerSettings, PoolSettings
 from tests.picker.accounts import Accounts
-from tests.picker.fleet import Fleet, chat, fleet
+from tests.picker.fleet import POOL, Fleet, chat, fleet, policy
 from tests.picker.server.edge import header_map
 from tests.picker.server.h2_client import Client, Stream, message
 
@@ -375,4 +378,67 @@ async def test_the_log_of_a_refused_request_is_not_kept() -> None:
     for _ in range(2):
         place.fleet.picker.complete(Report("p0-1", "p0", "", 0, Ending.CLIENT_ABORTED, 0.5))
     assert place.fleet.is_settled
+    await place.over()
+
+
+OBJECTIVE = header_map({":method": "POST", ":path": "/v1/chat/completions", OBJECTIVES[0]: "low"})
+LOW = ProcessingRequest(request_headers=HttpHeaders(headers=OBJECTIVE)).SerializeToString()
+ANSWERED = ProcessingRequest(response_headers=HttpHeaders()).SerializeToString()
+
+
+def evicting() -> Place:
+    place = Place()
+    flow = FlowSettings(objectives=(Objective("low", -1),), trust_headers=True, evict_for=0)
+    pool = PoolSettings(POOL, policy(), queue=True)
+    place.fleet.picker.configure(PickerSettings(pools=(pool,), flow=flow))
+    return place
+
+
+def evict(place: Place) -> bool:
+    found = place.fleet.picker.admission._evictions.take(POOL, "")
+    if found is not None:
+        found.evict(Rejection(Reason.EVICTED, "for others"))
+    return found is not None
+
+
+async def test_envoy_tells_when_the_answer_begins_of_what_may_be_evicted_alone() -> None:
+    place = evicting()
+    low, other = place.ask(LOW, BODY), place.ask(HEAD, BODY)
+    modes = [ProcessingResponse.FromString(one.messages[0]) for one in (low, other)]
+    assert [one.HasField("mode_override") for one in modes] == [True, False]
+    assert modes[0].mode_override.response_header_mode == ProcessingMode.SEND
+    assert modes[0].mode_override.request_body_mode == ProcessingMode.BUFFERED
+    assert (low.ended, other.ended) == (False, True)
+    (number,) = [n for n, one in place.client.streams.items() if one is low]
+    place.client.send(number, message(ANSWERED))
+    place.client.pass_on()
+    assert answers(low) == ["request_headers", "request_body", "response_headers"]
+    assert low.status == "0"
+    assert not evict(place)
+
+
+async def test_what_is_evicted_gets_its_answer_and_has_ended() -> None:
+    place = evicting()
+    low = place.ask(LOW, BODY)
+    assert evict(place)
+    await until(lambda: place.flushed > 0)
+    assert answers(low) == ["request_headers", "request_body", "immediate_response"]
+    assert low.status == "0"
+    assert place.fleet.in_flight() == 0
+    assert [one.reason for one in place.fleet.seen.completions] == ["evicted"]
+    await place.over()
+
+
+@pytest.mark.parametrize("how", ["release", "reset", "half-close"])
+async def test_what_might_have_been_evicted_goes_on_without_its_stream(how: str) -> None:
+    place = evicting()
+    low = place.ask(LOW, BODY, end=how == "half-close")
+    if how == "release":
+        place.path.release()
+        assert low.status == "0"
+    elif how == "reset":
+        place.reset(low)
+    assert not evict(place)
+    assert place.fleet.in_flight() == 1, "Envoy reports its end"
+    place.fleet.picker.flights.abandon("p0-1")
     await place.over()
