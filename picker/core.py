@@ -91,7 +91,13 @@ class Picker:
         self.decisions = Decisions(now)
         ledger = Ledger(self.pools.states)
         self.admission = Admission(
-            self.pools, ledger, parts.holding or LoopHolding(now), now=now, rng=rng
+            self.pools,
+            ledger,
+            parts.holding or LoopHolding(now),
+            now=now,
+            rng=rng,
+            name=picker_id,
+            report=parts.peers.loads_changed,
         )
         self.flights = Flights(
             picker_id,

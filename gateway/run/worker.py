@@ -84,7 +84,7 @@ class Worker:
         loop.add_signal_handler(signal.SIGUSR1, self._picker.leave)
         loop.add_signal_handler(signal.SIGUSR2, self._picker.close_queues)
         loop.add_signal_handler(signal.SIGHUP, self._parts.telemetry.reopen_log)
-        self._parts.peers.start(self._picker.flights)
+        self._parts.peers.start(self._picker.flights, self._picker.admission)
         self._parts.scraper.start(self)
         self._parts.engine_counts.open()
         self._parts.engine_tokens.open()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from math import inf
 
 from picker.admission.evictions import Evictable, Evictions
@@ -22,6 +22,7 @@ from picker.seams.holding import Holding
 from picker.settings import FlowSettings, PickerSettings
 from picker.state.pool import PoolRuntime
 from picker.state.pools import Pools
+from policies.flow.digest import QueueDigest
 from policies.flow.idle import IDLE_PRIORITY
 from policies.flow.item import Item
 from policies.flow.orders import order
@@ -42,7 +43,14 @@ class Admission:
         *,
         now: Callable[[], float],
         rng: random.Random,
+        name: str = "",
+        report: Callable[[], None] = lambda: None,
     ) -> None:
+        """``name``: of this picker; ``report`` makes others be informed of what has changed."""
+        self._name, self._report = name, report
+        self._live: frozenset[str] = frozenset()
+        """Other pickers."""
+        self._interval_s = 0.0
         self._pools, self._ledger, self._holding = pools, ledger, holding
         self._now, self._rng = now, rng
         self._lines: dict[str, Line] = {}
@@ -72,14 +80,17 @@ class Admission:
             if line is None or line.pool is not pool:
                 if line is not None:
                     line.open()
-                self._lines[name] = Line(
+                line = self._lines[name] = Line(
                     pool,
                     self._ledger,
                     settings.flow.rules,
                     order(settings.flow.order),
                     self._holding,
                     self._now,
+                    name=self._name,
+                    report=self._report,
                 )
+                line.sharing.follow(self._live, self._interval_s)
             else:
                 line.queue.rules = settings.flow.rules
 
@@ -220,8 +231,7 @@ class Admission:
         self._stir_idle(pool)
 
     def freed_by(self, entry: Entry, report: Report, usage: Usage | None) -> None:
-        """A request has ended, or its engine is done with it: there is room, and what it has cost
-        is known, or will be."""
+        """A request has ended: there is room, and it is known what it has cost."""
         line = self._lines.get(entry.pool)
         if line is not None:
             line.ended(entry, report, usage)
@@ -241,6 +251,35 @@ class Admission:
         """What a request that has waited has really cost."""
         if (line := self._lines.get(pool)) is not None:
             line.queue.settle(item, cost)
+
+    # -- other pickers
+
+    def queues(
+        self, *, everything: bool = False, part: bool = False
+    ) -> Iterator[tuple[str, QueueDigest]]:
+        """See `QueueSink`."""
+        for name, line in self._lines.items():
+            for digest in line.sharing.digests(everything=everything, part=part):
+                yield name, digest
+
+    def peer_queue(self, picker: str, pool: str, digest: QueueDigest) -> None:
+        """See `QueueSink`."""
+        line = self._lines.get(pool)
+        if line is not None and picker in self._live:
+            line.hear(picker, digest)
+
+    def peer_loads_changed(self, pool: str) -> None:
+        """See `QueueSink`."""
+        line = self._lines.get(pool)
+        if line is not None and line.busy:
+            line.heard(self._now())
+
+    def peers_live(self, pickers: Iterable[str], interval_s: float) -> None:
+        """See `QueueSink`."""
+        self._live, self._interval_s = frozenset(pickers), interval_s
+        for line in self._lines.values():
+            line.sharing.follow(self._live, interval_s)
+            line.heard(self._now())
 
     @property
     def waiting(self) -> int:

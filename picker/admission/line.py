@@ -12,11 +12,10 @@ from msgspec import Struct
 
 from picker.admission.begin import BeginTime
 from picker.admission.places import Places
-from picker.admission.refusals import retry_after_s, stopping, turned_away
+from picker.admission.refusals import stopping, turned_away
+from picker.admission.sharing import Sharing
 from picker.admission.sight import PoolSight, sight_of
-from picker.admission.unmetered import UnmeteredCost
 from picker.admission.worth import OutputWorth
-from picker.flight.charge import is_metered
 from picker.flight.entry import Entry
 from picker.flight.ledger import Ledger
 from picker.request.context import RequestContext
@@ -24,12 +23,12 @@ from picker.request.rejection import Reason, Rejection
 from picker.request.report import Ending, Report
 from picker.seams.holding import Hold, Holding
 from picker.state.pool import PoolRuntime
+from policies.flow.digest import QueueDigest
 from policies.flow.expectation import Expectation
 from policies.flow.item import Item, Place
 from policies.flow.order import Order
 from policies.flow.pace import LONGEST_S, Pace
 from policies.flow.queue import FlowQueue
-from policies.flow.returns import Returns
 from policies.flow.rules import FlowRules
 from policies.limits.prices import Usage
 from policies.routing.types import PoolView
@@ -43,7 +42,8 @@ _LONGEST: Final = 4
 _PLACED_S: Final = 0.05
 _INVITED_S: Final = 0.005
 """Time after which it is asked anew where a request should go that waits."""
-
+_HEARD_S: Final = 0.003
+"""From what another picker reports to the look at what it changes."""
 _MOVES: Final = 16
 """Requests that turn out to be better off elsewhere, at most in one look at an endpoint: to place
 one takes time."""
@@ -83,22 +83,27 @@ class Line:
         order: Order,
         holding: Holding,
         now: Callable[[], float],
+        *,
+        name: str = "",
+        report: Callable[[], None] = lambda: None,
     ) -> None:
+        """``name``: of this picker; ``report`` makes others be informed of what has changed."""
         self.pool = pool
         self.queue = FlowQueue(rules, order)
+        self._report = report
         self.pace = Pace(now())
         self.worth = OutputWorth()
         self.expectation = Expectation()
-        self._unmetered = UnmeteredCost()
-        self._returns = Returns()
         self._begin_time = BeginTime()
         self._ledger, self._holding, self._now = ledger, holding, now
         self._held: dict[str, Held] = {}
         self._let_go: dict[str, Held] = {}
         """Those that may go on, and are not counted in the pool's columns yet."""
         self._places = Places(pool, ledger)
+        self.sharing = Sharing(name, pool, self.queue, self._places, self._claims, now)
         self._alarm_s = inf
         self._invited_s = -inf
+        self._will_look = False
         self._moved_s = now()
         """When somebody was let go, or began to wait where nobody did."""
 
@@ -117,7 +122,14 @@ class Line:
         slot = self.pool.state.slot_of.get(context.picks[0].address)
         if slot is None:
             return True
-        return not self._places.waiting_for(slot) and self._begins(slot, context, sheddable)
+        if self._places.waiting_for(slot) or not self._begins(slot, context, sheddable):
+            return False
+        if not self.sharing.alone:
+            if self.sharing.contended(slot):
+                return False  # whose turn it is, is a matter of the queue
+            uncached = context.prompt_tokens - context.picks[0].matched_tokens
+            self.sharing.sent(slot, max(0.0, uncached))
+        return True
 
     def wait(self, item: Item, context: RequestContext, choose: Choose) -> Held:
         """Let a placed request wait for the endpoint that was chosen, or for another one that turns
@@ -127,8 +139,6 @@ class Line:
         self._assign(held, now_s)
         cached = context.prompt_tokens - held.uncached_tokens
         item.cost = max(_LEAST_COST, item.cost - cached)
-        if not is_metered(context.expected):
-            item.cost = self._unmetered.expected(context.head.path)
         if not self._held:
             self.pace = Pace(now_s)
             self._moved_s = now_s
@@ -138,16 +148,17 @@ class Line:
             self._refuse(
                 away, self.turned_away(Reason.QUEUE_FULL, away, "The queue of the pool is full.")
             )
-        if item.waits and self._places.has_room(held.slot):
+        if item.waits and self._has_room(held.slot):
             self._look_at(held.slot, now_s)  # those before it wait for something else
         if item.waits:
             self._set_alarm(now_s)
+            self._report()
         return held
 
     def view(self, context: RequestContext) -> PoolView:
         """The pool's, with what waits for each endpoint as if it were there already, but for the
         request itself."""
-        if not self._held and not self._let_go:
+        if not self._held and not self._let_go and not self._places.elsewhere.any:
             return self.pool.state.view
         own = self._held.get(context.id) or self._let_go.get(context.id)
         if own is None:
@@ -184,16 +195,9 @@ class Line:
     def ended(self, entry: Entry, report: Report, usage: Usage | None) -> None:
         """A request has ended: learn from it, and charge what it has really cost."""
         item = entry.item
-        if report.reason is Ending.UNREPORTED:
-            return  # it may be known later; until then it counts as expected
         if usage is None:
             if item is not None:
                 self.queue.settle(item, 0.0)
-            return
-        if not is_metered(entry.expected):
-            cost = self._unmetered_cost(entry, report)
-            if item is not None:
-                self.queue.settle(item, max(_LEAST_COST, cost))
             return
         out = usage.output_tokens
         self._learn_worth(entry, report, out)
@@ -227,15 +231,36 @@ class Line:
         if self._held:
             self._set_alarm(now_s)
 
-    def predicted_wait_s(self, item: Item, *, behind_cost: float = 0.0) -> float:
-        """How long the item would wait if it came now, with so much before it besides what waits.
-        At least as long as the pool has begun nothing by now while somebody waited: what takes a
-        place for long may keep it for long."""
+    def hear(self, picker: str, digest: QueueDigest) -> None:
+        """Take what another picker reports of its queue."""
+        heard, now_s = self.sharing.hear(picker, digest), self._now()
+        if heard is None or not self._held:
+            return
+        for priority, cost in heard.came.items():
+            self.pace.came(priority, cost, now_s)
+        for cost in heard.given.values():
+            self.pace.given(cost, now_s)
+            self._moved_s = now_s
+        self.heard(now_s)
+
+    def heard(self, now_s: float) -> None:
+        """What others have reported may be their leave to go: look soon, once for all reports."""
+        if self._held and not self._will_look:
+            self._will_look = True
+            self._holding.call_at(now_s + _HEARD_S, self._look_after_reports)
+
+    def _look_after_reports(self) -> None:
+        self._will_look = False
+        self.stir()
+
+    def predicted_wait_s(self, item: Item) -> float:
+        """How long the item would wait if it came now. At least as long as the pool has begun
+        nothing by now while somebody waited: what takes a place for long may keep it for long."""
         now_s = self._now()
         stuck_s = now_s - self._moved_s
         if not self._held:
             stuck_s = min(stuck_s, now_s - item.arrived_s)
-        ahead = self.queue.ahead_cost(item) + behind_cost
+        ahead = self.queue.ahead_cost(item)
         able_per_s = self._places.believed_speed * max(1, self.pool.state.responsive(now_s).size)
         wait_s = self.pace.wait_s(ahead, item.priority, now_s, able_per_s=able_per_s)
         return max(wait_s, min(stuck_s, LONGEST_S))
@@ -248,16 +273,6 @@ class Line:
         return PoolSight(self.pool.name, full, classes)
 
     # -- inside
-
-    def _unmetered_cost(self, entry: Entry, report: Report) -> float:
-        leg = entry.answering
-        requests = 1.0 if leg.features is None else leg.features.endpoint.in_flight_requests + 1.0
-        return self._unmetered.observe(
-            entry.labels.path,
-            took_s=max(0.0, report.duration_s - entry.waited_s),
-            requests=requests,
-            tokens_per_s=self._places.believed_speed,
-        )
 
     def _learn_worth(self, entry: Entry, report: Report, out: int) -> None:
         leg, ttft_s = entry.answering, report.ttft_s
@@ -279,6 +294,7 @@ class Line:
         self._places.let_go.add(held.slot, 1.0, held.uncached_tokens)
         self._moved_s = self._now()
         self.pace.given(held.item.cost, self._moved_s)
+        self.sharing.sent(held.slot, held.uncached_tokens)
         held.hold.release()
 
     def _refuse(self, item: Item, refusal: Rejection) -> None:
@@ -294,6 +310,8 @@ class Line:
     def _unhold(self, held: Held) -> None:
         del self._held[held.item.id]
         self._places.waiting.add(held.slot, -1.0, -held.uncached_tokens)
+        if not self.sharing.alone:
+            self._report()
 
     def _assign(self, held: Held, now_s: float) -> None:
         """It waits for the endpoint that was chosen."""
@@ -310,12 +328,12 @@ class Line:
         if not self._serves(slot, now_s):
             return
         moves = 0
-        while (waiting := self._places.waiting_for(slot)) and self._places.has_room(slot):
+        while (waiting := self._places.waiting_for(slot)) and self._has_room(slot):
             if not self._serve(slot, now_s):
                 moves += 1
                 if moves > _MOVES or self._places.waiting_for(slot) >= waiting:
                     return
-        if self._held and not self._places.waiting_for(slot) and self._places.has_room(slot):
+        if self._held and not self._places.waiting_for(slot) and self._has_room(slot):
             self._invite(now_s)
 
     def _look_everywhere(self, now_s: float) -> None:
@@ -347,6 +365,8 @@ class Line:
         """Let it go if there is room for it where it waits."""
         item = held.item
         if not item.waits or not self._begins(held.slot, held.context, item.priority < 0):
+            return False
+        if not self.sharing.goes(held.slot, held.item):
             return False
         self._take(held)
         return True
@@ -410,9 +430,16 @@ class Line:
 
     def _begins(self, slot: int, context: RequestContext, sheddable: bool) -> bool:
         """The endpoint would begin the request at once."""
-        places = self._places
-        has_room = places.has_spare_room(slot) if sheddable else places.has_room(slot)
-        return has_room and places.has_adapter_room(slot, context)
+        return self.sharing.has_room(slot, sheddable=sheddable) and (
+            self._places.has_adapter_room(slot, context)
+        )
+
+    def _has_room(self, slot: int) -> bool:
+        return self.sharing.has_room(slot)
+
+    def _claims(self, slot: int, item: Item) -> float | None:
+        held = self._held[item.id]
+        return held.uncached_tokens if self._places.has_adapter_room(slot, held.context) else None
 
     @staticmethod
     def _place(held: Held) -> Place:
@@ -420,6 +447,7 @@ class Line:
 
     def _set_alarm(self, now_s: float) -> None:
         at_s = min(self.queue.next_expiry_s(), self._ledger.next_due_s(), now_s + _LOOK_S)
+        at_s = min(at_s, self.sharing.next_s())
         at_s = max(at_s, now_s + _SHORTEST_S)
         if at_s < self._alarm_s or self._alarm_s <= now_s:
             self._alarm_s = at_s
@@ -438,10 +466,5 @@ class Line:
 
     def turned_away(self, why: Reason, item: Item, message: str) -> Rejection:
         """It does not wait, and is told when to come back."""
-        now_s, wait_s = self._now(), self.predicted_wait_s(item)
-        ttft_s = item.tokens / self._places.believed_speed
-        returning = self._returns.before(item.priority, now_s)
-        back_s = self.predicted_wait_s(item, behind_cost=returning) if returning else wait_s
-        retry_s = retry_after_s(item, back_s)
-        self._returns.add(now_s + retry_s, item.priority, item.cost)
-        return turned_away(why, message, retry_s=retry_s, ttft_s=wait_s + ttft_s)
+        wait_s, ttft_s = self.predicted_wait_s(item), item.tokens / self._places.believed_speed
+        return turned_away(why, item, message, wait_s=wait_s, ttft_s=ttft_s)

@@ -8,6 +8,7 @@ from picker.flight.ledger import Ledger
 from picker.flight.prefill import MAX_TOKENS_PER_S
 from picker.request.context import RequestContext
 from picker.state.pool import PoolRuntime
+from policies.flow.rivals import NOBODY, Before
 from policies.flow.room import Batches, Reserved, has_room, has_spare_room, room
 from policies.routing.types import Bools, PoolView, Slots
 
@@ -20,6 +21,8 @@ class Places:
         self.pool = pool
         self.waiting = Reserved.none(pool.state.slots)
         self.let_go = Reserved.none(pool.state.slots)
+        self.elsewhere = Reserved.none(pool.state.slots)
+        """What waits at other pickers."""
         self._ledger = ledger
         self._batches = Batches()
         self._generations: dict[int, int] = {}
@@ -67,21 +70,20 @@ class Places:
         self.grow()
         return room(self.pool.state.view, self.let_go, self._batches, slots, self.speed)
 
-    def has_room(self, slot: int) -> bool:
-        """Whether the endpoint would begin one more request; or has none of this picker, whose turn
-        would never come while others keep it full."""
+    def has_room(
+        self, slot: int, before: Before = NOBODY, *, sheddable: bool = False, shares: bool = False
+    ) -> bool:
+        """Whether the endpoint would begin one more request, which leaves others some room if it is
+        ``sheddable``; or has none of this picker, whose turn would never come while others keep it
+        full, unless pickers let each other go (``shares``). ``before``: what else is to go there
+        first."""
         self.grow()
         self._renew(slot)
+        begins = has_spare_room if sheddable else has_room
         view = self.pool.state.view
-        return has_room(view, self.let_go, self._batches, slot, self.speed) or self._is_out(slot)
-
-    def has_spare_room(self, slot: int) -> bool:
-        """The same for a request that may be shed: it leaves others some room."""
-        self.grow()
-        self._renew(slot)
-        view = self.pool.state.view
-        spare = has_spare_room(view, self.let_go, self._batches, slot, self.speed)
-        return spare or self._is_out(slot)
+        if begins(view, self.let_go, self._batches, slot, self.speed, before):
+            return True
+        return not shares and self._is_out(slot)
 
     def has_adapter_room(self, slot: int, context: RequestContext) -> bool:
         """Whether the endpoint has the request's LoRA adapter, or a slot for it. With nothing to do
@@ -101,8 +103,8 @@ class Places:
         or was let go, if ``own_slot`` is not negative."""
         self.grow()
         view, waiting, let_go = self.pool.state.view, self.waiting, self.let_go
-        requests = waiting.requests + let_go.requests
-        tokens = waiting.prefill_tokens + let_go.prefill_tokens
+        requests = waiting.requests + let_go.requests + self.elsewhere.requests
+        tokens = waiting.prefill_tokens + let_go.prefill_tokens + self.elsewhere.prefill_tokens
         if own_slot >= 0:
             requests[own_slot] -= 1.0
             tokens[own_slot] -= own_tokens
@@ -129,3 +131,4 @@ class Places:
         if self.waiting.requests.size < slots:
             self.waiting.grow(slots)
             self.let_go.grow(slots)
+            self.elsewhere.grow(slots)

@@ -16,10 +16,10 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from picker.replication import digest, ends, findings, prefixes
+from picker.replication import digest, ends, findings, prefixes, queues
 from picker.replication.readings import SharedReadings
 from picker.request.report import Report
-from picker.seams.peers import PeerSink, Sent
+from picker.seams.peers import PeerSink, QueueSink, Sent
 from picker.wire import state_pb2
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,9 @@ class LocalPeers:
         self._own = own
         self._clock = clock
         self._sink: PeerSink | None = None
+        self._queues: QueueSink | None = None
+        self._live: dict[str, str] = {}
+        """Ids of the other pickers that live, by name, and that queues were informed of."""
         self._peers: dict[str, _Peer] = {}
         """By name."""
         self._sent: list[Sent] = []
@@ -118,9 +121,10 @@ class LocalPeers:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.follow(others)
 
-    def start(self, sink: PeerSink) -> None:
-        """Listen for ``sink``. Raises OSError, for instance when the socket's path is too long."""
-        self._sink = sink
+    def start(self, sink: PeerSink, queues: QueueSink | None = None) -> None:
+        """Listen for ``sink``, and for ``queues`` of what waits. Raises OSError, for instance when
+        the socket's path is too long."""
+        self._sink, self._queues = sink, queues
         self._own.unlink(missing_ok=True)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
@@ -219,15 +223,18 @@ class LocalPeers:
             self._beat = None
         if self._peers:
             self._count_live()
-            self._flush(everything=True)
+            self._flush(everything=True, beat=True)
             self._beat = asyncio.get_running_loop().call_later(_BEAT_S, self._show_life)
 
-    def _flush(self, *, everything: bool = False, leaving: bool = False) -> None:
+    def _flush(
+        self, *, everything: bool = False, beat: bool = False, leaving: bool = False
+    ) -> None:
+        """``beat``: everything but for queues, of which a part is sent at a time."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._flushed_s, self._reports_requests = self._clock(), False
-        datagrams = list(self._datagrams(self._parts(everything=everything, leaving=leaving)))
+        datagrams = list(self._datagrams(self._parts(everything, beat=beat, leaving=leaving)))
         for peer in self._peers.values():
             for data in datagrams:
                 self.dropped_batches += len(peer.backlog) == _MAX_BACKLOG
@@ -236,12 +243,16 @@ class LocalPeers:
         if any(blocked):
             self._flush_within(self._flush_s)
 
-    def _parts(self, *, everything: bool, leaving: bool) -> Iterator[state_pb2.Batch]:
+    def _parts(self, everything: bool, *, beat: bool, leaving: bool) -> Iterator[state_pb2.Batch]:
         """What all are to know, in parts that fit into a datagram each."""
         if self._sink is not None:
             for loads in self._sink.loads(everything=everything):
                 for message in digest.pack(loads):
                     yield state_pb2.Batch(loads=[message])
+        if self._queues is not None:
+            whole = everything and not beat
+            for pool, queue in self._queues.queues(everything=whole, part=beat):
+                yield state_pb2.Batch(queues=[queues.pack(pool, queue)])
         sent, self._sent, self._sent_bytes = self._sent, [], 0
         yield from (state_pb2.Batch(sent=[message]) for message in prefixes.pack(sent))
         taken_back, self._taken_back = self._taken_back, []
@@ -330,6 +341,7 @@ class LocalPeers:
                 self._note(Path(sender).name, batch)
             for take in (
                 self._take_loads,
+                self._take_queues,
                 self._take_sent,
                 self._take_failures,
                 self._take_ends,
@@ -345,6 +357,14 @@ class LocalPeers:
         assert self._sink is not None
         for message in batch.loads:
             self._sink.peer_loads(batch.picker, digest.unpack(message))
+        if self._queues is not None:
+            for message in batch.loads:
+                self._queues.peer_loads_changed(message.pool)
+
+    def _take_queues(self, batch: state_pb2.Batch) -> None:
+        if self._queues is not None:
+            for message in batch.queues:
+                self._queues.peer_queue(batch.picker, message.pool, queues.unpack(message))
 
     def _take_sent(self, batch: state_pb2.Batch) -> None:
         assert self._sink is not None
@@ -383,7 +403,10 @@ class LocalPeers:
         return self._clock() - peer.heard_s < _GONE_S
 
     def _count_live(self) -> None:
-        live = [name for name, peer in self._peers.items() if self._is_live(peer)]
+        live = {name: peer.picker for name, peer in self._peers.items() if self._is_live(peer)}
         members = tuple(sorted((self._own.name, *live)))
         if members != self.readings.members:
             self.readings.members = members
+        if live != self._live and self._queues is not None:
+            self._live = live
+            self._queues.peers_live(live.values(), _FIRST_FLUSH_S + self._flush_s)

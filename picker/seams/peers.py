@@ -13,6 +13,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from picker.request.report import Report
+from policies.flow.digest import QueueDigest
 from policies.health.breaker import Verdict
 from policies.routing.types import Floats
 
@@ -131,6 +132,26 @@ class PeerSink(Protocol):
 
     def peer_lives(self, ids: Iterable[str]) -> None:
         """Another picker was shown that requests of this one go on."""
+
+
+class QueueSink(Protocol):
+    """The same for what waits."""
+
+    def queues(
+        self, *, everything: bool = False, part: bool = False
+    ) -> Iterable[tuple[str, QueueDigest]]:
+        """Of this picker, by pool: what has changed since it was last asked for; everything; or one
+        part of everything in turn."""
+        ...
+
+    def peer_queue(self, picker: str, pool: str, digest: QueueDigest) -> None:
+        """What another picker has waiting, and has served."""
+
+    def peer_loads_changed(self, pool: str) -> None:
+        """What other pickers have in flight in a pool has changed."""
+
+    def peers_live(self, pickers: Iterable[str], interval_s: float) -> None:
+        """These other pickers live, and hear within ``interval_s`` what is reported."""
 
 
 class Alone:

@@ -15,17 +15,19 @@ class Depth:
     tokens: float = 0.0
     cost: float = 0.0
 
+    def add(self, requests: int, tokens: float, cost: float) -> None:
+        """So much comes, or leaves."""
+        self.requests += requests
+        if self.requests:
+            self.tokens += tokens
+            self.cost += cost
+        else:
+            self.tokens = self.cost = 0.0  # no remainder of rounding
+
     def more(self, item: Item) -> None:
         """An item comes."""
-        self.requests += 1
-        self.tokens += item.tokens
-        self.cost += item.cost
+        self.add(1, item.tokens, item.cost)
 
     def less(self, item: Item) -> None:
         """An item leaves."""
-        self.requests -= 1
-        if self.requests:
-            self.tokens -= item.tokens
-            self.cost -= item.cost
-        else:
-            self.tokens = self.cost = 0.0  # no remainder of rounding
+        self.add(-1, -item.tokens, -item.cost)

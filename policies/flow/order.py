@@ -40,6 +40,10 @@ class Counters(Protocol):
         """What the child was given cost so much more, or less, than it was charged."""
         ...
 
+    def least(self) -> float:
+        """Tag of the one that goes next; where nothing waits, of one that comes."""
+        ...
+
     def gap(self) -> float:
         """Between the most and the least served of those that have something waiting."""
         ...

@@ -12,6 +12,8 @@ from policies.flow.depth import Depth
 from policies.flow.fair import Fair
 from policies.flow.item import Item, Place
 from policies.flow.order import Order
+from policies.flow.reporting import Reporting
+from policies.flow.rivals import Turn
 from policies.flow.rules import DEFAULT_FLOW, FlowRules
 from policies.flow.shelf import Shelf
 from policies.flow.tier import Tier
@@ -26,6 +28,8 @@ class FlowQueue:
         self.order = Fair() if order is None else order
         self.depth = Depth()
         """Of all that waits."""
+        self.reporting: Reporting | None = None
+        """What others are to know of it; None: there are no others."""
         self._tiers: dict[int, Tier] = {}
         self._priorities: list[int] = []
         """Priorities, the lowest first."""
@@ -67,6 +71,9 @@ class FlowQueue:
         self.depth.more(item)
         self._tier(item.priority).add(item)
         self._shelf(place).add(item)
+        if self.reporting is not None:
+            self.reporting.waits(item.priority, item.flow)
+            self.reporting.came(item.priority, item.cost)
         return [*self._class_overflow(item.priority), *self._overflow()]
 
     def move(self, item: Item, place: Place) -> None:
@@ -132,16 +139,13 @@ class FlowQueue:
         it that have waited for long are owed a share of it. ``cost``: as expected by now, when it
         is not as it was."""
         item.spent = item.cost if cost is None else cost
-        tier, owed = self._tiers[item.priority], self.order.owed
+        tier = self._tiers[item.priority]
         tier.charge(item)
         tier.owed = tier.owed - item.cost if tier.owed > 0 else tier.owed
-        for priority in self._priorities:
-            if priority >= item.priority:
-                break
-            below = self._tiers[priority]
-            alike = (priority < 0) == (item.priority < 0)
-            if alike and below.oldest_s() < now_s - self.rules.aging_s:
-                below.owed += owed * item.cost
+        self._owe(item.priority, item.cost, now_s)
+        if self.reporting is not None:
+            self.reporting.served(item.priority, item.flow, item.price)
+            self.reporting.given(item.priority, item.cost)
         item.charged = True
         self._remove(item)
 
@@ -153,7 +157,9 @@ class FlowQueue:
             return
         item.spent, item.prompt_tokens, item.output_tokens = cost, prompt_tokens, output_tokens
         if (tier := self._tiers.get(item.priority)) is not None:
-            tier.correct(item)
+            more = tier.correct(item)
+            if self.reporting is not None and more:
+                self.reporting.served(item.priority, item.flow, more)
 
     # -- what it holds
 
@@ -186,12 +192,44 @@ class FlowQueue:
         """Cost of what will be given before the item, if it is offered now, at most: what waits in
         higher classes, and of its own what its share lets pass."""
         cost = sum(
-            tier.depth.cost for priority, tier in self._tiers.items() if priority > item.priority
+            tier.depth.cost + tier.elsewhere.cost
+            for priority, tier in self._tiers.items()
+            if priority > item.priority
         )
         own = self._tiers.get(item.priority)
         return cost + (0.0 if own is None else own.ahead_cost(item))
 
+    # -- other pickers
+
+    def given_elsewhere(self, priority: int, cost: float, now_s: float) -> None:
+        """Other pickers have let so much of a class go."""
+        self._owe(priority, cost, now_s)
+
+    def tier(self, priority: int) -> Tier:
+        """The class of a priority."""
+        return self._tier(priority)
+
+    def tiers(self) -> Iterator[tuple[int, Tier]]:
+        """Priorities and classes."""
+        return iter(self._tiers.items())
+
+    def turn(self, item: Item) -> Turn:
+        """When it is the turn of an item that waits: see `Turn`."""
+        tier = self._tiers[item.priority]
+        return tier.owed <= 0, -item.priority, tier.shares.tag(item.flow), item.arrived_s
+
     # -- inside
+
+    def _owe(self, given: int, cost: float, now_s: float) -> None:
+        """A class was given so much: those below it that have waited for long are owed a share."""
+        owed = self.order.owed
+        for priority in self._priorities:
+            if priority >= given:
+                break
+            below = self._tiers[priority]
+            alike = (priority < 0) == (given < 0)
+            if alike and below.oldest_s() < now_s - self.rules.aging_s:
+                below.owed += owed * cost * below.part_here()
 
     def _turn(self, item: Item) -> tuple[int, float, int]:
         return -item.priority, self._tiers[item.priority].shares.tag(item.flow), item.order
@@ -231,6 +269,8 @@ class FlowQueue:
         return item
 
     def _remove(self, item: Item) -> None:
+        if self.reporting is not None:
+            self.reporting.waits(item.priority, item.flow)
         item.waits = False
         del self._items[item.id]
         self.depth.less(item)

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from policies.flow.rivals import NOBODY, Before
 from policies.routing.types import Bools, Floats, PoolView, Slots
 
 _AHEAD_S: Final = 0.15
@@ -59,6 +60,19 @@ class Reserved:
             self.prefill_tokens[slot] += prefill_tokens
         else:
             self.prefill_tokens[slot] = 0.0  # no remainder of rounding
+
+    def put(self, slot: int, requests: float, prefill_tokens: float) -> None:
+        """So much in one slot, whatever it had."""
+        self.requests[slot], self.prefill_tokens[slot] = requests, prefill_tokens
+
+    @property
+    def any(self) -> bool:
+        """Something in some slot."""
+        return bool(self.requests.any())
+
+    def clear(self) -> None:
+        """Nothing in any."""
+        self.requests[:] = self.prefill_tokens[:] = 0.0
 
     def grow(self, slots: int) -> None:
         """The pool has so many slots now."""
@@ -154,14 +168,19 @@ class Batches:
 
 
 def has_room(
-    view: PoolView, reserved: Reserved, batches: Batches, slot: int, tokens_per_s: float
+    view: PoolView,
+    reserved: Reserved,
+    batches: Batches,
+    slot: int,
+    tokens_per_s: float,
+    before: Before = NOBODY,
 ) -> bool:
-    """`room` of one slot, in a tenth of the time."""
-    requests = view.in_flight_requests.item(slot) + reserved.requests.item(slot)
+    """`room` of one slot, in a tenth of the time. ``before``: what else is to go there first."""
+    requests = view.in_flight_requests.item(slot) + reserved.requests.item(slot) + before.requests
     if requests < _ALWAYS:
         return True
     ahead = view.in_flight_prefill_tokens.item(slot) + reserved.prefill_tokens.item(slot)
-    if ahead > _AHEAD_S * tokens_per_s:
+    if ahead + before.tokens > _AHEAD_S * tokens_per_s:
         return False
     waiting, adapters = view.waiting_requests.item(slot), view.lora_slots.item(slot)
     if waiting >= 1 and view.kv_usage.item(slot) > 1.0 - _KV_FREE:
@@ -172,22 +191,27 @@ def has_room(
 
 
 def has_spare_room(
-    view: PoolView, reserved: Reserved, batches: Batches, slot: int, tokens_per_s: float
+    view: PoolView,
+    reserved: Reserved,
+    batches: Batches,
+    slot: int,
+    tokens_per_s: float,
+    before: Before = NOBODY,
 ) -> bool:
     """The engine would begin one more request at once, and others soon after: requests that may be
     shed leave it a part of itself."""
-    requests = view.in_flight_requests.item(slot) + reserved.requests.item(slot)
+    requests = view.in_flight_requests.item(slot) + reserved.requests.item(slot) + before.requests
     if requests < _ALWAYS:
         return True
     ahead = view.in_flight_prefill_tokens.item(slot) + reserved.prefill_tokens.item(slot)
-    if ahead > _SPARE_AHEAD * _AHEAD_S * tokens_per_s:
+    if ahead + before.tokens > _SPARE_AHEAD * _AHEAD_S * tokens_per_s:
         return False
     waiting = view.waiting_requests.item(slot)
     if waiting >= 1 and view.kv_usage.item(slot) > 1.0 - _SPARE:
         return False
     if requests >= (1.0 - _SPARE) * batches.bound(slot):
         return False
-    return has_room(view, reserved, batches, slot, tokens_per_s)
+    return has_room(view, reserved, batches, slot, tokens_per_s, before)
 
 
 def room(

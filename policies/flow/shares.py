@@ -94,6 +94,11 @@ class Shares:
             self._lowered[child] = self._lowerings
         self._set(child, new)
 
+    def least(self) -> float:
+        """Tag of the one that goes next; where nothing waits, of one that comes."""
+        least = self._least()
+        return self._virtual if least is None else least
+
     def gap(self) -> float:
         """Between the most and the least served of those that have something waiting."""
         tags = [self._tags[child] for child in self._waiting]

@@ -123,7 +123,7 @@ class _Class:
         return None
 
     def _of_users(self, flow: str, heaps: dict[str, _Heap], tier: Tier) -> Item | None:
-        if flow not in tier.shares:
+        if not tier.has(flow):
             return None
         shares, users = tier.users(flow), self._users.get(flow)
         if users is None or users.shares is not shares:  # the flow had nothing waiting for a while

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
 from math import inf
 from typing import Final
 
 from policies.flow.depth import Depth
+from policies.flow.digest import FlowRow
 from policies.flow.item import Item
 from policies.flow.order import Counters, Order
 
@@ -31,7 +34,19 @@ class Tier:
         self._greedy: list[tuple[float, str]] = []
         """Flows by what they had waiting by weight when it last grew, the most first."""
         self._weight = 0.0
-        """Of all flows that have something waiting."""
+        """Of all flows that have something waiting, here or elsewhere."""
+        self.elsewhere = Depth()
+        """Of what waits at other pickers."""
+        self._elsewhere: dict[str, _Elsewhere] = {}
+
+    def has(self, flow: str) -> bool:
+        """The flow has something waiting here."""
+        return flow in self._flows
+
+    def depth_of(self, flow: str) -> tuple[Depth, float]:
+        """What a flow has waiting here, and its weight."""
+        found = self._flows.get(flow)
+        return (_NOTHING, 1.0) if found is None else (found.depth, found.weight)
 
     def users(self, flow: str) -> Counters:
         """The users of a flow that has something waiting."""
@@ -39,11 +54,10 @@ class Tier:
 
     def add(self, item: Item) -> None:
         """An item waits from now on."""
+        self._weight -= self._weight_of(item.flow)
         flow = self._flows.get(item.flow)
         if flow is None:
             flow = self._flows[item.flow] = _Flow(self._order)
-        else:
-            self._weight -= flow.weight
         flow.add(item)
         self._weight += flow.weight
         self.depth.more(item)
@@ -60,8 +74,9 @@ class Tier:
         if not self.depth.requests:
             self.owed = 0.0
         if not flow.depth.requests:
-            self._weight = self._weight - flow.weight if self.depth.requests else 0.0
+            self._weight -= flow.weight
             del self._flows[item.flow]
+            self._reweigh(item.flow)
         self._arrived = _without_gone(self._arrived, self.depth.requests)
 
     def charge(self, item: Item) -> None:
@@ -73,14 +88,49 @@ class Tier:
             flow.users.charge(item.user, item.price)
             item.divided = True
 
-    def correct(self, item: Item) -> None:
-        """It is known what an item has cost that was charged."""
+    def more_elsewhere(self, row: FlowRow) -> None:
+        """Another picker has so much waiting of a flow."""
+        self._weight -= self._weight_of(row.flow)
+        found = self._elsewhere.get(row.flow)
+        if found is None:
+            found = self._elsewhere[row.flow] = _Elsewhere(Depth())
+            self.shares.join(row.flow)
+        found.weight, found.pickers = row.weight, found.pickers + 1
+        for depth in (found.depth, self.elsewhere):
+            depth.add(row.requests, row.tokens, row.cost)
+        self._reweigh(row.flow)
+
+    def less_elsewhere(self, row: FlowRow) -> None:
+        """It has it no longer: see `more_elsewhere`."""
+        self._weight -= self._weight_of(row.flow)
+        found = self._elsewhere[row.flow]
+        found.pickers -= 1
+        for depth in (found.depth, self.elsewhere):
+            depth.add(-row.requests, -row.tokens, -row.cost)
+        if not found.pickers:
+            del self._elsewhere[row.flow]
+            self.shares.leave(row.flow)
+        self._reweigh(row.flow)
+
+    def waiting_anywhere(self) -> Iterator[str]:
+        """Flows that have something waiting, here or elsewhere."""
+        yield from self._flows
+        yield from (flow for flow in self._elsewhere if flow not in self._flows)
+
+    def part_here(self) -> float:
+        """Which part of all that waits in the class waits here, 0 to 1."""
+        whole = self.depth.cost + self.elsewhere.cost
+        return self.depth.cost / whole if whole > 0 else 1.0
+
+    def correct(self, item: Item) -> float:
+        """It is known what an item has cost that was charged: gives how much more."""
         price = self._order.price(item)
         more, item.price = price - item.price, price
         self.shares.correct(item.flow, more)
         flow = self._flows.get(item.flow) if item.divided else None
         if flow is not None and flow.users is not None:
             flow.users.correct(item.user, more)
+        return more
 
     def oldest_s(self, flow: str | None = None) -> float:
         """Arrival of the item, of one flow or of all, that has waited longest; infinite: none
@@ -101,23 +151,48 @@ class Tier:
                 self._rate_greed(name, flow)
 
     def ahead_cost(self, item: Item) -> float:
-        """Cost of what will be given before an item that comes now; an upper bound: while the flow
-        works off what it has, each other flow gets as much by weight, or all that it has."""
-        flow = self._flows.get(item.flow)
+        """Cost of what will be given before an item that comes now, here and elsewhere; an upper
+        bound: while the flow works off what it has, each other flow gets as much by weight, or all
+        that it has."""
+        flow, elsewhere = self._flows.get(item.flow), self._elsewhere.get(item.flow)
         has = 0.0 if flow is None else flow.depth.cost
+        has += 0.0 if elsewhere is None else elsewhere.depth.cost
         behind = (has + item.cost) / item.weight + self.shares.ahead(item.flow)
-        others = self._weight - (0.0 if flow is None else flow.weight)
-        return min(self.depth.cost, has + behind * others)
+        others = self._weight - self._weight_of(item.flow)
+        return min(self.depth.cost + self.elsewhere.cost, has + behind * others)
 
     def depths(self) -> dict[str, Depth]:
         """By flow."""
         return {name: flow.depth for name, flow in self._flows.items()}
+
+    def _weight_of(self, flow: str) -> float:
+        found = self._flows.get(flow) or self._elsewhere.get(flow)
+        return 0.0 if found is None else found.weight
+
+    def _reweigh(self, flow: str) -> None:
+        """The flow's weight was taken off: put on what it has by now."""
+        if self._flows or self._elsewhere:
+            self._weight += self._weight_of(flow)
+        else:
+            self._weight = 0.0  # no remainder of rounding
 
     def _rate_greed(self, name: str, flow: _Flow) -> None:
         heapq.heappush(self._greedy, (-flow.greed, name))
         if len(self._greedy) > _TIDY_AT + 4 * len(self._flows):
             self._greedy = [(-held.greed, one) for one, held in self._flows.items()]
             heapq.heapify(self._greedy)
+
+
+@dataclass(slots=True)
+class _Elsewhere:
+    """What a flow has waiting at other pickers."""
+
+    depth: Depth
+    weight: float = 1.0
+    pickers: int = 0
+
+
+_NOTHING: Final = Depth()
 
 
 class _Flow:
