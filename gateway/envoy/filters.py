@@ -117,7 +117,6 @@ def _source(*modules: str) -> str:
 
 
 def _ext_proc(plan: EnvoyPlan, forwarded: list[str]) -> Json:
-    longest_s = plan.config.longest_wait_s + plan.config.picker.decision_timeout_s
     return http_filter(
         "ext_proc",
         "ext_proc.v3.ExternalProcessor",
@@ -128,8 +127,9 @@ def _ext_proc(plan: EnvoyPlan, forwarded: list[str]) -> Json:
         failure_mode_allow=plan.fails_open,
         status_on_error={"code": "ServiceUnavailable"},
         message_timeout=f"{plan.config.picker.decision_timeout_s}s",
-        # What the picker may ask for, for a request that waits for its pool.
-        max_message_timeout=f"{min(longest_s, wire.MOST_S)}s",
+        # What the picker may ask for, for a request that waits for its pool. The picker knows how
+        # long that may be; here it would change with a new listener only.
+        max_message_timeout=f"{wire.MOST_S}s",
         # For requests that may be evicted: the picker hears when their answers begin.
         allow_mode_override=True,
         processing_mode={

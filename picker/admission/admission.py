@@ -231,7 +231,8 @@ class Admission:
         self._stir_idle(pool)
 
     def freed_by(self, entry: Entry, report: Report, usage: Usage | None) -> None:
-        """A request has ended: there is room, and it is known what it has cost."""
+        """A request has ended, or its engine is done with it: there is room, and what it has cost
+        is known, or will be."""
         line = self._lines.get(entry.pool)
         if line is not None:
             line.ended(entry, report, usage)

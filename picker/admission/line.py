@@ -12,10 +12,12 @@ from msgspec import Struct
 
 from picker.admission.begin import BeginTime
 from picker.admission.places import Places
-from picker.admission.refusals import stopping, turned_away
+from picker.admission.refusals import retry_after_s, stopping, turned_away
 from picker.admission.sharing import Sharing
 from picker.admission.sight import PoolSight, sight_of
+from picker.admission.unmetered import UnmeteredCost
 from picker.admission.worth import OutputWorth
+from picker.flight.charge import is_metered
 from picker.flight.entry import Entry
 from picker.flight.ledger import Ledger
 from picker.request.context import RequestContext
@@ -29,6 +31,7 @@ from policies.flow.item import Item, Place
 from policies.flow.order import Order
 from policies.flow.pace import LONGEST_S, Pace
 from policies.flow.queue import FlowQueue
+from policies.flow.returns import Returns
 from policies.flow.rules import FlowRules
 from policies.limits.prices import Usage
 from policies.routing.types import PoolView
@@ -94,6 +97,8 @@ class Line:
         self.pace = Pace(now())
         self.worth = OutputWorth()
         self.expectation = Expectation()
+        self._unmetered = UnmeteredCost()
+        self._returns = Returns()
         self._begin_time = BeginTime()
         self._ledger, self._holding, self._now = ledger, holding, now
         self._held: dict[str, Held] = {}
@@ -139,6 +144,8 @@ class Line:
         self._assign(held, now_s)
         cached = context.prompt_tokens - held.uncached_tokens
         item.cost = max(_LEAST_COST, item.cost - cached)
+        if not is_metered(context.expected):
+            item.cost = self._unmetered.expected(context.head.path)
         if not self._held:
             self.pace = Pace(now_s)
             self._moved_s = now_s
@@ -195,9 +202,16 @@ class Line:
     def ended(self, entry: Entry, report: Report, usage: Usage | None) -> None:
         """A request has ended: learn from it, and charge what it has really cost."""
         item = entry.item
+        if report.reason is Ending.UNREPORTED:
+            return  # it may be known later; until then it counts as expected
         if usage is None:
             if item is not None:
                 self.queue.settle(item, 0.0)
+            return
+        if not is_metered(entry.expected):
+            cost = self._unmetered_cost(entry, report)
+            if item is not None:
+                self.queue.settle(item, max(_LEAST_COST, cost))
             return
         out = usage.output_tokens
         self._learn_worth(entry, report, out)
@@ -253,14 +267,15 @@ class Line:
         self._will_look = False
         self.stir()
 
-    def predicted_wait_s(self, item: Item) -> float:
-        """How long the item would wait if it came now. At least as long as the pool has begun
-        nothing by now while somebody waited: what takes a place for long may keep it for long."""
+    def predicted_wait_s(self, item: Item, *, behind_cost: float = 0.0) -> float:
+        """How long the item would wait if it came now, with so much before it besides what waits.
+        At least as long as the pool has begun nothing by now while somebody waited: what takes a
+        place for long may keep it for long."""
         now_s = self._now()
         stuck_s = now_s - self._moved_s
         if not self._held:
             stuck_s = min(stuck_s, now_s - item.arrived_s)
-        ahead = self.queue.ahead_cost(item)
+        ahead = self.queue.ahead_cost(item) + behind_cost
         able_per_s = self._places.believed_speed * max(1, self.pool.state.responsive(now_s).size)
         wait_s = self.pace.wait_s(ahead, item.priority, now_s, able_per_s=able_per_s)
         return max(wait_s, min(stuck_s, LONGEST_S))
@@ -273,6 +288,16 @@ class Line:
         return PoolSight(self.pool.name, full, classes)
 
     # -- inside
+
+    def _unmetered_cost(self, entry: Entry, report: Report) -> float:
+        leg = entry.answering
+        requests = 1.0 if leg.features is None else leg.features.endpoint.in_flight_requests + 1.0
+        return self._unmetered.observe(
+            entry.labels.path,
+            took_s=max(0.0, report.duration_s - entry.waited_s),
+            requests=requests,
+            tokens_per_s=self._places.believed_speed,
+        )
 
     def _learn_worth(self, entry: Entry, report: Report, out: int) -> None:
         leg, ttft_s = entry.answering, report.ttft_s
@@ -466,5 +491,10 @@ class Line:
 
     def turned_away(self, why: Reason, item: Item, message: str) -> Rejection:
         """It does not wait, and is told when to come back."""
-        wait_s, ttft_s = self.predicted_wait_s(item), item.tokens / self._places.believed_speed
-        return turned_away(why, item, message, wait_s=wait_s, ttft_s=ttft_s)
+        now_s, wait_s = self._now(), self.predicted_wait_s(item)
+        ttft_s = item.tokens / self._places.believed_speed
+        returning = self._returns.before(item.priority, now_s)
+        back_s = self.predicted_wait_s(item, behind_cost=returning) if returning else wait_s
+        retry_s = retry_after_s(item, back_s)
+        self._returns.add(now_s + retry_s, item.priority, item.cost)
+        return turned_away(why, message, retry_s=retry_s, ttft_s=wait_s + ttft_s)

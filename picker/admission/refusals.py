@@ -9,16 +9,17 @@ from picker.request.rejection import Reason, Rejection
 from policies.flow.item import Item
 
 
-def turned_away(
-    why: Reason, item: Item, message: str, *, wait_s: float, ttft_s: float
-) -> Rejection:
-    """It is told when to come back: when it would be served within the time that it may wait.
-    ``wait_s``: predicted, if it came now; ``ttft_s``: the time to its first token after that."""
-    may_s = item.expires_s - item.arrived_s
-    retry_s = max(1, ceil(wait_s - 0.5 * may_s))
+def retry_after_s(item: Item, wait_s: float) -> int:
+    """When to come back who would wait so long now: when he would be served within half the time
+    that he may wait."""
+    return max(1, ceil(wait_s - 0.5 * (item.expires_s - item.arrived_s)))
+
+
+def turned_away(why: Reason, message: str, *, retry_s: int, ttft_s: float) -> Rejection:
+    """It is told when to come back. ``ttft_s``: to its first token, if it came now."""
     headers = (
         ("retry-after", str(retry_s)),
-        (names.PREDICTED_TTFT_MS, str(round(1000 * (wait_s + ttft_s)))),
+        (names.PREDICTED_TTFT_MS, str(round(1000 * ttft_s))),
     )
     return Rejection(why, message, headers=headers)
 

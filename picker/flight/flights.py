@@ -58,7 +58,8 @@ class Flights:
         now: Callable[[], float],
         on_freed: Callable[[Entry, Report, Usage | None], None] = lambda entry, report, usage: None,
     ) -> None:
-        """``on_freed`` is called when an endpoint has worked off a request, or lost it."""
+        """``on_freed`` is called when an endpoint has worked off a request, or lost it, and when it
+        is known what that has cost, which may be later."""
         self.ledger = ledger
         self._on_freed = on_freed
         self.foreign = ForeignLoads(pools.states)
@@ -362,7 +363,7 @@ class Flights:
                     if entry.record is not None:
                         entry.record.end(report, usage)
                     self._observer.completed(entry.completed(report, usage))
-        if Act.UNCOUNT in acts:
+        if Act.UNCOUNT in acts or Act.SETTLE in acts:
             self._on_freed(entry, report, usage)
 
     def _move(self, entry: Entry, before: State) -> None:

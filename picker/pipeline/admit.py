@@ -17,6 +17,13 @@ class Admit:
         self._admission, self._schedule = admission, schedule
 
     def __call__(self, context: RequestContext) -> Awaitable[None] | None:
-        if self._admission.passes(context):
-            return None
-        return self._admission.wait(context, self._schedule)
+        if not self._admission.passes(context):
+            return self._wait(context)
+        if context.ask_shadow is not None:
+            context.ask_shadow()
+        return None
+
+    async def _wait(self, context: RequestContext) -> None:
+        await self._admission.wait(context, self._schedule)
+        if context.ask_shadow is not None:  # once, however often it was placed anew
+            context.ask_shadow()

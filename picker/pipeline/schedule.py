@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from msgspec.structs import replace
@@ -121,7 +122,9 @@ class Schedule:
             choice.left_out = self._reasons.of(pool, able, weighed, asked, now_s)
         if pool.shadow is not None and profile is pool.profiles[-1]:
             model = context.served_model
-            pool.shadow.consider(choice, request, pool.state, able, count, now_s, model)
+            context.ask_shadow = partial(
+                pool.shadow.consider, choice, request, pool.state, able, count, now_s, model
+            )
         return pick, choice
 
 

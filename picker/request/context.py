@@ -117,6 +117,8 @@ class RequestContext(Struct):
     """One for each role; the last one answers the client."""
     choices: tuple[Choice, ...] = ()
     """What was weighed for each of them."""
+    ask_shadow: Callable[[], None] | None = None
+    """Asks the pool's shadow policy the same; None: it has none."""
     # mutate
     clamped_output_tokens: int | None = None
     """Bound of each answer in the place of what the client asked for; None: that stays."""

@@ -62,3 +62,9 @@ def test_without_a_picker_a_clients_key_does_not_reach_replicas_with_one(
     text = file.read_text()
     assert "sk-replicas" not in text
     assert '"request_headers_to_remove":["authorization","x-api-key"' in "".join(text.split())
+
+
+def test_times_of_the_queue_change_no_listener(rendered: Rendered) -> None:
+    """A new listener serves new connections only: on others Envoy would not wait for longer."""
+    short, long = (rendered(f"flow: {{ttl_s: {ttl_s}}}").read_text() for ttl_s in (5, 50))
+    assert short == long
