@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import os
+import stat
+import sys
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -33,6 +37,7 @@ _MARKS: Final = {True: "[green]●[/]", False: "[yellow]○[/]"}
 
 async def up(path: Path, config: Config) -> None:
     """Run until SIGTERM or SIGINT. Raises StartError and RunDirError when it cannot start."""
+    append_to(sys.stdout.fileno())
     console = Console()
     logs.set_up(config.telemetry.log_level, role="supervisor")
     _require_free_ports(config)
@@ -75,6 +80,13 @@ async def up(path: Path, config: Config) -> None:
         await supervisor.stop()
         await admin.stop()
         run.remove()
+
+
+def append_to(file: int) -> None:
+    """What is written to a file goes to its end from now on: pickers write the request log there,
+    and each writer would overwrite what others have written since its own last line."""
+    if stat.S_ISREG(os.fstat(file).st_mode):
+        fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) | os.O_APPEND)
 
 
 def _require_free_ports(config: Config) -> None:
