@@ -136,6 +136,18 @@ class ConfigStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchLaneStatus:
+    """The process that serves files and batches."""
+
+    state: str = "off"
+    """``off``; ``idle``: nobody has used it yet; else the state of its process."""
+    pid: int | None = None
+    restarts: int = 0
+    detail: str = ""
+    """How it ended last, "" when it has not."""
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayStatus:
     """The state of the whole gateway."""
 
@@ -148,6 +160,7 @@ class GatewayStatus:
     envoy: EnvoyStatus
     pickers: tuple[PickerStatus, ...] = ()
     pools: tuple[PoolStatus, ...] = ()
+    batches: BatchLaneStatus = BatchLaneStatus()
 
 
 class UnknownEndpointError(LookupError):

@@ -53,16 +53,16 @@ class LaneApi:
     def application(self) -> web.Application:
         """To be served on a unix socket that only our Envoy reaches."""
         app = web.Application(middlewares=[refusals], client_max_size=1 << 20)
-        add = app.router.add_route
-        add("POST", "/v1/files", self.upload)
-        add("GET", "/v1/files", self.files)
-        add("GET", "/v1/files/{id}", self.file)
-        add("DELETE", "/v1/files/{id}", self.delete_file)
-        add("GET", "/v1/files/{id}/content", self.content)
-        add("POST", "/v1/batches", self.create)
-        add("GET", "/v1/batches", self.batches)
-        add("GET", "/v1/batches/{id}", self.batch)
-        add("POST", "/v1/batches/{id}/cancel", self.cancel)
+        router = app.router
+        router.add_post("/v1/files", self.upload)
+        router.add_get("/v1/files", self.files)
+        router.add_get("/v1/files/{id}", self.file)
+        router.add_delete("/v1/files/{id}", self.delete_file)
+        router.add_get("/v1/files/{id}/content", self.content)
+        router.add_post("/v1/batches", self.create)
+        router.add_get("/v1/batches", self.batches)
+        router.add_get("/v1/batches/{id}", self.batch)
+        router.add_post("/v1/batches/{id}/cancel", self.cancel)
         return app
 
     # -- files

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from math import inf
-from typing import Final, TextIO
+from typing import Final, Protocol, TextIO
 
 from msgspec.structs import replace
 
@@ -25,7 +25,6 @@ from gateway.batches.outcome import (
 )
 from gateway.batches.records import BatchRecord, FileRecord, LineError, Status
 from gateway.batches.run import BatchRun, BrokenInput, check
-from gateway.batches.sender import Sender
 from gateway.batches.settings import LaneSettings
 from gateway.batches.store import BatchStore
 from gateway.batches.turns import Turns
@@ -35,6 +34,9 @@ log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 1.0
 """From one look at the store to the next: another process may have written."""
+_WHOLE_S: Final = 15.0
+"""From one look at all batches to the next, when nothing was written: some may have run out of
+time while they waited for their turn."""
 _WRITE_S: Final = 0.25
 _MOST_UNWRITTEN_BYTES: Final = 16 << 20
 """Of a batch's answers, while the disk takes none."""
@@ -54,6 +56,14 @@ _LIMITED_S: Final = 1.0
 _BYTES_PER_TOKEN: Final = 4.0
 
 
+class Sends(Protocol):
+    """Sends lines: see `Sender`."""
+
+    async def send(self, record: BatchRecord, line: Line) -> Outcome:
+        """What came of one try."""
+        ...
+
+
 class Dispatcher:
     """Use it from one event loop."""
 
@@ -61,7 +71,7 @@ class Dispatcher:
         self,
         store: BatchStore,
         folder: Folder,
-        sender: Sender,
+        sender: Sends,
         settings: LaneSettings,
         *,
         now_s: Callable[[], float] = time.time,
@@ -92,7 +102,10 @@ class Dispatcher:
         its end."""
         try:
             while self._lead is None:
-                self._lead = await asyncio.to_thread(self._folder.lead)
+                try:
+                    self._lead = await asyncio.to_thread(self._folder.lead)
+                except OSError:
+                    log.exception("the folder of batches cannot be used")
                 if self._lead is None:
                     await asyncio.sleep(_LOOK_S)
             async with asyncio.TaskGroup() as parts:
@@ -137,10 +150,17 @@ class Dispatcher:
     # -- batches
 
     async def _follow(self) -> None:
+        seen, whole_s = -1, -inf
         while True:
+            news = self._news.is_set()
             self._news.clear()
             try:
-                await self._look()
+                version, now_s = await self._store.version(), self._now_s()
+                if news or version != seen or now_s >= whole_s + _WHOLE_S:
+                    await self._look()
+                    seen, whole_s = version, now_s
+                for run in [*self._runs.values()]:
+                    self._govern(run, now_s)
             except OSError:
                 log.exception("batches cannot be read")
             try:
@@ -242,6 +262,7 @@ class Dispatcher:
         self._runs[record.id] = run
         self._turns.join(record.owner.tenant)
         self._turns.join(record.id)
+        self._full.set()
         self._govern(run, self._now_s())
 
     async def _cancelled_unread(self, record: BatchRecord) -> None:
@@ -308,6 +329,9 @@ class Dispatcher:
         await self._store.change(id_, end, files)
         del self._runs[id_]
         self._turns.leave(id_)
+        model = run.record.model
+        if all(one.record.model != model for one in self._runs.values()):
+            self._windows.pop(model or "", None)
         if all(one.record.owner.tenant != run.record.owner.tenant for one in self._runs.values()):
             self._turns.leave(run.record.owner.tenant)
         await asyncio.to_thread(run.close)

@@ -22,7 +22,7 @@ class Folder:
     path: Path
 
     def prepare(self) -> None:
-        """Make what is missing."""
+        """Make what is missing. Raises OSError."""
         for folder in (self.path, self.path / "files", self.path / "work"):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -64,7 +64,8 @@ class Folder:
 
     def lead(self) -> TextIO | None:
         """The lock of the one process that works on batches, held until it is closed; None: another
-        one has it. The kernel gives it back when the process dies."""
+        one has it. The kernel gives it back when the process dies. Raises OSError."""
+        self.prepare()
         lock = (self.path / "lead").open("a+", encoding="utf-8")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -64,7 +64,7 @@ async def refusals(request: web.Request, handler: _Handler) -> web.StreamRespons
     except Refusal as refusal:
         return refusal.answer()
     except web.HTTPException as raised:
-        code = "method_not_allowed" if raised.status == 405 else "path_not_found"
+        code = "path_not_found" if raised.status == 404 else raised.reason.lower().replace(" ", "_")
         shown = request.path[:200]
         return Refusal(raised.status, code, f"{raised.reason}: {request.method} {shown}.").answer()
     except (BrokenPipeError, ConnectionResetError):

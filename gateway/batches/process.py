@@ -41,7 +41,10 @@ class Lane:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         folder = Folder(self._settings.folder)
-        folder.prepare()
+        try:
+            folder.prepare()
+        except OSError as error:  # the API answers 503 until it is mended
+            log.error("%s cannot be used: %s", folder.path, error)  # noqa: TRY400 - no stack
         store, sender = SqliteStore(folder.database), Sender(self._settings)
         dispatcher = Dispatcher(store, folder, sender, self._settings)
         loop.add_signal_handler(signal.SIGHUP, self._reload, dispatcher)

@@ -148,6 +148,14 @@ class SqliteStore:
 
         return await self._run(read)
 
+    async def version(self) -> int:
+        """See `BatchStore`."""
+
+        def read(db: sqlite3.Connection) -> int:
+            return int(db.execute("PRAGMA data_version").fetchone()[0])
+
+        return await self._run(read)
+
     async def change(
         self,
         id_: str,

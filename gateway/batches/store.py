@@ -86,6 +86,10 @@ class BatchStore(Protocol):
         """Batches that are not over, the oldest first."""
         ...
 
+    async def version(self) -> int:
+        """Another number than the last one when another process has written."""
+        ...
+
     async def change(
         self,
         id_: str,

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.admin.batches import BatchRecords
+from gateway.admin.status import BatchLaneStatus
 from gateway.batches.folder import Folder
 from gateway.batches.settings import LaneSettings
 from gateway.children.child import Backoff, Child, ChildSpec, ChildState, Launch
@@ -62,6 +63,14 @@ class BatchLane:
                 os.kill(self.child.pid, signal.SIGHUP)
         if self.child is None and Folder(wanted.folder).database.exists():
             self._wake()
+
+    def status(self) -> BatchLaneStatus:
+        """For the admin API."""
+        child = self.child
+        if child is None:
+            return BatchLaneStatus("off" if self._settings is None else "idle")
+        ending = "" if child.last_exit is None else str(child.last_exit)
+        return BatchLaneStatus(child.state.value, child.pid, child.restarts, ending)
 
     async def stop(self) -> None:
         """Send nothing more, and end what is under way."""

@@ -65,6 +65,7 @@ class SupervisorStatus:
             envoy=envoy,
             pickers=pickers,
             pools=pools,
+            batches=self._supervisor.batches.status(),
         )
 
     def queues(self) -> list[PoolSight]:

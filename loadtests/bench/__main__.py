@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from loadtests.bench import processes
 from loadtests.bench.figures import (
+    batches,
     bodies,
     decision,
     fleet,
@@ -63,6 +64,7 @@ OWN_FIGURES: Final = (
 ASKED_FOR: Final = (
     OwnFigure("micro", "parts of a decision alone", micro.rows),
     OwnFigure("long", "long prompts of tenants with budgets", long.per_core),
+    OwnFigure("batches", "a batch beside interactive traffic", batches.beside),
     OwnFigure("gateways", "Penstock among other gateways, in the public method", gateways.compared),
 )
 """Left out unless asked for."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
 from urllib.parse import quote
 
 from picker import names
 from picker.pipeline.doors import closed
 from picker.request.answer import Answer, Handover
 from picker.request.context import RequestContext
-
-BATCHES: Final = ("/v1/files", "/v1/batches")
-"""Paths of the batch lane, with those below."""
 
 
 class HandOver:

@@ -22,6 +22,7 @@ from tests.real.replicas import Replica, stepping
 pytestmark = [pytest.mark.envoy, pytest.mark.asyncio(loop_scope="module")]
 
 KEYS = {"acme": "sk-acme-0123456789abcdef", "other": "sk-other-0123456789abcdef"}
+LANE: Final = "gateway.batches.process"
 CHAT: Final = "/v1/chat/completions"
 
 
@@ -45,6 +46,7 @@ async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gat
             "batches": {"max_lines": 500, "max_file_bytes": 1 << 20, "cancel_grace_s": 0.1},
         }
         async with Gateway(folder / "gateway", config) as running:
+            assert not running.pids(LANE), "nobody uses it yet"
             yield running
 
 
@@ -263,13 +265,14 @@ async def test_killed_twice_every_line_is_answered_once_and_charged(gateway: Gat
 
     async def answered(more_than: int) -> None:
         async def so() -> bool:
-            written = [len(one.read_bytes().splitlines()) for one in folder.iterdir()]
-            return max(written) > more_than  # no other test's output is so long
+            # No other test's output is so long; inputs have no such ids.
+            written = [one.read_bytes().count(b'{"id":"batch_req_') for one in folder.iterdir()]
+            return max(written) > more_than
 
         await eventually(so, f"more than {more_than} lines are answered")
 
     await answered(30)
-    (lane,) = gateway.pids("gateway.batches.process")
+    (lane,) = gateway.pids(LANE)
     os.kill(lane, signal.SIGKILL)
     assert (await ai.batches.retrieve(batch.id)).status == "in_progress"  # it waits for the next
     await answered(80)
@@ -336,6 +339,9 @@ async def test_operators_see_all_batches_and_may_cancel(gateway: Gateway) -> Non
         metrics = await gateway.metrics()
     assert 'penstock_batches{status="completed"}' in metrics
     assert "penstock_batch_stored_bytes" in metrics
+    lane = (await gateway.status())["batches"]
+    assert isinstance(lane, dict)
+    assert lane["state"] == "ready"
 
 
 async def _idle(gateway: Gateway) -> bool:

@@ -175,7 +175,7 @@ class Sections(Section):
     @property
     def has_tenants(self) -> bool:
         """Whether each request belongs to a tenant. If not, everybody is anonymous and unlimited,
-        nothing is recorded, and there is no state on disk."""
+        nothing is recorded, and there is no state on disk but files and batches."""
         return self.identity is not None or bool(self.plans or self.tenants or self.pricing)
 
     @property
