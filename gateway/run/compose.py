@@ -45,6 +45,7 @@ from picker.signals.kv_events import KvEvents
 from picker.signals.scraper import Scraper
 from picker.signals.token_ids import EngineTokenIds
 from picker.signals.tokenize import EngineTokenizer
+from picker.signals.tokenize_path import TokenizePath
 from picker.state.background import BackgroundThread
 from policies.limits.plan import OnStoreFailure
 
@@ -81,6 +82,7 @@ class WorkerParts:
     peers: LocalPeers
     scraper: Scraper
     counting: Counting
+    tokenize_path: TokenizePath
     engine_counts: EngineTokenizer
     own_tokens: OwnTokenizers
     engine_tokens: EngineTokenIds
@@ -101,8 +103,9 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
     )
     peers = LocalPeers(picker_id, own=run.peer_socket(index))
     scraper = Scraper(sharing=peers.readings)
-    counting, engine_counts, bodies = Counting(), EngineTokenizer(), BodyProcess()
-    own_tokens, engine_tokens = OwnTokenizers(bodies, time.monotonic), EngineTokenIds()
+    counting, bodies, path = Counting(), BodyProcess(), TokenizePath()
+    engine_counts, engine_tokens = EngineTokenizer(path), EngineTokenIds(path)
+    own_tokens = OwnTokenizers(bodies, time.monotonic)
     picker = Picker(
         picker_id,
         Parts(
@@ -122,7 +125,7 @@ def worker_parts(run: RunDir, index: int) -> WorkerParts:
         rng=random.Random(),  # noqa: S311 - ties and weights, nothing secret
     )
     return WorkerParts(
-        *(name, telemetry, tenancy, peers, scraper, counting, engine_counts),
+        *(name, telemetry, tenancy, peers, scraper, counting, path, engine_counts),
         *(own_tokens, engine_tokens, KvEvents(), bodies, picker, Health(picker)),
     )
 

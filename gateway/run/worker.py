@@ -86,8 +86,7 @@ class Worker:
         loop.add_signal_handler(signal.SIGHUP, self._parts.telemetry.reopen_log)
         self._parts.peers.start(self._picker.flights, self._picker.admission)
         self._parts.scraper.start(self)
-        self._parts.engine_counts.open()
-        self._parts.engine_tokens.open()
+        self._parts.tokenize_path.open()
         self._parts.kv_events.open()
         await self._decisions.start(self._run.decisions_socket(self._index))
         running = {
@@ -122,8 +121,7 @@ class Worker:
         await parts.scraper.close()
         await self._picker.flights.counted()
         self._picker.flights.undecided.close()
-        await parts.engine_counts.close()
-        await parts.engine_tokens.close()
+        await parts.tokenize_path.close()
         parts.own_tokens.close()
         parts.kv_events.close()
         parts.peers.stop()  # no end may be reported to accounts that are closed

@@ -1,4 +1,4 @@
-"""Token ids of prompts by the engines' own tokenizers: POST /tokenize, as vLLM has it.
+"""Token ids of prompts by the engines' own tokenizers.
 
 The engine applies its chat template and its tokenizer, whatever they are: what it says is what it
 will look for in its prefix cache.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import aiohttp
@@ -17,19 +17,16 @@ import msgspec
 
 from picker.prompt.token_blocks import token_bytes
 from picker.signals.fetch import Upstream
+from picker.signals.tokenize_path import UNABLE_S, Askable, TokenizePath
 
 log = logging.getLogger(__name__)
 
 _TIMEOUT_S: Final = 5.0
 _MOST_AT_ONCE: Final = 32
 _MOST_BODY_BYTES: Final = 8 << 20
-_MOST_ANSWER_BYTES: Final = 32 << 20
 _LONG_ANSWER_BYTES: Final = 1 << 16
-_UNABLE_S: Final = 600.0
-"""A pool whose engine has no such path is asked again after this time."""
 _AILING_S: Final = 5.0
 """A replica that does not answer is asked again after this time."""
-_OK: Final = 200
 _UNABLE: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405, 407, 410, 501})
 """There is no such path, or not for us. Other refusals are of this prompt, or of this moment."""
 
@@ -42,47 +39,22 @@ _decode: Final = msgspec.json.Decoder(_Answer).decode
 
 
 class EngineTokenIds:
-    """`picker.seams.engine_tokens.EngineTokens` over HTTP, between `open` and `close`."""
+    """`picker.seams.engine_tokens.EngineTokens` over HTTP."""
 
-    def __init__(self, *, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
-        self._upstreams: dict[str, Upstream] = {}
-        self._unable_until_s: dict[str, float] = {}
+    def __init__(self, path: TokenizePath, *, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._pools, self._now_s = path, Askable(now_s), now_s
         self._ailing_until_s: dict[tuple[str, str], float] = {}
         """By pool and address."""
-        self._session: aiohttp.ClientSession | None = None
         self._asking = 0
 
-    def open(self) -> None:
-        """Must run in the loop that asks."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": "penstock", "Content-Type": "application/json"},
-            timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
-        )
-
-    async def close(self) -> None:
-        """Requests under way fail."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-    def use(self, upstreams: dict[str, Upstream]) -> None:
+    def use(self, upstreams: Mapping[str, Upstream]) -> None:
         """Ask the replicas of these pools from now on, by name."""
-        self._upstreams = upstreams
-        self._unable_until_s = {
-            pool: until_s for pool, until_s in self._unable_until_s.items() if pool in upstreams
-        }
+        self._pools.use(upstreams)
 
     def can_tokenize(self, pool: str) -> bool:
         """See `EngineTokens`."""
-        return (
-            self._session is not None
-            and pool in self._upstreams
-            and self._asking < _MOST_AT_ONCE
-            and self._unable_until_s.get(pool, 0.0) <= self._now_s()
-        )
+        free = self._path.is_open and self._asking < _MOST_AT_ONCE
+        return free and self._pools.upstream(pool) is not None
 
     async def ids(self, pool: str, address: str, body: bytes) -> bytes | None:
         """See `EngineTokens`."""
@@ -107,28 +79,15 @@ class EngineTokenIds:
         self._ailing_until_s = ailing
 
     async def _ask(self, pool: str, address: str, body: bytes) -> bytes | None:
-        session, upstream = self._session, self._upstreams[pool]
-        assert session is not None
-        scheme = "https" if upstream.tls is not None else "http"
-        async with session.post(
-            f"{scheme}://{address}/tokenize",
-            data=body,
-            headers=upstream.headers,
-            ssl=upstream.tls if upstream.tls is not None else True,
-            server_hostname=upstream.server_name,
-            allow_redirects=False,
-        ) as answer:
-            if answer.status in _UNABLE:
-                self._unable_until_s[pool] = self._now_s() + _UNABLE_S
-                log.info("pool %s: /tokenize answers %d", pool, answer.status)
-            if answer.status != _OK:
-                return None
-            said = bytearray()
-            async for chunk in answer.content.iter_any():
-                said += chunk
-                if len(said) > _MOST_ANSWER_BYTES:
-                    answer.close()
-                    return None
+        upstream = self._pools.upstream(pool)
+        assert upstream is not None
+        answer = await self._path.ask(upstream, address, body, timeout_s=_TIMEOUT_S)
+        if answer.status in _UNABLE:
+            self._pools.rest(pool, UNABLE_S)
+            log.info("pool %s: /tokenize answers %d", pool, answer.status)
+        if not answer.whole:
+            return None
+        said = answer.body
         if len(said) > _LONG_ANSWER_BYTES:
             return await asyncio.to_thread(_read_ids, said)
         return _read_ids(said)

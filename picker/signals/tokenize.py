@@ -1,4 +1,4 @@
-"""Exact counts by the engines' own tokenizers: POST /tokenize, as vLLM and SGLang have it."""
+"""Exact counts by the engines' own tokenizers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import aiohttp
 import orjson
 
 from picker.signals.fetch import Upstream
+from picker.signals.tokenize_path import OK, UNABLE_S, Askable, TokenizePath
 
 log = logging.getLogger(__name__)
 
@@ -21,14 +22,10 @@ TIMEOUT_S: Final = 2.0
 _AT_ONCE: Final = 4
 _MOST_WAITING: Final = 64
 _MOST_TEXT_BYTES: Final = 4 << 20
-_MOST_ANSWER_BYTES: Final = 32 << 20
 _MOST_PARSED_BYTES: Final = 1 << 18
 _LONG_TEXT_BYTES: Final = 1 << 18
 _COUNT: Final = re.compile(rb'"count"\s*:\s*(?:(\d{1,9})\s*[,}]|\[\s*(\d{1,9})\s*\])')
-_UNABLE_S: Final = 600.0
-"""A pool whose engine has no such path is asked again after this time."""
 _AILING_S: Final = 10.0
-_OK: Final = 200
 _SERVER_ERROR: Final = 500
 _NOT_IMPLEMENTED: Final = 501
 _OF_THE_TEXT: Final = frozenset({400, 413, 422, 429})
@@ -36,46 +33,21 @@ _OF_THE_TEXT: Final = frozenset({400, 413, 422, 429})
 
 
 class EngineTokenizer:
-    """`picker.seams.engine_counts.EngineCounts` over HTTP, between `open` and `close`. A few
-    requests at once; who would have to wait long gets no count."""
+    """`picker.seams.engine_counts.EngineCounts` over HTTP. A few requests at once; who would have
+    to wait long gets no count."""
 
-    def __init__(self, *, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
-        self._upstreams: dict[str, Upstream] = {}
-        self._unable_until_s: dict[str, float] = {}
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(self, path: TokenizePath, *, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._pools = path, Askable(now_s)
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._waiting = 0
 
-    def open(self) -> None:
-        """Must run in the loop that asks."""
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": "penstock", "Content-Type": "application/json"},
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
-        )
-
-    async def close(self) -> None:
-        """Requests under way fail."""
-        if self._session is not None:
-            session, self._session = self._session, None
-            await session.close()
-
-    def use(self, upstreams: dict[str, Upstream]) -> None:
+    def use(self, upstreams: Mapping[str, Upstream]) -> None:
         """Ask the replicas of these pools from now on, by name."""
-        self._upstreams = upstreams
-        self._unable_until_s = {
-            pool: until_s for pool, until_s in self._unable_until_s.items() if pool in upstreams
-        }
+        self._pools.use(upstreams)
 
     def can_count(self, pool: str) -> bool:
         """See `EngineCounts`."""
-        return (
-            self._session is not None
-            and pool in self._upstreams
-            and self._unable_until_s.get(pool, 0.0) <= self._now_s()
-        )
+        return self._path.is_open and self._pools.upstream(pool) is not None
 
     async def tokens(
         self, pool: str, address: str, model: str, texts: Sequence[bytes]
@@ -96,7 +68,7 @@ class EngineTokenizer:
             had_time = loop.time() - asked_s > TIMEOUT_S / 2
             is_long = sum(map(len, texts)) > _LONG_TEXT_BYTES
             if not isinstance(error, TimeoutError) or (had_time and not is_long):
-                self._unable_until_s[pool] = self._now_s() + _AILING_S
+                self._pools.rest(pool, _AILING_S)
             log.info("pool %s: %s counts no tokens: %r", pool, address, error)
             return None
         finally:
@@ -105,33 +77,19 @@ class EngineTokenizer:
         return sum(known) if len(known) == len(counts) else None
 
     async def _ask(self, pool: str, address: str, model: str, text: bytes) -> int | None:
-        session, upstream = self._session, self._upstreams.get(pool)
-        if session is None or upstream is None:
+        upstream = self._pools.upstream(pool)
+        if upstream is None:
             return None
-        scheme = "https" if upstream.tls is not None else "http"
         long = len(text) > _LONG_TEXT_BYTES
         body = await asyncio.to_thread(_body, model, text) if long else _body(model, text)
-        async with session.post(
-            f"{scheme}://{address}/tokenize",
-            data=body,
-            headers=upstream.headers,
-            ssl=upstream.tls if upstream.tls is not None else True,
-            server_hostname=upstream.server_name,
-            allow_redirects=False,
-        ) as answer:
-            if answer.status >= _SERVER_ERROR and answer.status != _NOT_IMPLEMENTED:
-                raise ValueError(f"status {answer.status}")
-            if answer.status in _OF_THE_TEXT:
-                return None
-            said = await answer.content.read(_MOST_ANSWER_BYTES)
-            while answer.status == _OK and len(said) < _MOST_ANSWER_BYTES:
-                more = await answer.content.read(_MOST_ANSWER_BYTES - len(said))
-                if not more:
-                    break
-                said += more
-            count = read_count(said) if answer.status == _OK else None
+        answer = await self._path.ask(upstream, address, body, timeout_s=TIMEOUT_S)
+        if answer.status >= _SERVER_ERROR and answer.status != _NOT_IMPLEMENTED:
+            raise ValueError(f"status {answer.status}")
+        if answer.status in _OF_THE_TEXT:
+            return None
+        count = read_count(bytes(answer.body)) if answer.status == OK else None
         if count is None:
-            self._unable_until_s[pool] = self._now_s() + _UNABLE_S
+            self._pools.rest(pool, UNABLE_S)
             log.info("pool %s: its engine has no /tokenize", pool)
         return count
 

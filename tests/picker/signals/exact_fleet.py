@@ -22,6 +22,7 @@ from picker.settings import PickerSettings, PoolSettings
 from picker.signals.fetch import Upstream
 from picker.signals.kv_events import KvEvents, KvSettings
 from picker.signals.token_ids import EngineTokenIds
+from picker.signals.tokenize_path import TokenizePath
 from picker.state.models import ServedModel
 from picker.state.spec import EndpointSpec
 from tests.picker.fleet import IDLE, policy
@@ -113,9 +114,10 @@ async def fleet(model: str, root: str | None = None) -> AsyncIterator[Fleet]:
     """Without replicas yet."""
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        tokens, events = EngineTokenIds(), KvEvents()
-        tokens.open()
-        stack.push_async_callback(tokens.close)
+        path, events = TokenizePath(), KvEvents()
+        tokens = EngineTokenIds(path)
+        path.open()
+        stack.push_async_callback(path.close)
         events.open()
         stack.callback(events.close)
         tokens.use({POOL: Upstream()})

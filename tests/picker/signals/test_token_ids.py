@@ -9,6 +9,7 @@ from aiohttp.test_utils import TestServer
 from picker.prompt.token_blocks import token_bytes
 from picker.signals.fetch import Upstream
 from picker.signals.token_ids import EngineTokenIds
+from picker.signals.tokenize_path import TokenizePath
 
 POOL = "main"
 
@@ -31,15 +32,16 @@ async def asked(answer: web.StreamResponse | None) -> tuple[bytes | None, bool]:
 
     app = web.Application()
     app.router.add_post("/tokenize", tokenize)
-    engine = EngineTokenIds()
+    path = TokenizePath()
+    engine = EngineTokenIds(path)
     async with TestServer(app) as server:
-        engine.open()
+        path.open()
         engine.use({POOL: Upstream()})
         try:
             ids = await engine.ids(POOL, f"{server.host}:{server.port}", b"{}")
             return ids, engine.can_tokenize(POOL)
         finally:
-            await engine.close()
+            await path.close()
 
 
 async def test_an_answer_has_the_ids() -> None:
@@ -72,9 +74,10 @@ async def test_a_replica_that_does_not_answer_is_left_alone_for_a_while() -> Non
 
     app = web.Application()
     app.router.add_post("/tokenize", tokenize)
-    engine = EngineTokenIds(now_s=lambda: now_s)
+    path = TokenizePath()
+    engine = EngineTokenIds(path, now_s=lambda: now_s)
     async with TestServer(app) as server:
-        engine.open()
+        path.open()
         engine.use({POOL: Upstream()})
         try:
             for asked_s, count in ((100.0, 1), (104.0, 1), (106.0, 2)):
@@ -83,4 +86,4 @@ async def test_a_replica_that_does_not_answer_is_left_alone_for_a_while() -> Non
                 assert len(requests) == count
                 assert engine.can_tokenize(POOL)  # others may well answer
         finally:
-            await engine.close()
+            await path.close()

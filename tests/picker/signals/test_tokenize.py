@@ -14,6 +14,7 @@ from aiohttp import web
 from picker.signals import tokenize
 from picker.signals.fetch import Upstream
 from picker.signals.tokenize import EngineTokenizer, read_count
+from picker.signals.tokenize_path import TokenizePath
 
 
 @dataclass
@@ -68,11 +69,12 @@ class Clock:
 @pytest_asyncio.fixture
 async def engine() -> AsyncIterator[tuple[EngineTokenizer, Clock]]:
     clock = Clock()
-    made = EngineTokenizer(now_s=clock)
-    made.open()
+    path = TokenizePath()
+    made = EngineTokenizer(path, now_s=clock)
+    path.open()
     made.use({"p": Upstream()})
     yield made, clock
-    await made.close()
+    await path.close()
 
 
 async def test_all_texts_are_counted(
