@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import nlargest
+from itertools import islice
 from math import inf
 from typing import Final
 
@@ -50,6 +51,8 @@ _HEARD_S: Final = 0.003
 _MOVES: Final = 16
 """Requests that turn out to be better off elsewhere, at most in one look at an endpoint: to place
 one takes time."""
+_AWAY: Final = 64
+"""Requests that wait for an endpoint that is gone and are placed anew in one look."""
 _LEAST_COST: Final = 16.0
 """Of a request, tokens of prefill: one whose tokens nobody knows, or are all cached, takes its turn
 as others do."""
@@ -71,6 +74,8 @@ class Held(Struct, eq=False):
     """That it would have to prefill there."""
     placed_s: float
     """When it was asked where it should go."""
+    others: tuple[int, ...] = ()
+    """Slots of the endpoints of its other parts: where it decodes, if that is apart."""
     refusal: Rejection | None = None
     """It goes no further."""
 
@@ -177,6 +182,8 @@ class Line:
         held = self._let_go.pop(id_, None)
         if held is not None:
             self._places.let_go.add(held.slot, -1.0, -held.uncached_tokens)
+            for slot in held.others:
+                self._places.let_go.add(slot, -1.0, 0.0)
         return held is not None
 
     def left(self, id_: str) -> None:
@@ -259,13 +266,8 @@ class Line:
 
     def heard(self, now_s: float) -> None:
         """What others have reported may be their leave to go: look soon, once for all reports."""
-        if self._held and not self._will_look:
-            self._will_look = True
-            self._holding.call_at(now_s + _HEARD_S, self._look_after_reports)
-
-    def _look_after_reports(self) -> None:
-        self._will_look = False
-        self.stir()
+        if self._held:
+            self._look_again(now_s + _HEARD_S)
 
     def predicted_wait_s(self, item: Item, *, behind_cost: float = 0.0) -> float:
         """How long the item would wait if it came now, with so much before it besides what waits.
@@ -299,6 +301,15 @@ class Line:
             tokens_per_s=self._places.believed_speed,
         )
 
+    def _look_again(self, at_s: float) -> None:
+        def look() -> None:
+            self._will_look = False
+            self.stir()
+
+        if not self._will_look:
+            self._will_look = True
+            self._holding.call_at(at_s, look)
+
     def _learn_worth(self, entry: Entry, report: Report, out: int) -> None:
         leg, ttft_s = entry.answering, report.ttft_s
         if leg.features is None or not entry.streaming or ttft_s is None or out <= 4:
@@ -317,6 +328,8 @@ class Line:
         self._unhold(held)
         self._let_go[held.item.id] = held
         self._places.let_go.add(held.slot, 1.0, held.uncached_tokens)
+        for slot in held.others:
+            self._places.let_go.add(slot, 1.0, 0.0)
         self._moved_s = self._now()
         self.pace.given(held.item.cost, self._moved_s)
         self.sharing.sent(held.slot, held.uncached_tokens)
@@ -342,6 +355,7 @@ class Line:
         """It waits for the endpoint that was chosen."""
         pick = held.context.picks[0]
         held.slot = self.pool.state.slot_of[pick.address]
+        held.others = tuple(self._other_slots(held.context))
         held.uncached_tokens = max(0.0, held.context.prompt_tokens - pick.matched_tokens)
         held.placed_s = now_s
         self._places.grow()
@@ -433,7 +447,11 @@ class Line:
     def _move_away(self, slot: int, now_s: float) -> None:
         """An endpoint is gone, or not well: what waits for it waits for others. Where there is no
         better one it goes there in spite of that: better a request that waits than a refusal."""
-        for held in [held for held in self._held.values() if held.slot == slot]:
+        here = (held for held in self._held.values() if held.slot == slot)
+        some = [*islice(here, _AWAY)]
+        if len(some) == _AWAY:  # the others' turn is another one of the event loop
+            self._look_again(now_s)
+        for held in some:
             self._place_anew(held, now_s)
             if held.item.waits and not self._serves(held.slot, now_s):
                 self._take(held)
@@ -455,9 +473,16 @@ class Line:
 
     def _begins(self, slot: int, context: RequestContext, sheddable: bool) -> bool:
         """The endpoint would begin the request at once."""
-        return self.sharing.has_room(slot, sheddable=sheddable) and (
-            self._places.has_adapter_room(slot, context)
+        places = (slot, *self._other_slots(context)) if len(context.picks) > 1 else (slot,)
+        return all(
+            self.sharing.has_room(one, sheddable=sheddable)
+            and self._places.has_adapter_room(one, context)
+            for one in places
         )
+
+    def _other_slots(self, context: RequestContext) -> Iterator[int]:
+        known = self.pool.state.slot_of
+        return (known[pick.address] for pick in context.picks[1:] if pick.address in known)
 
     def _has_room(self, slot: int) -> bool:
         return self.sharing.has_room(slot)
@@ -471,7 +496,9 @@ class Line:
         return held.slot, held.context.adapter
 
     def _set_alarm(self, now_s: float) -> None:
-        at_s = min(self.queue.next_expiry_s(), self._ledger.next_due_s(), now_s + _LOOK_S)
+        at_s = min(
+            self.queue.next_expiry_s(), self._ledger.next_due_s(self.pool.name), now_s + _LOOK_S
+        )
         at_s = min(at_s, self.sharing.next_s())
         at_s = max(at_s, now_s + _SHORTEST_S)
         if at_s < self._alarm_s or self._alarm_s <= now_s:

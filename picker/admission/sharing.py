@@ -73,9 +73,9 @@ class Sharing:
             yield shared.next_part(self._heads(shared, inf), now_s)
         else:
             heads = [*self._heads(shared, _HEADS)]
-            digest = shared.digest(heads, now_s) if heads or shared.is_changed else None
-            if digest is not None:
-                yield digest
+            while heads or shared.is_changed:
+                yield shared.digest(heads, now_s)
+                heads = []
 
     def hear(self, picker: str, digest: QueueDigest) -> Heard | None:
         """Take another picker's report."""

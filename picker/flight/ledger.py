@@ -68,7 +68,8 @@ class Ledger:
         self._pools = pools
         self._lanes: dict[EndpointKey, _Lane] = {}
         self._speeds: dict[str, PrefillSpeed] = {}
-        self._due: list[tuple[float, int, Leg]] = []
+        self._due: dict[str, list[tuple[float, int, Leg]]] = {}
+        """By pool."""
         self._opened = 0
         self._told: dict[EndpointKey, _Told] = {}
         """Of engines that count first tokens."""
@@ -118,9 +119,8 @@ class Ledger:
         lane.prefill_tokens += leg.uncached_tokens
         lane.kv_tokens += kv_tokens
         lane.open[leg.key] = lane.awaited[leg.key] = leg
-        self._opened += 1
         self._changed.add(key)
-        heapq.heappush(self._due, (leg.prefill_due_s, self._opened, leg))
+        self._expect(leg)
 
     def close(self, leg: Leg, *, ttft_s: float | None = None, now_s: float | None = None) -> bool:
         """Take back a leg that has ended; False when it is not counted.
@@ -155,19 +155,20 @@ class Ledger:
 
     def settle_prefills(self, now_s: float) -> None:
         """Take legs whose prefill is due off the prefill backlog; call before ranking."""
-        due = self._due
-        while due and due[0][0] <= now_s:
-            leg = heapq.heappop(due)[2]
-            if leg.counted_in is None or leg.prefill_done:
-                continue
-            if leg.prefill_due_s > now_s:  # it was put off
-                self._expect(leg)
-            else:
-                self._settle(leg, self._lanes[leg.pool, leg.address])
+        for due in self._due.values():
+            while due and due[0][0] <= now_s:
+                leg = heapq.heappop(due)[2]
+                if leg.counted_in is None or leg.prefill_done:
+                    continue
+                if leg.prefill_due_s > now_s:  # it was put off
+                    self._expect(leg)
+                else:
+                    self._settle(leg, self._lanes[leg.pool, leg.address])
 
-    def next_due_s(self) -> float:
-        """When the next prefill under way may be done; infinite: none is."""
-        return self._due[0][0] if self._due else inf
+    def next_due_s(self, pool: str) -> float:
+        """When the next prefill under way in a pool may be done; infinite: none is."""
+        due = self._due.get(pool)
+        return due[0][0] if due else inf
 
     def engine_told(self, pool: str, address: str, first_tokens: float, at_s: float) -> None:
         """An engine has produced so many first tokens since it began, as of ``at_s``.
@@ -254,7 +255,10 @@ class Ledger:
 
     def _expect(self, leg: Leg) -> None:
         self._opened += 1
-        heapq.heappush(self._due, (leg.prefill_due_s, self._opened, leg))
+        due = self._due.get(leg.pool)
+        if due is None:
+            due = self._due[leg.pool] = []
+        heapq.heappush(due, (leg.prefill_due_s, self._opened, leg))
 
     def _expect_awaited(self, lane: _Lane, speed: PrefillSpeed, at_s: float) -> None:
         """At ``at_s`` the engine had all of these still to do, the first of them perhaps in part:

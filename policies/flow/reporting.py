@@ -90,9 +90,12 @@ class Reporting:
         """Rows of these flows."""
         return tuple(self._row(key, waiting) for key, waiting in keys)
 
-    def take_changed(self) -> list[FlowKey]:
-        """Flows that have changed since this was last asked."""
-        changed, self._changed = [*self._changed], set()
+    def take_changed(self, most: int) -> list[FlowKey]:
+        """Flows that have changed since this was last asked, up to so many."""
+        if len(self._changed) <= most:
+            changed, self._changed = [*self._changed], set()
+        else:
+            changed = [self._changed.pop() for _ in range(most)]
         self._begun_reported = self.begun
         return changed
 

@@ -16,7 +16,7 @@ from policies.flow.rivals import NOBODY, Before, Rivals
 from policies.flow.turns import BUSY_S, Turns
 
 _FLOWS_A_PART: Final = 256
-_PARTS: Final = 64
+_PARTS: Final = 256
 
 
 class SharedQueue:
@@ -55,10 +55,13 @@ class SharedQueue:
         return self._reporting.changed
 
     def digest(self, heads: Iterable[HeadRow], now_s: float) -> QueueDigest:
-        """What has changed since the last one. ``heads``: of all endpoints that may have."""
+        """What has changed since the last one; not all of it, if it is much. ``heads``: of all
+        endpoints that may have."""
         return QueueDigest(
             at_s=now_s,
-            flows=self._reporting.flows(self._with_depths(self._reporting.take_changed())),
+            flows=self._reporting.flows(
+                self._with_depths(self._reporting.take_changed(_FLOWS_A_PART))
+            ),
             classes=self._reporting.class_rows(everything=False),
             heads=tuple(row for row in heads if self._is_new(row)),
             begun=self._reporting.begun,
@@ -185,7 +188,8 @@ class SharedQueue:
         return before is not None or row.requests > 0
 
     def _parts(self) -> int:
-        return min(_PARTS, 1 + len(self._reporting) // _FLOWS_A_PART)
+        waiting = sum(len(self.queue.flows(one)) for one in self.queue.classes())
+        return min(_PARTS, 1 + max(len(self._reporting), waiting) // _FLOWS_A_PART)
 
     def _whole_part(self, heads: list[HeadRow], part: int, parts: int, now_s: float) -> QueueDigest:
         keys = dict.fromkeys(self._reporting.all_of(part, parts, now_s))

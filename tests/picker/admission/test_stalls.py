@@ -11,6 +11,7 @@ import pytest
 
 from picker.request.answer import Answer
 from picker.request.context import RequestContext
+from picker.request.role import Role
 from picker.settings import FlowSettings
 from policies.flow.rules import FlowRules
 from policies.routing.types import PoolView, Ranking, RoutingPolicy, RoutingRequest, Slots
@@ -23,6 +24,7 @@ from tests.picker.admission.test_line import (
     settle,
 )
 from tests.picker.fleet import IDLE, MODEL, POOL, Fleet, address, chat, end_of, head
+from tests.picker.fleet import policy as weighted
 from tests.picker.saturation import FULL, empty, fill, until, until_waiting
 
 
@@ -230,3 +232,35 @@ async def test_an_endpoint_without_metrics_is_not_judged_by_the_one_before_it() 
     state.view.in_flight_requests[0] += 50
     made.picker.flights.ledger.in_flight = lambda pool, address: 50  # type: ignore[method-assign]
     assert made.picker.admission._lines[POOL]._places.has_room(0)
+
+
+async def test_many_that_wait_for_a_replica_that_is_gone_do_not_stop_the_loop() -> None:
+    made = queued(2)
+    taken = await fill(made, head(tenant="first"), [1, 2])
+    tasks = [come(made) for _ in range(300)]
+    await until_waiting(made, 300)
+    made.sync([])
+    left: list[int] = []
+    while made.picker.admission.waiting:
+        made.picker.admission.freed(POOL)
+        left.append(made.picker.admission.waiting)
+        assert len(left) <= 10
+    assert left[0] >= 300 - 2 * 64
+    for task in tasks:
+        assert (await answer_of(task)).status == 503
+    empty(made, taken)
+    assert made.is_settled
+
+
+async def test_a_request_waits_for_the_replica_that_decodes_it_as_well() -> None:
+    made = queued(2)
+    made.disaggregate({1: Role.PREFILL, 2: Role.DECODE}, spec=weighted())
+    taken = [await decision_of(come(made)) for _ in range(2)]
+    made.report(2, FULL)
+    late = come(made)
+    await until_waiting(made)
+    made.picker.complete(end_of(taken.pop()))
+    await decision_of(late)
+    for one in (taken.pop(), await decision_of(late)):
+        made.picker.complete(end_of(one))
+    assert made.is_settled
