@@ -11,6 +11,7 @@ from typing import Final
 import grpc
 from msgspec.structs import asdict
 
+from gateway.control.socket import SocketServer
 from gateway.limits.accounts import AccountsSource, UnknownSubject
 from gateway.limits.buckets import StoreUnavailable
 from gateway.limits.usage import COUNTS, UsageRecord
@@ -44,15 +45,11 @@ class AccountsUnavailable(Exception):  # noqa: N818 - a state of the world, not 
     """No worker could answer; the text says why."""
 
 
-class AccountsServer:
+class AccountsServer(SocketServer):
     """The worker's end."""
 
     def __init__(self, source: AccountsSource) -> None:
         self._source = source
-        self._server = grpc.aio.server()
-
-    async def start(self, socket: Path) -> None:
-        """Listen on a unix socket."""
         limits: grpc.RpcMethodHandler[control_pb2.LimitsRequest, control_pb2.LimitsAnswer]
         limits = grpc.unary_unary_rpc_method_handler(
             self._limits,
@@ -65,15 +62,9 @@ class AccountsServer:
             request_deserializer=control_pb2.UsageRequest.FromString,
             response_serializer=control_pb2.UsageChunk.SerializeToString,
         )
-        handler = grpc.method_handlers_generic_handler(SERVICE, {"Limits": limits, "Usage": usage})
-        self._server.add_generic_rpc_handlers((handler,))
-        socket.unlink(missing_ok=True)  # noqa: ASYNC240 - once, in our own folder
-        self._server.add_insecure_port(f"unix:{socket}")
-        await self._server.start()
-
-    async def stop(self) -> None:
-        """Stop listening, and remove the socket."""
-        await self._server.stop(None)
+        super().__init__(
+            grpc.method_handlers_generic_handler(SERVICE, {"Limits": limits, "Usage": usage})
+        )
 
     async def _limits(
         self,

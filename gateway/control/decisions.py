@@ -13,6 +13,7 @@ import grpc
 import orjson
 from msgspec.structs import asdict
 
+from gateway.control.socket import SocketServer
 from picker.explain.selection import DecisionsOfPicker, Found, Kept, Query
 from picker.wire import control_pb2
 
@@ -24,32 +25,18 @@ _AT_ONCE: Final = 50
 """Decisions of a message, which stays far below gRPC's 4 MiB with them."""
 
 
-class DecisionsServer:
+class DecisionsServer(SocketServer):
     """The worker's end."""
 
     def __init__(self, source: DecisionsOfPicker) -> None:
         self._source = source
-        self._server: grpc.aio.Server | None = None
-
-    async def start(self, socket: Path) -> None:
-        """Listen on a unix socket."""
-        self._server = grpc.aio.server()  # it takes the loop that runs now
         find: grpc.RpcMethodHandler[control_pb2.DecisionsQuery, control_pb2.DecisionsChunk]
         find = grpc.unary_stream_rpc_method_handler(
             self._find,
             request_deserializer=control_pb2.DecisionsQuery.FromString,
             response_serializer=control_pb2.DecisionsChunk.SerializeToString,
         )
-        handler = grpc.method_handlers_generic_handler(SERVICE, {"Find": find})
-        self._server.add_generic_rpc_handlers((handler,))
-        socket.unlink(missing_ok=True)  # noqa: ASYNC240 - once, in our own folder
-        self._server.add_insecure_port(f"unix:{socket}")
-        await self._server.start()
-
-    async def stop(self) -> None:
-        """Stop listening, and remove the socket."""
-        if self._server is not None:
-            await self._server.stop(None)
+        super().__init__(grpc.method_handlers_generic_handler(SERVICE, {"Find": find}))
 
     async def _find(
         self,
