@@ -35,8 +35,8 @@ _RATE_PER_S: Final = 6.0
 """Of interactive requests, in open loop."""
 _PROMPT_BYTES, _ANSWER_TOKENS = 6_000, 64
 _LINE_BYTES, _LINE_TOKENS = 200, 16
-_BESIDE_S: Final = 12.0
-_ALONE_S: Final = 4.0
+_BESIDE_S: Final = 15.0
+_ALONE_S: Final = 3.0
 _ENDING_S: Final = 1.0
 """Interactive traffic has the batch beside it and is alone in turn, because a shared machine is not
 as fast in one minute as in the next. For that the lane is stopped (SIGSTOP) until it goes on; lines
