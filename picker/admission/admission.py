@@ -301,8 +301,8 @@ class Admission:
 
     def _item(self, context: RequestContext, line: Line) -> Item:
         terms, now_s = self._terms_of(context), self._now()
-        stated, worth = context.output_tokens, line.worth.tokens
-        output = line.expectation.tokens(terms.flow, stated)
+        stated, worth = context.output_tokens, line.costs.worth.tokens
+        output = line.costs.expectation.tokens(terms.flow, stated)
         item = Item(
             id=context.id,
             flow=terms.flow,

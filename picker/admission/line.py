@@ -11,14 +11,11 @@ from typing import Final
 
 from msgspec import Struct
 
-from picker.admission.begin import BeginTime
+from picker.admission.costs import Costs
 from picker.admission.places import Places
 from picker.admission.refusals import retry_after_s, stopping, turned_away
 from picker.admission.sharing import Sharing
 from picker.admission.sight import PoolSight, sight_of
-from picker.admission.unmetered import UnmeteredCost
-from picker.admission.worth import OutputWorth
-from picker.flight.charge import is_metered
 from picker.flight.entry import Entry
 from picker.flight.ledger import Ledger
 from picker.request.context import RequestContext
@@ -27,14 +24,13 @@ from picker.request.report import Ending, Report
 from picker.seams.holding import Hold, Holding
 from picker.state.pool import PoolRuntime
 from policies.flow.digest import QueueDigest
-from policies.flow.expectation import Expectation
 from policies.flow.item import Item, Place
 from policies.flow.order import Order
 from policies.flow.pace import LONGEST_S, Pace
 from policies.flow.queue import FlowQueue
 from policies.flow.returns import Returns
 from policies.flow.rules import FlowRules
-from policies.limits.prices import Usage
+from policies.limits.prices import NOTHING, Usage
 from policies.routing.types import PoolView
 
 log = logging.getLogger(__name__)
@@ -53,9 +49,6 @@ _MOVES: Final = 16
 one takes time."""
 _AWAY: Final = 64
 """Requests that wait for an endpoint that is gone and are placed anew in one look."""
-_LEAST_COST: Final = 16.0
-"""Of a request, tokens of prefill: one whose tokens nobody knows, or are all cached, takes its turn
-as others do."""
 
 Choose = Callable[[RequestContext], None]
 """Chooses the endpoints of a request; raises Rejection."""
@@ -100,16 +93,13 @@ class Line:
         self.queue = FlowQueue(rules, order)
         self._report = report
         self.pace = Pace(now())
-        self.worth = OutputWorth()
-        self.expectation = Expectation()
-        self._unmetered = UnmeteredCost()
         self._returns = Returns()
-        self._begin_time = BeginTime()
         self._ledger, self._holding, self._now = ledger, holding, now
         self._held: dict[str, Held] = {}
         self._let_go: dict[str, Held] = {}
         """Those that may go on, and are not counted in the pool's columns yet."""
         self._places = Places(pool, ledger)
+        self.costs = Costs(self._places)
         self.sharing = Sharing(name, pool, self.queue, self._places, self._claims, now)
         self._alarm_s = inf
         self._invited_s = -inf
@@ -147,10 +137,7 @@ class Line:
         now_s = self._now()
         held = Held(item, context, self._holding.hold(), choose, 0, 0.0, now_s)
         self._assign(held, now_s)
-        cached = context.prompt_tokens - held.uncached_tokens
-        item.cost = max(_LEAST_COST, item.cost - cached)
-        if not is_metered(context.expected):
-            item.cost = self._unmetered.expected(context.head.path)
+        item.cost = self.costs.waiting(item, context, held.uncached_tokens)
         if not self._held:
             self.pace = Pace(now_s)
             self._moved_s = now_s
@@ -208,28 +195,16 @@ class Line:
 
     def ended(self, entry: Entry, report: Report, usage: Usage | None) -> None:
         """A request has ended: learn from it, and charge what it has really cost."""
-        item = entry.item
         if report.reason is Ending.UNREPORTED:
             return  # it may be known later; until then it counts as expected
-        if usage is None:
-            if item is not None:
-                self.queue.settle(item, 0.0)
-            return
-        if not is_metered(entry.expected):
-            cost = self._unmetered_cost(entry, report)
-            if item is not None:
-                self.queue.settle(item, max(_LEAST_COST, cost))
-            return
-        out = usage.output_tokens
-        self._learn_worth(entry, report, out)
-        if item is not None:
-            if report.ttft_s is not None:
-                self._begin_time.observe(max(0.0, report.ttft_s - entry.waited_s))
-            if report.reason is Ending.OK:
-                self.expectation.observe(item.flow, out)
-            uncached = max(0, usage.input_tokens - usage.cached_tokens)
-            cost = max(_LEAST_COST, uncached + item.output_worth * out)
-            self.queue.settle(item, cost, prompt_tokens=usage.input_tokens, output_tokens=out)
+        cost, used = self.costs.spent(entry, report, usage), usage or NOTHING
+        if entry.item is not None:
+            self.queue.settle(
+                entry.item,
+                cost,
+                prompt_tokens=used.input_tokens,
+                output_tokens=used.output_tokens,
+            )
 
     def reported(self, slot: int) -> None:
         """An engine has reported its load."""
@@ -243,7 +218,7 @@ class Line:
         now_s = self._now()
         for item in self.queue.expired(now_s):
             self._refuse(item, self._when_late(item, now_s))
-        self.queue.miss(now_s + self._begin_time.most_s)
+        self.queue.miss(now_s + self.costs.begin_time.most_s)
         self._ledger.settle_prefills(now_s)
         if slot is None:
             self._look_everywhere(now_s)
@@ -291,16 +266,6 @@ class Line:
 
     # -- inside
 
-    def _unmetered_cost(self, entry: Entry, report: Report) -> float:
-        leg = entry.answering
-        requests = 1.0 if leg.features is None else leg.features.endpoint.in_flight_requests + 1.0
-        return self._unmetered.observe(
-            entry.labels.path,
-            took_s=max(0.0, report.duration_s - entry.waited_s),
-            requests=requests,
-            tokens_per_s=self._places.believed_speed,
-        )
-
     def _look_again(self, at_s: float) -> None:
         def look() -> None:
             self._will_look = False
@@ -309,20 +274,6 @@ class Line:
         if not self._will_look:
             self._will_look = True
             self._holding.call_at(at_s, look)
-
-    def _learn_worth(self, entry: Entry, report: Report, out: int) -> None:
-        leg, ttft_s = entry.answering, report.ttft_s
-        if leg.features is None or not entry.streaming or ttft_s is None or out <= 4:
-            return
-        requests = leg.features.endpoint.in_flight_requests + 1.0
-        if (slot := self.pool.state.slot_of.get(leg.address)) is not None:
-            # It was decoded beside those that it found, then beside those that it leaves.
-            requests = (requests + self.pool.state.view.in_flight_requests.item(slot) + 1.0) / 2
-        self.worth.observe(
-            tpot_s=(report.duration_s - ttft_s) / (out - 1),
-            requests=requests,
-            tokens_per_s=self._places.speed,
-        )
 
     def _let(self, held: Held) -> None:
         self._unhold(held)
@@ -412,11 +363,8 @@ class Line:
 
     def _take(self, held: Held) -> None:
         """Its turn has come: it is charged as it is expected to cost here and now."""
-        item = held.item
-        item.output_worth = self.worth.tokens
-        item.output_tokens = self.expectation.tokens(item.flow, item.stated_tokens)
-        cost = held.uncached_tokens + item.output_worth * item.output_tokens
-        self.queue.take(item, self._now(), max(_LEAST_COST, cost))
+        cost = self.costs.taken(held.item, held.context, held.uncached_tokens)
+        self.queue.take(held.item, self._now(), cost)
         self._let(held)
 
     def _invite(self, now_s: float) -> None:

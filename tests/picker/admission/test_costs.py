@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from policies.flow.returns import Returns
 from policies.flow.rules import FlowRules
 from policies.routing.spec import PolicySpec
 from tests.picker.admission.test_line import QUEUED, answer_of, come, decision_of, queued
-from tests.picker.fleet import IDLE, POOL, Fleet, end_of, head
+from tests.picker.fleet import IDLE, OPAQUE, POOL, Fleet, ask, decided, end_of, head
 from tests.picker.fleet import policy as weighted
 from tests.picker.saturation import empty, fill, until_waiting
 
@@ -109,5 +110,25 @@ async def test_a_shadow_is_asked_once_however_often_a_request_is_placed() -> Non
     made.report(2)
     made.picker.complete(end_of(await decision_of(task)))
     assert asked() == before + 1
+    empty(made, taken)
+    assert made.is_settled
+
+
+async def test_a_path_without_tokens_is_charged_what_it_has_taken_before() -> None:
+    settings = replace(QUEUED, passthrough=(OPAQUE,))
+    made = queued(1, settings)
+    opaque = head(OPAQUE, tenant="a")
+    first = await decided(made, b"\0" * 100, opaque)
+    made.picker.complete(end_of(first, input_tokens=None, output_tokens=None, duration_s=5.0))
+    taken = await fill(made, head(tenant="first"), [1])
+    task = asyncio.ensure_future(ask(made, b"\0" * 100, opaque))
+    await until_waiting(made)
+    (held,) = made.picker.admission._lines[POOL]._held.values()
+    assert held.item.cost > 1000
+    made.report(1)
+    decision = await decision_of(task)
+    assert held.item.price == held.item.cost
+    made.picker.complete(end_of(decision, input_tokens=None, output_tokens=None, duration_s=1.0))
+    assert 16 < held.item.price < held.item.cost
     empty(made, taken)
     assert made.is_settled
