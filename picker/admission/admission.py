@@ -161,7 +161,10 @@ class Admission:
             places = Places(pool, self._ledger) if line is None else line.places
             lane = self._idle[name] = IdleLane(
                 *(pool, places, self._holding),
-                lambda: (line := self._lines.get(name)) is not None and line.busy,
+                lambda: (
+                    (line := self._lines.get(name)) is not None
+                    and (line.busy or line.sharing.requests_elsewhere > 0)
+                ),
                 lambda: self._others_s.get(name, -inf),
                 self._now,
             )

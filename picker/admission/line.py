@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import nlargest
 from itertools import islice
 from math import inf
@@ -44,6 +44,8 @@ _INVITED_S: Final = 0.005
 """Time after which it is asked anew where a request should go that waits."""
 _HEARD_S: Final = 0.003
 """From what another picker reports to the look at what it changes."""
+_HEARD_S_AN_ENDPOINT: Final = 0.0001
+"""For which something waits: the more there are, the longer a look takes."""
 _MOVES: Final = 16
 """Requests that turn out to be better off elsewhere, at most in one look at an endpoint: to place
 one takes time."""
@@ -104,6 +106,7 @@ class Line:
         self._alarm_s = inf
         self._invited_s = -inf
         self._will_look = False
+        self._bounded_s = -inf
         self._moved_s = now()
         """When somebody was let go, or began to wait where nobody did."""
 
@@ -143,10 +146,9 @@ class Line:
             self._moved_s = now_s
         self._held[item.id] = held
         self.pace.came(item.priority, item.cost, now_s)
-        for away in self.queue.offer(item, self._place(held)):
-            self._refuse(
-                away, self.turned_away(Reason.QUEUE_FULL, away, "The queue of the pool is full.")
-            )
+        self._turn_away(self.queue.offer(item, self._place(held)))
+        if not self.sharing.alone:
+            self._bound(now_s)
         if item.waits and self._has_room(held.slot):
             self._look_at(held.slot, now_s)  # those before it wait for something else
         if item.waits:
@@ -237,12 +239,14 @@ class Line:
         for cost in heard.given.values():
             self.pace.given(cost, now_s)
             self._moved_s = now_s
+        self._bound(now_s)
         self.heard(now_s)
 
     def heard(self, now_s: float) -> None:
         """What others have reported may be their leave to go: look soon, once for all reports."""
-        if self._held:
-            self._look_again(now_s + _HEARD_S)
+        if self._held and not self._will_look:
+            endpoints = len(self.queue.places())
+            self._look_again(now_s + max(_HEARD_S, _HEARD_S_AN_ENDPOINT * endpoints))
 
     def predicted_wait_s(self, item: Item, *, behind_cost: float = 0.0) -> float:
         """How long the item would wait if it came now, with so much before it besides what waits.
@@ -265,6 +269,18 @@ class Line:
         return PoolSight(self.pool.name, full, classes)
 
     # -- inside
+
+    def _bound(self, now_s: float) -> None:
+        """Turn away this picker's part of what is too much over all pickers; once in an interval,
+        after which it is known that the others have done theirs."""
+        if now_s >= self._bounded_s + self.sharing.interval_s:
+            self._bounded_s = now_s
+            self._turn_away(self.queue.overflow())
+
+    def _turn_away(self, items: Iterable[Item]) -> None:
+        for away in items:
+            full = self.turned_away(Reason.QUEUE_FULL, away, "The queue of the pool is full.")
+            self._refuse(away, full)
 
     def _look_again(self, at_s: float) -> None:
         def look() -> None:

@@ -47,6 +47,16 @@ class Sharing:
         """There are no other pickers."""
         return self._shared is None
 
+    @property
+    def requests_elsewhere(self) -> int:
+        """That wait at other pickers."""
+        return 0 if self._shared is None else self._shared.requests_elsewhere
+
+    @property
+    def interval_s(self) -> float:
+        """In which what has changed at one picker is known to the others."""
+        return 0.0 if self._shared is None else self._shared.interval_s
+
     # -- reports
 
     def follow(self, live: Collection[str], interval_s: float) -> None:

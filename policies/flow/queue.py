@@ -39,6 +39,8 @@ class FlowQueue:
         self._expiry: list[tuple[float, int, Item]] = []
         self._due: list[tuple[float, int, Item]] = []
         self._count = 0
+        self._carry = 0.0
+        """What is still to be turned away, of less than a request: see `overflow`."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -201,6 +203,30 @@ class FlowQueue:
 
     # -- other pickers
 
+    def overflow(self) -> list[Item]:
+        """Those that have no place any more for what waits here and at other pickers: of the flow
+        that asks for most by its weight, in the lowest class that has anything anywhere. Each
+        picker turns away as large a part of what is too much as it has of that flow."""
+        if not any(tier.elsewhere.requests for tier in self._tiers.values()):
+            return []
+        requests, tokens = self._too_much()
+        if requests <= 0 and tokens <= 0:
+            self._carry = 0.0
+            return []
+        lowest = (self._tiers[one] for one in self._priorities)
+        tier = next(one for one in lowest if one.depth.requests + one.elsewhere.requests)
+        flow, whole = tier.greediest_anywhere()
+        here = tier.depth_of(flow)[0].requests
+        part = max(requests / whole.requests, tokens / whole.tokens if whole.tokens > 0 else 0.0)
+        self._carry += here * min(1.0, part)
+        gone: list[Item] = []
+        while here and self._carry >= 1.0:
+            item = tier.newest(flow)
+            self._remove(item)
+            gone.append(item)
+            here, self._carry = here - 1, self._carry - 1.0
+        return gone
+
     def given_elsewhere(self, priority: int, cost: float, now_s: float) -> None:
         """Other pickers have let so much of a class go."""
         self._owe(priority, cost, now_s)
@@ -262,6 +288,13 @@ class FlowQueue:
         while depth.requests > rules.max_requests or depth.tokens > rules.max_tokens:
             lowest = next(one for one in self._priorities if self._tiers[one].depth.requests)
             yield self._lose(self._tiers[lowest])
+
+    def _too_much(self) -> tuple[int, float]:
+        """Requests and tokens above the bounds, of all that waits here and elsewhere."""
+        elsewhere = [tier.elsewhere for tier in self._tiers.values()]
+        requests = self.depth.requests + sum(depth.requests for depth in elsewhere)
+        tokens = self.depth.tokens + sum(depth.tokens for depth in elsewhere)
+        return requests - self.rules.max_requests, tokens - self.rules.max_tokens
 
     def _lose(self, tier: Tier) -> Item:
         item = tier.greediest()

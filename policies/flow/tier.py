@@ -150,6 +150,24 @@ class Tier:
             if flow is not None:  # it has less by now
                 self._rate_greed(name, flow)
 
+    def greediest_anywhere(self) -> tuple[str, Depth]:
+        """The flow that has most waiting by its weight, here and elsewhere, and how much; something
+        waits somewhere."""
+        most = ("", Depth(), -1.0)
+        for name in self.waiting_anywhere():
+            whole = Depth()
+            for found in (self._flows.get(name), self._elsewhere.get(name)):
+                if found is not None:
+                    whole.add(found.depth.requests, found.depth.tokens, found.depth.cost)
+            greed = whole.tokens / self._weight_of(name)
+            if greed > most[2]:
+                most = (name, whole, greed)
+        return most[0], most[1]
+
+    def newest(self, flow: str) -> Item:
+        """The item of a flow that came last; it has something waiting here."""
+        return self._flows[flow].newest()
+
     def ahead_cost(self, item: Item) -> float:
         """Cost of what will be given before an item that comes now, here and elsewhere; an upper
         bound: while the flow works off what it has, each other flow gets as much by weight, or all

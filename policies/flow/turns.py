@@ -12,6 +12,8 @@ from policies.flow.rivals import NOBODY, Before
 BUSY_S: Final = 1.0
 """A picker that has sent something within this time is believed to go on."""
 _SWEEP_AT: Final = 256
+_STALE: Final = 8
+"""Intervals after which nobody can have waited without being looked at."""
 
 
 class Turns:
@@ -64,6 +66,8 @@ class Turns:
         there is a place, and here that it was used; those that wait for the same go one after the
         other, an interval apart."""
         since_s = self._since.setdefault(endpoint, now_s)
+        if now_s > since_s + (_STALE + before) * interval_s:  # it was another item then
+            since_s = self._since[endpoint] = now_s
         self._again[endpoint] = due_s = since_s + (1 + before) * interval_s
         return now_s >= due_s
 

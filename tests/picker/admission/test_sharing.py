@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from picker.replication import queues
 from picker.request.answer import Decision
-from picker.settings import PickerSettings, PoolSettings
-from tests.picker.admission.test_line import Outcome, come, decision_of
+from picker.settings import FlowSettings, PickerSettings, PoolSettings
+from policies.flow.rules import FlowRules
+from tests.picker.admission.test_line import Outcome, answer_of, come, decision_of
 from tests.picker.admission.test_sight import Named
 from tests.picker.fleet import IDLE, POOL, Fleet, end_of, fleet, head
 from tests.picker.fleet import policy as weighted
@@ -181,3 +183,28 @@ async def test_who_would_come_between_those_that_wait_elsewhere_waits_as_well() 
     exchange(first, second)
     assert not late.done()
     await settle(first, second, (first, waits), (first, another), (second, late))
+
+
+async def test_the_queue_is_bounded_over_both() -> None:
+    first, second = two()
+    flow = FlowSettings(rules=FlowRules(max_requests=6))
+    taken = await fill(first, head(tenant="first"), [1])
+    second.report(1, FULL)
+    for one in (first, second):
+        one.picker.configure(replace(QUEUED, flow=flow))
+    exchange(first, second)
+    greedy = [come(first, "greedy") for _ in range(4)]
+    modest = [come(second, "modest") for _ in range(2)]
+    await until_waiting(first, 4)
+    await until_waiting(second, 2)
+    exchange(first, second)
+    later(INTERVAL_S, first, second)
+    late = come(second, "modest")
+    await until_waiting(second, 3)
+    exchange(first, second)
+    await until_waiting(first, 3)
+    assert (await answer_of(greedy.pop())).status == 429
+    for decision in taken:
+        end(first, decision)
+    tasks = [(first, one) for one in greedy] + [(second, one) for one in (*modest, late)]
+    await settle(first, second, *tasks)

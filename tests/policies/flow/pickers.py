@@ -35,9 +35,11 @@ class Picker:
         """It lives, and lets nothing go."""
         self._flush_s = inf
         self._alarm_s = inf
+        self._bounded_s = -inf
 
     def offer(self, item: Item, endpoint: int) -> None:
-        self.queue.offer(item, (endpoint, ""))
+        self.cluster.turned_away += self.queue.offer(item, (endpoint, ""))
+        self.bound()
         self.look()
         self.soon()
 
@@ -51,6 +53,14 @@ class Picker:
         self._invite()
         if self.queue.depth.requests:
             self._alarm(self.shared.next_s(self.cluster.now_s))
+
+    def bound(self) -> None:
+        """Turn away what is too much, once within an interval."""
+        if self.cluster.now_s >= self._bounded_s + INTERVAL_S:
+            self._bounded_s = self.cluster.now_s
+            if gone := self.queue.overflow():
+                self.cluster.turned_away += gone
+                self.soon()
 
     def soon(self) -> None:
         """What has changed is reported within the interval."""
@@ -155,6 +165,7 @@ class Cluster:
         self.served: dict[str, float] = defaultdict(float)
         """Price by flow."""
         self.begun: list[tuple[float, Item]] = []
+        self.turned_away: list[Item] = []
         self.idle_s = 0.0
         """Longest time that an endpoint had a free place while something waited anywhere."""
         self.worked: Callable[[Picker, Item], None] = lambda picker, item: None
@@ -171,6 +182,7 @@ class Cluster:
             if other is not picker and not other.dead and self.rng.random() >= self.loss:
                 other.told[picker.name] = loads
                 other.shared.hear(picker.name, digest, self.now_s)  # type: ignore[arg-type]
+                other.bound()
                 other.look()
 
     def begin(self, picker: Picker, item: Item, endpoint: int) -> None:

@@ -218,3 +218,21 @@ def test_only_what_has_changed_is_reported() -> None:
     parts = shared.whole([], 0.0)
     assert sum(len(part.flows) for part in parts) == 1000
     assert max(len(part.flows) for part in parts) < 500
+
+
+def test_the_bound_of_the_queue_holds_over_all_pickers_and_spares_who_has_little() -> None:
+    rules = FlowRules(max_requests=60)
+    cluster = Cluster(3, endpoints=1, places=1, speed=1e-6, rules=rules)
+    for round_ in range(40):
+        for picker in cluster.pickers[:2]:
+            picker.offer(item("greedy", 10.0, arrived_s=cluster.now_s), 0)
+        if round_ % 8 == 0:
+            cluster.pickers[2].offer(item("modest", 10.0, arrived_s=cluster.now_s), 0)
+            cluster.pickers[2].offer(item("high", 90.0, priority=1), 0)
+        cluster.run(cluster.now_s + 0.01)
+    cluster.run(cluster.now_s + 1.0)
+    most = 4  # come within an interval
+    assert rules.max_requests - most <= cluster.waiting <= rules.max_requests + most
+    lost = cluster.turned_away
+    assert {one.flow for one in lost} == {"greedy"}
+    assert min(lost, key=lambda one: one.arrived_s).arrived_s > 0.2, "the newest go"
