@@ -45,9 +45,11 @@ async def until_idle(gateway: Gateway) -> None:
 
 
 @asynccontextmanager
-async def full(gateway: Gateway, clients: Clients) -> AsyncIterator[None]:
+async def full(
+    gateway: Gateway, clients: Clients, tokens: int = 100_000
+) -> AsyncIterator[list[asyncio.Task[int]]]:
     """While the replica can begin nothing."""
-    holders = clients.many("holder", 100_000, HOLDERS)
+    holders = clients.many("holder", tokens, HOLDERS)
 
     async def so() -> bool:
         endpoints = (await gateway.endpoints()).values()
@@ -55,10 +57,17 @@ async def full(gateway: Gateway, clients: Clients) -> AsyncIterator[None]:
 
     await eventually(so, "the replica has requests waiting")
     try:
-        yield
+        yield holders
     finally:
         for holder in holders:
             holder.cancel()
+
+
+async def config_versions(gateway: Gateway) -> set[object]:
+    """Of the configurations in force in the workers."""
+    pickers = (await gateway.status())["pickers"]
+    assert isinstance(pickers, list)
+    return {picker["config_version"] for picker in pickers}
 
 
 class Clients:
@@ -103,6 +112,27 @@ async def test_flows_get_the_same_over_both_workers(gateway: Gateway) -> None:
     await until_idle(gateway)
 
 
+async def test_who_leaves_is_gone_and_a_reload_keeps_what_waits(gateway: Gateway) -> None:
+    async with Clients(gateway) as clients:
+        async with full(gateway, clients):
+            leaving, staying = clients.many("a", 1, 12), clients.many("b", 1, 12)
+            await until_waiting(gateway, 24)
+            for task in leaving:
+                task.cancel()
+            await until_waiting(gateway, 12)
+            before = await config_versions(gateway)
+
+            async def reloaded() -> bool:
+                after = await config_versions(gateway)
+                return len(after) == 1 and after != before
+
+            gateway.write({**gateway.config, "flow": {"trust_headers": True, "aging_s": 4}})
+            await eventually(reloaded, "every worker has the new file")
+            await until_waiting(gateway, 12)
+        assert set(await asyncio.gather(*staying)) == {200}
+    await until_idle(gateway)
+
+
 async def test_a_worker_that_dies_with_a_full_queue(gateway: Gateway) -> None:
     async with Clients(gateway) as clients:
         async with full(gateway, clients):
@@ -123,3 +153,16 @@ async def test_a_worker_that_dies_with_a_full_queue(gateway: Gateway) -> None:
     await until_idle(gateway)
     ids = Counter(line["request_id"] for line in gateway.request_log())
     assert max(ids.values()) == 1
+
+
+async def test_two_workers_that_stop_refuse_what_waits_and_finish_what_runs(
+    gateway: Gateway,
+) -> None:
+    async with Clients(gateway) as clients:
+        async with full(gateway, clients, tokens=100) as holders:
+            tasks = clients.many("a", 1, 12)
+            await until_waiting(gateway, 12)
+            gateway.signal(signal.SIGTERM)
+            assert set(await asyncio.gather(*tasks)) == {503}
+            assert set(await asyncio.gather(*holders)) == {200}
+        assert await gateway.exited() == 0
