@@ -12,6 +12,7 @@ from loadtests.lab.commands.live import live
 from loadtests.lab.commands.sim import sim
 from loadtests.lab.commands.size import size
 from loadtests.lab.commands.suite import suite
+from loadtests.lab.commands.tenants import tenants
 from loadtests.sim.calibration import fit
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app.command()(live)
 app.command()(size)
 app.command()(suite)
 app.command()(fairness)
+app.command()(tenants)
 app.command()(limits)
 app.command("fit")(fit.main)
 app.command("parity")(parity.main)

@@ -8,6 +8,8 @@ from typing import Literal
 from loadtests.workloads.sessions import Request
 
 SESSION_HEADER = "x-session-id"
+TENANT_HEADER = "x-tenant-id"
+"""A gateway takes it for true only where its operator says so."""
 
 Api = Literal["chat", "completions"]
 
@@ -34,5 +36,6 @@ def body(request: Request, model: str, api: Api) -> dict[str, object]:
 
 
 def headers(request: Request) -> Mapping[str, str]:
-    """Headers from which the gateway knows the session of a request."""
-    return {SESSION_HEADER: request.session}
+    """Headers from which the gateway knows the session of a request, and whose it is."""
+    tenant = {TENANT_HEADER: request.tenant} if request.tenant else {}
+    return {SESSION_HEADER: request.session, **tenant}

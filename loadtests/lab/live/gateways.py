@@ -28,6 +28,7 @@ _READY_S: Final = 60.0
 _ASK_S: Final = 5.0
 _PENSTOCK_DRAIN_S: Final = 1.0
 _HEALTH_RETRY_S: Final = 1
+_UNCHANGED: Final[Mapping[str, object]] = {}
 _ENVOY_POLICIES: Final[Mapping[TargetKind, str]] = {
     TargetKind.ENVOY_ROUND_ROBIN: "ROUND_ROBIN",
     TargetKind.ENVOY_LEAST_REQUEST: "LEAST_REQUEST",
@@ -63,17 +64,22 @@ class _Plan:
 
 @asynccontextmanager
 async def started(
-    target: Target, replicas: Sequence[str], folder: Path, http: aiohttp.ClientSession
+    target: Target,
+    replicas: Sequence[str],
+    folder: Path,
+    http: aiohttp.ClientSession,
+    changed: Mapping[str, object] = _UNCHANGED,
 ) -> AsyncIterator[Gateway]:
     """A gateway that knows all the replicas (``host:port``); it is ended on leaving. ``folder`` is
-    for its files. Raises LabStartError, PeerError."""
+    for its files. ``changed``: sections of Penstock's configuration instead of its own. Raises
+    LabStartError, PeerError."""
     if target.kind is TargetKind.RUNNING:
         if not await _listens(http, target.url):
             raise LabStartError(f"nothing answers at {target.url}")
         yield Gateway(target.url, None)
         return
     port = free_port()
-    plan = _plan(target, replicas, port, folder)
+    plan = _plan(target, replicas, port, folder, changed)
 
     async def ready() -> bool:
         return await plan.healthy(http) == len(replicas)
@@ -83,17 +89,29 @@ async def started(
         yield Gateway(f"http://127.0.0.1:{port}", child)
 
 
-def _plan(target: Target, replicas: Sequence[str], port: int, folder: Path) -> _Plan:
+def _plan(
+    target: Target,
+    replicas: Sequence[str],
+    port: int,
+    folder: Path,
+    changed: Mapping[str, object],
+) -> _Plan:
     if target.kind is TargetKind.PENSTOCK:
-        return _penstock(target, replicas, port, folder)
+        return _penstock(target, replicas, port, folder, changed)
     if target.kind in _ENVOY_POLICIES:
         return _envoy(target, replicas, port, folder)
     return _router(target, replicas, port)
 
 
-def _penstock(target: Target, replicas: Sequence[str], port: int, folder: Path) -> _Plan:
+def _penstock(
+    target: Target,
+    replicas: Sequence[str],
+    port: int,
+    folder: Path,
+    changed: Mapping[str, object],
+) -> _Plan:
     admin_port, file = free_port(), folder / "penstock.yaml"
-    whole = penstock_configuration(target, replicas, port, admin_port, folder)
+    whole = penstock_configuration(target, replicas, port, admin_port, folder) | dict(changed)
     file.write_text(yaml.safe_dump(whole))
 
     async def healthy(http: aiohttp.ClientSession) -> int:
