@@ -334,13 +334,26 @@ class Line:
         if not self._serves(slot, now_s):
             return
         moves = 0
-        while (waiting := self._places.waiting_for(slot)) and self._has_room(slot):
+        while self._has_room(slot):
+            self._fetch(slot, now_s)
+            if not (waiting := self._places.waiting_for(slot)):
+                break
             if not self._serve(slot, now_s):
                 moves += 1
                 if moves > _MOVES or self._places.waiting_for(slot) >= waiting:
                     return
         if self._held and not self._places.waiting_for(slot) and self._has_room(slot):
             self._invite(now_s)
+
+    def _fetch(self, slot: int, now_s: float) -> None:
+        """Whose turn it is may wait for another endpoint, which has become full since: ask anew
+        where it should go, before others go here that come after it."""
+        item = self.queue.next()
+        if item is None or item.place[0] == slot:
+            return
+        held = self._held[item.id]
+        if now_s >= held.placed_s + _PLACED_S and not self._has_room(held.slot):
+            self._place_anew(held, now_s)
 
     def _look_everywhere(self, now_s: float) -> None:
         well = self.pool.state.candidates(now_s)

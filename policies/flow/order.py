@@ -24,6 +24,10 @@ class Counters(Protocol):
         """Service by weight."""
         ...
 
+    def next(self) -> str | None:
+        """The child that goes next; None: nothing waits."""
+        ...
+
     def join(self, child: str) -> None:
         """The child has one thing more waiting."""
         ...

@@ -126,6 +126,14 @@ class FlowQueue:
         shelf = self._shelves.get(place)
         return None if shelf is None else shelf.first()
 
+    def next(self) -> Item | None:
+        """Of the highest class the oldest item of the flow that goes next, wherever it waits; None:
+        nothing waits."""
+        for priority in reversed(self._priorities):
+            if (item := self._tiers[priority].next()) is not None:
+                return item
+        return None
+
     def firsts(self, slot: int) -> list[Item]:
         """The item that goes next in each place of a slot, the one before the others first."""
         places = self._by_slot.get(slot)

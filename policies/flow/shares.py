@@ -56,6 +56,10 @@ class Shares:
             return self._tags[child]
         return max(self._now(), self._tags.get(child, 0.0))
 
+    def next(self) -> str | None:
+        """The child with the least tag of those that have something waiting."""
+        return None if self._least() is None else self._heap[0][1]
+
     def join(self, child: str) -> None:
         """The child has one thing more waiting."""
         count = self._waiting.get(child, 0)

@@ -139,6 +139,12 @@ class Tier:
             return self._flows[flow].oldest_s() if flow in self._flows else inf
         return self._arrived[0].arrived_s if self._arrived else inf
 
+    def next(self) -> Item | None:
+        """The oldest item of the flow that goes next; None: nothing of it waits here."""
+        name = self.shares.next()
+        flow = None if name is None else self._flows.get(name)
+        return None if flow is None else flow.oldest()
+
     def greediest(self) -> Item:
         """The newest item of the flow that has most waiting by its weight; some item waits."""
         while True:
@@ -253,8 +259,11 @@ class _Flow:
                 self.users.join(self._only)
         return self.users
 
+    def oldest(self) -> Item:
+        return self._arrived[0]
+
     def oldest_s(self) -> float:
-        return self._arrived[0].arrived_s
+        return self.oldest().arrived_s
 
     def newest(self) -> Item:
         while not self._arrived[-1].waits:

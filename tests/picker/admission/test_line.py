@@ -241,6 +241,32 @@ async def test_what_was_let_go_is_seen_by_those_that_come_next() -> None:
     await settle(made, *tasks)
 
 
+async def test_whose_turn_it_is_does_not_wait_for_an_endpoint_that_stays_full() -> None:
+    made = queued(2)
+    taken = await fill(made, head(tenant="first"), [1, 2])
+    greedy = [come(made, "greedy") for _ in range(12)]
+    await until_waiting(made, 12)
+    modest = come(made, "modest")
+    await until_waiting(made, 13)
+    line = made.picker.admission._lines[POOL]
+    (held,) = (one for one in line._held.values() if one.item.flow == "modest")
+    here = made.picker.pools[POOL].state.address_of(held.slot)
+    (other,) = (number for number in (1, 2) if address(number) != here)
+    order: list[str] = []
+    for name, task in (("modest", modest), *(("greedy", task) for task in greedy)):
+        task.add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]
+    made.clock.now_s += 0.1
+    made.report(other)
+    assert (await decision_of(modest)).addresses[0] == address(other)
+    assert order.index("modest") <= 1
+    made.report(1)
+    made.report(2)
+    for task in greedy:
+        await decision_of(task)
+    empty(made, taken)
+    await settle(made, modest, *greedy)
+
+
 async def test_an_endpoint_that_comes_takes_what_waits_for_others() -> None:
     made = queued(1)
     taken = await fill(made, head(tenant="first"), [1])

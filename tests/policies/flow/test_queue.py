@@ -251,6 +251,22 @@ def test_shares_hold_over_places() -> None:
     assert cost["greedy"] == pytest.approx(cost["modest"], rel=0.03)
 
 
+def test_whose_turn_it_is_over_all_places() -> None:
+    queue = FlowQueue()
+    assert queue.next() is None
+    early, late = item("a"), item("a")
+    queue.offer(early, HERE)
+    queue.offer(late, HERE)
+    queue.take(early, 0.0)
+    queue.offer(modest := item("b"), (1, ""))
+    assert queue.next() is modest
+    queue.offer(high := item("c", priority=2), (2, ""))
+    assert queue.next() is high
+    queue.cancel(high.id)
+    queue.cancel(modest.id)
+    assert queue.next() is late
+
+
 def test_an_item_that_moves_waits_in_its_new_place_only() -> None:
     queue = FlowQueue()
     one = item()
