@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from math import inf
+from math import exp, inf
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -35,6 +35,9 @@ reader notices it less, because the stream has gone ahead of him."""
 _LARGE: Final = 3.0
 """Usual prefills from which on a prefill is large. What requests of usual size do to each other
 evens out; making room for them would only let some of them wait longer."""
+_CROWDED_S: Final = 20.0
+"""Over which time it is measured how crowded a pool is."""
+_MOST_CROWDED: Final = 4.0
 _FULL: Final = 1.05
 """Share in use of a resource at which its price would be infinite; engines go up to 1."""
 _ADAPTER_WAIT: Final = 0.5
@@ -73,6 +76,25 @@ class _Means:
             self.prompt_tokens += weight * (seen.prompt_tokens - self.prompt_tokens)
 
 
+class _Crowd:
+    """How crowded a pool is: the mean wait before its endpoints, by the time of a large prefill,
+    to the third power. So it is nearly nothing at ease, when the next request finds some endpoint
+    free whatever a large one does, and grows fast when they all have work before them."""
+
+    def __init__(self) -> None:
+        self.factor = 0.0
+        """From 0 to 4."""
+        self._waits = 0.0
+        self._seen_s: float | None = None
+
+    def see(self, waits: float, now_s: float) -> None:
+        """What there is now: the mean wait, in large prefills."""
+        since_s = inf if self._seen_s is None else max(0.0, now_s - self._seen_s)
+        self._seen_s = now_s
+        self._waits += (1.0 - exp(-since_s / _CROWDED_S)) * (waits - self._waits)
+        self.factor = min(_MOST_CROWDED, self._waits**3)
+
+
 class _There(NamedTuple):
     """What a request meets: columns over the candidates."""
 
@@ -102,6 +124,7 @@ class Auto(RoutingPolicy):
     def __init__(self) -> None:
         self._latencies = Latencies()
         self._means = _Means()
+        self._crowd = _Crowd()
         self._seen = 0
 
     def rank(
@@ -118,7 +141,7 @@ class Auto(RoutingPolicy):
         if candidates.size == 0:
             return Ranking(candidates, np.empty(0))
         there = self._there(request, pool, candidates)
-        costs = self._costs(request, pool, candidates, there)
+        costs = self._costs(request, pool, candidates, there, now_s)
         cost = costs.own_s + costs.harm_s
         if request.ttft_objective_s < inf or request.tpot_objective_s < inf:
             late = self._latencies.late(request, costs.ttft_s, costs.tpot_s)
@@ -163,7 +186,12 @@ class Auto(RoutingPolicy):
         )
 
     def _costs(
-        self, request: RoutingRequest, pool: PoolView, candidates: Slots, there: _There
+        self,
+        request: RoutingRequest,
+        pool: PoolView,
+        candidates: Slots,
+        there: _There,
+        now_s: float,
     ) -> _Costs:
         """Of a request that is to prefill, to decode, or both."""
         means, latencies = self._means, self._latencies
@@ -171,9 +199,10 @@ class Auto(RoutingPolicy):
         pace = latencies.first_paces.take(candidates)
         if request.prefills:
             prefill_s = pace * latencies.prefills_s(request.prompt_tokens, there.uncached)
-            first_s = prefill_s + (latencies.prefill_s * pace) * there.ahead
+            wait_s = (latencies.prefill_s * pace) * there.ahead
+            first_s = prefill_s + wait_s
         else:
-            prefill_s = first_s = np.zeros(candidates.size)
+            prefill_s = wait_s = first_s = np.zeros(candidates.size)
         ttft_s = first_s + pace * latencies.overhead_s(there.requests)
         tpot_s = latencies.each_paces.take(candidates) * latencies.token_s(
             there.requests, there.context
@@ -184,10 +213,14 @@ class Auto(RoutingPolicy):
             own_s += np.where(candidates == request.session_slot, 0.0, moved_s)
         harm_s = prefill_s * _worth(means.hit_rate)
         if request.decodes:
-            large_s = _LARGE * latencies.prefill_s * means.prompt_tokens * (1 - means.hit_rate)
             harm_s += (_STALL * answer * latencies.crowding_s) * there.requests
+        if request.decodes and request.prefills:
+            usual_s = latencies.prefill_s * max(1.0, means.prompt_tokens * (1 - means.hit_rate))
+            large_s = _LARGE * usual_s
+            self._crowd.see(float(np.add.reduce(wait_s)) / candidates.size / large_s, now_s)
             if largest(prefill_s) > large_s:
-                harm_s += _STALL * there.requests * np.maximum(prefill_s - large_s, 0.0)
+                stall_s = np.maximum(prefill_s - large_s, 0.0)
+                harm_s += (self._crowd.factor * _STALL) * there.requests * stall_s
         harm_s += self._room_s(pool, candidates, there.uncached + answer)
         if request.adapter is not None:
             slot_wait_s = self._adapter_s(request.adapter, pool, candidates)

@@ -71,6 +71,27 @@ def test_a_long_prompt_spares_those_that_are_answered_and_a_short_one_its_own_ti
     assert order(policy, pool, request_for(pool, prompt_tokens=200))[0] == 0
 
 
+@pytest.mark.parametrize(("ahead", "first"), [(0, 0), (20_000, 1)])
+def test_long_prompts_gather_only_where_all_have_work_before_them(ahead: int, first: int) -> None:
+    policy, pool = Auto(), pool_of(IDLE, IDLE)
+    pool.in_flight_requests[:] = (4, 1)
+    pool.in_flight_prefill_tokens[:] = (ahead, ahead + 2_500)
+    assert order(policy, pool, request_for(pool, prompt_tokens=20_000))[0] == first
+
+
+def test_a_crowd_is_forgotten_when_it_is_gone() -> None:
+    policy, rng = Auto(), random.Random(1)
+    pool = pool_of(IDLE, IDLE)
+    pool.in_flight_requests[:] = (4, 1)
+    request = request_for(pool, prompt_tokens=20_000)
+    firsts = []
+    for now_s, ahead in ((0.0, 20_000), (1.0, 0), (1_000.0, 0)):
+        pool.in_flight_prefill_tokens[:] = (ahead, ahead + 2_500)
+        ranking = policy.rank(request, pool, everyone(pool), 1, now_s, rng)
+        firsts.append(ranking.slots.item(0))
+    assert firsts == [1, 1, 0]
+
+
 def test_a_burst_of_equal_requests_spreads_evenly() -> None:
     policy, pool, rng = Auto(), pool_of(*[IDLE] * 8), random.Random(3)
     request = request_for(pool, prompt_tokens=1_000)
