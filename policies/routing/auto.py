@@ -37,7 +37,7 @@ _LARGE: Final = 3.0
 evens out; making room for them would only let some of them wait longer."""
 _CROWDED_S: Final = 20.0
 """Over which time it is measured how crowded a pool is."""
-_MOST_CROWDED: Final = 4.0
+_MOST_CROWDED: Final = 10.0
 _FULL: Final = 1.05
 """Share in use of a resource at which its price would be infinite; engines go up to 1."""
 _ADAPTER_WAIT: Final = 0.5
@@ -77,18 +77,21 @@ class _Means:
 
 
 class _Crowd:
-    """How crowded a pool is: the mean wait before its endpoints, by the time of a large prefill,
+    """How crowded a pool is: the usual wait before its endpoints, by the time of a large prefill,
     to the third power. So it is nearly nothing at ease, when the next request finds some endpoint
-    free whatever a large one does, and grows fast when they all have work before them."""
+    free whatever a large one does, and grows fast when most have work before them."""
 
     def __init__(self) -> None:
         self.factor = 0.0
-        """From 0 to 4."""
+        """From 0 to 10."""
         self._waits = 0.0
         self._seen_s: float | None = None
 
-    def see(self, waits: float, now_s: float) -> None:
-        """What there is now: the mean wait, in large prefills."""
+    def see(self, waits_s: Floats, large_s: float, now_s: float) -> None:
+        """The waits before all candidates now, and the time of a large prefill. Of the waits the
+        mean of square roots counts, squared: few that are long do not make a crowd."""
+        root_s = float(np.add.reduce(np.sqrt(waits_s))) / waits_s.size
+        waits = root_s * root_s / large_s
         since_s = inf if self._seen_s is None else max(0.0, now_s - self._seen_s)
         self._seen_s = now_s
         self._waits += (1.0 - exp(-since_s / _CROWDED_S)) * (waits - self._waits)
@@ -217,7 +220,7 @@ class Auto(RoutingPolicy):
         if request.decodes and request.prefills:
             usual_s = latencies.prefill_s * max(1.0, means.prompt_tokens * (1 - means.hit_rate))
             large_s = _LARGE * usual_s
-            self._crowd.see(float(np.add.reduce(wait_s)) / candidates.size / large_s, now_s)
+            self._crowd.see(wait_s, large_s, now_s)
             if largest(prefill_s) > large_s:
                 stall_s = np.maximum(prefill_s - large_s, 0.0)
                 harm_s += (self._crowd.factor * _STALL) * there.requests * stall_s
