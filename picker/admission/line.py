@@ -450,11 +450,14 @@ class Line:
 
     def _begins(self, slot: int, context: RequestContext, sheddable: bool) -> bool:
         """The endpoint would begin the request at once."""
-        places = (slot, *self._other_slots(context)) if len(context.picks) > 1 else (slot,)
-        return all(
+        if not self.sharing.has_room(slot, sheddable=sheddable):
+            return False
+        if context.adapter and not self._places.has_adapter_room(slot, context):
+            return False
+        return len(context.picks) < 2 or all(
             self.sharing.has_room(one, sheddable=sheddable)
             and self._places.has_adapter_room(one, context)
-            for one in places
+            for one in self._other_slots(context)
         )
 
     def _other_slots(self, context: RequestContext) -> Iterator[int]:

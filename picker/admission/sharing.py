@@ -107,11 +107,15 @@ class Sharing:
 
     def has_room(self, slot: int, *, sheddable: bool = False) -> bool:
         """The endpoint would begin one more request, if the others have done as this picker did."""
-        shared, key = self._shared, None if self._shared is None else self._key(slot)
-        if shared is None or key is None:
+        shared = self._shared
+        if shared is None or (key := self._key(slot)) is None:
             return self._places.has_room(slot, sheddable=sheddable)
         assumed = shared.assumed(key, self._now())
-        return self._places.has_room(slot, assumed, sheddable=sheddable, shares=True)
+        if self._places.has_room(slot, assumed, sheddable=sheddable, shares=True):
+            return True
+        if assumed.requests:
+            shared.look_again(key)
+        return False
 
     def goes(self, slot: int, item: Item) -> bool:
         """It is an item's turn at an endpoint."""

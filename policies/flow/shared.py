@@ -117,6 +117,11 @@ class SharedQueue:
         busy = self._elsewhere.busy(now_s, BUSY_S)
         return self._turns.assumed(endpoint, busy, now_s, self.interval_s)
 
+    def look_again(self, endpoint: int) -> None:
+        """An endpoint has no room for what others are believed to have sent: look again once it is
+        known what they have."""
+        self._turns.waits(endpoint, self.interval_s)
+
     def before(self, endpoint: int, item: Item) -> Before:
         """What goes to an endpoint before an item that waits, from elsewhere."""
         if endpoint not in self._rivals:
@@ -131,7 +136,7 @@ class SharedQueue:
         assumed = self.assumed(endpoint, now_s)
         if not begins(assumed):
             if assumed.requests and begins(NOBODY):
-                self._turns.waits(endpoint, self.interval_s)
+                self.look_again(endpoint)
             else:
                 self._turns.went(endpoint)
             return False

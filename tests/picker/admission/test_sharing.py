@@ -13,7 +13,7 @@ from picker.settings import FlowSettings, PickerSettings, PoolSettings
 from policies.flow.rules import FlowRules
 from tests.picker.admission.test_line import Outcome, answer_of, come, decision_of
 from tests.picker.admission.test_sight import Named
-from tests.picker.fleet import IDLE, POOL, Fleet, end_of, fleet, head
+from tests.picker.fleet import IDLE, POOL, Fleet, chat, decided, end_of, fleet, head
 from tests.picker.fleet import policy as weighted
 from tests.picker.saturation import FULL, fill, until, until_waiting
 
@@ -208,3 +208,22 @@ async def test_the_queue_is_bounded_over_both() -> None:
         end(first, decision)
     tasks = [(first, one) for one in greedy] + [(second, one) for one in (*modest, late)]
     await settle(first, second, *tasks)
+
+
+async def test_a_burst_leaves_room_for_what_others_may_have_sent_for_an_interval() -> None:
+    first, second = two()
+    begun = await decided(second, chat(), head(tenant="a"))
+    exchange(first, second)
+    later(0.5, first, second)
+    first.report(1)  # 18 requests for a start
+    tasks = [come(first, "a") for _ in range(18)]
+    await until(lambda: first.in_flight() + first.picker.admission.waiting == 19)
+    assert first.picker.admission.waiting >= 6
+    again_s = first.picker.admission._lines[POOL].sharing.next_s()
+    assert again_s <= first.clock.now_s + INTERVAL_S, "the other may have nothing to report"
+    for _ in range(4):
+        later(INTERVAL_S + 0.001, first)
+        await asyncio.sleep(0)
+    await until(lambda: first.picker.admission.waiting <= 1)
+    end(second, begun)
+    await settle(first, second, *((first, task) for task in tasks))
