@@ -85,10 +85,12 @@ def unpack(message: state_pb2.Queue) -> QueueDigest:
 
 
 def _bytes(rows: Sequence[Iterable[float]]) -> bytes:
-    return np.array(rows, "<f8").tobytes()
+    return np.array(rows, "<f8").tobytes() if rows else b""
 
 
 def _rows(data: bytes, columns: int) -> list[list[float]]:
+    if not data:
+        return []
     rows = np.frombuffer(data, "<f8").reshape(-1, columns)
     if not np.isfinite(rows).all():
         raise ValueError("a queue has numbers that are none")
