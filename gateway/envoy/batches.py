@@ -58,7 +58,7 @@ def lane_routes(plan: EnvoyPlan, nobody: str) -> list[Json]:
                 "timeout": "0s",
                 "idle_timeout": f"{plan.config.undecided_idle_s}s",
             },
-            "per_request_buffer_limit_bytes": _FLOW_BYTES,
+            "request_body_buffer_limit": _FLOW_BYTES,
             "typed_per_filter_config": _HEADERS_ONLY,
         },
     ]
@@ -75,6 +75,7 @@ def _to_lane(plan: EnvoyPlan, headers: list[Json], action: Json) -> Json:
             **action,
         },
         "request_headers_to_remove": [names.POOL_HEADER, names.DESTINATION, "expect"],
+        "request_body_buffer_limit": _FLOW_BYTES,
     }
 
 
