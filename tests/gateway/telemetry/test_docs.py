@@ -11,8 +11,10 @@ from pathlib import Path
 import orjson
 from prometheus_client import CollectorRegistry
 
+from gateway.admin.batches import BatchCollector
 from gateway.admin.gauges import StatusCollector
 from gateway.admin.status import ConfigStatus, EnvoyStatus, GatewayStatus
+from gateway.batches.store import Totals
 from gateway.limits.outage_counters import OutageCounters
 from gateway.telemetry.metrics import PickerMetrics
 from gateway.telemetry.request_log import RequestLog
@@ -29,6 +31,7 @@ def test_every_metric_is_documented_and_the_other_way_round() -> None:
     now = datetime.now(UTC)
     config, envoy = ConfigStatus(1, now, ""), EnvoyStatus("running")
     registry.register(StatusCollector(GatewayStatus("0", now, 0.0, (), config, envoy)))
+    registry.register(BatchCollector(Totals({}, {}, None, 0), 0.0))
     exported = {
         family.name + ("_total" if family.type == "counter" else "")
         for family in registry.collect()
